@@ -1,0 +1,67 @@
+"""The one door between the core and its plugins: all that a plugin author imports.
+
+``from legacy_email_proxy.contracts import …`` works for every name below. This package imports nothing else of ours,
+so a plugin can be type-checked and tested without the rest.
+"""
+
+from __future__ import annotations
+
+from .context import Context
+from .envelope import NULL_REVERSE_PATH, Client, Message, Parameters, Receipt
+from .failures import (
+    CredentialsRefused,
+    Disconnected,
+    Failure,
+    LoginRefused,
+    MaildropBusy,
+    MessageGone,
+    MessageUnavailable,
+    Overloaded,
+    Refused,
+    SettingsMistake,
+    StorageFull,
+    Unreachable,
+    Unusable,
+    Unverified,
+)
+from .finding import Finding, Level
+from .maildrop import Entry, Login, Maildrop, MaildropSession
+from .relay import Relay, RelayCapabilities, Transaction, WholeMessageRelay
+from .secret import Secret
+from .setting import Setting, SettingType
+
+__all__ = (
+    "NULL_REVERSE_PATH",
+    "Client",
+    "Context",
+    "CredentialsRefused",
+    "Disconnected",
+    "Entry",
+    "Failure",
+    "Finding",
+    "Level",
+    "Login",
+    "LoginRefused",
+    "Maildrop",
+    "MaildropBusy",
+    "MaildropSession",
+    "Message",
+    "MessageGone",
+    "MessageUnavailable",
+    "Overloaded",
+    "Parameters",
+    "Receipt",
+    "Refused",
+    "Relay",
+    "RelayCapabilities",
+    "Secret",
+    "Setting",
+    "SettingType",
+    "SettingsMistake",
+    "StorageFull",
+    "Transaction",
+    "Unreachable",
+    "Unusable",
+    "Unverified",
+    "WholeMessageRelay",
+)

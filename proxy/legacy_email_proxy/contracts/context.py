@@ -1,0 +1,34 @@
+"""What a plugin is given: everything it may need from the core, and nothing else."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+__all__ = ("Context",)
+
+
+class Context(Protocol):
+    """Handed to a plugin's constructor."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Variable → value: every built-in setting, and those that the plugin declared. Unset ones are ``None``."""
+
+    @property
+    def logger(self) -> logging.Logger:
+        """The plugin's own logger. Never log a message's content or a :class:`Secret`'s text."""
+
+    @property
+    def state_dir(self) -> Path:
+        """A folder of the plugin's own under ``STATE_DIR``, made on first use, mode 0700."""
+
+    def tls(self, ca_file_variable: str) -> ssl.SSLContext:
+        """A verifying client context (TLS 1.2 or newer, host names checked).
+
+        It trusts the file that the named variable gives, or the system store when that is unset. Raises
+        :class:`SettingsMistake` when the file can not be used.
+        """

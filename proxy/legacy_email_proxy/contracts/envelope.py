@@ -1,0 +1,41 @@
+"""The envelope: who is speaking, from where the mail comes and where it goes (RFC 5321 §2.3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ("NULL_REVERSE_PATH", "Client", "Message", "Parameters", "Receipt")
+
+NULL_REVERSE_PATH = ""
+"""The reverse-path ``<>`` of notifications (RFC 5321 §4.5.5). Paths never carry angle brackets in this project."""
+
+Parameters = Mapping[str, str | None]
+"""ESMTP parameters of MAIL or RCPT: keyword in upper case → value, ``None`` where there is no ``=``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """The peer of one session. ``session`` is a short label that every log line of the session carries."""
+
+    address: str
+    session: str
+    helo: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Returned when somebody durable has taken over the message. ``detail`` is for the log (the backend's reply)."""
+
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A whole mail transaction, for relays that want it in one piece. ``content`` has CRLF line ends, no dot-stuffing."""
+
+    client: Client
+    reverse_path: str
+    forward_paths: tuple[str, ...]
+    content: bytes
+    parameters: Parameters = field(default_factory=dict)

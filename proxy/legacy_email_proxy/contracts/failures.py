@@ -1,0 +1,112 @@
+"""What can go wrong, by kind. The kind decides what the device reads, the detail goes to the log only.
+
+A plugin raises one of these; :mod:`legacy_email_proxy.replies` holds the one table that turns a kind into an SMTP
+reply and a POP3 ``-ERR``. Policy: our own trouble (network, certificate, credentials, a bug) is always temporary,
+because a 5yz makes a dumb device throw its mail away. Permanent is only what the backend itself said of a sender, a
+recipient or a message (:class:`Refused`).
+"""
+
+from __future__ import annotations
+
+__all__ = (
+    "CredentialsRefused",
+    "Disconnected",
+    "Failure",
+    "LoginRefused",
+    "MaildropBusy",
+    "MessageGone",
+    "MessageUnavailable",
+    "Overloaded",
+    "Refused",
+    "SettingsMistake",
+    "StorageFull",
+    "Unreachable",
+    "Unusable",
+    "Unverified",
+)
+
+
+class Failure(Exception):
+    """Something failed, temporarily as far as anybody knows.
+
+    ``detail`` says what happened, for the log. ``look_at`` names the setting that the operator should look at.
+    """
+
+    def __init__(self, detail: str, *, look_at: str = "") -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.look_at = look_at
+
+    def __str__(self) -> str:
+        return f"{self.detail} (see {self.look_at})" if self.look_at else self.detail
+
+
+class Unreachable(Failure):
+    """No connection to the backend: refused, no route, no such name, or no answer in time."""
+
+
+class Disconnected(Failure):
+    """The backend hung up, fell silent or broke the protocol in the middle of a dialogue."""
+
+
+class Unverified(Failure):
+    """TLS could not be set up or the certificate did not verify. Nothing was sent before this."""
+
+
+class CredentialsRefused(Failure):
+    """The backend refused the proxy's own credentials."""
+
+
+class Unusable(Failure):
+    """The backend can not be used as it is set up, and waiting won't help: PREAUTH, LOGINDISABLED, no common mechanism."""
+
+
+class Overloaded(Failure):
+    """All connections to the backend are in use, or the backend asked for patience."""
+
+
+class StorageFull(Failure):
+    """There is no room to store the message."""
+
+
+class LoginRefused(Failure):
+    """The *client's own* USER and PASS were refused."""
+
+
+class MaildropBusy(Failure):
+    """Another session holds the maildrop."""
+
+
+class MessageGone(Failure):
+    """The message was removed by somebody else since the session began."""
+
+
+class MessageUnavailable(Failure):
+    """The backend does not hand out this one message; the rest of the maildrop is unaffected."""
+
+
+class Refused(Failure):
+    """The backend's verdict on a reverse-path, a forward-path or a message, to be told to the device.
+
+    ``code`` is a 4yz or 5yz reply code, ``enhanced`` an RFC 3463 code of the same class (or ``""``), ``text`` the
+    backend's words: several lines and any characters are allowed here, the core makes one printable line of it.
+    """
+
+    def __init__(self, code: int, enhanced: str, text: str, *, detail: str = "") -> None:
+        if not 400 <= code <= 599:
+            raise ValueError(f"a refusal has a 4yz or 5yz code, not {code}")
+        super().__init__(detail or f"{code} {enhanced} {text}".replace("  ", " "))
+        self.code = code
+        self.enhanced = enhanced
+        self.text = text
+
+
+class SettingsMistake(Exception):
+    """Settings that can not work. Each of ``lines`` reads ``VARIABLE: what is wrong and what to do``.
+
+    A plugin raises it from its constructor; the start then stops with all mistakes of all plugins, exit status 2.
+    """
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("; ".join(lines))
+        self.lines = lines

@@ -1,0 +1,79 @@
+"""The contract of a maildrop: what POP3 opens (RFC 1939 §4).
+
+Entry-point group ``legacy_email_proxy.maildrop``. The entry point names a class that is called with one
+:class:`~legacy_email_proxy.contracts.context.Context`, in the event loop, and must not do I/O in its constructor.
+
+Message-numbers, deletion marks and states belong to the core. A maildrop knows unique-ids and one commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from .envelope import Client
+from .finding import Finding
+from .secret import Secret
+
+__all__ = ("Entry", "Login", "Maildrop", "MaildropSession")
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """What the client gave with USER and PASS. Present only where ``POP3_LOGIN`` says that the backend judges it."""
+
+    user: str
+    password: Secret
+
+
+class Entry(NamedTuple):
+    """One message: its unique-id (1–70 characters, 0x21–0x7E, never reused; RFC 1939 §7) and its octets."""
+
+    unique_id: str
+    octets: int
+
+
+class MaildropSession(Protocol):
+    """An open maildrop. ``entries`` is fixed in order and content while it is open. Calls come one at a time."""
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """The messages as they were when the maildrop was opened."""
+
+    def retrieve(self, unique_id: str) -> AsyncIterator[bytes]:
+        """The whole message, in pieces of any size, as the mailbox holds it (no dot-stuffing).
+
+        Raises :class:`MessageGone` or :class:`MessageUnavailable` for this message alone, *before* the first piece
+        wherever that can be known: then the client reads ``-ERR``. What is raised later closes the connection without
+        the final ``.``, so that the client knows. An empty iterator is an empty message, never a missing one. The
+        consumer may stop early and closes the iterator (``aclose``).
+        """
+
+    def top(self, unique_id: str, lines: int) -> AsyncIterator[bytes]:
+        """The header, the blank line and at least the first ``lines`` lines of the body; the core cuts the rest off."""
+
+    async def commit(self, deleted: Collection[str]) -> None:
+        """Remove exactly these messages. Called at QUIT only, at most once, never with nothing to remove.
+
+        Returning means that they are gone, or were gone already. Raising means that the client reads ``-ERR``; doing
+        it again in a later session must be safe.
+        """
+
+
+class Maildrop(Protocol):
+    """Opens maildrops. One instance serves all sessions of the process."""
+
+    def open(self, client: Client, login: Login | None) -> AbstractAsyncContextManager[MaildropSession]:
+        """Open the maildrop of ``login``, or the configured one when there is none; entered and left in one task.
+
+        Raises :class:`LoginRefused` only when the client's own ``login`` was refused; the task may be cancelled at any
+        await. Leaving without ``commit`` must leave every message in place.
+        """
+
+    async def probe(self) -> Sequence[Finding]:
+        """Try the backend and say what is found; failures are findings, not exceptions."""
+
+    async def aclose(self) -> None:
+        """Let go of all connections; called once, when the process drains."""

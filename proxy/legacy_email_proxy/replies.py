@@ -1,0 +1,206 @@
+"""What the peer reads: every SMTP reply and POP3 response code of the project, in one table.
+
+Digits appear nowhere else. A kind of failure is turned into a reply here; the peer reads the kind's fixed text, the
+log gets the detail. The exception is :class:`Refused`, the backend's verdict on a sender, a recipient or a message:
+its class, code, enhanced code and text reach the device, made into one line of printable ASCII.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+
+from .contracts import (
+    CredentialsRefused,
+    Disconnected,
+    Failure,
+    LoginRefused,
+    MaildropBusy,
+    MessageGone,
+    MessageUnavailable,
+    Overloaded,
+    Refused,
+    StorageFull,
+    Unreachable,
+    Unusable,
+    Unverified,
+)
+
+__all__ = (
+    "MAX_TEXT_OCTETS",
+    "SMTP",
+    "Policy",
+    "Reply",
+    "pop3_error",
+    "pop3_line",
+    "printable",
+    "severity",
+    "smtp_reply",
+)
+
+MAX_TEXT_OCTETS = 400
+"""A backend's text is cut here, so that a reply stays below the 512 octets of RFC 5321 §4.5.3.1.5."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An SMTP reply: ``code``, RFC 3463 ``enhanced`` code (may be empty) and ``text``, one line of printable ASCII."""
+
+    code: int
+    enhanced: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.enhanced} {self.text}" if self.enhanced else f"{self.code} {self.text}"
+
+
+class SMTP:
+    """The SMTP replies that the proxy gives of its own accord."""
+
+    OK = Reply(250, "2.0.0", "OK")
+    SENDER_OK = Reply(250, "2.1.0", "OK")
+    RECIPIENT_OK = Reply(250, "2.1.5", "OK")
+    ACCEPTED = Reply(250, "2.0.0", "OK, the backend has taken over the message")
+    BYE = Reply(221, "2.0.0", "Bye")
+    CANNOT_VERIFY = Reply(252, "2.5.0", "Cannot VRFY, send some mail and see")
+    HELP = Reply(214, "2.0.0", "HELO EHLO MAIL RCPT DATA RSET NOOP QUIT VRFY HELP")
+    GO_AHEAD = Reply(354, "", "End data with <CR><LF>.<CR><LF>")
+
+    LINE_TOO_LONG = Reply(500, "5.5.2", "Line too long")
+    NOT_ASCII = Reply(500, "5.5.2", "Commands are ASCII")
+    UNKNOWN_COMMAND = Reply(500, "5.5.1", "Command not recognized")
+    NOT_IMPLEMENTED = Reply(502, "5.5.1", "Command not implemented")
+    SYNTAX = Reply(501, "5.5.4", "Syntax error in parameters")
+    BAD_PATH = Reply(553, "5.1.7", "That is no address")
+    BAD_FORWARD_PATH = Reply(553, "5.1.3", "That is no address")
+    BAD_SEQUENCE = Reply(503, "5.5.1", "Bad sequence of commands")
+    HELLO_FIRST = Reply(503, "5.5.1", "Send HELO or EHLO first")
+    UNKNOWN_PARAMETER = Reply(555, "5.5.4", "Parameter not recognized")
+    TOO_BIG = Reply(552, "5.3.4", "Message is larger than this server takes")
+    TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients, send the rest in another message")
+    NO_VALID_RECIPIENTS = Reply(554, "5.5.1", "No valid recipients")
+
+    NOT_ALLOWED = Reply(554, "5.7.1", "Your address may not use this server")
+    TOO_MANY_CONNECTIONS = Reply(421, "4.3.2", "Too many connections, try again later")
+    TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors, goodbye")
+    WRONG_PROTOCOL = Reply(421, "4.7.0", "This is a plain SMTP server, goodbye")
+    SHUTTING_DOWN = Reply(421, "4.3.2", "Shutting down, try again later")
+    TIMEOUT = Reply(421, "4.4.2", "Idle for too long, goodbye")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How one kind of failure is told: the SMTP reply, the POP3 response code and text, and the log level."""
+
+    smtp: Reply
+    pop3_code: str
+    pop3_text: str
+    level: int
+
+
+_UNEXPECTED = Policy(
+    Reply(451, "4.3.0", "Local error, try again later"), "SYS/TEMP", "local error, try again later", logging.ERROR
+)
+
+_POLICY: dict[type[Failure], Policy] = {
+    Unreachable: Policy(
+        Reply(451, "4.4.1", "The backend can not be reached, try again later"),
+        "SYS/TEMP", "the backend can not be reached, try again later", logging.WARNING,
+    ),
+    Disconnected: Policy(
+        Reply(451, "4.4.2", "The connection to the backend was lost, try again later"),
+        "SYS/TEMP", "the connection to the backend was lost, try again later", logging.WARNING,
+    ),
+    Unverified: Policy(
+        Reply(451, "4.7.5", "The backend's certificate can not be verified"),
+        "SYS/TEMP", "the backend's certificate can not be verified", logging.ERROR,
+    ),
+    CredentialsRefused: Policy(
+        Reply(451, "4.7.0", "The backend refused the proxy's credentials"),
+        "SYS/TEMP", "the backend refused the proxy's credentials", logging.ERROR,
+    ),
+    Unusable: Policy(
+        Reply(451, "4.3.5", "The backend can not be used as it is set up"),
+        "SYS/PERM", "the backend can not be used as it is set up", logging.ERROR,
+    ),
+    Overloaded: Policy(
+        Reply(451, "4.3.2", "The backend is busy, try again later"),
+        "SYS/TEMP", "the backend is busy, try again later", logging.WARNING,
+    ),
+    StorageFull: Policy(
+        Reply(452, "4.3.1", "No room for the message, try again later"),
+        "SYS/TEMP", "no room, try again later", logging.ERROR,
+    ),
+    LoginRefused: Policy(
+        Reply(535, "5.7.8", "User name or password is wrong"),
+        "AUTH", "user name or password is wrong", logging.INFO,
+    ),
+    MaildropBusy: Policy(
+        Reply(451, "4.3.2", "The mailbox is in use, try again later"),
+        "IN-USE", "another session has this maildrop open", logging.INFO,
+    ),
+    MessageGone: Policy(
+        _UNEXPECTED.smtp, "", "the message was removed by another client", logging.INFO,
+    ),
+    MessageUnavailable: Policy(
+        _UNEXPECTED.smtp, "SYS/TEMP", "the backend does not hand out this message", logging.WARNING,
+    ),
+    Refused: Policy(
+        _UNEXPECTED.smtp, "SYS/TEMP", "the backend refused this", logging.WARNING,
+    ),
+}  # fmt: skip
+
+_OWN_FAULT = frozenset({421, *range(500, 505), 530, 534, 535, 538})
+"""Codes that judge the proxy (its syntax, its credentials, its connection), whatever they were said about. Passed on
+as they are, a 5yz of these would make the device drop a message for a mistake that isn't its own."""
+
+_ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
+
+
+def _policy(failure: BaseException) -> Policy:
+    for kind in type(failure).__mro__:
+        if kind in _POLICY:
+            return _POLICY[kind]
+    return _UNEXPECTED
+
+
+def severity(failure: BaseException) -> int:
+    """The :mod:`logging` level that fits this failure."""
+    return _policy(failure).level
+
+
+def smtp_reply(failure: BaseException) -> Reply:
+    """The reply to give for ``failure``; anything that is no :class:`Failure` is 451 4.3.0."""
+    if isinstance(failure, Refused):
+        return _verdict(failure)
+    return _policy(failure).smtp
+
+
+def _verdict(refused: Refused) -> Reply:
+    if refused.code in _OWN_FAULT:
+        return Reply(451, "4.3.0", "The backend did not take this, try again later")
+    digit = str(refused.code)[0]
+    enhanced = refused.enhanced
+    if not (_ENHANCED.fullmatch(enhanced) and enhanced[0] == digit):
+        enhanced = f"{digit}.0.0"
+    return Reply(refused.code, enhanced, printable(refused.text) or "Refused by the backend")
+
+
+def pop3_error(failure: BaseException) -> str:
+    """The ``-ERR`` line for ``failure``, without CRLF (response codes: RFC 2449 §8, RFC 3206)."""
+    policy = _policy(failure)
+    code = f"[{policy.pop3_code}] " if policy.pop3_code else ""
+    return f"-ERR {code}{policy.pop3_text}"
+
+
+def pop3_line(text: str, *, code: str = "", ok: bool = False) -> str:
+    """A status line that the proxy gives of its own accord, without CRLF."""
+    return f"{'+OK' if ok else '-ERR'} {f'[{code}] ' if code else ''}{text}"
+
+
+def printable(text: str, limit: int = MAX_TEXT_OCTETS) -> str:
+    """One line of printable ASCII, at most ``limit`` octets: what a peer or a log may be shown of foreign text."""
+    # Anything else in a reply could end the line early and forge a second one.
+    squeezed = " ".join(re.sub(r"[^\x21-\x7e]+", " ", text).split())
+    return squeezed[:limit].rstrip()

@@ -1,0 +1,179 @@
+"""Reads settings from the environment: ``X`` or ``X_FILE``, empty is unset, all mistakes at once."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import environs
+import marshmallow
+
+from ..contracts import Secret, Setting, SettingsMistake
+from .table import TABLE
+
+__all__ = ("Settings", "read", "unknown_variables")
+
+_EXCLUSIVE = (
+    ("BACKEND_IMAP_USE_SSL", "BACKEND_IMAP_USE_STARTTLS"),
+    ("BACKEND_SMTP_USE_SSL", "BACKEND_SMTP_USE_TLS"),
+)
+
+
+@dataclass(frozen=True)
+class Settings(Mapping[str, Any]):
+    """Variable → value, frozen. ``origins`` says of each where it came from, in words."""
+
+    values_: Mapping[str, Any]
+    origins: Mapping[str, str]
+    declared: tuple[Setting, ...]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values_[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values_)
+
+    def __len__(self) -> int:
+        return len(self.values_)
+
+
+class _Environment(environs.Env):
+    """environs over a given mapping, in which an empty variable is unset and ``X_FILE`` names a file that holds X."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        super().__init__(eager=False)
+        self._given = environ
+        self.origins: dict[str, str] = {}
+        self.mistakes: list[str] = []
+        for name, parser in (("networks", _networks), ("secret", Secret), ("list_", _list), ("path_", _path)):
+            self.add_parser(name, parser)
+
+    def _get_value(self, env_key: str, default: Any) -> Any:
+        plain, file = self._given.get(env_key, ""), self._given.get(f"{env_key}_FILE", "")
+        if plain and file:
+            self.mistakes.append(f"{env_key}: set twice, as {env_key} and as {env_key}_FILE; remove one of them")
+        if file and not plain:
+            try:
+                text = Path(file).read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+                self.mistakes.append(f"{env_key}_FILE: can not read {file!r}: {reason}")
+                return default
+            # Editors and `echo` end a file with a line end that is no part of a password; anything else may be.
+            plain = text.removesuffix("\n").removesuffix("\r")
+        if not plain:
+            return default
+        self.origins[env_key] = f"file {file}" if file else "environment"
+        return plain
+
+
+def _list(text: str) -> tuple[str, ...]:
+    items = tuple(item.strip() for item in text.split(",") if item.strip())
+    if not items:
+        raise environs.EnvError("an empty list.")
+    return items
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
+
+
+def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    networks = []
+    for item in _list(text):
+        try:
+            networks.append(ipaddress.ip_network(item))
+        except ValueError as error:
+            raise environs.EnvError(f"{error}.") from None
+    return tuple(networks)
+
+
+_METHODS = {
+    "text": "str", "secret": "secret", "integer": "int", "flag": "bool", "seconds": "float",
+    "path": "path_", "list": "list_", "networks": "networks",
+}  # fmt: skip
+
+
+def _state_dir(environ: Mapping[str, str]) -> str:
+    base = environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return f"{base}/legacy-email-proxy"
+
+
+def _validators(setting: Setting) -> list[marshmallow.validate.Validator]:
+    found: list[marshmallow.validate.Validator] = []
+    if setting.choices:
+        found.append(marshmallow.validate.OneOf(setting.choices, error="Must be one of: {choices}."))
+    if setting.minimum is not None or setting.maximum is not None:
+        found.append(marshmallow.validate.Range(min=setting.minimum, max=setting.maximum))
+    return found
+
+
+def read(environ: Mapping[str, str] | None = None, declared: Iterable[Setting] = TABLE) -> Settings:
+    """Read every declared variable.
+
+    Raises :class:`SettingsMistake` with one line per mistake, all of them at once; a secret's value is in none.
+    """
+    environ = os.environ if environ is None else environ
+    declared = tuple(declared)
+    env = _Environment(environ)
+    values: dict[str, Any] = {}
+    for setting in declared:
+        default = _state_dir(environ) if setting.name == "STATE_DIR" else setting.default
+        method = getattr(env, _METHODS[setting.type])
+        if env._get_from_environ(setting.name, None)[1] is None:
+            values[setting.name] = None if default is None else _parse_default(setting, default)
+            continue
+        checks = {"validate": _validators(setting)} if setting.type in ("text", "integer", "flag", "seconds") else {}
+        values[setting.name] = method(setting.name, **checks)
+    mistakes = [*dict.fromkeys(env.mistakes)]
+    try:
+        env.seal()
+    except environs.EnvValidationError as error:
+        types = {setting.name: setting.type for setting in declared}
+        for name, messages in error.error_messages.items():
+            given = "" if types[name] == "secret" else f" (given: {env._get_value(name, '')!r})"
+            mistakes.extend(f"{name}: {_words(str(message))}{given}" for message in messages)
+    origins = {setting.name: env.origins.get(setting.name, "default") for setting in declared}
+    for implicit, upgrade in _EXCLUSIVE:
+        if implicit in values and values[upgrade]:
+            if origins[implicit] == "default":
+                values[implicit], origins[implicit] = False, f"because of {upgrade}"
+            elif values[implicit]:
+                mistakes.append(
+                    f"{upgrade}: {implicit} and {upgrade} are both true, but a connection starts either with TLS or in"
+                    f" the clear; keep {implicit} for ports 465 and 993, {upgrade} for 587 and 143"
+                )
+    if mistakes:
+        raise SettingsMistake(*mistakes)
+    return Settings(values, origins, declared)
+
+
+def _parse_default(setting: Setting, default: str) -> Any:
+    return getattr(_Environment({setting.name: default}), _METHODS[setting.type])(setting.name)
+
+
+def _words(message: str) -> str:
+    message = message.rstrip(".")
+    return message[:1].lower() + message[1:]
+
+
+def unknown_variables(environ: Mapping[str, str], declared: Iterable[Setting] = TABLE) -> list[tuple[str, str]]:
+    """Variables that look like ours but are not: each with the name that was probably meant."""
+    names = [setting.name for setting in declared]
+    known = {*names, *(f"{name}_FILE" for name in names)}
+    found = []
+    for variable in sorted(environ):
+        if variable in known:
+            continue
+        stem = variable.removesuffix("_FILE")
+        # The cutoff keeps strangers out: MAILDIR or SMTP_PORT of some other program isn't our business.
+        near = difflib.get_close_matches(stem, names, n=1, cutoff=0.85)
+        if near or stem.startswith(("BACKEND_IMAP_", "BACKEND_SMTP_")):
+            near = near or difflib.get_close_matches(stem, names, n=1, cutoff=0)
+            found.append((variable, near[0] + variable.removeprefix(stem)))
+    return found

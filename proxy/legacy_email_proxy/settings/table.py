@@ -1,0 +1,72 @@
+"""Every variable of the project, once: name, type, default and the sentence that documents it.
+
+README's table, ``settings``, the reader and its mistakes all read these rows; a test holds README against them.
+"""
+
+from __future__ import annotations
+
+from ..contracts import Setting
+
+__all__ = ("CORE", "PLUGIN_SETTINGS", "TABLE")
+
+CORE = (
+    Setting("POP3_BIND_ADDR", "list", "0.0.0.0", "Addresses on which POP3 listens, IPv4 or IPv6, separated by commas."),
+    Setting("POP3_BIND_PORT", "integer", "110", "Port of the POP3 listener; 0 takes any free one.", minimum=0, maximum=65535),
+    Setting("SMTP_BIND_ADDR", "list", "0.0.0.0", "Addresses on which SMTP listens, IPv4 or IPv6, separated by commas."),
+    Setting("SMTP_BIND_PORT", "integer", "25", "Port of the SMTP listener; 0 takes any free one.", minimum=0, maximum=65535),
+    Setting("MAILDROP_PLUGIN", "text", "imap", "Where POP3 reads mail: `imap`, `maildir` or a plugin of yours; `none` closes the POP3 listener."),
+    Setting("RELAY_PLUGIN", "text", "smtps", "Where SMTP hands mail on: `smtps`, `maildir` or a plugin of yours; `none` closes the SMTP listener."),
+    Setting(
+        "ALLOWED_NETWORKS", "networks",
+        "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,169.254.0.0/16,fe80::/10,fc00::/7",
+        "Networks (CIDR) that may connect at all; everybody else is refused with the first line.",
+    ),
+    Setting("MAX_CONNECTIONS", "integer", "2000", "Connections at once, on each listener; over it the client is told to come back later.", minimum=1),
+    Setting("MAX_CONNECTIONS_PER_ADDRESS", "integer", "200", "Connections at once from one address, on each listener.", minimum=1),
+    Setting(
+        "POP3_LOGIN", "text", "any",
+        "`any`: any USER and PASS open the configured mailbox. `backend`: USER and PASS are the login at the IMAP server.",
+        choices=("any", "backend"),
+    ),
+    Setting("POP3_IDLE_SECONDS", "seconds", "600", "A POP3 session without a command for this long is closed, and nothing is deleted (RFC 1939 wants at least 600).", minimum=1),
+    Setting("SMTP_IDLE_SECONDS", "seconds", "300", "An SMTP session without a command, or without progress in DATA, for this long is closed with 421.", minimum=1),
+    Setting("SMTP_MAX_OCTETS", "integer", "52428800", "Largest message taken, announced as SIZE and lowered to the backend's own.", minimum=65536),
+    Setting("DRAIN_SECONDS", "seconds", "8", "At SIGTERM or SIGINT, sessions in a transaction get this long to finish (podman and docker kill after 10).", minimum=0),
+    Setting("STATE_DIR", "path", "", "Folder for what must outlive a restart; `/var/lib/legacy-email-proxy` in the container, the user's state folder elsewhere."),
+    Setting("LOG_LEVEL", "text", "info", "How much is logged to standard error.", choices=("debug", "info", "warning", "error")),
+    Setting("LOG_FORMAT", "text", "text", "`text` for people, `json` for machines.", choices=("text", "json")),
+)  # fmt: skip
+
+_IMAP = (
+    Setting("BACKEND_IMAP_HOST", "text", None, "Name of the IMAP server."),
+    Setting("BACKEND_IMAP_PORT", "integer", "993", "Port of the IMAP server.", minimum=1, maximum=65535),
+    Setting("BACKEND_IMAP_USER", "text", None, "Login at the IMAP server; not needed with `POP3_LOGIN=backend`."),
+    Setting("BACKEND_IMAP_PASS", "secret", None, "Password for it."),
+    Setting("BACKEND_IMAP_USE_SSL", "flag", "true", "Speak TLS from the first octet (IMAPS)."),
+    Setting("BACKEND_IMAP_USE_STARTTLS", "flag", "false", "Start in the clear and switch to TLS before the login; set alone it switches `BACKEND_IMAP_USE_SSL` off."),
+    Setting("BACKEND_IMAP_CA_FILE", "path", None, "PEM file with the CAs to trust instead of the system's."),
+    Setting("BACKEND_IMAP_FOLDER", "text", "INBOX", "The folder that POP3 shows."),
+    Setting("BACKEND_IMAP_MAX_CONNECTIONS", "integer", "10", "Connections to the IMAP server at once, per account.", minimum=1),
+)  # fmt: skip
+
+_SMTPS = (
+    Setting("BACKEND_SMTP_HOST", "text", None, "Name of the SMTP server."),
+    Setting("BACKEND_SMTP_PORT", "integer", "465", "Port of the SMTP server.", minimum=1, maximum=65535),
+    Setting("BACKEND_SMTP_USER", "text", None, "Login at the SMTP server; without it the proxy does not log in."),
+    Setting("BACKEND_SMTP_PASS", "secret", None, "Password for it."),
+    Setting("BACKEND_SMTP_USE_SSL", "flag", "true", "Speak TLS from the first octet (SMTPS)."),
+    Setting("BACKEND_SMTP_USE_TLS", "flag", "false", "Start in the clear and switch to TLS with STARTTLS before the login; set alone it switches `BACKEND_SMTP_USE_SSL` off."),
+    Setting("BACKEND_SMTP_CA_FILE", "path", None, "PEM file with the CAs to trust instead of the system's."),
+    Setting("BACKEND_SMTP_MAX_CONNECTIONS", "integer", "10", "Connections to the SMTP server at once.", minimum=1),
+)  # fmt: skip
+
+_MAILDIR = (
+    Setting("MAILDROP_MAILDIR_PATH", "path", None, "The Maildir that POP3 shows with `MAILDROP_PLUGIN=maildir`."),
+    Setting("RELAY_MAILDIR_PATH", "path", None, "The Maildir into which mail goes with `RELAY_PLUGIN=maildir`."),
+)
+
+PLUGIN_SETTINGS = {"imap": _IMAP, "smtps": _SMTPS, "maildir": _MAILDIR}
+"""Settings that only one built-in plugin reads. They stand here and not in the plugin because their names are the
+product's own interface: they are documented, and a misspelt one is noticed, also while the plugin isn't loaded."""
+
+TABLE = CORE + _IMAP + _SMTPS + _MAILDIR
