@@ -13,7 +13,7 @@ from typing import Any
 import environs
 import marshmallow
 
-from ..contracts import Secret, Setting, SettingsMistake
+from ..contracts import Secret, Setting
 from .table import TABLE
 
 __all__ = ("Settings", "read", "unknown_variables")
@@ -26,11 +26,16 @@ _EXCLUSIVE = (
 
 @dataclass(frozen=True)
 class Settings(Mapping[str, Any]):
-    """Variable → value, frozen. ``origins`` says of each where it came from, in words."""
+    """Variable → value, frozen. ``origins`` says of each where it came from, in words.
+
+    A variable with a mistake has its default here and a line in ``mistakes``, so that the search for mistakes can go
+    on; nothing may be served while there is one.
+    """
 
     values_: Mapping[str, Any]
     origins: Mapping[str, str]
     declared: tuple[Setting, ...]
+    mistakes: tuple[str, ...]
 
     def __getitem__(self, name: str) -> Any:
         return self.values_[name]
@@ -97,6 +102,8 @@ _METHODS = {
     "text": "str", "secret": "secret", "integer": "int", "flag": "bool", "seconds": "float",
     "path": "path_", "list": "list_", "networks": "networks",
 }  # fmt: skip
+_CHECKED = ("str", "int", "bool", "float")
+"""environs' own methods, which take validators; ours check as they parse."""
 
 
 def _state_dir(environ: Mapping[str, str]) -> str:
@@ -114,43 +121,43 @@ def _validators(setting: Setting) -> list[marshmallow.validate.Validator]:
 
 
 def read(environ: Mapping[str, str] | None = None, declared: Iterable[Setting] = TABLE) -> Settings:
-    """Read every declared variable.
-
-    Raises :class:`SettingsMistake` with one line per mistake, all of them at once; a secret's value is in none.
-    """
+    """Read every declared variable. Each mistake is one line; a secret's value is in none of them."""
     environ = os.environ if environ is None else environ
     declared = tuple(declared)
     env = _Environment(environ)
     values: dict[str, Any] = {}
     for setting in declared:
         default = _state_dir(environ) if setting.name == "STATE_DIR" else setting.default
-        method = getattr(env, _METHODS[setting.type])
-        if env._get_from_environ(setting.name, None)[1] is None:
-            values[setting.name] = None if default is None else _parse_default(setting, default)
+        values[setting.name] = None if default is None else _parse_default(setting, default)
+        if env._get_from_environ(setting.name, None)[1] is not None:
+            checks = {"validate": _validators(setting)} if _METHODS[setting.type] in _CHECKED else {}
+            parsed = getattr(env, _METHODS[setting.type])(setting.name, **checks)
+            values[setting.name] = values[setting.name] if parsed is None else parsed
+    origins = {setting.name: env.origins.get(setting.name, "default") for setting in declared}
+    mistakes = [*dict.fromkeys(env.mistakes), *_rejected(env, declared)]
+    for implicit, upgrade in _EXCLUSIVE:
+        if implicit not in values or not values[upgrade]:
             continue
-        checks = {"validate": _validators(setting)} if setting.type in ("text", "integer", "flag", "seconds") else {}
-        values[setting.name] = method(setting.name, **checks)
-    mistakes = [*dict.fromkeys(env.mistakes)]
+        if origins[implicit] == "default":
+            values[implicit], origins[implicit] = False, f"because of {upgrade}"
+        elif values[implicit]:
+            mistakes.append(
+                f"{upgrade}: {implicit} and {upgrade} are both true, but a connection starts either with TLS or in"
+                f" the clear; keep {implicit} for ports 465 and 993, {upgrade} for 587 and 143"
+            )
+    return Settings(values, origins, declared, tuple(mistakes))
+
+
+def _rejected(env: _Environment, declared: Iterable[Setting]) -> Iterator[str]:
+    """What environs did not take, in words."""
+    secret = {setting.name for setting in declared if setting.type == "secret"}
     try:
         env.seal()
     except environs.EnvValidationError as error:
-        types = {setting.name: setting.type for setting in declared}
-        for name, messages in error.error_messages.items():
-            given = "" if types[name] == "secret" else f" (given: {env._get_value(name, '')!r})"
-            mistakes.extend(f"{name}: {_words(str(message))}{given}" for message in messages)
-    origins = {setting.name: env.origins.get(setting.name, "default") for setting in declared}
-    for implicit, upgrade in _EXCLUSIVE:
-        if implicit in values and values[upgrade]:
-            if origins[implicit] == "default":
-                values[implicit], origins[implicit] = False, f"because of {upgrade}"
-            elif values[implicit]:
-                mistakes.append(
-                    f"{upgrade}: {implicit} and {upgrade} are both true, but a connection starts either with TLS or in"
-                    f" the clear; keep {implicit} for ports 465 and 993, {upgrade} for 587 and 143"
-                )
-    if mistakes:
-        raise SettingsMistake(*mistakes)
-    return Settings(values, origins, declared)
+        rejected: Mapping[str, list[str]] = error.error_messages  # type: ignore[assignment]
+        for name, messages in rejected.items():
+            given = "" if name in secret else f" (given: {env._get_value(name, '')!r})"
+            yield from (f"{name}: {_words(str(message))}{given}" for message in messages)
 
 
 def _parse_default(setting: Setting, default: str) -> Any:

@@ -1,0 +1,77 @@
+"""Who may connect: the networks that are trusted, and how many connections an address and everybody may hold.
+
+Nothing authenticates a device here, so this module is the only guard between the listeners and the world.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import Any
+
+__all__ = ("Admission", "Refusal", "canonical")
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class Refusal(Enum):
+    """Why a client was not admitted; the value is what the log says."""
+
+    NOT_ALLOWED = "not in ALLOWED_NETWORKS"
+    TOO_MANY = "MAX_CONNECTIONS reached"
+    TOO_MANY_FROM_ADDRESS = "MAX_CONNECTIONS_PER_ADDRESS reached"
+
+
+def canonical(address: str) -> Address | None:
+    """The address as it is judged: without a zone, and ``::ffff:a.b.c.d`` as the IPv4 address that it is."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(parsed, "ipv4_mapped", None) or parsed
+
+
+class Admission:
+    """Counts the connections of one listener and judges each new one."""
+
+    def __init__(self, networks: Iterable[Network], max_connections: int, max_per_address: int) -> None:
+        self._networks = tuple(networks)
+        self._max_connections = max_connections
+        self._max_per_address = max_per_address
+        self._held: Counter[Address] = Counter()
+        self._total = 0
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Admission:
+        """An admission by ``ALLOWED_NETWORKS``, ``MAX_CONNECTIONS`` and ``MAX_CONNECTIONS_PER_ADDRESS``."""
+        return cls(
+            settings["ALLOWED_NETWORKS"], settings["MAX_CONNECTIONS"], settings["MAX_CONNECTIONS_PER_ADDRESS"]
+        )
+
+    def admit(self, address: str) -> Refusal | None:
+        """Judge a new connection. ``None`` means admitted: it is counted until :meth:`release` is called for it."""
+        peer = canonical(address)
+        # What can't be judged is a stranger: a name or an empty peer must never pass for a trusted network.
+        if peer is None or not any(peer.version == net.version and peer in net for net in self._networks):
+            return Refusal.NOT_ALLOWED
+        if self._total >= self._max_connections:
+            return Refusal.TOO_MANY
+        if self._held[peer] >= self._max_per_address:
+            return Refusal.TOO_MANY_FROM_ADDRESS
+        self._held[peer] += 1
+        self._total += 1
+        return None
+
+    def release(self, address: str) -> None:
+        """Give back what :meth:`admit` counted."""
+        peer = canonical(address)
+        if peer is None:
+            return
+        self._total -= 1
+        self._held[peer] -= 1
+        if not self._held[peer]:
+            # Without this the counter would grow by one entry for each address ever seen.
+            del self._held[peer]

@@ -1,0 +1,41 @@
+"""The command line: which command, which options; each command's work is in ``commands/``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from . import __version__
+from .commands import check, demo, healthcheck, plugins, serve, settings
+from .contracts import SettingsMistake
+
+__all__ = ("main",)
+
+_COMMANDS = (serve, demo, check, plugins, settings, healthcheck)
+
+EXIT_MISTAKES = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status; 2 means that the settings can not work."""
+    parser = argparse.ArgumentParser(
+        prog="legacy-email-proxy",
+        description="Plain POP3 and SMTP for old devices, in front of IMAPS and SMTPS. Settings are environment variables.",
+    )
+    parser.add_argument("--version", action="version", version=f"legacy-email-proxy {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND")
+    for module in _COMMANDS:
+        name = module.__name__.rpartition(".")[2]
+        sentence = (module.__doc__ or "").splitlines()[0]
+        command = commands.add_parser(name, help=sentence, description=sentence)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    parser.set_defaults(run=serve.run)
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except SettingsMistake as mistake:
+        for line in mistake.lines:
+            print(f"legacy-email-proxy: {line}", file=sys.stderr)  # noqa: T201
+        return EXIT_MISTAKES

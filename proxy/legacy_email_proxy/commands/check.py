@@ -1,0 +1,61 @@
+"""Check the settings, the plugins and both backends, and say in plain words what was found and what to do."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+import anyio
+
+from ..composition import Composition, compose
+from ..contracts import Finding, Level, Maildrop, Relay
+from ..settings import unknown_variables
+
+__all__ = ("add_arguments", "run")
+
+_PROBE_SECONDS = 90.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """No options."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Exit status 0: all works. 1: something failed. 2: the settings can not work (the lines say which)."""
+    composition = compose()
+    settings = composition.settings
+    print(f"{Level.GOOD.value:<8} settings: no mistake found")
+    for variable, meant in unknown_variables(os.environ, settings.declared):
+        _print("settings", Finding(Level.WARNING, f"{variable} is not a setting", f"did you mean {meant}?"))
+    return anyio.run(_probe, composition, backend="asyncio")
+
+
+async def _probe(composition: Composition) -> int:
+    bad = False
+    for variable, plugin in (("MAILDROP_PLUGIN", composition.maildrop), ("RELAY_PLUGIN", composition.relay)):
+        label = f"{variable.removesuffix('_PLUGIN').lower()} {composition.settings[variable]}"
+        if plugin is None:
+            _print(label, Finding(Level.GOOD, "this leg is closed"))
+            continue
+        for finding in await _findings(plugin):
+            _print(label, finding)
+            bad |= finding.level is Level.BAD
+    return int(bad)
+
+
+async def _findings(plugin: Maildrop | Relay) -> list[Finding]:
+    found: list[Finding] = []
+    with anyio.move_on_after(_PROBE_SECONDS) as scope:
+        try:
+            found = [*await plugin.probe()]
+        except Exception as error:
+            found = [Finding(Level.BAD, f"the plugin's own probe failed: {type(error).__name__}: {error}")]
+        await plugin.aclose()
+    if scope.cancelled_caught:
+        found.append(Finding(Level.BAD, f"no answer within {_PROBE_SECONDS:g} seconds", "is the host the right one?"))
+    return found
+
+
+def _print(label: str, finding: Finding) -> None:
+    advice = f" -> {finding.advice}" if finding.advice else ""
+    print(f"{finding.level.value:<8} {label}: {finding.text}{advice}", flush=True)

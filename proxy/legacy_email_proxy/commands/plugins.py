@@ -1,0 +1,33 @@
+"""List the plugins that are installed: name, group, distribution, version and status."""
+
+from __future__ import annotations
+
+import argparse
+
+from .. import registry
+
+__all__ = ("add_arguments", "run")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """No options."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Exit status 0; a broken plugin is a line in the list, for nobody may have named it."""
+    rows = [("NAME", "GROUP", "DISTRIBUTION", "VERSION", "STATUS")]
+    for group in registry.GROUPS:
+        for found in registry.available(group):
+            rows.append((found.name, group, found.distribution, found.version, _status(found)))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for row in rows:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, (*widths, 0), strict=True)).rstrip())
+    return 0
+
+
+def _status(found: registry.Found) -> str:
+    try:
+        registry.load(found)
+    except registry.PluginError as error:
+        return f"BROKEN: {error}"
+    return "ok"

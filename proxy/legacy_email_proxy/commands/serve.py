@@ -1,0 +1,33 @@
+"""Serve POP3 and SMTP until told to stop (this is also what happens without a command)."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+
+import anyio
+
+from .. import events
+from ..composition import compose
+from ..service import serve
+from ..settings import unknown_variables
+
+__all__ = ("add_arguments", "run")
+
+_log = logging.getLogger("legacy_email_proxy.settings")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """No options: everything is a variable."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Exit status 0 after a clean stop."""
+    composition = compose()
+    settings = composition.settings
+    events.configure(settings["LOG_LEVEL"], settings["LOG_FORMAT"])
+    for variable, meant in unknown_variables(os.environ, settings.declared):
+        events.event(_log, logging.WARNING, "unknown variable", variable=variable, did_you_mean=meant)
+    anyio.run(serve, composition, backend="asyncio")
+    return 0

@@ -1,0 +1,121 @@
+"""Finds plugins by group and name, loads only the one that is named, and says whose fault it is when that fails.
+
+Built-in plugins come through the same entry points as a site's. A broken plugin that nobody named is never imported.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from .contracts import Maildrop, Relay
+
+__all__ = ("GROUPS", "MAILDROP", "RELAY", "Found", "PluginError", "available", "find", "load")
+
+MAILDROP = "legacy_email_proxy.maildrop"
+RELAY = "legacy_email_proxy.relay"
+GROUPS: dict[str, type] = {MAILDROP: Maildrop, RELAY: Relay}
+"""Entry-point group → the contract that its plugins keep."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A plugin that is installed, not necessarily one that can be imported."""
+
+    group: str
+    name: str
+    distribution: str
+    version: str
+    entry_point: EntryPoint
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.distribution} {self.version})"
+
+
+class PluginError(Exception):
+    """A named plugin is missing, ambiguous, broken, or does not keep its contract."""
+
+
+def available(group: str) -> list[Found]:
+    """All plugins of a group, by name. Reads the metadata of distributions and imports nothing."""
+    found = {}
+    for point in entry_points(group=group):
+        distribution, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "?")
+        # The same distribution is seen twice where two folders of sys.path hold its metadata.
+        found[point.name, distribution] = Found(group, point.name, distribution, version, point)
+    return [found[key] for key in sorted(found)]
+
+
+def find(group: str, name: str) -> Found:
+    """The plugin called ``name``, or ``distribution:name`` where two distributions use one name.
+
+    Raises :class:`PluginError` with the names that there are.
+    """
+    distribution, _, short = name.rpartition(":")
+    candidates = available(group)
+    matching = [
+        found for found in candidates if found.name == short and distribution in ("", found.distribution)
+    ]
+    kind = group.rpartition(".")[2]
+    if len(matching) > 1:
+        choices = " or ".join(f"{found.distribution}:{found.name}" for found in matching)
+        raise PluginError(f"{kind} plugin {name!r} is provided twice; write {choices}")
+    if not matching:
+        names = [found.name for found in candidates]
+        near = difflib.get_close_matches(short, names, n=1)
+        listed = ", ".join(names) or "none; install the project with pip, entry points need its metadata"
+        raise PluginError(
+            f"there is no {kind} plugin {name!r}{f', did you mean {near[0]!r}' if near else ''} (installed: {listed})"
+        )
+    return matching[0]
+
+
+def load(found: Found) -> Any:
+    """Import the plugin and check that it keeps its contract. Raises :class:`PluginError` that names its distribution."""
+    try:
+        plugin = found.entry_point.load()
+    except Exception as error:
+        raise PluginError(f"plugin {found} can not be imported: {type(error).__name__}: {error}") from error
+    mistakes = _violations(plugin, GROUPS[found.group])
+    if mistakes:
+        raise PluginError(f"plugin {found} does not keep the {found.group} contract: {'; '.join(mistakes)}")
+    return plugin
+
+
+def _violations(plugin: Any, contract: type) -> list[str]:
+    """What is wrong with a plugin class: checked when it is loaded, not at three in the morning when it is called."""
+    if not isinstance(plugin, type):
+        return [f"{plugin!r} is not a class"]
+    if inspect.isabstract(plugin):
+        return [f"{', '.join(sorted(getattr(plugin, '__abstractmethods__', ())))} not written"]
+    problems = [] if _accepts(plugin, 1) else ["its constructor must take exactly one argument, the context"]
+    for name, promised in vars(contract).items():
+        if name.startswith("_") or not inspect.isfunction(promised):
+            continue
+        written = inspect.getattr_static(plugin, name, None)
+        if not inspect.isfunction(written):
+            problems.append(f"no method {name}()")
+            continue
+        expected = [parameter.name for parameter in inspect.signature(promised).parameters.values()]
+        if not _accepts(written, len(expected)):
+            problems.append(f"{name}() must take ({', '.join(expected)})")
+        if inspect.iscoroutinefunction(promised) != inspect.iscoroutinefunction(written):
+            problems.append(f"{name}() must {'' if inspect.iscoroutinefunction(promised) else 'not '}be async")
+    return problems
+
+
+def _accepts(callable_: Any, positional: int) -> bool:
+    try:
+        inspect.signature(callable_).bind(*range(positional))
+    except TypeError:
+        return False
+    return True
+
+
+def declared_settings(plugin: Any) -> Sequence[Any]:
+    """The settings that a plugin class declares for itself."""
+    return tuple(getattr(plugin, "settings", ()))

@@ -1,0 +1,148 @@
+"""The service: settings → plugins → listeners → drain, in one process and one event loop."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import anyio
+from anyio.abc import TaskGroup
+
+from . import __version__, events
+from .access import Admission
+from .composition import Composition
+from .contracts import Maildrop, Relay, SettingsMistake
+from .listeners import bind, shown
+from .pop3.server import POP3Server
+from .smtp.handler import RelayHandler
+from .smtp.server import SMTPServer
+from .smtp.session import SessionOptions
+
+__all__ = ("Addresses", "running", "serve")
+
+_log = logging.getLogger("legacy_email_proxy.service")
+_CLOSING_SECONDS = 5.0
+"""What a plugin gets to let go of its connections; a stuck one must not keep the process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where the legs really listen, as ``(address, port)``; empty for a leg that is closed."""
+
+    pop3: tuple[tuple[str, int], ...]
+    smtp: tuple[tuple[str, int], ...]
+
+
+async def serve(composition: Composition, on_ready: Callable[[Addresses], None] = lambda _: None) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends the drain at once.
+
+    Raises :class:`SettingsMistake` when a listener can not be opened.
+    """
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with anyio.create_task_group() as group:
+            async with running(composition) as addresses:
+                on_ready(addresses)
+                name = signal.Signals(await anext(signals)).name
+                events.event(_log, logging.INFO, "stopping", signal=name)
+                group.start_soon(_hurry, signals, group)
+            group.cancel_scope.cancel()
+    events.event(_log, logging.INFO, "stopped")
+
+
+async def _hurry(signals: AsyncIterator[signal.Signals], group: TaskGroup) -> None:
+    await anext(signals)
+    group.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def running(composition: Composition) -> AsyncIterator[Addresses]:
+    """Both legs, listening; leaving drains them. No backend need be up for it. Raises as :func:`serve` does."""
+    settings = composition.settings
+    opened: dict[str, list[socket.socket]] = {"POP3": [], "SMTP": []}
+    mistakes: list[str] = []
+    for leg, plugin in (("POP3", composition.maildrop), ("SMTP", composition.relay)):
+        if plugin is not None:
+            try:
+                opened[leg] = bind(leg, settings[f"{leg}_BIND_ADDR"], settings[f"{leg}_BIND_PORT"])
+            except SettingsMistake as mistake:
+                mistakes.extend(mistake.lines)
+    if mistakes:
+        for sock in (*opened["POP3"], *opened["SMTP"]):
+            sock.close()
+        raise SettingsMistake(*mistakes)
+    events.event(
+        _log, logging.INFO, "started", version=__version__,
+        pop3=_listed(opened["POP3"]), maildrop=settings["MAILDROP_PLUGIN"],
+        smtp=_listed(opened["SMTP"]), relay=settings["RELAY_PLUGIN"],
+    )  # fmt: skip
+    addresses = Addresses(_places(opened["POP3"]), _places(opened["SMTP"]))
+    async with anyio.create_task_group() as group:
+        pop3 = smtp = None
+        if composition.maildrop is not None:
+            pop3 = _pop3(composition, composition.maildrop)
+            group.start_soon(pop3.serve, opened["POP3"])
+        if composition.relay is not None:
+            smtp, handler = _smtp(composition, composition.relay)
+            await smtp.start(opened["SMTP"])
+        try:
+            yield addresses
+        finally:
+            grace = settings["DRAIN_SECONDS"]
+            async with anyio.create_task_group() as draining:
+                if pop3 is not None:
+                    draining.start_soon(pop3.drain, grace)
+                if smtp is not None:
+                    draining.start_soon(smtp.drain, grace)
+            if smtp is not None:
+                await handler.aclose()
+            await _close(composition.maildrop, composition.relay)
+
+
+def _pop3(composition: Composition, maildrop: Maildrop) -> POP3Server:
+    settings = composition.settings
+    return POP3Server(
+        maildrop,
+        admission=Admission.from_settings(settings),
+        idle_seconds=settings["POP3_IDLE_SECONDS"],
+        login=settings["POP3_LOGIN"],
+    )
+
+
+def _smtp(composition: Composition, relay: Relay) -> tuple[SMTPServer, RelayHandler]:
+    settings = composition.settings
+    handler = RelayHandler(relay, settings["SMTP_MAX_OCTETS"])
+    options = SessionOptions(
+        hostname=_hostname(),
+        max_octets=settings["SMTP_MAX_OCTETS"],
+        idle_seconds=settings["SMTP_IDLE_SECONDS"],
+        admission=Admission.from_settings(settings),
+    )
+    return SMTPServer(handler, options), handler
+
+
+def _hostname() -> str:
+    """The name in the greeting. Not getfqdn(): that asks a resolver, which may take its time."""
+    return socket.gethostname() or "localhost"
+
+
+async def _close(*plugins: Maildrop | Relay | None) -> None:
+    for plugin in plugins:
+        if plugin is None:
+            continue
+        with anyio.move_on_after(_CLOSING_SECONDS, shield=True):
+            try:
+                await plugin.aclose()
+            except Exception as error:
+                events.failure(_log, "plugin not closed cleanly", error)
+
+
+def _listed(sockets: Sequence[socket.socket]) -> str:
+    return ",".join(map(shown, sockets)) or "closed"
+
+
+def _places(sockets: Sequence[socket.socket]) -> tuple[tuple[str, int], ...]:
+    return tuple(sock.getsockname()[:2] for sock in sockets)

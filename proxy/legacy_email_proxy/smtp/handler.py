@@ -1,0 +1,272 @@
+"""The aiosmtpd handler: turns SMTP commands into one mail transaction at the relay, and its verdicts into replies.
+
+It is an ordinary aiosmtpd handler and works below a stock ``aiosmtpd.smtp.SMTP`` too. Below our own
+:class:`~legacy_email_proxy.smtp.session.SMTPSession`, ``envelope.content`` is an asynchronous iterator instead of
+bytes, so that a message streams through; and the transaction is opened and left in the session's one task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiosmtpd.smtp import Envelope, Session
+
+from .. import events
+from ..contracts import NULL_REVERSE_PATH, Client, Failure, Parameters, Receipt, Refused, Relay, Transaction
+from ..replies import SMTP, Reply, smtp_reply
+from .content import normalised
+from .incoming import DeviceLost
+
+__all__ = ("RelayHandler",)
+
+_log = logging.getLogger("legacy_email_proxy.smtp")
+
+
+@dataclass(slots=True)
+class _Open:
+    """The transaction that MAIL opened. Once ``failed`` is set, the backend's side of it is gone."""
+
+    transaction: Transaction
+    client: Client
+    reverse_path: str
+    exits: AsyncExitStack
+    forward_paths: list[str] = field(default_factory=list)
+    failed: Reply | None = None
+
+
+class RelayHandler:
+    """Hooks of one listener. ``max_octets`` bounds a message; the relay may lower it."""
+
+    def __init__(self, relay: Relay, max_octets: int) -> None:
+        self._relay = relay
+        self._max_octets = max_octets
+        self._open: dict[Session, _Open] = {}
+        self._watched: set[Session] = set()
+        self._farewells: set[asyncio.Task[None]] = set()
+
+    async def handle_HELO(self, server: Any, session: Session, envelope: Envelope, hostname: str) -> str:
+        """HELO begins afresh (RFC 5321 §4.1.4)."""
+        await self._leave(session)
+        session.host_name = hostname
+        return f"250 {server.hostname}"
+
+    async def handle_EHLO(
+        self, server: Any, session: Session, envelope: Envelope, hostname: str, responses: list[str]
+    ) -> list[str]:
+        """EHLO begins afresh; the announced SIZE is lowered to what the relay last said that it takes."""
+        await self._leave(session)
+        session.host_name = hostname
+        size = f"250-SIZE {self._limit()}"
+        return [size if line.startswith("250-SIZE ") else line for line in responses]
+
+    async def handle_MAIL(
+        self, server: Any, session: Session, envelope: Envelope, address: str, mail_options: Sequence[str]
+    ) -> str:
+        """Open the transaction at the relay."""
+        self._watch(session)
+        await self._leave(session)
+        # aiosmtpd writes the null reverse-path as "<>"; this is the one place where it becomes ours.
+        reverse_path = NULL_REVERSE_PATH if address == "<>" else address
+        parameters = _parameters(mail_options)
+        if int(parameters.get("SIZE") or 0) > self._limit():
+            return str(SMTP.TOO_BIG)
+        client = Client(
+            address=str(session.peer[0]) if session.peer else "",
+            session=getattr(session, "label", "-"),
+            helo=session.host_name or "",
+        )
+        exits = AsyncExitStack()
+        try:
+            transaction = await exits.enter_async_context(self._relay.transaction(client, reverse_path, parameters))
+        except Exception as error:
+            return str(self._refuse("smtp sender refused", error, client, sender=reverse_path))
+        self._open[session] = _Open(transaction, client, reverse_path, exits)
+        envelope.mail_from = address
+        return str(SMTP.SENDER_OK)
+
+    async def handle_RCPT(
+        self, server: Any, session: Session, envelope: Envelope, address: str, rcpt_options: Sequence[str]
+    ) -> str:
+        """Ask the relay for its verdict on one recipient."""
+        opened = self._open.get(session)
+        if opened is None:
+            return str(SMTP.BAD_SEQUENCE)
+        if opened.failed:
+            return str(opened.failed)
+        try:
+            await opened.transaction.add_recipient(address, _parameters(rcpt_options))
+        except Exception as error:
+            reply = self._refuse(
+                "smtp recipient refused", error, opened.client, sender=opened.reverse_path, recipient=address
+            )
+            if not isinstance(error, Refused):
+                # What was said of earlier recipients is void now: a 250 after this would lose their mail.
+                await self._fail(session, reply)
+            return str(reply)
+        opened.forward_paths.append(address)
+        envelope.rcpt_tos.append(address)
+        return str(SMTP.RECIPIENT_OK)
+
+    async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> str:
+        """Pass the content on; 250 only when the relay has handed over the responsibility for it."""
+        opened = self._open.get(session)
+        if opened is None:
+            return str(SMTP.BAD_SEQUENCE)
+        if opened.failed:
+            await self._leave(session)
+            return str(opened.failed)
+        content = _Measured(_pieces(envelope.content), self._limit())
+        facts = {"sender": opened.reverse_path, "recipients": ",".join(opened.forward_paths)}
+        try:
+            receipt = await self._send(opened.transaction, content)
+        except DeviceLost:
+            raise
+        except Exception as error:
+            return str(self._refuse("smtp message not relayed", error, opened.client, **facts, octets=content.octets))
+        else:
+            session_octets = getattr(session, "relayed", None)
+            if session_octets is not None:
+                session_octets.append(content.octets)
+            events.event(
+                _log, logging.INFO, "smtp message relayed", session=opened.client.session,
+                client=opened.client.address, **facts, octets=content.octets, backend=receipt.detail,
+            )  # fmt: skip
+            return str(SMTP.ACCEPTED)
+        finally:
+            await self._leave(session)
+
+    async def _send(self, transaction: Transaction, content: _Measured) -> Receipt:
+        try:
+            receipt = await transaction.send(content)
+        except Exception:
+            if content.error is not None:
+                # Whatever the relay made of it: the device or its message was the cause.
+                raise content.error from None
+            raise
+        if content.error is not None:
+            raise content.error
+        if not content.ended:
+            raise Failure("the relay plugin returned before it had read the whole message")
+        return receipt
+
+    async def handle_RSET(self, server: Any, session: Session, envelope: Envelope) -> str:
+        """Abandon the transaction."""
+        await self._leave(session)
+        return str(SMTP.OK)
+
+    async def handle_QUIT(self, server: Any, session: Session, envelope: Envelope) -> str:
+        """Abandon the transaction and say goodbye."""
+        await self._leave(session)
+        return str(SMTP.BYE)
+
+    async def handle_CLOSE(self, server: Any, session: Session, envelope: Envelope) -> None:
+        """Our own session calls this when it ends, however it ends; aiosmtpd knows no such hook."""
+        await self._leave(session)
+
+    async def handle_exception(self, error: Exception) -> str:
+        """Anything unexpected is temporary, and the device reads nothing of it."""
+        events.failure(_log, "smtp session failed", error)
+        return str(smtp_reply(error))
+
+    async def aclose(self) -> None:
+        """Wait for transactions that are still being abandoned."""
+        await asyncio.gather(*self._farewells, return_exceptions=True)
+
+    def _limit(self) -> int:
+        theirs = self._relay.capabilities().max_octets
+        return min(self._max_octets, theirs) if theirs else self._max_octets
+
+    def _watch(self, session: Session) -> None:
+        """A stock aiosmtpd session has no hook for its end; but its task ends, and so must the transaction."""
+        task = asyncio.current_task()
+        if session in self._watched or task is None:
+            return
+        self._watched.add(session)
+
+        def ended(_: object) -> None:
+            self._watched.discard(session)
+            if session in self._open:
+                farewell = asyncio.create_task(self._leave(session))
+                self._farewells.add(farewell)
+                farewell.add_done_callback(self._farewells.discard)
+
+        task.add_done_callback(ended)
+
+    async def _leave(self, session: Session) -> None:
+        opened = self._open.pop(session, None)
+        if opened is not None:
+            await self._exit(opened)
+
+    async def _fail(self, session: Session, reply: Reply) -> None:
+        """Leave the relay's transaction but remember its end, so that DATA can not begin without it."""
+        opened = self._open[session]
+        opened.failed = reply
+        await self._exit(opened)
+
+    async def _exit(self, opened: _Open) -> None:
+        try:
+            await opened.exits.aclose()
+        except Exception as error:
+            # The verdict has been given already; a plugin that stumbles on its way out must not change it.
+            events.failure(_log, "smtp transaction not left cleanly", error, session=opened.client.session)
+
+    def _refuse(self, words: str, error: BaseException, client: Client, **facts: object) -> Reply:
+        reply = smtp_reply(error)
+        events.failure(_log, words, error, session=client.session, client=client.address, **facts, reply=reply)
+        return reply
+
+
+class _Measured:
+    """Content on its way to the relay: counted, bounded, and remembered to have ended."""
+
+    def __init__(self, pieces: AsyncIterator[bytes], limit: int) -> None:
+        self._pieces = pieces
+        self._limit = limit
+        self.octets = 0
+        self.ended = False
+        self.error: BaseException | None = None
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            piece = await anext(self._pieces)
+        except StopAsyncIteration:
+            self.ended = True
+            raise
+        except Exception as error:
+            self.error = error
+            raise
+        self.octets += len(piece)
+        if self.octets > self._limit:
+            too_big = SMTP.TOO_BIG
+            self.error = Refused(too_big.code, too_big.enhanced, too_big.text, detail=f"over {self._limit} octets")
+            raise self.error
+        return piece
+
+
+async def _whole(content: bytes) -> AsyncIterator[bytes]:
+    yield normalised(content)
+
+
+def _pieces(content: Any) -> AsyncIterator[bytes]:
+    if isinstance(content, str):
+        content = content.encode("utf-8", "surrogateescape")
+    if isinstance(content, bytes):
+        return _whole(content)
+    pieces: AsyncIterator[bytes] = content
+    return pieces
+
+
+def _parameters(options: Sequence[str]) -> Parameters:
+    found: dict[str, str | None] = {}
+    for option in options:
+        keyword, equals, value = option.partition("=")
+        found[keyword.upper()] = value if equals else None
+    return found

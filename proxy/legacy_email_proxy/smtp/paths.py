@@ -1,0 +1,72 @@
+"""The arguments of MAIL and RCPT: a path and its parameters (RFC 5321 §4.1.2).
+
+An address is never rewritten: what stands between the brackets goes to the backend octet for octet, or the command is
+refused. The only repairs are of what stands around it: missing brackets, blanks, a display name in front.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ..contracts import Parameters
+
+__all__ = ("BadParameter", "BadPath", "parse")
+
+
+class BadPath(ValueError):
+    """There is no address in the argument that could be passed on unchanged."""
+
+
+class BadParameter(ValueError):
+    """A parameter is malformed."""
+
+
+_QUOTED = r'"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\[\x20-\x7e])*"'
+_ADDRESS = re.compile(rf'(?:{_QUOTED}|[^\x00-\x20\x7f<>"(),;\\])*')
+_PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([\x21-\x7e]+))?")
+
+
+def parse(argument: str) -> tuple[str, Parameters]:
+    """Split ``<path> KEY=value …`` into the path without brackets and the parameters.
+
+    The null reverse-path ``<>`` comes out as ``""``. Raises :class:`BadPath` or :class:`BadParameter`.
+    """
+    argument = argument.strip(" \t")
+    before, bracket, _ = argument.partition("<")
+    if bracket and not any(sign in before for sign in "@=>"):
+        argument = argument[len(before) :]
+    path, rest = _bracketed(argument) if argument.startswith("<") else _bare(argument)
+    return path, _parameters(rest)
+
+
+def _bracketed(argument: str) -> tuple[str, str]:
+    inside = argument[1:]
+    blanks = len(inside) - len(inside.lstrip(" "))
+    match = _ADDRESS.match(inside, blanks)
+    path = match.group() if match else ""
+    rest = inside[blanks + len(path) :].lstrip(" ")
+    if not rest.startswith(">"):
+        raise BadPath(argument)
+    return path, rest[1:]
+
+
+def _bare(argument: str) -> tuple[str, str]:
+    match = _ADDRESS.match(argument)
+    path = match.group() if match else ""
+    rest = argument[len(path) :]
+    # Without brackets an empty path is a forgotten argument, not the null reverse-path.
+    if not path or (rest and not rest.startswith((" ", "\t"))):
+        raise BadPath(argument)
+    return path, rest
+
+
+def _parameters(text: str) -> Parameters:
+    found: dict[str, str | None] = {}
+    if text and not text.startswith((" ", "\t")):
+        raise BadParameter(text)
+    for word in text.split():
+        match = _PARAMETER.fullmatch(word)
+        if not match or match.group(1).upper() in found:
+            raise BadParameter(word)
+        found[match.group(1).upper()] = match.group(2)
+    return found

@@ -1,0 +1,57 @@
+"""The SMTP listener: accepts on given sockets, keeps track of its sessions, drains them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from .session import SessionOptions, SMTPSession
+
+__all__ = ("SMTPServer",)
+
+
+class SMTPServer:
+    """Serves ``handler`` on bound sockets, in the running loop, until drained."""
+
+    def __init__(self, handler: Any, options: SessionOptions) -> None:
+        self._handler = handler
+        self._options = options
+        self._servers: list[asyncio.Server] = []
+        self._sessions: set[SMTPSession] = set()
+        self._empty = asyncio.Event()
+
+    async def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Begin to accept. The sockets are bound; they are closed by :meth:`drain`."""
+        loop = asyncio.get_running_loop()
+        for sock in sockets:
+            self._servers.append(await loop.create_server(self._session, sock=sock, backlog=1024))
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Stop accepting; idle sessions get 421, sessions in a transaction may finish it; then the rest is aborted."""
+        for server in self._servers:
+            server.close()
+        for session in set(self._sessions):
+            session.drain()
+        try:
+            async with asyncio.timeout(grace_seconds):
+                await self._no_sessions()
+        except TimeoutError:
+            for session in set(self._sessions):
+                session.abort()
+            await self._no_sessions()
+
+    def _session(self) -> SMTPSession:
+        session = SMTPSession(self._handler, self._options, self._ended)
+        self._sessions.add(session)
+        return session
+
+    def _ended(self, session: SMTPSession) -> None:
+        self._sessions.discard(session)
+        self._empty.set()
+
+    async def _no_sessions(self) -> None:
+        while self._sessions:
+            self._empty.clear()
+            await self._empty.wait()
