@@ -47,9 +47,7 @@ class Admission:
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Admission:
         """An admission by ``ALLOWED_NETWORKS``, ``MAX_CONNECTIONS`` and ``MAX_CONNECTIONS_PER_ADDRESS``."""
-        return cls(
-            settings["ALLOWED_NETWORKS"], settings["MAX_CONNECTIONS"], settings["MAX_CONNECTIONS_PER_ADDRESS"]
-        )
+        return cls(settings["ALLOWED_NETWORKS"], settings["MAX_CONNECTIONS"], settings["MAX_CONNECTIONS_PER_ADDRESS"])
 
     def admit(self, address: str) -> Refusal | None:
         """Judge a new connection. ``None`` means admitted: it is counted until :meth:`release` is called for it."""

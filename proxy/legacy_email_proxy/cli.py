@@ -21,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status; 2 means that the settings can not work."""
     parser = argparse.ArgumentParser(
         prog="legacy-email-proxy",
-        description="Plain POP3 and SMTP for old devices, in front of IMAPS and SMTPS. Settings are environment variables.",
+        description="Plain POP3 and SMTP for old devices, in front of IMAPS and SMTPS."
+        " All settings are environment variables.",
     )
     parser.add_argument("--version", action="version", version=f"legacy-email-proxy {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND")

@@ -61,7 +61,8 @@ def compose(environ: Mapping[str, str] | None = None) -> Composition:
             # A password whose file can't be read isn't also "not set".
             mistakes.extend(line for line in mistake.lines if line.partition(":")[0] not in named)
         except Exception as error:
-            mistakes.append(f"{variable}: plugin {settings[variable]!r} can not be set up: {type(error).__name__}: {error}")
+            reason = f"{type(error).__name__}: {error}"
+            mistakes.append(f"{variable}: plugin {settings[variable]!r} can not be set up: {reason}")
     if mistakes:
         raise SettingsMistake(*mistakes)
     return Composition(settings, plugins.get("MAILDROP_PLUGIN"), plugins.get("RELAY_PLUGIN"))

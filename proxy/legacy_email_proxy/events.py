@@ -50,7 +50,8 @@ class KeyValueFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line, with a traceback behind it where there is one."""
         facts = "".join(f" {key}={_shown(value)}" for key, value in _facts(record).items())
-        line = f"{self.formatTime(record, self.datefmt)} {record.levelname.lower()} {_one_line(record.getMessage())}{facts}"
+        time = self.formatTime(record, self.datefmt)
+        line = f"{time} {record.levelname.lower()} {_one_line(record.getMessage())}{facts}"
         if record.exc_info:
             line = f"{line}\n{self.formatException(record.exc_info)}"
         return line
@@ -68,21 +69,23 @@ def _shown(value: object) -> str:
 def configure(level: str, form: str) -> None:
     """Send all logging to standard error. Libraries speak up from warning on, or at ``debug`` altogether."""
     libraries = "DEBUG" if level == "debug" else "WARNING"
-    logging.config.dictConfig({
-        "version": 1,
-        "disable_existing_loggers": False,
-        "formatters": {
-            "text": {"()": KeyValueFormatter},
-            "json": {"()": "legacy_email_proxy.events.json_formatter"},
-        },
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": form, "stream": "ext://sys.stderr"}},
-        "loggers": {
-            "legacy_email_proxy": {"level": level.upper()},
-            # aiosmtpd logs every command at info, addresses and content lines at debug: our own lines say it better.
-            "mail.log": {"level": "WARNING"},
-        },
-        "root": {"level": libraries, "handlers": ["stderr"]},
-    })
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {
+                "text": {"()": KeyValueFormatter},
+                "json": {"()": "legacy_email_proxy.events.json_formatter"},
+            },
+            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": form, "stream": "ext://sys.stderr"}},
+            "loggers": {
+                "legacy_email_proxy": {"level": level.upper()},
+                # aiosmtpd logs every command at info, addresses and content lines at debug: our own lines say it better.
+                "mail.log": {"level": "WARNING"},
+            },
+            "root": {"level": libraries, "handlers": ["stderr"]},
+        }
+    )
 
 
 def json_formatter() -> logging.Formatter:
@@ -94,9 +97,9 @@ def json_formatter() -> logging.Formatter:
             log_data["time"] = self.formatTime(record, KeyValueFormatter.default_time_format)
             log_data["level"] = record.levelname.lower()
             log_data["event"] = record.getMessage()
-            log_data.update({
-                key: value if isinstance(value, (int, float)) else str(value) for key, value in _facts(record).items()
-            })
+            log_data.update(
+                {key: value if isinstance(value, (int, float)) else str(value) for key, value in _facts(record).items()}
+            )
             if record.exc_info:
                 log_data["traceback"] = self.formatException(record.exc_info)
 

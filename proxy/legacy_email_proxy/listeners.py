@@ -50,7 +50,7 @@ def _listen(sock: socket.socket, place: tuple[object, ...]) -> None:
 def _explain(leg: str, address: str, port: int, error: OSError) -> str:
     match error.errno:
         case errno.EADDRINUSE:
-            return f"{leg}_BIND_PORT: {address} port {port} is in use by another program; stop it or choose another port"
+            return f"{leg}_BIND_PORT: {address} port {port} is in use by another program; stop it or take another port"
         case errno.EACCES | errno.EPERM:
             return (
                 f"{leg}_BIND_PORT: no right to open {address} port {port}: ports below 1024 need the capability"

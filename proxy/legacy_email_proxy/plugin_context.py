@@ -16,7 +16,7 @@ __all__ = ("PluginContext",)
 
 @dataclass(frozen=True, slots=True)
 class PluginContext:
-    """See :class:`~legacy_email_proxy.contracts.Context`. ``name`` is ``kind.plugin``, for the logger and the folder."""
+    """See :class:`~legacy_email_proxy.contracts.Context`. ``name`` is ``kind.plugin``: the logger's and folder's."""
 
     name: str
     settings: Mapping[str, Any]

@@ -57,9 +57,7 @@ def find(group: str, name: str) -> Found:
     """
     distribution, _, short = name.rpartition(":")
     candidates = available(group)
-    matching = [
-        found for found in candidates if found.name == short and distribution in ("", found.distribution)
-    ]
+    matching = [found for found in candidates if found.name == short and distribution in ("", found.distribution)]
     kind = group.rpartition(".")[2]
     if len(matching) > 1:
         choices = " or ".join(f"{found.distribution}:{found.name}" for found in matching)
@@ -75,7 +73,10 @@ def find(group: str, name: str) -> Found:
 
 
 def load(found: Found) -> Any:
-    """Import the plugin and check that it keeps its contract. Raises :class:`PluginError` that names its distribution."""
+    """Import the plugin and check that it keeps its contract.
+
+    Raises :class:`PluginError` that names its distribution and version.
+    """
     try:
         plugin = found.entry_point.load()
     except Exception as error:

@@ -32,7 +32,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A whole mail transaction, for relays that want it in one piece. ``content`` has CRLF line ends, no dot-stuffing."""
+    """A whole mail transaction in one piece. ``content`` has CRLF line ends and no dot-stuffing."""
 
     client: Client
     reverse_path: str

@@ -58,7 +58,7 @@ class CredentialsRefused(Failure):
 
 
 class Unusable(Failure):
-    """The backend can not be used as it is set up, and waiting won't help: PREAUTH, LOGINDISABLED, no common mechanism."""
+    """The backend can not be used as it is set up; waiting won't help: PREAUTH, LOGINDISABLED, no common mechanism."""
 
 
 class Overloaded(Failure):

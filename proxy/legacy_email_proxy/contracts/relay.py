@@ -92,7 +92,9 @@ class WholeMessageRelay(ABC):
         """
 
     @asynccontextmanager
-    async def transaction(self, client: Client, reverse_path: str, parameters: Parameters) -> AsyncIterator[Transaction]:
+    async def transaction(
+        self, client: Client, reverse_path: str, parameters: Parameters
+    ) -> AsyncIterator[Transaction]:
         """See :meth:`Relay.transaction`."""
         yield _Collecting(self, client, reverse_path, parameters)
 

@@ -44,6 +44,7 @@ MAX_RECIPIENTS = 1000
 
 _HTTP = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH) ", re.IGNORECASE)
 _TLS_HANDSHAKE = 0x16
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _DROPPED_PARAMETERS = {"MAIL": {"AUTH", "RET", "ENVID"}, "RCPT": {"NOTIFY", "ORCPT"}}
 _labels = itertools.count(1)
 _PARTING_SECONDS = 1.0
@@ -220,7 +221,7 @@ class SMTPSession(AiosmtpdSMTP):
     async def _obey(self, line: bytes) -> None:
         if self.session.host_name is None and _HTTP.match(line):
             self._wrong_protocol("HTTP")
-        if not all(octet >= 0x20 and octet != 0x7F or octet == 0x09 for octet in line):
+        if _CONTROL.search(line):
             return self.error(SMTP.SYNTAX)
         try:
             text = line.decode("ascii" if not self.enable_SMTPUTF8 else "utf-8")

@@ -1,0 +1,114 @@
+"""A relay in memory whose verdicts the envelope itself asks for, so that a transcript shows cause and effect."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from legacy_email_proxy.contracts import (
+    Client,
+    Disconnected,
+    Finding,
+    Parameters,
+    Receipt,
+    Refused,
+    RelayCapabilities,
+    Unreachable,
+)
+
+
+@dataclass
+class Delivered:
+    """One message that the relay said it has taken over."""
+
+    client: Client
+    reverse_path: str
+    parameters: Parameters
+    forward_paths: list[str] = field(default_factory=list)
+    content: bytes = b""
+
+
+def _verdict(text: str) -> None:
+    """``refuse-550@…`` is refused with 550 5.9.9; ``down@…`` is unreachable, ``lost@…`` disconnected, ``bug@…`` a bug."""
+    if found := re.match(r"refuse-(\d)(\d\d)", text):
+        raise Refused(int("".join(found.groups())), f"{found[1]}.9.9", f"the backend says\r\n{found[1]}{found[2]} no")
+    if text.startswith("down@"):
+        raise Unreachable("connection refused by 192.0.2.1", look_at="BACKEND_SMTP_HOST")
+    if text.startswith("lost@"):
+        raise Disconnected("the backend hung up")
+    if text.startswith("bug@"):
+        raise ValueError("secret detail\r\n250 forged")
+
+
+class MemoryRelay:
+    """Keeps what it was given.
+
+    ``hold`` can stop ``send`` after the content ended, before its verdict; ``holding`` tells that it did, or that the
+    verdict on ``stuck@…`` is being waited for.
+    """
+
+    def __init__(self) -> None:
+        self.delivered: list[Delivered] = []
+        self.entered = 0
+        self.left = 0
+        self.max_octets: int | None = None
+        self.hold: asyncio.Event | None = None
+        self.holding = asyncio.Event()
+        self.octets = 0
+        self.read_content = True
+        self.keep_content = True
+
+    @asynccontextmanager
+    async def transaction(
+        self, client: Client, reverse_path: str, parameters: Parameters
+    ) -> AsyncIterator[MemoryTransaction]:
+        _verdict(reverse_path)
+        self.entered += 1
+        task = asyncio.current_task()
+        try:
+            yield MemoryTransaction(self, Delivered(client, reverse_path, parameters))
+        finally:
+            assert asyncio.current_task() is task or client.session == "-"
+            self.left += 1
+
+    def capabilities(self) -> RelayCapabilities:
+        return RelayCapabilities(max_octets=self.max_octets)
+
+    async def probe(self) -> Sequence[Finding]:
+        return ()
+
+    async def aclose(self) -> None:
+        pass
+
+
+class MemoryTransaction:
+    def __init__(self, relay: MemoryRelay, message: Delivered) -> None:
+        self._relay = relay
+        self._message = message
+
+    async def add_recipient(self, forward_path: str, parameters: Parameters) -> None:
+        _verdict(forward_path)
+        if forward_path.startswith("stuck@"):
+            self._relay.holding.set()
+            await asyncio.Event().wait()
+        self._message.forward_paths.append(forward_path)
+
+    async def send(self, content: AsyncIterator[bytes]) -> Receipt:
+        if not self._relay.read_content:
+            return Receipt("nonsense")
+        async for piece in content:
+            self._relay.octets += len(piece)
+            if self._relay.keep_content:
+                self._message.content += piece
+            if b"X-Stop-Reading: yes" in self._message.content:
+                _verdict("refuse-554")
+        self._relay.holding.set()
+        if self._relay.hold is not None:
+            await self._relay.hold.wait()
+        if found := re.search(rb"X-Verdict: (\S+)", self._message.content):
+            _verdict(found[1].decode())
+        self._relay.delivered.append(self._message)
+        return Receipt("250 2.0.0 queued as 42")

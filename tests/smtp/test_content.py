@@ -1,0 +1,92 @@
+"""The octets behind DATA: where the message ends and what its lines are, however the input is cut."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from legacy_email_proxy.smtp.content import DataDecoder, normalised
+
+CASES = [
+    # plain
+    (b"a\r\n.\r\n", b"a\r\n", b""),
+    (b".\r\n", b"", b""),
+    (b"\r\n.\r\n", b"\r\n", b""),
+    (b"a\r\n.\r\nQUIT\r\n", b"a\r\n", b"QUIT\r\n"),
+    # dot-stuffing comes off once, at the beginning of a line only
+    (b"..\r\n.\r\n", b".\r\n", b""),
+    (b"...a\r\na..b\r\n.\r\n", b"..a\r\na..b\r\n", b""),
+    (b".a\r\n.\r\n", b"a\r\n", b""),
+    # bare line ends are repaired, and never end the message
+    (b"a\nb\rc\r\n.\r\n", b"a\r\nb\r\nc\r\n", b""),
+    (b"a\n.\nb\r\n.\r\n", b"a\r\n.\r\nb\r\n", b""),
+    (b"a\n.\r\nb\r\n.\r\n", b"a\r\n.\r\nb\r\n", b""),
+    (b"a\r.\r\nb\r\n.\r\n", b"a\r\n.\r\nb\r\n", b""),
+    (b"a\r\n.\nb\r\n.\r\n", b"a\r\n\r\nb\r\n", b""),
+    (b"a\r\n.\rb\r\n.\r\n", b"a\r\n\r\nb\r\n", b""),
+    (b"a\r.\rb\r\n.\r\n", b"a\r\n.\r\nb\r\n", b""),
+    (b"a\r\n\0.\r\n.\r\n", b"a\r\n\0.\r\n", b""),
+    (b"a\r\n.\0\r\n.\r\n", b"a\r\n\0\r\n", b""),
+    # a second CR: a line end of its own
+    (b"a\r\n.\r\r\n.\r\n", b"a\r\n\r\n\r\n", b""),
+]
+
+
+def decode(pieces: list[bytes]) -> tuple[bytes, bytes, bool]:
+    decoder = DataDecoder()
+    content = rest = b""
+    for piece in pieces:
+        if decoder.ended:
+            rest += piece
+        else:
+            content += decoder.feed(piece)
+            rest = decoder.rest
+    return content, rest, decoder.ended
+
+
+@pytest.mark.parametrize(("octets", "content", "rest"), CASES)
+def test_whole_and_split_everywhere(octets: bytes, content: bytes, rest: bytes) -> None:
+    assert decode([octets]) == (content, rest, True)
+    for first in range(len(octets) + 1):
+        for second in range(first, len(octets) + 1):
+            assert decode([octets[:first], octets[first:second], octets[second:]]) == (content, rest, True)
+
+
+@pytest.mark.parametrize("octets", [b"", b"a", b"a\r\n.", b"a\r\n.\r", b"a\n.\n", b"a\r\n.x\r\n", b"a\r.\r"])
+def test_not_ended(octets: bytes) -> None:
+    assert not decode([octets])[2]
+
+
+PIECES = st.lists(st.sampled_from([b"\r", b"\n", b".", b"\r\n", b"\r\n.", b"\r\n.\r\n", b"a", b"\0", b"\xff"]))
+
+
+@given(PIECES)
+def test_any_cut_gives_the_same(pieces: list[bytes]) -> None:
+    whole = decode([b"".join(pieces)])
+    assert decode(pieces) == whole
+    content = whole[0]
+    assert not re.search(rb"(?<!\r)\n|\r(?!\n)", content)
+
+
+@given(st.lists(st.sampled_from([b".", b"a", b"\r\n", b"..", b"\xe9", b"\0"])))
+def test_what_a_correct_client_stuffed_comes_back(pieces: list[bytes]) -> None:
+    content = b"".join(pieces) + b"\r\n"
+    stuffed = re.sub(rb"^\.", b"..", content.replace(b"\r\n", b"\n"), flags=re.MULTILINE).replace(b"\n", b"\r\n")
+    assert decode([stuffed + b".\r\nrest"]) == (content, b"rest", True)
+
+
+def test_memory_is_bounded() -> None:
+    decoder = DataDecoder()
+    for _ in range(1000):
+        assert len(decoder.feed(b"x" * 1000)) >= 996
+
+
+@pytest.mark.parametrize(
+    ("octets", "expected"),
+    [(b"", b""), (b"a\r\nb", b"a\r\nb"), (b"\n\r", b"\r\n\r\n"), (b"\r\r\n\n", b"\r\n\r\n\r\n")],
+)
+def test_normalised(octets: bytes, expected: bytes) -> None:
+    assert normalised(octets) == expected

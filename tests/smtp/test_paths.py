@@ -1,0 +1,82 @@
+"""The arguments of MAIL and RCPT: repaired around the address, never in it."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from legacy_email_proxy.smtp.paths import BadParameter, BadPath, parse
+
+GOOD = [
+    ("<a@b>", "a@b", {}),
+    ("<>", "", {}),
+    (" <a@b> ", "a@b", {}),
+    ("<a@b> SIZE=10 body=8bitmime SMTPUTF8", "a@b", {"SIZE": "10", "BODY": "8bitmime", "SMTPUTF8": None}),
+    # RAID controllers leave the brackets out, printers put blanks or a name in
+    ("a@b", "a@b", {}),
+    ("a@b SIZE=3", "a@b", {"SIZE": "3"}),
+    ("a@b AUTH=<>", "a@b", {"AUTH": "<>"}),
+    ("< a@b >", "a@b", {}),
+    ("Scanner <a@b>", "a@b", {}),
+    ('"Scanner, 2nd floor" <a@b> SIZE=1', "a@b", {"SIZE": "1"}),
+    ("<scanner>", "scanner", {}),
+    # odd but an address, octet for octet
+    ('<"a b"@c>', '"a b"@c', {}),
+    ('<"a>b"@c>', '"a>b"@c', {}),
+    (r'<"a\"b"@c>', r'"a\"b"@c', {}),
+    ("<a@[IPv6:2001:db8::1]>", "a@[IPv6:2001:db8::1]", {}),
+    ("<a+b=c/d@e_f>", "a+b=c/d@e_f", {}),
+    ("<" + "a" * 65 + "@b>", "a" * 65 + "@b", {}),
+    ("<a@b> AUTH=a+2Bb=c", "a@b", {"AUTH": "a+2Bb=c"}),
+]
+
+BAD_PATHS = [
+    "", "<", "<a@b", "a@b>", "a@b>c", "<a b@c>", "<a@b c>", "<a\rb@c>", "<a\x00@b>", "<a\x7f@b>", "<a@b\n>",
+    "<a(c)@b>", "<a,b@c>", '<a"b@c>', "<<a@b>>", '"unclosed <a@b', "a@b,c@d",
+]  # fmt: skip
+
+BAD_PARAMETERS = [
+    "a@b <c@d>",
+    "<a@b>x",
+    "<x@y> <z@w>",
+    "<a@b> =",
+    "<a@b> SIZE=",
+    "<a@b> -X",
+    "<a@b> SIZE=1 SIZE=2",
+    "<a@b> X=\x80",
+]
+
+
+@pytest.mark.parametrize(("argument", "path", "parameters"), GOOD)
+def test_good(argument: str, path: str, parameters: dict[str, str | None]) -> None:
+    assert parse(argument) == (path, parameters)
+
+
+@pytest.mark.parametrize("argument", BAD_PATHS)
+def test_bad_path(argument: str) -> None:
+    with pytest.raises(BadPath):
+        parse(argument)
+
+
+@pytest.mark.parametrize("argument", BAD_PARAMETERS)
+def test_bad_parameter(argument: str) -> None:
+    with pytest.raises(BadParameter):
+        parse(argument)
+
+
+@given(st.text(st.characters(max_codepoint=0x7F)))
+def test_never_rewritten(address: str) -> None:
+    try:
+        path, _ = parse(f"<{address}>")
+    except (BadPath, BadParameter):
+        return
+    assert path == address.strip(" ")
+
+
+@given(st.text())
+def test_never_another_exception(argument: str) -> None:
+    with contextlib.suppress(BadPath, BadParameter):
+        parse(argument)

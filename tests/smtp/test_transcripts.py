@@ -1,0 +1,83 @@
+"""Each transcript, run line by line, octet by octet, and as one pipelined lump with a half-close behind it.
+
+``C:`` is a line of the client, ``C=`` octets with Python's escapes, ``S:`` a line of the server, ``DELIVERED:`` the
+envelope of a message that the relay took over, in order, with its content's lines behind ``|``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from smtp.conftest import Leg
+
+FILES = sorted((Path(__file__).parent.parent / "transcripts" / "smtp").glob("*.txt"))
+
+
+@dataclass
+class Transcript:
+    dialogue: list[tuple[str, bytes]]
+    delivered: list[tuple[str, bytes]]
+
+    @classmethod
+    def read(cls, path: Path) -> Transcript:
+        found = cls([], [])
+        for line in path.read_text().splitlines():
+            if line.startswith(("C:", "S:")):
+                found.dialogue.append((line[0], line[3:].encode() + b"\r\n"))
+            elif line.startswith("C= "):
+                found.dialogue.append(("C", line[3:].encode().decode("unicode_escape").encode("latin-1")))
+            elif line.startswith("DELIVERED: "):
+                found.delivered.append((line[11:], b""))
+            elif line.startswith("|"):
+                envelope, content = found.delivered.pop()
+                found.delivered.append((envelope, content + line[2:].encode() + b"\r\n"))
+            else:
+                assert not line or line.startswith("#"), line
+        assert found.dialogue
+        return found
+
+    def said(self, who: str) -> bytes:
+        return b"".join(octets for speaker, octets in self.dialogue if speaker == who)
+
+
+def _delivered(leg: Leg) -> list[tuple[str, bytes]]:
+    return [
+        (f"{message.reverse_path} > {' '.join(message.forward_paths)}", message.content)
+        for message in leg.relay.delivered
+    ]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+async def test_line_by_line(path: Path, leg: Leg) -> None:
+    transcript = Transcript.read(path)
+    async with leg.connected() as (reader, writer), asyncio.timeout(20):
+        for speaker, octets in transcript.dialogue:
+            if speaker == "C":
+                writer.write(octets)
+            else:
+                assert await reader.readline() == octets
+        assert await reader.read() == b""
+    assert _delivered(leg) == transcript.delivered
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+async def test_pipelined(path: Path, leg: Leg) -> None:
+    transcript = Transcript.read(path)
+    assert await leg.exchange(transcript.said("C")) == transcript.said("S")
+    assert _delivered(leg) == transcript.delivered
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+async def test_octet_by_octet(path: Path, leg: Leg) -> None:
+    transcript = Transcript.read(path)
+    async with leg.connected() as (reader, writer), asyncio.timeout(20):
+        writer.transport.get_extra_info("socket").setsockopt(6, 1, 1)
+        for octet in transcript.said("C"):
+            writer.write(bytes([octet]))
+            await asyncio.sleep(0)
+        assert await reader.read() == transcript.said("S")
+    assert _delivered(leg) == transcript.delivered
