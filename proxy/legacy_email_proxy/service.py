@@ -17,7 +17,7 @@ from .access import Admission
 from .composition import Composition
 from .contracts import Maildrop, Relay, SettingsMistake
 from .listeners import bind, shown
-from .pop3.server import POP3Server
+from .pop3.server import Server as POP3Server
 from .smtp.handler import RelayHandler
 from .smtp.server import SMTPServer
 from .smtp.session import SessionOptions
@@ -106,9 +106,10 @@ def _pop3(composition: Composition, maildrop: Maildrop) -> POP3Server:
     settings = composition.settings
     return POP3Server(
         maildrop,
-        admission=Admission.from_settings(settings),
+        Admission.from_settings(settings),
+        ask_backend=settings["POP3_LOGIN"] == "backend",
         idle_seconds=settings["POP3_IDLE_SECONDS"],
-        login=settings["POP3_LOGIN"],
+        implementation=f"Legacy-Email-Proxy-{__version__}",
     )
 
 

@@ -1,4 +1,4 @@
-"""The accounts of a test's mail server: one file of names and passwords that the server looks into at every login."""
+"""The accounts of a test's mail server: for each a file with name and password, which the server reads at the login."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ class Account:
 
 
 class Accounts:
-    """The accounts of one server: `alice`, `bob` and `carol` from the start, and as many fresh ones as the tests ask for.
+    """The accounts of one server: `alice`, `bob` and `carol` from the start, and fresh ones as the tests ask for them.
 
     Each has a password of its own, so that what one password opens never is what another one should have opened.
     """
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o755)
+        self._folder = folder
         self._accounts: dict[str, Account] = {}
         for name in KNOWN:
             self.add(name, f"{name}'s password")
@@ -50,6 +51,5 @@ class Accounts:
         self._accounts[account.name] = account
         # In base64, because the file's fields end at a colon and a password may hold one.
         encoded = base64.b64encode(account.password.encode()).decode("ascii")
-        with self._file.open("a") as file:
-            file.write(f"{account.name}:{{PLAIN.b64}}{encoded}\n")
+        (self._folder / account.name).write_text(f"{account.name}:{{PLAIN.b64}}{encoded}\n")
         return account

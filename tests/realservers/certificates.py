@@ -12,7 +12,8 @@ from typing import Self
 
 import trustme
 
-HOSTS = ("localhost", "127.0.0.1")
+# The second address is where Dovecot listens when it shall refuse a login without TLS.
+HOSTS = ("localhost", "127.0.0.1", "127.0.0.2")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Certificates:
-    """One certificate that passes for localhost and 127.0.0.1, and one for each reason to refuse."""
+    """One certificate that passes for localhost and its addresses, and one for each reason to refuse."""
 
     ca_file: Path
     other_ca_file: Path

@@ -1,4 +1,4 @@
-"""Server processes: what must be there to start one, free ports, the wait until it answers, and a stop that leaves nothing.
+"""Server processes: what must be there to start one, free ports, the wait until it answers, a stop that leaves nothing.
 
 Every wait polls a condition and has a deadline. A signal goes only to a process that was started here, by its id.
 """
@@ -21,6 +21,7 @@ import pytest
 
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
+ASK_SECONDS = 30.0
 PORT_TRIES = 5
 TAIL_LINES = 30
 # Debian keeps servers in sbin, which an ordinary user's PATH lacks.
@@ -32,7 +33,7 @@ class DidNotStart(Exception):
 
 
 def unavailable(reason: str) -> NoReturn:
-    """Skip the test that asks, or fail it in CI: there a missing program is a mistake in the set-up, not a fact of life."""
+    """Skip the test that asks, or fail it in CI: there a missing program is a mistake in the set-up."""
     if os.environ.get("CI", "").strip().lower() in {"1", "true", "yes", "on"}:
         pytest.fail(f"{reason} (in CI that is a failure)", pytrace=False)
     pytest.skip(reason)
@@ -41,7 +42,7 @@ def unavailable(reason: str) -> NoReturn:
 def require(program: str, reason: str) -> str:
     """The program's path; where it is missing, the test is skipped (in CI: fails), saying what it was needed for.
 
-    The reason completes the sentence "… is not installed: it …", as in `require("curl", "reads POP3 as a real client")`.
+    The reason completes "… is not installed: it …", as in `require("curl", "reads POP3 as a real client")`.
     """
     path = shutil.which(program, path=SEARCH_PATH)
     if path is None:
@@ -49,9 +50,22 @@ def require(program: str, reason: str) -> str:
     return path
 
 
+def ask(*command: str, seconds: float = ASK_SECONDS) -> str:
+    """What a program that ends by itself prints; RuntimeError, with what it complained of, if it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=seconds, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with status {done.returncode}{tail(done.stdout + done.stderr)}")
+    return done.stdout.strip()
+
+
+def tail(text: str) -> str:
+    """Its last lines, to stand below a one-line message."""
+    return "".join("\n  | " + line for line in text.splitlines()[-TAIL_LINES:])
+
+
 @contextmanager
 def short_folder(prefix: str) -> Iterator[Path]:
-    """A temporary folder whose path leaves room for unix sockets (107 octets) and that a server's other users can enter.
+    """A temporary folder with a path that leaves room for unix sockets (107 octets), which a server's users can enter.
 
     pytest's own `tmp_path` is neither: it is long, and closed to everyone but the user who runs the tests.
     """
@@ -102,8 +116,8 @@ class Daemon:
     def start(cls, command: Sequence[str], *, log_file: Path, started: str, ports: Sequence[int]) -> Self:
         """Start it, and return when its log says `started` and its ports answer.
 
-        The log decides whose ports they are: a server that logs this only after it has bound them all can not be mistaken
-        for another program that was quicker to take one.
+        The log decides whose ports they are: a server that logs this only after it has bound them all can not be
+        mistaken for another program that was quicker to take one.
         """
         with log_file.open("wb"):
             pass
@@ -116,17 +130,15 @@ class Daemon:
         def settled() -> bool:
             return process.poll() is not None or (started in daemon.log and all(map(answers, ports)))
 
-        try:
-            wait_until(settled, f"{command[0]} answers", START_SECONDS)
+        with ExitStack() as undo:
+            undo.callback(daemon.stop)
+            try:
+                wait_until(settled, f"{command[0]} answers", START_SECONDS)
+            except TimeoutError as error:
+                raise DidNotStart(f"{error}{tail(daemon.log)}") from None
             if process.poll() is not None:
-                raise DidNotStart(f"{command[0]} ended with status {process.returncode}{daemon._tail()}")
-        except TimeoutError as error:
-            tail = daemon._tail()
-            daemon.stop()
-            raise DidNotStart(f"{error}{tail}") from None
-        except BaseException:
-            daemon.stop()
-            raise
+                raise DidNotStart(f"{command[0]} ended with status {process.returncode}{tail(daemon.log)}")
+            undo.pop_all()
         return daemon
 
     @property
@@ -134,39 +146,48 @@ class Daemon:
         return self._process.pid
 
     @property
+    def members(self) -> list[int]:
+        """The ids of the processes that are left of it."""
+        return members(self.pid)
+
+    @property
     def log(self) -> str:
         return self._log_file.read_text(errors="replace")
 
-    def _tail(self) -> str:
-        return "".join("\n  | " + line for line in self.log.splitlines()[-TAIL_LINES:])
-
-    def members(self) -> list[int]:
-        """The ids of the processes of its session that still run: the server itself and what it has started."""
-        found = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                state, _parent, _group, session = (entry / "stat").read_text().rpartition(") ")[2].split()[:4]
-            except OSError:  # it ended while we looked
-                continue
-            if int(session) == self.pid and state not in "ZX":
-                found.append(int(entry.name))
-        return found
-
     def stop(self) -> None:
-        """Ask the server to end and wait until nothing of it is left; what does not end in time is killed."""
+        """Ask all its processes to end and wait until nothing of it is left; what does not end in time is killed.
+
+        All of them, because Dovecot's master leaves those behind that have a client, and waits a second for the others.
+        """
         try:
-            if self._process.poll() is None:
-                self._process.terminate()
-                self._process.wait(STOP_SECONDS)
-            wait_until(lambda: not self.members(), "its processes have ended", STOP_SECONDS)
-        except (subprocess.TimeoutExpired, TimeoutError):
-            for pid in self.members():
-                with suppress(ProcessLookupError):  # it ended just now
-                    os.kill(pid, signal.SIGKILL)
+            self._signal(signal.SIGTERM)
             self._process.wait(STOP_SECONDS)
-            wait_until(lambda: not self.members(), "its killed processes are gone", STOP_SECONDS)
+            self._signal(signal.SIGTERM)  # those which it had started meanwhile
+            wait_until(lambda: not self.members, "its processes have ended", STOP_SECONDS)
+        except (subprocess.TimeoutExpired, TimeoutError):
+            self._signal(signal.SIGKILL)
+            self._process.wait(STOP_SECONDS)
+            wait_until(lambda: not self.members, "its killed processes are gone", STOP_SECONDS)
         finally:
             self._guard.communicate(b"stopped\n", timeout=STOP_SECONDS)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for pid in self.members:
+            with suppress(ProcessLookupError):  # it ended just now
+                os.kill(pid, number)
+
+
+def members(session: int) -> list[int]:
+    """The ids of the processes of a session that still run: the server that leads it, and what it has started."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _parent, _group, its_session = (entry / "stat").read_text().rpartition(") ")[2].split()[:4]
+        except OSError:  # it ended while we looked
+            continue
+        if int(its_session) == session and state not in "ZX":
+            found.append(int(entry.name))
+    return found
 
 
 def _guard(pid: int) -> subprocess.Popen[bytes]:
@@ -184,13 +205,26 @@ def _guard(pid: int) -> subprocess.Popen[bytes]:
     )
 
 
-def on_free_ports(count: int, start: Callable[[list[int]], Daemon]) -> tuple[list[int], Daemon]:
-    """Start a server on that many free ports, with other ones if somebody took one between our look and its bind."""
+def on_free_ports(count: int, start: Callable[[list[int]], Daemon]) -> Daemon:
+    """Start a server on that many free ports, with other ones if somebody took one between our look and its bind.
+
+    Whether that is why it ended, the ports tell: Postfix would complain to the machine's log only, never to us.
+    """
     for remaining in reversed(range(PORT_TRIES)):
         ports = free_ports(count)
         try:
-            return ports, start(ports)
-        except DidNotStart as error:
-            if not remaining or "Address already in use" not in str(error):
+            return start(ports)
+        except DidNotStart:
+            if not remaining or all(map(_is_free, ports)):
                 raise
     raise AssertionError("unreachable: the last try returns or raises")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

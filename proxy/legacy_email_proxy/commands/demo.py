@@ -1,0 +1,75 @@
+"""Try the proxy without an account: embedded IMAPS and SMTPS servers behind the real thing.
+
+It is composed as a user would compose it: from variables, with the built-in plugins, the certificates verified.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from contextlib import AbstractAsyncContextManager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import anyio
+
+from .. import events
+from ..composition import compose
+from ..contracts import SettingsMistake
+from ..demo.instructions import instructions
+from ..service import Addresses, serve
+
+if TYPE_CHECKING:
+    from ..demo.backends import Backends
+
+__all__ = ("add_arguments", "run")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where the proxy listens; what is wrong with a value is said by the settings that it becomes."""
+    parser.add_argument(
+        "--pop3-port", default="1110", metavar="PORT", help="POP3 listens here; 0 takes any free one (%(default)s)"
+    )
+    parser.add_argument(
+        "--smtp-port", default="1025", metavar="PORT", help="SMTP listens here; 0 takes any free one (%(default)s)"
+    )
+    parser.add_argument(
+        "--bind", default="127.0.0.1", metavar="ADDRESS", help="address on which both listen (%(default)s)"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Exit status 0 after SIGINT or SIGTERM. 2: the extra is not installed, or a listener can not be opened."""
+    try:
+        from ..demo.backends import running
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith(__name__.partition(".")[0]):
+            raise
+        raise SettingsMistake(
+            f"demo: the embedded servers are not installed (no module {error.name});"
+            " run: pip install 'legacy-email-proxy[demo]', or in a checkout: pip install '.[demo]'"
+        ) from None
+    events.configure("info", "text")
+    # Before the service listens to signals, a SIGTERM would leave the temporary folder behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt), TemporaryDirectory(prefix="legacy-email-proxy-demo-") as folder:
+        anyio.run(_demonstrate, options, running(Path(folder)), backend="asyncio")
+    return 0
+
+
+async def _demonstrate(options: argparse.Namespace, embedded: AbstractAsyncContextManager[Backends]) -> None:
+    def tell(addresses: Addresses) -> None:
+        print(instructions(addresses.pop3[0], addresses.smtp[0]), flush=True)
+
+    async with embedded as backends:
+        composition = compose(
+            {
+                "POP3_BIND_ADDR": options.bind,
+                "POP3_BIND_PORT": options.pop3_port,
+                "SMTP_BIND_ADDR": options.bind,
+                "SMTP_BIND_PORT": options.smtp_port,
+                **backends.variables(),
+            }
+        )
+        await serve(composition, on_ready=tell)

@@ -1,0 +1,272 @@
+"""One client from the greeting to the close: moves octets between the connection, the session and the maildrop.
+
+What is valid and what is replied is the session's business; this module owns waiting, deadlines and the order in which
+things are opened and let go. One task runs it all, because a maildrop must be entered and left in one task.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import assert_never
+
+import anyio
+
+from .. import events
+from ..contracts import Client, Failure, Login, LoginRefused, Maildrop, MaildropSession
+from ..replies import printable
+from .commands import State
+from .connection import Connection, Stalled
+from .requests import Close, Commit, NeedData, Open, Reply, Retrieve, Verdict
+from .session import Session
+
+__all__ = ("DRAIN_PAUSE_SECONDS", "Conversation")
+
+DRAIN_PAUSE_SECONDS = 2.0
+"""While the process drains, a session that gives no command for this long is closed."""
+
+_HELD_OCTETS = 16384
+"""Replies, and small pieces of a message, are sent together up to here."""
+
+_SLICE_OCTETS = 262144
+"""A piece of a message is encoded in slices of this size: encoding makes copies."""
+
+logger = logging.getLogger("legacy_email_proxy.pop3")
+
+
+class Conversation:
+    """Runs one session. ``ask_backend`` tells whether USER and PASS are the backend's to judge."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        client: Client,
+        maildrop: Maildrop,
+        *,
+        implementation: str,
+        ask_backend: bool,
+        idle_seconds: float,
+        login_delay_seconds: float,
+    ) -> None:
+        self._connection = connection
+        self._client = client
+        self._maildrop = maildrop
+        self._ask_backend = ask_backend
+        self._idle_seconds = idle_seconds
+        self._login_delay_seconds = login_delay_seconds
+        self._session = Session(implementation)
+        self._scope = anyio.CancelScope()
+        self._outgoing: list[bytes] = []
+        self._outgoing_octets = 0
+        self._commands_seen = -1
+        self._idle_since = 0.0
+        self._reading: anyio.CancelScope | None = None
+        self._drain_deadline = math.inf
+
+    async def run(self) -> None:
+        """Talk until the session is over. Raises nothing but a cancellation that comes from outside."""
+        try:
+            with self._scope:
+                await self._guarded()
+            if self._scope.cancelled_caught:
+                self._session.end(Verdict.DRAINED)
+        finally:
+            self._connection.close()
+            self._log_end()
+
+    def drain(self) -> None:
+        """Finish soon: at once before the login, else with the next pause."""
+        if self._session.state is State.AUTHORIZATION:
+            self.cancel()
+            return
+        self._drain_deadline = anyio.current_time() + DRAIN_PAUSE_SECONDS
+        if self._reading is not None:
+            self._reading.deadline = min(self._reading.deadline, self._drain_deadline)
+
+    def cancel(self) -> None:
+        """Stop where it stands."""
+        self._scope.cancel()
+
+    async def _guarded(self) -> None:
+        try:
+            await self._talk()
+        except Stalled:
+            self._session.end(Verdict.IDLE, "the client does not read")
+            self._connection.reset()
+        except BaseException as error:
+            # Whatever a plugin raises, even a stray CancelledError, would otherwise take every other session along.
+            if _must_pass(error):
+                raise
+            self._log_failure("pop3 session broke off", error)
+            self._session.crashed(error)
+            await self._last_words()
+
+    async def _talk(self) -> None:
+        while not isinstance(request := await self._next_request(), Close):
+            if not isinstance(request, Open):
+                raise TypeError(f"{type(request).__name__} before the login")
+            async with AsyncExitStack() as stack:
+                maildrop = await self._open(stack, request)
+                if maildrop is not None:
+                    await self._transaction(maildrop)
+        # The maildrop has been left: a client that reconnects on our last reply must find it unlocked.
+        await self._last_words()
+
+    async def _transaction(self, maildrop: MaildropSession) -> None:
+        while True:
+            request = await self._next_request()
+            match request:
+                case Retrieve():
+                    await self._retrieve(maildrop, request)
+                case Commit():
+                    await self._commit(maildrop, request)
+                case Close():
+                    return
+                case Open():
+                    raise TypeError("a second login")
+                case _:
+                    assert_never(request)
+
+    async def _next_request(self) -> Open | Retrieve | Commit | Close:
+        while True:
+            event = self._session.next_event()
+            if isinstance(event, Reply):
+                await self._put(event.octets)
+            elif isinstance(event, NeedData):
+                await self._flush()
+                await self._receive()
+            elif isinstance(event, Close):
+                return event
+            else:
+                await self._flush()
+                return event
+
+    # Requests
+
+    async def _open(self, stack: AsyncExitStack, request: Open) -> MaildropSession | None:
+        login = Login(request.user, request.password) if self._ask_backend else None
+        try:
+            opened = await stack.enter_async_context(self._maildrop.open(self._client, login))
+        except Failure as failure:
+            self._log_failure("pop3 login failed", failure)
+            if isinstance(failure, LoginRefused):
+                await anyio.sleep(self._login_delay_seconds)
+            self._session.open_failed(failure)
+            return None
+        self._session.opened(opened.entries)
+        return opened
+
+    async def _retrieve(self, maildrop: MaildropSession, request: Retrieve) -> None:
+        try:
+            async with _pieces(maildrop, request) as pieces:
+                async for piece in pieces:
+                    for start in range(0, len(piece) or 1, _SLICE_OCTETS):
+                        await self._put(self._session.message_piece(piece[start : start + _SLICE_OCTETS]))
+                    if self._connection.deaf or self._session.enough:
+                        break
+            if not self._connection.deaf:
+                await self._put(self._session.message_end())
+                await self._flush()
+        except Failure as failure:
+            self._log_failure("pop3 message failed", failure, unique_id=printable(request.unique_id))
+            self._session.message_failed(failure)
+        if self._connection.deaf:
+            # It has not got the message, so a DELE and QUIT that it sent ahead must not be obeyed.
+            self._session.end(Verdict.DROPPED)
+
+    async def _commit(self, maildrop: MaildropSession, request: Commit) -> None:
+        try:
+            await maildrop.commit(request.unique_ids)
+        except Failure as failure:
+            self._log_failure("pop3 deletion failed", failure, messages=len(request.unique_ids))
+            self._session.commit_failed(failure)
+        else:
+            self._session.committed()
+
+    # Octets
+
+    async def _put(self, octets: bytes) -> None:
+        self._outgoing.append(octets)
+        self._outgoing_octets += len(octets)
+        if self._outgoing_octets >= _HELD_OCTETS:
+            await self._flush()
+
+    async def _flush(self) -> None:
+        if self._outgoing:
+            octets = b"".join(self._outgoing)
+            self._outgoing.clear()
+            self._outgoing_octets = 0
+            await self._connection.send(octets)
+
+    async def _receive(self) -> None:
+        # Octets alone don't count: only a command starts the autologout timer anew (RFC 1939 §3).
+        if self._session.tally.commands != self._commands_seen:
+            self._commands_seen = self._session.tally.commands
+            self._idle_since = anyio.current_time()
+            if self._drain_deadline < math.inf:
+                self._drain_deadline = self._idle_since + DRAIN_PAUSE_SECONDS
+        deadline = min(self._idle_since + self._idle_seconds, self._drain_deadline)
+        with anyio.CancelScope(deadline=deadline) as self._reading:
+            self._session.receive_data(await self._connection.receive())
+        if self._reading.cancelled_caught:
+            self._session.end(Verdict.IDLE if self._drain_deadline == math.inf else Verdict.DRAINED)
+        self._reading = None
+
+    async def _last_words(self) -> None:
+        try:
+            await self._flush()
+        except Stalled:
+            self._connection.reset()
+        else:
+            await self._connection.close_gently()
+
+    # Log
+
+    def _log_failure(self, words: str, error: BaseException, **facts: object) -> None:
+        events.failure(logger, words, error, **self._facts(), **facts)
+
+    def _log_end(self) -> None:
+        tally = self._session.tally
+        close = self._session.verdict or Close(Verdict.DRAINED)
+        facts = {
+            "retrieved": tally.retrieved,
+            "top": tally.top,
+            "deleted": tally.deleted,
+            "octets": tally.octets,
+            "verdict": close.verdict.value,
+        }
+        if close.reason:
+            facts["reason"] = close.reason
+        # A device that speaks the wrong protocol or loops is what an operator looks for with LOG_LEVEL=warning.
+        level = logging.WARNING if close.verdict in (Verdict.REFUSED, Verdict.ERRORS) else logging.INFO
+        events.event(logger, level, "pop3 session ended", **self._facts(), **facts)
+
+    def _facts(self) -> dict[str, object]:
+        facts: dict[str, object] = {"session": self._client.session, "client": self._client.address}
+        if self._session.user is not None:
+            facts["user"] = printable(self._session.user)
+        return facts
+
+
+@asynccontextmanager
+async def _pieces(maildrop: MaildropSession, request: Retrieve) -> AsyncIterator[AsyncIterator[bytes]]:
+    """The message's iterator, closed at the end whatever happens: it may hold a connection to the backend."""
+    if request.lines is None:
+        pieces = maildrop.retrieve(request.unique_id)
+    else:
+        pieces = maildrop.top(request.unique_id, request.lines)
+    try:
+        yield pieces
+    finally:
+        aclose = getattr(pieces, "aclose", None)
+        if aclose is not None:
+            await aclose()
+
+
+def _must_pass(error: BaseException) -> bool:
+    if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
+        return True
+    cancelled = isinstance(error, anyio.get_cancelled_exc_class())
+    return cancelled and anyio.current_effective_deadline() == -math.inf

@@ -1,0 +1,94 @@
+"""The maildrop as one session sees it: message-numbers, entries, and which are marked as deleted.
+
+message-number = 1..n in this session, never moved; index = 0..n-1 in ``entries``; unique-id = the maildrop's own name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from ..contracts import Entry
+
+__all__ = ("CHUNK_ENTRIES", "Listing", "NoSuchMessage")
+
+CHUNK_ENTRIES = 1000
+"""Lines of a listing that are made at a time: a maildrop of 100 000 messages must not become one reply in memory."""
+
+_UNIQUE_ID_LINES = re.compile(rb"(?:[0-9]+ [\x21-\x7e]{1,70}\r\n)*")
+
+
+class NoSuchMessage(Exception):
+    """The message-number is out of range or marked as deleted; the text may be told to the client."""
+
+
+class Listing:
+    """Fixed when the maildrop is opened; only the marks change."""
+
+    __slots__ = ("_count", "_entries", "_marked", "_octets", "_total")
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        # Not copied: a maildrop may share one sequence among the sessions of an account.
+        self._entries = entries
+        self._marked: set[int] = set()
+        self._total = self._octets = sum([entry.octets for entry in entries])
+        self._count = len(entries)
+
+    @property
+    def count(self) -> int:
+        """Messages that are not marked as deleted."""
+        return self._count - len(self._marked)
+
+    @property
+    def octets(self) -> int:
+        """The sum of their octets."""
+        return self._octets
+
+    def entry(self, message_number: int) -> Entry:
+        """The entry of a message that is there and not marked. Raises :class:`NoSuchMessage`."""
+        if not 1 <= message_number <= self._count:
+            raise NoSuchMessage("no such message")
+        if message_number in self._marked:
+            raise NoSuchMessage("the message is marked as deleted")
+        return self._entries[message_number - 1]
+
+    def mark(self, message_number: int) -> None:
+        """Mark as deleted. Raises :class:`NoSuchMessage`."""
+        self._octets -= self.entry(message_number).octets
+        self._marked.add(message_number)
+
+    def unmark_all(self) -> None:
+        """Take all marks back (RSET)."""
+        self._marked.clear()
+        self._octets = self._total
+
+    def marked_unique_ids(self) -> tuple[str, ...]:
+        """What QUIT removes, in the order of the listing."""
+        return tuple(self._entries[number - 1].unique_id for number in sorted(self._marked))
+
+    def scan_lines(self) -> Iterator[bytes]:
+        """The lines of LIST, in chunks."""
+        for chunk in self._unmarked():
+            yield "".join([f"{number} {entry.octets:d}\r\n" for number, entry in chunk]).encode()
+
+    def unique_id_lines(self) -> Iterator[bytes]:
+        """The lines of UIDL, in chunks. Raises ``ValueError`` when the maildrop broke its contract."""
+        for chunk in self._unmarked():
+            yield _checked("".join([f"{number} {entry.unique_id}\r\n" for number, entry in chunk]), len(chunk))
+
+    def unique_id_line(self, message_number: int) -> bytes:
+        """One line of UIDL. Raises :class:`NoSuchMessage`, and ``ValueError`` as above."""
+        return _checked(f"{message_number} {self.entry(message_number).unique_id}\r\n", 1)
+
+    def _unmarked(self) -> Iterator[list[tuple[int, Entry]]]:
+        for start in range(0, self._count, CHUNK_ENTRIES):
+            chunk = list(enumerate(self._entries[start : start + CHUNK_ENTRIES], start + 1))
+            yield [pair for pair in chunk if pair[0] not in self._marked] if self._marked else chunk
+
+
+def _checked(lines: str, count: int) -> bytes:
+    # A blank or a line break in a unique-id would forge lines of the listing, and so get the wrong message deleted.
+    octets = lines.encode("ascii")
+    if not _UNIQUE_ID_LINES.fullmatch(octets) or octets.count(b"\n") != count:
+        raise ValueError("a unique-id is not 1 to 70 characters from 0x21 to 0x7E")
+    return octets

@@ -1,0 +1,147 @@
+"""Octets to command lines, and messages to the octets of a multi-line reply.
+
+The only place that knows CRLF, dot-stuffing and the limit of a line. No I/O: any chunking of the same octets gives the
+same result, and what is held back is bounded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ("CRLF", "END_OF_REPLY", "MAX_LINE_OCTETS", "ContentEncoder", "LineReader", "TooLong", "encode_line")
+
+CRLF = b"\r\n"
+END_OF_REPLY = b".\r\n"
+
+MAX_LINE_OCTETS = 1024
+"""A command line, its line end included. RFC 2449 §4 wants 255 to be accepted; a PASS may carry an application
+password or a token, so there is room for four times that."""
+
+
+@dataclass(frozen=True, slots=True)
+class TooLong:
+    """Stands for a line over the limit. It is told once, as soon as it is known; the rest of the line is skipped."""
+
+
+class LineReader:
+    """Takes whole receive buffers and hands out lines without their line end, which is CRLF or a bare LF."""
+
+    __slots__ = ("_buffer", "_scanned", "_skipping")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._scanned = 0
+        self._skipping = False
+
+    def feed(self, data: bytes) -> None:
+        """Append what was received."""
+        self._buffer += data
+
+    def held(self) -> int:
+        """Octets held: at most one line's limit once :meth:`next_line` has returned ``None``."""
+        return len(self._buffer)
+
+    def peek(self, octets: int) -> bytes:
+        """The first octets held, which stay where they are."""
+        return bytes(self._buffer[:octets])
+
+    def next_line(self) -> bytes | TooLong | None:
+        """The next line, or ``None`` when more octets are needed for it."""
+        if self._skipping and not self._skip():
+            return None
+        end = self._buffer.find(b"\n", self._scanned, MAX_LINE_OCTETS)
+        if end >= 0:
+            line = bytes(self._buffer[:end])
+            self._drop(end + 1)
+            return line[:-1] if line.endswith(b"\r") else line
+        if len(self._buffer) >= MAX_LINE_OCTETS:
+            self._skipping = True
+            self._skip()
+            return TooLong()
+        self._scanned = len(self._buffer)
+        return None
+
+    def _skip(self) -> bool:
+        end = self._buffer.find(b"\n")
+        self._drop(end + 1 if end >= 0 else len(self._buffer))
+        self._skipping = end < 0
+        return not self._skipping
+
+    def _drop(self, octets: int) -> None:
+        del self._buffer[:octets]
+        self._scanned = 0
+
+
+def encode_line(text: str) -> bytes:
+    """One line of a reply. What isn't ASCII becomes ``?``; a line break in ``text`` is a defect and raises."""
+    if "\r" in text or "\n" in text:
+        raise ValueError("a reply line must not hold a line break")
+    return text.encode("ascii", "replace") + CRLF
+
+
+class ContentEncoder:
+    """Turns a message in pieces into the body of a multi-line reply (RFC 1939 §3).
+
+    A bare LF becomes CRLF; a bare CR is content and stays, as the backend counted it; a missing final CRLF is added; a
+    line that starts with a dot gets a second one. With ``body_lines`` (TOP) the reply ends after the header, the blank
+    line and that many lines of the body; :attr:`enough` then says that no further piece is needed.
+    """
+
+    __slots__ = ("_body_lines", "_carriage_return", "_in_header", "_line_start", "enough")
+
+    def __init__(self, body_lines: int | None = None) -> None:
+        self._body_lines = body_lines
+        self._in_header = True
+        self._carriage_return = b""
+        self._line_start = True
+        self.enough = False
+
+    def encode(self, piece: bytes) -> bytes:
+        """The octets to send for the next piece."""
+        if self.enough:
+            return b""
+        data = self._carriage_return + piece
+        # A CR at the border waits for what follows it, so below a CRLF is never split.
+        self._carriage_return = b"\r" if data.endswith(b"\r") else b""
+        if self._carriage_return:
+            data = data[:-1]
+        if data.count(b"\n") != data.count(CRLF):
+            data = data.replace(CRLF, b"\n").replace(b"\n", CRLF)
+        if self._body_lines is not None:
+            data = self._cut(data, self._body_lines)
+        return self._stuff(data)
+
+    def finish(self) -> bytes:
+        """The last octets: a missing line end, and the line that ends the reply."""
+        rest = b"" if self.enough else self._carriage_return
+        if rest or not self._line_start:
+            rest += CRLF
+        return rest + END_OF_REPLY
+
+    def _stuff(self, data: bytes) -> bytes:
+        if not data:
+            return data
+        stuffed = data.replace(b"\n.", b"\n..")
+        if self._line_start and data.startswith(b"."):
+            stuffed = b"." + stuffed
+        self._line_start = data.endswith(b"\n")
+        return stuffed
+
+    def _cut(self, data: bytes, body_lines: int) -> bytes:
+        end = 0
+        if self._in_header:
+            if self._line_start and data.startswith(CRLF):
+                end = len(CRLF)
+            else:
+                end = data.find(b"\n\r\n") + len(b"\n\r\n")
+                if end < len(b"\n\r\n"):
+                    return data
+            self._in_header = False
+        lines = data.count(b"\n", end)
+        if lines < body_lines:
+            self._body_lines = body_lines - lines
+            return data
+        for _ in range(body_lines):
+            end = data.index(b"\n", end) + 1
+        self.enough = True
+        return data[:end]

@@ -1,0 +1,168 @@
+"""The layering: who may import whom, read from the source."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import legacy_email_proxy
+import legacy_email_proxy_plugins
+
+ROOT = Path(__file__).parents[2]
+CORE = ROOT / "proxy" / "legacy_email_proxy"
+PLUGINS = ROOT / "plugins" / "legacy_email_proxy_plugins"
+CONTRACTS = "legacy_email_proxy.contracts"
+IO = {"anyio", "asyncio", "socket", "ssl", "threading", "selectors"}
+SANS_IO = [
+    *("replies", "access", "pop3.wire", "pop3.commands", "pop3.listing", "pop3.session"),
+    *("smtp.content", "smtp.paths"),
+]
+# Each room stands above those that it may import from; `contracts` imports nothing of ours.
+MAY_IMPORT = {
+    "contracts": set(),
+    "replies": {"contracts"},
+    "access": set(),
+    "events": {"contracts", "replies"},
+    "listeners": {"contracts"},
+    "settings": {"contracts"},
+    "registry": {"contracts"},
+    "plugin_context": {"contracts"},
+    "testing": {"contracts", "registry", "settings", "plugin_context"},
+    "pop3": {"contracts", "replies", "events", "access"},
+    "smtp": {"contracts", "replies", "events", "access"},
+    "composition": {"contracts", "registry", "plugin_context", "settings"},
+    "service": {"contracts", "events", "access", "composition", "listeners", "pop3", "smtp"},
+    "demo": {"contracts"},
+}
+
+
+def modules(root: Path) -> Iterator[tuple[str, Path]]:
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root.parent).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+def imports(name: str, path: Path) -> set[str]:
+    """Absolute names of all modules that a file imports, wherever in it."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, *([base] if base else [])])
+            found.add(base)
+            found.update(f"{base}.{alias.name}" for alias in node.names if _is_module(f"{base}.{alias.name}"))
+    return found
+
+
+def _is_module(name: str) -> bool:
+    path = ROOT / "proxy" / Path(*name.split("."))
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+def room(module: str) -> str:
+    """``legacy_email_proxy.pop3.wire`` → ``pop3``; the package itself, which is only a version, → ``""``."""
+    return module.split(".")[1] if "." in module else ""
+
+
+ALL = [*modules(CORE), *modules(PLUGINS)]
+
+
+def test_core_never_imports_plugins() -> None:
+    for name, path in modules(CORE):
+        assert not any(found.startswith("legacy_email_proxy_plugins") for found in imports(name, path)), name
+
+
+def test_plugins_import_only_the_contracts() -> None:
+    for name, path in modules(PLUGINS):
+        ours = {found for found in imports(name, path) if found.split(".")[0] == "legacy_email_proxy"}
+        assert ours <= {CONTRACTS}, name
+
+
+def test_rooms() -> None:
+    for name, path in modules(CORE):
+        here = room(name)
+        if here in MAY_IMPORT:
+            there = {room(found) for found in imports(name, path) if found.split(".")[0] == "legacy_email_proxy"}
+            assert there - {here, ""} <= MAY_IMPORT[here], name
+
+
+def test_demo_is_reached_from_its_command_only() -> None:
+    reaching = {name for name, path in ALL if any(room(found) == "demo" for found in imports(name, path))}
+    assert {name for name in reaching if room(name) != "demo"} <= {
+        "legacy_email_proxy.commands.demo",
+        "legacy_email_proxy.cli",  # imports commands.demo, not the package
+    }
+
+
+@pytest.mark.parametrize("module", SANS_IO)
+def test_protocol_logic_is_sans_io(module: str) -> None:
+    name = f"legacy_email_proxy.{module}"
+    found = imports(name, CORE.joinpath(*module.split(".")).with_suffix(".py"))
+    assert not {one.split(".")[0] for one in found} & IO
+
+
+@pytest.mark.parametrize(
+    ("library", "allowed"),
+    [
+        ("imapclient", {"legacy_email_proxy_plugins.imap.connection"}),
+        ("imaplib", {"legacy_email_proxy_plugins.imap.connection"}),
+        ("aiosmtpd", {"legacy_email_proxy.smtp.session", "legacy_email_proxy.smtp.handler"}),
+        ("environs", {"legacy_email_proxy.settings.reader"}),
+    ],
+)
+def test_one_module_knows_a_library(library: str, allowed: set[str]) -> None:
+    users = {name for name, path in ALL if library in {found.split(".")[0] for found in imports(name, path)}}
+    assert {name for name in users if room(name) != "demo"} <= allowed
+
+
+def test_modules_are_of_readable_length() -> None:
+    long = {name: lines for name, path in ALL if (lines := len(path.read_text().splitlines())) > 400}
+    assert not long
+
+
+def test_every_module_says_why_it_exists() -> None:
+    assert [name for name, path in ALL if not ast.get_docstring(ast.parse(path.read_text()))] == []
+
+
+def test_all_lists_name_what_exists() -> None:
+    for package in (legacy_email_proxy, legacy_email_proxy_plugins):
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if found.name.endswith("__main__"):
+                continue
+            module = importlib.import_module(found.name)
+            names = getattr(module, "__all__", ())
+            assert isinstance(names, tuple), found.name
+            assert [name for name in names if not hasattr(module, name)] == [], found.name
+            assert list(names) == sorted(set(names), key=names.index), found.name
+
+
+def test_packages_on_disk_are_packages_in_the_wheel() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    listed = set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
+    on_disk = {
+        str(path.parent.relative_to(ROOT))
+        for source in ("proxy", "plugins")
+        for path in (ROOT / source).glob("*/__init__.py")
+    }
+    assert listed == on_disk
+    assert all((ROOT / package / "py.typed").exists() for package in listed)
+
+
+def test_serving_does_not_load_what_it_does_not_need() -> None:
+    import subprocess
+
+    code = "import sys, legacy_email_proxy.service; print(*[m for m in ('pytest','pymap','trustme') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout.strip() == ""
