@@ -80,7 +80,7 @@ def configure(level: str, form: str) -> None:
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": form, "stream": "ext://sys.stderr"}},
             "loggers": {
                 "legacy_email_proxy": {"level": level.upper()},
-                # aiosmtpd logs every command at info, addresses and content lines at debug: our own lines say it better.
+                # aiosmtpd logs every command at info and content lines at debug: our own lines say it better.
                 "mail.log": {"level": "WARNING"},
             },
             "root": {"level": libraries, "handlers": ["stderr"]},

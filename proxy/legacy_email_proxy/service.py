@@ -22,7 +22,7 @@ from .smtp.handler import RelayHandler
 from .smtp.server import SMTPServer
 from .smtp.session import SessionOptions
 
-__all__ = ("Addresses", "running", "serve")
+__all__ = ("Addresses", "serve")
 
 _log = logging.getLogger("legacy_email_proxy.service")
 _CLOSING_SECONDS = 5.0
@@ -38,13 +38,16 @@ class Addresses:
 
 
 async def serve(composition: Composition, on_ready: Callable[[Addresses], None] = lambda _: None) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal ends the drain at once.
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends the drain at once. No backend need be up for it.
 
     Raises :class:`SettingsMistake` when a listener can not be opened.
     """
+    # Before any task group: that would wrap the mistake, and the user would read a traceback instead of one line.
+    opened = _open(composition)
+    addresses = Addresses(_places(opened["POP3"]), _places(opened["SMTP"]))
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with anyio.create_task_group() as group:
-            async with running(composition) as addresses:
+            async with _running(composition, opened):
                 on_ready(addresses)
                 name = signal.Signals(await anext(signals)).name
                 events.event(_log, logging.INFO, "stopping", signal=name)
@@ -58,9 +61,8 @@ async def _hurry(signals: AsyncIterator[signal.Signals], group: TaskGroup) -> No
     group.cancel_scope.cancel()
 
 
-@asynccontextmanager
-async def running(composition: Composition) -> AsyncIterator[Addresses]:
-    """Both legs, listening; leaving drains them. No backend need be up for it. Raises as :func:`serve` does."""
+def _open(composition: Composition) -> dict[str, list[socket.socket]]:
+    """The listening sockets of each leg that is not closed."""
     settings = composition.settings
     opened: dict[str, list[socket.socket]] = {"POP3": [], "SMTP": []}
     mistakes: list[str] = []
@@ -74,12 +76,18 @@ async def running(composition: Composition) -> AsyncIterator[Addresses]:
         for sock in (*opened["POP3"], *opened["SMTP"]):
             sock.close()
         raise SettingsMistake(*mistakes)
+    return opened
+
+
+@asynccontextmanager
+async def _running(composition: Composition, opened: dict[str, list[socket.socket]]) -> AsyncIterator[None]:
+    """Both legs, serving; leaving drains them and lets the plugins go."""
+    settings = composition.settings
     events.event(
         _log, logging.INFO, "started", version=__version__,
         pop3=_listed(opened["POP3"]), maildrop=settings["MAILDROP_PLUGIN"],
         smtp=_listed(opened["SMTP"]), relay=settings["RELAY_PLUGIN"],
     )  # fmt: skip
-    addresses = Addresses(_places(opened["POP3"]), _places(opened["SMTP"]))
     async with anyio.create_task_group() as group:
         pop3 = smtp = None
         if composition.maildrop is not None:
@@ -89,14 +97,12 @@ async def running(composition: Composition) -> AsyncIterator[Addresses]:
             smtp, handler = _smtp(composition, composition.relay)
             await smtp.start(opened["SMTP"])
         try:
-            yield addresses
+            yield
         finally:
-            grace = settings["DRAIN_SECONDS"]
             async with anyio.create_task_group() as draining:
-                if pop3 is not None:
-                    draining.start_soon(pop3.drain, grace)
-                if smtp is not None:
-                    draining.start_soon(smtp.drain, grace)
+                for leg in (pop3, smtp):
+                    if leg is not None:
+                        draining.start_soon(leg.drain, settings["DRAIN_SECONDS"])
             if smtp is not None:
                 await handler.aclose()
             await _close(composition.maildrop, composition.relay)

@@ -28,7 +28,8 @@ def settings_row(setting: Setting) -> str:
     default = "–" if setting.default is None else f"`{setting.default}`"
     if setting.name == "STATE_DIR":
         default = "see there"
-    return f"| `{setting.name}` | {default.replace(',', ', ') if setting.type == 'networks' else default} | {setting.sentence} |"
+    shown = default.replace(",", ", ") if setting.type == "networks" else default
+    return f"| `{setting.name}` | {shown} | {setting.sentence} |"
 
 
 def test_the_settings_table_is_the_codes() -> None:
@@ -45,8 +46,9 @@ def test_every_command_is_documented() -> None:
 def test_every_variable_named_anywhere_exists() -> None:
     known = {setting.name for setting in TABLE}
     known |= {f"{name}_FILE" for name in known}
+    pattern = r"\b(?:POP3|SMTP|BACKEND|MAILDROP|RELAY|LOG|MAX|ALLOWED|DRAIN)_[A-Z0-9_]*[A-Z0-9]\b"
     for path in (ROOT / "README.md", ROOT / "proxy" / "README.md", ROOT / "Containerfile"):
-        named = set(re.findall(r"\b(?:POP3|SMTP|BACKEND|MAILDROP|RELAY|LOG|MAX|ALLOWED|DRAIN)_[A-Z0-9_]*[A-Z0-9]\b", path.read_text()))
+        named = set(re.findall(pattern, path.read_text()))
         assert named - known == set(), path
 
 

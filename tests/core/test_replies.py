@@ -17,7 +17,9 @@ from legacy_email_proxy.replies import SMTP, Reply, pop3_error, printable, sever
 KINDS = [
     kind
     for name in contracts.__all__
-    if inspect.isclass(kind := getattr(contracts, name)) and issubclass(kind, Failure) and kind not in (Failure, Refused)
+    if inspect.isclass(kind := getattr(contracts, name))
+    and issubclass(kind, Failure)
+    and kind not in (Failure, Refused)
 ]
 
 

@@ -89,10 +89,10 @@ BAD = [
     ({"SMTP_MAX_OCTETS": "-5"}, "SMTP_MAX_OCTETS: must be greater than or equal to 65536"),
     ({"DRAIN_SECONDS": "soon"}, "DRAIN_SECONDS: not a valid number (given: 'soon')"),
     ({"POP3_IDLE_SECONDS": "0"}, "POP3_IDLE_SECONDS: must be greater than or equal to 1"),
-    ({"BACKEND_IMAP_PASS_FILE": "/does/not/exist"}, "BACKEND_IMAP_PASS_FILE: can not read '/does/not/exist': No such file"),
+    ({"BACKEND_IMAP_PASS_FILE": "/not/there"}, "BACKEND_IMAP_PASS_FILE: can not read '/not/there': No such file"),
     ({"BACKEND_IMAP_PASS_FILE": "/"}, "BACKEND_IMAP_PASS_FILE: can not read '/': Is a directory"),
     ({"BACKEND_IMAP_PASS": "a", "BACKEND_IMAP_PASS_FILE": "/etc/hostname"}, "BACKEND_IMAP_PASS: set twice"),
-    ({"BACKEND_IMAP_USE_SSL": "1", "BACKEND_IMAP_USE_STARTTLS": "1"}, "BACKEND_IMAP_USE_STARTTLS: BACKEND_IMAP_USE_SSL"),
+    ({"BACKEND_IMAP_USE_SSL": "1", "BACKEND_IMAP_USE_STARTTLS": "1"}, "BACKEND_IMAP_USE_STARTTLS: BACKEND_IMAP"),
     ({"BACKEND_SMTP_USE_SSL": "on", "BACKEND_SMTP_USE_TLS": "yes"}, "BACKEND_SMTP_USE_TLS: BACKEND_SMTP_USE_SSL and"),
 ]  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+
 from interop.proxy import Proxy, backends, running
 from realservers.accounts import Account
 from realservers.dovecot import Dovecot

@@ -32,14 +32,14 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "legacy_email_proxy", *arguments]
 
 
-def run(*arguments: str, seconds: float = 60, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command of the proxy that ends by itself."""
     return subprocess.run(
         command(*arguments),
         env=clean_environment(**variables),
         capture_output=True,
         text=True,
-        timeout=seconds,
+        timeout=100,
         check=False,
     )
 
@@ -76,7 +76,7 @@ class Proxy:
     def smtp(self) -> tuple[str, int]:
         return self._address("smtp")
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         """Ask it to stop, once: a second signal means that there is no time to drain."""
         if not self.signalled:
             self.signalled = True
@@ -84,7 +84,7 @@ class Proxy:
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Ask it to stop and return its exit status."""
-        self.signal(number)
+        self.send(number)
         return self.process.wait(STOP_SECONDS)
 
 

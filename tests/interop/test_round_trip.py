@@ -9,6 +9,7 @@ import socket
 import subprocess
 
 import pytest
+
 from interop.proxy import Proxy, backends, running
 from realservers.accounts import Account
 from realservers.dovecot import Dovecot
@@ -36,9 +37,7 @@ def retrieve(client: poplib.POP3, number: int) -> bytes:
 
 
 @pytest.mark.parametrize("name", MESSAGES)
-def test_what_a_device_sends_it_reads_back(
-    name: str, proxy: Proxy, dovecot: Dovecot, account: Account
-) -> None:
+def test_what_a_device_sends_it_reads_back(name: str, proxy: Proxy, dovecot: Dovecot, account: Account) -> None:
     message = MESSAGES[name]
     with smtplib.SMTP(*proxy.smtp, timeout=20) as smtp:
         assert smtp.sendmail("scanner@example.test", [account.address], message) == {}
@@ -168,7 +167,7 @@ def test_a_transaction_may_finish_while_stopping(proxy: Proxy, dovecot: Dovecot,
     smtp.ehlo()
     smtp.mail("scanner@example.test")
     smtp.rcpt(account.address)
-    proxy.signal(signal.SIGTERM)
+    proxy.send(signal.SIGTERM)
     proxy.wait_for(" stopping ")
     assert smtp.data(MESSAGES["plain"])[0] == 250
     smtp.close()

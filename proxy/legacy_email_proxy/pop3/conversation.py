@@ -216,10 +216,13 @@ class Conversation:
 
     async def _last_words(self) -> None:
         try:
+            close = await self._next_request()
             await self._flush()
         except Stalled:
             self._connection.reset()
-        else:
+            return
+        # An autologout has no last reply that could be lost.
+        if not isinstance(close, Close) or close.verdict not in (Verdict.IDLE, Verdict.DRAINED):
             await self._connection.close_gently()
 
     # Log

@@ -60,6 +60,7 @@ class Server:
         self._implementation = implementation
         self._login_delay_seconds = login_delay_seconds
         self._conversations: set[Conversation] = set()
+        self._draining = False
         self._accepting: anyio.CancelScope | None = None
         self._served: anyio.Event | None = None
         self._accept_logged = -_LOG_PAUSE_SECONDS
@@ -73,6 +74,8 @@ class Server:
         """Serve until :meth:`drain` has done its work. Takes bound, listening sockets and closes them; called once."""
         self._accepting = anyio.CancelScope()
         self._served = anyio.Event()
+        if self._draining:
+            self._accepting.cancel()
         try:
             async with anyio.create_task_group() as sessions:
                 try:
@@ -91,8 +94,9 @@ class Server:
     async def drain(self, grace_seconds: float) -> None:
         """Stop accepting, let sessions finish for so long, then cut off the rest. Returns when all have ended.
 
-        It may be called again, with less patience, while it runs.
+        It may be called again, with less patience, while it runs; called before :meth:`serve`, that returns at once.
         """
+        self._draining = True
         if self._accepting is None or self._served is None:
             return
         self._accepting.cancel()
@@ -146,6 +150,9 @@ class Server:
     async def _converse(self, conversation: Conversation, address: str) -> None:
         try:
             await conversation.run()
+        except Exception:
+            # Even a failure to deal with a failure stays with its session: out of here it would cancel all others.
+            logger.exception("pop3 session lost")
         finally:
             self._conversations.discard(conversation)
             self._admission.release(address)

@@ -6,12 +6,12 @@ import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import anyio
 import pytest
 
-from ..contracts import Client, Context
+from ..contracts import Client, Context, SettingsMistake
 from ..plugin_context import PluginContext
 from ..registry import declared_settings
 from ..settings import TABLE, read
@@ -54,7 +54,7 @@ class Delivered:
 class Suite:
     """What both suites have."""
 
-    seconds: ClassVar[float] = 30.0
+    seconds: float = 30.0
     """A test that takes longer has failed."""
 
     @pytest.fixture
@@ -97,4 +97,7 @@ def context_for(plugin: type, state_dir: Path, /, **variables: str) -> Context:
     :class:`~legacy_email_proxy.contracts.SettingsMistake` for a wrong value.
     """
     declared: Iterable[Any] = (*TABLE, *declared_settings(plugin))
-    return PluginContext("testing", read({"STATE_DIR": str(state_dir), **variables}, declared))
+    settings = read({"STATE_DIR": str(state_dir), **variables}, declared)
+    if settings.mistakes:
+        raise SettingsMistake(*settings.mistakes)
+    return PluginContext("testing", settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 import anyio
 import pytest
@@ -37,7 +37,7 @@ class MaildropSuite(Suite):
     with this content, as another mail program would; without it, what concerns that is skipped.
     """
 
-    login: ClassVar[Login | None] = None
+    login: Login | None = None
     """What the client gave, for a maildrop that asks for it."""
 
     @pytest.fixture

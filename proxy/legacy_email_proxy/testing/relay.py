@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 import anyio
 import pytest
@@ -33,10 +33,10 @@ class RelaySuite(Suite):
     an async function without arguments that returns what has arrived since the test began.
     """
 
-    reverse_path: ClassVar[str] = "device@example.test"
-    forward_paths: ClassVar[Sequence[str]] = ("one@example.test", "two@example.test", "three@example.test")
+    reverse_path: str = "device@example.test"
+    forward_paths: Sequence[str] = ("one@example.test", "two@example.test", "three@example.test")
     """Recipients that the backend accepts, at least two."""
-    refused_forward_path: ClassVar[str | None] = None
+    refused_forward_path: str | None = None
     """A recipient that the backend refuses while the transaction is open, if there is such a thing."""
 
     @pytest.fixture

@@ -1,0 +1,60 @@
+"""One event is one line, whatever a peer has put into it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from legacy_email_proxy import events
+from legacy_email_proxy.contracts import Refused, Unreachable
+
+CODE = """
+import logging
+from legacy_email_proxy import events
+events.configure("info", {form!r})
+log = logging.getLogger("legacy_email_proxy.smtp")
+events.event(log, logging.INFO, "smtp session ended", client="10.0.0.7", helo="x\\r\\nforged \\x1b[31m", octets=7, empty="")
+log.debug("hidden")
+logging.getLogger("mail.log").info("aiosmtpd's chatter")
+logging.getLogger("other").warning("a library's %s", "warning")
+"""
+
+
+def logged(form: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", CODE.format(form=form)], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stdout == ""
+    return done.stderr.splitlines()
+
+
+def test_text() -> None:
+    lines = logged("text")
+    assert [line.partition(" ")[2] for line in lines] == [
+        'info smtp session ended client=10.0.0.7 helo="x forged [31m" octets=7 empty=""',
+        "warning a library's warning",
+    ]
+    assert len(lines[0].partition(" ")[0]) == len("2026-01-31T12:00:00+0100")
+
+
+def test_json() -> None:
+    first, second = map(json.loads, logged("json"))
+    assert {key: first[key] for key in ("level", "event", "client", "octets")} == {
+        "level": "info", "event": "smtp session ended", "client": "10.0.0.7", "octets": 7,
+    }  # fmt: skip
+    assert second["event"] == "a library's warning"
+
+
+def test_failures_come_at_their_level(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("legacy_email_proxy.test")
+    for error in (Unreachable("no route", look_at="BACKEND_SMTP_HOST"), Refused(550, "5.1.1", "no"), ValueError("x")):
+        events.failure(log, "it failed", error, client="c")
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING", "ERROR"]
+    assert [record.__dict__["facts"]["cause"] for record in caplog.records] == [
+        "no route (see BACKEND_SMTP_HOST)", "550 5.1.1 no", "ValueError: x",
+    ]  # fmt: skip
+    assert [bool(record.exc_info) for record in caplog.records] == [False, False, True]

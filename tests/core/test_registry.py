@@ -1,0 +1,124 @@
+"""Finding, loading and judging plugins."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from importlib.metadata import EntryPoint
+from typing import Any
+
+import pytest
+
+from legacy_email_proxy import registry
+from legacy_email_proxy.contracts import Finding, Message, RelayCapabilities, WholeMessageRelay
+
+
+class Good(WholeMessageRelay):
+    async def deliver(self, message: Message) -> None:
+        """Nothing."""
+
+
+class Unfinished(WholeMessageRelay):
+    pass
+
+
+class NotAsync(WholeMessageRelay):
+    async def deliver(self, message: Message) -> None:
+        """Nothing."""
+
+    def probe(self) -> Sequence[Finding]:  # type: ignore[override]
+        return ()
+
+
+class WrongArguments(Good):
+    @asynccontextmanager
+    async def transaction(self, client: object) -> AsyncIterator[None]:  # type: ignore[override]
+        yield
+
+
+class NoCapabilities:
+    def __init__(self, context: object) -> None:
+        """Nothing."""
+
+    def transaction(self, client: object, reverse_path: str, parameters: object) -> None:
+        """Nothing."""
+
+    async def probe(self) -> None:
+        """Nothing."""
+
+    async def aclose(self) -> None:
+        """Nothing."""
+
+
+class WrongConstructor(Good):
+    def __init__(self) -> None:
+        """Nothing."""
+
+
+class AsyncCapabilities(Good):
+    async def capabilities(self) -> RelayCapabilities:  # type: ignore[override]
+        return RelayCapabilities()
+
+
+def function(context: object) -> None:
+    """Not a class."""
+
+
+def found(name: str, distribution: str = "acme-mail", target: str | None = None) -> registry.Found:
+    point = EntryPoint(name, target or f"core.test_registry:{name}", registry.RELAY)
+    return registry.Found(registry.RELAY, name, distribution, "1.2", point)
+
+
+def test_a_good_one() -> None:
+    assert registry.load(found("Good")).__name__ == "Good"
+
+
+BROKEN = {
+    "Unfinished": "deliver not written",
+    "NotAsync": "probe() must be async",
+    "AsyncCapabilities": "capabilities() must not be async",
+    "WrongArguments": "transaction() must take (self, client, reverse_path, parameters)",
+    "NoCapabilities": "no method capabilities()",
+    "WrongConstructor": "its constructor must take exactly one argument, the context",
+    "function": "is not a class",
+    "Missing": "can not be imported: AttributeError: ",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_one_is_named_with_its_distribution_and_reason(name: str) -> None:
+    with pytest.raises(registry.PluginError) as error:
+        registry.load(found(name))
+    assert f"plugin {name} (acme-mail 1.2) " in str(error.value)
+    assert BROKEN[name] in str(error.value)
+
+
+def test_a_module_that_is_not_there() -> None:
+    with pytest.raises(
+        registry.PluginError, match=r"\(acme-mail 1\.2\) can not be imported: ModuleNotFoundError: No mod"
+    ):
+        registry.load(found("x", target="no_such_module:X"))
+
+
+def test_two_distributions_with_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = [found("smtps", "acme-mail"), found("smtps", "legacy-email-proxy")]
+    monkeypatch.setattr(registry, "available", lambda group: both)
+    with pytest.raises(
+        registry.PluginError, match=r"provided twice; write acme-mail:smtps or legacy-email-proxy:smtps"
+    ):
+        registry.find(registry.RELAY, "smtps")
+    assert registry.find(registry.RELAY, "acme-mail:smtps") is both[0]
+
+
+def test_an_unknown_name_lists_what_there_is() -> None:
+    with pytest.raises(registry.PluginError) as error:
+        registry.find(registry.MAILDROP, "imapp")
+    assert "there is no maildrop plugin 'imapp', did you mean 'imap' (installed: imap, maildir" in str(error.value)
+
+
+@pytest.mark.parametrize("group", registry.GROUPS)
+def test_every_built_in_keeps_its_contract(group: str) -> None:
+    ours: list[Any] = [one for one in registry.available(group) if one.distribution == "legacy-email-proxy"]
+    assert ours
+    for one in ours:
+        registry.load(one)
