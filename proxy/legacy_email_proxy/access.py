@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from typing import Any
 
-__all__ = ("Admission", "Refusal", "canonical")
+__all__ = ("Address", "Admission", "Refusal", "canonical")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -37,7 +37,14 @@ def canonical(address: str) -> Address | None:
 class Admission:
     """Counts the connections of one listener and judges each new one."""
 
-    def __init__(self, networks: Iterable[Network], max_connections: int, max_per_address: int) -> None:
+    def __init__(
+        self,
+        networks: Iterable[Network],
+        max_connections: int,
+        max_per_address: int,
+        on_admitted: Callable[[Address], None] = lambda _: None,
+    ) -> None:
+        self._on_admitted = on_admitted
         self._networks = tuple(networks)
         self._max_connections = max_connections
         self._max_per_address = max_per_address
@@ -45,9 +52,12 @@ class Admission:
         self._total = 0
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> Admission:
+    def from_settings(
+        cls, settings: Mapping[str, Any], on_admitted: Callable[[Address], None] = lambda _: None
+    ) -> Admission:
         """An admission by ``ALLOWED_NETWORKS``, ``MAX_CONNECTIONS`` and ``MAX_CONNECTIONS_PER_ADDRESS``."""
-        return cls(settings["ALLOWED_NETWORKS"], settings["MAX_CONNECTIONS"], settings["MAX_CONNECTIONS_PER_ADDRESS"])
+        limits = settings["MAX_CONNECTIONS"], settings["MAX_CONNECTIONS_PER_ADDRESS"]
+        return cls(settings["ALLOWED_NETWORKS"], *limits, on_admitted)
 
     def admit(self, address: str) -> Refusal | None:
         """Judge a new connection. ``None`` means admitted: it is counted until :meth:`release` is called for it."""
@@ -61,6 +71,7 @@ class Admission:
             return Refusal.TOO_MANY_FROM_ADDRESS
         self._held[peer] += 1
         self._total += 1
+        self._on_admitted(peer)
         return None
 
     def release(self, address: str) -> None:

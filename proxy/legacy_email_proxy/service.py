@@ -13,8 +13,9 @@ import anyio
 from anyio.abc import TaskGroup
 
 from . import __version__, events
-from .access import Admission
+from .access import Address, Admission
 from .composition import Composition
+from .container import gateway
 from .contracts import Maildrop, Relay, SettingsMistake
 from .listeners import bind, shown
 from .pop3.server import Server as POP3Server
@@ -112,7 +113,7 @@ def _pop3(composition: Composition, maildrop: Maildrop) -> POP3Server:
     settings = composition.settings
     return POP3Server(
         maildrop,
-        Admission.from_settings(settings),
+        Admission.from_settings(settings, _warn_of(gateway())),
         ask_backend=settings["POP3_LOGIN"] == "backend",
         idle_seconds=settings["POP3_IDLE_SECONDS"],
         implementation=f"Legacy-Email-Proxy-{__version__}",
@@ -126,9 +127,22 @@ def _smtp(composition: Composition, relay: Relay) -> tuple[SMTPServer, RelayHand
         hostname=_hostname(),
         max_octets=settings["SMTP_MAX_OCTETS"],
         idle_seconds=settings["SMTP_IDLE_SECONDS"],
-        admission=Admission.from_settings(settings),
+        admission=Admission.from_settings(settings, _warn_of(gateway())),
     )
     return SMTPServer(handler, options), handler
+
+
+def _warn_of(hiding: Address | None) -> Callable[[Address], None]:
+    """Speak up, once, when the container's own gateway comes as a client: everybody may be behind that address."""
+
+    def admitted(peer: Address) -> None:
+        nonlocal hiding
+        if peer == hiding:
+            hiding = None
+            words = "clients come from the container's own gateway: ALLOWED_NETWORKS can not tell them apart"
+            events.event(_log, logging.WARNING, words, gateway=peer, see="README, Security")
+
+    return admitted
 
 
 def _hostname() -> str:

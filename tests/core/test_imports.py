@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "contracts": set(),
     "replies": {"contracts"},
     "access": set(),
+    "container": set(),
     "events": {"contracts", "replies"},
     "listeners": {"contracts"},
     "settings": {"contracts"},
@@ -38,7 +39,7 @@ MAY_IMPORT = {
     "pop3": {"contracts", "replies", "events", "access"},
     "smtp": {"contracts", "replies", "events", "access"},
     "composition": {"contracts", "registry", "plugin_context", "settings"},
-    "service": {"contracts", "events", "access", "composition", "listeners", "pop3", "smtp"},
+    "service": {"contracts", "events", "access", "composition", "container", "listeners", "pop3", "smtp"},
     "demo": {"contracts"},
 }
 
