@@ -1,0 +1,77 @@
+"""Message-numbers that never move, and marks that come and go."""
+
+from __future__ import annotations
+
+import pytest
+
+from legacy_email_proxy.contracts import Entry
+from legacy_email_proxy.pop3.listing import CHUNK_ENTRIES, Listing, NoSuchMessage
+
+THREE = (Entry("a", 10), Entry("b", 200), Entry("c", 3000))
+
+
+def test_empty() -> None:
+    listing = Listing(())
+    assert (listing.count, listing.octets, listing.marked_unique_ids()) == (0, 0, ())
+    assert b"".join(listing.scan_lines()) == b"".join(listing.unique_id_lines()) == b""
+
+
+@pytest.mark.parametrize("number", [-1, 0, 4, 2**32])
+def test_numbers_out_of_range(number: int) -> None:
+    for method in (Listing(THREE).entry, Listing(THREE).mark, Listing(THREE).unique_id_line):
+        with pytest.raises(NoSuchMessage):
+            method(number)
+
+
+def test_marks_do_not_move_numbers() -> None:
+    listing = Listing(THREE)
+    listing.mark(2)
+    assert (listing.count, listing.octets) == (2, 3010)
+    assert b"".join(listing.scan_lines()) == b"1 10\r\n3 3000\r\n"
+    assert b"".join(listing.unique_id_lines()) == b"1 a\r\n3 c\r\n"
+    assert listing.entry(3) == THREE[2]
+    for method in (listing.entry, listing.mark, listing.unique_id_line):
+        with pytest.raises(NoSuchMessage):
+            method(2)
+    assert listing.octets == 3010
+
+
+def test_marked_unique_ids_are_in_the_order_of_the_listing() -> None:
+    listing = Listing(THREE)
+    listing.mark(3)
+    listing.mark(1)
+    assert listing.marked_unique_ids() == ("a", "c")
+
+
+def test_all_marks_are_taken_back() -> None:
+    listing = Listing(THREE)
+    listing.mark(1)
+    listing.mark(2)
+    listing.unmark_all()
+    assert (listing.count, listing.octets, listing.marked_unique_ids()) == (3, 3210, ())
+    assert listing.entry(1) == THREE[0]
+
+
+def test_long_listings_come_in_chunks() -> None:
+    count = 2 * CHUNK_ENTRIES + 1
+    listing = Listing([Entry(f"u{n}", n) for n in range(1, count + 1)])
+    listing.mark(CHUNK_ENTRIES)
+    chunks = list(listing.scan_lines())
+    assert len(chunks) == 3
+    numbers = [int(line.split()[0]) for line in b"".join(chunks).splitlines()]
+    assert numbers == [n for n in range(1, count + 1) if n != CHUNK_ENTRIES]
+    assert b"".join(listing.unique_id_lines()).splitlines()[-1] == b"%d u%d" % (count, count)
+
+
+@pytest.mark.parametrize("unique_id", ["", " ", "a b", "a\r\n2 b", "a\n", "é", "x" * 71, "\x7f", "\x00"])
+def test_a_unique_id_can_not_forge_lines(unique_id: str) -> None:
+    listing = Listing((Entry("good", 1), Entry(unique_id, 1)))
+    with pytest.raises(ValueError, match=r"unique-id|ascii"):
+        list(listing.unique_id_lines())
+    with pytest.raises(ValueError, match=r"unique-id|ascii"):
+        listing.unique_id_line(2)
+
+
+def test_the_longest_unique_id_passes() -> None:
+    longest = "!~" * 35
+    assert Listing((Entry(longest, 1),)).unique_id_line(1) == f"1 {longest}\r\n".encode()

@@ -1,0 +1,74 @@
+"""Reads ``tests/transcripts/pop3/*.txt``: one behaviour per file, in the RFCs' own notation.
+
+``C:`` and ``S:`` are lines, ``C=`` and ``S=`` octets with Python's escapes. ``MESSAGE: unique-id`` with ``|`` lines
+below it, or ``MESSAGE= unique-id octets``, fills the maildrop; ``FAIL: step kind`` lets a step fail; ``DELETED:`` is
+what must have been removed in the end. After the last line the connection is closed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from legacy_email_proxy import contracts
+from pop3.maildrops import MemoryMaildrop
+
+FILES = sorted((Path(__file__).parent.parent / "transcripts" / "pop3").glob("*.txt"))
+
+
+def _octets(text: str) -> bytes:
+    return text.encode("ascii").decode("unicode_escape").encode("latin-1")
+
+
+@dataclass
+class Transcript:
+    dialogue: list[tuple[str, bytes]] = field(default_factory=list)
+    messages: dict[str, bytes] = field(default_factory=dict)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    deleted: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> Transcript:
+        found = cls()
+        for line in path.read_text().splitlines():
+            mark, _, rest = line.partition(" ")
+            match mark:
+                case "" | "#":
+                    pass
+                case "C:" | "S:":
+                    found.dialogue.append((mark[0], rest.encode() + b"\r\n"))
+                case "C=" | "S=":
+                    found.dialogue.append((mark[0], _octets(rest)))
+                case "MESSAGE:":
+                    found.messages[rest] = b""
+                case "MESSAGE=":
+                    unique_id, _, content = rest.partition(" ")
+                    found.messages[unique_id] = _octets(content)
+                case "|":
+                    found.messages[list(found.messages)[-1]] += rest.encode() + b"\r\n"
+                case "FAIL:":
+                    step, _, kind = rest.partition(" ")
+                    found.failures.append((step.replace("-", " "), kind))
+                case "DELETED:":
+                    found.deleted = tuple(rest.split())
+                case _:
+                    raise AssertionError(f"{path.name}: {line!r}")
+        assert found.dialogue
+        return found
+
+    def said(self, who: str) -> bytes:
+        return b"".join(octets for speaker, octets in self.dialogue if speaker == who)
+
+    def maildrop(self) -> MemoryMaildrop:
+        maildrop = MemoryMaildrop(dict(self.messages))
+        for step, kind in self.failures:
+            failure = getattr(contracts, kind)("the detail is not for the client")
+            if step == "open":
+                maildrop.fail_open.append(failure)
+            else:
+                maildrop.fail[step] = failure
+        return maildrop
+
+    def check_deletions(self, maildrop: MemoryMaildrop) -> None:
+        assert maildrop.commits == ([self.deleted] if self.deleted else [])
+        assert set(maildrop.messages) == set(self.messages) - set(self.deleted)
