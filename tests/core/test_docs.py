@@ -9,8 +9,13 @@ from pathlib import Path
 import pytest
 
 from legacy_email_proxy import cli
+from legacy_email_proxy.access import Admission
 from legacy_email_proxy.contracts import Setting
+from legacy_email_proxy.pop3.commands import COMMANDS, capabilities
 from legacy_email_proxy.settings import TABLE
+from legacy_email_proxy.smtp.handler import RelayHandler
+from legacy_email_proxy.smtp.session import SessionOptions, SMTPSession
+from smtp.relays import MemoryRelay
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -35,6 +40,45 @@ def settings_row(setting: Setting) -> str:
 def test_the_settings_table_is_the_codes() -> None:
     rows = marked("table", "settings").splitlines()[2:]
     assert rows == [settings_row(setting) for setting in TABLE]
+
+
+def support(name: str) -> dict[str, str]:
+    """Keyword → yes, partial or no, from one of the support tables."""
+    found: dict[str, str] = {}
+    for row in marked("table", name).splitlines()[2:]:
+        keywords, answer, reason = (cell.strip() for cell in row.strip("|").split("|"))
+        assert answer in ("yes", "partial", "no")
+        assert reason, row
+        found |= dict.fromkeys(re.findall(r"`([^`]+)`", keywords), answer)
+    return found
+
+
+def test_the_pop3_table_is_the_codes() -> None:
+    table = support("pop3")
+    supported = {keyword for keyword, answer in table.items() if answer == "yes" and not keyword.startswith("[")}
+    assert supported == {str(keyword) for keyword in COMMANDS}
+    announced = re.findall(
+        r"`([A-Z0-9-]+)`", next(row for row in marked("table", "pop3").splitlines() if "`CAPA`" in row)
+    )
+    assert set(announced[1:]) == {line.split()[0] for line in capabilities("x")}
+
+
+async def test_the_smtp_table_is_the_codes() -> None:
+    handler = RelayHandler(MemoryRelay(), 1 << 20)
+    options = SessionOptions("x", 1 << 20, 1.0, Admission((), 1, 1))
+    session = SMTPSession(handler, options)
+    table = support("smtp")
+    verbs = set(session._smtp_methods)
+    silent = {"EXPN", "AUTH", "STARTTLS"}
+    assert {keyword for keyword, answer in table.items() if answer != "no"} >= verbs - silent
+    assert all(table[verb] == "no" for verb in silent)
+    announced: set[str] = set()
+    session.reply = lambda reply: announced.update(line[4:].split()[0] for line in str(reply).split("\r\n"))  # type: ignore[method-assign]
+    session.session = session._create_session()
+    session.session.peer = ("127.0.0.1", 1)  # type: ignore[assignment]
+    await session.smtp_EHLO("x")
+    assert {keyword for keyword, answer in table.items() if answer == "yes"} >= announced - {"x"}
+    assert {"PIPELINING", "SIZE", "8BITMIME", "ENHANCEDSTATUSCODES", "HELP"} == announced - {"x"}
 
 
 def test_every_command_is_documented() -> None:

@@ -17,7 +17,8 @@ import logging
 from legacy_email_proxy import events
 events.configure("info", {form!r})
 log = logging.getLogger("legacy_email_proxy.smtp")
-events.event(log, logging.INFO, "smtp session ended", client="10.0.0.7", helo="x\\r\\nforged \\x1b[31m", octets=7, empty="")
+forged = "x\\r\\nforged \\x1b[31m"
+events.event(log, logging.INFO, "smtp session ended", client="10.0.0.7", helo=forged, octets=7, empty="")
 log.debug("hidden")
 logging.getLogger("mail.log").info("aiosmtpd's chatter")
 logging.getLogger("other").warning("a library's %s", "warning")

@@ -8,6 +8,7 @@ import re
 import smtplib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -182,3 +183,21 @@ def test_the_start_needs_no_backend(
         for address, greeting in ((proxy.smtp, b"220 "), (proxy.pop3, b"+OK ")):
             with socket.create_connection(address, timeout=20) as connection:
                 assert connection.recv(100).startswith(greeting)
+
+
+def test_a_backend_that_never_answers_does_not_hold_the_stop(
+    dovecot: Dovecot, postfix: Postfix, account: Account
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = str(silent.getsockname()[1])
+        changed = backends(dovecot, postfix, account) | {"DRAIN_SECONDS": "0.2"}
+        changed |= {"BACKEND_IMAP_PORT": port, "BACKEND_SMTP_PORT": port}
+        with running(changed) as proxy, contextlib.ExitStack() as clients:
+            commands = {proxy.pop3: b"USER a\r\nPASS b\r\n", proxy.smtp: b"HELO x\r\nMAIL FROM:<a@b>\r\n"}
+            for address, lines in commands.items():
+                client = clients.enter_context(socket.create_connection(address, timeout=20))
+                client.sendall(lines)
+                clients.enter_context(silent.accept()[0])
+            began = time.monotonic()
+            assert proxy.stop() == 0
+            assert time.monotonic() - began < 10

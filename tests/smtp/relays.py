@@ -32,7 +32,7 @@ class Delivered:
 
 
 def _verdict(text: str) -> None:
-    """``refuse-550@…`` is refused with 550 5.9.9; ``down@…`` is unreachable, ``lost@…`` disconnected, ``bug@…`` a bug."""
+    """``refuse-550@…`` is refused with 550 5.9.9; ``down@…`` is unreachable, ``lost@…`` is lost, ``bug@…`` is a bug."""
     if found := re.match(r"refuse-(\d)(\d\d)", text):
         raise Refused(int("".join(found.groups())), f"{found[1]}.9.9", f"the backend says\r\n{found[1]}{found[2]} no")
     if text.startswith("down@"):

@@ -9,7 +9,7 @@ import os
 import anyio
 
 from .. import events
-from ..composition import compose
+from ..composition import Composition, compose
 from ..service import serve
 from ..settings import unknown_variables
 
@@ -23,11 +23,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Exit status 0 after a clean stop."""
+    """Exit status 0 after a clean stop. Does not return then, but ends the process."""
     composition = compose()
     settings = composition.settings
     events.configure(settings["LOG_LEVEL"], settings["LOG_FORMAT"])
     for variable, meant in unknown_variables(os.environ, settings.declared):
         events.event(_log, logging.WARNING, "unknown variable", variable=variable, did_you_mean=meant)
-    anyio.run(serve, composition, backend="asyncio")
+    anyio.run(_serve_and_leave, composition, backend="asyncio")
     return 0
+
+
+async def _serve_and_leave(composition: Composition) -> None:
+    await serve(composition)
+    # Leaving in the ordinary way waits for every thread, and one that waits for a dead resolver, backend or disk would
+    # hold a drained process until it is killed. Whatever had to be finished has been, or its grace period is over.
+    logging.shutdown()
+    os._exit(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -83,7 +83,7 @@ async def eventually(look: Callable[[], Awaitable[bool]]) -> None:
         await anyio.sleep(0.02)
 
 
-async def pieces_of(content: bytes, octets: int) -> AsyncIterator[bytes]:
+async def pieces_of(content: bytes, octets: int) -> AsyncGenerator[bytes, None]:
     """``content`` in pieces of that many octets, with a turn for everybody else between two."""
     for start in range(0, len(content), octets):
         await anyio.lowlevel.checkpoint()

@@ -183,9 +183,10 @@ class MaildropSuite(Suite):
         await fill([*_FIVE, LARGE])
         found: list[dict[str, bytes]] = []
 
-        async def read() -> None:
+        async def read(first: int) -> None:
             async with self._open(maildrop) as session:
-                found.append(await self._contents(session))
+                order = [*session.entries[first:], *session.entries[:first]]
+                found.append({entry.unique_id: await _whole(session.retrieve(entry.unique_id)) for entry in order})
 
         try:
             async with self._open(maildrop), self._open(maildrop):
@@ -193,8 +194,8 @@ class MaildropSuite(Suite):
         except MaildropBusy:
             pytest.skip("one session at a time")
         async with anyio.create_task_group() as tasks:
-            for _ in range(4):
-                tasks.start_soon(read)
+            for first in range(4):
+                tasks.start_soon(read, first)
         assert len(found) == 4
         assert all(each == found[0] for each in found)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import Any, TypeAlias
 
 import anyio
@@ -55,8 +56,8 @@ class RelaySuite(Suite):
 
     # Helpers.
 
-    async def _send(self, relay: Relay, content: AsyncIterator[bytes], *forward_paths: str) -> Receipt:
-        async with relay.transaction(CLIENT, self.reverse_path, _NO_PARAMETERS) as transaction:
+    async def _send(self, relay: Relay, content: AsyncGenerator[bytes, None], *forward_paths: str) -> Receipt:
+        async with aclosing(content), relay.transaction(CLIENT, self.reverse_path, _NO_PARAMETERS) as transaction:
             for forward_path in forward_paths or self.forward_paths[:1]:
                 await transaction.add_recipient(forward_path, _NO_PARAMETERS)
             return await transaction.send(content)
@@ -103,7 +104,7 @@ class RelaySuite(Suite):
 
     @bounded
     async def test_empty_pieces_end_nothing(self, relay: Relay, delivered: Look) -> None:
-        async def with_gaps() -> AsyncIterator[bytes]:
+        async def with_gaps() -> AsyncGenerator[bytes, None]:
             for piece in (b"", b"Subject: gaps\r\n\r\n", b"", b"body\r\n", b""):
                 yield piece
 
@@ -174,7 +175,7 @@ class RelaySuite(Suite):
     async def test_content_that_raises_passes_and_delivers_nothing(
         self, relay: Relay, delivered: Look, content: bytes
     ) -> None:
-        async def broken() -> AsyncIterator[bytes]:
+        async def broken() -> AsyncGenerator[bytes, None]:
             async for piece in pieces_of(content, 65536):
                 yield piece
             raise _VanishedError
@@ -190,7 +191,7 @@ class RelaySuite(Suite):
     ) -> None:
         async with anyio.create_task_group() as tasks:
 
-            async def stuck() -> AsyncIterator[bytes]:
+            async def stuck() -> AsyncGenerator[bytes, None]:
                 async for piece in pieces_of(content, 65536):
                     yield piece
                 tasks.cancel_scope.cancel()
@@ -214,7 +215,7 @@ class RelaySuite(Suite):
         quick, slow = CONTENTS["ordinary"], b"Subject: slow\r\n\r\nat last\r\n"
         begun, go_on = anyio.Event(), anyio.Event()
 
-        async def slowly() -> AsyncIterator[bytes]:
+        async def slowly() -> AsyncGenerator[bytes, None]:
             yield slow[:20]
             begun.set()
             await go_on.wait()

@@ -1,0 +1,145 @@
+"""One Maildir on disk. Everything here blocks: call it in a worker thread."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from legacy_email_proxy.contracts import SettingsMistake
+
+from . import names
+
+__all__ = ("ABANDONED_SECONDS", "Filed", "Folder", "sync_directory")
+
+ABANDONED_SECONDS = 36 * 3600
+"""A file in ``tmp`` that nobody touched for so long was left by a crash (Maildir's own rule)."""
+
+_SUBFOLDERS = ("tmp", "new", "cur")
+_SCANS = 3
+
+
+class Filed(NamedTuple):
+    """A message in ``new`` or ``cur``."""
+
+    unique_id: str
+    octets: int
+    path: Path
+
+
+class Folder:
+    """The Maildir that the setting ``variable`` names."""
+
+    def __init__(self, settings: Mapping[str, Any], variable: str) -> None:
+        """Look at the path, once, while nobody is served yet; nothing is made before :meth:`prepare`.
+
+        Raises :class:`SettingsMistake` when it can't work.
+        """
+        path: Path | None = settings[variable]
+        if path is None:
+            raise SettingsMistake(f"{variable}: not set; name the Maildir to use")
+        self.path = path
+        self.tmp, self.new, self.cur = self.subfolders = tuple(path / name for name in _SUBFOLDERS)
+        self._prepared = False
+        try:
+            wrong = self.unusable()
+        except OSError as error:
+            wrong = f"can not use {str(error.filename or path)!r}: {error.strerror}"
+        if wrong:
+            raise SettingsMistake(f"{variable}: {wrong}")
+
+    def unusable(self) -> str:
+        """Why this path can't be a Maildir, or ``""``."""
+        try:
+            content = {each.name for each in self.path.iterdir()}
+        except FileNotFoundError:
+            # Making parents as well would hide a typing mistake, or a disk that isn't mounted.
+            parent = self.path.parent
+            return "" if parent.is_dir() else f"{str(self.path)!r} can not be made: there is no folder {str(parent)!r}"
+        except NotADirectoryError:
+            return f"{str(self.path)!r} is no folder"
+        if content and content.isdisjoint(_SUBFOLDERS):
+            return f"{str(self.path)!r} is no Maildir but holds other files; name a Maildir, or an empty or new folder"
+        return ""
+
+    def prepare(self) -> None:
+        """Make the Maildir where it is missing (mode 0700), and clear what a crash left in ``tmp``.
+
+        It does so once in the life of the process. Later, a Maildir that is gone is a disk that is gone, and a new one
+        in its place would take mail that nobody finds again.
+        """
+        if self._prepared:
+            return
+        made = False
+        for each in (self.path, *self.subfolders):
+            try:
+                each.mkdir(mode=0o700)
+                made = True
+            except FileExistsError:
+                pass
+        if made:
+            sync_directory(self.path)
+            sync_directory(self.path.parent)
+        for left in self.tmp.iterdir():
+            with suppress(OSError):
+                if left.lstat().st_mtime < time.time() - ABANDONED_SECONDS:
+                    left.unlink()
+        self._prepared = True
+
+    def messages(self) -> list[Filed]:
+        """All messages in the order of delivery.
+
+        ``octets`` is what the name tells as ``,W=``, else the size of the file: nobody's body is read to count. For
+        a file with bare LF line ends and no ``,W=`` that is less than the octets that a POP3 client gets.
+        """
+        for _ in range(_SCANS):
+            before = self._changed()
+            found = {filed.unique_id: filed for each in (self.new, self.cur) for filed in _filed(each)}
+            # A file that is renamed while its folder is read may be missed, and a client that keeps a list of what it
+            # has seen would take it for new next time.
+            if self._changed() == before:
+                break
+        return sorted(found.values(), key=lambda filed: names.delivery_order(filed.path.name))
+
+    def _changed(self) -> tuple[int, int]:
+        return self.new.stat().st_mtime_ns, self.cur.stat().st_mtime_ns
+
+    def count(self) -> int:
+        """How many messages there are."""
+        return sum(len(_entries(each)) for each in (self.new, self.cur) if each.is_dir())
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    # Links, folders and pipes are no messages: a pipe, opened, would hold the thread for good.
+    with os.scandir(folder) as entries:
+        return [entry for entry in entries if entry.name[0] != "." and entry.is_file(follow_symlinks=False)]
+
+
+def _filed(folder: Path) -> list[Filed]:
+    found = []
+    for entry in _entries(folder):
+        octets = names.octets_with_crlf(entry.name)
+        if octets is None:
+            try:
+                octets = entry.stat(follow_symlinks=False).st_size
+            except FileNotFoundError:
+                continue
+        found.append(Filed(names.unique_id(entry.name), octets, Path(entry.path)))
+    return found
+
+
+def sync_directory(path: Path) -> None:
+    """Make what was renamed or removed in this folder outlive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems have no such thing; refusing every message there would help nobody.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)

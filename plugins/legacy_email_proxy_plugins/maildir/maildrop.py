@@ -1,0 +1,153 @@
+"""Shows a Maildir to POP3."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+from legacy_email_proxy.contracts import (
+    Client,
+    Context,
+    Entry,
+    Finding,
+    Login,
+    MaildropSession,
+    MessageGone,
+    MessageUnavailable,
+    SettingsMistake,
+)
+
+from .folder import Filed, Folder, sync_directory
+from .probe import probe
+from .threads import Threads
+
+__all__ = ("PIECE_OCTETS", "MaildirMaildrop")
+
+PIECE_OCTETS = 2**18
+"""What a thread reads at one visit."""
+
+_VARIABLE = "MAILDROP_MAILDIR_PATH"
+_END_OF_HEADER = re.compile(rb"\n\r?\n")
+
+
+class MaildirMaildrop:
+    """The maildrop of ``MAILDROP_PLUGIN=maildir``: the messages of ``new`` and ``cur``, one mailbox for everybody.
+
+    Nothing is moved from ``new`` to ``cur`` and no flag is set, so other mail programs on the same folder still see
+    which messages nobody has read. Only :meth:`MaildropSession.commit` changes anything.
+    """
+
+    def __init__(self, context: Context) -> None:
+        mistakes = []
+        if context.settings["POP3_LOGIN"] == "backend":
+            mistakes.append("POP3_LOGIN: a Maildir knows no logins to ask; write any, or another MAILDROP_PLUGIN")
+        try:
+            self._folder = Folder(context.settings, _VARIABLE)
+        except SettingsMistake as mistake:
+            mistakes.extend(mistake.lines)
+        if mistakes:
+            raise SettingsMistake(*mistakes)
+        self._threads = Threads(_VARIABLE)
+
+    @asynccontextmanager
+    async def open(self, client: Client, login: Login | None) -> AsyncIterator[MaildropSession]:
+        """See :meth:`legacy_email_proxy.contracts.Maildrop.open`. No lock is taken: sessions may overlap."""
+        await self._threads.run(self._folder.prepare)
+        yield _Session(self._folder, self._threads, await self._threads.run(self._folder.messages))
+
+    async def probe(self) -> Sequence[Finding]:
+        """See :meth:`legacy_email_proxy.contracts.Maildrop.probe`."""
+        return await probe(self._folder, self._threads)
+
+    async def aclose(self) -> None:
+        """See :meth:`legacy_email_proxy.contracts.Maildrop.aclose`."""
+        self._threads.close()
+
+
+class _Session:
+    def __init__(self, folder: Folder, threads: Threads, messages: Sequence[Filed]) -> None:
+        self._folder = folder
+        self._threads = threads
+        self._entries = tuple(Entry(filed.unique_id, filed.octets) for filed in messages)
+        self._paths = {filed.unique_id: filed.path for filed in messages}
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        return self._entries
+
+    async def retrieve(self, unique_id: str) -> AsyncGenerator[bytes, None]:
+        offset = 0
+        while piece := await self._threads.run(self._read, unique_id, offset):
+            yield piece
+            if len(piece) < PIECE_OCTETS:
+                return
+            offset += len(piece)
+
+    async def top(self, unique_id: str, lines: int) -> AsyncGenerator[bytes, None]:
+        # The header may be empty: then the message begins with the blank line, as if a line had ended before it.
+        before, in_header = b"\n", True
+        async with aclosing(self.retrieve(unique_id)) as pieces:
+            async for piece in pieces:
+                yield piece
+                body = piece
+                if in_header:
+                    text = before + piece
+                    end = _END_OF_HEADER.search(text)
+                    if not end:
+                        before = text[-2:]
+                        continue
+                    in_header, body = False, text[end.end() :]
+                lines -= body.count(b"\n")
+                if lines <= 0:
+                    return
+
+    async def commit(self, deleted: Collection[str]) -> None:
+        await self._threads.run(self._remove, deleted)
+
+    # All below runs in a worker thread.
+
+    def _read(self, unique_id: str, offset: int) -> bytes:
+        """The next octets of a message. No file is held open between two visits: a thousand slow clients cost none."""
+        try:
+            descriptor = self._open(unique_id)
+        except FileNotFoundError:
+            raise MessageGone(f"removed by another program: {self._paths[unique_id].name}") from None
+        except OSError as error:
+            raise MessageUnavailable(f"{error.strerror}: {error.filename}", look_at=_VARIABLE) from error
+        try:
+            # A regular file gives fewer octets than asked for only at its end.
+            return os.pread(descriptor, PIECE_OCTETS, offset)
+        finally:
+            os.close(descriptor)
+
+    def _open(self, unique_id: str) -> int:
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            return os.open(self._paths[unique_id], flags)
+        except FileNotFoundError:
+            self._look_again()
+            return os.open(self._paths[unique_id], flags)
+
+    def _remove(self, deleted: Collection[str]) -> None:
+        missing = [unique_id for unique_id in deleted if not _unlink(self._paths[unique_id])]
+        if missing:
+            self._look_again()
+            for unique_id in missing:
+                _unlink(self._paths[unique_id])
+        sync_directory(self._folder.new)
+        sync_directory(self._folder.cur)
+
+    def _look_again(self) -> None:
+        """Another program renames a file to change its flags, and moves it from ``new`` to ``cur``."""
+        self._paths |= {filed.unique_id: filed.path for filed in self._folder.messages()}
+
+
+def _unlink(path: Path) -> bool:
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    return True
