@@ -1,0 +1,97 @@
+"""What ``check`` says of the backend: reached, verified, logged in, and what it takes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from legacy_email_proxy.contracts import (
+    CredentialsRefused,
+    Failure,
+    Finding,
+    Level,
+    Overloaded,
+    Unreachable,
+    Unusable,
+    Unverified,
+)
+
+from .connection import Connection
+from .endpoint import Encryption, Endpoint
+from .login import Breaker
+
+__all__ = ("probe",)
+
+_ADVICE: dict[type[Failure], str] = {
+    Unreachable: "check the name and the port, and that a firewall lets the proxy out",
+    Unverified: "check that the host name is the one your provider gives, and that the port fits the TLS setting; for "
+    "a CA of your own, set BACKEND_SMTP_CA_FILE",
+    CredentialsRefused: "check user and password; many providers want an app password here, or SMTP AUTH switched on",
+    Overloaded: "try again later",
+    Unusable: "ask your provider which port and login a mail program has to use",
+}
+
+_WORTH_KNOWING = ("8BITMIME", "SMTPUTF8", "PIPELINING", "CHUNKING")
+
+
+async def probe(
+    endpoint: Endpoint, connect: Callable[[], Awaitable[Connection]], breaker: Breaker, seconds: float
+) -> list[Finding]:
+    """Connect, log in, say QUIT. Every failure becomes a finding; only cancellation is raised."""
+    findings: list[Finding] = []
+    connection: Connection | None = None
+    try:
+        async with asyncio.timeout(seconds):
+            connection = await connect()
+            findings.append(_reached(endpoint, connection))
+            mechanism = await connection.login(breaker)
+            findings.append(_logged_in(endpoint, mechanism))
+            findings.extend(_offers(connection))
+        connection.leave()
+        await connection.closed()
+    except Failure as failure:
+        findings.append(
+            Finding(Level.BAD, str(failure), _ADVICE.get(type(failure), "look into the log of the backend"))
+        )
+    except TimeoutError:
+        findings.append(Finding(Level.BAD, f"{endpoint} did not answer within {seconds:g} s", _ADVICE[Unreachable]))
+    finally:
+        if connection is not None:
+            connection.abort()
+    return findings
+
+
+def _reached(endpoint: Endpoint, connection: Connection) -> Finding:
+    if endpoint.encryption is Encryption.NONE:
+        return Finding(
+            Level.WARNING,
+            f"reached {endpoint}, without TLS",
+            "anybody on the way can read mail and password: set BACKEND_SMTP_USE_SSL or BACKEND_SMTP_USE_TLS",
+        )
+    return Finding(
+        Level.GOOD, f"reached {endpoint}, {endpoint.encryption.value}, {connection.tls_version}, certificate verified"
+    )
+
+
+def _logged_in(endpoint: Endpoint, mechanism: str) -> Finding:
+    if not mechanism:
+        return Finding(Level.GOOD, "no login, as BACKEND_SMTP_USER is not set")
+    return Finding(Level.GOOD, f"logged in as {endpoint.user} ({mechanism})")
+
+
+def _offers(connection: Connection) -> list[Finding]:
+    extensions = connection.extensions
+    offered = [keyword for keyword in _WORTH_KNOWING if keyword in extensions]
+    missing = [keyword for keyword in _WORTH_KNOWING if keyword not in extensions]
+    octets = extensions.max_octets
+    size = f"takes messages of up to {octets} octets (SIZE)" if octets else "names no limit for a message (SIZE)"
+    findings = [Finding(Level.GOOD, size)]
+    if offered:
+        findings.append(Finding(Level.GOOD, f"offers {', '.join(offered)}"))
+    if "8BITMIME" in missing:
+        findings.append(
+            Finding(Level.WARNING, "does not offer 8BITMIME", "mail with letters outside ASCII may arrive damaged")
+        )
+    if others := [keyword for keyword in missing if keyword != "8BITMIME"]:
+        findings.append(Finding(Level.GOOD, f"does not offer {', '.join(others)}; the proxy does without"))
+    return findings

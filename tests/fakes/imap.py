@@ -1,0 +1,517 @@
+"""A fake IMAP server that answers as a script says, and tells every octet that it received.
+
+    script = {("SELECT", 2): "NO [UNAVAILABLE] later", "BODY": Cut(40), ("STORE", 1): Drop()}
+    async with FakeIMAPServer({("alice", "secret"): Mailbox.of(b"first")}, tls=context, script=script) as server:
+        ...
+
+A step is a command's name without `UID`, or one of `TLS` (before an implicit handshake), `GREETING`, `PLAIN` (the
+response of that mechanism), `LISTING` (FETCH of sizes) and `BODY` (FETCH of content). `(step, n)` is its n-th time on
+this server, counted over all connections; a bare step is every time. What the script does not name is answered as a
+well-behaved server does.
+
+`str`, `bytes`, `Drop`, `Reset` and `Hang` stand in for the command, which is then not carried out. `Cut` and `Drip`
+carry it out and spoil its answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import inspect
+import re
+import ssl
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Self
+
+from fakes.stream import Gone, Stream
+
+__all__ = (
+    "Action",
+    "Connection",
+    "Cut",
+    "Drip",
+    "Drop",
+    "FakeIMAPServer",
+    "Hang",
+    "Mailbox",
+    "Message",
+    "Reset",
+)
+
+Encryption = Literal["implicit", "starttls", "none"]
+CHUNK_OCTETS = 65536
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Say `last` and close the connection."""
+
+    last: bytes = b""
+
+
+@dataclass(frozen=True)
+class Reset:
+    """Say `last` and close with a TCP reset."""
+
+    last: bytes = b""
+
+
+@dataclass(frozen=True)
+class Hang:
+    """Say `last`, then nothing, until the peer or the test is gone."""
+
+    last: bytes = b""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Carry the command out, but close after so many octets of the answer; negative counts from its end."""
+
+    after: int
+
+
+@dataclass(frozen=True)
+class Drip:
+    """Carry the command out and send the answer, or `octets` for ever, one at a time, `interval` seconds apart."""
+
+    interval: float = 0.02
+    octets: bytes = b""
+
+
+Simple = str | bytes | Drop | Reset | Hang | Cut | Drip | None
+Action = Simple | Callable[["Connection", str], Simple | Awaitable[Simple]]
+"""`str` is the tagged answer without its tag. `bytes` are sent as they are, `TAG` in them replaced by the tag. A
+callable gets the connection and the command and gives an action; `None` is the ordinary answer."""
+
+Step = str | tuple[str, int]
+
+
+@dataclass
+class Message:
+    """One message; `size` is what RFC822.SIZE says, if that is not the truth."""
+
+    octets: bytes
+    flags: set[str] = field(default_factory=set)
+    size: int | None = None
+
+
+@dataclass
+class Mailbox:
+    """The one folder of an account."""
+
+    messages: dict[int, Message] = field(default_factory=dict)
+    uidvalidity: int = 1_000_000_007
+    read_only: bool = False
+
+    @classmethod
+    def of(cls, *messages: bytes) -> Self:
+        """A mailbox with these messages, from UID 1 on."""
+        return cls({uid: Message(octets) for uid, octets in enumerate(messages, 1)})
+
+
+@dataclass
+class Connection:
+    """One connection as the server saw it. `octets` is all that came, inside TLS where there was TLS."""
+
+    number: int
+    octets: bytearray = field(default_factory=bytearray)
+    commands: list[str] = field(default_factory=list)
+    tls: bool = False
+    handshake_failed: bool = False
+    user: str | None = None
+    password: str | None = None
+    mailbox: Mailbox | None = None
+    tag: str = "*"
+    ended: bool = False
+
+
+class FakeIMAPServer:
+    """Listens on a free port of 127.0.0.1 while its `async with` block lasts.
+
+    `accounts` is (user, password) → mailbox.
+    """
+
+    def __init__(
+        self,
+        accounts: Mapping[tuple[str, str], Mailbox] | None = None,
+        *,
+        tls: ssl.SSLContext | None = None,
+        encryption: Encryption = "implicit",
+        script: Mapping[Step, Action] | None = None,
+        capabilities: Sequence[str] = ("AUTH=PLAIN", "UIDPLUS", "ID"),
+    ) -> None:
+        self.accounts = dict(accounts or {})
+        self.tls = tls
+        self.encryption = encryption
+        self.script: dict[Step, Action] = dict(script or {})
+        self.capabilities = tuple(capabilities)
+        self.connections: list[Connection] = []
+        self.sent_octets = 0
+        self.port = 0
+        self._times: Counter[str] = Counter()
+        self._changed = asyncio.Condition()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: _Outlet(self._accept), "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        failures = [end for end in await asyncio.gather(*tasks, return_exceptions=True) if isinstance(end, Exception)]
+        await self._server.wait_closed()
+        if failures:  # a mistake of the script or of this server, which no client would show
+            raise failures[0]
+
+    @property
+    def octets(self) -> bytes:
+        """All that came, over all connections."""
+        return b"".join(bytes(connection.octets) for connection in self.connections)
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands of all connections, without tags, one connection after the other."""
+        return [command for connection in self.connections for command in connection.commands]
+
+    @property
+    def open_connections(self) -> int:
+        return sum(not connection.ended for connection in self.connections)
+
+    def times(self, step: str) -> int:
+        """How often this step has come."""
+        return self._times[step]
+
+    async def until(self, condition: Callable[[Self], object], seconds: float = 10.0) -> None:
+        """Wait until it holds; TimeoutError if it does not in time. Looked at whenever something has happened here."""
+        async with asyncio.timeout(seconds):
+            async with self._changed:
+                await self._changed.wait_for(lambda: bool(condition(self)))
+
+    async def notice(self) -> None:
+        """Something happened; wake whoever waits for it."""
+        async with self._changed:
+            self._changed.notify_all()
+
+    def disconnect_all(self) -> None:
+        """Close every connection, as a server does that is restarted."""
+        for task in list(self._tasks):
+            task.cancel()
+
+    def act(self, step: str) -> Action:
+        """What the script has for this time of the step."""
+        self._times[step] += 1
+        return self.script.get((step, self._times[step]), self.script.get(step))
+
+    def _accept(self, stream: _Outlet) -> None:
+        task = asyncio.get_running_loop().create_task(self._serve(stream))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, stream: _Outlet) -> None:
+        connection = Connection(len(self.connections) + 1)
+        self.connections.append(connection)
+        await self.notice()
+        try:
+            await _Session(self, connection, stream).run()
+        except Gone:
+            pass
+        finally:
+            stream.drop()
+            connection.ended = True
+            await self.notice()
+
+
+class _Outlet(Stream):
+    """A stream whose writer waits while the peer does not read."""
+
+    def __init__(self, connected: Callable[[_Outlet], None]) -> None:
+        super().__init__(lambda _: connected(self))
+
+    async def send(self, octets: bytes) -> None:
+        """Write, and return once (nearly) all of it is on its way."""
+        # Looked at instead of being told: asyncio's TLS calls resume_writing on a protocol that it has let go.
+        self.transport.set_write_buffer_limits(high=1 << 30)
+        self.write(octets)
+        while self.transport.get_write_buffer_size() and not self._ended:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+class _Session:
+    def __init__(self, server: FakeIMAPServer, connection: Connection, stream: _Outlet) -> None:
+        self._server = server
+        self._connection = connection
+        self._stream = stream
+        self._buffer = bytearray()
+
+    async def run(self) -> None:
+        if self._server.encryption == "implicit":
+            await self._do("TLS", "", ())
+            await self._start_tls()
+        await self._do("GREETING", "", [b"* OK fake.test greets you\r\n"])
+        while True:
+            self._connection.tag, _, command = (await self._command()).partition(" ")
+            self._connection.commands.append(command)
+            await self._server.notice()
+            name = command.upper().removeprefix("UID ").partition(" ")[0]
+            carry_out = getattr(self, f"do_{name}", None) if name.isalpha() else None
+            if carry_out is None:
+                await self._do(name, command, self._tagged("BAD what?"))
+            else:
+                await carry_out(command)
+
+    async def _start_tls(self) -> None:
+        assert self._server.tls is not None, "the test forgot to give a certificate"
+        try:
+            await self._stream.start_tls(self._server.tls)
+        except Gone:
+            self._connection.handshake_failed = True
+            raise
+        self._connection.tls = True
+
+    # Commands.
+
+    async def do_CAPABILITY(self, command: str) -> None:
+        capabilities = list(self._server.capabilities)
+        if self._server.encryption == "starttls" and not self._connection.tls:
+            capabilities = ["STARTTLS", "LOGINDISABLED"]
+        await self._do("CAPABILITY", command, self._tagged("OK done", f"CAPABILITY IMAP4rev1 {' '.join(capabilities)}"))
+
+    async def do_STARTTLS(self, command: str) -> None:
+        if await self._do("STARTTLS", command, self._tagged("OK go ahead")):
+            await self._start_tls()
+
+    async def do_LOGIN(self, command: str) -> None:
+        user, password = _strings(command.partition(" ")[2])
+        await self._do("LOGIN", command, self._judged(user, password))
+
+    async def do_AUTHENTICATE(self, command: str) -> None:
+        action = self._server.act("AUTHENTICATE")
+        if action is not None:
+            await self._perform(action, command, ())
+            return
+        await self._stream.send(b"+ \r\n")
+        _, user, password = base64.b64decode(await self._line()).decode().split("\0")
+        await self._do("PLAIN", command, self._judged(user, password))
+
+    def _judged(self, user: str, password: str) -> Iterator[bytes]:
+        self._connection.user, self._connection.password = user, password
+        self._connection.mailbox = self._server.accounts.get((user, password))
+        if self._connection.mailbox is None:
+            yield from self._tagged("NO [AUTHENTICATIONFAILED] wrong")
+        else:
+            yield from self._tagged("OK welcome")
+
+    async def do_ID(self, command: str) -> None:
+        await self._do("ID", command, self._tagged("OK nice to meet you", 'ID ("name" "fake")'))
+
+    async def do_NOOP(self, command: str) -> None:
+        await self._do("NOOP", command, self._tagged("OK done"))
+
+    async def do_LOGOUT(self, command: str) -> None:
+        await self._do("LOGOUT", command, [b"* BYE bye\r\n", *self._tagged("OK bye")])
+        raise Gone
+
+    async def do_SELECT(self, command: str) -> None:
+        mailbox = self._mailbox
+        mode = "READ-ONLY" if mailbox.read_only else "READ-WRITE"
+        lines = (
+            r"FLAGS (\Answered \Flagged \Deleted \Seen \Draft)",
+            f"{len(mailbox.messages)} EXISTS",
+            "0 RECENT",
+            f"OK [UIDVALIDITY {mailbox.uidvalidity}] UIDs valid",
+            f"OK [UIDNEXT {max(mailbox.messages, default=0) + 1}] predicted",
+        )
+        await self._do("SELECT", command, self._tagged(f"OK [{mode}] selected", *lines))
+
+    async def do_FETCH(self, command: str) -> None:
+        _, _, uids, items = command.split(" ", 3)
+        step = "BODY" if "BODY" in items else "LISTING"
+        await self._do(step, command, self._fetched(uids, items.strip("()").split(" ")))
+
+    def _fetched(self, uids: str, items: Sequence[str]) -> Iterator[bytes]:
+        for uid in _in_set(uids, self._mailbox):
+            yield from self.fetch_response(uid, items)
+        yield from self._tagged("OK fetched")
+
+    def fetch_response(self, uid: int, items: Sequence[str]) -> Iterator[bytes]:
+        message = self._mailbox.messages[uid]
+        # Our side never looks at sequence numbers, and counting them takes its time in a large mailbox.
+        number = list(self._mailbox.messages).index(uid) + 1 if len(self._mailbox.messages) < 1000 else uid
+        text = f"* {number} FETCH ("
+        for position, item in enumerate(items):
+            text += " " if position else ""
+            if item == "UID":
+                text += f"UID {uid}"
+            elif item == "RFC822.SIZE":
+                text += f"RFC822.SIZE {len(message.octets) if message.size is None else message.size}"
+            elif item == "FLAGS":
+                text += f"FLAGS ({' '.join(sorted(message.flags))})"
+            else:
+                name, octets = _section(item, message.octets)
+                yield f"{text}{name} {{{len(octets)}}}\r\n".encode()
+                for offset in range(0, len(octets), CHUNK_OCTETS):
+                    yield octets[offset : offset + CHUNK_OCTETS]
+                text = ""
+        yield f"{text})\r\n".encode()
+
+    async def do_STORE(self, command: str) -> None:
+        await self._do("STORE", command, self._stored(command))
+
+    def _stored(self, command: str) -> Iterator[bytes]:
+        _, _, uids, _, flags = command.split(" ", 4)
+        for uid in _in_set(uids, self._mailbox):
+            self._mailbox.messages[uid].flags |= set(flags.strip("()").split())
+        yield from self._tagged("OK stored")
+
+    async def do_EXPUNGE(self, command: str) -> None:
+        await self._do("EXPUNGE", command, self._expunged(command))
+
+    def _expunged(self, command: str) -> Iterator[bytes]:
+        messages = self._mailbox.messages
+        chosen = _in_set(command.split(" ")[2], self._mailbox) if command.startswith("UID") else list(messages)
+        for uid in chosen:
+            if r"\Deleted" in messages[uid].flags:
+                position = list(messages).index(uid) + 1
+                del messages[uid]
+                yield f"* {position} EXPUNGE\r\n".encode()
+        yield from self._tagged("OK expunged")
+
+    # Answering.
+
+    @property
+    def _mailbox(self) -> Mailbox:
+        assert self._connection.mailbox is not None, "not logged in"
+        return self._connection.mailbox
+
+    def _tagged(self, status: str, *untagged: str) -> Iterator[bytes]:
+        yield "".join(f"* {line}\r\n" for line in untagged).encode()
+        yield f"{self._connection.tag} {status}\r\n".encode()
+
+    async def _do(self, step: str, command: str, answer: Iterable[bytes]) -> bool:
+        action = self._server.act(step)
+        await self._server.notice()
+        return await self._perform(action, command, answer)
+
+    async def _perform(self, action: Action, command: str, answer: Iterable[bytes]) -> bool:
+        """Whether the command was carried out and answered in the ordinary way."""
+        while callable(action):
+            given = action(self._connection, command)
+            action = await given if inspect.isawaitable(given) else given
+        match action:
+            case None:
+                for chunk in answer:
+                    await self._send(chunk)
+                return True
+            case str():
+                await self._send(f"{self._connection.tag} {action}\r\n".encode())
+            case bytes():
+                await self._send(action.replace(b"TAG", self._connection.tag.encode()))
+            case Drop(last):
+                await self._send(last)
+                raise Gone
+            case Reset(last):
+                await self._send(last)
+                self._stream.reset()
+                raise Gone
+            case Hang(last):
+                await self._send(last)
+                await self._stream.gone()
+                raise Gone
+            case Cut(after):
+                await self._send(b"".join(answer)[:after])
+                raise Gone
+            case Drip(interval, octets):
+                await self._drip(octets or b"".join(answer), interval, for_ever=bool(octets))
+                return True
+        return False
+
+    async def _drip(self, octets: bytes, interval: float, *, for_ever: bool) -> None:
+        # Without somebody who reads, TLS does not tell that the peer is gone.
+        gone = asyncio.ensure_future(self._stream.gone()) if for_ever else None
+        try:
+            while True:
+                for octet in octets:
+                    await self._send(bytes((octet,)))
+                    await asyncio.sleep(interval)
+                    if gone is not None and gone.done():
+                        raise Gone
+                if gone is None:
+                    return
+        finally:
+            if gone is not None:
+                gone.cancel()
+
+    async def _send(self, octets: bytes) -> None:
+        if octets:
+            await self._stream.send(octets)
+            self._server.sent_octets += len(octets)
+
+    # Reading.
+
+    async def _command(self) -> str:
+        """One command; its literals stand in it as quoted strings."""
+        text = ""
+        while True:
+            line = (await self._line()).decode("utf-8", "surrogateescape")
+            literal = re.search(r"\{(\d+)\}$", line)
+            if literal is None:
+                return text + line
+            await self._stream.send(b"+ go on\r\n")
+            octets = (await self._read(int(literal[1]))).decode("utf-8", "surrogateescape")
+            quoted = octets.replace("\\", "\\\\").replace('"', '\\"')
+            text += f'{line[: literal.start()]}"{quoted}"'
+
+    async def _line(self) -> bytes:
+        while (end := self._buffer.find(b"\r\n")) < 0:
+            await self._receive()
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 2]
+        return line
+
+    async def _read(self, octets: int) -> bytes:
+        while len(self._buffer) < octets:
+            await self._receive()
+        read = bytes(self._buffer[:octets])
+        del self._buffer[:octets]
+        return read
+
+    async def _receive(self) -> None:
+        octets = await self._stream.read()
+        self._connection.octets += octets
+        self._buffer += octets
+
+
+def _strings(text: str) -> list[str]:
+    """The quoted strings and atoms of a command's arguments."""
+    found = re.findall(r'"((?:[^"\\]|\\.)*)"|(\S+)', text, re.DOTALL)
+    return [atom or re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL) for quoted, atom in found]
+
+
+def _in_set(uids: str, mailbox: Mailbox) -> list[int]:
+    highest = max(mailbox.messages, default=0)
+    chosen: set[int] = set()
+    for item in uids.replace("*", str(highest)).split(","):
+        first, _, last = item.partition(":")
+        low, high = sorted((int(first), int(last or first)))
+        chosen |= {uid for uid in mailbox.messages if low <= uid <= high}
+    return sorted(chosen)
+
+
+def _section(item: str, octets: bytes) -> tuple[str, bytes]:
+    if match := re.fullmatch(r"BODY\.PEEK\[\]<(\d+)\.(\d+)>", item):
+        offset, count = int(match[1]), int(match[2])
+        return f"BODY[]<{offset}>", octets[offset : offset + count]
+    if item == "BODY.PEEK[HEADER]":
+        header, blank, _ = octets.partition(b"\r\n\r\n")
+        return "BODY[HEADER]", header + blank
+    assert item == "BODY.PEEK[]", item
+    return "BODY[]", octets

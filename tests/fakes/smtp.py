@@ -1,0 +1,439 @@
+"""A fake SMTP backend that answers as a script says, and tells what it received and what it took responsibility for.
+
+    script = {("RCPT", 2): "550 5.1.1 unknown", "DATA": Drop(), (".", 1): Drip("250 OK")}
+    async with FakeSMTPServer(tls=context, script=script) as server:
+        ...
+
+A step is a command's name, or one of `TLS` (before an implicit handshake), `GREETING`, `AUTH` (every line of the
+login), `BODY` (content, see `after`) and `.` (end-of-data). `(step, n)` is its n-th time on this server, counted over
+all connections; a bare step is every time. What the script does not name is answered as a well-behaved server does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import inspect
+import ssl
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Literal, Self
+
+from fakes.stream import Gone, Stream
+
+__all__ = (
+    "Action",
+    "Connection",
+    "Drip",
+    "Drop",
+    "FakeSMTPServer",
+    "Hang",
+    "Message",
+    "Raw",
+    "Reset",
+    "Say",
+)
+
+Encryption = Literal["implicit", "starttls", "none"]
+
+
+@dataclass(frozen=True)
+class Say:
+    """Answer with these lines, after `delay` seconds. A plain `str` in a script is this without a delay."""
+
+    text: str
+    delay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Send exactly these octets, and go on as if the step had been answered. Plain `bytes` in a script are this."""
+
+    octets: bytes
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Say `last` and close the connection. At `BODY`: once `after` octets of it, transparency included, have come.
+
+    At `.`, `accept` makes the server responsible for the message although nobody hears of it.
+    """
+
+    last: bytes = b""
+    after: int = 0
+    accept: bool = False
+
+
+@dataclass(frozen=True)
+class Reset:
+    """As `Drop`, but with a TCP reset."""
+
+    after: int = 0
+
+
+@dataclass(frozen=True)
+class Hang:
+    """Say `last`, then nothing, until the peer or the test is gone. See `read_body` for a server that stops reading."""
+
+    last: bytes = b""
+    after: int = 0
+
+
+@dataclass(frozen=True)
+class Drip:
+    """Send the reply octet by octet, `interval` seconds apart."""
+
+    text: str
+    interval: float = 0.05
+
+
+Simple = str | bytes | Say | Raw | Drop | Reset | Hang | Drip | None
+Action = Simple | Callable[["Connection", str], Simple | Awaitable[Simple]]
+"""A callable gets the connection and the line, and gives an action; `None` is the ordinary answer."""
+
+Step = str | tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Message:
+    """What the server answered 2yz for: it is responsible for this. Content is without transparency."""
+
+    mail: str
+    rcpt: tuple[str, ...]
+    content: bytes
+    octets: int
+    sha256: str
+
+
+@dataclass
+class Connection:
+    """One connection as the server saw it. `octets` is all that came, inside TLS where there was TLS."""
+
+    number: int
+    octets: bytearray = field(default_factory=bytearray)
+    commands: list[str] = field(default_factory=list)
+    tls: bool = False
+    handshake_failed: bool = False
+    user: str | None = None
+    password: str | None = None
+    ended: bool = False
+
+    @property
+    def verbs(self) -> list[str]:
+        return [command.split(" ", 1)[0].partition(":")[0].upper() for command in self.commands]
+
+
+class FakeSMTPServer:
+    """Listens on a free port of 127.0.0.1 while its `async with` block lasts."""
+
+    def __init__(
+        self,
+        *,
+        tls: ssl.SSLContext | None = None,
+        encryption: Encryption = "implicit",
+        script: Mapping[Step, Action] | None = None,
+        keywords: Sequence[str] = ("SIZE 50000000", "8BITMIME", "SMTPUTF8", "AUTH PLAIN LOGIN"),
+        accounts: Mapping[str, str] | None = None,
+        keep_content: bool = True,
+    ) -> None:
+        self.tls = tls
+        self.encryption = encryption
+        self.script: dict[Step, Action] = dict(script or {})
+        self.keywords = tuple(keywords)
+        self.accounts = dict(accounts or {})
+        self.keep_content = keep_content
+        self.connections: list[Connection] = []
+        self.messages: list[Message] = []
+        self.body_octets = 0
+        self.steps: list[str] = []
+        self.read_body = asyncio.Event()
+        self.read_body.set()
+        self.port = 0
+        self._times: Counter[str] = Counter()
+        self._changed = asyncio.Condition()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._streams: dict[int, Stream] = {}
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: Stream(self._accept), "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        ends = await asyncio.gather(*self._tasks, return_exceptions=True)
+        failures = [end for end in ends if isinstance(end, Exception)]
+        await self._server.wait_closed()
+        if failures:  # a mistake of the script or of this server, which no client would show
+            raise failures[0]
+
+    @property
+    def octets(self) -> bytes:
+        """All that came, over all connections."""
+        return b"".join(bytes(connection.octets) for connection in self.connections)
+
+    @property
+    def verbs(self) -> list[str]:
+        """The verbs of all connections, one connection after the other."""
+        return [verb for connection in self.connections for verb in connection.verbs]
+
+    @property
+    def open_connections(self) -> int:
+        return sum(not connection.ended for connection in self.connections)
+
+    def hang_up(self, number: int, last: bytes = b"") -> None:
+        """Close that connection, although nobody has sent anything; say `last` before."""
+        with suppress(Gone):
+            self._streams[number].write(last)
+        self._streams[number].drop()
+
+    async def until(self, condition: Callable[[Self], object], seconds: float = 10.0) -> None:
+        """Wait until it holds; TimeoutError if it does not in time. Looked at whenever something has happened here."""
+        async with asyncio.timeout(seconds):
+            async with self._changed:
+                await self._changed.wait_for(lambda: bool(condition(self)))
+
+    async def notice(self) -> None:
+        """Something happened; wake whoever waits for it."""
+        async with self._changed:
+            self._changed.notify_all()
+
+    def act(self, step: str) -> Action:
+        """What the script has for this time of the step."""
+        self._times[step] += 1
+        return self.script.get((step, self._times[step]), self.script.get(step))
+
+    def _accept(self, stream: Stream) -> None:
+        task = asyncio.get_running_loop().create_task(self._serve(stream))
+        self._tasks.add(task)
+
+    async def _serve(self, stream: Stream) -> None:
+        connection = Connection(len(self.connections) + 1)
+        self.connections.append(connection)
+        self._streams[connection.number] = stream
+        await self.notice()
+        try:
+            await _Session(self, connection, stream).run()
+        except Gone:
+            pass
+        finally:
+            stream.drop()
+            connection.ended = True
+        await self.notice()
+
+
+class _Session:
+    def __init__(self, server: FakeSMTPServer, connection: Connection, stream: Stream) -> None:
+        self._server = server
+        self._connection = connection
+        self._stream = stream
+        self._buffer = bytearray()
+        self._mail = ""
+        self._rcpt: list[str] = []
+
+    async def run(self) -> None:
+        if self._server.encryption == "implicit":
+            await self._do("TLS", "", None)
+            await self._start_tls()
+        await self._do("GREETING", "", "220 fake.test ESMTP")
+        while True:
+            line = (await self._line()).decode("utf-8", "backslashreplace")
+            self._connection.commands.append(line)
+            verb = line.split(" ", 1)[0].upper()
+            command = getattr(self, f"do_{verb}", None) if verb.isalpha() else None
+            if command is None:
+                await self._do(verb, line, "500 5.5.1 what?")
+            else:
+                await command(line)
+
+    async def _start_tls(self) -> None:
+        assert self._server.tls is not None, "the test forgot to give a certificate"
+        try:
+            await self._stream.start_tls(self._server.tls)
+        except Gone:
+            self._connection.handshake_failed = True
+            raise
+        self._connection.tls = True
+
+    # Commands.
+
+    async def do_EHLO(self, line: str) -> None:
+        keywords = list(self._server.keywords)
+        if self._server.encryption == "starttls" and not self._connection.tls:
+            keywords = ["STARTTLS", *(keyword for keyword in keywords if not keyword.startswith("AUTH"))]
+        lines = ["fake.test greets you", *keywords]
+        await self._do("EHLO", line, "".join(f"250-{each}\n" for each in lines[:-1]) + f"250 {lines[-1]}")
+
+    async def do_HELO(self, line: str) -> None:
+        await self._do("HELO", line, "250 fake.test")
+
+    async def do_STARTTLS(self, line: str) -> None:
+        if (await self._do("STARTTLS", line, "220 2.0.0 go ahead")).startswith("220"):
+            await self._start_tls()
+
+    async def do_AUTH(self, line: str) -> None:
+        _, mechanism, *answers = line.split(" ")
+        needed = 2 if mechanism == "LOGIN" else 1
+        while True:
+            # "VXNlcm5hbWU6" is "Username:", and what a client expects next is "Password:".
+            prompt = ("VXNlcm5hbWU6", "UGFzc3dvcmQ6")[len(answers) % 2] if mechanism == "LOGIN" else ""
+            default = f"334 {prompt}" if len(answers) < needed else self._judge(mechanism, answers)
+            if not (await self._do("AUTH", line, default)).startswith("334"):
+                return
+            line = (await self._line()).decode("ascii", "backslashreplace")
+            answers.append(line)
+
+    def _judge(self, mechanism: str, answers: Sequence[str]) -> str:
+        fields = [base64.b64decode(answer).decode("utf-8") for answer in answers]
+        user, password = fields[0].split("\0")[1:] if mechanism == "PLAIN" else fields[:2]
+        self._connection.user, self._connection.password = user, password
+        return "235 2.7.0 welcome" if self._server.accounts.get(user) == password else "535 5.7.8 wrong"
+
+    async def do_MAIL(self, line: str) -> None:
+        if (await self._do("MAIL", line, "503 5.5.1 twice" if self._mail else "250 2.1.0 OK")).startswith("2"):
+            self._mail = line
+
+    async def do_RCPT(self, line: str) -> None:
+        if (await self._do("RCPT", line, "250 2.1.5 OK" if self._mail else "503 5.5.1 MAIL first")).startswith("2"):
+            self._rcpt.append(line)
+
+    async def do_DATA(self, line: str) -> None:
+        said = await self._do("DATA", line, "354 go ahead" if self._rcpt else "503 5.5.1 RCPT first")
+        if not said.startswith("354"):
+            return
+        content, octets, sha256 = await self._content()
+        message = Message(self._mail, tuple(self._rcpt), content, octets, sha256)
+        self._forget()
+        self._connection.commands.append(".")
+        action = self._server.act(".")
+        if isinstance(action, Drop) and action.accept:
+            self._server.messages.append(message)
+        if (await self._perform(action, ".", "250 2.0.0 queued")).startswith("2"):
+            self._server.messages.append(message)
+        await self._server.notice()
+
+    async def do_RSET(self, line: str) -> None:
+        self._forget()
+        await self._do("RSET", line, "250 2.0.0 OK")
+
+    async def do_NOOP(self, line: str) -> None:
+        await self._do("NOOP", line, "250 2.0.0 OK")
+
+    async def do_QUIT(self, line: str) -> None:
+        await self._do("QUIT", line, "221 2.0.0 bye")
+        raise Gone
+
+    def _forget(self) -> None:
+        self._mail = ""
+        self._rcpt = []
+
+    # Content.
+
+    async def _content(self) -> tuple[bytes, int, str]:
+        """The content without its transparency (RFC 5321 §4.5.2); then octets and digest of it as it was sent."""
+        action = self._server.act("BODY")
+        limit = getattr(action, "after", 0)
+        acted = action is None
+        digest = hashlib.sha256()
+        kept = bytearray()
+        octets = 0
+        window = bytearray(b"\r\n")  # the end of the DATA command is the line end before the first line …
+        foreign = 2  # … and no part of the content
+        while True:
+            if not acted and octets + len(window) - foreign + len(self._buffer) >= limit:
+                acted = True
+                await self._perform(action, "BODY", None)
+            if not self._server.read_body.is_set():
+                await self._server.read_body.wait()
+            if not self._buffer:
+                await self._fill()
+            window += self._buffer
+            self._buffer.clear()
+            end = window.find(b"\r\n.\r\n")
+            if end >= 0:
+                self._buffer += window[end + 5 :]
+                piece = bytes(window[: end + 2])
+                del window[:]
+            else:
+                piece = bytes(window[:-4])
+                del window[:-4]
+            piece, foreign = piece[foreign:], max(0, foreign - len(piece))
+            octets += len(piece)
+            self._server.body_octets += len(piece)
+            await self._server.notice()
+            digest.update(piece)
+            if self._server.keep_content:
+                kept += piece
+            if end >= 0:
+                return (b"\r\n" + kept).replace(b"\r\n.", b"\r\n")[2:], octets, digest.hexdigest()
+
+    # Octets.
+
+    async def _fill(self) -> None:
+        octets = await self._stream.read()
+        if self._server.keep_content:
+            self._connection.octets += octets
+        self._buffer += octets
+
+    async def _line(self) -> bytes:
+        while (end := self._buffer.find(b"\n")) < 0:
+            await self._fill()
+        line = bytes(self._buffer[:end]).removesuffix(b"\r")
+        del self._buffer[: end + 1]
+        return line
+
+    async def _do(self, step: str, line: str, default: str | None) -> str:
+        self._server.steps.append(step)
+        await self._server.notice()
+        return await self._perform(self._server.act(step), line, default)
+
+    async def _perform(self, action: Action, line: str, default: str | None) -> str:
+        """Do what the script says, and tell what was said."""
+        if callable(action):
+            result = action(self._connection, line)
+            action = await result if inspect.isawaitable(result) else result
+        if action is None:
+            action = default
+        match action:
+            case str(text):
+                return self._say(text)
+            case Say(text, delay):
+                await asyncio.sleep(delay)
+                return self._say(text)
+            case bytes(octets) | Raw(octets):
+                self._stream.write(octets)
+                return octets.decode("latin-1")
+            case Drip(text, interval):
+                for octet in _wire(text):
+                    self._stream.write(bytes((octet,)))
+                    await asyncio.sleep(interval)
+                return text
+            case Drop(last):
+                if last:
+                    self._stream.write(last)
+                raise Gone
+            case Reset():
+                self._stream.reset()
+                raise Gone
+            case Hang(last):
+                if last:
+                    self._stream.write(last)
+                await self._stream.gone()
+                raise Gone
+        return ""
+
+    def _say(self, text: str) -> str:
+        self._stream.write(_wire(text))
+        return text
+
+
+def _wire(text: str) -> bytes:
+    return "".join(f"{line}\r\n" for line in text.split("\n")).encode("utf-8", "surrogateescape")

@@ -1,0 +1,139 @@
+"""A relay and a fake backend, set up to talk to each other, and a mail transaction in one call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fakes.smtp import Action, Encryption, FakeSMTPServer, Step
+from legacy_email_proxy.contracts import Client, Parameters, Receipt, Refused, Secret
+from legacy_email_proxy.plugin_context import PluginContext
+from legacy_email_proxy_plugins.smtps import Limits, SMTPSRelay, Timeouts
+from realservers.certificates import Certificate
+
+LOGGER = "legacy_email_proxy.relay.smtps"
+CLIENT = Client("192.0.2.1", "s1", "scanner")
+USER, PASSWORD = "alice", "p\u00e4ss w0rd 4 tests"
+SENDER, RECIPIENT = "scanner@example.test", "bob@example.test"
+CONTENT = b"Subject: scan\r\n\r\n.dots\r\n..\r\n.\r\nbye\r\n"
+
+# Long enough for a busy machine, short enough for a test that waits for one of them.
+SHORT = 0.3
+
+
+def settings(**given: Any) -> dict[str, Any]:
+    """All that the plugin reads, with the product's defaults."""
+    return {
+        "BACKEND_SMTP_HOST": "127.0.0.1",
+        "BACKEND_SMTP_PORT": 465,
+        "BACKEND_SMTP_USER": None,
+        "BACKEND_SMTP_PASS": None,
+        "BACKEND_SMTP_USE_SSL": True,
+        "BACKEND_SMTP_USE_TLS": False,
+        "BACKEND_SMTP_CA_FILE": None,
+        "BACKEND_SMTP_MAX_CONNECTIONS": 10,
+    } | given
+
+
+def context(**given: Any) -> PluginContext:
+    return PluginContext("relay.smtps", settings(**given))
+
+
+def server_tls(certificate: Certificate) -> ssl.SSLContext:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate.certificate_file, certificate.key_file)
+    return tls
+
+
+def relay_to(
+    port: int,
+    ca_file: Path,
+    *,
+    encryption: Encryption = "implicit",
+    user: str | None = USER,
+    password: str = PASSWORD,
+    timeouts: Timeouts | None = None,
+    limits: Limits | None = None,
+    **given: Any,
+) -> SMTPSRelay:
+    login = {"BACKEND_SMTP_USER": user, "BACKEND_SMTP_PASS": Secret(password)} if user else {}
+    made = context(
+        BACKEND_SMTP_PORT=port,
+        BACKEND_SMTP_CA_FILE=ca_file,
+        BACKEND_SMTP_USE_SSL=encryption == "implicit",
+        BACKEND_SMTP_USE_TLS=encryption == "starttls",
+        **(login | given),
+    )
+    return SMTPSRelay(made, timeouts=timeouts, limits=limits)
+
+
+@asynccontextmanager
+async def relaying(
+    certificate: Certificate,
+    script: Mapping[Step, Action] | None = None,
+    *,
+    encryption: Encryption = "implicit",
+    server_encryption: Encryption | None = None,
+    keywords: tuple[str, ...] | None = None,
+    keep_content: bool = True,
+    **relay_arguments: Any,
+) -> AsyncIterator[tuple[FakeSMTPServer, SMTPSRelay]]:
+    """A backend and a relay to it. At the end no connection may be left, and no task."""
+    tasks = asyncio.all_tasks()
+    options: dict[str, Any] = {} if keywords is None else {"keywords": keywords}
+    async with FakeSMTPServer(
+        tls=server_tls(certificate),
+        encryption=server_encryption or encryption,
+        script=script,
+        accounts={USER: PASSWORD},
+        keep_content=keep_content,
+        **options,
+    ) as server:
+        relay = relay_to(server.port, certificate.ca_file, encryption=encryption, **relay_arguments)
+        try:
+            yield server, relay
+        finally:
+            await relay.aclose()
+        server.read_body.set()
+        await server.until(lambda server: server.open_connections == 0)
+    await asyncio.sleep(0)
+    # A fixture is torn down in another task of anyio's test runner than the one that set it up.
+    left = [task for task in asyncio.all_tasks() - tasks if "TestRunner." not in repr(task)]
+    assert not left, left
+
+
+async def pieces(*given: bytes) -> AsyncIterator[bytes]:
+    for piece in given:
+        yield piece
+
+
+async def deliver(
+    relay: SMTPSRelay,
+    *forward_paths: str,
+    content: bytes | AsyncIterator[bytes] = CONTENT,
+    reverse_path: str = SENDER,
+    parameters: Parameters | None = None,
+) -> Receipt:
+    """One transaction as the core leads it: refused recipients are skipped, and without any other there is no DATA."""
+    refused: Refused | None = None
+    async with relay.transaction(CLIENT, reverse_path, parameters or {}) as transaction:
+        accepted = 0
+        for forward_path in forward_paths or (RECIPIENT,):
+            try:
+                await transaction.add_recipient(forward_path, {})
+                accepted += 1
+            except Refused as failure:
+                refused = failure
+        if accepted:
+            return await transaction.send(pieces(content) if isinstance(content, bytes) else content)
+    assert refused is not None
+    raise refused
+
+
+def logged(records: list[logging.LogRecord], level: int) -> list[str]:
+    return [record.getMessage() for record in records if record.levelno >= level and record.name.startswith(LOGGER)]

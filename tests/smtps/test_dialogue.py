@@ -1,0 +1,217 @@
+"""Replies, commands and content without a socket: tables of ugly cases, and properties wherever octets are split."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from legacy_email_proxy.contracts import Refused
+from legacy_email_proxy_plugins.smtps.content import ContentEncoder
+from legacy_email_proxy_plugins.smtps.dialogue import (
+    MAX_LINE_OCTETS,
+    MAX_REPLY_OCTETS,
+    Extensions,
+    Malformed,
+    Reply,
+    ReplyReader,
+    command,
+    mail_command,
+    rcpt_command,
+)
+
+REPLIES = [
+    (b"250 OK\r\n", [Reply(250, ("OK",))]),
+    (b"250\r\n", [Reply(250, ("",))]),
+    (b"250-\r\n250 \r\n", [Reply(250, ("", ""))]),
+    (b"250-a\r\n250-b c\r\n250 d\r\n", [Reply(250, ("a", "b c", "d"))]),
+    # Some servers end lines with LF; a bare CR, or any other control character, is text.
+    (b"250-a\n250 b\n", [Reply(250, ("a", "b"))]),
+    (b"550 a\rb\x00\r\n", [Reply(550, ("a\rb\x00",))]),
+    (b"550 gr\xc3\xb6\xc3\x9fer\xff\r\n", [Reply(550, ("gr\u00f6\u00dfer\ufffd",))]),
+    (b"220 a\r\n250 b\r\n", [Reply(220, ("a",)), Reply(250, ("b",))]),
+]
+NO_REPLIES = [
+    b"\r\n",
+    b"25\r\n",
+    b"2500\r\n",
+    b"250_OK\r\n",
+    b"150 OK\r\n",
+    b"600 OK\r\n",
+    b" 250 OK\r\n",
+    b"+OK\r\n",
+    b"250-a\r\n251 b\r\n",
+    b"250-a\r\nb\r\n",
+    b"2\xb2\xb3 x\r\n",
+]
+
+
+def read(*pieces: bytes) -> tuple[list[Reply], bool]:
+    reader = ReplyReader()
+    for piece in pieces:
+        reader.feed(piece)
+    replies = []
+    while (reply := reader.next()) is not None:
+        replies.append(reply)
+    return replies, reader.pending
+
+
+@pytest.mark.parametrize(("octets", "replies"), REPLIES)
+def test_replies_are_the_same_in_one_piece_and_in_many(octets: bytes, replies: list[Reply]) -> None:
+    single = [octets[i : i + 1] for i in range(len(octets))]
+    assert read(octets) == (replies, False)
+    assert read(*single) == (replies, False)
+    assert read(octets, b"25") == (replies, True)
+    assert read(octets, b"250-\r\n") == (replies, True)
+
+
+@pytest.mark.parametrize("octets", NO_REPLIES)
+def test_what_is_no_reply(octets: bytes) -> None:
+    with pytest.raises(Malformed):
+        read(octets)
+    with pytest.raises(Malformed):
+        read(*(octets[i : i + 1] for i in range(len(octets))))
+
+
+@given(st.lists(st.binary(max_size=30), max_size=30))
+def test_any_octets_are_replies_or_malformed(pieces: list[bytes]) -> None:
+    def outcome(*given: bytes) -> object:
+        try:
+            return read(*given)
+        except Malformed:
+            return Malformed
+
+    assert outcome(*pieces) == outcome(b"".join(pieces))
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        b"250 " + b"x" * MAX_LINE_OCTETS,
+        b"250 " + b"x" * MAX_LINE_OCTETS + b"\r\n",
+        b"250-a\r\n" * (MAX_REPLY_OCTETS // 7 + 1),
+        b"250 a\r\n" * (MAX_REPLY_OCTETS // 7 + 1),
+    ],
+    ids=["line", "ended line", "reply", "replies"],
+)
+def test_a_reply_has_a_limit(octets: bytes) -> None:
+    with pytest.raises(Malformed, match=r"octets|no reply"):
+        read(*(octets[i : i + 1000] for i in range(0, len(octets), 1000)))
+
+
+def test_replies_that_were_taken_do_not_count_against_the_limit() -> None:
+    reader = ReplyReader()
+    for _ in range(MAX_REPLY_OCTETS // 4):
+        reader.feed(b"250-a\r\n250 b\r\n")
+        assert reader.next() is not None
+
+
+ENHANCED = [
+    ("550 5.1.1 no such user", "5.1.1", "no such user"),
+    ("550 5.1.1", "5.1.1", ""),
+    ("550-5.7.1 one\n550 5.7.1 two", "5.7.1", "one two"),
+    ("550-5.7.1 one\n550 two", "5.7.1", "one two"),
+    ("450 5.7.1 odd", "", "5.7.1 odd"),
+    ("550 5.1 half", "", "5.1 half"),
+    ("550 5.1.1.1 an address", "", "5.1.1.1 an address"),
+    ("550 5.1.1234 far", "", "5.1.1234 far"),
+    ("550 x 5.1.1", "", "x 5.1.1"),
+    ("550", "", ""),
+]
+
+
+@pytest.mark.parametrize(("line", "enhanced", "text"), ENHANCED)
+def test_the_enhanced_code_is_told_from_the_text(line: str, enhanced: str, text: str) -> None:
+    (reply,), _ = read("".join(f"{each}\r\n" for each in line.split("\n")).encode())
+    assert (reply.enhanced, reply.text) == (enhanced, text)
+
+
+def test_a_reply_in_the_log_is_one_line() -> None:
+    shown = str(Reply(550, ("a\rb\x00\x1b[2J\u2028c", "d" * 1000)))
+    assert shown.startswith("550 a b [2J c ddd")
+    assert len(shown) == 400
+
+
+def test_extensions() -> None:
+    extensions = Extensions.parse(Reply(250, ("size 1", "Size 1000", "auth=login", "AUTH PLAIN login", "", "x")))
+    assert extensions.max_octets == 1000
+    assert extensions.mechanisms == {"PLAIN", "LOGIN"}
+    assert "X" in extensions
+    assert "STARTTLS" not in extensions
+
+
+LEGAL = st.one_of(
+    st.just(""),
+    st.from_regex(r"[a-zA-Z0-9!#$%&'*+/=?^_`{|}~.@,:;()\[\]-]{1,60}", fullmatch=True),
+    st.from_regex(r'"(?:[ !#-\[\]-~]|\\[ -~]){0,30}"@[a-z.]{1,20}', fullmatch=True),
+)
+
+
+@given(LEGAL)
+def test_a_path_arrives_octet_for_octet(path: str) -> None:
+    assert mail_command(path, {}, Extensions()) == b"MAIL FROM:<" + path.encode() + b">\r\n"
+    assert rcpt_command(path, {}) == b"RCPT TO:<" + path.encode() + b">\r\n"
+
+
+@given(st.text(max_size=40), st.text(max_size=20))
+def test_no_path_and_no_parameter_ever_makes_a_second_command_or_parameter(path: str, value: str) -> None:
+    parameters = {"SIZE": value, "BODY": value, "SMTPUTF8": None}
+    extensions = Extensions({"SIZE": (), "8BITMIME": (), "SMTPUTF8": ()})
+    try:
+        line = mail_command(path, parameters, extensions)
+    except Refused:
+        line = b""
+    if line:
+        found = re.fullmatch(
+            rb"MAIL FROM:<(?P<path>[^\r\n]*)>(?: SIZE=[0-9]+)?(?: BODY=8BITMIME)? SMTPUTF8\r\n", line, re.DOTALL
+        )
+        assert found is not None
+        assert found["path"] == path.encode()
+        unquoted = re.sub(rb'"(?:[^"\\]|\\.)*"', b"", found["path"])
+        assert not set(unquoted) & set(b' <>"\\')
+
+
+@pytest.mark.parametrize("word", ["a\r\nQUIT", "a\n", "\0", "\x7f", "\x80"])
+def test_a_command_holds_no_control_characters(word: str) -> None:
+    with pytest.raises(ValueError, match="control characters"):
+        command("EHLO", word)
+
+
+def sent(*pieces: bytes) -> bytes:
+    encoder = ContentEncoder()
+    return b"".join([*map(encoder.encode, pieces), encoder.end()])
+
+
+def received(octets: bytes) -> bytes:
+    """What a strict server takes from the wire: nothing but CRLF ends a line, and a line's first dot is no content."""
+    lines = octets.split(b"\r\n")
+    assert lines[-2:] == [b".", b""], "one end-of-data, at the end"
+    assert b"." not in lines[:-2], "and no other"
+    return b"".join(line.removeprefix(b".") + b"\r\n" for line in lines[:-2])
+
+
+UGLY = st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b".", b"..", b"a", b"", b"\r\n.\r\n"]), max_size=30)
+CLEAN = st.lists(st.sampled_from([b"\r\n", b".", b"..", b"a", b"\xff\x00"]), max_size=30)
+
+
+@given(CLEAN, st.lists(st.integers(0, 80), max_size=10))
+def test_clean_content_arrives_octet_for_octet_however_it_is_split(words: list[bytes], cuts: list[int]) -> None:
+    content = b"".join(words) + b"\r\n"
+    borders = [0, *sorted(min(cut, len(content)) for cut in cuts), len(content)]
+    pieces = [content[start:end] for start, end in pairwise(borders)]
+    assert received(sent(*pieces)) == content
+
+
+@given(UGLY)
+def test_no_content_ever_ends_early_or_holds_a_bare_line_end(pieces: list[bytes]) -> None:
+    content = b"".join(pieces)
+    octets = sent(*pieces)
+    assert octets == sent(content)
+    assert octets.count(b"\r") == octets.count(b"\n") == octets.count(b"\r\n")
+    expected = re.sub(rb"\r\n|\r|\n", b"\r\n", content)
+    if expected and not expected.endswith(b"\r\n"):
+        expected += b"\r\n"
+    assert received(octets) == expected

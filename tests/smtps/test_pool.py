@@ -1,0 +1,225 @@
+"""Connections: used again while they are clean, replaced once and unnoticed when they died idle, never too many."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+
+from fakes.smtp import Action, Drop, Hang, Reset, Say, Step
+from legacy_email_proxy.contracts import Disconnected, Overloaded, Refused
+from legacy_email_proxy_plugins.smtps import Limits, Timeouts
+from realservers.certificates import Certificates
+from smtps.support import CLIENT, CONTENT, SENDER, SHORT, deliver, pieces, relaying
+
+LOGIN = ["EHLO", "AUTH"]
+MESSAGE = ["MAIL", "RCPT", "DATA", "."]
+
+
+async def test_one_connection_carries_many_messages(certificates: Certificates) -> None:
+    async with relaying(certificates.good) as (server, relay):
+        for _ in range(3):
+            await deliver(relay)
+        assert server.verbs == LOGIN + MESSAGE * 3
+        assert len(server.connections) == 1
+    assert server.verbs[-1] == "QUIT"
+
+
+async def test_an_abandoned_transaction_is_reset_and_the_connection_used_again(certificates: Certificates) -> None:
+    async with relaying(certificates.good) as (server, relay):
+        async with relay.transaction(CLIENT, SENDER, {}) as transaction:
+            await transaction.add_recipient("r1@example.test", {})
+        with suppress(LookupError):
+            async with relay.transaction(CLIENT, SENDER, {}):
+                raise LookupError
+        await deliver(relay)
+        assert server.verbs == [*LOGIN, "MAIL", "RCPT", "RSET", "MAIL", "RSET", *MESSAGE]
+        assert len(server.messages[0].rcpt) == 1
+
+
+@pytest.mark.parametrize("action", ["500 5.5.1 what?", "421 4.3.2 no", Drop(), Hang()])
+async def test_a_connection_that_can_not_be_reset_is_not_used_again(action: Action, certificates: Certificates) -> None:
+    script: dict[Step, Action] = {("RCPT", 1): "550 5.1.1 no", "RSET": action}
+    async with relaying(certificates.good, script, timeouts=replace(Timeouts(), rset=SHORT)) as (server, relay):
+        with pytest.raises(Refused):
+            await deliver(relay)
+        await deliver(relay)
+        assert [len(connection.verbs) for connection in server.connections] == [5, 6]
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        Drop(),
+        Reset(),
+        "421 4.4.2 idle for too long",
+        Drop(b"421 4.4.2 idle for too long\r\n"),
+        Drop(b"42"),
+        b"what?\r\n",
+    ],
+)
+async def test_dead_at_mail_it_is_replaced_once_and_unnoticed(action: Action, certificates: Certificates) -> None:
+    async with relaying(certificates.good, {("MAIL", 2): action}) as (server, relay):
+        await deliver(relay)
+        await deliver(relay)
+        assert [connection.verbs for connection in server.connections] == [
+            [*LOGIN, *MESSAGE, "MAIL"],
+            [*LOGIN, *MESSAGE],
+        ]
+        assert len(server.messages) == 2
+
+
+async def test_there_is_no_second_replacement(certificates: Certificates) -> None:
+    async with relaying(certificates.good, {("MAIL", 2): Drop(), ("MAIL", 3): Drop()}) as (server, relay):
+        await deliver(relay)
+        with pytest.raises(Disconnected):
+            await deliver(relay)
+        assert server.verbs.count("MAIL") == 3
+        assert len(server.connections) == 2
+
+
+async def test_a_new_connection_that_dies_at_mail_is_not_replaced(certificates: Certificates) -> None:
+    async with relaying(certificates.good, {("MAIL", 1): Drop()}) as (server, relay):
+        with pytest.raises(Disconnected):
+            await deliver(relay)
+        assert len(server.connections) == 1
+
+
+async def test_silence_at_mail_is_not_waited_for_twice(certificates: Certificates) -> None:
+    script: dict[Step, Action] = {("MAIL", 2): Hang()}
+    async with relaying(certificates.good, script, timeouts=replace(Timeouts(), mail=SHORT)) as (server, relay):
+        await deliver(relay)
+        with pytest.raises(Disconnected, match="no whole reply"):
+            await deliver(relay)
+        assert len(server.connections) == 1
+
+
+@pytest.mark.parametrize("step", ["RCPT", "DATA", "."])
+async def test_later_than_mail_nothing_is_tried_again(step: str, certificates: Certificates) -> None:
+    async with relaying(certificates.good, {(step, 2): Drop()}) as (server, relay):
+        await deliver(relay)
+        with pytest.raises(Disconnected):
+            await deliver(relay)
+        assert server.verbs.count("MAIL") == 2
+        assert len(server.messages) == 1
+
+
+@pytest.mark.parametrize("last", [b"", b"421 4.4.2 idle for too long\r\n"])
+async def test_what_the_backend_closed_while_idle_is_not_used(last: bytes, certificates: Certificates) -> None:
+    async with relaying(certificates.good) as (server, relay):
+        await deliver(relay)
+        server.hang_up(1, last)
+        await server.until(lambda server: server.connections[0].ended)
+        await asyncio.sleep(0.05)
+        await deliver(relay)
+        assert [connection.verbs for connection in server.connections] == [LOGIN + MESSAGE] * 2
+
+
+async def test_of_two_idle_connections_the_living_one_is_used(certificates: Certificates) -> None:
+    async with relaying(certificates.good) as (server, relay):
+        async with relay.transaction(CLIENT, SENDER, {}):
+            await deliver(relay)
+        assert len(server.connections) == 2
+        server.hang_up(1)  # it came back last, and would be used first
+        await server.until(lambda server: server.connections[0].ended)
+        await asyncio.sleep(0.05)
+        await deliver(relay)
+        assert len(server.connections) == 2
+
+
+@pytest.mark.parametrize(
+    ("limits", "connections"),
+    [(Limits(transactions=2), 2), (Limits(age_seconds=0), 3), (Limits(), 1)],
+)
+async def test_a_connection_is_used_so_often_and_so_long(
+    limits: Limits, connections: int, certificates: Certificates
+) -> None:
+    async with relaying(certificates.good, limits=limits) as (server, relay):
+        for _ in range(3):
+            await deliver(relay)
+        assert len(server.connections) == connections
+        await server.until(lambda server: server.verbs.count("QUIT") >= connections - 1)
+
+
+async def test_an_idle_connection_says_quit_by_itself(certificates: Certificates) -> None:
+    async with relaying(certificates.good, limits=Limits(idle_seconds=0.05)) as (server, relay):
+        await deliver(relay)
+        await server.until(lambda server: server.connections[0].ended)
+        assert server.verbs[-1] == "QUIT"
+
+
+@pytest.mark.parametrize("action", ["221 2.0.0 bye", "500 5.5.1 what?", Drop(), Reset(), Hang(), b"\xff" * 1000])
+async def test_whatever_quit_is_answered_with_the_end_is_bounded(action: Action, certificates: Certificates) -> None:
+    async with relaying(certificates.good, {"QUIT": action}, timeouts=replace(Timeouts(), quit=SHORT)) as (_, relay):
+        await deliver(relay)
+        async with asyncio.timeout(SHORT + 3):
+            await relay.aclose()
+
+
+async def test_never_more_connections_than_allowed(certificates: Certificates) -> None:
+    script: dict[Step, Action] = {".": Say("250 2.0.0 OK", 0.02)}
+    async with relaying(certificates.good, script, BACKEND_SMTP_MAX_CONNECTIONS=3) as (server, relay):
+        await asyncio.gather(*(deliver(relay) for _ in range(12)))
+        assert len(server.messages) == 12
+        assert len(server.connections) == 3
+
+
+async def test_who_waits_too_long_for_a_connection_is_told(certificates: Certificates) -> None:
+    timeouts = replace(Timeouts(), slot=SHORT)
+    async with relaying(certificates.good, timeouts=timeouts, BACKEND_SMTP_MAX_CONNECTIONS=1) as (server, relay):
+        async with relay.transaction(CLIENT, SENDER, {}) as transaction:
+            with pytest.raises(Overloaded) as overloaded:
+                await deliver(relay)
+            assert overloaded.value.look_at == "BACKEND_SMTP_MAX_CONNECTIONS"
+            await transaction.add_recipient("r1@example.test", {})
+            await transaction.send(pieces(CONTENT))
+        await deliver(relay)
+        assert len(server.messages) == 2
+        assert len(server.connections) == 1
+
+
+async def test_who_stops_waiting_takes_no_slot(certificates: Certificates) -> None:
+    async with relaying(certificates.good, BACKEND_SMTP_MAX_CONNECTIONS=1) as (server, relay):
+        async with relay.transaction(CLIENT, SENDER, {}):
+            waiting = [asyncio.create_task(deliver(relay)) for _ in range(5)]
+            await asyncio.sleep(0)
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        await deliver(relay)
+        assert len(server.messages) == 1
+
+
+async def test_a_failed_connection_frees_its_slot(certificates: Certificates) -> None:
+    script: dict[Step, Action] = {("GREETING", 1): "421 4.3.2 busy", ("EHLO", 1): Drop(), ("AUTH", 1): "454 4.7.0 no"}
+    async with relaying(certificates.good, script, BACKEND_SMTP_MAX_CONNECTIONS=1) as (server, relay):
+        for kind in (Overloaded, Disconnected, Overloaded):
+            with pytest.raises(kind):
+                await deliver(relay)
+        await deliver(relay)
+        assert len(server.messages) == 1
+
+
+async def test_closing_ends_what_is_lent_and_lends_no_more(certificates: Certificates) -> None:
+    async with relaying(certificates.good) as (server, relay):
+        async with relay.transaction(CLIENT, SENDER, {}) as transaction:
+            await transaction.add_recipient("r1@example.test", {})
+            async with asyncio.timeout(3):
+                await relay.aclose()
+            with pytest.raises(Disconnected, match="while sending DATA"):
+                await transaction.send(pieces(CONTENT))
+        with pytest.raises(Overloaded, match="shutting down"):
+            await deliver(relay)
+        assert not server.messages
+
+
+async def test_a_stuck_transaction_stops_no_other(certificates: Certificates) -> None:
+    async with relaying(certificates.good, {("RCPT", 1): Hang()}) as (server, relay):
+        stuck = asyncio.create_task(deliver(relay))
+        await server.until(lambda server: "RCPT" in server.steps)
+        async with asyncio.timeout(3):
+            await deliver(relay)
+        stuck.cancel()
+        await asyncio.gather(stuck, return_exceptions=True)

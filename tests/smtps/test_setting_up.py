@@ -1,0 +1,319 @@
+"""From the TCP connection to the end of the login: nothing is sent before TLS is verified, no failure is a verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import socket
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from fakes.smtp import Action, Drip, Drop, Encryption, Hang, Raw, Reset, Step
+from legacy_email_proxy.contracts import (
+    CredentialsRefused,
+    Disconnected,
+    Failure,
+    Overloaded,
+    Unreachable,
+    Unusable,
+    Unverified,
+)
+from legacy_email_proxy_plugins.smtps import Timeouts
+from legacy_email_proxy_plugins.smtps.login import Breaker
+from realservers.certificates import Certificates
+from realservers.processes import free_ports
+from smtps.support import LOGGER, PASSWORD, SHORT, USER, deliver, logged, relay_to, relaying
+
+IMPATIENT = Timeouts(connect=5, tls=SHORT, greeting=SHORT, hello=SHORT, auth=SHORT)
+PLAIN = base64.b64encode(f"\0{USER}\0{PASSWORD}".encode()).decode()
+BIG = Raw((b"220-" + b"x" * 76 + b"\r\n") * 131072)
+
+
+async def test_nobody_listens(certificates: Certificates) -> None:
+    relay = relay_to(free_ports(1)[0], certificates.ca_file)
+    with pytest.raises(Unreachable, match=r"127\.0\.0\.1: Connection refused") as failure:
+        await deliver(relay)
+    assert "BACKEND_SMTP_HOST" in failure.value.look_at
+    await relay.aclose()
+
+
+async def test_the_name_does_not_resolve(certificates: Certificates) -> None:
+    relay = relay_to(465, certificates.ca_file, BACKEND_SMTP_HOST="nowhere.invalid")
+    with pytest.raises(Unreachable, match=r"nowhere\.invalid can not be resolved"):
+        await deliver(relay)
+    relay = relay_to(465, certificates.ca_file, BACKEND_SMTP_HOST="a" * 70 + ".invalid")
+    with pytest.raises(Unreachable, match="can not be resolved"):
+        await deliver(relay)
+
+
+def resolving_to(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[str, int]) -> None:
+    async def getaddrinfo(*_: object, **__: object) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", address) for address in addresses]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+
+
+async def test_every_address_of_the_name_is_tried(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = socket.create_server(("127.0.0.1", 0), backlog=0)  # its queue, once full, is a black hole
+    with full, socket.create_connection(full.getsockname()), socket.socket() as waiting:
+        waiting.setblocking(False)
+        waiting.connect_ex(full.getsockname())
+        async with relaying(certificates.good, timeouts=replace(Timeouts(), connect=1.5)) as (server, relay):
+            dead = ("127.0.0.1", free_ports(1)[0])
+            resolving_to(monkeypatch, dead, full.getsockname(), ("127.0.0.1", server.port))
+            await deliver(relay)
+            assert len(server.messages) == 1
+
+
+async def test_no_address_answers(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+    relay = relay_to(465, certificates.ca_file)
+    first, second = free_ports(2)
+    resolving_to(monkeypatch, ("127.0.0.1", first), ("127.0.0.2", second))
+    with pytest.raises(Unreachable, match=r"127\.0\.0\.1: .*; 127\.0\.0\.2: "):
+        await deliver(relay)
+
+
+# fmt: off
+SETTING_UP: list[tuple[Encryption, str, Action, type[Failure], str]] = [
+    ("implicit", "TLS", Drop(), Disconnected, "in the TLS handshake"),
+    ("implicit", "TLS", Reset(), Disconnected, "in the TLS handshake"),
+    ("implicit", "TLS", Hang(), Unreachable, "in the TLS handshake"),
+    ("implicit", "TLS", Raw(b"220 in the clear\r\n"), Unverified, "WRONG_VERSION_NUMBER"),
+    ("implicit", "TLS", Raw(b"\x15\x03\x01\x00\x02\x02\x28"), Unverified, "does not speak TLS with us"),
+    ("none", "GREETING", "554 5.7.1 you are on a list", Unreachable, "you are on a list"),
+    ("none", "GREETING", "521 no mail here", Unreachable, "no mail here"),
+    ("none", "GREETING", "421 4.3.2 too many connections", Overloaded, "too many connections"),
+    ("none", "GREETING", "450 4.3.2 later", Overloaded, "later"),
+    ("none", "GREETING", Raw(b"HTTP/1.1 400 Bad Request\r\n"), Disconnected, "HTTP/1.1 400"),
+    ("none", "GREETING", Raw(b"+OK POP3 ready\r\n"), Disconnected, "waiting for the greeting"),
+    ("none", "GREETING", Hang(), Unreachable, "waiting for the greeting: no whole reply"),
+    ("none", "GREETING", Hang(b"220-hello\r\n"), Unreachable, "waiting for the greeting: no whole reply"),
+    ("none", "GREETING", Drip("220 as slow as this", SHORT / 10), Unreachable, "no whole reply"),
+    ("none", "GREETING", Drop(), Disconnected, "waiting for the greeting: it closed"),
+    ("none", "GREETING", BIG, Disconnected, "more than 65536 octets"),
+    ("none", "GREETING", Raw(b"220 a\r\n220 b\r\n"), Disconnected, "while sending EHLO: it sent, unasked, 220 b"),
+    ("none", "EHLO", "502 5.5.1 what?", Unusable, "does not take EHLO"),
+    ("none", "EHLO", "451 4.3.0 later", Overloaded, "EHLO"),
+    ("none", "EHLO", "421 4.3.2 later", Overloaded, "EHLO"),
+    ("none", "EHLO", "354 what?", Disconnected, "while sending EHLO"),
+    ("none", "EHLO", Hang(), Disconnected, "while sending EHLO"),
+    ("none", "EHLO", Drop(b"250-a\r\n"), Disconnected, "while sending EHLO"),
+    ("starttls", "STARTTLS", "454 4.7.0 not now", Unverified, "refuses STARTTLS: 454 4.7.0 not now"),
+    ("starttls", "STARTTLS", "501 5.5.4 what?", Unverified, "refuses STARTTLS"),
+    ("starttls", "STARTTLS", "250 2.0.0 fine", Unverified, "refuses STARTTLS"),
+    ("starttls", "STARTTLS", Drop(), Disconnected, "while sending STARTTLS"),
+    ("starttls", "STARTTLS", Hang(), Disconnected, "while sending STARTTLS"),
+    ("starttls", "STARTTLS", Raw(b"220 go\r\n250 AUTH PLAIN\r\n"), Unverified, "in the clear behind its answer"),
+    ("starttls", "STARTTLS", Raw(b"220 go\r\n2"), Unverified, "in the clear behind its answer"),
+    ("starttls", "STARTTLS", Drop(b"220 go\r\n"), Disconnected, "TLS handshake"),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("encryption", "step", "action", "kind", "detail"), SETTING_UP)
+async def test_a_failure_before_the_login_is_no_verdict_and_sends_nothing(
+    encryption: Encryption, step: str, action: Action, kind: type[Failure], detail: str, certificates: Certificates
+) -> None:
+    script: dict[Step, Action] = {(step, 1): action}
+    timeouts = IMPATIENT if isinstance(action, Hang | Drip) else Timeouts()
+    async with relaying(certificates.good, script, encryption=encryption, timeouts=timeouts) as (server, relay):
+        with pytest.raises(Failure) as failure:
+            await deliver(relay)
+        assert type(failure.value) is kind
+        assert detail in failure.value.detail
+        assert set(server.verbs) <= {"EHLO", "STARTTLS"}
+        assert PLAIN.encode() not in server.octets
+
+
+BAD_CERTIFICATES = [
+    ("expired", "certificate has expired"),
+    ("wrong_host", "IP address mismatch"),
+    ("other_ca", "unable to get local issuer certificate"),
+]
+
+
+@pytest.mark.parametrize(("which", "reason"), BAD_CERTIFICATES)
+@pytest.mark.parametrize("encryption", ["implicit", "starttls"])
+async def test_a_bad_certificate_gets_nothing_from_us(
+    encryption: Encryption, which: str, reason: str, certificates: Certificates
+) -> None:
+    async with relaying(getattr(certificates, which), encryption=encryption) as (server, relay):
+        with pytest.raises(Unverified) as failure:
+            await deliver(relay)
+        assert reason in failure.value.detail
+        assert failure.value.look_at == "BACKEND_SMTP_CA_FILE"
+        await server.until(lambda server: server.connections[0].ended)
+        assert server.connections[0].handshake_failed
+        assert server.verbs == (["EHLO", "STARTTLS"] if encryption == "starttls" else [])
+
+
+async def test_starttls_that_is_not_offered_is_not_done_without(certificates: Certificates) -> None:
+    async with relaying(certificates.good, encryption="starttls", server_encryption="none") as (server, relay):
+        with pytest.raises(Unverified, match="does not offer STARTTLS"):
+            await deliver(relay)
+        assert server.verbs == ["EHLO"]
+
+
+async def test_what_was_offered_before_starttls_is_forgotten(certificates: Certificates) -> None:
+    script: dict[Step, Action] = {("EHLO", 1): "250-fake\n250-STARTTLS\n250-AUTH PLAIN\n250 SMTPUTF8"}
+    async with relaying(certificates.good, script, encryption="starttls", keywords=()) as (server, relay):
+        with pytest.raises(Unusable, match="offers no login at all"):
+            await deliver(relay)
+        assert server.verbs == ["EHLO", "STARTTLS", "EHLO"]
+
+
+async def test_tls_where_the_backend_speaks_in_the_clear(certificates: Certificates) -> None:
+    async with relaying(certificates.good, server_encryption="starttls") as (server, relay):
+        with pytest.raises(Unverified) as failure:
+            await deliver(relay)
+        assert "BACKEND_SMTP_USE_SSL" in failure.value.look_at
+        assert b"EHLO" not in server.octets
+        assert PLAIN.encode() not in server.octets
+
+
+AUTH: list[tuple[Action, type[Failure]]] = [
+    ("535 5.7.8 wrong", CredentialsRefused),
+    ("534 5.7.9 an app password is needed", CredentialsRefused),
+    ("530 5.7.0 no", CredentialsRefused),
+    ("550 5.7.1 disabled", CredentialsRefused),
+    ("432 4.7.12 change your password", CredentialsRefused),
+    ("454 4.7.0 later", Overloaded),
+    ("421 4.3.2 too many logins", Overloaded),
+    ("504 5.5.4 not that one", Unusable),
+    ("500 5.5.2 what?", Unusable),
+    ("250 2.0.0 strange", Disconnected),
+    ("334 ", Disconnected),
+    (Drop(), Disconnected),
+    (Hang(), Disconnected),
+    (Raw(b"what?\r\n"), Disconnected),
+]
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
+@pytest.mark.parametrize(("action", "kind"), AUTH)
+async def test_one_login_is_tried_and_never_another_way(
+    action: Action, kind: type[Failure], mechanism: str, certificates: Certificates
+) -> None:
+    keywords = ("AUTH LOGIN CRAM-MD5" + (" PLAIN" if mechanism == "PLAIN" else ""),)
+    timeouts = IMPATIENT if isinstance(action, Hang) else Timeouts()
+    async with relaying(certificates.good, {"AUTH": action}, keywords=keywords, timeouts=timeouts) as (server, relay):
+        with pytest.raises(Failure) as failure:
+            await deliver(relay)
+        assert type(failure.value) is kind
+        assert server.verbs.count("AUTH") == 1
+        assert server.connections[0].commands[1].startswith(f"AUTH {mechanism}")
+        assert len(server.connections) == 1
+        assert "MAIL" not in server.verbs
+
+
+async def test_no_mechanism_in_common(certificates: Certificates) -> None:
+    async with relaying(certificates.good, keywords=("AUTH XOAUTH2 CRAM-MD5",)) as (server, relay):
+        with pytest.raises(Unusable, match="offers CRAM-MD5 XOAUTH2"):
+            await deliver(relay)
+        assert "AUTH" not in server.verbs
+
+
+async def test_a_refused_password_is_not_tried_again_and_told_once(
+    certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with relaying(certificates.good, password="an old one") as (server, relay):
+        # At once: before the first login has succeeded, they go one by one.
+        failures = await asyncio.gather(*(deliver(relay) for _ in range(5)), return_exceptions=True)
+        failures += [await asyncio.gather(deliver(relay), return_exceptions=True)][0]
+        assert [type(failure) for failure in failures] == [CredentialsRefused] * 6
+        assert server.verbs.count("AUTH") == 1
+        assert "535 5.7.8 wrong; not tried again for" in str(failures[-1])
+        assert "BACKEND_SMTP_PASS" in str(failures[-1])
+    errors = logged(caplog.records, logging.ERROR)
+    assert len(errors) == 1
+    assert "no login is tried for 60 s" in errors[0]
+
+
+async def test_the_pause_grows_up_to_an_hour_and_ends_with_a_login() -> None:
+    now = 0.0
+    breaker = Breaker(logging.getLogger(LOGGER), lambda: now)
+
+    async def refused() -> None:
+        async with breaker.attempt(1):
+            raise CredentialsRefused("535 no")
+
+    pauses = []
+    for _ in range(9):
+        with pytest.raises(CredentialsRefused, match=r"^535 no$"):
+            await refused()
+        start = now
+        while True:
+            now += 10
+            try:
+                async with breaker.attempt(1):
+                    raise LookupError  # neither accepted nor refused
+            except CredentialsRefused:
+                continue
+            except LookupError:
+                break
+        pauses.append(now - start)
+    assert pauses == [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]
+    async with breaker.attempt(1):
+        pass
+    with pytest.raises(CredentialsRefused):
+        await refused()
+    now += 60
+    async with breaker.attempt(1):
+        pass
+
+
+async def test_many_refusals_at_once_are_one(certificates: Certificates) -> None:
+    breaker = Breaker(logging.getLogger(LOGGER), lambda: 0.0)
+    async with breaker.attempt(1):
+        pass
+
+    async def refused() -> None:
+        async with breaker.attempt(1):
+            await asyncio.sleep(0)
+            raise CredentialsRefused("535 no")
+
+    await asyncio.gather(*(refused() for _ in range(10)), return_exceptions=True)
+    with pytest.raises(CredentialsRefused, match="not tried again for 60 s"):
+        await refused()
+
+
+async def test_a_login_that_hangs_does_not_keep_the_others_for_ever() -> None:
+    breaker = Breaker(logging.getLogger(LOGGER), lambda: 0.0)
+
+    async def hanging() -> None:
+        async with breaker.attempt(1):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(hanging())
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        async with breaker.attempt(SHORT):
+            pass
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+ECHOES = [
+    f"500 5.5.2 unknown command: AUTH PLAIN {PLAIN}",
+    f"535 5.7.8 {USER}, {PASSWORD} is wrong",
+    f"535 5.7.8 {PASSWORD.upper()}",
+    f"501 5.5.2 cut off: {PLAIN[:20]}",
+    f"334 {PLAIN}",
+    f"454 {base64.b64encode(PASSWORD.encode()).decode()}",
+]
+
+
+@pytest.mark.parametrize("echo", ECHOES)
+@pytest.mark.parametrize("keywords", [("AUTH PLAIN",), ("AUTH LOGIN",)], ids=["PLAIN", "LOGIN"])
+async def test_no_secret_is_ever_shown(
+    echo: str, keywords: tuple[str, ...], certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with relaying(certificates.good, {("AUTH", 1): echo}, keywords=keywords) as (_, relay):
+        failures = [await asyncio.gather(deliver(relay), return_exceptions=True) for _ in range(2)]
+        seen = f"{caplog.text} {failures!r} {failures!s}".lower()
+        assert "auth" in seen
+        for secret in (PASSWORD, PLAIN[:20], base64.b64encode(PASSWORD.encode()).decode()):
+            assert secret.lower() not in seen
