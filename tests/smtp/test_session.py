@@ -331,6 +331,14 @@ async def test_log_line_of_a_message_and_of_a_session(leg: Leg, caplog: pytest.L
     assert ended["session"] == message["session"]
 
 
+async def test_a_look_whether_somebody_is_there_is_no_news(leg: Leg, caplog: pytest.LogCaptureFixture) -> None:
+    for said, level in ((b"", logging.DEBUG), (b"HELO x\r\n", logging.INFO), (b"x\r\n", logging.INFO)):
+        caplog.clear()
+        await leg.exchange(said)
+        await eventually(lambda: facts(caplog, "smtp session ended"))
+        assert [record.levelno for record in caplog.records if "session ended" in record.getMessage()] == [level]
+
+
 @pytest.mark.parametrize("verdict", [None, "refuse-550"])
 async def test_the_handler_is_an_ordinary_aiosmtpd_handler(verdict: str | None) -> None:
     relay = MemoryRelay()

@@ -127,8 +127,10 @@ class SMTPSession(AiosmtpdSMTP):
         try:
             verdict = await self._live(peer, refusal)
             await self._part()
+            # Somebody who only looks whether we are there, as a health check does all day, is no news.
+            silent = verdict.startswith("dropped") and self.session.host_name is None and not self._errors
             events.event(
-                _log, logging.INFO, "smtp session ended", session=self.session.label, client=peer,
+                _log, logging.DEBUG if silent else logging.INFO, "smtp session ended", session=self.session.label, client=peer,
                 helo=self.session.host_name or "", messages=len(self.session.relayed),
                 octets=sum(self.session.relayed), verdict=verdict,
             )  # fmt: skip
