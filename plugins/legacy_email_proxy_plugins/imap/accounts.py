@@ -1,0 +1,56 @@
+"""One pool per account, found by user and proven password: what one password opened is never lent to another."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import anyio
+
+from legacy_email_proxy.contracts import Login
+
+from .pool import Pool
+from .server import Server
+
+__all__ = ("Accounts",)
+
+Key = tuple[str, bytes, bool]
+
+
+class Accounts:
+    """The pools of all accounts; one is dropped when no session uses it and no connection of it is left."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._pools: dict[Key, Pool] = {}
+        self._users: Counter[Key] = Counter()
+
+    @contextmanager
+    def pool(self, login: Login, *, clients_own: bool) -> Iterator[Pool]:
+        """The account's pool, kept at least as long as the ``with`` block."""
+        key = (login.user, login.password.fingerprint(), clients_own)
+        pool = self._pools.get(key)
+        if pool is None:
+            pool = Pool(self._server, login, clients_own=clients_own, on_idle=lambda: self._drop_if_unused(key))
+            self._pools[key] = pool
+        self._users[key] += 1
+        try:
+            yield pool
+        finally:
+            self._users[key] -= 1
+            self._drop_if_unused(key)
+
+    def _drop_if_unused(self, key: Key) -> None:
+        pool = self._pools.get(key)
+        # The settings' own account stays: its pool remembers that a password was refused.
+        if pool is not None and key[2] and not self._users[key] and not pool.in_use:
+            del self._pools[key], self._users[key]
+            pool.dismiss()
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        async with anyio.create_task_group() as closing:
+            for pool in self._pools.values():
+                closing.start_soon(pool.aclose)
+        self._pools.clear()

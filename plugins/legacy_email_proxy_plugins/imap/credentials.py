@@ -1,0 +1,51 @@
+"""User and password in the forms in which they go on the wire, and in all the forms that must not reach a log."""
+
+from __future__ import annotations
+
+import base64
+
+from legacy_email_proxy.contracts import Login
+
+__all__ = ("disguises", "is_sendable", "login_parts", "plain_response")
+
+
+def _octets(text: str) -> bytes:
+    # Whatever a client sent that is no UTF-8 arrives as surrogates, and goes on as the octets that it was.
+    return text.encode("utf-8", "surrogateescape")
+
+
+def is_sendable(login: Login) -> bool:
+    """Whether no octet in it would end the command early, and make a command of the rest."""
+    return not any(character in "\0\r\n" for character in login.user + login.password.reveal())
+
+
+def plain_response(login: Login) -> bytes:
+    """The response of SASL PLAIN (RFC 4616 §2), before base64."""
+    return _octets(f"\0{login.user}\0{login.password.reveal()}")
+
+
+def login_parts(tag: bytes, login: Login) -> list[bytes]:
+    """The LOGIN command (RFC 9051 §6.2.3), cut where the server must first ask for a literal.
+
+    Not left to imaplib: Python versions differ in what they quote (CVE-2025-15366), and a second round of quotes would
+    be another password. What is not printable ASCII goes as a literal.
+    """
+    parts = [b"%b LOGIN " % tag]
+    for text, following in ((login.user, b" "), (login.password.reveal(), b"\r\n")):
+        octets = _octets(text)
+        if all(0x20 <= octet < 0x7F for octet in octets):
+            parts[-1] += b'"%b"' % octets.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+        else:
+            parts[-1] += b"{%d}\r\n" % len(octets)
+            parts.append(octets)
+        parts[-1] += following
+    return parts
+
+
+def disguises(login: Login) -> tuple[str, ...]:
+    """The password, quoted and in base64, as a server might quote it back at us."""
+    password = login.password.reveal()
+    quoted = password.replace("\\", "\\\\").replace('"', '\\"')
+    response = plain_response(login)
+    encoded = (base64.b64encode(octets).decode() for octets in (response, response[1:], _octets(password)))
+    return tuple(form for form in (quoted, password, *encoded) if form)

@@ -1,0 +1,206 @@
+"""The connections of one account: a bounded number, each lent for one exchange, each exchange in a thread of its own.
+
+The threads are the account's alone and no more than its connections, so an account whose server hangs neither takes a
+thread from another nor makes threads without end. A connection goes back only after an exchange that ended cleanly: on
+any other, what the server still says would be taken for the answer to the next question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from typing import Any, TypeVar
+
+import anyio
+
+from legacy_email_proxy.contracts import Disconnected, Login, Overloaded
+
+from .breaker import Breaker
+from .connection import Connection
+from .server import Server
+
+__all__ = ("Pool",)
+
+T = TypeVar("T")
+
+
+class Pool:
+    """At most ``server.max_connections`` connections, all logged in as ``login``; used in one event loop.
+
+    ``login`` is ``None`` only for a pool that probes without logging in. ``on_idle`` is called whenever nothing is lent
+    or kept any more.
+    """
+
+    def __init__(
+        self, server: Server, login: Login | None, *, clients_own: bool, on_idle: Callable[[], None] = lambda: None
+    ) -> None:
+        self._server = server
+        self._login = login
+        self._clients_own = clients_own
+        self._on_idle = on_idle
+        self._loop = asyncio.get_running_loop()
+        # A client's own login is between the client and the server: pausing it would let strangers lock a user out.
+        self._breaker = None if clients_own else Breaker()
+        self._slots = anyio.Semaphore(server.max_connections)
+        self._executor = ThreadPoolExecutor(server.max_connections, thread_name_prefix="imap")
+        self._idle: list[tuple[float, Connection]] = []
+        self._lent: set[_Lease] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._closing = False
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a connection is lent or kept."""
+        return bool(self._lent or self._idle)
+
+    async def exchange(
+        self,
+        function: Callable[[Connection], T],
+        *,
+        fresh: bool = False,
+        log_in: bool = True,
+        untouched: Callable[[], bool] = lambda: True,
+    ) -> T:
+        """Run ``function`` with a connection of its own and return what it returns.
+
+        ``fresh`` asks for one that has just logged in, or, without ``log_in``, for one that ``function`` opens itself.
+        A kept connection that turns out dead is replaced once, as long as nothing came of it (``untouched``). If the
+        caller is cancelled, the connection is ended, and counts until its thread has ended as well.
+
+        Raises :class:`Overloaded` if no connection became free in time, and what logging in and ``function`` raise.
+        """
+        await self._acquire_slot()
+        lease = _Lease()
+        self._lent.add(lease)
+        try:
+            if self._closing:
+                raise Disconnected("the proxy is shutting down")
+            kept = None if fresh else self._take_idle(lease)
+            if kept is not None:
+                try:
+                    return await self._in_thread(lease, function)
+                except Disconnected:
+                    if not untouched():
+                        raise
+                    kept.close()
+            self._take_fresh(lease, instead_of_idle=fresh)
+            if not log_in:
+                async with self._breaker_attempt():
+                    return await self._in_thread(lease, function)
+            async with self._breaker_attempt():
+                await self._in_thread(lease, self._open)
+            return await self._in_thread(lease, function)
+        finally:
+            self._give_back(lease)
+
+    def _open(self, connection: Connection) -> None:
+        assert self._login is not None, "a pool that only probes"  # noqa: S101
+        connection.connect()
+        connection.login(self._login, clients_own=self._clients_own)
+
+    def _breaker_attempt(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if self._breaker is None else self._breaker.attempt()
+
+    # Lending
+
+    async def _acquire_slot(self) -> None:
+        try:
+            with anyio.fail_after(self._server.patience.slot):
+                await self._slots.acquire()
+        except TimeoutError:
+            detail = f"all {self._server.max_connections} connections to the server were in use for too long"
+            raise Overloaded(detail, look_at="BACKEND_IMAP_MAX_CONNECTIONS") from None
+
+    def _take_idle(self, lease: _Lease) -> Connection | None:
+        if self._idle:
+            # The one used last: the others then grow old together and are closed.
+            lease.connection = self._idle.pop()[1]
+        return lease.connection
+
+    def _take_fresh(self, lease: _Lease, *, instead_of_idle: bool) -> None:
+        # The server counts kept connections as well. Either there is none, or this one takes the place of one: so kept
+        # and lent ones together are never more than allowed, and clients that log in often don't make them pile up.
+        if instead_of_idle and self._idle:
+            self._idle.pop(0)[1].close()
+        lease.connection = Connection(self._server)
+
+    async def _in_thread(self, lease: _Lease, function: Callable[[Connection], T]) -> T:
+        connection = lease.connection
+        assert connection is not None, "nothing lent"  # noqa: S101
+        lease.future = future = self._executor.submit(function, connection)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            connection.abort()
+            raise
+
+    def _give_back(self, lease: _Lease) -> None:
+        if lease.future is None or lease.future.done():
+            self._settle(lease)
+            return
+
+        def ended(_: Future[Any]) -> None:
+            with suppress(RuntimeError):  # The loop is gone, and the pool with it.
+                self._loop.call_soon_threadsafe(self._settle, lease)
+
+        lease.future.add_done_callback(ended)
+
+    def _settle(self, lease: _Lease) -> None:
+        self._lent.discard(lease)
+        connection = lease.connection
+        if connection is not None:
+            if connection.usable and connection.logged_in and not self._closing:
+                self._idle.append((time.monotonic(), connection))
+                self._watch_idle()
+            else:
+                connection.close()
+        self._slots.release()
+        if not self.in_use:
+            self._on_idle()
+
+    # Keeping
+
+    def _watch_idle(self) -> None:
+        if self._timer is None and self._idle:
+            age = time.monotonic() - self._idle[0][0]
+            self._timer = self._loop.call_later(max(0.0, self._server.patience.idle - age), self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = time.monotonic()
+        while self._idle and now - self._idle[0][0] >= self._server.patience.idle:
+            self._executor.submit(self._idle.pop(0)[1].logout)
+        self._watch_idle()
+        if not self.in_use:
+            self._on_idle()
+
+    def dismiss(self) -> None:
+        """Let the threads go; for a pool that is not :attr:`in_use`."""
+        self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._executor.shutdown(wait=False)
+
+    async def aclose(self) -> None:
+        """End what is going on, take leave of the server where that is quick, and let the threads go."""
+        leaving: list[Future[Any]] = []
+        for lease in self._lent:
+            if lease.connection is not None and lease.future is not None:
+                lease.connection.abort()
+                leaving.append(lease.future)
+        leaving += [self._executor.submit(connection.logout) for _, connection in self._idle]
+        self._idle.clear()
+        self.dismiss()
+        with anyio.move_on_after(2 * self._server.patience.logout):
+            await asyncio.gather(*map(asyncio.wrap_future, leaving), return_exceptions=True)
+
+
+class _Lease:
+    """What one exchange holds: a connection, and the thread that is busy with it or was last."""
+
+    def __init__(self) -> None:
+        self.connection: Connection | None = None
+        self.future: Future[Any] | None = None

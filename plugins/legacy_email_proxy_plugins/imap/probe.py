@@ -1,0 +1,68 @@
+"""What ``check`` is told about the IMAP server: each step that worked, and in plain words the one that did not."""
+
+from __future__ import annotations
+
+from legacy_email_proxy.contracts import CredentialsRefused, Failure, Finding, Level, Login, Unreachable, Unverified
+
+from .connection import Connection
+from .server import Security, Server
+
+__all__ = ("failed", "inspect")
+
+_WORTH_NAMING = ("UIDPLUS", "MOVE", "ID", "IDLE", "CONDSTORE", "SPECIAL-USE", "COMPRESS=DEFLATE")
+
+
+def inspect(server: Server, login: Login | None, findings: list[Finding], connection: Connection) -> None:
+    """Go through all steps in the worker thread, telling ``findings``. Raises what stopped it."""
+    connection.connect()
+    how = f"over {connection.tls_version}, the certificate verifies" if connection.tls_version else "without TLS"
+    findings.append(Finding(Level.GOOD, f"reached {server.name} {how}"))
+    if server.security is Security.NONE:
+        findings.append(
+            Finding(
+                Level.WARNING,
+                "passwords go to the IMAP server in the clear",
+                "set BACKEND_IMAP_USE_SSL or BACKEND_IMAP_USE_STARTTLS to true",
+            )
+        )
+    if login is None:
+        findings.append(Finding(Level.GOOD, "not logged in: each client brings its own login (POP3_LOGIN=backend)"))
+        return
+    connection.login(login, clients_own=False)
+    findings.append(Finding(Level.GOOD, f"logged in as {login.user}"))
+    offered = [name for name in _WORTH_NAMING if name in connection.capabilities]
+    findings.append(Finding(Level.GOOD, f"the server offers {', '.join(offered) or 'no extension that is used here'}"))
+    if "UIDPLUS" not in connection.capabilities:
+        findings.append(
+            Finding(
+                Level.WARNING,
+                "the server can not expunge single messages (no UIDPLUS)",
+                "what POP3 clients delete stays in the folder, marked as deleted, until another client expunges",
+            )
+        )
+    mailbox = connection.select()
+    count = "1 message" if mailbox.exists == 1 else f"{mailbox.exists} messages"
+    findings.append(Finding(Level.GOOD, f"folder {server.folder} holds {count}"))
+    if mailbox.read_only:
+        findings.append(
+            Finding(
+                Level.WARNING,
+                f"folder {server.folder} is read-only",
+                "POP3 clients can read but not delete; give the account the right to, or set BACKEND_IMAP_FOLDER",
+            )
+        )
+    connection.logout()
+
+
+def failed(failure: Failure) -> Finding:
+    """The step that did not work."""
+    look_at = f"look at {failure.look_at}" if failure.look_at else "try again later"
+    if isinstance(failure, CredentialsRefused):
+        advice = f"{look_at}; many providers want an app password here, or have IMAP switched off by default"
+    elif isinstance(failure, Unverified):
+        advice = f"{look_at}; name the server as its certificate does, and give the CA that signed it if it is your own"
+    elif isinstance(failure, Unreachable):
+        advice = f"{look_at}; is the name right, and may this machine connect there?"
+    else:
+        advice = look_at
+    return Finding(Level.BAD, failure.detail, advice)

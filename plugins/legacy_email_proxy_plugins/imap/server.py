@@ -1,0 +1,106 @@
+"""Which IMAP server, reached how, and how long it may take: read once from the settings, with all mistakes at once."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from dataclasses import dataclass, field
+from enum import Enum
+
+from legacy_email_proxy.contracts import Context, Login, Secret, SettingsMistake
+
+__all__ = ("Patience", "Security", "Server", "configured_login", "configured_server")
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class Security(Enum):
+    """How the connection is protected."""
+
+    IMPLICIT_TLS = "TLS"
+    STARTTLS = "STARTTLS"
+    NONE = "no TLS"
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long anything may take, in seconds."""
+
+    connect: float = 30.0
+    """TCP, TLS and the greeting, all addresses of the name together."""
+    read: float = 60.0
+    """Silence inside an answer; also the time in which each piece of a literal must arrive."""
+    command: float = 120.0
+    """One command, apart from literals and from waiting for a slow consumer."""
+    listing: float = 600.0
+    """The listing of a whole folder: some servers open every message for its size."""
+    logout: float = 1.5
+    slot: float = 30.0
+    """Waiting for a connection while all of the account's are lent."""
+    idle: float = 240.0
+    """A connection nobody borrows is closed after this long, before a firewall forgets it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where the mailbox is. ``tls`` is there unless ``security`` is ``NONE``."""
+
+    host: str
+    port: int
+    security: Security
+    tls: ssl.SSLContext | None
+    folder: str
+    max_connections: int
+    patience: Patience = field(default_factory=Patience)
+
+    @property
+    def name(self) -> str:
+        """For log and findings."""
+        return f"{self.host}:{self.port}"
+
+
+def configured_server(context: Context) -> Server:
+    """The server that the settings name. Raises :class:`SettingsMistake` with every mistake of this plugin."""
+    settings = context.settings
+    mistakes: list[str] = []
+    if not settings["BACKEND_IMAP_HOST"]:
+        mistakes.append("BACKEND_IMAP_HOST: not set; name the IMAP server or choose another MAILDROP_PLUGIN")
+    if settings["POP3_LOGIN"] == "any":
+        for variable, what in (("BACKEND_IMAP_USER", "login"), ("BACKEND_IMAP_PASS", "password")):
+            if not settings[variable]:
+                mistakes.append(
+                    f"{variable}: not set; it is the {what} at the IMAP server (only POP3_LOGIN=backend does without)"
+                )
+    for variable in ("BACKEND_IMAP_HOST", "BACKEND_IMAP_USER", "BACKEND_IMAP_PASS", "BACKEND_IMAP_FOLDER"):
+        value = settings[variable]
+        if value and _CONTROL.search(value.reveal() if isinstance(value, Secret) else value):
+            mistakes.append(f"{variable}: holds a control character, such as a line end; remove it")
+    security = (
+        Security.STARTTLS
+        if settings["BACKEND_IMAP_USE_STARTTLS"]
+        else Security.IMPLICIT_TLS
+        if settings["BACKEND_IMAP_USE_SSL"]
+        else Security.NONE
+    )
+    tls = None
+    if security is not Security.NONE:
+        try:
+            tls = context.tls("BACKEND_IMAP_CA_FILE")
+        except SettingsMistake as mistake:
+            mistakes.extend(mistake.lines)
+    if mistakes:
+        raise SettingsMistake(*mistakes)
+    return Server(
+        host=settings["BACKEND_IMAP_HOST"],
+        port=settings["BACKEND_IMAP_PORT"],
+        security=security,
+        tls=tls,
+        folder=settings["BACKEND_IMAP_FOLDER"],
+        max_connections=settings["BACKEND_IMAP_MAX_CONNECTIONS"],
+    )
+
+
+def configured_login(context: Context) -> Login | None:
+    """The account of the settings; ``None`` if there is none, as ``POP3_LOGIN=backend`` allows."""
+    user, password = context.settings["BACKEND_IMAP_USER"], context.settings["BACKEND_IMAP_PASS"]
+    return Login(user, password) if user and password else None

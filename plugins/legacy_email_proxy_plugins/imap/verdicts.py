@@ -1,0 +1,83 @@
+"""What a server means when it refuses: response codes (RFC 9051 §7.1, RFC 5530) and, where there is none, its words.
+
+At login this decides between "the password is wrong" and "come back later". Mistaking the second for the first would
+make a device ask its owner for a password that is right; mistaking the first for the second would try a wrong password
+again and again until the account is locked.
+"""
+
+from __future__ import annotations
+
+import re
+
+from legacy_email_proxy.contracts import (
+    CredentialsRefused,
+    Disconnected,
+    Failure,
+    LoginRefused,
+    Overloaded,
+    Unusable,
+)
+
+__all__ = ("is_busy", "login_failure", "overloaded", "refusal", "response_code")
+
+_CODE = re.compile(r"\s*\[([A-Za-z0-9-]+)")
+
+_BUSY_CODES = frozenset({"UNAVAILABLE", "INUSE", "LIMIT", "OVERQUOTA", "SERVERBUG", "THROTTLED"})
+
+_PASSWORD_CODES = frozenset({"AUTHENTICATIONFAILED", "AUTHORIZATIONFAILED", "EXPIRED"})
+"""AUTHORIZATIONFAILED and EXPIRED count as well: RFC 3206 §4 has ``[AUTH]`` for an expired account and for a breach of
+policy too, and trying again can not help."""
+
+_PASSWORD_WORDS = re.compile(r"too many (failed|invalid|bad|wrong|incorrect|login|auth)|\blocked\b", re.IGNORECASE)
+
+_BUSY_WORDS = re.compile(
+    r"too many|simultaneous|maximum number of|connection limit|rate limit|throttl|back-?off|temporar"
+    r"|try again (later|in)|unavailable|overload|\bbusy\b|internal (server )?error|not connected|time(d )?out",
+    re.IGNORECASE,
+)
+"""Gmail, Exchange and others say so without a code, or behind ``[ALERT]``. Exchange's "User is authenticated but not
+connected" stands for throttling as well as for a missing mailbox."""
+
+
+def response_code(text: str) -> str:
+    """The response code in front of ``text``, in upper case; empty if there is none."""
+    match = _CODE.match(text)
+    return match[1].upper() if match else ""
+
+
+def is_busy(text: str) -> bool:
+    """Whether the server asks for patience."""
+    code = response_code(text)
+    if code in _BUSY_CODES or code in _PASSWORD_CODES:
+        return code in _BUSY_CODES
+    return _BUSY_WORDS.search(text) is not None and not _PASSWORD_WORDS.search(text)
+
+
+def overloaded(text: str) -> Overloaded:
+    """The failure for a server that :func:`is_busy`."""
+    return Overloaded(f"the server asks for patience: {text}", look_at="BACKEND_IMAP_MAX_CONNECTIONS")
+
+
+def login_failure(status: str, text: str, *, clients_own: bool) -> Failure:
+    """What a NO or BAD to the login means. ``clients_own``: it was the client's USER and PASS."""
+    code = response_code(text)
+    if status != "NO":
+        return Disconnected(f"the server did not understand the login: {status} {text}")
+    if is_busy(text):
+        return overloaded(text)
+    if code == "PRIVACYREQUIRED":
+        detail = f"the server takes no password without TLS: {text}"
+        return Unusable(detail, look_at="BACKEND_IMAP_USE_SSL, BACKEND_IMAP_USE_STARTTLS")
+    if clients_own:
+        if code == "CONTACTADMIN":
+            # No fault of the password: a client told [AUTH] would ask its owner for another one.
+            return Failure(f"the server wants its administrator to look at this account: {text}")
+        return LoginRefused(f"the server refused the client's login: {text}")
+    return CredentialsRefused(f"the server refused the login: {text}", look_at="BACKEND_IMAP_USER, BACKEND_IMAP_PASS")
+
+
+def refusal(doing: str, status: str, text: str, *, look_at: str = "") -> Failure:
+    """What a NO or BAD to anything else means."""
+    if is_busy(text):
+        return overloaded(text)
+    return Failure(f"the server refused to {doing}: {status} {text}", look_at=look_at)

@@ -1,0 +1,211 @@
+"""The octets between us and the IMAP server: one TCP connection, within deadlines and budgets, in and out of TLS.
+
+A read timeout alone bounds nothing: a server that feeds one octet at a time, or untagged lines without end, never
+trips it. So every command has a deadline and a budget of octets, and every piece of a literal a deadline of its own.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import socket as sockets
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from legacy_email_proxy.contracts import Disconnected, Unreachable, Unverified
+
+from .server import Patience
+
+__all__ = ("MAX_LINE_OCTETS", "PIECE_OCTETS", "Wire")
+
+PIECE_OCTETS = 131_072
+"""A literal is handed on in pieces of this size: servers write TLS records of 4 to 16 KiB, and one change of thread
+per record would halve the rate."""
+
+MAX_LINE_OCTETS = 65_536
+_BUFFER_OCTETS = 65_536
+
+
+class Wire:
+    """One connection to the server. All methods belong to the thread that uses it; only :meth:`abort` is for others."""
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        self._socket: sockets.socket | None = None
+        self._reader: io.BufferedReader | None = None
+        self._deadline = math.inf
+        self._budget = 0
+        self._received = 0
+        self._consumed = 0
+        self.aborted = False
+
+    @property
+    def socket(self) -> sockets.socket:
+        """The socket as it is now; TLS replaces it."""
+        assert self._socket is not None, "not connected"  # noqa: S101 (an order of calls that is ours to keep)
+        return self._socket
+
+    @property
+    def tls_version(self) -> str:
+        """Such as ``TLSv1.3``; empty without TLS."""
+        return (self._socket.version() or "") if isinstance(self._socket, ssl.SSLSocket) else ""
+
+    # Opening
+
+    def connect(self, host: str, port: int) -> None:
+        """Connect to the first address that answers. Raises :class:`Unreachable`."""
+        try:
+            addresses = sockets.getaddrinfo(host, port, type=sockets.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise Unreachable(f"can not find {host}: {_reason(error)}", look_at="BACKEND_IMAP_HOST") from error
+        failed = ""
+        for tried, (family, kind, protocol, _, address) in enumerate(addresses):
+            self._take(sockets.socket(family, kind, protocol))
+            try:
+                # One address that swallows packets must leave time for the others.
+                self.socket.settimeout(max(0.001, self._left() / (len(addresses) - tried)))
+                self.socket.connect(address)
+                self.socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
+            except OSError as error:
+                self.close()
+                failed = f"{address[0]}: {_reason(error)}"
+                continue
+            self._read_from_socket()
+            return
+        raise Unreachable(f"can not connect to {host}:{port} ({failed})", look_at="BACKEND_IMAP_HOST")
+
+    def start_tls(self, context: ssl.SSLContext, host: str) -> None:
+        """Speak TLS from here on. Raises :class:`Unverified`, or :class:`Unreachable` where the peer just hung up."""
+        if self._received != self._consumed:
+            # Whoever sits in the middle could put words into the protected session with them (the STARTTLS injection).
+            raise Unverified("octets in the clear came behind the server's answer to STARTTLS")
+        try:
+            self._take(context.wrap_socket(self.socket, server_hostname=host, do_handshake_on_connect=False))
+            self.socket.settimeout(max(0.001, self._left()))
+            self.socket.do_handshake()  # type: ignore[attr-defined]
+        except ssl.SSLCertVerificationError as error:
+            detail = f"the certificate of {host} does not verify: {error.verify_message or error.reason}"
+            raise Unverified(detail, look_at="BACKEND_IMAP_CA_FILE") from error
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+            raise Unreachable(f"{host} hung up during the TLS handshake", look_at="BACKEND_IMAP_PORT") from error
+        except ssl.SSLError as error:
+            detail = f"no TLS with {host}: {error.reason or error}"
+            raise Unverified(detail, look_at="BACKEND_IMAP_USE_SSL, BACKEND_IMAP_PORT") from error
+        except OSError as error:
+            detail = f"the TLS handshake with {host} failed: {_reason(error)}"
+            raise Unreachable(detail, look_at="BACKEND_IMAP_PORT") from error
+        self._read_from_socket()
+
+    def _take(self, sock: sockets.socket) -> None:
+        self._socket = sock
+        # In this order: an abort before the line above found no socket to shut, one after it finds this one.
+        self._refuse_if_aborted()
+
+    def _read_from_socket(self) -> None:
+        self._reader = io.BufferedReader(_Raw(self), _BUFFER_OCTETS)
+
+    # Limits
+
+    def allow(self, seconds: float, octets: int) -> None:
+        """Begin a command: its time, and what may be read outside of literals."""
+        self._deadline = time.monotonic() + seconds
+        self._budget = octets
+
+    def _left(self) -> float:
+        return self._deadline - time.monotonic()
+
+    def _refuse_if_aborted(self) -> None:
+        if self.aborted:
+            raise Disconnected("the connection was given up")
+
+    # Reading and writing
+
+    def readline(self) -> bytes:
+        """One line with its line end; empty at the end of the connection. Raises :class:`Disconnected`."""
+        assert self._reader is not None, "not connected"  # noqa: S101
+        line = self._reader.readline(MAX_LINE_OCTETS + 1)
+        self._consumed += len(line)
+        if len(line) > MAX_LINE_OCTETS:
+            raise Disconnected(f"the server sent a line of more than {MAX_LINE_OCTETS} octets")
+        self._budget -= len(line)
+        if self._budget < 0:
+            raise Disconnected("the server sends more than any answer to this command needs")
+        return line
+
+    def pieces(self, octets: int) -> Iterator[bytes]:
+        """Exactly ``octets`` octets, in pieces of at most ``PIECE_OCTETS``. Raises :class:`Disconnected`."""
+        assert self._reader is not None, "not connected"  # noqa: S101
+        left, command_seconds = octets, self._left()
+        while left:
+            self._deadline = time.monotonic() + self._patience.read
+            wanted = min(left, PIECE_OCTETS)
+            piece = self._reader.read(wanted)
+            self._consumed += len(piece)
+            left -= len(piece)
+            if len(piece) < wanted:
+                raise Disconnected(f"the server hung up inside a literal, {left} of {octets} octets before its end")
+            yield piece
+        # What the literal took, and its consumer, isn't the command's time.
+        self._deadline = time.monotonic() + command_seconds
+
+    def send(self, octets: bytes) -> None:
+        """Raises :class:`Disconnected`."""
+        self._refuse_if_aborted()
+        try:
+            self.socket.settimeout(max(0.001, min(self._left(), self._patience.read)))
+            self.socket.sendall(octets)
+        except OSError as error:
+            raise Disconnected(f"the connection broke while sending: {_reason(error)}") from error
+
+    def receive_into(self, buffer: Any) -> int:
+        """For the reader alone: what is there, or 0 at the end. Raises :class:`Disconnected`."""
+        self._refuse_if_aborted()
+        left = self._left()
+        if left <= 0:
+            raise Disconnected("the server's answer took too long")
+        try:
+            self.socket.settimeout(min(left, self._patience.read))
+            octets = self.socket.recv_into(buffer)
+        except OSError as error:
+            self._refuse_if_aborted()
+            raise Disconnected(f"no answer from the server: {_reason(error)}") from error
+        self._received += octets
+        return octets
+
+    # The end
+
+    def abort(self) -> None:
+        """End the connection from any thread: whoever waits for it is woken at once, and fails."""
+        self.aborted = True
+        if self._socket is not None:
+            with suppress(OSError):
+                # Not SSLSocket.shutdown: that takes the TLS layer off, and the thread that reads would be given what is
+                # left in the kernel's buffer, ciphertext, as if it were the server's words.
+                sockets.socket.shutdown(self._socket, sockets.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the socket; again does nothing."""
+        if self._socket is not None:
+            self._socket.close()
+
+
+class _Raw(io.RawIOBase):
+    """What :class:`io.BufferedReader` reads from; it brings ``readline`` and exact reads at the speed of C."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return self._wire.receive_into(buffer)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

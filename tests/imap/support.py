@@ -1,0 +1,117 @@
+"""A maildrop and a fake IMAP server, set up to talk to each other."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fakes.imap import Action, Encryption, FakeIMAPServer, Mailbox, Step
+from legacy_email_proxy.contracts import Client, Login, MaildropSession, Secret
+from legacy_email_proxy.plugin_context import PluginContext
+from legacy_email_proxy_plugins.imap import IMAPMaildrop
+from legacy_email_proxy_plugins.imap.accounts import Accounts
+from legacy_email_proxy_plugins.imap.server import Patience
+from realservers.certificates import Certificate
+
+LOGGER = "legacy_email_proxy.maildrop.imap"
+CLIENT = Client("192.0.2.1", "s1")
+USER, PASSWORD = "alice", "p\u00e4ss w0rd 4 tests"
+
+# Long enough for a busy machine, short enough for a test that waits for one of them.
+SHORT = 0.4
+
+
+def settings(**given: Any) -> dict[str, Any]:
+    """All that the plugin reads, with the product's defaults where a test does not care."""
+    return {
+        "BACKEND_IMAP_HOST": "127.0.0.1",
+        "BACKEND_IMAP_PORT": 993,
+        "BACKEND_IMAP_USER": USER,
+        "BACKEND_IMAP_PASS": Secret(PASSWORD),
+        "BACKEND_IMAP_USE_SSL": True,
+        "BACKEND_IMAP_USE_STARTTLS": False,
+        "BACKEND_IMAP_CA_FILE": None,
+        "BACKEND_IMAP_FOLDER": "INBOX",
+        "BACKEND_IMAP_MAX_CONNECTIONS": 10,
+        "POP3_LOGIN": "any",
+    } | given
+
+
+def context(**given: Any) -> PluginContext:
+    return PluginContext("maildrop.imap", settings(**given))
+
+
+def server_tls(certificate: Certificate) -> ssl.SSLContext:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate.certificate_file, certificate.key_file)
+    return tls
+
+
+def patient(maildrop: IMAPMaildrop, **seconds: float) -> IMAPMaildrop:
+    """The maildrop, with other times to wait than the product's."""
+    maildrop._server = replace(maildrop._server, patience=Patience(**seconds))
+    maildrop._accounts = Accounts(maildrop._server)
+    return maildrop
+
+
+def maildrop_for(port: int, ca_file: Path | None, encryption: Encryption = "implicit", **given: Any) -> IMAPMaildrop:
+    return IMAPMaildrop(
+        context(
+            BACKEND_IMAP_PORT=port,
+            BACKEND_IMAP_CA_FILE=ca_file,
+            **{
+                "BACKEND_IMAP_USE_SSL": encryption == "implicit",
+                "BACKEND_IMAP_USE_STARTTLS": encryption == "starttls",
+            }
+            | given,
+        )
+    )
+
+
+@asynccontextmanager
+async def pair(
+    certificate: Certificate,
+    *messages: bytes,
+    mailbox: Mailbox | None = None,
+    accounts: Mapping[tuple[str, str], Mailbox] | None = None,
+    script: Mapping[Step, Action] | None = None,
+    encryption: Encryption = "implicit",
+    capabilities: tuple[str, ...] = ("AUTH=PLAIN", "UIDPLUS", "ID"),
+    seconds: Mapping[str, float] | None = None,
+    **given: Any,
+) -> AsyncIterator[tuple[IMAPMaildrop, FakeIMAPServer]]:
+    """A server with one account, or `accounts`, and a maildrop that is set up for it."""
+    known = accounts or {(USER, PASSWORD): mailbox or Mailbox.of(*messages)}
+    async with FakeIMAPServer(
+        known, tls=server_tls(certificate), encryption=encryption, script=script, capabilities=capabilities
+    ) as server:
+        maildrop = patient(
+            maildrop_for(server.port, certificate.ca_file, encryption, **given), **{"logout": 0.3, **(seconds or {})}
+        )
+        try:
+            yield maildrop, server
+        finally:
+            await maildrop.aclose()
+
+
+async def read(session: MaildropSession, position: int) -> bytes:
+    """The whole message."""
+    return b"".join([piece async for piece in session.retrieve(session.entries[position].unique_id)])
+
+
+async def read_top(session: MaildropSession, position: int, lines: int) -> bytes:
+    return b"".join([piece async for piece in session.top(session.entries[position].unique_id, lines)])
+
+
+async def collect(session: MaildropSession, position: int, into: bytearray) -> None:
+    """As `read`, keeping what came before a failure."""
+    async for piece in session.retrieve(session.entries[position].unique_id):
+        into += piece
+
+
+def login(user: str = USER, password: str = PASSWORD) -> Login:
+    return Login(user, Secret(password))

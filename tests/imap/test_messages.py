@@ -1,0 +1,283 @@
+"""Reading from a server that misbehaves: the right octets or a failure, never another's or an empty message."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+import anyio
+import anyio.lowlevel
+import psutil
+import pytest
+
+from fakes.imap import Action, Cut, Drip, Drop, Hang, Mailbox, Message, Reset
+from imap.support import CLIENT, SHORT, collect, pair, read, read_top
+from legacy_email_proxy.contracts import Disconnected, Failure, MessageGone, MessageUnavailable
+from realservers.certificates import Certificates
+
+ONE = b"Subject: one\r\n\r\nfirst\r\n"
+LARGE = b"Subject: large\r\n\r\n" + bytes(range(256)) * 4096
+IMPATIENT = {"read": SHORT, "command": 2.0}
+
+
+def row(text: bytes) -> bytes:
+    return b"* 1 FETCH (" + text + b")\r\nTAG OK done\r\n"
+
+
+GOOD: list[tuple[bytes, bytes]] = [
+    (row(b"UID 1 BODY[] {5}\r\nhello"), b"hello"),
+    (row(b"BODY[] {5}\r\nhello UID 1"), b"hello"),
+    (row(b"FLAGS (\\Seen) UID 1 BODY[] {5}\r\nhello"), b"hello"),
+    (row(b"BODY[] {5}\r\nhello FLAGS () UID 1 MODSEQ (7)"), b"hello"),
+    (row(b"uid 1 body[] {5}\r\nhello"), b"hello"),
+    (row(b'UID 1 BODY[] "a \\"quoted\\" \\\\ string"'), b'a "quoted" \\ string'),
+    (row(b'BODY[] "1234" UID 1'), b"1234"),
+    (row(b'UID 1 BODY[] "NIL"'), b"NIL"),
+    (row(b'UID 1 BODY[] ""'), b""),
+    (row(b"UID 1 BODY[] {0}\r\n"), b""),
+    (
+        b"* 3 FETCH (FLAGS (\\Seen))\r\n* 1 FETCH (UID 9 FLAGS ())\r\n* 9 EXISTS\r\n" + row(b"UID 1 BODY[] {2}\r\nhi"),
+        b"hi",
+    ),
+    (b"* 3 EXPUNGE\r\n" + row(b"UID 1 BODY[] {2}\r\nhi").replace(b"TAG", b"* 4 FETCH (FLAGS ())\r\nTAG"), b"hi"),
+    (row(b"UID 1 BODY[] {29}\r\n* 1 FETCH (UID 2 BODY[] {3}\r\n"), b"* 1 FETCH (UID 2 BODY[] {3}\r\n"),
+]
+
+
+@pytest.mark.parametrize(("answer", "message"), GOOD)
+async def test_answers_of_all_kinds(certificates: Certificates, answer: bytes, message: bytes) -> None:
+    async with pair(certificates.good, ONE, script={("BODY", 1): answer}) as (maildrop, server):
+        async with maildrop.open(CLIENT, None) as session:
+            assert await read(session, 0) == message
+            assert await read(session, 0) == ONE
+    assert len(server.connections) == 1, "the connection was of use for the next"
+
+
+BAD: list[tuple[Action, type[Failure]]] = [
+    (b"TAG OK nothing\r\n", MessageGone),
+    (b"* 1 FETCH (FLAGS (\\Seen))\r\nTAG OK flags only\r\n", MessageGone),
+    (b"* 1 FETCH (UID 1 FLAGS (\\Seen))\r\nTAG OK flags only\r\n", MessageGone),
+    (b"* 1 EXPUNGE\r\nTAG OK gone\r\n", MessageGone),
+    (row(b"UID 1 BODY[] NIL"), MessageUnavailable),
+    (row(b"UID 1 BODY[] nil"), MessageUnavailable),
+    (row(b"BODY[] NIL UID 1"), MessageUnavailable),
+    ("NO [SERVERBUG] broken message", MessageUnavailable),
+    ("NO [EXPUNGEISSUED] gone", MessageGone),
+    (b"* 1 FETCH (UID 1 BODY[] NIL)\r\n* 1 EXPUNGE\r\nTAG OK [EXPUNGEISSUED] gone\r\n", MessageGone),
+    (b"* 1 FETCH (UID 1 BODY[] {5}\r\nhello)\r\nTAG NO but no\r\n", MessageUnavailable),
+    ("BAD what?", Disconnected),
+    (row(b"UID 2 BODY[] {5}\r\nhello"), Disconnected),
+    (row(b"BODY[] {5}\r\nhello UID 2"), Disconnected),
+    (row(b'UID 2 BODY[] "hello"'), Disconnected),
+    (row(b"BODY[] {5}\r\nhello"), Disconnected),
+    (row(b"UID 1 UID 2 BODY[] {5}\r\nhello"), Disconnected),
+    (row(b"UID 1 BODY[] hello"), Disconnected),
+    (row(b"UID 1 BODY[] 12345"), Disconnected),
+    (row(b"UID 1 BODY[] (hello)"), Disconnected),
+    (row(b"UID 1 BODY[HEADER] {5}\r\nhello"), Disconnected),
+    (row(b"UID 1 BODY[]<0> {5}\r\nhello"), Disconnected),
+    (row(b"UID 1 BODY[TEXT] {5}\r\nhello"), Disconnected),
+    (row(b"UID 1 BODY[] {5}\r\nhello BODY[] {5}\r\nworld"), Disconnected),
+    (row(b"UID 1 BODY[] {5}\r\nhello")[:-13] + row(b"UID 1 BODY[] {5}\r\nworld"), Disconnected),
+    (b"* 2 FETCH (UID 2 BODY[] {5}\r\nother)\r\n" + row(b"UID 1 BODY[] {5}\r\nhello"), Disconnected),
+    (b'* 2 FETCH (UID 2 BODY[] "other")\r\n' + row(b"UID 1 BODY[] {5}\r\nhello"), Disconnected),
+    (row(b"UID 1 BODY[] {4}\r\nhello"), Disconnected),
+    (row(b"UID 1 BODY[] {5}\r\nhello world"), Disconnected),
+    (row(b"UID 1 BODY[] {5}\r\nhello X-MORE 1"), Disconnected),
+    (row(b"UID 1 BODY[] {6}\r\nhello"), Disconnected),
+    (row(b"UID 1 BODY[] {1000}\r\nhello"), Disconnected),
+    (row(b"UID 1 BODY[] {-1}\r\nhello"), Disconnected),
+    (row(b"UID 1 BODY[] {}\r\nhello"), Disconnected),
+    (row(b"UID 1 BODY[] {4294967296}\r\nhello"), Disconnected),
+    (row(b"UID 1 BODY[] {1000000000000000}\r\nhello"), Disconnected),
+    (row(b"UID 1 BODY[] {99999999999999999999999999}\r\nhello"), Disconnected),
+    (row(b"UID 1 BODY[] {4294967295}\r\nhello"), Disconnected),
+    (row(b"UID 1 X {4000000000}\r\nhello"), Disconnected),
+    (b"* 1 FETCH (UID 1 BODY[] {5}\r\nhello)\r\n* BYE bye\r\n", Disconnected),
+    (b"* 1 FETCH (UID 1 BODY[] {5}\r\nhello)\r\nTAG OK done\n", Disconnected),
+    (Drop(b"* BYE bye\r\n"), Disconnected),
+    (Drop(), Disconnected),
+    (Reset(), Disconnected),
+    (Hang(), Disconnected),
+    (Hang(b"* 1 FETCH (UID 1 BODY[] {5}\r\nhello)\r\n"), Disconnected),
+    (Drip(octets=b"* 1 FETCH (FLAGS ())\r\n"), Disconnected),
+    (b"* 1 FETCH (FLAGS ())\r\n" * 50_000, Disconnected),
+]
+
+
+@pytest.mark.parametrize(("answer", "kind"), BAD)
+async def test_no_wrong_message_is_ever_handed_on(
+    certificates: Certificates, answer: Action, kind: type[Failure]
+) -> None:
+    before = psutil.Process().memory_info().rss
+    async with pair(certificates.good, ONE, b"other", script={"BODY": answer}, seconds=IMPATIENT) as (maildrop, server):
+        async with maildrop.open(CLIENT, None) as session:
+            got = bytearray()
+            with pytest.raises(Failure) as raised:
+                await collect(session, 0, got)
+            assert type(raised.value) is kind, raised.value.detail
+            assert got == b"", "the last piece is held back until all is proven"
+            server.script.clear()
+            assert await read(session, 1) == b"other", "the rest of the maildrop is unaffected"
+    assert psutil.Process().memory_info().rss - before < 64 << 20
+
+
+@pytest.mark.parametrize("top", [row(b"UID 1 BODY[]<0> NIL"), row(b"UID 2 BODY[]<0> {2}\r\nhi"), b"TAG OK nothing\r\n"])
+async def test_top_is_as_careful(certificates: Certificates, top: bytes) -> None:
+    async with pair(certificates.good, ONE, script={"BODY": top}) as (maildrop, _):
+        async with maildrop.open(CLIENT, None) as session:
+            with pytest.raises(Failure):
+                await read_top(session, 0, 3)
+
+
+# A large literal that ends too early.
+
+HEAD = len(f"* 1 FETCH (UID 1 BODY[] {{{len(LARGE)}}}\r\n")
+POINTS = [0, 10, HEAD, HEAD + 1, HEAD + len(LARGE) // 2, HEAD + len(LARGE) - 1, HEAD + len(LARGE), -1]
+
+
+@pytest.mark.parametrize("after", POINTS)
+async def test_a_connection_that_ends_in_the_message(certificates: Certificates, after: int) -> None:
+    async with pair(certificates.good, LARGE, ONE, script={("BODY", 1): Cut(after)}) as (maildrop, server):
+        async with maildrop.open(CLIENT, None) as session:
+            server.disconnect_all()  # So that the connection is a new one, which is not replaced.
+            await server.until(lambda server: server.open_connections == 0)
+            got = bytearray()
+            with pytest.raises(Disconnected):
+                await collect(session, 0, got)
+            assert LARGE.startswith(got)
+            assert len(got) < len(LARGE)
+            assert (len(got) > 0) == (after > len(LARGE) // 3 or after < 0)
+            assert await read(session, 1) == ONE
+
+
+async def test_a_large_message_with_the_wrong_uid_behind_it(certificates: Certificates) -> None:
+    answer = b"* 1 FETCH (BODY[] {%d}\r\n%b UID 2)\r\nTAG OK done\r\n" % (len(LARGE), LARGE)
+    async with pair(certificates.good, LARGE, script={"BODY": answer}) as (maildrop, _):
+        async with maildrop.open(CLIENT, None) as session:
+            got = bytearray()
+            with pytest.raises(Disconnected):
+                await collect(session, 0, got)
+            assert LARGE.startswith(got)
+            assert len(got) < len(LARGE), "the reader must not take it for whole"
+
+
+async def test_a_large_message_with_the_wrong_uid_before_it(certificates: Certificates) -> None:
+    answer = b"* 1 FETCH (UID 2 BODY[] {%d}\r\n%b)\r\nTAG OK done\r\n" % (len(LARGE), LARGE)
+    async with pair(certificates.good, LARGE, script={"BODY": answer}) as (maildrop, _):
+        async with maildrop.open(CLIENT, None) as session:
+            got = bytearray()
+            with pytest.raises(Disconnected, match="UID 2"):
+                await collect(session, 0, got)
+            assert got == b""
+
+
+TOO_MUCH = [
+    (b"* 1 FETCH (FLAGS ())\r\n" * 50_000, "more than any answer"),
+    (b"* 1 FETCH (UID 1 BODY[] {4294967296}\r\n", "literal of 4294967296 octets"),
+    (b"* 1 FETCH (UID 1 BODY[] {1000000000000000}\r\n", "literal of 1000000000000000 octets"),
+    (b"* 1 FETCH (UID 1 X {300000}\r\n", "literal of 300000 octets where none"),
+    (b"* 1 FETCH (" + b"x" * 70_000, "line of more than"),
+]
+
+
+@pytest.mark.parametrize(("octets", "words"), TOO_MUCH)
+async def test_too_much_is_not_waited_for(certificates: Certificates, octets: bytes, words: str) -> None:
+    async with pair(certificates.good, ONE, script={"BODY": Hang(octets)}) as (maildrop, _):
+        async with maildrop.open(CLIENT, None) as session:
+            with anyio.fail_after(10), pytest.raises(Disconnected, match=words):
+                await read(session, 0)
+
+
+async def test_a_stall_inside_a_message(certificates: Certificates) -> None:
+    hang = Hang(b"* 1 FETCH (UID 1 BODY[] {%d}\r\n%b" % (len(LARGE), LARGE[:300_000]))
+    async with pair(certificates.good, LARGE, script={"BODY": hang}, seconds=IMPATIENT) as (maildrop, server):
+        async with maildrop.open(CLIENT, None) as session:
+            got = bytearray()
+            with anyio.fail_after(10), pytest.raises(Disconnected, match="timed out"):
+                await collect(session, 0, got)
+            assert 0 < len(got) <= 300_000
+        await server.until(lambda server: server.open_connections == 0)
+
+
+async def test_a_message_that_drips(certificates: Certificates) -> None:
+    drip = Drip(interval=0.1, octets=b"x")
+    async with pair(certificates.good, LARGE, script={"BODY": drip}, seconds=IMPATIENT) as (maildrop, _):
+        async with maildrop.open(CLIENT, None) as session:
+            with anyio.fail_after(10), pytest.raises(Disconnected):
+                await read(session, 0)
+
+
+# Kept connections that have died.
+
+
+@pytest.mark.parametrize("bye", [b"", b"* BYE autologout; idle for too long, try again later\r\n"])
+async def test_a_dead_kept_connection_is_replaced_once(certificates: Certificates, bye: bytes) -> None:
+    async with pair(certificates.good, LARGE, script={("BODY", 1): Drop(bye)}) as (maildrop, server):
+        async with maildrop.open(CLIENT, None) as session:
+            assert await read(session, 0) == LARGE
+        assert len(server.connections) == 2
+        server.script = {"BODY": Drop(bye)}
+        async with maildrop.open(CLIENT, None) as session:
+            with pytest.raises(Disconnected):
+                await read(session, 0)
+        assert len(server.connections) == 3, "once, not again and again"
+
+
+async def test_a_connection_that_dies_after_the_first_piece_is_not_replaced(certificates: Certificates) -> None:
+    async with pair(certificates.good, LARGE, script={"BODY": Cut(HEAD + 500_000)}) as (maildrop, server):
+        async with maildrop.open(CLIENT, None) as session:
+            got = bytearray()
+            with pytest.raises(Disconnected):
+                await collect(session, 0, got)
+            assert LARGE.startswith(got), "a second try from the start would have repeated the first half"
+        assert len(server.connections) == 1
+
+
+# Readers that stop.
+
+
+async def test_a_reader_that_stops_early(certificates: Certificates) -> None:
+    async with pair(certificates.good, b"x" * 5_000_000, ONE, BACKEND_IMAP_MAX_CONNECTIONS=1) as (maildrop, server):
+        async with maildrop.open(CLIENT, None) as session:
+            for _ in range(3):
+                pieces = session.retrieve(session.entries[0].unique_id)
+                await anext(pieces)
+                await pieces.aclose()  # type: ignore[attr-defined]
+                assert await read(session, 1) == ONE, "the slot is free again"
+        assert len(server.connections) == 4
+        assert server.sent_octets < 15_000_000, "the rest was not read"
+
+
+async def test_a_reader_that_is_cancelled(certificates: Certificates) -> None:
+    async with pair(certificates.good, b"x" * 5_000_000, ONE, BACKEND_IMAP_MAX_CONNECTIONS=1) as (maildrop, _):
+        async with maildrop.open(CLIENT, None) as session:
+            with anyio.move_on_after(5) as scope:
+                async for _ in session.retrieve(session.entries[0].unique_id):
+                    scope.cancel()
+                    await anyio.lowlevel.checkpoint()
+            assert scope.cancelled_caught
+            assert await read(session, 1) == ONE
+
+
+async def test_memory_does_not_grow_with_the_message(certificates: Certificates) -> None:
+    octets = 100 << 20
+    mailbox = Mailbox({1: Message(bytes(octets))})
+    async with pair(certificates.good, mailbox=mailbox) as (maildrop, server):
+        async with maildrop.open(CLIENT, None) as session:
+            gc.collect()
+            process = psutil.Process()
+            before = process.memory_info().rss
+            highest, got = before, 0
+            pieces = session.retrieve(session.entries[0].unique_id)
+            got += len(await anext(pieces))
+            sent = -1
+            while sent != server.sent_octets:  # until the server can't get rid of any more
+                sent = server.sent_octets
+                await asyncio.sleep(0.1)
+            assert sent < 24 << 20, "a slow reader slows the server down"
+            async for piece in pieces:
+                got += len(piece)
+                highest = max(highest, process.memory_info().rss)
+    assert got == octets
+    assert highest - before < 16 << 20

@@ -1,0 +1,240 @@
+"""The connections of an account: how many, lent to whom, and what becomes of them."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import anyio
+import pytest
+
+from fakes.imap import Action, Connection, Hang, Mailbox
+from imap.support import CLIENT, SHORT, collect, login, pair, read
+from legacy_email_proxy.contracts import Disconnected, Failure, LoginRefused, Overloaded
+from realservers.certificates import Certificates
+
+ONE = b"Subject: one\r\n\r\nfirst\r\n"
+LARGE = b"x" * 4_000_000
+
+
+def threads() -> int:
+    return sum(thread.name.startswith("imap") for thread in threading.enumerate())
+
+
+async def until(condition: object, seconds: float = 10.0) -> None:
+    assert callable(condition)
+    with anyio.fail_after(seconds):
+        while not condition():  # noqa: ASYNC110
+            await anyio.sleep(0.01)
+
+
+async def _drain(pieces: AsyncIterator[bytes], into: bytearray) -> None:
+    async for piece in pieces:
+        into += piece
+
+
+async def test_never_more_connections_than_allowed(certificates: Certificates) -> None:
+    most = 0
+
+    async def use() -> None:
+        nonlocal most
+        async with maildrop.open(CLIENT, None) as session:
+            assert await read(session, 0) == ONE
+            most = max(most, server.open_connections)
+
+    async with pair(certificates.good, ONE, BACKEND_IMAP_MAX_CONNECTIONS=3) as (maildrop, server):
+        async with anyio.create_task_group() as clients:
+            for _ in range(30):
+                clients.start_soon(use)
+        assert most <= 3
+        assert len(server.connections) <= 3, "and they are used again"
+        assert threads() <= 3
+
+
+async def test_open_sessions_hold_no_connection(certificates: Certificates) -> None:
+    async with pair(certificates.good, ONE, BACKEND_IMAP_MAX_CONNECTIONS=1) as (maildrop, server):
+        async with AsyncExitStack() as stack:
+            sessions = [await stack.enter_async_context(maildrop.open(CLIENT, None)) for _ in range(5)]
+            for session in sessions:
+                assert await read(session, 0) == ONE
+        assert len(server.connections) == 1
+
+
+async def test_waiting_for_a_connection_ends(certificates: Certificates) -> None:
+    async with pair(
+        certificates.good, LARGE, seconds={"slot": SHORT}, BACKEND_IMAP_MAX_CONNECTIONS=1
+    ) as (maildrop, _):  # fmt: skip
+        async with maildrop.open(CLIENT, None) as session:
+            pieces = session.retrieve(session.entries[0].unique_id)
+            await anext(pieces)
+            with pytest.raises(Overloaded) as raised:
+                async with maildrop.open(CLIENT, None):
+                    pass
+            assert raised.value.look_at == "BACKEND_IMAP_MAX_CONNECTIONS"
+            await pieces.aclose()  # type: ignore[attr-defined]
+            async with maildrop.open(CLIENT, None):
+                pass
+
+
+@pytest.mark.parametrize("step", ["TLS", "GREETING", "PLAIN", "SELECT", "LISTING"])
+async def test_a_cancelled_opening_frees_its_slot_and_its_thread(certificates: Certificates, step: str) -> None:
+    async with pair(
+        certificates.good, ONE, script={(step, 1): Hang()}, BACKEND_IMAP_MAX_CONNECTIONS=1
+    ) as (maildrop, server):  # fmt: skip
+        with anyio.move_on_after(20) as scope:
+            async with anyio.create_task_group() as group:
+
+                async def cancel() -> None:
+                    await server.until(lambda server: server.times(step) == 1)
+                    scope.cancel()
+
+                group.start_soon(cancel)
+                async with maildrop.open(CLIENT, None):
+                    pass
+        assert scope.cancelled_caught
+        with anyio.fail_after(5):
+            async with maildrop.open(CLIENT, None) as session:
+                assert await read(session, 0) == ONE
+
+
+async def test_a_slot_is_free_only_when_its_thread_has_ended(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolving, go_on = threading.Event(), threading.Event()
+    getaddrinfo = socket.getaddrinfo
+
+    def hang(*arguments: Any, **named: Any) -> Any:
+        resolving.set()
+        go_on.wait(20)
+        return getaddrinfo(*arguments, **named)
+
+    async with pair(
+        certificates.good, ONE, seconds={"slot": SHORT}, BACKEND_IMAP_MAX_CONNECTIONS=1
+    ) as (maildrop, server):  # fmt: skip
+        monkeypatch.setattr(socket, "getaddrinfo", hang)
+        async with anyio.create_task_group() as group:
+
+            async def open_it() -> None:
+                async with maildrop.open(CLIENT, None):
+                    pass
+
+            group.start_soon(open_it)
+            await until(resolving.is_set)
+            group.cancel_scope.cancel()
+        # No abort reaches a thread that asks the resolver. It must go on counting, or threads would pile up.
+        for _ in range(3):
+            with pytest.raises(Overloaded):
+                async with maildrop.open(CLIENT, None):
+                    pass
+        assert threads() == 1
+        go_on.set()
+        monkeypatch.undo()
+        async with maildrop.open(CLIENT, None) as session:
+            assert await read(session, 0) == ONE
+        assert len(server.connections) == 1
+
+
+async def test_a_stuck_account_holds_up_no_other(certificates: Certificates) -> None:
+    def stuck(connection: Connection, _: str) -> Action:
+        return Hang() if connection.user == "stuck" else None
+
+    accounts = {("stuck", "p"): Mailbox.of(ONE), ("alice", "p"): Mailbox.of(ONE)}
+    async with pair(
+        certificates.good,
+        accounts=accounts,
+        script={"SELECT": stuck},  # type: ignore[dict-item]
+        POP3_LOGIN="backend",
+        BACKEND_IMAP_MAX_CONNECTIONS=2,
+    ) as (maildrop, server):
+        async with anyio.create_task_group() as group:
+
+            async def open_stuck() -> None:
+                async with maildrop.open(CLIENT, login("stuck", "p")):
+                    pass
+
+            for _ in range(12):
+                group.start_soon(open_stuck)
+            await server.until(lambda server: server.times("SELECT") == 2)
+            started = time.monotonic()
+            for _ in range(3):
+                async with maildrop.open(CLIENT, login("alice", "p")) as session:
+                    assert await read(session, 0) == ONE
+            assert time.monotonic() - started < 5
+            assert threads() <= 2 + 2
+            group.cancel_scope.cancel()
+        await until(lambda: threads() <= 2)
+
+
+async def test_same_name_with_another_password_shares_nothing(certificates: Certificates) -> None:
+    accounts = {("alice", "one"): Mailbox.of(b"of one"), ("alice", "two"): Mailbox.of(b"of two")}
+    async with pair(certificates.good, accounts=accounts, POP3_LOGIN="backend") as (maildrop, server):
+        for _ in range(3):
+            for password in ("one", "two"):
+                async with maildrop.open(CLIENT, login("alice", password)) as session:
+                    assert await read(session, 0) == f"of {password}".encode()
+        for connection in server.connections:
+            assert connection.mailbox is accounts["alice", str(connection.password)]
+        with pytest.raises(LoginRefused):
+            async with maildrop.open(CLIENT, login("alice", "three")):
+                pass
+
+
+async def test_every_client_login_is_proven_anew(certificates: Certificates) -> None:
+    accounts = {("alice", "one"): Mailbox.of(ONE)}
+    async with pair(certificates.good, accounts=accounts, POP3_LOGIN="backend") as (maildrop, server):
+        for times in range(1, 6):
+            async with maildrop.open(CLIENT, login("alice", "one")) as session:
+                assert await read(session, 0) == ONE
+            assert server.times("PLAIN") == times
+        await server.until(lambda server: server.open_connections <= 1)
+        server.accounts.clear()
+        with pytest.raises(LoginRefused):
+            async with maildrop.open(CLIENT, login("alice", "one")):
+                pass
+
+
+async def test_a_refused_client_login_leaves_nothing_behind(certificates: Certificates) -> None:
+    async with pair(certificates.good, ONE, POP3_LOGIN="backend") as (maildrop, server):
+        for number in range(20):
+            with pytest.raises(LoginRefused):
+                async with maildrop.open(CLIENT, login("mallory", f"guess {number}")):
+                    pass
+        await server.until(lambda server: server.open_connections == 0)
+        await until(lambda: threads() == 0)
+        assert maildrop._accounts._pools == {}
+
+
+async def test_unused_connections_are_closed(certificates: Certificates) -> None:
+    async with pair(certificates.good, ONE, seconds={"idle": 0.1}, POP3_LOGIN="backend") as (maildrop, server):
+        async with maildrop.open(CLIENT, login()) as session:
+            await server.until(lambda server: server.open_connections == 0)
+            assert server.commands[-1] == "LOGOUT"
+            assert await read(session, 0) == ONE, "the session goes on over another one"
+        await server.until(lambda server: server.open_connections == 0)
+        await until(lambda: maildrop._accounts._pools == {})
+        await until(lambda: threads() == 0)
+
+
+@pytest.mark.parametrize("logout", [None, Hang()])
+async def test_closing_the_maildrop(certificates: Certificates, logout: Action) -> None:
+    async with pair(certificates.good, LARGE, script={"LOGOUT": logout}) as (maildrop, server):
+        async with maildrop.open(CLIENT, None) as session:
+            got = bytearray()
+            pieces = session.retrieve(session.entries[0].unique_id)
+            got += await anext(pieces)
+            async with maildrop.open(CLIENT, None):
+                started = time.monotonic()
+                await maildrop.aclose()
+                assert time.monotonic() - started < 2
+            with pytest.raises(Disconnected):
+                await _drain(pieces, got)
+            assert len(got) < len(LARGE)
+            with pytest.raises(Failure):
+                await collect(session, 0, got)
+        await server.until(lambda server: server.open_connections == 0)
+        await until(lambda: threads() == 0)
+    assert "LOGOUT" in server.commands

@@ -1,0 +1,92 @@
+"""What ``check`` is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from fakes.imap import Action, Cut, Drop, Mailbox
+from imap.support import PASSWORD, USER, maildrop_for, pair
+from legacy_email_proxy.contracts import Level
+from realservers.certificates import Certificates
+
+GOOD, WARNING, BAD = Level.GOOD, Level.WARNING, Level.BAD
+
+
+async def test_all_is_well(certificates: Certificates) -> None:
+    async with pair(certificates.good, b"one", capabilities=("AUTH=PLAIN", "UIDPLUS", "MOVE")) as (maildrop, server):
+        findings = await maildrop.probe()
+        await server.until(lambda server: server.open_connections == 0)
+    assert [finding.level for finding in findings] == [GOOD] * 4
+    assert [finding.text for finding in findings] == [
+        f"reached 127.0.0.1:{server.port} over TLSv1.3, the certificate verifies",
+        "logged in as alice",
+        "the server offers UIDPLUS, MOVE",
+        "folder INBOX holds 1 message",
+    ]
+
+
+async def test_odd_but_working(certificates: Certificates) -> None:
+    mailbox = Mailbox(read_only=True)
+    async with pair(certificates.good, mailbox=mailbox, capabilities=("AUTH=PLAIN",), encryption="none") as pairs:
+        findings = await pairs[0].probe()
+    assert [finding.level for finding in findings] == [GOOD, WARNING, GOOD, GOOD, WARNING, GOOD, WARNING]
+    assert "folder INBOX holds 0 messages" in [finding.text for finding in findings]
+    assert all(finding.advice for finding in findings if finding.level is not GOOD)
+
+
+async def test_without_an_account_it_only_connects(certificates: Certificates) -> None:
+    async with pair(
+        certificates.good, POP3_LOGIN="backend", BACKEND_IMAP_USER=None, BACKEND_IMAP_PASS=None
+    ) as (maildrop, server):  # fmt: skip
+        findings = await maildrop.probe()
+    assert [finding.level for finding in findings] == [GOOD, GOOD]
+    assert server.commands == ["CAPABILITY"]
+    assert maildrop._accounts._pools == {}
+
+
+FAULTS: list[tuple[dict[str, Action], int, str, str]] = [
+    ({"TLS": Drop()}, 0, "TLS handshake", "BACKEND_IMAP_PORT"),
+    ({"GREETING": Drop(b"220 smtp\r\n")}, 0, "greet as an IMAP server", "BACKEND_IMAP_HOST"),
+    ({"PLAIN": "NO [AUTHENTICATIONFAILED] wrong"}, 1, "refused the login", "app password"),
+    ({"PLAIN": "NO [UNAVAILABLE] later"}, 1, "patience", "MAX_CONNECTIONS"),
+    ({"SELECT": "NO [NONEXISTENT] none"}, 3, "open folder", "BACKEND_IMAP_FOLDER"),
+    ({"SELECT": Cut(5)}, 3, "could not open", ""),
+]
+
+
+@pytest.mark.parametrize(("script", "steps", "text", "advice"), FAULTS)
+async def test_the_step_that_fails(
+    certificates: Certificates, script: dict[str, Action], steps: int, text: str, advice: str
+) -> None:
+    async with pair(certificates.good, b"one", script=script) as (maildrop, _):  # type: ignore[arg-type]
+        *before, last = await maildrop.probe()
+    assert [finding.level for finding in before] == [GOOD] * steps
+    assert last.level is BAD
+    assert text in last.text
+    assert advice in last.advice
+    assert last.advice
+    assert PASSWORD not in str(last)
+
+
+@pytest.mark.parametrize("name", ["expired", "wrong_host", "other_ca"])
+async def test_bad_certificates(certificates: Certificates, name: str) -> None:
+    async with pair(getattr(certificates, name), b"one") as (maildrop, _):
+        (finding,) = await maildrop.probe()
+    assert finding.level is BAD
+    assert "BACKEND_IMAP_CA_FILE" in finding.advice
+
+
+async def test_probing_with_a_wrong_password_does_not_hammer(certificates: Certificates) -> None:
+    async with pair(certificates.good, accounts={("x", "y"): Mailbox()}) as (maildrop, server):
+        for _ in range(5):
+            assert (await maildrop.probe())[-1].level is BAD
+        assert server.times("PLAIN") == 1
+
+
+async def test_nobody_there(certificates: Certificates) -> None:
+    maildrop = maildrop_for(993, certificates.good.ca_file, BACKEND_IMAP_HOST="no-such-host.invalid")
+    (finding,) = await maildrop.probe()
+    await maildrop.aclose()
+    assert finding.level is BAD
+    assert "no-such-host.invalid" in finding.text
+    assert USER not in finding.text
