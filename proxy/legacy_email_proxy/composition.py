@@ -10,7 +10,7 @@ from typing import Any
 from . import registry
 from .contracts import Maildrop, Relay, SettingsMistake
 from .plugin_context import PluginContext
-from .settings import TABLE, Settings, read
+from .settings import TABLE, Settings, read, unknown_variables
 
 __all__ = ("NONE", "Composition", "compose")
 
@@ -64,5 +64,9 @@ def compose(environ: Mapping[str, str] | None = None) -> Composition:
             reason = f"{type(error).__name__}: {error}"
             mistakes.append(f"{variable}: plugin {settings[variable]!r} can not be set up: {reason}")
     if mistakes:
-        raise SettingsMistake(*mistakes)
+        # Only a warning where all else is well; but here it may be why something else is "not set".
+        unknown = unknown_variables(environ, settings.declared)
+        raise SettingsMistake(
+            *mistakes, *(f"{name}: no such setting, did you mean {meant}?" for name, meant in unknown)
+        )
     return Composition(settings, plugins.get("MAILDROP_PLUGIN"), plugins.get("RELAY_PLUGIN"))

@@ -20,6 +20,10 @@ MINIMAL = {
 
 START_MISTAKES = {
     "nothing set": ({}, ["BACKEND_IMAP_HOST: ", "BACKEND_IMAP_USER: ", "BACKEND_IMAP_PASS: ", "BACKEND_SMTP_HOST: "]),
+    "misspelt": (
+        MINIMAL | {"BACKEND_SMTP_HOST": "", "BACKEND_SMTP_HSOT": "localhost"},
+        ["BACKEND_SMTP_HOST: not set", "BACKEND_SMTP_HSOT: no such setting, did you mean BACKEND_SMTP_HOST?"],
+    ),
     "both closed": ({"MAILDROP_PLUGIN": "none", "RELAY_PLUGIN": "none"}, ["MAILDROP_PLUGIN: both legs are closed"]),
     "no such plugin": (
         {"MAILDROP_PLUGIN": "none", "RELAY_PLUGIN": "smtp"},
