@@ -91,11 +91,12 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
     )  # fmt: skip
     async with anyio.create_task_group() as group:
         pop3 = smtp = None
+        warn = _warn_of(gateway())
         if composition.maildrop is not None:
-            pop3 = _pop3(composition, composition.maildrop)
+            pop3 = _pop3(composition, composition.maildrop, warn)
             group.start_soon(pop3.serve, opened["POP3"])
         if composition.relay is not None:
-            smtp, handler = _smtp(composition, composition.relay)
+            smtp, handler = _smtp(composition, composition.relay, warn)
             await smtp.start(opened["SMTP"])
         try:
             yield
@@ -109,25 +110,27 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
             await _close(composition.maildrop, composition.relay)
 
 
-def _pop3(composition: Composition, maildrop: Maildrop) -> POP3Server:
+def _pop3(composition: Composition, maildrop: Maildrop, on_admitted: Callable[[Address], None]) -> POP3Server:
     settings = composition.settings
     return POP3Server(
         maildrop,
-        Admission.from_settings(settings, _warn_of(gateway())),
+        Admission.from_settings(settings, on_admitted),
         ask_backend=settings["POP3_LOGIN"] == "backend",
         idle_seconds=settings["POP3_IDLE_SECONDS"],
         implementation=f"Legacy-Email-Proxy-{__version__}",
     )
 
 
-def _smtp(composition: Composition, relay: Relay) -> tuple[SMTPServer, RelayHandler]:
+def _smtp(
+    composition: Composition, relay: Relay, on_admitted: Callable[[Address], None]
+) -> tuple[SMTPServer, RelayHandler]:
     settings = composition.settings
     handler = RelayHandler(relay, settings["SMTP_MAX_OCTETS"])
     options = SessionOptions(
         hostname=_hostname(),
         max_octets=settings["SMTP_MAX_OCTETS"],
         idle_seconds=settings["SMTP_IDLE_SECONDS"],
-        admission=Admission.from_settings(settings, _warn_of(gateway())),
+        admission=Admission.from_settings(settings, on_admitted),
     )
     return SMTPServer(handler, options), handler
 

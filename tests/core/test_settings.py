@@ -84,6 +84,8 @@ BAD = [
     ({"BACKEND_IMAP_USE_SSL": "perhaps"}, "BACKEND_IMAP_USE_SSL: not a valid boolean (given: 'perhaps')"),
     ({"POP3_LOGIN": "none"}, "POP3_LOGIN: must be one of: any, backend"),
     ({"ALLOWED_NETWORKS": "10.0.0.1/8"}, "ALLOWED_NETWORKS: 10.0.0.1/8 has host bits set"),
+    ({"ALLOWED_NETWORKS": "::ffff:10.0.0.0/104"}, "ALLOWED_NETWORKS: ::ffff:10.0.0.0/104: write an IPv4 network"),
+    ({"STATE_DIR": "~nobody-at-all/x"}, "STATE_DIR: there is no such user's folder"),
     ({"ALLOWED_NETWORKS": ","}, "ALLOWED_NETWORKS: an empty list"),
     ({"ALLOWED_NETWORKS": "office"}, "ALLOWED_NETWORKS: 'office' does not appear to be an IPv4 or IPv6 network"),
     ({"SMTP_MAX_OCTETS": "-5"}, "SMTP_MAX_OCTETS: must be greater than or equal to 65536"),

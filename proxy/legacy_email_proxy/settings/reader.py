@@ -85,18 +85,27 @@ def _list(text: str) -> tuple[str, ...]:
 
 
 def _path(text: str) -> Path:
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise environs.EnvError("there is no such user's folder.") from None
 
 
 def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-    networks = []
+    networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
     for item in _list(text):
         try:
-            networks.append(ipaddress.ip_network(item))
+            network = ipaddress.ip_network(item)
         except ValueError as error:
             raise environs.EnvError(f"{error}.") from None
+        if network.version == 6 and network.subnet_of(_MAPPED):
+            # A client's address is judged without this prefix, so such a network would never match.
+            raise environs.EnvError(f"{item}: write an IPv4 network in the IPv4 way.")
+        networks.append(network)
     return tuple(networks)
 
+
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
 _METHODS = {
     "text": "str", "secret": "secret", "integer": "int", "flag": "bool", "seconds": "float",

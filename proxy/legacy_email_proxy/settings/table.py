@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from ..contracts import Setting
 
-__all__ = ("CORE", "PLUGIN_SETTINGS", "TABLE")
+__all__ = ("TABLE",)
 
-CORE = (
+_CORE = (
     Setting("POP3_BIND_ADDR", "list", "0.0.0.0", "Addresses on which POP3 listens, IPv4 or IPv6, separated by commas."),
     Setting("POP3_BIND_PORT", "integer", "110", "Port of the POP3 listener; 0 takes any free one.", minimum=0, maximum=65535),
     Setting("SMTP_BIND_ADDR", "list", "0.0.0.0", "Addresses on which SMTP listens, IPv4 or IPv6, separated by commas."),
@@ -65,8 +65,6 @@ _MAILDIR = (
     Setting("RELAY_MAILDIR_PATH", "path", None, "The Maildir into which mail goes with `RELAY_PLUGIN=maildir`."),
 )
 
-PLUGIN_SETTINGS = {"imap": _IMAP, "smtps": _SMTPS, "maildir": _MAILDIR}
-"""Settings that only one built-in plugin reads. They stand here and not in the plugin because their names are the
-product's own interface: they are documented, and a misspelt one is noticed, also while the plugin isn't loaded."""
-
-TABLE = CORE + _IMAP + _SMTPS + _MAILDIR
+# Settings that only one built-in plugin reads stand here and not in the plugin, because their names are the product's
+# own interface: they are documented, and a misspelt one is noticed, also while the plugin isn't loaded.
+TABLE = _CORE + _IMAP + _SMTPS + _MAILDIR
