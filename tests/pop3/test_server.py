@@ -31,7 +31,7 @@ from legacy_email_proxy.contracts import (
 from legacy_email_proxy.pop3 import conversation, server
 from legacy_email_proxy.pop3.connection import Connection
 from pop3.conftest import Leg, StartLeg, until
-from pop3.maildrops import MemoryMaildrop, MemorySession
+from pop3.maildrops import OPTIONS, MemoryMaildrop, MemorySession
 
 Ends = Callable[[], list[dict[str, object]]]
 
@@ -111,7 +111,7 @@ async def test_poplib_reads_and_deletes(start_leg: StartLeg, ends: Ends) -> None
     facts = ends()[-1]
     assert facts | {"session": ""} == {
         "session": "", "client": "127.0.0.1", "user": "u",
-        "retrieved": 1, "top": 1, "deleted": 1, "octets": 15 + 8, "verdict": "quit",
+        "retrieved": 1, "top": 1, "failed": 0, "deleted": 1, "octets": 15 + 8, "verdict": "quit",
     }  # fmt: skip
 
 
@@ -717,7 +717,7 @@ async def test_a_failing_accept_is_survived(
 
 def bare_server() -> server.Server:
     admission = Admission([ip_network("127.0.0.0/8")], 10, 10)
-    return server.Server(two(), admission, ask_backend=False, idle_seconds=20, implementation="test")
+    return server.Server(two(), admission, OPTIONS)
 
 
 async def test_several_listeners() -> None:

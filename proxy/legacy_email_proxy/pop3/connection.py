@@ -7,11 +7,14 @@ memory during a RETR), and gives up reading as soon as a write fails (so a QUIT 
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 from contextlib import suppress
 
 import anyio
 from anyio.lowlevel import checkpoint
+
+from . import handshake
 
 __all__ = ("LINGER_SECONDS", "RECEIVE_OCTETS", "Connection", "Stalled")
 
@@ -31,12 +34,13 @@ class Stalled(Exception):
 class Connection:
     """Wraps an accepted socket; used by one task."""
 
-    __slots__ = ("_deaf", "_progress_seconds", "_socket")
+    __slots__ = ("_deaf", "_fault", "_progress_seconds", "_socket")
 
     def __init__(self, accepted: socket.socket, progress_seconds: float) -> None:
         self._socket = accepted
         self._progress_seconds = progress_seconds
         self._deaf = False
+        self._fault = ""
         accepted.setblocking(False)
         with suppress(OSError):
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -46,14 +50,33 @@ class Connection:
         """The client can't be sent anything any more. What it sent before may still be received."""
         return self._deaf
 
+    @property
+    def fault(self) -> str:
+        """What broke TLS after the handshake, for the log."""
+        return self._fault
+
+    async def start_tls(self, context: ssl.SSLContext) -> str:
+        """Do the handshake and return the version. Raises :class:`HandshakeFailed`; the connection is closed then."""
+        secured = await handshake.handshake(self._socket, context)
+        self._socket = secured
+        return secured.version() or ""
+
     async def receive(self) -> bytes:
         """The next octets, ``b""`` when the client has sent its last."""
         while True:
-            await anyio.wait_readable(self._socket)
+            # What TLS has decrypted already doesn't make the socket readable.
+            if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+                await checkpoint()
+            else:
+                await anyio.wait_readable(self._socket)
             try:
                 return self._socket.recv(RECEIVE_OCTETS)
-            except (BlockingIOError, InterruptedError):
+            except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
                 continue
+            except ssl.SSLError as error:
+                # With TLS 1.3 a client that refuses the certificate says so only here, after the handshake.
+                self._fault = handshake.words(error)
+                return b""
             except OSError:
                 return b""
 
@@ -63,7 +86,7 @@ class Connection:
         while rest and not self._deaf:
             try:
                 rest = rest[self._socket.send(rest) :]
-            except (BlockingIOError, InterruptedError):
+            except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError):
                 await self._writable()
             except OSError:
                 self._deaf = True
@@ -82,6 +105,10 @@ class Connection:
         Closing at once while octets of the client are unread would reset the connection, and the client's system would
         throw away the last reply.
         """
+        with suppress(OSError, ValueError):
+            if isinstance(self._socket, ssl.SSLSocket):
+                # Without this farewell a TLS client takes the end for an attack that cut the last reply off.
+                self._socket.unwrap()
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
             with anyio.move_on_after(LINGER_SECONDS):

@@ -12,8 +12,12 @@ __all__ = ("CORE", "PLUGIN_SETTINGS", "TABLE")
 CORE = (
     Setting("POP3_BIND_ADDR", "list", "0.0.0.0", "Addresses on which POP3 listens, IPv4 or IPv6, separated by commas."),
     Setting("POP3_BIND_PORT", "integer", "110", "Port of the POP3 listener; 0 takes any free one.", minimum=0, maximum=65535),
+    Setting("POP3S_BIND_ADDR", "list", "0.0.0.0", "Addresses on which POP3 with TLS from the first octet listens."),
+    Setting("POP3S_BIND_PORT", "integer", None, "Port of that listener, usually 995; without it there is none. Needs `TLS_CERT_FILE`.", minimum=0, maximum=65535),
     Setting("SMTP_BIND_ADDR", "list", "0.0.0.0", "Addresses on which SMTP listens, IPv4 or IPv6, separated by commas."),
     Setting("SMTP_BIND_PORT", "integer", "25", "Port of the SMTP listener; 0 takes any free one.", minimum=0, maximum=65535),
+    Setting("TLS_CERT_FILE", "path", None, "PEM file with the certificate (and its chain) that devices are shown; with it the POP3 listener offers STLS."),
+    Setting("TLS_KEY_FILE", "path", None, "PEM file with its key, not protected by a password; not needed when `TLS_CERT_FILE` holds the key too."),
     Setting("MAILDROP_PLUGIN", "text", "imap", "Where POP3 reads mail: `imap`, `maildir` or a plugin of yours; `none` closes the POP3 listener."),
     Setting("RELAY_PLUGIN", "text", "smtps", "Where SMTP hands mail on: `smtps`, `maildir` or a plugin of yours; `none` closes the SMTP listener."),
     Setting(
@@ -29,6 +33,10 @@ CORE = (
         choices=("any", "backend"),
     ),
     Setting("POP3_IDLE_SECONDS", "seconds", "600", "A POP3 session without a command for this long is closed, and nothing is deleted (RFC 1939 wants at least 600).", minimum=1),
+    Setting("POP3_LOCK", "flag", "false", "One session at a time for each mailbox, as RFC 1939 has it; the next one reads `-ERR [IN-USE]`."),
+    Setting("POP3_EXPIRE_DAYS", "days", None, "After how many days the provider removes mail, or `NEVER`; announced to clients as `EXPIRE`."),
+    Setting("POP3_REPLACE_NUL", "flag", "false", "Send NUL as 0x80: Outlook hangs on NUL."),
+    Setting("POP3_ADD_BLANK_LINE", "flag", "false", "End a header that has no body with the blank line that it lacks: Outlook Express and Netscape break without."),
     Setting("SMTP_IDLE_SECONDS", "seconds", "300", "An SMTP session without a command, or without progress in DATA, for this long is closed with 421.", minimum=1),
     Setting("SMTP_MAX_OCTETS", "integer", "52428800", "Largest message taken, announced as SIZE and lowered to the backend's own.", minimum=65536),
     Setting("DRAIN_SECONDS", "seconds", "8", "At SIGTERM or SIGINT, sessions in a transaction get this long to finish (podman and docker kill after 10).", minimum=0),
