@@ -34,13 +34,12 @@ class Stalled(Exception):
 class Connection:
     """Wraps an accepted socket; used by one task."""
 
-    __slots__ = ("_deaf", "_fault", "_progress_seconds", "_socket")
+    __slots__ = ("_deaf", "_progress_seconds", "_socket")
 
     def __init__(self, accepted: socket.socket, progress_seconds: float) -> None:
         self._socket = accepted
         self._progress_seconds = progress_seconds
         self._deaf = False
-        self._fault = ""
         accepted.setblocking(False)
         with suppress(OSError):
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -49,11 +48,6 @@ class Connection:
     def deaf(self) -> bool:
         """The client can't be sent anything any more. What it sent before may still be received."""
         return self._deaf
-
-    @property
-    def fault(self) -> str:
-        """What broke TLS after the handshake, for the log."""
-        return self._fault
 
     async def start_tls(self, context: ssl.SSLContext) -> str:
         """Do the handshake and return the version. Raises :class:`HandshakeFailed`; the connection is closed then."""
@@ -73,10 +67,6 @@ class Connection:
                 return self._socket.recv(RECEIVE_OCTETS)
             except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
                 continue
-            except ssl.SSLError as error:
-                # With TLS 1.3 a client that refuses the certificate says so only here, after the handshake.
-                self._fault = handshake.words(error)
-                return b""
             except OSError:
                 return b""
 

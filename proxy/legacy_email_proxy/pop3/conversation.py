@@ -239,10 +239,7 @@ class Conversation:
                 self._drain_deadline = self._idle_since + DRAIN_PAUSE_SECONDS
         deadline = min(self._idle_since + self._options.idle_seconds, self._drain_deadline)
         with anyio.CancelScope(deadline=deadline) as self._reading:
-            octets = await self._connection.receive()
-            self._session.receive_data(octets)
-            if self._connection.fault:
-                self._session.end(Verdict.DROPPED, self._connection.fault)
+            self._session.receive_data(await self._connection.receive())
         if self._reading.cancelled_caught:
             self._session.end(Verdict.IDLE if self._drain_deadline == math.inf else Verdict.DRAINED)
         self._reading = None
