@@ -5,12 +5,14 @@ from __future__ import annotations
 import poplib
 import socket
 import ssl
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from interop.proxy import run, running
+from interop.proxy import Proxy, run, running
 from realservers.certificates import Certificates
+from realservers.processes import require
 
 
 def test_the_listener_with_tls(certificates: Certificates, tmp_path: Path) -> None:
@@ -27,6 +29,7 @@ def test_the_listener_with_tls(certificates: Certificates, tmp_path: Path) -> No
         "POP3S_BIND_PORT": "0",
     }
     with running(variables) as proxy:
+        curls(proxy, certificates)
         address, port = proxy._address("pop3s")
         trusting = ssl.create_default_context(cafile=certificates.ca_file)
         client = poplib.POP3_SSL(address, port, context=trusting, timeout=20)
@@ -34,7 +37,7 @@ def test_the_listener_with_tls(certificates: Certificates, tmp_path: Path) -> No
         client.pass_("p")
         assert client.retr(1)[1] == [b"Subject: x", b""]
         client.quit()
-        assert "tls=TLSv1.3" in proxy.wait_for("pop3 session ended")[0]
+        assert "tls=TLSv1.3" in proxy.wait_for("pop3 session ended", 5)[4]
         plain = poplib.POP3(*proxy.pop3, timeout=20)
         assert "STLS" in plain.capa()
         plain.quit()
@@ -48,6 +51,21 @@ def test_the_listener_with_tls(certificates: Certificates, tmp_path: Path) -> No
     done = run("healthcheck", **ports)
     assert done.returncode == 1
     assert f"POP3S at 127.0.0.1 port {port} does not answer: " in done.stderr
+
+
+def curls(proxy: Proxy, certificates: Certificates) -> None:
+    """A real client by each way in: STLS and TLS from the first octet, both with each mechanism."""
+    curl = require("curl", "speaks STLS and AUTH as a real client")
+    ways = (("pop3", ("--ssl-reqd",), proxy.pop3), ("pop3s", (), proxy._address("pop3s")))
+    for scheme, options, (_, port) in ways:
+        for mechanism in ("PLAIN", "LOGIN"):
+            done = subprocess.run(
+                [curl, "-sSv", *options, "--cacert", str(certificates.ca_file), "--user", "any:any",
+                 "--login-options", f"AUTH={mechanism}", f"{scheme}://localhost:{port}/1"],
+                capture_output=True, text=True, timeout=40, check=True,
+            )  # fmt: skip
+            assert done.stdout.splitlines() == ["Subject: x", ""]
+            assert f"> AUTH {mechanism}" in done.stderr
 
 
 def test_a_listener_that_speaks_no_tls_is_not_healthy(certificates: Certificates) -> None:

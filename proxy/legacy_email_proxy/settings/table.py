@@ -25,8 +25,8 @@ CORE = (
         "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,169.254.0.0/16,fe80::/10,fc00::/7",
         "Networks (CIDR) that may connect at all; everybody else is refused with the first line.",
     ),
-    Setting("MAX_CONNECTIONS", "integer", "2000", "Connections at once, on each listener; over it the client is told to come back later.", minimum=1),
-    Setting("MAX_CONNECTIONS_PER_ADDRESS", "integer", "200", "Connections at once from one address, on each listener.", minimum=1),
+    Setting("MAX_CONNECTIONS", "integer", "2000", "Connections at once, for POP3 and SMTP each; over it the client is told to come back later.", minimum=1),
+    Setting("MAX_CONNECTIONS_PER_ADDRESS", "integer", "200", "Connections at once from one address, for POP3 and SMTP each.", minimum=1),
     Setting(
         "POP3_LOGIN", "text", "any",
         "`any`: any USER and PASS open the configured mailbox. `backend`: USER and PASS are the login at the IMAP server.",
