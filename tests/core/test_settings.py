@@ -46,7 +46,8 @@ def test_each_variable_is_declared_once() -> None:
 
 @pytest.mark.parametrize("setting", TABLE, ids=lambda setting: setting.name)
 def test_every_variable_can_come_from_a_file(setting: Setting, tmp_path: Path) -> None:
-    value = {"integer": "70000", "flag": "true", "seconds": "3", "networks": "10.0.0.0/8"}.get(setting.type, "x,y")
+    values = {"integer": "70000", "flag": "true", "seconds": "3", "days": "30", "networks": "10.0.0.0/8"}
+    value = values.get(setting.type, "x,y")
     value = setting.choices[-1] if setting.choices else "443" if setting.maximum else value
     file = tmp_path / "value"
     file.write_text(value + "\n")

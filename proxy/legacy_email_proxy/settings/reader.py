@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ class _Environment(environs.Env):
         self._given = environ
         self.origins: dict[str, str] = {}
         self.mistakes: list[str] = []
-        for name, parser in (("networks", _networks), ("secret", Secret), ("list_", _list), ("path_", _path)):
+        for name, parser in _PARSERS.items():
             self.add_parser(name, parser)
 
     def _get_value(self, env_key: str, default: Any) -> Any:
@@ -84,6 +85,12 @@ def _list(text: str) -> tuple[str, ...]:
     return items
 
 
+def _days(text: str) -> str:
+    if text.upper() != "NEVER" and not re.fullmatch("[0-9]{1,5}", text):
+        raise environs.EnvError("must be a number of days or NEVER.")
+    return text.upper()
+
+
 def _path(text: str) -> Path:
     try:
         return Path(text).expanduser()
@@ -107,9 +114,10 @@ def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network,
 
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
+_PARSERS = {"networks": _networks, "secret": Secret, "days": _days, "list_": _list, "path_": _path}
 _METHODS = {
     "text": "str", "secret": "secret", "integer": "int", "flag": "bool", "seconds": "float",
-    "path": "path_", "list": "list_", "networks": "networks",
+    "days": "days", "path": "path_", "list": "list_", "networks": "networks",
 }  # fmt: skip
 _CHECKED = ("str", "int", "bool", "float")
 """environs' own methods, which take validators; ours check as they parse."""
