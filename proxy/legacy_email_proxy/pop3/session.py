@@ -115,8 +115,10 @@ class Session:
 
     def opened(self, entries: Sequence[Entry]) -> None:
         """The maildrop is open; ``entries`` stay as they are until the session ends."""
+        # First, since the entries are the maildrop's: if making this raises, the request is still there to be answered.
+        listing = Listing(entries)
         self._answered(Open)
-        self._listing = Listing(entries)
+        self._listing = listing
         self.state = State.TRANSACTION
         self._errors = 0
         self._say(f"maildrop has {self._drop()}")
