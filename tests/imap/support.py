@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import itertools
 import ssl
+import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -25,9 +28,15 @@ USER, PASSWORD = "alice", "p\u00e4ss w0rd 4 tests"
 SHORT = 0.4
 
 
+_STATES = tempfile.TemporaryDirectory(prefix="imap-tests-")
+atexit.register(_STATES.cleanup)
+_numbers = itertools.count()
+
+
 def settings(**given: Any) -> dict[str, Any]:
     """All that the plugin reads, with the product's defaults where a test does not care."""
     return {
+        "STATE_DIR": Path(_STATES.name) / str(next(_numbers)),
         "BACKEND_IMAP_HOST": "127.0.0.1",
         "BACKEND_IMAP_PORT": 993,
         "BACKEND_IMAP_USER": USER,
@@ -37,7 +46,13 @@ def settings(**given: Any) -> dict[str, Any]:
         "BACKEND_IMAP_CA_FILE": None,
         "BACKEND_IMAP_FOLDER": "INBOX",
         "BACKEND_IMAP_MAX_CONNECTIONS": 10,
+        "BACKEND_IMAP_DELETE": "expunge",
         "POP3_LOGIN": "any",
+        "POP3_UIDL_FORMAT": "dovecot",
+        "POP3_NEWEST_MESSAGES": None,
+        "POP3_NEWEST_DAYS": None,
+        "POP3_READ_ONLY": False,
+        "POP3_HIDE_UNFETCHABLE_AFTER": None,
     } | given
 
 
