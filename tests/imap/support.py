@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import atexit
 import itertools
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from legacy_email_proxy_plugins.imap.accounts import Accounts
 from legacy_email_proxy_plugins.imap.server import Patience
 from realservers.certificates import Certificate
 
+TESTS = Path(__file__).parents[1]
 LOGGER = "legacy_email_proxy.maildrop.imap"
 CLIENT = Client("192.0.2.1", "s1")
 USER, PASSWORD = "alice", "p\u00e4ss w0rd 4 tests"
@@ -130,3 +132,18 @@ async def collect(session: MaildropSession, position: int, into: bytearray) -> N
 
 def login(user: str = USER, password: str = PASSWORD) -> Login:
     return Login(user, Secret(password))
+
+
+def missing_tests(table: Mapping[str, Sequence[str]]) -> list[str]:
+    """Those that a table names as `file:function`, without `test_` and below this folder, and that do not exist."""
+    missing = []
+    for row, tests in table.items():
+        for test in tests:
+            file, _, name = test.partition(":")
+            folder, _, module = file.rpartition("/")
+            path = TESTS / (folder or "imap") / f"test_{module}.py"
+            tree = ast.parse(path.read_text()) if path.exists() else ast.Module([], [])
+            nodes = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+            if f"test_{name}" not in {node.name for node in nodes}:
+                missing.append(f"{row}: {test}")
+    return missing
