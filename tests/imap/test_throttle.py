@@ -139,3 +139,15 @@ async def test_a_device_is_not_kept_waiting_for_long(
             async with maildrop.open(CLIENT, None):
                 pass
         assert server.times("SELECT") == 4, "after 50, 100 and 200 ms"
+
+
+async def test_what_something_came_of_is_not_done_again(certificates: Certificates) -> None:
+    def read_and_fail(_: object) -> None:
+        done.append("once")
+        raise Busy("[THROTTLED]")
+
+    done: list[str] = []
+    async with pair(certificates.good, ONE) as (maildrop, _):
+        with maildrop._accounts.pool(login(), clients_own=False) as pool, pytest.raises(Busy):
+            await pool.exchange(read_and_fail, untouched=lambda: not done)
+    assert done == ["once"]

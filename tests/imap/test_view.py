@@ -65,7 +65,7 @@ def day(days_ago: float, zone: str = "+0000") -> str:
 def aged() -> Mailbox:
     """UIDs as old in days as they say; not in order."""
     box = Mailbox({uid: Message(b"x" * uid, date=day(age)) for uid, age in ((1, 40), (2, 0.5), (3, 9.9), (4, 10.1))})
-    box.messages[5] = Message(b"xxxxx", date=day(1, "-1100"))
+    box.messages[5] = Message(b"xxxxx", date=day(9.8, "-1100"))
     box.messages[6] = Message(b"xxxxxx", date="garbage")
     box.messages[7] = Message(b"xxxxxxx", date=" 7-Jul-1996 02:44:25 -0700")
     return box
@@ -201,7 +201,14 @@ async def test_a_message_that_did_not_come_is_not_deleted(certificates: Certific
             with pytest.raises(Failure, match="1 messages were not deleted"):
                 await session.commit([entry.unique_id for entry in session.entries])
         assert list(box.messages) == [2]
+
+
+async def test_a_message_that_came_at_the_second_try_is_deleted(certificates: Certificates) -> None:
+    box = Mailbox.of(b"one", b"two")
+    async with pair(certificates.good, mailbox=box, script={("BODY", 1): "NO broken"}) as (maildrop, _):
         async with maildrop.open(CLIENT, None) as session:
-            await read(session, 0)
+            with pytest.raises(MessageUnavailable):
+                await read(session, 0)
+            assert await read(session, 0) == b"one"
             await session.commit([session.entries[0].unique_id])
-    assert box.messages == {}
+    assert list(box.messages) == [2]

@@ -30,12 +30,12 @@ def shown(
 ) -> Index:
     """The part of ``index``, the listing of the selected folder, that a session is to see; in the worker thread."""
     hidden = _remembered(connection, index, options, memory) | _by_attributes(connection, index, options, clock)
-    limited = options.newest_messages is not None and len(index) - len(hidden) > options.newest_messages
-    if not hidden and not limited and options.unique_ids is DOVECOT:
+    limit = options.newest_messages
+    if not hidden and limit is None and options.unique_ids is DOVECOT:
         return index
     uids = [uid for uid in index.uids if uid not in hidden]
-    if limited:
-        uids = uids[-options.newest_messages :] if options.newest_messages else []
+    if limit is not None:
+        uids = uids[-limit:]
     return index.only(uids, options.unique_ids)
 
 
@@ -67,9 +67,8 @@ def _by_attributes(connection: Connection, index: Index, options: Options, clock
         items.append("INTERNALDATE")
     if not items:
         return set()
-    hidden = {
+    return {
         uid
         for uid, found in attributes(connection, index.uids, *items)
         if _KEYWORD in found.flags or (since is not None and found.arrived is not None and found.arrived < since)
     }
-    return hidden.intersection(index.uids)
