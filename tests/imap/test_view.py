@@ -52,7 +52,7 @@ def test_every_format_is_legal_and_has_a_setting() -> None:
     assert set(setting.choices) == UNIQUE_IDS.keys()
     for form in UNIQUE_IDS.values():
         for uid in (1, 4294967295):
-            text = form.make(uid, 4294967295)
+            text = form.maker(4294967295)(uid)
             assert 1 <= len(text) <= 70
             assert form.uid(text) == uid
 

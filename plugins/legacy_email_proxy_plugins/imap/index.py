@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from array import array
 from bisect import bisect_left
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -68,6 +68,8 @@ class Index(Sequence[Entry]):
     def __init__(self, uidvalidity: int, octets_by_uid: Mapping[int, int], unique_ids: UniqueIds = DOVECOT) -> None:
         self.uidvalidity = uidvalidity
         self._unique_ids = unique_ids
+        self.unique_id: Callable[[int], str] = unique_ids.maker(uidvalidity)
+        """The unique-id of a UID."""
         self._uids = array("I", sorted(octets_by_uid))
         self._octets = array("Q", (octets_by_uid[uid] for uid in self._uids))
 
@@ -97,10 +99,6 @@ class Index(Sequence[Entry]):
         chosen = uids if isinstance(uids, (set, frozenset)) else set(uids)
         octets_by_uid = {uid: octets for uid, octets in zip(self._uids, self._octets, strict=True) if uid in chosen}
         return Index(self.uidvalidity, octets_by_uid, unique_ids)
-
-    def unique_id(self, uid: int) -> str:
-        """The unique-id of ``uid``."""
-        return self._unique_ids.make(uid, self.uidvalidity)
 
     def uid(self, unique_id: str) -> int:
         """The UID behind ``unique_id``. Raises :class:`KeyError` if this listing has no such message."""
