@@ -8,6 +8,7 @@ such a failure, or a stored copy of a substitute, lacks at least one of them.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 __all__ = ("MAX_OCTETS", "has_the_subject", "is_substitute")
 
@@ -15,16 +16,20 @@ MAX_OCTETS = 8192
 """Substitutes have some 700 octets, and the subject and sender of the message in them."""
 
 _SUBJECT = re.compile(rb"(?:\A|\n)Subject:((?:[^\r\n]|\r?\n[ \t])*)", re.IGNORECASE)
+_WORD = b"Retrieval"
 _SENTENCE = re.compile(rb"Retrieval using the IMAP4 protocol failed for the following message: \d+")
 
 
 def has_the_subject(octets: bytes) -> bool:
     """Whether the header in ``octets`` has the sentence for a subject."""
+    if _WORD not in octets:
+        return False
     header = re.split(rb"\r?\n\r?\n", octets, maxsplit=1)[0]
     subject = _SUBJECT.search(header)
     return subject is not None and _SENTENCE.fullmatch(b" ".join(subject[1].split())) is not None
 
 
-def is_substitute(octets: bytes, listed: int) -> bool:
-    """Whether ``octets``, the first piece of a message that was listed with ``listed`` octets, is a substitute."""
-    return len(octets) <= MAX_OCTETS and len(octets) != listed and has_the_subject(octets)
+def is_substitute(octets: bytes, listed: Callable[[], int]) -> bool:
+    """Whether ``octets``, the first piece of a message that was ``listed`` with so many octets, is a substitute."""
+    # In this order, because nearly every message ends the question at once, and looking up its size takes time.
+    return len(octets) <= MAX_OCTETS and has_the_subject(octets) and len(octets) != listed()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import aclosing
+from functools import partial
 
 import anyio.to_thread
 
@@ -42,7 +43,7 @@ class WatchedSession:
             async with aclosing(self._session.retrieve(unique_id)) as pieces:  # type: ignore[type-var]
                 first = True
                 async for piece in pieces:
-                    if first and is_substitute(piece, self._listed(unique_id)):
+                    if first and is_substitute(piece, partial(self._listed, unique_id)):
                         raise MessageUnavailable("the server sent a substitute for the message, saying that it failed")
                     first = False
                     yield piece
