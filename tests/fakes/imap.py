@@ -95,15 +95,19 @@ class Message:
     octets: bytes
     flags: set[str] = field(default_factory=set)
     size: int | None = None
+    date: str = "01-Feb-2024 03:04:05 +0000"
 
 
 @dataclass
 class Mailbox:
-    """The one folder of an account."""
+    """The one folder of an account. `listed` are the answers to LIST, `folders` what COPY and MOVE put elsewhere."""
 
     messages: dict[int, Message] = field(default_factory=dict)
     uidvalidity: int = 1_000_000_007
     read_only: bool = False
+    permanent_flags: str | None = None
+    listed: tuple[str, ...] = (r'(\HasNoChildren) "/" INBOX',)
+    folders: dict[str, list[bytes]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, *messages: bytes) -> Self:
@@ -327,6 +331,7 @@ class _Session:
             r"FLAGS (\Answered \Flagged \Deleted \Seen \Draft)",
             f"{len(mailbox.messages)} EXISTS",
             "0 RECENT",
+            *([] if mailbox.permanent_flags is None else [f"OK [PERMANENTFLAGS ({mailbox.permanent_flags})] kept"]),
             f"OK [UIDVALIDITY {mailbox.uidvalidity}] UIDs valid",
             f"OK [UIDNEXT {max(mailbox.messages, default=0) + 1}] predicted",
         )
@@ -353,6 +358,8 @@ class _Session:
                 text += f"UID {uid}"
             elif item == "RFC822.SIZE":
                 text += f"RFC822.SIZE {len(message.octets) if message.size is None else message.size}"
+            elif item == "INTERNALDATE":
+                text += f'INTERNALDATE "{message.date}"'
             elif item == "FLAGS":
                 text += f"FLAGS ({' '.join(sorted(message.flags))})"
             else:
@@ -371,6 +378,32 @@ class _Session:
         for uid in _in_set(uids, self._mailbox):
             self._mailbox.messages[uid].flags |= set(flags.strip("()").split())
         yield from self._tagged("OK stored")
+
+    async def do_LIST(self, command: str) -> None:
+        await self._do("LIST", command, self._tagged("OK listed", *(f"LIST {line}" for line in self._mailbox.listed)))
+
+    async def do_XLIST(self, command: str) -> None:
+        await self._do("XLIST", command, self._tagged("OK listed", *(f"XLIST {line}" for line in self._mailbox.listed)))
+
+    async def do_COPY(self, command: str) -> None:
+        await self._do("COPY", command, self._copied(command))
+
+    def _copied(self, command: str) -> Iterator[bytes]:
+        _, _, uids, name = command.split(" ", 3)
+        copies = [self._mailbox.messages[uid].octets for uid in _in_set(uids, self._mailbox)]
+        self._mailbox.folders.setdefault(name.strip('"'), []).extend(copies)
+        yield from self._tagged("OK copied")
+
+    async def do_MOVE(self, command: str) -> None:
+        await self._do("MOVE", command, self._moved(command))
+
+    def _moved(self, command: str) -> Iterator[bytes]:
+        for _ in self._copied(command):
+            pass
+        for uid in _in_set(command.split(" ")[2], self._mailbox):
+            yield f"* {list(self._mailbox.messages).index(uid) + 1} EXPUNGE\r\n".encode()
+            del self._mailbox.messages[uid]
+        yield from self._tagged("OK moved")
 
     async def do_EXPUNGE(self, command: str) -> None:
         await self._do("EXPUNGE", command, self._expunged(command))

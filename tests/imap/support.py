@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import atexit
+import itertools
 import ssl
-from collections.abc import AsyncIterator, Mapping
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +21,7 @@ from legacy_email_proxy_plugins.imap.accounts import Accounts
 from legacy_email_proxy_plugins.imap.server import Patience
 from realservers.certificates import Certificate
 
+TESTS = Path(__file__).parents[1]
 LOGGER = "legacy_email_proxy.maildrop.imap"
 CLIENT = Client("192.0.2.1", "s1")
 USER, PASSWORD = "alice", "p\u00e4ss w0rd 4 tests"
@@ -25,9 +30,15 @@ USER, PASSWORD = "alice", "p\u00e4ss w0rd 4 tests"
 SHORT = 0.4
 
 
+_STATES = tempfile.TemporaryDirectory(prefix="imap-tests-")
+atexit.register(_STATES.cleanup)
+_numbers = itertools.count()
+
+
 def settings(**given: Any) -> dict[str, Any]:
     """All that the plugin reads, with the product's defaults where a test does not care."""
     return {
+        "STATE_DIR": Path(_STATES.name) / str(next(_numbers)),
         "BACKEND_IMAP_HOST": "127.0.0.1",
         "BACKEND_IMAP_PORT": 993,
         "BACKEND_IMAP_USER": USER,
@@ -37,7 +48,13 @@ def settings(**given: Any) -> dict[str, Any]:
         "BACKEND_IMAP_CA_FILE": None,
         "BACKEND_IMAP_FOLDER": "INBOX",
         "BACKEND_IMAP_MAX_CONNECTIONS": 10,
+        "BACKEND_IMAP_DELETE": "expunge",
         "POP3_LOGIN": "any",
+        "POP3_UIDL_FORMAT": "dovecot",
+        "POP3_NEWEST_MESSAGES": None,
+        "POP3_NEWEST_DAYS": None,
+        "POP3_READ_ONLY": False,
+        "POP3_HIDE_UNFETCHABLE_AFTER": None,
     } | given
 
 
@@ -115,3 +132,18 @@ async def collect(session: MaildropSession, position: int, into: bytearray) -> N
 
 def login(user: str = USER, password: str = PASSWORD) -> Login:
     return Login(user, Secret(password))
+
+
+def missing_tests(table: Mapping[str, Sequence[str]]) -> list[str]:
+    """Those that a table names as `file:function`, without `test_` and below this folder, and that do not exist."""
+    missing = []
+    for row, tests in table.items():
+        for test in tests:
+            file, _, name = test.partition(":")
+            folder, _, module = file.rpartition("/")
+            path = TESTS / (folder or "imap") / f"test_{module}.py"
+            tree = ast.parse(path.read_text()) if path.exists() else ast.Module([], [])
+            nodes = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+            if f"test_{name}" not in {node.name for node in nodes}:
+                missing.append(f"{row}: {test}")
+    return missing

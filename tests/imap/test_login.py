@@ -15,13 +15,13 @@ from legacy_email_proxy.contracts import (
     Disconnected,
     Failure,
     LoginRefused,
-    Overloaded,
     Secret,
     Unreachable,
     Unusable,
     Unverified,
 )
 from legacy_email_proxy_plugins.imap.breaker import Breaker
+from legacy_email_proxy_plugins.imap.verdicts import Busy
 from realservers.certificates import Certificate, Certificates
 
 LOGIN_ONLY = ("UIDPLUS",)
@@ -97,17 +97,15 @@ ANSWERS: list[tuple[Action, type[Failure], type[Failure]]] = [
     ("NO [EXPIRED] password expired", CredentialsRefused, LoginRefused),
     ("NO [AUTHORIZATIONFAILED] IMAP is off", CredentialsRefused, LoginRefused),
     ("NO [CONTACTADMIN] call us", CredentialsRefused, Failure),
-    ("NO [UNAVAILABLE] Temporary authentication failure.", Overloaded, Overloaded),
-    ("NO [INUSE] later", Overloaded, Overloaded),
-    ("NO [LIMIT] later", Overloaded, Overloaded),
-    ("NO [ALERT] Too many simultaneous connections. (Failure)", Overloaded, Overloaded),
-    ("NO [THROTTLED] slow down", Overloaded, Overloaded),
-    ("NO Request is throttled. Suggested Backoff Time: 299961 milliseconds", Overloaded, Overloaded),
+    ("NO [UNAVAILABLE] Temporary authentication failure.", Busy, Busy),
+    ("NO [INUSE] later", Busy, Busy),
+    ("NO [LIMIT] later", Busy, Busy),
+    ("NO [ALERT] Too many simultaneous connections. (Failure)", Busy, Busy),
     ("NO [PRIVACYREQUIRED] use TLS", Unusable, Unusable),
     ("BAD what?", Disconnected, Disconnected),
     ("BAD [AUTHENTICATIONFAILED] what?", Disconnected, Disconnected),
     (b"* BYE going down\r\n", Disconnected, Disconnected),
-    (Drop(b"* BYE [UNAVAILABLE] too many connections\r\n"), Overloaded, Overloaded),
+    (Drop(b"* BYE [UNAVAILABLE] too many connections\r\n"), Busy, Busy),
     (Drop(), Disconnected, Disconnected),
     (Reset(), Disconnected, Disconnected),
     (Hang(), Disconnected, Disconnected),
@@ -147,7 +145,7 @@ async def test_what_an_answer_to_the_login_means(
 
 GREETINGS: list[tuple[Action, type[Failure]]] = [
     (Drop(b"* BYE down for maintenance\r\n"), Unreachable),
-    (Drop(b"* BYE [UNAVAILABLE] too many connections from your address\r\n"), Overloaded),
+    (Drop(b"* BYE [UNAVAILABLE] too many connections from your address\r\n"), Busy),
     (b"* PREAUTH welcome whoever you are\r\n", Unusable),
     (Drop(b"HTTP/1.1 400 Bad Request\r\n\r\n"), Unreachable),
     (Drop(b"\x00\xff\x00garbage\r\n"), Unreachable),
@@ -285,8 +283,8 @@ async def test_whatever_the_server_says_to_id(certificates: Certificates, answer
 SELECTS: list[tuple[Action, type[Failure], str]] = [
     ("NO [NONEXISTENT] no such mailbox", Failure, "BACKEND_IMAP_FOLDER"),
     ("NO Unsafe Login", Failure, "BACKEND_IMAP_FOLDER"),
-    ("NO [UNAVAILABLE] later", Overloaded, ""),
-    ("BAD User is authenticated but not connected.", Overloaded, ""),
+    ("NO [UNAVAILABLE] later", Busy, ""),
+    ("BAD User is authenticated but not connected.", Busy, ""),
     (b"* 1 EXISTS\r\nTAG OK no uidvalidity\r\n", Failure, "BACKEND_IMAP_FOLDER"),
     (b"* 1 EXISTS\r\n* OK [UIDVALIDITY 0] x\r\nTAG OK x\r\n", Failure, "BACKEND_IMAP_FOLDER"),
     (b"* OK [UIDVALIDITY 5] x\r\nTAG OK no exists\r\n", Disconnected, ""),

@@ -9,7 +9,8 @@ import pytest
 
 from fakes.imap import Cut, Drop, Hang, Mailbox, Message
 from imap.support import CLIENT, LOGGER, PASSWORD, SHORT, USER, pair, read, read_top
-from legacy_email_proxy.contracts import Disconnected, Failure, MessageGone, Overloaded
+from legacy_email_proxy.contracts import Disconnected, Failure, MessageGone
+from legacy_email_proxy_plugins.imap.verdicts import Busy
 from realservers.certificates import Certificates
 
 ONE = b"Subject: one\r\n\r\n.dot\r\n\x00\xff\r\nno line end"
@@ -201,7 +202,7 @@ async def test_a_read_only_folder_can_be_read(certificates: Certificates) -> Non
 
 FAULTS_AT_QUIT = [
     ("STORE", "NO not today", Failure),
-    ("STORE", "NO [UNAVAILABLE] later", Overloaded),
+    ("STORE", "NO [UNAVAILABLE] later", Busy),
     ("STORE", "BAD what?", Failure),
     ("STORE", Drop(), Disconnected),
     ("STORE", Drop(b"* BYE shutting down\r\n"), Disconnected),

@@ -6,6 +6,9 @@ A session lists the folder once and then borrows a connection for each exchange:
     accounts   one pool per user and password         pool       bounded connections, one thread each; ``breaker``
     connection IMAP, synchronously (the only import   index      UIDs, octets, unique-ids     body   one message, proven
                of imapclient)                         wire       octets within deadlines      stream thread → event loop
+    view       what of the folder is shown            deletion   what QUIT means        actions    on many UIDs at once
+    options    the site's choices                     memory     of a folder, on disk   throttle   the server's pauses
+    watch      messages that can not be had           substitute Exchange's stand-ins   unique_ids
 
 Never SEARCH, EXAMINE, message sequence numbers or a plain EXPUNGE; always ``BODY.PEEK[]``, so that no \Seen is set.
 """

@@ -12,6 +12,7 @@ from legacy_email_proxy.contracts import Login
 
 from .pool import Pool
 from .server import Server
+from .throttle import Throttle
 
 __all__ = ("Accounts",)
 
@@ -25,6 +26,7 @@ class Accounts:
         self._server = server
         self._pools: dict[Key, Pool] = {}
         self._users: Counter[Key] = Counter()
+        self._throttles: dict[str, Throttle] = {}
 
     @contextmanager
     def pool(self, login: Login, *, clients_own: bool) -> Iterator[Pool]:
@@ -32,7 +34,13 @@ class Accounts:
         key = (login.user, login.password.fingerprint(), clients_own)
         pool = self._pools.get(key)
         if pool is None:
-            pool = Pool(self._server, login, clients_own=clients_own, on_idle=lambda: self._drop_if_unused(key))
+            pool = Pool(
+                self._server,
+                login,
+                clients_own=clients_own,
+                on_idle=lambda: self._drop_if_unused(key),
+                throttle=self._throttle(login.user),
+            )
             self._pools[key] = pool
         self._users[key] += 1
         try:
@@ -40,6 +48,12 @@ class Accounts:
         finally:
             self._users[key] -= 1
             self._drop_if_unused(key)
+
+    def _throttle(self, user: str) -> Throttle:
+        # It outlives the pool: a server's pause is for the user, whichever password comes next.
+        used = {pool_user for pool_user, _, _ in self._pools}
+        self._throttles = {name: known for name, known in self._throttles.items() if known.left or name in used}
+        return self._throttles.setdefault(user, Throttle())
 
     def _drop_if_unused(self, key: Key) -> None:
         pool = self._pools.get(key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import imaplib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import metadata
@@ -120,6 +120,8 @@ class Connection:
         self._secrets: tuple[str, ...] = ()
         self._in_step = False
         self.mailbox: Mailbox | None = None
+        self.folder = ""  # As it stands in a command.
+        self.permanent_flags: frozenset[bytes] = frozenset()
         self.capabilities: frozenset[str] = frozenset()
         self.logged_in = False
 
@@ -232,12 +234,9 @@ class Connection:
         with self._exchange("say who we are"):
             try:
                 self._client.id_({"name": _NAME, "version": metadata.version(_NAME), "vendor": _NAME})
-            except imaplib.IMAP4.abort:
-                raise
-            except imaplib.IMAP4.error:
-                pass
-
-    # Exchanges
+            except imaplib.IMAP4.error as error:
+                if isinstance(error, imaplib.IMAP4.abort):
+                    raise
 
     @contextmanager
     def _exchange(
@@ -302,6 +301,8 @@ class Connection:
                 # It is selected all the same, and reading works.
                 self._imap.is_readonly = True
                 answer = self._client._process_select_response(self._imap.untagged_responses)
+            self.folder = self._in_command(folder)
+            self.permanent_flags = frozenset(answer.get(b"PERMANENTFLAGS", answer.get(b"FLAGS", ())))
             uidvalidity, exists = answer.get(b"UIDVALIDITY", 0), answer[b"EXISTS"]
         if not 0 < uidvalidity <= MAX_UID:
             detail = f"folder {folder!r} has no UIDVALIDITY, so its messages have no lasting identity"
@@ -332,7 +333,6 @@ class Connection:
         """
         section = re.sub(r"\.\d+>", ">", item.replace(".PEEK", "")).encode()
         self._imap.body = body = Body(uid, section, sink)
-
         try:
             with self._exchange(f"read UID {uid}", refused=body.refused):
                 rows = self._uid("FETCH", str(uid), f"(UID {item})")
@@ -340,15 +340,20 @@ class Connection:
         finally:
             self._imap.body = None
 
-    def mark_deleted(self, uid_set: str) -> None:
-        r"""Set \Deleted on these messages; those that are gone already do not matter."""
-        with self._exchange("mark messages as deleted"):
-            self._uid("STORE", uid_set, "+FLAGS.SILENT", r"(\Deleted)")
+    def uid(self, doing: str, command: str, *arguments: str, octets: int = _ANSWER_OCTETS) -> list[Parts]:
+        """One command by UID and the FETCH responses to it; see :mod:`.actions`."""
+        with self._exchange(doing, octets=octets):
+            return self._uid(command, *arguments)
 
-    def expunge(self, uid_set: str) -> None:
-        """Remove those of these messages that are marked (RFC 4315 §2.1); needs UIDPLUS."""
-        with self._exchange("expunge messages"):
-            self._uid("EXPUNGE", uid_set)
+    def folders(self, command: str, *options: str) -> list[tuple[Collection[bytes], str]]:
+        """Attributes and name, as it stands in a command, of every folder; ``command`` is LIST or XLIST."""
+        with self._exchange("list the folders", octets=16 * _ANSWER_OCTETS):
+            _check(self._imap._simple_command(command, '""', '"*"', *options))
+            found = self._client._proc_folder_list(self._imap.untagged_responses.get(command, []))
+            return [(flags, self._in_command(name)) for flags, _, name in found]
+
+    def _in_command(self, folder: str) -> str:
+        return bytes(self._client._normalise_folder(folder)).decode("ascii")
 
     def _uid(self, command: str, *arguments: str) -> list[Parts]:
         return rows(_check(self._imap.uid(command, *arguments)))
@@ -392,5 +397,4 @@ def _parsed(row: Parts) -> Mapping[bytes, Any]:
 
 
 def _text(octets: object) -> str:
-    text = octets.decode("ascii", "backslashreplace") if isinstance(octets, bytes) else str(octets)
-    return text[:_TEXT_OCTETS]
+    return (octets.decode("ascii", "backslashreplace") if isinstance(octets, bytes) else str(octets))[:_TEXT_OCTETS]

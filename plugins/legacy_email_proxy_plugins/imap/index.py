@@ -1,7 +1,6 @@
 """The folder as one session sees it: UIDs with their octets, the unique-ids made of them, and UID sets for commands.
 
-The unique-id is Dovecot's default, so that a move from Dovecot's POP3 downloads nothing twice: UID and UIDVALIDITY in
-eight hexadecimal digits each. The pair is never used again (RFC 9051 §2.3.1.1), as RFC 1939 §7 wants.
+The unique-id is Dovecot's unless a setting says otherwise: UID and UIDVALIDITY in eight hexadecimal digits each.
 """
 
 from __future__ import annotations
@@ -9,11 +8,13 @@ from __future__ import annotations
 import re
 from array import array
 from bisect import bisect_left
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
 from legacy_email_proxy.contracts import Entry
+
+from .unique_ids import DOVECOT, UniqueIds
 
 __all__ = ("MAX_UID", "Index", "Listing", "Mailbox", "uid_sets")
 
@@ -64,8 +65,11 @@ class Listing:
 class Index(Sequence[Entry]):
     """All messages in the order of their UIDs. It costs 12 octets a message: the entries are made when asked for."""
 
-    def __init__(self, uidvalidity: int, octets_by_uid: Mapping[int, int]) -> None:
+    def __init__(self, uidvalidity: int, octets_by_uid: Mapping[int, int], unique_ids: UniqueIds = DOVECOT) -> None:
         self.uidvalidity = uidvalidity
+        self._unique_ids = unique_ids
+        self.unique_id: Callable[[int], str] = unique_ids.maker(uidvalidity)
+        """The unique-id of a UID."""
         self._uids = array("I", sorted(octets_by_uid))
         self._octets = array("Q", (octets_by_uid[uid] for uid in self._uids))
 
@@ -85,16 +89,20 @@ class Index(Sequence[Entry]):
         for uid, octets in zip(self._uids, self._octets, strict=True):
             yield Entry(self.unique_id(uid), octets)
 
-    def unique_id(self, uid: int) -> str:
-        """The unique-id of ``uid``."""
-        return f"{uid:08x}{self.uidvalidity:08x}"
+    @property
+    def uids(self) -> Sequence[int]:
+        """All UIDs, ascending."""
+        return self._uids
+
+    def only(self, uids: Collection[int], unique_ids: UniqueIds) -> Index:
+        """The same for these messages alone."""
+        chosen = uids if isinstance(uids, (set, frozenset)) else set(uids)
+        octets_by_uid = {uid: octets for uid, octets in zip(self._uids, self._octets, strict=True) if uid in chosen}
+        return Index(self.uidvalidity, octets_by_uid, unique_ids)
 
     def uid(self, unique_id: str) -> int:
         """The UID behind ``unique_id``. Raises :class:`KeyError` if this listing has no such message."""
-        try:
-            uid = int(unique_id[:8], 16)
-        except ValueError:
-            raise KeyError(unique_id) from None
+        uid = self._unique_ids.uid(unique_id)
         position = bisect_left(self._uids, uid)
         if position == len(self._uids) or self._uids[position] != uid or self.unique_id(uid) != unique_id:
             raise KeyError(unique_id)

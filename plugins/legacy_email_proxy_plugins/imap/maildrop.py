@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -18,9 +18,16 @@ from legacy_email_proxy.contracts import (
 )
 
 from .accounts import Accounts
+from .connection import Connection
+from .deletion import remove, stays
+from .index import Index
+from .memory import Memory
+from .options import Deletion, configured_options
 from .probe import failed, inspect
 from .server import Security, configured_login, configured_server
 from .session import IMAPSession, list_folder
+from .view import shown
+from .watch import WatchedSession
 
 __all__ = ("IMAPMaildrop",)
 
@@ -35,7 +42,9 @@ class IMAPMaildrop:
 
     def __init__(self, context: Context) -> None:
         self._logger = context.logger
+        self._context = context
         self._server = configured_server(context)
+        self._options = configured_options(context)
         self._login = configured_login(context)
         self._accounts = Accounts(self._server)
         if self._server.security is Security.NONE:
@@ -45,7 +54,7 @@ class IMAPMaildrop:
             )
 
     @asynccontextmanager
-    async def open(self, client: Client, login: Login | None) -> AsyncIterator[IMAPSession]:
+    async def open(self, client: Client, login: Login | None) -> AsyncIterator[WatchedSession]:
         """Open the folder of ``login``, or of the account in the settings."""
         used = login or self._login
         if used is None:
@@ -53,15 +62,31 @@ class IMAPMaildrop:
             raise CredentialsRefused(detail, look_at="BACKEND_IMAP_USER, POP3_LOGIN")
         with self._accounts.pool(used, clients_own=login is not None) as pool:
             # A connection that is open already proves nothing about the password that this client has just given.
-            index = await pool.exchange(list_folder, fresh=login is not None)
-            yield IMAPSession(pool, index, self._logger)
+            memory = Memory(lambda: self._context.state_dir, self._server.name, used.user, self._server.folder)
+            index = await pool.exchange(partial(self._list, memory), fresh=login is not None)
+            session = IMAPSession(pool, index, partial(self._remove, memory), self._logger)
+            yield WatchedSession(session, self._options, memory, self._logger)
+
+    def _list(self, memory: Memory, connection: Connection) -> Index:
+        return shown(connection, list_folder(connection), self._options, memory)
+
+    def _remove(self, memory: Memory, connection: Connection, uidvalidity: int, uids: Collection[int]) -> None:
+        deletion = self._options.deletion
+        if deletion in (Deletion.EXPUNGE, Deletion.TRASH) and stays(deletion, connection):
+            # A plain EXPUNGE would also remove what other clients have marked.
+            self._logger.warning(
+                "messages are only marked as deleted, because the server can not expunge single messages (UIDPLUS)",
+                extra={"facts": {"messages": len(uids)}},
+            )
+        remove(connection, uidvalidity, uids, deletion, memory)
 
     async def probe(self) -> Sequence[Finding]:
         """Connect, log in and open the folder, on a connection of its own."""
         findings: list[Finding] = []
         with self._accounts.pool(self._login or _NOBODY, clients_own=self._login is None) as pool:
             try:
-                await pool.exchange(partial(inspect, self._server, self._login, findings), fresh=True, log_in=False)
+                job = partial(inspect, self._server, self._login, self._options, findings)
+                await pool.exchange(job, fresh=True, log_in=False, untouched=lambda: not findings)
             except Failure as failure:
                 findings.append(failed(failure))
             except Exception as error:

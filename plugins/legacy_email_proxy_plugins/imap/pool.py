@@ -21,6 +21,8 @@ from legacy_email_proxy.contracts import Disconnected, Login, Overloaded
 from .breaker import Breaker
 from .connection import Connection
 from .server import Server
+from .throttle import Throttle
+from .verdicts import Busy
 
 __all__ = ("Pool",)
 
@@ -35,8 +37,15 @@ class Pool:
     """
 
     def __init__(
-        self, server: Server, login: Login | None, *, clients_own: bool, on_idle: Callable[[], None] = lambda: None
+        self,
+        server: Server,
+        login: Login | None,
+        *,
+        clients_own: bool,
+        on_idle: Callable[[], None] = lambda: None,
+        throttle: Throttle | None = None,
     ) -> None:
+        self._throttle = throttle or Throttle()
         self._server = server
         self._login = login
         self._clients_own = clients_own
@@ -66,12 +75,28 @@ class Pool:
     ) -> T:
         """Run ``function`` with a connection of its own and return what it returns.
 
+        A server that asks for patience gets it, and ``function`` then runs again as long as nothing came of it.
+
         ``fresh`` asks for one that has just logged in, or, without ``log_in``, for one that ``function`` opens itself.
         A kept connection that turns out dead is replaced once, as long as nothing came of it (``untouched``). If the
         caller is cancelled, the connection is ended, and counts until its thread has ended as well.
 
         Raises :class:`Overloaded` if no connection became free in time, and what logging in and ``function`` raise.
         """
+        while True:
+            await self._throttle.wait()
+            try:
+                result = await self._try(function, fresh=fresh, log_in=log_in, untouched=untouched)
+            except Busy as busy:
+                if not (self._throttle.told(busy) and untouched()):
+                    raise
+                continue
+            self._throttle.went_well()
+            return result
+
+    async def _try(
+        self, function: Callable[[Connection], T], *, fresh: bool, log_in: bool, untouched: Callable[[], bool]
+    ) -> T:
         await self._acquire_slot()
         lease = _Lease()
         self._lent.add(lease)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from legacy_email_proxy.contracts import CredentialsRefused, Failure, Finding, Level, Login, Unreachable, Unverified
 
+from .actions import find_trash
 from .connection import Connection
+from .deletion import stays
+from .options import Deletion, Options
 from .server import Security, Server
 
 __all__ = ("failed", "inspect")
@@ -12,7 +15,9 @@ __all__ = ("failed", "inspect")
 _WORTH_NAMING = ("UIDPLUS", "MOVE", "ID", "IDLE", "CONDSTORE", "SPECIAL-USE", "COMPRESS=DEFLATE")
 
 
-def inspect(server: Server, login: Login | None, findings: list[Finding], connection: Connection) -> None:
+def inspect(
+    server: Server, login: Login | None, options: Options, findings: list[Finding], connection: Connection
+) -> None:
     """Go through all steps in the worker thread, telling ``findings``. Raises what stopped it."""
     connection.connect()
     how = f"over {connection.tls_version}, the certificate verifies" if connection.tls_version else "without TLS"
@@ -32,12 +37,12 @@ def inspect(server: Server, login: Login | None, findings: list[Finding], connec
     findings.append(Finding(Level.GOOD, f"logged in as {login.user}"))
     offered = [name for name in _WORTH_NAMING if name in connection.capabilities]
     findings.append(Finding(Level.GOOD, f"the server offers {', '.join(offered) or 'no extension that is used here'}"))
-    if "UIDPLUS" not in connection.capabilities:
+    if options.deletion in (Deletion.EXPUNGE, Deletion.TRASH) and stays(options.deletion, connection):
         findings.append(
             Finding(
                 Level.WARNING,
                 "the server can not expunge single messages (no UIDPLUS)",
-                "what POP3 clients delete stays in the folder, marked as deleted, until another client expunges",
+                "what POP3 clients delete stays in the folder, marked and not listed, until another client expunges",
             )
         )
     mailbox = connection.select()
@@ -51,6 +56,13 @@ def inspect(server: Server, login: Login | None, findings: list[Finding], connec
                 "POP3 clients can read but not delete; give the account the right to, or set BACKEND_IMAP_FOLDER",
             )
         )
+    if options.deletion is Deletion.TRASH:
+        trash = find_trash(connection)
+        if trash is None or trash == connection.folder:
+            advice = "QUIT will fail for POP3 clients that delete; choose another BACKEND_IMAP_DELETE"
+            findings.append(Finding(Level.BAD, r"the server names no folder for trash (\Trash) but this one", advice))
+        else:
+            findings.append(Finding(Level.GOOD, f"what POP3 clients delete goes to {trash}"))
     connection.logout()
 
 

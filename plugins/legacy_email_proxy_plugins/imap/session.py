@@ -7,15 +7,18 @@ import logging
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from functools import partial
 
-from legacy_email_proxy.contracts import Disconnected, Entry, Failure, MessageGone
+from legacy_email_proxy.contracts import Disconnected, Entry, MessageGone
 
 from .connection import Connection
-from .index import Index, uid_sets
+from .index import Index
 from .pool import Pool
 from .stream import Pipe
 from .top import TopCounter
 
 __all__ = ("IMAPSession", "list_folder")
+
+Remover = Callable[[Connection, int, Collection[int]], None]
+"""Deletes the messages with these UIDs from the folder with this UIDVALIDITY, which has just been selected."""
 
 WINDOW_OCTETS = 65_536
 
@@ -29,8 +32,9 @@ def list_folder(connection: Connection) -> Index:
 class IMAPSession:
     """See :class:`~legacy_email_proxy.contracts.MaildropSession`. It holds no connection between its calls."""
 
-    def __init__(self, pool: Pool, index: Index, logger: logging.Logger) -> None:
+    def __init__(self, pool: Pool, index: Index, remover: Remover, logger: logging.Logger) -> None:
         self._pool = pool
+        self._remover = remover
         self._index = index
         self._logger = logger
 
@@ -80,15 +84,13 @@ class IMAPSession:
         return await self._pool.exchange(read)
 
     async def commit(self, deleted: Collection[str]) -> None:
-        """Mark exactly these messages as deleted, and expunge exactly them where the server can (UIDPLUS)."""
+        """Remove exactly these messages, as the settings say."""
         uids = [self._uid(unique_id) for unique_id in deleted]
-        expunged = await self._pool.exchange(partial(_remove, self._index.uidvalidity, uids))
-        if not expunged:
-            # A plain EXPUNGE would also remove what other clients have marked.
-            self._logger.warning(
-                "messages are only marked as deleted, because the server can not expunge single messages (UIDPLUS)",
-                extra={"facts": {"messages": len(uids)}},
-            )
+        await self._pool.exchange(partial(_remove, self._remover, self._index.uidvalidity, uids))
+
+    def identity(self, unique_id: str) -> tuple[int, int]:
+        """UID and UIDVALIDITY. Raises :class:`MessageGone`."""
+        return self._uid(unique_id), self._index.uidvalidity
 
     def _uid(self, unique_id: str) -> int:
         try:
@@ -116,17 +118,8 @@ def _fetch(uidvalidity: int, uid: int, item: str, sink: Callable[[bytes], None],
     connection.fetch(uid, item, sink)
 
 
-def _remove(uidvalidity: int, uids: Collection[int], connection: Connection) -> bool:
+def _remove(remover: Remover, uidvalidity: int, uids: Collection[int], connection: Connection) -> None:
     # What SELECT said when this connection was last used isn't enough to delete by.
-    mailbox = connection.select()
+    connection.select()
     _same_folder(connection, uidvalidity)
-    if mailbox.read_only:
-        raise Failure("the folder is read-only, so nothing can be deleted", look_at="BACKEND_IMAP_FOLDER")
-    sets = list(uid_sets(uids))
-    for uid_set in sets:
-        connection.mark_deleted(uid_set)
-    if "UIDPLUS" not in connection.capabilities:
-        return False
-    for uid_set in sets:
-        connection.expunge(uid_set)
-    return True
+    remover(connection, uidvalidity, uids)

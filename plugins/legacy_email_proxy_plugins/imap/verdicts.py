@@ -18,7 +18,7 @@ from legacy_email_proxy.contracts import (
     Unusable,
 )
 
-__all__ = ("is_busy", "login_failure", "overloaded", "refusal", "response_code")
+__all__ = ("Busy", "is_busy", "is_throttling", "login_failure", "overloaded", "refusal", "response_code")
 
 _CODE = re.compile(r"\s*\[([A-Za-z0-9-]+)")
 
@@ -39,6 +39,27 @@ _BUSY_WORDS = re.compile(
 connected" stands for throttling as well as for a missing mailbox."""
 
 
+_SUGGESTED = re.compile(r"back-?off time: (\d{1,9}) milliseconds", re.IGNORECASE)
+_THROTTLED = re.compile(r"throttl", re.IGNORECASE)
+_NOT_CONNECTED = re.compile(r"authenticated but not connected", re.IGNORECASE)
+_NOT_CONNECTED_SECONDS = 16.0
+"""It may be a wrong password after all; asking on would look like guessing."""
+
+
+class Busy(Overloaded):
+    """The server itself asked for patience, for ``suggested_seconds`` if it said so, because of our pace if
+    ``throttled``.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"the server asks for patience: {text}", look_at="BACKEND_IMAP_MAX_CONNECTIONS")
+        suggested = _SUGGESTED.search(text)
+        self.suggested_seconds = int(suggested[1]) / 1000 if suggested else 0.0
+        if _NOT_CONNECTED.search(text):
+            self.suggested_seconds = _NOT_CONNECTED_SECONDS
+        self.throttled = _THROTTLED.search(text) is not None
+
+
 def response_code(text: str) -> str:
     """The response code in front of ``text``, in upper case; empty if there is none."""
     match = _CODE.match(text)
@@ -53,9 +74,14 @@ def is_busy(text: str) -> bool:
     return _BUSY_WORDS.search(text) is not None and not _PASSWORD_WORDS.search(text)
 
 
-def overloaded(text: str) -> Overloaded:
+def is_throttling(text: str) -> bool:
+    """Whether a server that is asked for one message wants patience; SERVERBUG and the like may be that message's."""
+    return response_code(text) != "SERVERBUG" and is_busy(text)
+
+
+def overloaded(text: str) -> Busy:
     """The failure for a server that :func:`is_busy`."""
-    return Overloaded(f"the server asks for patience: {text}", look_at="BACKEND_IMAP_MAX_CONNECTIONS")
+    return Busy(text)
 
 
 def login_failure(status: str, text: str, *, clients_own: bool) -> Failure:

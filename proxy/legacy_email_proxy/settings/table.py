@@ -54,7 +54,21 @@ _IMAP = (
     Setting("BACKEND_IMAP_USE_STARTTLS", "flag", "false", "Start in the clear and switch to TLS before the login; set alone it switches `BACKEND_IMAP_USE_SSL` off."),
     Setting("BACKEND_IMAP_CA_FILE", "path", None, "PEM file with the CAs to trust instead of the system's."),
     Setting("BACKEND_IMAP_FOLDER", "text", "INBOX", "The folder that POP3 shows."),
+    Setting(
+        "BACKEND_IMAP_DELETE", "text", "expunge",
+        "What becomes at QUIT of the messages that POP3 deleted. `expunge`: they are removed. `trash`: moved to the folder for trash. `flag`: only marked as deleted. `keep`: left alone. Whatever stays is not listed again.",
+        choices=("expunge", "trash", "flag", "keep"),
+    ),
     Setting("BACKEND_IMAP_MAX_CONNECTIONS", "integer", "10", "Connections to the IMAP server at once, per account.", minimum=1),
+    Setting(
+        "POP3_UIDL_FORMAT", "text", "dovecot",
+        "Whose unique-ids these look like, so that clients which come from there read nothing twice: `dovecot`, `cyrus`, `courier`, `uw`; `uidonly` is that of old Cyrus and Courier. (`imap` only.)",
+        choices=("dovecot", "cyrus", "courier", "uw", "uidonly"),
+    ),
+    Setting("POP3_NEWEST_MESSAGES", "integer", None, "Show only so many messages, the newest; the others are not counted. (`imap` only.)", minimum=1),
+    Setting("POP3_NEWEST_DAYS", "integer", None, "Show only messages that arrived in the last so many days; the others are not counted. (`imap` only.)", minimum=1, maximum=36500),
+    Setting("POP3_READ_ONLY", "flag", "false", "Delete nothing: QUIT answers `-ERR` if messages were marked, and leaves them as they are. (`imap` only.)"),
+    Setting("POP3_HIDE_UNFETCHABLE_AFTER", "integer", None, "Stop showing a message that the IMAP server failed to hand out in so many sessions; it is not deleted. (`imap` only.)", minimum=1),
 )  # fmt: skip
 
 _SMTPS = (

@@ -1,0 +1,111 @@
+r"""What is done to several messages of the selected folder at once, by UID; in the worker thread.
+
+Commands name UIDs in lines of bounded length, so that no server hangs up on a long one; a message that is gone already
+does not matter to any of them. Attributes are asked for with FETCH, one line per message: servers differ in the
+SEARCHes that they know, and the answer to one is a single line of any length.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+
+from .connection import Connection
+from .index import uid_sets
+
+__all__ = ("DELETED", "Attributes", "attributes", "copy", "expunge", "find_trash", "move", "set_flags")
+
+DELETED = r"\Deleted"
+
+_BATCH = 5000
+_ROW_OCTETS = 1024
+_ANSWER_OCTETS = 262_144
+
+_UID = re.compile(rb"[( ]UID (\d{1,10})(?=[ )])", re.IGNORECASE)
+_FLAGS = re.compile(rb"[( ]FLAGS \(([^()]*)\)", re.IGNORECASE)
+_DATE = re.compile(
+    rb'[( ]INTERNALDATE "([ \d]\d)-(\w{3})-(\d{4}) (\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)"', re.IGNORECASE
+)
+_MONTHS = (b"jan", b"feb", b"mar", b"apr", b"may", b"jun", b"jul", b"aug", b"sep", b"oct", b"nov", b"dec")
+
+
+def set_flags(connection: Connection, uids: Collection[int], *flags: str) -> None:
+    """Add ``flags`` to these messages, all of them in one step."""
+    for uid_set in uid_sets(uids):
+        connection.uid("mark messages", "STORE", uid_set, "+FLAGS.SILENT", f"({' '.join(flags)})")
+
+
+def expunge(connection: Connection, uids: Collection[int]) -> None:
+    r"""Remove those of these messages that are marked \Deleted (RFC 4315 §2.1); needs UIDPLUS."""
+    for uid_set in uid_sets(uids):
+        connection.uid("expunge messages", "EXPUNGE", uid_set)
+
+
+def move(connection: Connection, uids: Collection[int], folder: str) -> None:
+    """Move these messages (RFC 6851); needs MOVE. ``folder`` is one that :func:`find_trash` gave."""
+    for uid_set in uid_sets(uids):
+        connection.uid("move messages", "MOVE", uid_set, folder)
+
+
+def copy(connection: Connection, uids: Collection[int], folder: str) -> None:
+    """Copy these messages, all of a line's or none of them (RFC 9051 §6.4.7)."""
+    for uid_set in uid_sets(uids):
+        connection.uid("copy messages", "COPY", uid_set, folder)
+
+
+def find_trash(connection: Connection) -> str | None:
+    r"""The folder with the attribute \Trash (RFC 6154), as it stands in a command; never one that is only called so."""
+    if "SPECIAL-USE" in connection.capabilities and "LIST-EXTENDED" in connection.capabilities:
+        listed = connection.folders("LIST", "RETURN (SPECIAL-USE)")
+    elif "SPECIAL-USE" not in connection.capabilities and "XLIST" in connection.capabilities:
+        listed = connection.folders("XLIST")
+    else:
+        listed = connection.folders("LIST")
+    for flags, name in listed:
+        lowered = {flag.lower() for flag in flags}
+        if b"\\trash" in lowered and not lowered & {b"\\noselect", b"\\nonexistent"}:
+            return name
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """Of one message; ``arrived`` is its INTERNALDATE, ``None`` if the server did not tell a date."""
+
+    flags: frozenset[bytes]
+    arrived: datetime | None
+
+
+def attributes(connection: Connection, uids: Sequence[int], *items: str) -> Iterator[tuple[int, Attributes]]:
+    """Flags (in lower case) and date of the messages in the order of ``uids``, which ascend; others may come, too.
+
+    ``items`` are those of FETCH to ask for: ``FLAGS``, ``INTERNALDATE``.
+    """
+    for start in range(0, len(uids), _BATCH):
+        batch = uids[start : start + _BATCH]
+        octets = _ANSWER_OCTETS + _ROW_OCTETS * len(batch)
+        found = connection.uid(
+            "look at the messages", "FETCH", f"{batch[0]}:{batch[-1]}", f"(UID {' '.join(items)})", octets=octets
+        )
+        for row in found:
+            text = b"".join(part for part in row if isinstance(part, bytes))
+            if uid := _UID.search(text):
+                flags = _FLAGS.search(text)
+                yield int(uid[1]), Attributes(frozenset(flags[1].lower().split() if flags else ()), _arrived(text))
+
+
+def _arrived(text: bytes) -> datetime | None:
+    match = _DATE.search(text)
+    if match is None:
+        return None
+    day, month, year, hour, minute, second, sign, hours, minutes = match.groups()
+    offset = timedelta(hours=int(hours), minutes=int(minutes)) * (-1 if sign == b"-" else 1)
+    try:
+        month_number = _MONTHS.index(month.lower()) + 1
+        return datetime(
+            int(year), month_number, int(day), int(hour), int(minute), min(int(second), 59), tzinfo=timezone(offset)
+        )
+    except ValueError:
+        return None
