@@ -6,22 +6,16 @@ eight hexadecimal digits each. The pair is never used again (RFC 9051 §2.3.1.1)
 
 from __future__ import annotations
 
-import re
-from array import array
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import overload
 
 from legacy_email_proxy.contracts import Entry
 
-__all__ = ("MAX_UID", "Index", "Listing", "Mailbox", "uid_sets")
+from .listing import Sizes
 
-MAX_UID = 0xFFFF_FFFF
-_MAX_OCTETS = (1 << 63) - 1
-
-_ROW = re.compile(rb"\* \d+ FETCH \(UID (\d{1,19}) RFC822\.SIZE (\d{1,19})\)\r\n", re.IGNORECASE)
-_ROW_TURNED = re.compile(rb"\* \d+ FETCH \(RFC822\.SIZE (\d{1,19}) UID (\d{1,19})\)\r\n", re.IGNORECASE)
+__all__ = ("Index", "Mailbox", "uid_sets")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,34 +25,8 @@ class Mailbox:
     uidvalidity: int
     exists: int
     read_only: bool
-
-
-class Listing:
-    """Collects the answer to ``UID FETCH 1:* (UID RFC822.SIZE)``."""
-
-    def __init__(self) -> None:
-        self.octets_by_uid: dict[int, int] = {}
-
-    def take(self, line: bytes) -> bool:
-        """Take the line if it is one of the usual ones."""
-        if match := _ROW.fullmatch(line):
-            self._put(int(match[1]), int(match[2]))
-        elif match := _ROW_TURNED.fullmatch(line):
-            self._put(int(match[2]), int(match[1]))
-        else:
-            return False
-        return True
-
-    def add(self, attributes: Mapping[bytes, Any]) -> None:
-        """Take a parsed response. One that names no UID, as an unsolicited one may, says nothing of use."""
-        uid, octets = attributes.get(b"UID"), attributes.get(b"RFC822.SIZE")
-        if uid is not None:
-            self._put(uid, octets if isinstance(octets, int) else self.octets_by_uid.get(uid, 0))
-
-    def _put(self, uid: int, octets: int) -> None:
-        if not (0 < uid <= MAX_UID and octets <= _MAX_OCTETS):
-            raise ValueError(f"UID {uid} with {octets} octets is out of range")
-        self.octets_by_uid[uid] = octets
+    uidnext: int = 0
+    """0 where the server does not say."""
 
 
 class Index(Sequence[Entry]):
@@ -66,8 +34,8 @@ class Index(Sequence[Entry]):
 
     def __init__(self, uidvalidity: int, octets_by_uid: Mapping[int, int]) -> None:
         self.uidvalidity = uidvalidity
-        self._uids = array("I", sorted(octets_by_uid))
-        self._octets = array("Q", (octets_by_uid[uid] for uid in self._uids))
+        self.sizes = Sizes.of(octets_by_uid)
+        self._uids, self._octets = self.sizes.uids, self.sizes.octets
 
     def __len__(self) -> int:
         return len(self._uids)
@@ -88,6 +56,10 @@ class Index(Sequence[Entry]):
     def unique_id(self, uid: int) -> str:
         """The unique-id of ``uid``."""
         return f"{uid:08x}{self.uidvalidity:08x}"
+
+    def position(self, uid: int) -> int:
+        """Where ``uid``, which must be one of these, stands among them; from 0."""
+        return bisect_left(self._uids, uid)
 
     def uid(self, unique_id: str) -> int:
         """The UID behind ``unique_id``. Raises :class:`KeyError` if this listing has no such message."""

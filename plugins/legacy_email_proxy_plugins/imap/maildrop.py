@@ -18,9 +18,10 @@ from legacy_email_proxy.contracts import (
 )
 
 from .accounts import Accounts
+from .folder import open_folder
 from .probe import failed, inspect
 from .server import Security, configured_login, configured_server
-from .session import IMAPSession, list_folder
+from .session import IMAPSession
 
 __all__ = ("IMAPMaildrop",)
 
@@ -53,7 +54,7 @@ class IMAPMaildrop:
             raise CredentialsRefused(detail, look_at="BACKEND_IMAP_USER, POP3_LOGIN")
         with self._accounts.pool(used, clients_own=login is not None) as pool:
             # A connection that is open already proves nothing about the password that this client has just given.
-            index = await pool.exchange(list_folder, fresh=login is not None)
+            index = await pool.exchange(partial(open_folder, pool.shelf), fresh=login is not None)
             yield IMAPSession(pool, index, self._logger)
 
     async def probe(self) -> Sequence[Finding]:

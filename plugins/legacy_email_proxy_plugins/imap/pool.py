@@ -21,6 +21,7 @@ from legacy_email_proxy.contracts import Disconnected, Login, Overloaded
 from .breaker import Breaker
 from .connection import Connection
 from .server import Server
+from .shelf import Shelf
 
 __all__ = ("Pool",)
 
@@ -37,6 +38,8 @@ class Pool:
     def __init__(
         self, server: Server, login: Login | None, *, clients_own: bool, on_idle: Callable[[], None] = lambda: None
     ) -> None:
+        self.shelf: Shelf
+        """Of the sessions that use this pool; set by who lends it to them."""
         self._server = server
         self._login = login
         self._clients_own = clients_own

@@ -9,21 +9,16 @@ from functools import partial
 
 from legacy_email_proxy.contracts import Disconnected, Entry, Failure, MessageGone
 
+from .ahead import ReadAhead
 from .connection import Connection
 from .index import Index, uid_sets
 from .pool import Pool
 from .stream import Pipe
 from .top import TopCounter
 
-__all__ = ("IMAPSession", "list_folder")
+__all__ = ("IMAPSession",)
 
 WINDOW_OCTETS = 65_536
-
-
-def list_folder(connection: Connection) -> Index:
-    """Open the folder anew and list it; in the worker thread."""
-    mailbox = connection.select()
-    return Index(mailbox.uidvalidity, connection.listing())
 
 
 class IMAPSession:
@@ -33,6 +28,8 @@ class IMAPSession:
         self._pool = pool
         self._index = index
         self._logger = logger
+        self._messages = ReadAhead(pool, index, "BODY.PEEK[]", _same_folder, logger)
+        self._headers = ReadAhead(pool, index, "BODY.PEEK[HEADER]", _same_folder, logger)
 
     @property
     def entries(self) -> Sequence[Entry]:
@@ -42,6 +39,10 @@ class IMAPSession:
     async def retrieve(self, unique_id: str) -> AsyncIterator[bytes]:
         """The whole message; the last piece comes only after the server's OK."""
         uid = self._uid(unique_id)
+        octets = await self._messages.get(uid)
+        if octets is not None:
+            yield octets
+            return
         pipe = Pipe()
         job = partial(_fetch, self._index.uidvalidity, uid, "BODY.PEEK[]", pipe.put)
         # A task of its own, because the exchange goes on while its pieces are taken.
@@ -59,6 +60,10 @@ class IMAPSession:
         """The header and at least the first ``lines`` lines of the body, read in windows."""
         uid = self._uid(unique_id)
         if lines <= 0:
+            octets = await self._headers.get(uid)
+            if octets is not None:
+                yield octets
+                return
             for piece in await self._read(uid, "BODY.PEEK[HEADER]"):
                 yield piece
             return

@@ -11,7 +11,7 @@ import math
 import socket as sockets
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -130,10 +130,24 @@ class Wire:
         self._consumed += len(line)
         if len(line) > MAX_LINE_OCTETS:
             raise Disconnected(f"the server sent a line of more than {MAX_LINE_OCTETS} octets")
-        self._budget -= len(line)
+        self._spend(len(line))
+        return line
+
+    def skip(self, take: Callable[[bytes], int]) -> None:
+        """Show the block that is there to ``take``, which says how much of it it took, until that is nothing.
+
+        Raises :class:`Disconnected`.
+        """
+        assert self._reader is not None, "not connected"  # noqa: S101
+        while taken := take(self._reader.peek()):
+            self._reader.read(taken)
+            self._consumed += taken
+            self._spend(taken)
+
+    def _spend(self, octets: int) -> None:
+        self._budget -= octets
         if self._budget < 0:
             raise Disconnected("the server sends more than any answer to this command needs")
-        return line
 
     def pieces(self, octets: int) -> Iterator[bytes]:
         """Exactly ``octets`` octets, in pieces of at most ``PIECE_OCTETS``. Raises :class:`Disconnected`."""
