@@ -17,36 +17,44 @@ __all__ = ("Batch",)
 
 
 class Batch:
-    """Collects ``section`` (such as ``BODY[]``) of the messages ``uids``."""
+    """Collects ``section`` (such as ``BODY[]``) of the messages ``uids``, of not more than ``room`` octets together."""
 
-    def __init__(self, uids: Collection[int], section: bytes) -> None:
+    def __init__(self, uids: Collection[int], section: bytes, room: int) -> None:
         self.messages: dict[int, bytes] = {}
         self._left = set(uids)
         self._section = section
-        self._usual = re.compile(rb"\d+ \(UID (\d{1,10}) %b \{\d+\}" % re.escape(section), re.IGNORECASE)
+        self._room = room
+        row = rb"\* \d{1,10} FETCH \(UID (\d{1,10}) %b \{(\d{1,10})\}\r\n"
+        self._usual = re.compile(row % re.escape(section), re.IGNORECASE)
 
-    def take(self, rows: Iterable[Parts], parse: Callable[[Parts], Mapping[bytes, Any]]) -> None:
-        """Judge the responses to a FETCH that ended with OK. Raises :class:`Disconnected`, ``ValueError``."""
+    def announced(self, line: bytes) -> tuple[int, int] | None:
+        """The UID and the octets of the message that follows ``line``; ``None`` for all but the usual line."""
+        match = self._usual.fullmatch(line)
+        return (int(match[1]), int(match[2])) if match else None
+
+    def expect(self, octets: int) -> None:
+        """A literal of that size follows. Raises :class:`Disconnected` if it is too much to be read."""
+        self._room -= octets
+        if self._room < 0:
+            raise Disconnected("the server sends much more than the messages' sizes")
+
+    def put(self, uid: int, octets: bytes) -> None:
+        """A message came whole. Raises :class:`Disconnected` if nobody asked for it."""
+        if uid not in self._left:
+            raise Disconnected(f"the server sent UID {uid}, which was not asked for or came already")
+        self._left.discard(uid)
+        self.messages[uid] = octets
+
+    def finish(self, rows: Iterable[Parts], parse: Callable[[Parts], Mapping[bytes, Any]]) -> None:
+        """Judge the responses that were not usual. Raises :class:`Disconnected`, ``ValueError``."""
         for row in rows:
-            first = row[0]
-            if len(row) == 2 and isinstance(first, tuple) and row[1] == b")":
-                usual = self._usual.fullmatch(first[0])
-                if usual is not None:
-                    self._put(int(usual[1]), first[1])
-                    continue
             attributes = parse(row)
             bodies = [name for name in attributes if name.startswith(b"BODY")]
             if not bodies:
                 continue
             if bodies != [self._section]:
                 raise Disconnected(f"asked for {self._section!r}, the server sent {bodies!r}")
+            first = row[0]
             # NIL and quoted strings are not for a batch.
             if isinstance(first, tuple) and len(row) == 2 and attributes[self._section] == first[1]:
-                self._put(attributes.get(b"UID"), first[1])
-
-    def _put(self, uid: object, octets: bytes) -> None:
-        if uid not in self._left:
-            raise Disconnected(f"the server sent UID {uid}, which was not asked for or came already")
-        assert isinstance(uid, int)  # noqa: S101 (one of those asked for)
-        self._left.discard(uid)
-        self.messages[uid] = octets
+                self.put(attributes.get(b"UID", 0), first[1])

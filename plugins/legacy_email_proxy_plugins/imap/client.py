@@ -12,6 +12,7 @@ from imapclient.response_parser import parse_fetch_response
 
 from legacy_email_proxy.contracts import Disconnected
 
+from .batch import Batch
 from .body import Body, Parts
 from .listing import Listing
 from .server import Server
@@ -38,8 +39,8 @@ class IMAP4(imaplib.IMAP4):
         self.completion = ("", "")
         self.listing: Listing | None = None
         self.body: Body | None = None
-        self.room: int | None = None
-        """How many octets of literals may still come, in an exchange that expects several."""
+        self.batch: Batch | None = None
+        self._put_back: list[bytes] = []
         super().__init__()
 
     def open(self, host: str = "", port: int = 0, timeout: float | None = None) -> None:
@@ -47,21 +48,43 @@ class IMAP4(imaplib.IMAP4):
         self.sock = self._wire.socket
 
     def readline(self) -> bytes:
-        line = self._unlisted() if self.listing is not None else self._wire.readline()
+        if self.listing is not None:
+            line = self._unlisted(self.listing)
+        elif self.batch is not None:
+            line = self._put_back.pop(0) if self._put_back else self._unbatched(self.batch)
+        else:
+            line = self._wire.readline()
         self._line = line.removesuffix(b"\r\n")
         if self.tagged_commands and (match := cast("re.Pattern[bytes]", self.tagre).match(self._line)):
             self.completion = (match["type"].decode("ascii", "replace"), text_of(match["data"]))
         return line
 
-    def _unlisted(self) -> bytes:
+    def _unlisted(self, listing: Listing) -> bytes:
         # A folder's listing has one line per message. What looks any different is left to the ordinary parser.
-        assert self.listing is not None  # noqa: S101 (asked before)
         while True:
-            self._wire.skip(self.listing.take)
+            self._wire.skip(listing.take)
             # The next line ends beyond the block, or is none of the usual ones.
             line = self._wire.readline()
-            if not self.listing.take(line):
+            if not listing.take(line):
                 return line
+
+    def _unbatched(self, batch: Batch) -> bytes:
+        # Likewise with messages: the ordinary parser would take most of the time that they need.
+        while True:
+            line = self._wire.readline()
+            announced = batch.announced(line)
+            if announced is None:
+                return line
+            uid, size = announced
+            octets, rest = self._literal(batch, size), self._wire.readline()
+            if rest != b")\r\n":
+                self._put_back = [octets, rest]
+                return line
+            batch.put(uid, octets)
+
+    def _literal(self, batch: Batch, size: int) -> bytes:
+        batch.expect(size)
+        return b"".join(self._wire.pieces(size))
 
     def read(self, size: int) -> bytes:
         if size > _MAX_LITERAL_OCTETS:
@@ -70,11 +93,9 @@ class IMAP4(imaplib.IMAP4):
             for piece in self._wire.pieces(size):
                 self.body.take(piece)
             return b""
-        if self.room is not None:
-            self.room -= size
-            if self.room < 0:
-                raise Disconnected("the server sends much more than the messages' sizes")
-        elif size > ANSWER_OCTETS:
+        if self.batch is not None:
+            return self._put_back.pop(0) if self._put_back else self._literal(self.batch, size)
+        if size > ANSWER_OCTETS:
             raise Disconnected(f"the server announces a literal of {size} octets where none is expected")
         return b"".join(self._wire.pieces(size))
 

@@ -38,6 +38,7 @@ from .wire import Wire
 __all__ = ("Connection",)
 
 _NAME = "legacy-email-proxy"
+_VERSION = metadata.version(_NAME)
 _ROW_OCTETS = 256
 _MAX_MESSAGES = 4_000_000
 _CHANGES = frozenset({"EXPUNGE", "VANISHED"})
@@ -168,7 +169,7 @@ class Connection:
         # NetEase refuses SELECT to clients that have not said who they are; what is answered is of no interest.
         with self._exchange("say who we are"):
             try:
-                self._client.id_({"name": _NAME, "version": metadata.version(_NAME), "vendor": _NAME})
+                self._client.id_({"name": _NAME, "version": _VERSION, "vendor": _NAME})
             except imaplib.IMAP4.abort:
                 raise
             except imaplib.IMAP4.error:
@@ -285,14 +286,13 @@ class Connection:
         Raises :class:`MessageUnavailable` if the server refused, :class:`Disconnected` if it sent anything else that
         looks like a message.
         """
-        batch = Batch(uids, _section(item))
-        self._imap.room = room
+        self._imap.batch = batch = Batch(uids, _section(item), room)
         try:
             with self._exchange(f"read {len(uids)} messages", refused=_batch_refused):
                 for uid_set in uid_sets(uids):
-                    batch.take(self._uid("FETCH", uid_set, f"(UID {item})"), parsed)
+                    batch.finish(self._uid("FETCH", uid_set, f"(UID {item})"), parsed)
         finally:
-            self._imap.room = None
+            self._imap.batch = None
         return batch.messages
 
     def mark_deleted(self, uid_set: str) -> None:
