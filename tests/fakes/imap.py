@@ -104,6 +104,7 @@ class Mailbox:
     messages: dict[int, Message] = field(default_factory=dict)
     uidvalidity: int = 1_000_000_007
     read_only: bool = False
+    uidnext: int = 1
 
     @classmethod
     def of(cls, *messages: bytes) -> Self:
@@ -323,12 +324,13 @@ class _Session:
     async def do_SELECT(self, command: str) -> None:
         mailbox = self._mailbox
         mode = "READ-ONLY" if mailbox.read_only else "READ-WRITE"
+        mailbox.uidnext = max(mailbox.uidnext, max(mailbox.messages, default=0) + 1)
         lines = (
             r"FLAGS (\Answered \Flagged \Deleted \Seen \Draft)",
             f"{len(mailbox.messages)} EXISTS",
             "0 RECENT",
             f"OK [UIDVALIDITY {mailbox.uidvalidity}] UIDs valid",
-            f"OK [UIDNEXT {max(mailbox.messages, default=0) + 1}] predicted",
+            f"OK [UIDNEXT {mailbox.uidnext}] predicted",
         )
         await self._do("SELECT", command, self._tagged(f"OK [{mode}] selected", *lines))
 
