@@ -22,7 +22,6 @@ def open_folder(shelf: Shelf, connection: Connection) -> Index:
     sizes = None if listed is None else _continued(listed, mailbox, connection)
     undisturbed = True
     if sizes is None:
-        shelf.listed = None
         sizes, undisturbed = connection.listing()
     if undisturbed and len(sizes) == sizes.below(mailbox.uidnext) == mailbox.exists:
         shelf.listed = Listed(mailbox.uidvalidity, mailbox.uidnext, sizes)
