@@ -87,7 +87,7 @@ class ReadAhead:
         else:
             self._count = min(MAX_MESSAGES, self._count * _GROWTH)
         planned = self._plan(position)
-        return await self._fetch(planned, position, uid) if len(planned) > 1 else None
+        return await self._fetch(planned, uid) if len(planned) > 1 else None
 
     def _plan(self, position: int) -> dict[int, int]:
         """UID → octets of what to fetch now: nothing, or the message at ``position`` and some behind it."""
@@ -109,7 +109,7 @@ class ReadAhead:
                 break
         return planned
 
-    async def _fetch(self, planned: dict[int, int], position: int, wanted: int) -> bytes | None:
+    async def _fetch(self, planned: dict[int, int], wanted: int) -> bytes | None:
         uidvalidity = self._index.uidvalidity
         keys = {uid: (uidvalidity, uid, self._item) for uid in planned}
         room = 2 * sum(planned.values()) + _SLACK_OCTETS
@@ -125,7 +125,7 @@ class ReadAhead:
                 # An empty answer for a message that has a size is a matter for one question, not for sixty-four.
                 if octets or not planned[uid]:
                     fetched[keys[uid]] = octets
-        self._read_until = position + self._count
+        self._read_until = self._index.position(next(reversed(planned))) + 1
         return fetched.get(keys[wanted])
 
     def _fetch_in_thread(self, uids: list[int], room: int, connection: Connection) -> dict[int, bytes]:
