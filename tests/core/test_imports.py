@@ -121,8 +121,8 @@ def test_protocol_logic_is_sans_io(module: str) -> None:
 @pytest.mark.parametrize(
     ("library", "allowed"),
     [
-        ("imapclient", {"legacy_email_proxy_plugins.imap.connection"}),
-        ("imaplib", {"legacy_email_proxy_plugins.imap.connection"}),
+        ("imapclient", {"legacy_email_proxy_plugins.imap.client"}),
+        ("imaplib", {"legacy_email_proxy_plugins.imap.client", "legacy_email_proxy_plugins.imap.connection"}),
         ("aiosmtpd", {"legacy_email_proxy.smtp.session", "legacy_email_proxy.smtp.handler"}),
         ("environs", {"legacy_email_proxy.settings.reader"}),
     ],

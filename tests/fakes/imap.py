@@ -108,6 +108,7 @@ class Mailbox:
     permanent_flags: str | None = None
     listed: tuple[str, ...] = (r'(\HasNoChildren) "/" INBOX',)
     folders: dict[str, list[bytes]] = field(default_factory=dict)
+    uidnext: int = 1
 
     @classmethod
     def of(cls, *messages: bytes) -> Self:
@@ -327,13 +328,14 @@ class _Session:
     async def do_SELECT(self, command: str) -> None:
         mailbox = self._mailbox
         mode = "READ-ONLY" if mailbox.read_only else "READ-WRITE"
+        mailbox.uidnext = max(mailbox.uidnext, max(mailbox.messages, default=0) + 1)
         lines = (
             r"FLAGS (\Answered \Flagged \Deleted \Seen \Draft)",
             f"{len(mailbox.messages)} EXISTS",
             "0 RECENT",
             *([] if mailbox.permanent_flags is None else [f"OK [PERMANENTFLAGS ({mailbox.permanent_flags})] kept"]),
             f"OK [UIDVALIDITY {mailbox.uidvalidity}] UIDs valid",
-            f"OK [UIDNEXT {max(mailbox.messages, default=0) + 1}] predicted",
+            f"OK [UIDNEXT {mailbox.uidnext}] predicted",
         )
         await self._do("SELECT", command, self._tagged(f"OK [{mode}] selected", *lines))
 

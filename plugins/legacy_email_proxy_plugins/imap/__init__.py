@@ -1,11 +1,14 @@
 r"""The ``imap`` maildrop (entry point ``legacy_email_proxy_plugins.imap:IMAPMaildrop``).
 
-A session lists the folder once and then borrows a connection for each exchange::
+A session opens the folder once and then borrows a connection for each exchange::
 
     maildrop   settings, sessions, ``probe``          session    RETR, TOP and QUIT as exchanges with the server
-    accounts   one pool per user and password         pool       bounded connections, one thread each; ``breaker``
-    connection IMAP, synchronously (the only import   index      UIDs, octets, unique-ids     body   one message, proven
-               of imapclient)                         wire       octets within deadlines      stream thread → event loop
+    accounts   one pool and shelf per user and        pool       bounded connections, one thread each; ``breaker``
+               password                               shelf      what an account's sessions share: listing, messages
+    folder     what has to be listed, and what not    ahead      the next messages before they are asked for
+    connection IMAP, synchronously                    client     imaplib and IMAPClient over our ``wire``
+    index      UIDs, octets, unique-ids; ``listing``  body       one message, proven; ``batch``: several
+    wire       octets within deadlines                stream     thread → event loop
     view       what of the folder is shown            deletion   what QUIT means        actions    on many UIDs at once
     options    the site's choices                     memory     of a folder, on disk   throttle   the server's pauses
     watch      messages that can not be had           substitute Exchange's stand-ins   unique_ids

@@ -1,4 +1,4 @@
-"""One pool per account, found by user and proven password: what one password opened is never lent to another."""
+"""One pool and one shelf per account, by user and proven password: what one opened is never lent to another."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from legacy_email_proxy.contracts import Login
 
 from .pool import Pool
 from .server import Server
+from .shelf import Shelves
 from .throttle import Throttle
 
 __all__ = ("Accounts",)
@@ -27,27 +28,30 @@ class Accounts:
         self._pools: dict[Key, Pool] = {}
         self._users: Counter[Key] = Counter()
         self._throttles: dict[str, Throttle] = {}
+        self._shelves = Shelves()
 
     @contextmanager
     def pool(self, login: Login, *, clients_own: bool) -> Iterator[Pool]:
         """The account's pool, kept at least as long as the ``with`` block."""
         key = (login.user, login.password.fingerprint(), clients_own)
-        pool = self._pools.get(key)
-        if pool is None:
-            pool = Pool(
-                self._server,
-                login,
-                clients_own=clients_own,
-                on_idle=lambda: self._drop_if_unused(key),
-                throttle=self._throttle(login.user),
-            )
-            self._pools[key] = pool
-        self._users[key] += 1
-        try:
-            yield pool
-        finally:
-            self._users[key] -= 1
-            self._drop_if_unused(key)
+        with self._shelves.lent(key) as shelf:
+            pool = self._pools.get(key)
+            if pool is None:
+                pool = Pool(
+                    self._server,
+                    login,
+                    clients_own=clients_own,
+                    on_idle=lambda: self._drop_if_unused(key),
+                    throttle=self._throttle(login.user),
+                )
+                self._pools[key] = pool
+            pool.shelf = shelf
+            self._users[key] += 1
+            try:
+                yield pool
+            finally:
+                self._users[key] -= 1
+                self._drop_if_unused(key)
 
     def _throttle(self, user: str) -> Throttle:
         # It outlives the pool: a server's pause is for the user, whichever password comes next.

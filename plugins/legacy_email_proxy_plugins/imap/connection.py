@@ -1,21 +1,18 @@
-"""One connection to the IMAP server: synchronous, for one thread at a time. Only this module imports an IMAP library.
+"""One connection to the IMAP server: synchronous, for one thread at a time.
 
-IMAPClient and imaplib speak the protocol; what they read and write goes through :class:`.wire.Wire`, put in at the
-points that imaplib documents for it. Every failure that leaves this module is one of the contracts'.
+IMAPClient and imaplib speak the protocol (:mod:`.client`). Every failure that leaves this module is one of the
+contracts'.
 """
 
 from __future__ import annotations
 
 import imaplib
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import metadata
-from typing import Any, cast
-
-from imapclient import IMAPClient, SocketTimeout
-from imapclient.response_parser import parse_fetch_response
+from typing import cast
 
 from legacy_email_proxy.contracts import (
     Disconnected,
@@ -28,9 +25,12 @@ from legacy_email_proxy.contracts import (
     Unverified,
 )
 
+from .batch import Batch
 from .body import Body, Parts, rows
+from .client import ANSWER_OCTETS, IMAP4, Client, check, parsed, text_of
 from .credentials import disguises, is_sendable, login_parts, plain_response
-from .index import MAX_UID, Listing, Mailbox
+from .index import Mailbox, uid_sets
+from .listing import MAX_UID, Listing, Sizes
 from .server import Security, Server
 from .verdicts import is_busy, login_failure, overloaded, refusal
 from .wire import Wire
@@ -38,72 +38,10 @@ from .wire import Wire
 __all__ = ("Connection",)
 
 _NAME = "legacy-email-proxy"
-_TEXT_OCTETS = 300
-_ANSWER_OCTETS = 262_144
-"""Enough for the answer to any command but a listing, literals apart."""
+_VERSION = metadata.version(_NAME)
 _ROW_OCTETS = 256
 _MAX_MESSAGES = 4_000_000
-_MAX_LITERAL_OCTETS = 0xFFFF_FFFF
-"""RFC 9051 §4.3: a literal's size is a 32-bit number."""
-
-_LITERAL_MARK = re.compile(rb"\{\d+\}$")
-
-
-class _IMAP4(imaplib.IMAP4):
-    """imaplib over our wire, through its documented override points."""
-
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-        self._line = b""
-        self.completion = ("", "")
-        self.listing: Listing | None = None
-        self.body: Body | None = None
-        super().__init__()
-
-    def open(self, host: str = "", port: int = 0, timeout: float | None = None) -> None:
-        self.host, self.port = host, port
-        self.sock = self._wire.socket
-
-    def readline(self) -> bytes:
-        line = self._wire.readline()
-        # A folder's listing has one line per message. What looks any different is left to the ordinary parser.
-        while self.listing is not None and self.listing.take(line):
-            line = self._wire.readline()
-        self._line = line.removesuffix(b"\r\n")
-        if self.tagged_commands and (match := cast("re.Pattern[bytes]", self.tagre).match(self._line)):
-            self.completion = (match["type"].decode("ascii", "replace"), _text(match["data"]))
-        return line
-
-    def read(self, size: int) -> bytes:
-        if size > _MAX_LITERAL_OCTETS:
-            raise Disconnected(f"the server announces a literal of {size} octets")
-        if self.body is not None and self.body.wants(self._line):
-            for piece in self._wire.pieces(size):
-                self.body.take(piece)
-            return b""
-        if size > _ANSWER_OCTETS:
-            raise Disconnected(f"the server announces a literal of {size} octets where none is expected")
-        return b"".join(self._wire.pieces(size))
-
-    def send(self, data: Any) -> None:
-        self._wire.send(bytes(data))
-
-    def shutdown(self) -> None:
-        self._wire.close()
-
-
-class _Client(IMAPClient):  # type: ignore[misc]  # imapclient has no types
-    """IMAPClient over :class:`_IMAP4`. The connection and its TLS are made before."""
-
-    def __init__(self, server: Server, wire: Wire) -> None:
-        self._wire = wire
-        timeout = SocketTimeout(connect=server.patience.connect, read=server.patience.read)
-        super().__init__(server.host, server.port, ssl=wire.tls_version != "", timeout=timeout)
-        # IMAPClient sets 5: imaplib then formats every line and every message for a log that nobody reads.
-        self._imap.debug = 0
-
-    def _create_IMAP4(self) -> _IMAP4:  # noqa: N802 (IMAPClient's name)
-        return _IMAP4(self._wire)
+_CHANGES = frozenset({"EXPUNGE", "VANISHED"})
 
 
 class Connection:
@@ -115,8 +53,8 @@ class Connection:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._wire = Wire(server.patience)
-        self._client: _Client
-        self._imap: _IMAP4
+        self._client: Client
+        self._imap: IMAP4
         self._secrets: tuple[str, ...] = ()
         self._in_step = False
         self.mailbox: Mailbox | None = None
@@ -143,13 +81,13 @@ class Connection:
         Raises :class:`Unreachable`, :class:`Unverified`, :class:`Unusable` or :class:`Overloaded`.
         """
         server = self._server
-        self._wire.allow(server.patience.connect, _ANSWER_OCTETS)
+        self._wire.allow(server.patience.connect, ANSWER_OCTETS)
         try:
             self._wire.connect(server.host, server.port)
             if server.security is Security.IMPLICIT_TLS:
                 assert server.tls is not None  # noqa: S101 (Server says so)
                 self._wire.start_tls(server.tls, server.host)
-            self._client = _Client(server, self._wire)
+            self._client = Client(server, self._wire)
             self._imap = self._client._imap
             if self._imap.state != "NONAUTH":
                 detail = f"{server.name} greets with PREAUTH: it would take anybody, and no TLS can be asked for"
@@ -157,7 +95,7 @@ class Connection:
             if server.security is Security.STARTTLS:
                 self._start_tls()
         except imaplib.IMAP4.error as error:
-            text = _text(error.args[0] if error.args else b"")
+            text = text_of(error.args[0] if error.args else b"")
             if is_busy(text):
                 raise overloaded(text) from error
             detail = f"{server.name} does not greet as an IMAP server: {text}"
@@ -174,7 +112,7 @@ class Connection:
         if "STARTTLS" not in imap.capabilities:
             raise Unverified(f"{server.name} does not offer STARTTLS", look_at=look_at)
         try:
-            _check(imap._simple_command("STARTTLS"))
+            check(imap._simple_command("STARTTLS"))
         except imaplib.IMAP4.abort:
             raise
         except imaplib.IMAP4.error:
@@ -225,7 +163,7 @@ class Connection:
                 if imap.tagged_commands[tag]:
                     raise imaplib.IMAP4.error("the literal was refused")
             imap.send(part)
-        _check(imap._command_complete("LOGIN", tag))
+        check(imap._command_complete("LOGIN", tag))
 
     def _identify(self) -> None:
         if "ID" not in self.capabilities:
@@ -233,7 +171,7 @@ class Connection:
         # NetEase refuses SELECT to clients that have not said who they are; what is answered is of no interest.
         with self._exchange("say who we are"):
             try:
-                self._client.id_({"name": _NAME, "version": metadata.version(_NAME), "vendor": _NAME})
+                self._client.id_({"name": _NAME, "version": _VERSION, "vendor": _NAME})
             except imaplib.IMAP4.error as error:
                 if isinstance(error, imaplib.IMAP4.abort):
                     raise
@@ -244,7 +182,7 @@ class Connection:
         doing: str,
         *,
         seconds: float | None = None,
-        octets: int = _ANSWER_OCTETS,
+        octets: int = ANSWER_OCTETS,
         refused: Callable[[str, str], Failure] | None = None,
     ) -> Iterator[None]:
         """One command and its answer; ``refused`` makes the failure of a tagged NO or BAD.
@@ -279,7 +217,7 @@ class Connection:
         said = self._imap.untagged_responses.get("BYE")
         if not said:
             return
-        text = self._redacted(_text(said[-1]))
+        text = self._redacted(text_of(said[-1]))
         if is_busy(text) and not self.logged_in:
             raise overloaded(text)
         raise Disconnected(f"could not {doing}, the server hung up: {text}")
@@ -307,23 +245,26 @@ class Connection:
         if not 0 < uidvalidity <= MAX_UID:
             detail = f"folder {folder!r} has no UIDVALIDITY, so its messages have no lasting identity"
             raise Failure(detail, look_at="BACKEND_IMAP_FOLDER")
-        self.mailbox = Mailbox(uidvalidity, exists, read_only=self._imap.is_readonly)
+        self.mailbox = Mailbox(uidvalidity, exists, self._imap.is_readonly, answer.get(b"UIDNEXT", 0))
         return self.mailbox
 
-    def listing(self) -> dict[int, int]:
-        """UID → octets of every message in the selected folder; 0 octets where the server does not say."""
+    def listing(self, first: int = 1) -> tuple[Sizes, bool]:
+        """The octets of every message in the selected folder from UID ``first`` on; 0 where the server does not say.
+
+        The second tells whether the server spoke of no message that was removed meanwhile.
+        """
         exists = self.mailbox.exists if self.mailbox else 0
         if not exists:
-            return {}  # A range over nothing is an error to some servers.
-        octets = _ANSWER_OCTETS + _ROW_OCTETS * min(exists, _MAX_MESSAGES)
+            return Sizes.of({}), True  # A range over nothing is an error to some servers.
+        octets = ANSWER_OCTETS + _ROW_OCTETS * min(exists, _MAX_MESSAGES)
         self._imap.listing = listing = Listing()
         try:
             with self._exchange("list the folder", seconds=self._server.patience.listing, octets=octets):
-                for row in self._uid("FETCH", "1:*", "(UID RFC822.SIZE)"):
-                    listing.add(_parsed(row))
+                for row in self._uid("FETCH", f"{first}:*", "(UID RFC822.SIZE)"):
+                    listing.add(parsed(row))
         finally:
             self._imap.listing = None
-        return listing.octets_by_uid
+        return listing.sizes().later_than(first - 1), not self._imap.untagged_responses.keys() & _CHANGES
 
     def fetch(self, uid: int, item: str, sink: Callable[[bytes], None]) -> None:
         """Hand ``item`` of one message to ``sink``, in pieces, the last one only when all is seen to be right.
@@ -331,24 +272,39 @@ class Connection:
         ``item`` is ``BODY.PEEK[]``, ``BODY.PEEK[HEADER]`` or ``BODY.PEEK[]<offset.octets>``. Raises
         :class:`MessageGone`, :class:`MessageUnavailable` or :class:`Disconnected`.
         """
-        section = re.sub(r"\.\d+>", ">", item.replace(".PEEK", "")).encode()
-        self._imap.body = body = Body(uid, section, sink)
+        self._imap.body = body = Body(uid, _section(item), sink)
+
         try:
             with self._exchange(f"read UID {uid}", refused=body.refused):
                 rows = self._uid("FETCH", str(uid), f"(UID {item})")
-                body.finish(rows, _parsed, self._imap.completion[1])
+                body.finish(rows, parsed, self._imap.completion[1])
         finally:
             self._imap.body = None
 
-    def uid(self, doing: str, command: str, *arguments: str, octets: int = _ANSWER_OCTETS) -> list[Parts]:
+    def uid(self, doing: str, command: str, *arguments: str, octets: int = ANSWER_OCTETS) -> list[Parts]:
         """One command by UID and the FETCH responses to it; see :mod:`.actions`."""
         with self._exchange(doing, octets=octets):
             return self._uid(command, *arguments)
 
+    def fetch_batch(self, uids: Collection[int], item: str, room: int) -> dict[int, bytes]:
+        """``item`` of those of these messages that the server sent whole and with their UID; ``room`` octets at most.
+
+        Raises :class:`MessageUnavailable` if the server refused, :class:`Disconnected` if it sent anything else that
+        looks like a message.
+        """
+        self._imap.batch = batch = Batch(uids, _section(item), room)
+        try:
+            with self._exchange(f"read {len(uids)} messages", refused=_batch_refused):
+                for uid_set in uid_sets(uids):
+                    batch.finish(self._uid("FETCH", uid_set, f"(UID {item})"), parsed)
+        finally:
+            self._imap.batch = None
+        return batch.messages
+
     def folders(self, command: str, *options: str) -> list[tuple[Collection[bytes], str]]:
         """Attributes and name, as it stands in a command, of every folder; ``command`` is LIST or XLIST."""
-        with self._exchange("list the folders", octets=16 * _ANSWER_OCTETS):
-            _check(self._imap._simple_command(command, '""', '"*"', *options))
+        with self._exchange("list the folders", octets=16 * ANSWER_OCTETS):
+            check(self._imap._simple_command(command, '""', '"*"', *options))
             found = self._client._proc_folder_list(self._imap.untagged_responses.get(command, []))
             return [(flags, self._in_command(name)) for flags, _, name in found]
 
@@ -356,7 +312,7 @@ class Connection:
         return bytes(self._client._normalise_folder(folder)).decode("ascii")
 
     def _uid(self, command: str, *arguments: str) -> list[Parts]:
-        return rows(_check(self._imap.uid(command, *arguments)))
+        return rows(check(self._imap.uid(command, *arguments)))
 
     # The end
 
@@ -364,7 +320,7 @@ class Connection:
         """Say goodbye if that goes quickly, and close; never fails."""
         if self.usable:
             with suppress(Exception):
-                self._wire.allow(self._server.patience.logout, _ANSWER_OCTETS)
+                self._wire.allow(self._server.patience.logout, ANSWER_OCTETS)
                 self._imap.logout()
         self.close()
 
@@ -378,23 +334,11 @@ class Connection:
         self._wire.abort()
 
 
-def _check(answer: tuple[str, list[Any]]) -> list[Any]:
-    status, data = answer
-    if status != "OK":
-        raise imaplib.IMAP4.error(f"answered {status}")
-    return data
+def _section(item: str) -> bytes:
+    """What the answer calls the ``item`` of a FETCH."""
+    return re.sub(r"\.\d+>", ">", item.replace(".PEEK", "")).encode()
 
 
-def _parsed(row: Parts) -> Mapping[bytes, Any]:
-    """One FETCH response by IMAPClient's parser. A literal that went to a :class:`Body` shows as an empty string."""
-    parts = [
-        (_LITERAL_MARK.sub(b"{0}", part[0]), b"") if isinstance(part, tuple) and not part[1] else part for part in row
-    ]
-    responses = list(parse_fetch_response(parts, uid_is_key=False).values())
-    if len(responses) != 1:
-        raise ValueError("a FETCH response that is not one")
-    return cast("Mapping[bytes, Any]", responses[0])
-
-
-def _text(octets: object) -> str:
-    return (octets.decode("ascii", "backslashreplace") if isinstance(octets, bytes) else str(octets))[:_TEXT_OCTETS]
+def _batch_refused(status: str, text: str) -> Failure:
+    kind = MessageUnavailable if status == "NO" else Disconnected
+    return kind(f"the server refused to send several messages at once: {status} {text}")

@@ -20,12 +20,14 @@ from legacy_email_proxy.contracts import (
 from .accounts import Accounts
 from .connection import Connection
 from .deletion import remove, stays
+from .folder import open_folder
 from .index import Index
 from .memory import Memory
 from .options import Deletion, configured_options
 from .probe import failed, inspect
 from .server import Security, configured_login, configured_server
-from .session import IMAPSession, list_folder
+from .session import IMAPSession
+from .shelf import Shelf
 from .view import shown
 from .watch import WatchedSession
 
@@ -63,12 +65,12 @@ class IMAPMaildrop:
         with self._accounts.pool(used, clients_own=login is not None) as pool:
             # A connection that is open already proves nothing about the password that this client has just given.
             memory = Memory(lambda: self._context.state_dir, self._server.name, used.user, self._server.folder)
-            index = await pool.exchange(partial(self._list, memory), fresh=login is not None)
+            index = await pool.exchange(partial(self._list, pool.shelf, memory), fresh=login is not None)
             session = IMAPSession(pool, index, partial(self._remove, memory), self._logger)
             yield WatchedSession(session, self._options, memory, self._logger)
 
-    def _list(self, memory: Memory, connection: Connection) -> Index:
-        return shown(connection, list_folder(connection), self._options, memory)
+    def _list(self, shelf: Shelf, memory: Memory, connection: Connection) -> Index:
+        return shown(connection, open_folder(shelf, connection), self._options, memory)
 
     def _remove(self, memory: Memory, connection: Connection, uidvalidity: int, uids: Collection[int]) -> None:
         deletion = self._options.deletion

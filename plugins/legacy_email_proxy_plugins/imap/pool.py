@@ -21,6 +21,7 @@ from legacy_email_proxy.contracts import Disconnected, Login, Overloaded
 from .breaker import Breaker
 from .connection import Connection
 from .server import Server
+from .shelf import Shelf
 from .throttle import Throttle
 from .verdicts import Busy
 
@@ -46,6 +47,8 @@ class Pool:
         throttle: Throttle | None = None,
     ) -> None:
         self._throttle = throttle or Throttle()
+        self.shelf: Shelf
+        """Of the sessions that use this pool; set by who lends it to them."""
         self._server = server
         self._login = login
         self._clients_own = clients_own

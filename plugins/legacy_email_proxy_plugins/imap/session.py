@@ -9,24 +9,19 @@ from functools import partial
 
 from legacy_email_proxy.contracts import Disconnected, Entry, MessageGone
 
+from .ahead import ReadAhead
 from .connection import Connection
 from .index import Index
 from .pool import Pool
 from .stream import Pipe
 from .top import TopCounter
 
-__all__ = ("IMAPSession", "list_folder")
+__all__ = ("IMAPSession",)
 
 Remover = Callable[[Connection, int, Collection[int]], None]
 """Deletes the messages with these UIDs from the folder with this UIDVALIDITY, which has just been selected."""
 
 WINDOW_OCTETS = 65_536
-
-
-def list_folder(connection: Connection) -> Index:
-    """Open the folder anew and list it; in the worker thread."""
-    mailbox = connection.select()
-    return Index(mailbox.uidvalidity, connection.listing())
 
 
 class IMAPSession:
@@ -37,6 +32,8 @@ class IMAPSession:
         self._remover = remover
         self._index = index
         self._logger = logger
+        self._messages = ReadAhead(pool, index, "BODY.PEEK[]", _same_folder, logger)
+        self._headers = ReadAhead(pool, index, "BODY.PEEK[HEADER]", _same_folder, logger)
 
     @property
     def entries(self) -> Sequence[Entry]:
@@ -46,6 +43,10 @@ class IMAPSession:
     async def retrieve(self, unique_id: str) -> AsyncIterator[bytes]:
         """The whole message; the last piece comes only after the server's OK."""
         uid = self._uid(unique_id)
+        octets = await self._messages.get(uid)
+        if octets is not None:
+            yield octets
+            return
         pipe = Pipe()
         job = partial(_fetch, self._index.uidvalidity, uid, "BODY.PEEK[]", pipe.put)
         # A task of its own, because the exchange goes on while its pieces are taken.
@@ -63,6 +64,10 @@ class IMAPSession:
         """The header and at least the first ``lines`` lines of the body, read in windows."""
         uid = self._uid(unique_id)
         if lines <= 0:
+            octets = await self._headers.get(uid)
+            if octets is not None:
+                yield octets
+                return
             for piece in await self._read(uid, "BODY.PEEK[HEADER]"):
                 yield piece
             return

@@ -11,7 +11,7 @@ import math
 import socket as sockets
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -38,6 +38,7 @@ class Wire:
         self._reader: io.BufferedReader | None = None
         self._deadline = math.inf
         self._budget = 0
+        self._timeout = 0.0
         self._received = 0
         self._consumed = 0
         self.aborted = False
@@ -105,6 +106,7 @@ class Wire:
         self._refuse_if_aborted()
 
     def _read_from_socket(self) -> None:
+        self._timeout = 0.0
         self._reader = io.BufferedReader(_Raw(self), _BUFFER_OCTETS)
 
     # Limits
@@ -116,6 +118,12 @@ class Wire:
 
     def _left(self) -> float:
         return self._deadline - time.monotonic()
+
+    def _wait_at_most(self, seconds: float) -> None:
+        # A system call, and records are small: so not for every one of them, if it is about right.
+        if not 0.9 * self._timeout <= seconds <= 1.1 * self._timeout:
+            self._timeout = seconds
+            self.socket.settimeout(seconds)
 
     def _refuse_if_aborted(self) -> None:
         if self.aborted:
@@ -130,10 +138,24 @@ class Wire:
         self._consumed += len(line)
         if len(line) > MAX_LINE_OCTETS:
             raise Disconnected(f"the server sent a line of more than {MAX_LINE_OCTETS} octets")
-        self._budget -= len(line)
+        self._spend(len(line))
+        return line
+
+    def skip(self, take: Callable[[bytes], int]) -> None:
+        """Show the block that is there to ``take``, which says how much of it it took, until that is nothing.
+
+        Raises :class:`Disconnected`.
+        """
+        assert self._reader is not None, "not connected"  # noqa: S101
+        while taken := take(self._reader.peek()):
+            self._reader.read(taken)
+            self._consumed += taken
+            self._spend(taken)
+
+    def _spend(self, octets: int) -> None:
+        self._budget -= octets
         if self._budget < 0:
             raise Disconnected("the server sends more than any answer to this command needs")
-        return line
 
     def pieces(self, octets: int) -> Iterator[bytes]:
         """Exactly ``octets`` octets, in pieces of at most ``PIECE_OCTETS``. Raises :class:`Disconnected`."""
@@ -155,7 +177,7 @@ class Wire:
         """Raises :class:`Disconnected`."""
         self._refuse_if_aborted()
         try:
-            self.socket.settimeout(max(0.001, min(self._left(), self._patience.read)))
+            self._wait_at_most(max(0.001, min(self._left(), self._patience.read)))
             self.socket.sendall(octets)
         except OSError as error:
             raise Disconnected(f"the connection broke while sending: {_reason(error)}") from error
@@ -167,7 +189,7 @@ class Wire:
         if left <= 0:
             raise Disconnected("the server's answer took too long")
         try:
-            self.socket.settimeout(min(left, self._patience.read))
+            self._wait_at_most(min(left, self._patience.read))
             octets = self.socket.recv_into(buffer)
         except OSError as error:
             self._refuse_if_aborted()

@@ -1,0 +1,42 @@
+"""Opens the folder, and lists no more of it than what is not known yet; in the worker thread.
+
+UIDs only grow (RFC 9051 §2.3.1.1). So when a listing was complete below one UIDNEXT, then everything below it that is
+not in the listing never will be; and as many messages as before means the same messages as before. Wherever that does
+not add up, the whole folder is listed: nothing is guessed.
+"""
+
+from __future__ import annotations
+
+from .connection import Connection
+from .index import Index, Mailbox
+from .listing import Sizes
+from .shelf import Listed, Shelf
+
+__all__ = ("open_folder",)
+
+
+def open_folder(shelf: Shelf, connection: Connection) -> Index:
+    """SELECT, and what has to be listed; the result is left on ``shelf`` for the next."""
+    mailbox = connection.select()
+    listed = shelf.listed
+    sizes = None if listed is None else _continued(listed, mailbox, connection)
+    undisturbed = True
+    if sizes is None:
+        sizes, undisturbed = connection.listing()
+    if undisturbed and len(sizes) == sizes.below(mailbox.uidnext) == mailbox.exists:
+        shelf.listed = Listed(mailbox.uidvalidity, mailbox.uidnext, sizes)
+    return Index(mailbox.uidvalidity, sizes)
+
+
+def _continued(listed: Listed, mailbox: Mailbox, connection: Connection) -> Sizes | None:
+    """What was listed and what has come since; ``None`` if that is not the whole folder."""
+    if mailbox.uidvalidity != listed.uidvalidity or not listed.uidnext <= mailbox.uidnext:
+        return None
+    arrived = mailbox.exists - len(listed.sizes)
+    if mailbox.uidnext == listed.uidnext:
+        return listed.sizes if arrived == 0 else None
+    if arrived < 0:
+        return None
+    later, undisturbed = connection.listing(listed.uidnext)
+    # A message that came after SELECT counted is welcome, but proves nothing.
+    return listed.sizes.with_later(later) if undisturbed and later.below(mailbox.uidnext) == arrived else None
