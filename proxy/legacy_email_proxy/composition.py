@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from . import registry
+from .certificate import server_context
 from .contracts import Maildrop, Relay, SettingsMistake
 from .plugin_context import PluginContext
-from .settings import TABLE, Settings, read
+from .settings import TABLE, Settings, read, unknown_variables
 
 __all__ = ("NONE", "Composition", "compose")
 
@@ -22,11 +24,12 @@ _LEGS = (("MAILDROP_PLUGIN", registry.MAILDROP), ("RELAY_PLUGIN", registry.RELAY
 
 @dataclass(frozen=True)
 class Composition:
-    """Settings and the plugins that they name. A leg that is closed is ``None``."""
+    """Settings, the plugins that they name, and our certificate. A leg that is closed is ``None``."""
 
     settings: Settings
     maildrop: Maildrop | None
     relay: Relay | None
+    tls: ssl.SSLContext | None = None
 
 
 def compose(environ: Mapping[str, str] | None = None) -> Composition:
@@ -63,6 +66,15 @@ def compose(environ: Mapping[str, str] | None = None) -> Composition:
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             mistakes.append(f"{variable}: plugin {settings[variable]!r} can not be set up: {reason}")
+    tls = None
+    try:
+        tls = server_context(settings)
+    except SettingsMistake as mistake:
+        mistakes.extend(line for line in mistake.lines if line.partition(":")[0] not in named)
     if mistakes:
-        raise SettingsMistake(*mistakes)
-    return Composition(settings, plugins.get("MAILDROP_PLUGIN"), plugins.get("RELAY_PLUGIN"))
+        # Only a warning where all else is well; but here it may be why something else is "not set".
+        unknown = unknown_variables(environ, settings.declared)
+        raise SettingsMistake(
+            *mistakes, *(f"{name}: no such setting, did you mean {meant}?" for name, meant in unknown)
+        )
+    return Composition(settings, plugins.get("MAILDROP_PLUGIN"), plugins.get("RELAY_PLUGIN"), tls)

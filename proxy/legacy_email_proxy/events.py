@@ -5,8 +5,10 @@ One event is one line. What came from a peer is made printable first, so that it
 
 from __future__ import annotations
 
+import json
 import logging
 import logging.config
+import re
 from typing import Any
 
 from .contracts import Failure
@@ -53,7 +55,9 @@ class KeyValueFormatter(logging.Formatter):
         time = self.formatTime(record, self.datefmt)
         line = f"{time} {record.levelname.lower()} {_one_line(record.getMessage())}{facts}"
         if record.exc_info:
-            line = f"{line}\n{self.formatException(record.exc_info)}"
+            # Indented, so that no line of an exception's text can look like an event.
+            traceback = self.formatException(record.exc_info).splitlines()
+            line = "\n".join([line, *(f"    {printable(row, limit=2000)}" for row in traceback)])
         return line
 
 
@@ -63,7 +67,8 @@ def _one_line(text: str) -> str:
 
 def _shown(value: object) -> str:
     text = _one_line(str(value))
-    return f'"{text}"' if not text or " " in text else text
+    # Quoted, so that a value which a peer chose can not look like the next fact.
+    return json.dumps(text) if not text or re.search(r'[ ="]', text) else text
 
 
 def configure(level: str, form: str) -> None:

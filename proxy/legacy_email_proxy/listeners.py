@@ -27,7 +27,7 @@ def bind(leg: str, addresses: Sequence[str], port: int) -> list[socket.socket]:
                     sockets.append(unwinding.enter_context(socket.socket(family, kind, protocol)))
                     _listen(sockets[-1], (place[0], port, *place[2:]))
                     port = port or sockets[-1].getsockname()[1]
-            except socket.gaierror:
+            except (socket.gaierror, UnicodeError):
                 mistakes.append(f"{leg}_BIND_ADDR: {address!r} is no address of this machine")
             except OSError as error:
                 mistakes.append(_explain(leg, address, port, error))

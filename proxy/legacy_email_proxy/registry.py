@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, get_args
 
-from .contracts import Maildrop, Relay
+from .contracts import Maildrop, Relay, Setting, SettingType
 
-__all__ = ("GROUPS", "MAILDROP", "RELAY", "Found", "PluginError", "available", "find", "load")
+__all__ = ("GROUPS", "MAILDROP", "RELAY", "Found", "PluginError", "available", "declared_settings", "find", "load")
 
 MAILDROP = "legacy_email_proxy.maildrop"
 RELAY = "legacy_email_proxy.relay"
 GROUPS: dict[str, type] = {MAILDROP: Maildrop, RELAY: Relay}
 """Entry-point group → the contract that its plugins keep."""
+
+_CONTEXTS = ("open", "transaction")
+"""The methods that give an asynchronous context manager."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +106,22 @@ def _violations(plugin: Any, contract: type) -> list[str]:
         expected = [parameter.name for parameter in inspect.signature(promised).parameters.values()]
         if not _accepts(written, len(expected)):
             problems.append(f"{name}() must take ({', '.join(expected)})")
+        if inspect.isasyncgenfunction(written) and not inspect.isasyncgenfunction(promised) and name in _CONTEXTS:
+            problems.append(f"{name}() must return a context manager; is @asynccontextmanager missing?")
         if inspect.iscoroutinefunction(promised) != inspect.iscoroutinefunction(written):
             problems.append(f"{name}() must {'' if inspect.iscoroutinefunction(promised) else 'not '}be async")
-    return problems
+    return problems + _bad_settings(plugin)
+
+
+def _bad_settings(plugin: type) -> list[str]:
+    declared = getattr(plugin, "settings", ())
+    if not isinstance(declared, tuple) or not all(isinstance(one, Setting) for one in declared):
+        return ["settings must be a tuple of Setting"]
+    return [
+        f"setting {one.name} has the type {one.type!r}, which is none of {', '.join(get_args(SettingType))}"
+        for one in declared
+        if one.type not in get_args(SettingType)
+    ] + [f"setting {one.name} has choices that are no tuple" for one in declared if not isinstance(one.choices, tuple)]
 
 
 def _accepts(callable_: Any, positional: int) -> bool:
@@ -117,6 +132,7 @@ def _accepts(callable_: Any, positional: int) -> bool:
     return True
 
 
-def declared_settings(plugin: Any) -> Sequence[Any]:
-    """The settings that a plugin class declares for itself."""
-    return tuple(getattr(plugin, "settings", ()))
+def declared_settings(plugin: Any) -> tuple[Setting, ...]:
+    """The settings that a plugin class, which :func:`load` has judged, declares for itself."""
+    declared: tuple[Setting, ...] = getattr(plugin, "settings", ())
+    return declared

@@ -1,8 +1,8 @@
-"""What the peer reads: every SMTP reply and POP3 response code of the project, in one table.
+"""What the peer reads: every verdict of the project as an SMTP reply and a POP3 response, in one table.
 
-Digits appear nowhere else. A kind of failure is turned into a reply here; the peer reads the kind's fixed text, the
-log gets the detail. The exception is :class:`Refused`, the backend's verdict on a sender, a recipient or a message:
-its class, code, enhanced code and text reach the device, made into one line of printable ASCII.
+No digit of a refusal stands elsewhere. A kind of failure is turned into a reply here; the peer reads the kind's fixed
+text, the log gets the detail. The exception is :class:`Refused`, the backend's verdict on a sender, a recipient or a
+message: its class, code, enhanced code and text reach the device, made into one line of printable ASCII.
 """
 
 from __future__ import annotations
@@ -133,8 +133,7 @@ _POLICY: dict[type[Failure], Policy] = {
         "SYS/TEMP", "no room, try again later", logging.ERROR,
     ),
     LoginRefused: Policy(
-        Reply(535, "5.7.8", "User name or password is wrong"),
-        "AUTH", "user name or password is wrong", logging.INFO,
+        _UNEXPECTED.smtp, "AUTH", "user name or password is wrong", logging.INFO,
     ),
     MaildropBusy: Policy(
         Reply(451, "4.3.2", "The mailbox is in use, try again later"),

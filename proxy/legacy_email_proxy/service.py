@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 import anyio
 from anyio.abc import TaskGroup
@@ -18,6 +19,7 @@ from .composition import Composition
 from .container import gateway
 from .contracts import Maildrop, Relay, SettingsMistake
 from .listeners import bind, shown
+from .pop3.options import Options as POP3Options
 from .pop3.server import Server as POP3Server
 from .smtp.handler import RelayHandler
 from .smtp.server import SMTPServer
@@ -32,10 +34,11 @@ _CLOSING_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where the legs really listen, as ``(address, port)``; empty for a leg that is closed."""
+    """Where the legs really listen, as ``(address, port)``; empty for a listener that is closed."""
 
     pop3: tuple[tuple[str, int], ...]
     smtp: tuple[tuple[str, int], ...]
+    pop3s: tuple[tuple[str, int], ...] = ()
 
 
 async def serve(composition: Composition, on_ready: Callable[[Addresses], None] = lambda _: None) -> None:
@@ -45,7 +48,7 @@ async def serve(composition: Composition, on_ready: Callable[[Addresses], None] 
     """
     # Before any task group: that would wrap the mistake, and the user would read a traceback instead of one line.
     opened = _open(composition)
-    addresses = Addresses(_places(opened["POP3"]), _places(opened["SMTP"]))
+    addresses = Addresses(*(_places(opened[listener]) for listener in ("POP3", "SMTP", "POP3S")))
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with anyio.create_task_group() as group:
             async with _running(composition, opened):
@@ -63,18 +66,20 @@ async def _hurry(signals: AsyncIterator[signal.Signals], group: TaskGroup) -> No
 
 
 def _open(composition: Composition) -> dict[str, list[socket.socket]]:
-    """The listening sockets of each leg that is not closed."""
+    """The listening sockets of each listener that is not closed."""
     settings = composition.settings
-    opened: dict[str, list[socket.socket]] = {"POP3": [], "SMTP": []}
+    opened: dict[str, list[socket.socket]] = {"POP3": [], "POP3S": [], "SMTP": []}
     mistakes: list[str] = []
-    for leg, plugin in (("POP3", composition.maildrop), ("SMTP", composition.relay)):
-        if plugin is not None:
+    for listener in opened:
+        plugin = composition.relay if listener == "SMTP" else composition.maildrop
+        port = settings[f"{listener}_BIND_PORT"]
+        if plugin is not None and port is not None:
             try:
-                opened[leg] = bind(leg, settings[f"{leg}_BIND_ADDR"], settings[f"{leg}_BIND_PORT"])
+                opened[listener] = bind(listener, settings[f"{listener}_BIND_ADDR"], port)
             except SettingsMistake as mistake:
                 mistakes.extend(mistake.lines)
     if mistakes:
-        for sock in (*opened["POP3"], *opened["SMTP"]):
+        for sock in chain.from_iterable(opened.values()):
             sock.close()
         raise SettingsMistake(*mistakes)
     return opened
@@ -86,16 +91,17 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
     settings = composition.settings
     events.event(
         _log, logging.INFO, "started", version=__version__,
-        pop3=_listed(opened["POP3"]), maildrop=settings["MAILDROP_PLUGIN"],
+        pop3=_listed(opened["POP3"]), pop3s=_listed(opened["POP3S"]), maildrop=settings["MAILDROP_PLUGIN"],
         smtp=_listed(opened["SMTP"]), relay=settings["RELAY_PLUGIN"],
     )  # fmt: skip
     async with anyio.create_task_group() as group:
         pop3 = smtp = None
+        warn = _warn_of(gateway())
         if composition.maildrop is not None:
-            pop3 = _pop3(composition, composition.maildrop)
-            group.start_soon(pop3.serve, opened["POP3"])
+            pop3 = _pop3(composition, composition.maildrop, warn)
+            group.start_soon(pop3.serve, opened["POP3"], opened["POP3S"])
         if composition.relay is not None:
-            smtp, handler = _smtp(composition, composition.relay)
+            smtp, handler = _smtp(composition, composition.relay, warn)
             await smtp.start(opened["SMTP"])
         try:
             yield
@@ -109,25 +115,26 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
             await _close(composition.maildrop, composition.relay)
 
 
-def _pop3(composition: Composition, maildrop: Maildrop) -> POP3Server:
-    settings = composition.settings
+def _pop3(composition: Composition, maildrop: Maildrop, on_admitted: Callable[[Address], None]) -> POP3Server:
+    settings, tls = composition.settings, composition.tls
     return POP3Server(
         maildrop,
-        Admission.from_settings(settings, _warn_of(gateway())),
-        ask_backend=settings["POP3_LOGIN"] == "backend",
-        idle_seconds=settings["POP3_IDLE_SECONDS"],
-        implementation=f"Legacy-Email-Proxy-{__version__}",
+        Admission.from_settings(settings, on_admitted),
+        POP3Options.from_settings(settings, f"Legacy-Email-Proxy-{__version__}", stls=tls is not None),
+        tls,
     )
 
 
-def _smtp(composition: Composition, relay: Relay) -> tuple[SMTPServer, RelayHandler]:
+def _smtp(
+    composition: Composition, relay: Relay, on_admitted: Callable[[Address], None]
+) -> tuple[SMTPServer, RelayHandler]:
     settings = composition.settings
     handler = RelayHandler(relay, settings["SMTP_MAX_OCTETS"])
     options = SessionOptions(
         hostname=_hostname(),
         max_octets=settings["SMTP_MAX_OCTETS"],
         idle_seconds=settings["SMTP_IDLE_SECONDS"],
-        admission=Admission.from_settings(settings, _warn_of(gateway())),
+        admission=Admission.from_settings(settings, on_admitted),
     )
     return SMTPServer(handler, options), handler
 

@@ -13,6 +13,9 @@ from contract import faulty_maildrops, faulty_relays
 from interop.proxy import clean_environment
 from legacy_email_proxy.testing import MaildropSuite, RelaySuite
 
+# The first test waits for a whole run of pytest.
+pytestmark = pytest.mark.timeout(300)
+
 TESTS = Path(__file__).parents[1]
 MODULES = (faulty_relays, faulty_maildrops)
 CLASSES = {name: value for module in MODULES for name, value in vars(module).items() if name.startswith("Test")}
@@ -32,7 +35,7 @@ def failed() -> dict[str, set[str]]:
         env=clean_environment(PYTHONDONTWRITEBYTECODE="1"),
         capture_output=True,
         text=True,
-        timeout=58,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 1, done.stdout + done.stderr

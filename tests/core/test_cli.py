@@ -20,6 +20,10 @@ MINIMAL = {
 
 START_MISTAKES = {
     "nothing set": ({}, ["BACKEND_IMAP_HOST: ", "BACKEND_IMAP_USER: ", "BACKEND_IMAP_PASS: ", "BACKEND_SMTP_HOST: "]),
+    "misspelt": (
+        MINIMAL | {"BACKEND_SMTP_HOST": "", "BACKEND_SMTP_HSOT": "localhost"},
+        ["BACKEND_SMTP_HOST: not set", "BACKEND_SMTP_HSOT: no such setting, did you mean BACKEND_SMTP_HOST?"],
+    ),
     "both closed": ({"MAILDROP_PLUGIN": "none", "RELAY_PLUGIN": "none"}, ["MAILDROP_PLUGIN: both legs are closed"]),
     "no such plugin": (
         {"MAILDROP_PLUGIN": "none", "RELAY_PLUGIN": "smtp"},
@@ -35,8 +39,8 @@ START_MISTAKES = {
     ),
     "user without password": (MINIMAL | {"BACKEND_SMTP_USER": "x"}, ["BACKEND_SMTP_PASS: "]),
     "not an address of this machine": (
-        MINIMAL | {"SMTP_BIND_ADDR": "192.0.2.99,here.invalid"},
-        ["SMTP_BIND_ADDR: '192.0.2.99' is no address of this", "SMTP_BIND_ADDR: 'here.invalid' is no address of this"],
+        MINIMAL | {"SMTP_BIND_ADDR": "192.0.2.99,here.invalid,a..b"},
+        [f"SMTP_BIND_ADDR: '{address}' is no address of this" for address in ("192.0.2.99", "here.invalid", "a..b")],
     ),
     "all at once": (
         {"POP3_BIND_PORT": "x", "LOG_LEVEL": "loud", "RELAY_PLUGIN": "nothing", "BACKEND_IMAP_HOST": "h"},

@@ -11,7 +11,8 @@ import pytest
 from legacy_email_proxy import cli
 from legacy_email_proxy.access import Admission
 from legacy_email_proxy.contracts import Setting
-from legacy_email_proxy.pop3.commands import COMMANDS, capabilities
+from legacy_email_proxy.pop3.commands import COMMANDS, Mistake, State, capabilities, parse
+from legacy_email_proxy.pop3.options import Options
 from legacy_email_proxy.settings import TABLE
 from legacy_email_proxy.smtp.handler import RelayHandler
 from legacy_email_proxy.smtp.session import SessionOptions, SMTPSession
@@ -53,14 +54,29 @@ def support(name: str) -> dict[str, str]:
     return found
 
 
+def announced_by_pop3(options: Options, state: State, *, secured: bool = False) -> set[str]:
+    return {line.split()[0] for line in capabilities(options, state, secured=secured)}
+
+
 def test_the_pop3_table_is_the_codes() -> None:
     table = support("pop3")
     supported = {keyword for keyword, answer in table.items() if answer == "yes" and not keyword.startswith("[")}
     assert supported == {str(keyword) for keyword in COMMANDS}
-    announced = re.findall(
-        r"`([A-Z0-9-]+)`", next(row for row in marked("table", "pop3").splitlines() if "`CAPA`" in row)
-    )
-    assert set(announced[1:]) == {line.split()[0] for line in capabilities("x")}
+    row = next(row for row in marked("table", "pop3").splitlines() if row.startswith("| `CAPA`"))
+    named = set(re.findall(r"`([A-Z0-9-]+)`", row)) - {"CAPA"}
+    plain, full = Options("x"), Options("x", expire="NEVER", stls=True)
+    for state in (State.AUTHORIZATION, State.TRANSACTION):
+        assert announced_by_pop3(plain, state) == named - {"STLS", "EXPIRE"}
+        assert announced_by_pop3(full, state, secured=True) == named - {"STLS"}
+    assert announced_by_pop3(full, State.AUTHORIZATION) == named
+    assert announced_by_pop3(full, State.TRANSACTION) == named - {"STLS"}
+
+
+def test_what_the_pop3_table_denies_is_an_error() -> None:
+    for keyword, answer in support("pop3").items():
+        if answer == "no" and not keyword.startswith("["):
+            with pytest.raises(Mistake):
+                parse(keyword.encode())
 
 
 async def test_the_smtp_table_is_the_codes() -> None:
@@ -90,7 +106,7 @@ def test_every_command_is_documented() -> None:
 def test_every_variable_named_anywhere_exists() -> None:
     known = {setting.name for setting in TABLE}
     known |= {f"{name}_FILE" for name in known}
-    pattern = r"\b(?:POP3|SMTP|BACKEND|MAILDROP|RELAY|LOG|MAX|ALLOWED|DRAIN)_[A-Z0-9_]*[A-Z0-9]\b"
+    pattern = r"\b(?:POP3S?|TLS|SMTP|BACKEND|MAILDROP|RELAY|LOG|MAX|ALLOWED|DRAIN)_[A-Z0-9_]*[A-Z0-9]\b"
     for path in (ROOT / "README.md", ROOT / "proxy" / "README.md", ROOT / "Containerfile"):
         named = set(re.findall(pattern, path.read_text()))
         assert named - known == set(), path

@@ -42,6 +42,18 @@ def test_text() -> None:
     assert len(lines[0].partition(" ")[0]) == len("2026-01-31T12:00:00+0100")
 
 
+def test_a_value_can_not_look_like_another_fact_nor_an_exception_like_an_event() -> None:
+    facts = {"helo": 'x" verdict="q'}
+    record = logging.makeLogRecord({"msg": "smtp session ended", "levelname": "INFO", "facts": facts})
+    try:
+        raise ValueError("boom\n2026-01-31T12:00:00+0100 info forged\x1b[31m")
+    except ValueError:
+        record.exc_info = sys.exc_info()
+    lines = events.KeyValueFormatter().format(record).splitlines()
+    assert lines[0].endswith(r' helo="x\" verdict=\"q"')
+    assert all(line.startswith("    ") and "\x1b" not in line for line in lines[1:])
+
+
 def test_json() -> None:
     first, second = map(json.loads, logged("json"))
     assert {key: first[key] for key in ("level", "event", "client", "octets")} == {

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from legacy_email_proxy import registry
-from legacy_email_proxy.contracts import Finding, Message, RelayCapabilities, WholeMessageRelay
+from legacy_email_proxy.contracts import Finding, Message, RelayCapabilities, Setting, WholeMessageRelay
 
 
 class Good(WholeMessageRelay):
@@ -60,6 +60,23 @@ class AsyncCapabilities(Good):
         return RelayCapabilities()
 
 
+class NoContextManager(Good):
+    async def transaction(self, *arguments: object) -> AsyncIterator[None]:  # type: ignore[override]
+        yield
+
+
+class CommaForgotten(Good):
+    settings = Setting("ACME_PATH", "path", None, "Where.")
+
+
+class UnknownType(Good):
+    settings = (Setting("ACME_PATH", "int", None, "Where."),)  # type: ignore[arg-type]
+
+
+class ListOfChoices(Good):
+    settings = (Setting("ACME_PATH", "text", None, "Where.", choices=["a"]),)  # type: ignore[arg-type]
+
+
 def function(context: object) -> None:
     """Not a class."""
 
@@ -80,6 +97,10 @@ BROKEN = {
     "WrongArguments": "transaction() must take (self, client, reverse_path, parameters)",
     "NoCapabilities": "no method capabilities()",
     "WrongConstructor": "its constructor must take exactly one argument, the context",
+    "NoContextManager": "transaction() must return a context manager; is @asynccontextmanager missing?",
+    "CommaForgotten": "settings must be a tuple of Setting",
+    "UnknownType": "setting ACME_PATH has the type 'int', which is none of text, secret, ",
+    "ListOfChoices": "setting ACME_PATH has choices that are no tuple",
     "function": "is not a class",
     "Missing": "can not be imported: AttributeError: ",
 }

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from legacy_email_proxy import contracts, replies
-from legacy_email_proxy.contracts import Failure, LoginRefused, Refused, SettingsMistake
+from legacy_email_proxy.contracts import Failure, Refused, SettingsMistake
 from legacy_email_proxy.replies import SMTP, Reply, pop3_error, printable, severity, smtp_reply
 
 KINDS = [
@@ -26,7 +26,7 @@ KINDS = [
 @pytest.mark.parametrize("kind", KINDS)
 def test_our_own_trouble_is_temporary(kind: type[Failure]) -> None:
     reply = smtp_reply(kind("secret detail 10.0.0.5"))
-    assert str(reply.code)[0] == reply.enhanced[0] == ("5" if kind is LoginRefused else "4")
+    assert str(reply.code)[0] == reply.enhanced[0] == "4"
     assert "secret" not in str(reply) + pop3_error(kind("secret"))
 
 

@@ -46,7 +46,8 @@ def test_each_variable_is_declared_once() -> None:
 
 @pytest.mark.parametrize("setting", TABLE, ids=lambda setting: setting.name)
 def test_every_variable_can_come_from_a_file(setting: Setting, tmp_path: Path) -> None:
-    value = {"integer": "70000", "flag": "true", "seconds": "3", "networks": "10.0.0.0/8"}.get(setting.type, "x,y")
+    values = {"integer": "70000", "flag": "true", "seconds": "3", "days": "30", "networks": "10.0.0.0/8"}
+    value = values.get(setting.type, "x,y")
     value = setting.choices[-1] if setting.choices else "443" if setting.maximum else value
     file = tmp_path / "value"
     file.write_text(value + "\n")
@@ -84,6 +85,8 @@ BAD = [
     ({"BACKEND_IMAP_USE_SSL": "perhaps"}, "BACKEND_IMAP_USE_SSL: not a valid boolean (given: 'perhaps')"),
     ({"POP3_LOGIN": "none"}, "POP3_LOGIN: must be one of: any, backend"),
     ({"ALLOWED_NETWORKS": "10.0.0.1/8"}, "ALLOWED_NETWORKS: 10.0.0.1/8 has host bits set"),
+    ({"ALLOWED_NETWORKS": "::ffff:10.0.0.0/104"}, "ALLOWED_NETWORKS: ::ffff:10.0.0.0/104: write an IPv4 network"),
+    ({"STATE_DIR": "~nobody-at-all/x"}, "STATE_DIR: there is no such user's folder"),
     ({"ALLOWED_NETWORKS": ","}, "ALLOWED_NETWORKS: an empty list"),
     ({"ALLOWED_NETWORKS": "office"}, "ALLOWED_NETWORKS: 'office' does not appear to be an IPv4 or IPv6 network"),
     ({"SMTP_MAX_OCTETS": "-5"}, "SMTP_MAX_OCTETS: must be greater than or equal to 65536"),

@@ -104,7 +104,7 @@ async def test_the_pipe_holds_a_few_pieces_only() -> None:
             pipe.put(b"%d" % number)
             put.append(number)
 
-    thread = threading.Thread(target=produce)
+    thread = threading.Thread(target=produce, daemon=True)
     thread.start()
     while len(put) < 3:  # noqa: ASYNC110
         await asyncio.sleep(0.001)
@@ -128,7 +128,7 @@ async def test_a_closed_pipe_lets_its_thread_go() -> None:
         except Disconnected:
             raised.set()
 
-    thread = threading.Thread(target=produce)
+    thread = threading.Thread(target=produce, daemon=True)
     thread.start()
     assert await anext(pipe) == b"x"
     while len(pipe._pieces) < 1:  # noqa: ASYNC110

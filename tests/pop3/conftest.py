@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
 
 import pytest
@@ -16,7 +17,8 @@ import pytest
 from legacy_email_proxy.access import Admission
 from legacy_email_proxy.contracts import Maildrop
 from legacy_email_proxy.pop3.server import Server
-from pop3.maildrops import IMPLEMENTATION, MemoryMaildrop
+from pop3.maildrops import OPTIONS, MemoryMaildrop
+from realservers.certificates import Certificates
 
 
 @dataclass
@@ -25,6 +27,7 @@ class Leg:
     maildrop: MemoryMaildrop
     address: tuple[str, int]
     task: asyncio.Task[None]
+    tls_address: tuple[str, int] | None = None
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
@@ -74,25 +77,25 @@ async def start_leg() -> AsyncIterator[StartLeg]:
     async def start(
         maildrop: Maildrop | None = None,
         *,
-        ask_backend: bool = False,
-        idle_seconds: float = 20,
-        login_delay_seconds: float = 0,
         max_connections: int = 1000,
         networks: str = "127.0.0.0/8",
         listener: socket.socket | None = None,
+        tls: ssl.SSLContext | None = None,
+        **options: object,
     ) -> Leg:
         maildrop = maildrop or MemoryMaildrop()
+        given = {"idle_seconds": 20, "login_delay_seconds": 0, "stls": tls is not None, **options}
         server = Server(
             maildrop,
             Admission([ip_network(networks)], max_connections, 1000),
-            ask_backend=ask_backend,
-            idle_seconds=idle_seconds,
-            implementation=IMPLEMENTATION,
-            login_delay_seconds=login_delay_seconds,
+            replace(OPTIONS, **given),  # type: ignore[arg-type]
+            tls,
         )
         listener = listener or socket.create_server(("127.0.0.1", 0), backlog=1000)
-        address = listener.getsockname()
-        leg = Leg(server, maildrop, address, asyncio.create_task(server.serve([listener])))  # type: ignore[arg-type]
+        secured = [socket.create_server(("127.0.0.1", 0))] if tls else []
+        address, tls_address = listener.getsockname(), secured[0].getsockname() if secured else None
+        task = asyncio.create_task(server.serve([listener], secured))
+        leg = Leg(server, maildrop, address, task, tls_address)  # type: ignore[arg-type]
         legs.append(leg)
         # serve() has to have begun before it can be drained.
         await asyncio.sleep(0)
@@ -105,6 +108,18 @@ async def start_leg() -> AsyncIterator[StartLeg]:
         if isinstance(leg.maildrop, MemoryMaildrop):
             assert leg.maildrop.entered == leg.maildrop.left
             assert leg.maildrop.iterators == leg.maildrop.closed
+
+
+@pytest.fixture(scope="session")
+def server_tls(certificates: Certificates) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.good.certificate_file, certificates.good.key_file)
+    return context
+
+
+@pytest.fixture(scope="session")
+def client_tls(certificates: Certificates) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=certificates.ca_file)
 
 
 @pytest.fixture

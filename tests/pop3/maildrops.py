@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from legacy_email_proxy.contracts import Client, Entry, Failure, Finding, Login
-from legacy_email_proxy.pop3.requests import Close, Commit, NeedData, Open, Reply, Retrieve, Verdict
+from legacy_email_proxy.pop3.options import Options
+from legacy_email_proxy.pop3.requests import Close, Commit, NeedData, Open, Reply, Retrieve, StartTLS, Verdict
 from legacy_email_proxy.pop3.session import Session
 
-IMPLEMENTATION = "test"
+OPTIONS = Options("test")
 
 
 @dataclass
@@ -96,7 +97,7 @@ class Play:
     """Drives a session by hand. ``out`` is all that it said; ``closed`` is set when it wants to be closed."""
 
     maildrop: MemoryMaildrop
-    session: Session = field(default_factory=lambda: Session(IMPLEMENTATION))
+    session: Session = field(default_factory=lambda: Session(OPTIONS))
     out: bytearray = field(default_factory=bytearray)
     closed: Close | None = None
     opens: list[Open] = field(default_factory=list)
@@ -126,6 +127,9 @@ class Play:
                     return self.on_wait(self.session)
                 case Reply(octets):
                     self.out += octets
+                case StartTLS(octets):
+                    self.out += octets
+                    self.session.tls_started()
                 case Open():
                     self._open(event)
                 case Retrieve():

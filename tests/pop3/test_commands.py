@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from legacy_email_proxy.contracts import Secret
 from legacy_email_proxy.pop3.commands import COMMANDS, Command, Keyword, Mistake, State, capabilities, parse
+from legacy_email_proxy.pop3.options import Options
 
 GOOD = [
     (b"NOOP", Command(Keyword.NOOP)),
@@ -23,6 +24,15 @@ GOOD = [
     (b"DELE 4294967295", Command(Keyword.DELE, 4294967295)),
     (b"TOP 1 0", Command(Keyword.TOP, 1, 0)),
     (b"TOP 2 4294967295", Command(Keyword.TOP, 2, 4294967295)),
+    (b"AUTH", Command(Keyword.AUTH)),
+    (b"auth ", Command(Keyword.AUTH)),
+    (b"auth plain", Command(Keyword.AUTH, mechanism="PLAIN")),
+    (b"AUTH PLAIN =", Command(Keyword.AUTH, mechanism="PLAIN", initial_response=Secret("="))),
+    (b"AUTH CRAM-MD5 ab c", Command(Keyword.AUTH, mechanism="CRAM-MD5", initial_response=Secret("ab c"))),
+    (b"STLS", Command(Keyword.STLS)),
+    (b"last", Command(Keyword.LAST)),
+    (b"xtnd xlst Message-Id", Command(Keyword.XTND, header="Message-Id")),
+    (b"XTND XLST From 3 ", Command(Keyword.XTND, 3, header="From")),
     (b"USER me@example.org", Command(Keyword.USER, user="me@example.org")),
     (b"USER John Doe ", Command(Keyword.USER, user="John Doe")),
     (b"USER j\xc3\xbcrgen", Command(Keyword.USER, user="jürgen")),
@@ -84,8 +94,21 @@ BAD = [
     b"PASS a\tb",
     b"PASS \x7f",
     b"APOP a b",
-    b"AUTH",
-    b"STLS",
+    b"AUTH PL@IN",
+    b"AUTH  PLAIN",
+    b"AUTH PLAIN=",
+    b"AUTH " + b"X" * 21,
+    b"STLS now",
+    b"LAST 1",
+    b"XTND",
+    b"XTND XMIT",
+    b"XTND XLST",
+    b"XTND XLST a:b",
+    b"XTND XLST a\x00",
+    b"XTND XLST " + b"x" * 71,
+    b"XTND XLST Date 0",
+    b"XTND XLST Date 1 2",
+    b"XTND XLST Date x",
     b"\xff\xfb\x01",
     b"PA\xc5\xbfS x",
 ]
@@ -134,13 +157,34 @@ def test_the_password_is_not_in_the_representation() -> None:
 def test_the_table_says_what_is_valid_where() -> None:
     before = {keyword.value for keyword, row in COMMANDS.items() if State.AUTHORIZATION in row.states}
     after = {keyword.value for keyword, row in COMMANDS.items() if State.TRANSACTION in row.states}
-    assert before == {"CAPA", "USER", "PASS", "QUIT"}
-    assert after == {"CAPA", "STAT", "LIST", "UIDL", "RETR", "TOP", "DELE", "RSET", "NOOP", "QUIT"}
+    assert before == {"CAPA", "USER", "PASS", "AUTH", "STLS", "QUIT"}
+    assert after == {
+        "CAPA", "STAT", "LIST", "UIDL", "RETR", "TOP", "DELE", "RSET", "NOOP", "LAST", "XTND", "QUIT",
+    }  # fmt: skip
     assert not any(State.UPDATE in row.states for row in COMMANDS.values())
     assert set(COMMANDS) == set(Keyword)
 
 
-def test_capabilities_follow_the_table() -> None:
-    assert capabilities("x") == (
-        "TOP", "USER", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING", "IMPLEMENTATION x",
-    )  # fmt: skip
+ALWAYS = ("TOP", "USER", "SASL PLAIN LOGIN", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING")
+PLAIN = Options("x")
+WITH_TLS = Options("x", stls=True)
+
+
+@pytest.mark.parametrize("state", [State.AUTHORIZATION, State.TRANSACTION])
+@pytest.mark.parametrize("secured", [False, True])
+@pytest.mark.parametrize("options", [PLAIN, WITH_TLS])
+def test_capabilities_follow_the_table(options: Options, state: State, *, secured: bool) -> None:
+    announced = capabilities(options, state, secured=secured)
+    usable = options is WITH_TLS and state is State.AUTHORIZATION and not secured
+    assert ("STLS" in announced) == usable
+    assert tuple(line for line in announced if line != "STLS") == (*ALWAYS, "IMPLEMENTATION x")
+
+
+@pytest.mark.parametrize("expire", ["NEVER", "30"])
+def test_the_retention_is_announced_where_it_is_known(expire: str) -> None:
+    for state in (State.AUTHORIZATION, State.TRANSACTION):
+        assert f"EXPIRE {expire}" in capabilities(Options("x", expire=expire), state, secured=False)
+
+
+def test_the_initial_response_is_not_in_the_representation() -> None:
+    assert "aHVudGVyMg" not in repr(parse(b"AUTH PLAIN aHVudGVyMg=="))

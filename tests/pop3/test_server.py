@@ -25,13 +25,14 @@ from legacy_email_proxy.contracts import (
     Entry,
     Login,
     LoginRefused,
+    MessageUnavailable,
     Secret,
     Unreachable,
 )
 from legacy_email_proxy.pop3 import conversation, server
 from legacy_email_proxy.pop3.connection import Connection
 from pop3.conftest import Leg, StartLeg, until
-from pop3.maildrops import MemoryMaildrop, MemorySession
+from pop3.maildrops import OPTIONS, MemoryMaildrop, MemorySession
 
 Ends = Callable[[], list[dict[str, object]]]
 
@@ -111,7 +112,7 @@ async def test_poplib_reads_and_deletes(start_leg: StartLeg, ends: Ends) -> None
     facts = ends()[-1]
     assert facts | {"session": ""} == {
         "session": "", "client": "127.0.0.1", "user": "u",
-        "retrieved": 1, "top": 1, "deleted": 1, "octets": 15 + 8, "verdict": "quit",
+        "retrieved": 1, "top": 1, "failed": 0, "deleted": 1, "octets": 15 + 8, "verdict": "quit",
     }  # fmt: skip
 
 
@@ -247,6 +248,23 @@ async def test_a_failure_before_the_first_piece_is_an_error_reply(start_leg: Sta
         b"-ERR [SYS/TEMP] the connection to the backend was lost, try again later",
         b"+OK 13 octets",
     ]
+
+
+async def test_a_message_that_can_not_be_had_is_named_each_time(
+    start_leg: StartLeg, ends: Ends, caplog: pytest.LogCaptureFixture
+) -> None:
+    maildrop = two()
+    maildrop.fail["retrieve a"] = MessageUnavailable("FETCH was answered without data")
+    leg = await start_leg(maildrop)
+    out = await leg.exchange(LOGIN + b"RETR 1\r\nTOP 1 0\r\nRETR 1\r\nRETR 2\r\nQUIT\r\n")
+    # Each time, and the rest of the maildrop is not blocked by it.
+    refusal = b"-ERR [SYS/TEMP] the backend does not hand out this message"
+    assert out.splitlines()[3:7] == [refusal, refusal, refusal, b"+OK 13 octets"]
+    await leg.ended()
+    named = [vars(r)["facts"]["unique_id"] for r in caplog.records if r.getMessage() == "pop3 message failed"]
+    assert named == ["a"] * 3
+    assert (ends()[-1]["failed"], ends()[-1]["retrieved"]) == (3, 1)
+    assert maildrop.commits == []
 
 
 @pytest.mark.parametrize("error", [Disconnected("x"), ValueError("x")])
@@ -717,7 +735,7 @@ async def test_a_failing_accept_is_survived(
 
 def bare_server() -> server.Server:
     admission = Admission([ip_network("127.0.0.0/8")], 10, 10)
-    return server.Server(two(), admission, ask_backend=False, idle_seconds=20, implementation="test")
+    return server.Server(two(), admission, OPTIONS)
 
 
 async def test_several_listeners() -> None:

@@ -16,7 +16,7 @@ from legacy_email_proxy.pop3.listing import CHUNK_ENTRIES
 from legacy_email_proxy.pop3.requests import Close, Commit, NeedData, Open, Reply, Retrieve, Verdict
 from legacy_email_proxy.pop3.session import SPOKE_HTTP, SPOKE_TLS, Session
 from legacy_email_proxy.pop3.wire import MAX_LINE_OCTETS
-from pop3.maildrops import MemoryMaildrop, Play
+from pop3.maildrops import OPTIONS, MemoryMaildrop, Play
 
 MAILBOX = {
     "a": b"S: 1\r\n\r\n.one\r\n",
@@ -136,7 +136,7 @@ def test_credentials_are_handed_on_as_they_were_given() -> None:
 
 def requesting(*commands: bytes) -> tuple[Session, object]:
     """A session that has just asked for something."""
-    session = Session("test")
+    session = Session(OPTIONS)
     session.receive_data(b"USER u\r\nPASS p\r\n" + b"".join(commands))
     while isinstance(event := session.next_event(), Reply):
         pass
@@ -180,7 +180,7 @@ def test_ok_stands_before_the_first_piece_only() -> None:
 def test_only_quit_after_the_login_enters_update() -> None:
     session, _ = requesting(b"DELE 1\r\nQUIT\r\n")
     assert session.state is State.UPDATE
-    session = Session("test")
+    session = Session(OPTIONS)
     session.receive_data(b"QUIT\r\n")
     while not isinstance(session.next_event(), Close):
         pass
@@ -222,7 +222,7 @@ def test_a_crash_in_a_message_or_listing_says_nothing_more() -> None:
     session.crashed(ValueError())
     assert isinstance(session.next_event(), Close)
 
-    session = Session("test")
+    session = Session(OPTIONS)
     session.receive_data(b"USER u\r\nPASS p\r\n")
     while isinstance(session.next_event(), Reply):
         pass

@@ -19,13 +19,14 @@ def finish(transcript: Transcript, play: Play) -> None:
     play.feed(b"")
     assert bytes(play.out) == transcript.said("S")
     assert play.closed is not None
+    assert not transcript.logins or play.opens == transcript.logins
     transcript.check_deletions(play.maildrop)
 
 
 @every_file
 def test_line_by_line(path: Path) -> None:
     transcript = Transcript.read(path)
-    play = Play(transcript.maildrop())
+    play = transcript.play()
     heard = play.greet()
     for speaker, octets in transcript.dialogue:
         if speaker == "C":
@@ -41,7 +42,7 @@ def test_line_by_line(path: Path) -> None:
 @every_file
 def test_octet_by_octet(path: Path) -> None:
     transcript = Transcript.read(path)
-    play = Play(transcript.maildrop())
+    play = transcript.play()
     play.greet()
     client = transcript.said("C")
     for place in range(len(client)):
@@ -52,7 +53,7 @@ def test_octet_by_octet(path: Path) -> None:
 @every_file
 def test_pipelined(path: Path) -> None:
     transcript = Transcript.read(path)
-    play = Play(transcript.maildrop())
+    play = transcript.play()
     play.greet()
     play.feed(transcript.said("C"))
     finish(transcript, play)
@@ -61,7 +62,7 @@ def test_pipelined(path: Path) -> None:
 @every_file
 async def test_over_a_socket(path: Path, start_leg: StartLeg) -> None:
     transcript = Transcript.read(path)
-    leg = await start_leg(transcript.maildrop())
+    leg = await start_leg(transcript.maildrop(), **transcript.options)
     async with leg.connected() as (reader, writer), asyncio.timeout(20):
         writer.write(transcript.said("C"))
         writer.write_eof()
@@ -73,7 +74,7 @@ async def test_over_a_socket(path: Path, start_leg: StartLeg) -> None:
 def test_there_is_a_transcript_for_each_way_out_that_a_client_can_take() -> None:
     verdicts = set()
     for path in FILES:
-        play = Play(Transcript.read(path).maildrop())
+        play = Transcript.read(path).play()
         play.greet()
         play.feed(Transcript.read(path).said("C"))
         play.feed(b"")

@@ -204,3 +204,27 @@ def test_top_tells_when_it_has_enough() -> None:
     assert encoder.enough
     assert encoder.encode(b"3\r\n\r") == b""
     assert encoder.finish() == b".\r\n"
+
+
+# Octets that only a setting changes
+
+
+def encode_with(chunks: list[bytes], *, replace_nul: bool = False, add_blank_line: bool = False) -> bytes:
+    encoder = ContentEncoder(replace_nul=replace_nul, add_blank_line=add_blank_line)
+    return b"".join([*map(encoder.encode, chunks), encoder.finish()])
+
+
+HEADERS = st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"A", b".", b"\x00"]), max_size=12).map(b"".join)
+
+
+@given(HEADERS, st.lists(st.integers(0, 99)))
+def test_a_replaced_nul_changes_no_other_octet(content: bytes, cuts: list[int]) -> None:
+    plain = encode_with(split(content, cuts))
+    assert encode_with(split(content, cuts), replace_nul=True) == plain.replace(b"\x00", b"\x80")
+
+
+@given(HEADERS, st.lists(st.integers(0, 99)))
+def test_a_blank_line_is_added_where_there_is_none(content: bytes, cuts: list[int]) -> None:
+    plain = decode(encode_with([content]))
+    has_one = plain.startswith(b"\r\n") or b"\n\r\n" in plain
+    assert decode(encode_with(split(content, cuts), add_blank_line=True)) == plain + (b"" if has_one else b"\r\n")

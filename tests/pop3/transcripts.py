@@ -1,17 +1,21 @@
 """Reads ``tests/transcripts/pop3/*.txt``: one behaviour per file, in the RFCs' own notation.
 
 ``C:`` and ``S:`` are lines, ``C=`` and ``S=`` octets with Python's escapes. ``MESSAGE: unique-id`` with ``|`` lines
-below it, or ``MESSAGE= unique-id octets``, fills the maildrop; ``FAIL: step kind`` lets a step fail; ``DELETED:`` is
-what must have been removed in the end. After the last line the connection is closed.
+below it, or ``MESSAGE= unique-id octets``, fills the maildrop; ``FAIL: step kind`` lets a step fail; ``OPTION: name
+value`` gives the session an option; ``LOGIN: user password`` is what the maildrop must have been asked with;
+``DELETED:`` is what must have been removed in the end. After the last line the connection is closed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from legacy_email_proxy import contracts
-from pop3.maildrops import MemoryMaildrop
+from legacy_email_proxy.contracts import Secret
+from legacy_email_proxy.pop3.requests import Open
+from legacy_email_proxy.pop3.session import Session
+from pop3.maildrops import OPTIONS, MemoryMaildrop, Play
 
 FILES = sorted((Path(__file__).parent.parent / "transcripts" / "pop3").glob("*.txt"))
 
@@ -26,6 +30,8 @@ class Transcript:
     messages: dict[str, bytes] = field(default_factory=dict)
     failures: list[tuple[str, str]] = field(default_factory=list)
     deleted: tuple[str, ...] = ()
+    options: dict[str, object] = field(default_factory=dict)
+    logins: list[Open] = field(default_factory=list)
 
     @classmethod
     def read(cls, path: Path) -> Transcript:
@@ -49,6 +55,12 @@ class Transcript:
                 case "FAIL:":
                     step, _, kind = rest.partition(" ")
                     found.failures.append((step.replace("-", " "), kind))
+                case "OPTION:":
+                    name, _, value = rest.partition(" ")
+                    found.options[name] = value or True
+                case "LOGIN:":
+                    user, _, password = rest.partition(" ")
+                    found.logins.append(Open(user, Secret(password)))
                 case "DELETED:":
                     found.deleted = tuple(rest.split())
                 case _:
@@ -68,6 +80,9 @@ class Transcript:
             else:
                 maildrop.fail[step] = failure
         return maildrop
+
+    def play(self) -> Play:
+        return Play(self.maildrop(), Session(replace(OPTIONS, **self.options)))  # type: ignore[arg-type]
 
     def check_deletions(self, maildrop: MemoryMaildrop) -> None:
         assert maildrop.commits == ([self.deleted] if self.deleted else [])

@@ -155,7 +155,7 @@ class Postfix:
             self = cls(folder, certificate)
             etc = folder / "etc"
             etc.mkdir(mode=0o755)
-            _make_queue(folder, pwd.getpwnam(owner).pw_uid)
+            make_queue(folder, pwd.getpwnam(owner).pw_uid)
             later = {LATER_RECIPIENT: "450 4.2.1 this mailbox is busy, try again later"}
             refused = {REFUSED_SENDER: "550 5.7.1 this sender may not send"}
             main = MAIN.format(
@@ -165,15 +165,15 @@ class Postfix:
                 dovecot=dovecot,
                 message_size_limit=message_size_limit,
             )
-            _write(etc / "main.cf", main + _table(settings or {}, " = "))
-            _write(etc / "known", f"!/^{UNKNOWN_RECIPIENT}$/ known\n")
-            _write(etc / "recipients", _table(later | dict(recipients or {}), " "))
-            _write(etc / "senders", _table(refused | dict(senders or {}), " "))
-            _write(etc / "header_checks", f"/^{REFUSED_FIELD}: (.*)/ REJECT 5.7.1 $1\n")
+            write_file(etc / "main.cf", main + _table(settings or {}, " = "))
+            write_file(etc / "known", f"!/^{UNKNOWN_RECIPIENT}$/ known\n")
+            write_file(etc / "recipients", _table(later | dict(recipients or {}), " "))
+            write_file(etc / "senders", _table(refused | dict(senders or {}), " "))
+            write_file(etc / "header_checks", f"/^{REFUSED_FIELD}: (.*)/ REJECT 5.7.1 $1\n")
 
             def start_on(ports: list[int]) -> Daemon:
                 self.smtps_port, self.submission_port = ports
-                _write(etc / "master.cf", MASTER.format(smtps_port=ports[0], submission_port=ports[1]))
+                write_file(etc / "master.cf", MASTER.format(smtps_port=ports[0], submission_port=ports[1]))
                 return Daemon.start(
                     [f"{programs}/master", "-d", "-c", str(etc)],
                     log_file=folder / "log",
@@ -210,7 +210,7 @@ class Postfix:
         return self._daemon.members
 
 
-def _make_queue(folder: Path, owner: int) -> None:
+def make_queue(folder: Path, owner: int) -> None:
     """The folders that Postfix wants to find. `postfix check` makes them too, and takes seconds."""
     (folder / "queue" / "pid").mkdir(parents=True)
     for name in ("data", *(f"queue/{queue}" for queue in QUEUES)):
@@ -239,7 +239,7 @@ def _table(rows: Mapping[str, str], between: str) -> str:
     return "".join(f"{key}{between}{value}\n" for key, value in rows.items())
 
 
-def _write(file: Path, text: str) -> None:
+def write_file(file: Path, text: str) -> None:
     """Write the file as if an hour ago: Postfix does not believe a file before it has been unchanged for a second."""
     file.write_text(text)
     an_hour_ago = time.time() - 3600

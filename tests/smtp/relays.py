@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from legacy_email_proxy.contracts import (
@@ -60,6 +60,8 @@ class MemoryRelay:
         self.octets = 0
         self.read_content = True
         self.keep_content = True
+        self.receipt: Receipt | None = Receipt("250 2.0.0 queued as 42")
+        self.leaving: asyncio.Event | None = None
 
     @asynccontextmanager
     async def transaction(
@@ -71,6 +73,9 @@ class MemoryRelay:
         try:
             yield MemoryTransaction(self, Delivered(client, reverse_path, parameters))
         finally:
+            while self.leaving is not None and not self.leaving.is_set():
+                with suppress(asyncio.CancelledError):
+                    await self.leaving.wait()
             assert asyncio.current_task() is task or client.session == "-"
             self.left += 1
 
@@ -111,4 +116,4 @@ class MemoryTransaction:
         if found := re.search(rb"X-Verdict: (\S+)", self._message.content):
             _verdict(found[1].decode())
         self._relay.delivered.append(self._message)
-        return Receipt("250 2.0.0 queued as 42")
+        return self._relay.receipt  # type: ignore[return-value]

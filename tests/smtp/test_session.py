@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import smtplib
 import socket
@@ -28,6 +29,12 @@ async def eventually(condition: Callable[[], object]) -> None:
     """Wait until ``condition`` holds; the test's own timeout is the deadline."""
     while not condition():  # noqa: ASYNC110 (what is waited for has no event to wait on)
         await asyncio.sleep(0.005)
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """Leave without a word: the other side gets RST, and not the FIN that could be a half-close."""
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
 
 def facts(caplog: pytest.LogCaptureFixture, words: str) -> list[dict[str, object]]:
@@ -62,8 +69,7 @@ async def test_client_that_resets_before_the_end_delivers_nothing(leg: Leg) -> N
     async with leg.connected() as (reader, writer):
         writer.write(MESSAGE[:-1])
         await reader.readuntil(b"354 ")
-        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        writer.transport.abort()
+        reset(writer)
     await eventually(lambda: leg.relay.left == 1)
     assert leg.relay.delivered == []
 
@@ -75,7 +81,7 @@ async def test_client_that_vanishes_behind_the_end_gets_exactly_one_delivery(
     async with leg.connected() as (_, writer):
         writer.write(MESSAGE)
         await leg.relay.holding.wait()
-        writer.transport.abort()
+        reset(writer)
     await asyncio.sleep(0.05)
     leg.relay.hold.set()
     await eventually(lambda: facts(caplog, "smtp session ended"))
@@ -87,7 +93,7 @@ async def test_client_that_leaves_while_the_backend_thinks_about_a_recipient_fre
     async with leg.connected() as (_, writer):
         writer.write(b"HELO x\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<stuck@example.com>\r\n")
         await leg.relay.holding.wait()
-        writer.transport.abort()
+        reset(writer)
     await eventually(lambda: leg.relay.left == 1)
 
 
@@ -159,14 +165,19 @@ async def test_large_message_streams(start_leg: StartLeg) -> None:
 
 
 async def test_endless_command_line_costs_no_memory(leg: Leg) -> None:
-    tracemalloc.start()
-    try:
-        replies = await leg.exchange(b"x" * 20_000_000 + b"\r\nNOOP\r\n")
-        # The client's own twenty megabytes are part of the count.
-        assert tracemalloc.get_traced_memory()[1] < 46_000_000
-    finally:
-        tracemalloc.stop()
-    assert replies.splitlines()[1:] == [b"500 5.5.2 Line too long", b"250 2.0.0 OK"]
+    block = b"x" * 65536
+    async with leg.connected() as (reader, writer):
+        await reader.readline()
+        tracemalloc.start()
+        try:
+            for _ in range(300):
+                writer.write(block)
+                await writer.drain()
+            writer.write(b"\r\nNOOP\r\nQUIT\r\n")
+            assert (await reader.read()).splitlines()[:2] == [b"500 5.5.2 Line too long", b"250 2.0.0 OK"]
+            assert tracemalloc.get_traced_memory()[1] < 4 << 20
+        finally:
+            tracemalloc.stop()
 
 
 @pytest.mark.parametrize(("octets", "code"), [(512, b"250"), (2048, b"250"), (2049, b"500"), (100_000, b"500")])
@@ -214,6 +225,84 @@ async def test_other_protocols_are_told_once_and_closed(
     assert leg.relay.entered == 0
     await eventually(lambda: facts(caplog, "smtp session ended"))
     assert facts(caplog, "smtp session ended")[0]["verdict"] == f"spoke {what} to the plain SMTP port"
+
+
+async def test_http_is_noticed_behind_an_overlong_request_line(leg: Leg) -> None:
+    request = b"POST /" + b"a" * 3000 + b" HTTP/1.1\r\nHost: x\r\n\r\n" + MESSAGE
+    replies = (await leg.exchange(request, half_close=False)).splitlines()
+    assert replies[1:] == [b"421 4.7.0 This is a plain SMTP server, goodbye"]
+    assert leg.relay.entered == 0
+
+
+async def test_a_flood_of_commands_leaves_others_their_turn(leg: Leg) -> None:
+    async with leg.connected() as (_, flooding), leg.connected() as (reader, writer):
+        await reader.readline()
+        flooding.write(b"NOOP\r\n" * 20_000)
+        await flooding.drain()
+        answered = 0
+        while not flooding.transport.is_closing() and answered < 20:
+            writer.write(b"NOOP\r\n")
+            async with asyncio.timeout(0.5):
+                await reader.readline()
+            answered += 1
+        assert answered == 20
+
+
+async def test_a_relay_that_stumbles_at_data_leaves_no_content_behind(leg: Leg) -> None:
+    async with leg.connected() as (reader, writer):
+        writer.write(ENVELOPE[:-6])
+        for _ in range(4):
+            await reader.readline()
+        leg.relay.max_octets = "many"  # type: ignore[assignment]
+        writer.write(b"DATA\r\nNOOP\r\nVRFY x\r\n.\r\nQUIT\r\n")
+        replies = (await reader.read()).splitlines()
+    assert [reply[:3] for reply in replies] == [b"354", b"451", b"221"]
+
+
+async def test_a_relay_without_a_receipt_is_not_believed(leg: Leg, caplog: pytest.LogCaptureFixture) -> None:
+    leg.relay.receipt = None
+    assert b"451 4.3.0 " in await leg.exchange(MESSAGE)
+    assert "no Receipt" in str(facts(caplog, "smtp message not relayed")[0]["cause"])
+
+
+async def test_a_cancellation_that_is_the_plugins_own_is_told_as_temporary(leg: Leg) -> None:
+    async with leg.connected() as (reader, writer):
+        writer.write(b"HELO x\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<stuck@example.com>\r\n")
+        await leg.relay.holding.wait()
+        (session,) = leg.server._sessions
+        assert session._handler_coroutine is not None
+        session._handler_coroutine.cancel()
+        assert (await reader.read()).splitlines()[-1] == b"451 4.3.0 Local error, try again later"
+
+
+async def test_a_stuck_relay_does_not_hold_the_drain(leg: Leg) -> None:
+    leg.relay.leaving = asyncio.Event()
+    async with leg.connected() as (reader, writer):
+        writer.write(ENVELOPE)
+        await reader.readuntil(b"354 ")
+        async with asyncio.timeout(5):
+            await leg.server.drain(0.05)
+    leg.relay.leaving.set()
+    await eventually(lambda: leg.relay.left == 1)
+
+
+async def test_drain_while_connections_arrive(start_leg: StartLeg) -> None:
+    for _ in range(20):
+        leg = await start_leg(max_connections=10_000, max_per_address=10_000)
+        stopping = asyncio.Event()
+
+        async def knock(leg: Leg = leg, stopping: asyncio.Event = stopping) -> None:
+            while not stopping.is_set():
+                with contextlib.suppress(OSError):
+                    async with leg.connected():
+                        await asyncio.sleep(0)
+
+        knocking = [asyncio.create_task(knock()) for _ in range(5)]
+        await asyncio.sleep(0.01)
+        async with asyncio.timeout(5):
+            await leg.server.drain(1)
+        stopping.set()
+        await asyncio.gather(*knocking)
 
 
 async def test_idle_session_is_told_and_closed(start_leg: StartLeg) -> None:

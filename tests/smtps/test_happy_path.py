@@ -97,11 +97,11 @@ async def test_the_null_reverse_path(certificates: Certificates) -> None:
 @pytest.mark.parametrize(
     ("keywords", "capabilities"),
     [
-        (("SIZE 1000000", "8BITMIME"), RelayCapabilities(1000000, True)),
-        (("SIZE 0",), RelayCapabilities(None, False)),
-        (("SIZE", "8bitmime"), RelayCapabilities(None, True)),
-        (("SIZE many",), RelayCapabilities(None, False)),
-        (("SIZE " + "9" * 5000,), RelayCapabilities(None, False)),
+        (("SIZE 1000000", "8BITMIME"), RelayCapabilities(1000000)),
+        (("SIZE 0",), RelayCapabilities(None)),
+        (("SIZE", "8bitmime"), RelayCapabilities(None)),
+        (("SIZE many",), RelayCapabilities(None)),
+        (("SIZE " + "9" * 5000,), RelayCapabilities(None)),
     ],
 )
 async def test_capabilities_are_those_of_the_last_ehlo(

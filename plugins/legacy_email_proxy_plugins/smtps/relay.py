@@ -55,8 +55,7 @@ class SMTPSRelay:
 
     async def _open(self) -> Connection:
         connection = await Connection.open(self._endpoint, self._timeouts, self._logger)
-        extensions = connection.extensions
-        self._capabilities = RelayCapabilities(extensions.max_octets, "8BITMIME" in extensions)
+        self._capabilities = RelayCapabilities(connection.extensions.max_octets)
         return connection
 
     @asynccontextmanager

@@ -8,7 +8,7 @@ import os
 
 import anyio
 
-from ..composition import Composition, compose
+from ..composition import compose
 from ..contracts import Finding, Level, Maildrop, Relay
 from ..settings import unknown_variables
 
@@ -25,15 +25,14 @@ def run(options: argparse.Namespace) -> int:
     """Exit status 0: all works. 1: something failed. 2: the settings can not work (the lines say which)."""
     # What a plugin would log, its findings say; both on one screen would read as two problems.
     logging.getLogger("legacy_email_proxy").setLevel(logging.CRITICAL)
+    return anyio.run(_check, backend="asyncio")
+
+
+async def _check() -> int:
     composition = compose()
-    settings = composition.settings
     print(f"{Level.GOOD.value:<8} settings: no mistake found")
-    for variable, meant in unknown_variables(os.environ, settings.declared):
+    for variable, meant in unknown_variables(os.environ, composition.settings.declared):
         _print("settings", Finding(Level.WARNING, f"{variable} is not a setting", f"did you mean {meant}?"))
-    return anyio.run(_probe, composition, backend="asyncio")
-
-
-async def _probe(composition: Composition) -> int:
     bad = False
     for variable, plugin in (("MAILDROP_PLUGIN", composition.maildrop), ("RELAY_PLUGIN", composition.relay)):
         label = f"{variable.removesuffix('_PLUGIN').lower()} {composition.settings[variable]}"
@@ -51,9 +50,9 @@ async def _findings(plugin: Maildrop | Relay) -> list[Finding]:
     with anyio.move_on_after(_PROBE_SECONDS) as scope:
         try:
             found = [*await plugin.probe()]
+            await plugin.aclose()
         except Exception as error:
-            found = [Finding(Level.BAD, f"the plugin's own probe failed: {type(error).__name__}: {error}")]
-        await plugin.aclose()
+            found.append(Finding(Level.BAD, f"the plugin's own probe failed: {type(error).__name__}: {error}"))
     if scope.cancelled_caught:
         found.append(Finding(Level.BAD, f"no answer within {_PROBE_SECONDS:g} seconds", "is the host the right one?"))
     return found

@@ -1,10 +1,11 @@
-"""Tell whether both listeners answer, for containers: exit status 0 or 1."""
+"""Tell whether all listeners answer, for containers: exit status 0 or 1."""
 
 from __future__ import annotations
 
 import argparse
 import ipaddress
 import socket
+import ssl
 import sys
 
 from ..composition import NONE
@@ -22,25 +23,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Exit status 0 when every open listener gave a greeting; a refusal is one too, since somebody wrote it."""
     settings = read()
-    failures = [*_silent(settings, "POP3", "MAILDROP_PLUGIN"), *_silent(settings, "SMTP", "RELAY_PLUGIN")]
+    failures = [line for listener in ("POP3", "POP3S", "SMTP") for line in _silent(settings, listener)]
     for line in failures:
         print(f"legacy-email-proxy: {line}", file=sys.stderr)
     return 1 if failures else 0
 
 
-def _silent(settings: Settings, leg: str, plugin: str) -> list[str]:
-    if settings[plugin] == NONE:
+def _silent(settings: Settings, listener: str) -> list[str]:
+    plugin, port = "RELAY_PLUGIN" if listener == "SMTP" else "MAILDROP_PLUGIN", settings[f"{listener}_BIND_PORT"]
+    if settings[plugin] == NONE or port is None:
         return []
     failures = []
-    for address in settings[f"{leg}_BIND_ADDR"]:
-        place = (_reachable(address), settings[f"{leg}_BIND_PORT"])
+    for address in settings[f"{listener}_BIND_ADDR"]:
+        place = (_reachable(address), port)
         try:
-            with socket.create_connection(place, timeout=_ANSWER_SECONDS) as connection:
+            with _connected(place, tls=listener == "POP3S") as connection:
                 if not connection.recv(1):
-                    failures.append(f"{leg} at {place[0]} port {place[1]} hung up without a word")
+                    failures.append(f"{listener} at {place[0]} port {place[1]} hung up without a word")
         except OSError as error:
-            failures.append(f"{leg} at {place[0]} port {place[1]} does not answer: {error.strerror or error}")
+            failures.append(f"{listener} at {place[0]} port {place[1]} does not answer: {error.strerror or error}")
     return failures
+
+
+def _connected(place: tuple[str, int], *, tls: bool) -> socket.socket:
+    connection = socket.create_connection(place, timeout=_ANSWER_SECONDS)
+    if not tls:
+        return connection
+    # Our own process on our own machine: whether its certificate pleases a device is not what is asked here.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        return context.wrap_socket(connection)
+    except OSError:
+        connection.close()
+        raise
 
 
 def _reachable(address: str) -> str:

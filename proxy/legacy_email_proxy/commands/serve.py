@@ -9,9 +9,9 @@ import os
 import anyio
 
 from .. import events
-from ..composition import Composition, compose
+from ..composition import compose
 from ..service import serve
-from ..settings import unknown_variables
+from ..settings import read, unknown_variables
 
 __all__ = ("add_arguments", "run")
 
@@ -23,17 +23,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Exit status 0 after a clean stop. Does not return then, but ends the process."""
-    composition = compose()
-    settings = composition.settings
+    """Serve until stopped; a clean stop ends the process with exit status 0 and does not return."""
+    # Before any plugin is made: what its constructor has to say belongs into the log, in the log's form.
+    settings = read()
     events.configure(settings["LOG_LEVEL"], settings["LOG_FORMAT"])
-    for variable, meant in unknown_variables(os.environ, settings.declared):
-        events.event(_log, logging.WARNING, "unknown variable", variable=variable, did_you_mean=meant)
-    anyio.run(_serve_and_leave, composition, backend="asyncio")
+    anyio.run(_serve_and_leave, backend="asyncio")
     return 0
 
 
-async def _serve_and_leave(composition: Composition) -> None:
+async def _serve_and_leave() -> None:
+    composition = compose()
+    for variable, meant in unknown_variables(os.environ, composition.settings.declared):
+        events.event(_log, logging.WARNING, "unknown variable", variable=variable, did_you_mean=meant)
     await serve(composition)
     # Leaving in the ordinary way waits for every thread, and one that waits for a dead resolver, backend or disk would
     # hold a drained process until it is killed. Whatever had to be finished has been, or its grace period is over.

@@ -23,11 +23,10 @@ __all__ = ("Relay", "RelayCapabilities", "Transaction", "WholeMessageRelay")
 class RelayCapabilities:
     """What the backend offered when it was last asked; the defaults are what is announced before anybody knows.
 
-    ``max_octets`` is the backend's own SIZE (RFC 1870), ``None`` for "no limit known". ``eight_bit`` tells 8BITMIME.
+    ``max_octets`` is the backend's own SIZE (RFC 1870), ``None`` for "no limit known".
     """
 
     max_octets: int | None = None
-    eight_bit: bool = True
 
 
 class Transaction(Protocol):
@@ -61,7 +60,7 @@ class Relay(Protocol):
         Entering may raise any failure; a :class:`Refused` then is the verdict on the reverse-path, and a relay may
         also leave that verdict to the first ``add_recipient``. Leaving without ``send`` having returned must leave
         nothing delivered. The task may be cancelled at any await until the content has ended; after that the core
-        lets ``send`` finish, so it must bound its own time.
+        lets ``send`` finish, so it must bound its own time; only the end of a drain (DRAIN_SECONDS) cancels it still.
         """
 
     def capabilities(self) -> RelayCapabilities:

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 __all__ = ("Setting", "SettingType")
 
-SettingType = Literal["text", "secret", "integer", "flag", "seconds", "path", "list", "networks"]
-"""``text`` str · ``secret`` :class:`Secret` · ``integer`` int · ``flag`` bool · ``seconds`` float · ``path``
+SettingType = Literal["text", "secret", "integer", "flag", "seconds", "days", "path", "list", "networks"]
+"""``text`` str · ``secret`` :class:`Secret` · ``integer`` int · ``flag`` bool · ``seconds`` float · ``days`` str,
+a number or ``NEVER`` · ``path``
 :class:`pathlib.Path` · ``list`` tuple of str, separated by commas · ``networks`` tuple of ``ipaddress`` networks."""
 
 

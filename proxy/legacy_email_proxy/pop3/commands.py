@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 
 from ..contracts import Secret
+from .options import Options
 
 __all__ = (
     "COMMANDS",
@@ -17,10 +18,12 @@ __all__ = (
     "Arguments",
     "Command",
     "Keyword",
+    "Mechanism",
     "Mistake",
     "Row",
     "State",
     "capabilities",
+    "credential",
     "parse",
 )
 
@@ -51,6 +54,17 @@ class Keyword(StrEnum):
     DELE = "DELE"
     RSET = "RSET"
     NOOP = "NOOP"
+    AUTH = "AUTH"
+    STLS = "STLS"
+    LAST = "LAST"
+    XTND = "XTND"
+
+
+class Mechanism(StrEnum):
+    """The SASL mechanisms of AUTH."""
+
+    PLAIN = "PLAIN"
+    LOGIN = "LOGIN"
 
 
 class Arguments(Enum):
@@ -62,6 +76,8 @@ class Arguments(Enum):
     NUMBER = " msg"
     OPTIONAL_NUMBER = " [msg]"
     NUMBER_AND_LINES = " msg n"
+    MECHANISM = " [mechanism [initial-response]]"
+    HEADER = " XLST header [msg]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +105,8 @@ COMMANDS = {
         Row(Keyword.TOP, _AFTER, Arguments.NUMBER_AND_LINES, capability="TOP"),
         Row(Keyword.USER, _BEFORE, Arguments.NAME, capability="USER"),
         Row(Keyword.PASS, _BEFORE, Arguments.PASSWORD),
+        Row(Keyword.AUTH, _BEFORE, Arguments.MECHANISM, capability=f"SASL {' '.join(Mechanism)}"),
+        Row(Keyword.STLS, _BEFORE, capability="STLS"),
         Row(Keyword.UIDL, _AFTER, Arguments.OPTIONAL_NUMBER, capability="UIDL"),
         Row(Keyword.STAT, _AFTER),
         Row(Keyword.LIST, _AFTER, Arguments.OPTIONAL_NUMBER),
@@ -96,6 +114,8 @@ COMMANDS = {
         Row(Keyword.DELE, _AFTER, Arguments.NUMBER),
         Row(Keyword.RSET, _AFTER),
         Row(Keyword.NOOP, _AFTER),
+        Row(Keyword.LAST, _AFTER),
+        Row(Keyword.XTND, _AFTER, Arguments.HEADER),
         Row(Keyword.QUIT, _BEFORE | _AFTER),
     )
 }
@@ -106,10 +126,15 @@ _BEHAVIOUR = ("RESP-CODES", "AUTH-RESP-CODE", "PIPELINING")
 """Capabilities that no command stands for: RFC 2449 §6.4, RFC 3206 §6, RFC 2449 §6.6."""
 
 
-def capabilities(implementation: str) -> tuple[str, ...]:
-    """The lines of CAPA, the same in both states because clients ask before the login and remember the answer."""
-    of_commands = tuple(row.capability for row in COMMANDS.values() if row.capability)
-    return (*of_commands, *_BEHAVIOUR, f"IMPLEMENTATION {implementation}")
+def capabilities(options: Options, state: State, *, secured: bool) -> tuple[str, ...]:
+    """The lines of CAPA: the same in both states, because clients ask before the login and remember the answer.
+
+    Only STLS is not: it stands where it can be used (RFC 2595 §4), before the login and before TLS.
+    """
+    stls = options.stls and state is State.AUTHORIZATION and not secured
+    of_commands = (row.capability for row in COMMANDS.values() if row.keyword is not Keyword.STLS or stls)
+    expire = (f"EXPIRE {options.expire}",) if options.expire else ()
+    return (*filter(None, of_commands), *_BEHAVIOUR, *expire, f"IMPLEMENTATION {options.implementation}")
 
 
 class Mistake(Exception):
@@ -125,10 +150,15 @@ class Command:
     lines: int = 0
     user: str = ""
     password: Secret = field(default_factory=lambda: Secret(""))
+    mechanism: str = ""
+    initial_response: Secret | None = None
+    header: str = ""
 
 
 _NUMBER = re.compile(rb"[0-9]{1,10}")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
+_MECHANISM = re.compile(rb"[A-Za-z0-9_-]{1,20}")
+_FIELD_NAME = re.compile(rb"[\x21-\x39\x3b-\x7e]{1,70}")
 
 
 def parse(line: bytes) -> Command:
@@ -150,9 +180,9 @@ def parse(line: bytes) -> Command:
         case Arguments.NAME:
             if not rest:
                 raise Mistake(f"usage: {row.usage}")
-            return Command(row.keyword, user=_text(rest, row))
+            return Command(row.keyword, user=credential(rest, row.keyword))
         case Arguments.PASSWORD:
-            return Command(row.keyword, password=Secret(_text(line[len(word) + 1 :], row)))
+            return Command(row.keyword, password=Secret(credential(line[len(word) + 1 :], row.keyword)))
         case Arguments.NUMBER:
             return Command(row.keyword, _message_number(rest, row))
         case Arguments.OPTIONAL_NUMBER:
@@ -160,14 +190,37 @@ def parse(line: bytes) -> Command:
         case Arguments.NUMBER_AND_LINES:
             first, _, second = rest.partition(b" ")
             return Command(row.keyword, _message_number(first, row), _number(second, row))
+        case Arguments.MECHANISM:
+            return _auth(row, rest)
+        case Arguments.HEADER:
+            return _xtnd(row, rest)
 
 
-def _text(argument: bytes, row: Row) -> str:
+def _auth(row: Row, rest: bytes) -> Command:
+    if not rest:
+        return Command(row.keyword)
+    mechanism, blank, initial = rest.partition(b" ")
+    if not _MECHANISM.fullmatch(mechanism):
+        raise Mistake(f"usage: {row.usage}")
+    secret = Secret(initial.decode("latin-1")) if blank else None
+    return Command(row.keyword, mechanism=mechanism.decode().upper(), initial_response=secret)
+
+
+def _xtnd(row: Row, rest: bytes) -> Command:
+    extension, _, arguments = rest.partition(b" ")
+    header, _, number = arguments.partition(b" ")
+    if extension.upper() != b"XLST" or not _FIELD_NAME.fullmatch(header):
+        raise Mistake(f"usage: {row.usage}")
+    return Command(row.keyword, _message_number(number, row) if number else 0, header=header.decode())
+
+
+def credential(octets: bytes, keyword: Keyword) -> str:
+    """A user name or password as the backend shall get it. Raises :class:`Mistake`."""
     # A CR or NUL that passed here could end the backend's command early and begin another one.
-    if _CONTROL.search(argument):
-        raise Mistake(f"control characters are not allowed in {row.keyword}")
+    if _CONTROL.search(octets):
+        raise Mistake(f"control characters are not allowed in {keyword}")
     # Octets that are no UTF-8 survive as surrogates, so that a Latin-1 password reaches the backend as it was typed.
-    return argument.decode("utf-8", "surrogateescape")
+    return octets.decode("utf-8", "surrogateescape")
 
 
 def _number(argument: bytes, row: Row) -> int:

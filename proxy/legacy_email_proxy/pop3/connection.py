@@ -7,11 +7,14 @@ memory during a RETR), and gives up reading as soon as a write fails (so a QUIT 
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 from contextlib import suppress
 
 import anyio
 from anyio.lowlevel import checkpoint
+
+from . import handshake
 
 __all__ = ("LINGER_SECONDS", "RECEIVE_OCTETS", "Connection", "Stalled")
 
@@ -46,13 +49,23 @@ class Connection:
         """The client can't be sent anything any more. What it sent before may still be received."""
         return self._deaf
 
+    async def start_tls(self, context: ssl.SSLContext) -> str:
+        """Do the handshake and return the version. Raises :class:`HandshakeFailed`; the connection is closed then."""
+        secured = await handshake.handshake(self._socket, context)
+        self._socket = secured
+        return secured.version() or ""
+
     async def receive(self) -> bytes:
         """The next octets, ``b""`` when the client has sent its last."""
         while True:
-            await anyio.wait_readable(self._socket)
+            # What TLS has decrypted already doesn't make the socket readable.
+            if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+                await checkpoint()
+            else:
+                await anyio.wait_readable(self._socket)
             try:
                 return self._socket.recv(RECEIVE_OCTETS)
-            except (BlockingIOError, InterruptedError):
+            except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
                 continue
             except OSError:
                 return b""
@@ -63,7 +76,7 @@ class Connection:
         while rest and not self._deaf:
             try:
                 rest = rest[self._socket.send(rest) :]
-            except (BlockingIOError, InterruptedError):
+            except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError):
                 await self._writable()
             except OSError:
                 self._deaf = True
@@ -82,6 +95,10 @@ class Connection:
         Closing at once while octets of the client are unread would reset the connection, and the client's system would
         throw away the last reply.
         """
+        with suppress(OSError, ValueError):
+            if isinstance(self._socket, ssl.SSLSocket):
+                # Without this farewell a TLS client takes the end for an attack that cut the last reply off.
+                self._socket.unwrap()
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
             with anyio.move_on_after(LINGER_SECONDS):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import assert_never
@@ -19,7 +20,10 @@ from ..contracts import Client, Failure, Login, LoginRefused, Maildrop, Maildrop
 from ..replies import printable
 from .commands import State
 from .connection import Connection, Stalled
-from .requests import Close, Commit, NeedData, Open, Reply, Retrieve, Verdict
+from .handshake import HandshakeFailed, HungUp
+from .locks import MaildropLocks
+from .options import Options
+from .requests import Close, Commit, NeedData, Open, Reply, Retrieve, StartTLS, Verdict
 from .session import Session
 
 __all__ = ("DRAIN_PAUSE_SECONDS", "Conversation")
@@ -36,27 +40,33 @@ _SLICE_OCTETS = 262144
 logger = logging.getLogger("legacy_email_proxy.pop3")
 
 
+_RECENT = "recent:"
+"""Gmail's mark of a POP3 login that wants the last weeks' mail, still in old profiles. No IMAP server knows it."""
+
+
 class Conversation:
-    """Runs one session. ``ask_backend`` tells whether USER and PASS are the backend's to judge."""
+    """Runs one session. ``tls`` is what STLS uses, or, with ``secured``, what the connection begins with."""
 
     def __init__(
         self,
         connection: Connection,
         client: Client,
         maildrop: Maildrop,
+        options: Options,
+        locks: MaildropLocks,
         *,
-        implementation: str,
-        ask_backend: bool,
-        idle_seconds: float,
-        login_delay_seconds: float,
+        tls: ssl.SSLContext | None = None,
+        secured: bool = False,
     ) -> None:
         self._connection = connection
         self._client = client
         self._maildrop = maildrop
-        self._ask_backend = ask_backend
-        self._idle_seconds = idle_seconds
-        self._login_delay_seconds = login_delay_seconds
-        self._session = Session(implementation)
+        self._options = options
+        self._locks = locks
+        self._tls = tls
+        self._secured = secured
+        self._tls_version = ""
+        self._session = Session(options, secured=secured)
         self._scope = anyio.CancelScope()
         self._outgoing: list[bytes] = []
         self._outgoing_octets = 0
@@ -91,7 +101,12 @@ class Conversation:
 
     async def _guarded(self) -> None:
         try:
+            if self._secured:
+                await self._start_tls()
             await self._talk()
+        except HandshakeFailed as failure:
+            verdict = Verdict.DROPPED if isinstance(failure, HungUp) else Verdict.REFUSED
+            self._session.end(verdict, f"no TLS: {failure}")
         except Stalled:
             self._session.end(Verdict.IDLE, "the client does not read")
             self._connection.reset()
@@ -103,8 +118,18 @@ class Conversation:
             self._session.crashed(error)
             await self._last_words()
 
+    async def _start_tls(self) -> None:
+        if self._tls is None:
+            raise TypeError("there is no certificate")
+        self._tls_version = await self._connection.start_tls(self._tls)
+
     async def _talk(self) -> None:
         while not isinstance(request := await self._next_request(), Close):
+            if isinstance(request, StartTLS):
+                await self._connection.send(request.octets)
+                await self._start_tls()
+                self._session.tls_started()
+                continue
             if not isinstance(request, Open):
                 raise TypeError(f"{type(request).__name__} before the login")
             async with AsyncExitStack() as stack:
@@ -124,12 +149,12 @@ class Conversation:
                     await self._commit(maildrop, request)
                 case Close():
                     return
-                case Open():
+                case Open() | StartTLS():
                     raise TypeError("a second login")
                 case _:
                     assert_never(request)
 
-    async def _next_request(self) -> Open | Retrieve | Commit | Close:
+    async def _next_request(self) -> StartTLS | Open | Retrieve | Commit | Close:
         while True:
             event = self._session.next_event()
             if isinstance(event, Reply):
@@ -146,13 +171,18 @@ class Conversation:
     # Requests
 
     async def _open(self, stack: AsyncExitStack, request: Open) -> MaildropSession | None:
-        login = Login(request.user, request.password) if self._ask_backend else None
+        login = None
+        if self._options.ask_backend:
+            login = Login(request.user.removeprefix(_RECENT), request.password)
         try:
             opened = await stack.enter_async_context(self._maildrop.open(self._client, login))
+            if self._options.lock:
+                # Not before: the lock would tell who has no password that somebody is there.
+                stack.enter_context(self._locks.hold(login.user if login else ""))
         except Failure as failure:
             self._log_failure("pop3 login failed", failure)
             if isinstance(failure, LoginRefused):
-                await anyio.sleep(self._login_delay_seconds)
+                await anyio.sleep(self._options.login_delay_seconds)
             self._session.open_failed(failure)
             return None
         self._session.opened(opened.entries)
@@ -207,7 +237,7 @@ class Conversation:
             self._idle_since = anyio.current_time()
             if self._drain_deadline < math.inf:
                 self._drain_deadline = self._idle_since + DRAIN_PAUSE_SECONDS
-        deadline = min(self._idle_since + self._idle_seconds, self._drain_deadline)
+        deadline = min(self._idle_since + self._options.idle_seconds, self._drain_deadline)
         with anyio.CancelScope(deadline=deadline) as self._reading:
             self._session.receive_data(await self._connection.receive())
         if self._reading.cancelled_caught:
@@ -236,14 +266,20 @@ class Conversation:
         facts = {
             "retrieved": tally.retrieved,
             "top": tally.top,
+            "failed": tally.failed,
             "deleted": tally.deleted,
             "octets": tally.octets,
             "verdict": close.verdict.value,
         }
+        if self._tls_version:
+            facts["tls"] = self._tls_version
         if close.reason:
             facts["reason"] = close.reason
         # A device that speaks the wrong protocol or loops is what an operator looks for with LOG_LEVEL=warning.
         level = logging.WARNING if close.verdict in (Verdict.REFUSED, Verdict.ERRORS) else logging.INFO
+        if close.verdict is Verdict.DROPPED and self._session.user is None and not close.reason:
+            # Somebody who only looks whether we are there, as a health check does all day, is no news.
+            level = logging.DEBUG
         events.event(logger, level, "pop3 session ended", **self._facts(), **facts)
 
     def _facts(self) -> dict[str, object]:

@@ -66,6 +66,10 @@ class Listing:
         """What QUIT removes, in the order of the listing."""
         return tuple(self._entries[number - 1].unique_id for number in sorted(self._marked))
 
+    def numbers(self) -> Iterator[int]:
+        """The message-numbers that are not marked."""
+        return (number for number in range(1, self._count + 1) if number not in self._marked)
+
     def scan_lines(self) -> Iterator[bytes]:
         """The lines of LIST, in chunks."""
         for chunk in self._unmarked():

@@ -7,7 +7,19 @@ from enum import StrEnum
 
 from ..contracts import Secret
 
-__all__ = ("Close", "Commit", "Event", "NeedData", "Open", "Reply", "Request", "Retrieve", "Tally", "Verdict")
+__all__ = (
+    "Close",
+    "Commit",
+    "Event",
+    "NeedData",
+    "Open",
+    "Reply",
+    "Request",
+    "Retrieve",
+    "StartTLS",
+    "Tally",
+    "Verdict",
+)
 
 
 class Verdict(StrEnum):
@@ -35,6 +47,13 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class StartTLS:
+    """Send ``octets``, do the TLS handshake, then answer with :meth:`Session.tls_started`."""
+
+    octets: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Open:
     """Open the maildrop; answer with :meth:`Session.opened` or :meth:`Session.open_failed`."""
 
@@ -46,7 +65,7 @@ class Open:
 class Retrieve:
     """Fetch a message; answer with :meth:`Session.message_piece` … :meth:`Session.message_end`, or ``message_failed``.
 
-    ``lines`` is ``None`` for RETR and the number of body lines for TOP.
+    ``lines`` is ``None`` for RETR and the number of body lines for TOP; XTND XLST asks for each message like TOP.
     """
 
     message_number: int
@@ -70,16 +89,17 @@ class Close:
     reason: str = ""
 
 
-Request = Open | Retrieve | Commit
+Request = StartTLS | Open | Retrieve | Commit
 Event = NeedData | Reply | Request | Close
 
 
 @dataclass(slots=True)
 class Tally:
-    """What the session did: messages retrieved, topped and removed, octets of messages sent, commands read."""
+    """What the session did: messages retrieved, topped, not to be had, and removed; octets of messages, commands."""
 
     retrieved: int = 0
     top: int = 0
+    failed: int = 0
     deleted: int = 0
     octets: int = 0
     commands: int = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import socket
+import ssl
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -21,12 +22,11 @@ from ..contracts import Client, Maildrop
 from ..replies import pop3_line
 from .connection import Connection
 from .conversation import Conversation
+from .locks import MaildropLocks
+from .options import Options
 from .wire import encode_line
 
-__all__ = ("ACCEPT_PAUSE_SECONDS", "LOGIN_DELAY_SECONDS", "Server")
-
-LOGIN_DELAY_SECONDS = 2.0
-"""Between a failed login and its ``-ERR``."""
+__all__ = ("ACCEPT_PAUSE_SECONDS", "Server")
 
 ACCEPT_PAUSE_SECONDS = 0.2
 """How long to wait after accept() failed; most of its failures mean that the process or the system is full."""
@@ -41,24 +41,16 @@ logger = logging.getLogger("legacy_email_proxy.pop3")
 
 
 class Server:
-    """Serves one maildrop plugin on any number of listening sockets."""
+    """Serves one maildrop plugin on any number of listening sockets; ``tls`` is the certificate, where there is one."""
 
     def __init__(
-        self,
-        maildrop: Maildrop,
-        admission: Admission,
-        *,
-        ask_backend: bool,
-        idle_seconds: float,
-        implementation: str,
-        login_delay_seconds: float = LOGIN_DELAY_SECONDS,
+        self, maildrop: Maildrop, admission: Admission, options: Options, tls: ssl.SSLContext | None = None
     ) -> None:
         self._maildrop = maildrop
         self._admission = admission
-        self._ask_backend = ask_backend
-        self._idle_seconds = idle_seconds
-        self._implementation = implementation
-        self._login_delay_seconds = login_delay_seconds
+        self._options = options
+        self._tls = tls
+        self._locks = MaildropLocks()
         self._conversations: set[Conversation] = set()
         self._draining = False
         self._accepting: anyio.CancelScope | None = None
@@ -70,8 +62,11 @@ class Server:
         """Sessions that are open."""
         return len(self._conversations)
 
-    async def serve(self, listeners: Sequence[socket.socket]) -> None:
-        """Serve until :meth:`drain` has done its work. Takes bound, listening sockets and closes them; called once."""
+    async def serve(self, listeners: Sequence[socket.socket], tls_listeners: Sequence[socket.socket] = ()) -> None:
+        """Serve until :meth:`drain` has done its work. Takes bound, listening sockets and closes them; called once.
+
+        On ``tls_listeners`` TLS begins with the first octet (RFC 8314 §3.3).
+        """
         self._accepting = anyio.CancelScope()
         self._served = anyio.Event()
         if self._draining:
@@ -81,12 +76,12 @@ class Server:
                 try:
                     with self._accepting:
                         async with anyio.create_task_group() as loops:
-                            for listener in listeners:
+                            for listener in (*listeners, *tls_listeners):
                                 listener.setblocking(False)
-                                loops.start_soon(self._accept, listener, sessions)
+                                loops.start_soon(self._accept, listener, sessions, listener in tls_listeners)
                 finally:
                     # An open listener would go on taking connections that nobody serves.
-                    for listener in listeners:
+                    for listener in (*listeners, *tls_listeners):
                         listener.close()
         finally:
             self._served.set()
@@ -108,7 +103,7 @@ class Server:
             conversation.cancel()
         await self._served.wait()
 
-    async def _accept(self, listener: socket.socket, sessions: TaskGroup) -> None:
+    async def _accept(self, listener: socket.socket, sessions: TaskGroup, secured: bool) -> None:
         while True:
             await anyio.wait_readable(listener)
             try:
@@ -123,7 +118,7 @@ class Server:
             refusal = self._admission.admit(address)
             if refusal is None:
                 # Known before its task runs, so that a drain in between doesn't overlook it.
-                conversation = self._conversation(accepted, address)
+                conversation = self._conversation(accepted, address, secured=secured)
                 self._conversations.add(conversation)
                 sessions.start_soon(self._converse, conversation, address)
             else:
@@ -136,15 +131,15 @@ class Server:
             accepted.setblocking(False)
             accepted.send(_NOT_ALLOWED if refusal is Refusal.NOT_ALLOWED else _TOO_MANY)
 
-    def _conversation(self, accepted: socket.socket, address: str) -> Conversation:
+    def _conversation(self, accepted: socket.socket, address: str, *, secured: bool) -> Conversation:
         return Conversation(
-            Connection(accepted, self._idle_seconds),
+            Connection(accepted, self._options.idle_seconds),
             Client(address, secrets.token_hex(4)),
             self._maildrop,
-            implementation=self._implementation,
-            ask_backend=self._ask_backend,
-            idle_seconds=self._idle_seconds,
-            login_delay_seconds=self._login_delay_seconds,
+            self._options,
+            self._locks,
+            tls=self._tls,
+            secured=secured,
         )
 
     async def _converse(self, conversation: Conversation, address: str) -> None:

@@ -1,8 +1,8 @@
 """The POP3 session as a value machine: octets and answers in, events out.
 
 Rule: everything that decides what is valid, what is replied and what is deleted lives here, and nothing here does I/O.
-:meth:`Session.next_event` says what to do next, in the words of ``requests``. An Open, Retrieve or Commit must be
-answered before it is called again; commands that were pipelined behind it wait in the buffer (RFC 2449 §6.6).
+:meth:`Session.next_event` says what to do next, in the words of ``requests``. A request must be answered before it is
+called again; commands that were pipelined behind it wait in the buffer (RFC 2449 §6.6).
 """
 
 from __future__ import annotations
@@ -12,35 +12,42 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import assert_never
 
-from ..contracts import Entry
+from ..contracts import Entry, MessageGone, MessageUnavailable
 from ..replies import pop3_error, pop3_line
+from .authorization import Authorization
 from .commands import COMMANDS, Command, Keyword, Mistake, State, capabilities, parse
+from .header_line import HeaderLine
 from .listing import Listing, NoSuchMessage
-from .requests import Close, Commit, Event, NeedData, Open, Reply, Request, Retrieve, Tally, Verdict
+from .options import Options
+from .requests import Close, Commit, Event, NeedData, Open, Reply, Request, Retrieve, StartTLS, Tally, Verdict
+from .transfer import Transfer
 from .wire import END_OF_REPLY, ContentEncoder, LineReader, TooLong, encode_line
 
-__all__ = ("MAX_ERRORS", "MAX_FAILED_LOGINS", "SPOKE_HTTP", "SPOKE_TLS", "Session")
+__all__ = ("MAX_ERRORS", "MAX_FAILED_LOGINS", "MAX_XLST_MESSAGES", "SPOKE_HTTP", "SPOKE_TLS", "Session")
 
 MAX_ERRORS = {State.AUTHORIZATION: 3, State.TRANSACTION: 20}
 """Errors in a state; the last of them is answered with a goodbye. A device that loops must not be served forever."""
 
 MAX_FAILED_LOGINS = 3
-"""Answers of ``-ERR`` to PASS on one connection; the last one closes it."""
+"""Answers of ``-ERR`` to PASS or AUTH on one connection; the last one closes it."""
+
+MAX_XLST_MESSAGES = 1000
+"""XTND XLST asks the backend for each header; a client with a larger maildrop has UIDL, which costs nothing."""
 
 SPOKE_TLS = "spoke TLS to the plain POP3 port"
-SPOKE_HTTP = "spoke HTTP to the plain POP3 port"
+SPOKE_HTTP = "spoke HTTP to the POP3 port"
 
 _HTTP = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|TRACE|CONNECT|PATCH|PRI) ")
 
 
 class Session:
-    """One session. ``implementation`` is what CAPA names."""
+    """One session. ``secured``: TLS is there from the first octet."""
 
-    def __init__(self, implementation: str) -> None:
+    def __init__(self, options: Options, *, secured: bool = False) -> None:
         self.state = State.AUTHORIZATION
-        self.user: str | None = None
         self.tally = Tally()
-        self._implementation = implementation
+        self._options = options
+        self._secured = secured
         self._reader = LineReader()
         self._end_of_stream = False
         # No "<" in the greeting: it would be taken for the timestamp of APOP (RFC 1939 §7).
@@ -49,8 +56,11 @@ class Session:
         self._close: Close | None = None
         self._errors = 0
         self._failed_logins = 0
+        self._authorization = Authorization()
         self._listing = Listing(())
-        self._encoder: ContentEncoder | None = None
+        self._last = 0
+        self._transfer: Transfer | None = None
+        self._header_lines: Iterator[Retrieve] | None = None
         self._failed_messages: set[int] = set()
 
     # Octets and events
@@ -71,7 +81,7 @@ class Session:
             return Reply(octets)
         if self._close is not None:
             return self._close
-        event = self._advance()
+        event = self._advance() if self._header_lines is None else self._next_header_line(self._header_lines)
         if isinstance(event, Request):
             self._request = event
         return event
@@ -88,12 +98,27 @@ class Session:
         """How the session ended, once it has."""
         return self._close
 
+    @property
+    def user(self) -> str | None:
+        """Whom the client named, if it did."""
+        return self._authorization.user
+
     # Answers
+
+    def tls_started(self) -> None:
+        """TLS is there. What was said in the clear is forgotten, and what was sent ahead of TLS is not read."""
+        self._answered(StartTLS)
+        # Somebody on the way could have put commands behind STLS; they must not run in the protected session.
+        self._reader = LineReader()
+        self._authorization = Authorization()
+        self._secured = True
 
     def opened(self, entries: Sequence[Entry]) -> None:
         """The maildrop is open; ``entries`` stay as they are until the session ends."""
+        # First, since the entries are the maildrop's: if making this raises, the request is still there to be answered.
+        listing = Listing(entries)
         self._answered(Open)
-        self._listing = Listing(entries)
+        self._listing = listing
         self.state = State.TRANSACTION
         self._errors = 0
         self._say(f"maildrop has {self._drop()}")
@@ -101,7 +126,7 @@ class Session:
     def open_failed(self, failure: BaseException) -> None:
         """The maildrop was not opened; the client may try again."""
         self._answered(Open)
-        self.user = None
+        self._authorization.user = None
         self._failed_logins += 1
         self._say_line(pop3_error(failure))
         if self._failed_logins >= MAX_FAILED_LOGINS:
@@ -109,34 +134,37 @@ class Session:
 
     def message_piece(self, piece: bytes) -> bytes:
         """The octets to send for the next piece of the message; ``+OK`` stands before the first."""
-        request = self._retrieving()
-        started, encoder = self._begun(request)
-        octets = encoder.encode(piece)
+        transfer = self._transferring()
+        octets = transfer.encode(piece)
         self.tally.octets += len(octets)
-        return started + octets
+        return transfer.take_status() + octets
 
     @property
     def enough(self) -> bool:
-        """TOP has all that it asked for; further pieces are not needed."""
-        return self._encoder is not None and self._encoder.enough
+        """Further pieces of the message are not needed."""
+        return self._transfer is not None and self._transfer.enough
 
     def message_end(self) -> bytes:
-        """The last octets of the message. Until they are sent, the client knows that it hasn't got all of it."""
-        request = self._retrieving()
-        started, encoder = self._begun(request)
+        """The last octets of the message."""
+        request, transfer = self._retrieving(), self._transferring()
         self._answered(Retrieve)
-        self._encoder = None
+        self._transfer = None
         if request.lines is None:
             self.tally.retrieved += 1
+            self._last = max(self._last, request.message_number)
         else:
             self.tally.top += 1
-        return started + encoder.finish()
+        return transfer.take_status() + transfer.finish()
 
     def message_failed(self, failure: BaseException) -> None:
         """The message can not be had. After ``+OK`` nothing but closing the connection tells the client so."""
-        request = self._retrieving()
+        request, begun = self._retrieving(), self._transferring().begun
         self._answered(Retrieve)
-        if self._encoder is not None:
+        self._transfer = None
+        self.tally.failed += 1
+        if self._header_lines is not None and isinstance(failure, MessageGone | MessageUnavailable):
+            return
+        if begun:
             self.end(Verdict.FAILED, "the message broke off")
         elif request.message_number in self._failed_messages:
             # A client that asks forever for a message which is gone is disconnected in the end.
@@ -163,7 +191,7 @@ class Session:
         self._replies = iter(())
         if isinstance(self._request, Commit):
             self.commit_failed(error)
-        elif self._request is not None and self._encoder is None:
+        elif isinstance(self._request, Open) or (self._transfer is not None and not self._transfer.begun):
             self._say_line(pop3_error(error))
         self.end(Verdict.FAILED, "local error")
 
@@ -173,15 +201,20 @@ class Session:
         if self.tally.commands == 0 and (reason := self._other_protocol()):
             self.end(Verdict.REFUSED, reason)
             return _error("this is a plain POP3 server")
-        line = self._reader.next_line()
+        line = self._reader.next_line(self._authorization.max_line_octets)
         if line is None:
             # A last line without its end is no command: a QUIT that was cut off must not delete.
             return self.end(Verdict.DROPPED) if self._end_of_stream else NeedData()
         self.tally.commands += 1
+        exchange = self._authorization.take_exchange()
         try:
             if isinstance(line, TooLong):
                 raise Mistake("line too long")
+            if exchange is not None:
+                return self._authorization.respond(exchange, line)
             command = parse(line)
+            if command.keyword is Keyword.STLS and not self._options.stls:
+                raise Mistake("unknown command")
             if self.state not in COMMANDS[command.keyword].states:
                 raise Mistake(f"{command.keyword} is not valid in the {self.state} state")
             return self._execute(command)
@@ -198,13 +231,18 @@ class Session:
     def _execute(self, command: Command) -> Event:
         match command.keyword:
             case Keyword.CAPA:
-                return self._multi_line("capabilities", (encode_line(c) for c in capabilities(self._implementation)))
+                lines = capabilities(self._options, self.state, secured=self._secured)
+                return self._multi_line("capabilities", map(encode_line, lines))
             case Keyword.USER:
-                return self._take_user(command.user)
+                return self._authorization.take_user(command.user)
             case Keyword.PASS:
-                if self.user is None:
-                    raise Mistake("send USER first")
-                return Open(self.user, command.password)
+                return self._authorization.take_password(command)
+            case Keyword.AUTH:
+                return self._authorization.authenticate(command)
+            case Keyword.STLS:
+                if self._secured:
+                    raise Mistake("TLS is active already")
+                return StartTLS(encode_line(pop3_line("begin TLS", ok=True)))
             case Keyword.STAT:
                 return _ok(f"{self._listing.count} {self._listing.octets}")
             case Keyword.LIST:
@@ -215,16 +253,19 @@ class Session:
                 if not command.message_number:
                     return self._multi_line("unique-id listing follows", self._listing.unique_id_lines())
                 return _ok(self._listing.unique_id_line(command.message_number).decode().rstrip())
-            case Keyword.RETR:
-                return self._retrieve(command.message_number, None)
-            case Keyword.TOP:
-                return self._retrieve(command.message_number, command.lines)
+            case Keyword.RETR | Keyword.TOP:
+                return self._retrieve(command)
             case Keyword.DELE:
                 self._listing.mark(command.message_number)
                 return _ok(f"message {command.message_number} marked as deleted")
             case Keyword.RSET:
                 self._listing.unmark_all()
+                self._last = 0
                 return _ok(f"maildrop has {self._drop()}")
+            case Keyword.LAST:
+                return _ok(str(self._last))
+            case Keyword.XTND:
+                return self._list_headers(command)
             case Keyword.NOOP:
                 return _ok("")
             case Keyword.QUIT:
@@ -232,16 +273,41 @@ class Session:
             case _:
                 assert_never(command.keyword)
 
-    def _take_user(self, user: str) -> Event:
-        if self.user is not None:
-            raise Mistake("PASS is expected after USER")
-        self.user = user
-        # Whether there is such a user is nobody's business before the password.
-        return _ok("send PASS")
+    # Messages
 
-    def _retrieve(self, message_number: int, lines: int | None) -> Event:
-        entry = self._listing.entry(message_number)
-        return Retrieve(message_number, entry.unique_id, entry.octets, lines)
+    def _retrieve(self, command: Command) -> Event:
+        entry = self._listing.entry(command.message_number)
+        lines = command.lines if command.keyword is Keyword.TOP else None
+        text = f"{entry.octets} octets" if lines is None else "top of message follows"
+        encoder = ContentEncoder(
+            lines, replace_nul=self._options.replace_nul, add_blank_line=self._options.add_blank_line
+        )
+        self._transfer = Transfer(encoder, encode_line(pop3_line(text, ok=True)))
+        return Retrieve(command.message_number, entry.unique_id, entry.octets, lines)
+
+    def _list_headers(self, command: Command) -> Event:
+        if command.message_number:
+            self._listing.entry(command.message_number)
+            numbers = iter((command.message_number,))
+        elif self._listing.count > MAX_XLST_MESSAGES:
+            raise Mistake("too many messages for XTND XLST, use UIDL")
+        else:
+            numbers = self._listing.numbers()
+        self._header_lines = self._header_line_requests(numbers, command.header)
+        return _ok("headers follow")
+
+    def _header_line_requests(self, numbers: Iterator[int], header: str) -> Iterator[Retrieve]:
+        for number in numbers:
+            entry = self._listing.entry(number)
+            self._transfer = Transfer(HeaderLine(number, header))
+            yield Retrieve(number, entry.unique_id, entry.octets, 0)
+
+    def _next_header_line(self, requests: Iterator[Retrieve]) -> Event:
+        request = next(requests, None)
+        if request is not None:
+            return request
+        self._header_lines = None
+        return Reply(END_OF_REPLY)
 
     def _quit(self) -> Event:
         marked = self._listing.marked_unique_ids()
@@ -291,12 +357,10 @@ class Session:
             raise RuntimeError("there is no Retrieve to answer")
         return self._request
 
-    def _begun(self, request: Retrieve) -> tuple[bytes, ContentEncoder]:
-        if self._encoder is not None:
-            return b"", self._encoder
-        self._encoder = ContentEncoder(request.lines)
-        text = f"{request.octets} octets" if request.lines is None else "top of message follows"
-        return encode_line(pop3_line(text, ok=True)), self._encoder
+    def _transferring(self) -> Transfer:
+        if not isinstance(self._request, Retrieve) or self._transfer is None:
+            raise RuntimeError("there is no Retrieve to answer")
+        return self._transfer
 
 
 def _ok(text: str) -> Reply:

@@ -45,16 +45,16 @@ class LineReader:
         """The first octets held, which stay where they are."""
         return bytes(self._buffer[:octets])
 
-    def next_line(self) -> bytes | TooLong | None:
+    def next_line(self, max_octets: int = MAX_LINE_OCTETS) -> bytes | TooLong | None:
         """The next line, or ``None`` when more octets are needed for it."""
         if self._skipping and not self._skip():
             return None
-        end = self._buffer.find(b"\n", self._scanned, MAX_LINE_OCTETS)
+        end = self._buffer.find(b"\n", self._scanned, max_octets)
         if end >= 0:
             line = bytes(self._buffer[:end])
             self._drop(end + 1)
             return line[:-1] if line.endswith(b"\r") else line
-        if len(self._buffer) >= MAX_LINE_OCTETS:
+        if len(self._buffer) >= max_octets:
             self._skipping = True
             return TooLong()
         self._scanned = len(self._buffer)
@@ -83,13 +83,21 @@ class ContentEncoder:
 
     A bare LF becomes CRLF; a bare CR is content and stays, as the backend counted it; a missing final CRLF is added; a
     line that starts with a dot gets a second one. With ``body_lines`` (TOP) the reply ends after the header, the blank
-    line and that many lines of the body; :attr:`enough` then says that no further piece is needed.
+    line and that many lines of the body; :attr:`enough` then says that no further piece is needed. For clients that
+    can't do without, ``replace_nul`` makes NUL 0x80 and ``add_blank_line`` ends a header that nothing follows.
     """
 
-    __slots__ = ("_body_lines", "_carriage_return", "_in_header", "_line_start", "enough")
+    __slots__ = (
+        *("_add_blank_line", "_body_lines", "_carriage_return", "_in_header", "_line_start", "_replace_nul"),
+        "enough",
+    )
 
-    def __init__(self, body_lines: int | None = None) -> None:
+    def __init__(
+        self, body_lines: int | None = None, *, replace_nul: bool = False, add_blank_line: bool = False
+    ) -> None:
         self._body_lines = body_lines
+        self._replace_nul = replace_nul
+        self._add_blank_line = add_blank_line
         self._in_header = True
         self._carriage_return = b""
         self._line_start = True
@@ -106,14 +114,20 @@ class ContentEncoder:
             data = data[:-1]
         if data.count(b"\n") != data.count(CRLF):
             data = data.replace(CRLF, b"\n").replace(b"\n", CRLF)
+        if self._replace_nul:
+            data = data.replace(b"\x00", b"\x80")
         if self._body_lines is not None:
             data = self._cut(data, self._body_lines)
+        elif self._add_blank_line:
+            self._body_start(data)
         return self._stuff(data)
 
     def finish(self) -> bytes:
-        """The last octets: a missing line end, and the line that ends the reply."""
+        """The last octets: a missing line end or blank line, and the line that ends the reply."""
         rest = b"" if self.enough else self._carriage_return
         if rest or not self._line_start:
+            rest += CRLF
+        if self._add_blank_line and self._in_header:
             rest += CRLF
         return rest + END_OF_REPLY
 
@@ -128,15 +142,9 @@ class ContentEncoder:
         return stuffed
 
     def _cut(self, data: bytes, body_lines: int) -> bytes:
-        end = 0
-        if self._in_header:
-            if self._line_start and data.startswith(CRLF):
-                end = len(CRLF)
-            else:
-                end = data.find(b"\n\r\n") + len(b"\n\r\n")
-                if end < len(b"\n\r\n"):
-                    return data
-            self._in_header = False
+        end = self._body_start(data)
+        if end < 0:
+            return data
         lines = data.count(b"\n", end)
         if lines < body_lines:
             self._body_lines = body_lines - lines
@@ -145,3 +153,16 @@ class ContentEncoder:
             end = data.index(b"\n", end) + 1
         self.enough = True
         return data[:end]
+
+    def _body_start(self, data: bytes) -> int:
+        """Where the body begins in ``data``; -1 while the header goes on."""
+        if not self._in_header:
+            return 0
+        if self._line_start and data.startswith(CRLF):
+            start = len(CRLF)
+        else:
+            start = data.find(b"\n\r\n") + len(b"\n\r\n")
+            if start < len(b"\n\r\n"):
+                return -1
+        self._in_header = False
+        return start

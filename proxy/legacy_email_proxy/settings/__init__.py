@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from .reader import Settings, read, unknown_variables
-from .table import CORE, PLUGIN_SETTINGS, TABLE
+from .table import TABLE
 
-__all__ = ("CORE", "PLUGIN_SETTINGS", "TABLE", "Settings", "read", "unknown_variables")
+__all__ = ("TABLE", "Settings", "read", "unknown_variables")

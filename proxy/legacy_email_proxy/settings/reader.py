@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ class _Environment(environs.Env):
         self._given = environ
         self.origins: dict[str, str] = {}
         self.mistakes: list[str] = []
-        for name, parser in (("networks", _networks), ("secret", Secret), ("list_", _list), ("path_", _path)):
+        for name, parser in _PARSERS.items():
             self.add_parser(name, parser)
 
     def _get_value(self, env_key: str, default: Any) -> Any:
@@ -84,23 +85,39 @@ def _list(text: str) -> tuple[str, ...]:
     return items
 
 
+def _days(text: str) -> str:
+    if text.upper() != "NEVER" and not re.fullmatch("[0-9]{1,5}", text):
+        raise environs.EnvError("must be a number of days or NEVER.")
+    return text.upper()
+
+
 def _path(text: str) -> Path:
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise environs.EnvError("there is no such user's folder.") from None
 
 
 def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-    networks = []
+    networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
     for item in _list(text):
         try:
-            networks.append(ipaddress.ip_network(item))
+            network = ipaddress.ip_network(item)
         except ValueError as error:
             raise environs.EnvError(f"{error}.") from None
+        if network.version == 6 and network.subnet_of(_MAPPED):
+            # A client's address is judged without this prefix, so such a network would never match.
+            raise environs.EnvError(f"{item}: write an IPv4 network in the IPv4 way.")
+        networks.append(network)
     return tuple(networks)
 
 
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+
+_PARSERS = {"networks": _networks, "secret": Secret, "days": _days, "list_": _list, "path_": _path}
 _METHODS = {
     "text": "str", "secret": "secret", "integer": "int", "flag": "bool", "seconds": "float",
-    "path": "path_", "list": "list_", "networks": "networks",
+    "days": "days", "path": "path_", "list": "list_", "networks": "networks",
 }  # fmt: skip
 _CHECKED = ("str", "int", "bool", "float")
 """environs' own methods, which take validators; ours check as they parse."""

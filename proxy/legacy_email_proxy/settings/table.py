@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from ..contracts import Setting
 
-__all__ = ("CORE", "PLUGIN_SETTINGS", "TABLE")
+__all__ = ("TABLE",)
 
-CORE = (
+_CORE = (
     Setting("POP3_BIND_ADDR", "list", "0.0.0.0", "Addresses on which POP3 listens, IPv4 or IPv6, separated by commas."),
     Setting("POP3_BIND_PORT", "integer", "110", "Port of the POP3 listener; 0 takes any free one.", minimum=0, maximum=65535),
+    Setting("POP3S_BIND_ADDR", "list", "0.0.0.0", "Addresses on which POP3 with TLS from the first octet listens."),
+    Setting("POP3S_BIND_PORT", "integer", None, "Port of that listener, usually 995; without it there is none. Needs `TLS_CERT_FILE`.", minimum=0, maximum=65535),
     Setting("SMTP_BIND_ADDR", "list", "0.0.0.0", "Addresses on which SMTP listens, IPv4 or IPv6, separated by commas."),
     Setting("SMTP_BIND_PORT", "integer", "25", "Port of the SMTP listener; 0 takes any free one.", minimum=0, maximum=65535),
+    Setting("TLS_CERT_FILE", "path", None, "PEM file with the certificate (and its chain) that devices are shown; with it the POP3 listener offers STLS."),
+    Setting("TLS_KEY_FILE", "path", None, "PEM file with its key, not protected by a password; not needed when `TLS_CERT_FILE` holds the key too."),
     Setting("MAILDROP_PLUGIN", "text", "imap", "Where POP3 reads mail: `imap`, `maildir` or a plugin of yours; `none` closes the POP3 listener."),
     Setting("RELAY_PLUGIN", "text", "smtps", "Where SMTP hands mail on: `smtps`, `maildir` or a plugin of yours; `none` closes the SMTP listener."),
     Setting(
@@ -21,14 +25,18 @@ CORE = (
         "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,169.254.0.0/16,fe80::/10,fc00::/7",
         "Networks (CIDR) that may connect at all; everybody else is refused with the first line.",
     ),
-    Setting("MAX_CONNECTIONS", "integer", "2000", "Connections at once, on each listener; over it the client is told to come back later.", minimum=1),
-    Setting("MAX_CONNECTIONS_PER_ADDRESS", "integer", "200", "Connections at once from one address, on each listener.", minimum=1),
+    Setting("MAX_CONNECTIONS", "integer", "2000", "Connections at once, for POP3 and SMTP each; over it the client is told to come back later.", minimum=1),
+    Setting("MAX_CONNECTIONS_PER_ADDRESS", "integer", "200", "Connections at once from one address, for POP3 and SMTP each.", minimum=1),
     Setting(
         "POP3_LOGIN", "text", "any",
         "`any`: any USER and PASS open the configured mailbox. `backend`: USER and PASS are the login at the IMAP server.",
         choices=("any", "backend"),
     ),
     Setting("POP3_IDLE_SECONDS", "seconds", "600", "A POP3 session without a command for this long is closed, and nothing is deleted (RFC 1939 wants at least 600).", minimum=1),
+    Setting("POP3_LOCK", "flag", "false", "One session at a time for each mailbox, as RFC 1939 has it; the next one reads `-ERR [IN-USE]`."),
+    Setting("POP3_EXPIRE_DAYS", "days", None, "After how many days the provider removes mail, or `NEVER`; announced to clients as `EXPIRE`."),
+    Setting("POP3_REPLACE_NUL", "flag", "false", "Send NUL as 0x80: Outlook hangs on NUL."),
+    Setting("POP3_ADD_BLANK_LINE", "flag", "false", "End a header that has no body with the blank line that it lacks: Outlook Express and Netscape break without."),
     Setting("SMTP_IDLE_SECONDS", "seconds", "300", "An SMTP session without a command, or without progress in DATA, for this long is closed with 421.", minimum=1),
     Setting("SMTP_MAX_OCTETS", "integer", "52428800", "Largest message taken, announced as SIZE and lowered to the backend's own.", minimum=65536),
     Setting("DRAIN_SECONDS", "seconds", "8", "At SIGTERM or SIGINT, sessions in a transaction get this long to finish (podman and docker kill after 10).", minimum=0),
@@ -79,8 +87,6 @@ _MAILDIR = (
     Setting("RELAY_MAILDIR_PATH", "path", None, "The Maildir into which mail goes with `RELAY_PLUGIN=maildir`."),
 )
 
-PLUGIN_SETTINGS = {"imap": _IMAP, "smtps": _SMTPS, "maildir": _MAILDIR}
-"""Settings that only one built-in plugin reads. They stand here and not in the plugin because their names are the
-product's own interface: they are documented, and a misspelt one is noticed, also while the plugin isn't loaded."""
-
-TABLE = CORE + _IMAP + _SMTPS + _MAILDIR
+# Settings that only one built-in plugin reads stand here and not in the plugin, because their names are the product's
+# own interface: they are documented, and a misspelt one is noticed, also while the plugin isn't loaded.
+TABLE = _CORE + _IMAP + _SMTPS + _MAILDIR

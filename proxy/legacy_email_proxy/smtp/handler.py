@@ -120,9 +120,10 @@ class RelayHandler:
         if opened.failed:
             await self._leave(session)
             return str(opened.failed)
-        content = _Measured(_pieces(envelope.content), self._limit())
+        content = _Measured(_pieces(envelope.content))
         facts = {"sender": opened.reverse_path, "recipients": ",".join(opened.forward_paths)}
         try:
+            content.limit = self._limit()
             receipt = await self._send(opened.transaction, content)
         except DeviceLost:
             raise
@@ -152,6 +153,8 @@ class RelayHandler:
             raise content.error
         if not content.ended:
             raise Failure("the relay plugin returned before it had read the whole message")
+        if not isinstance(receipt, Receipt):
+            raise Failure("the relay plugin's send() returned no Receipt, so nobody knows who has the message")
         return receipt
 
     async def handle_RSET(self, server: Any, session: Session, envelope: Envelope) -> str:
@@ -166,7 +169,10 @@ class RelayHandler:
 
     async def handle_CLOSE(self, server: Any, session: Session, envelope: Envelope) -> None:
         """Our own session calls this when it ends, however it ends; aiosmtpd knows no such hook."""
-        await self._leave(session)
+        opened = self._open.pop(session, None)
+        if opened is not None:
+            # Left in the middle: a relay must not spend time on being polite to its backend.
+            await self._exit(opened, asyncio.CancelledError())
 
     async def handle_exception(self, error: Exception) -> str:
         """Anything unexpected is temporary, and the device reads nothing of it."""
@@ -208,9 +214,9 @@ class RelayHandler:
         opened.failed = reply
         await self._exit(opened)
 
-    async def _exit(self, opened: _Open) -> None:
+    async def _exit(self, opened: _Open, thrown: BaseException | None = None) -> None:
         try:
-            await opened.exits.aclose()
+            await opened.exits.__aexit__(type(thrown) if thrown else None, thrown, None)
         except Exception as error:
             # The verdict has been given already; a plugin that stumbles on its way out must not change it.
             events.failure(_log, "smtp transaction not left cleanly", error, session=opened.client.session)
@@ -224,9 +230,9 @@ class RelayHandler:
 class _Measured:
     """Content on its way to the relay: counted, bounded, and remembered to have ended."""
 
-    def __init__(self, pieces: AsyncIterator[bytes], limit: int) -> None:
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
         self._pieces = pieces
-        self._limit = limit
+        self.limit = 0
         self.octets = 0
         self.ended = False
         self.error: BaseException | None = None
@@ -244,9 +250,9 @@ class _Measured:
             self.error = error
             raise
         self.octets += len(piece)
-        if self.octets > self._limit:
+        if self.octets > self.limit:
             too_big = SMTP.TOO_BIG
-            self.error = Refused(too_big.code, too_big.enhanced, too_big.text, detail=f"over {self._limit} octets")
+            self.error = Refused(too_big.code, too_big.enhanced, too_big.text, detail=f"over {self.limit} octets")
             raise self.error
         return piece
 

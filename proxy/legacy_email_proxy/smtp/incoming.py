@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from .content import DataDecoder
 
@@ -13,6 +13,7 @@ MAX_LINE_OCTETS = 2048
 """Longest command line taken, CRLF included. RFC 5321 §4.5.3.1.4 asks for 512 and more with each extension."""
 
 _READ_OCTETS = 1 << 16
+_BEGINNING_OCTETS = 16
 
 
 class DeviceLost(ConnectionError):
@@ -24,7 +25,11 @@ class DeviceStalled(DeviceLost):
 
 
 class LineTooLong(ValueError):
-    """A command line was longer than :data:`MAX_LINE_OCTETS`; it has been read to its end and thrown away."""
+    """A command line was longer than :data:`MAX_LINE_OCTETS`; all but its ``beginning`` has been thrown away."""
+
+    def __init__(self, beginning: bytes) -> None:
+        super().__init__(beginning)
+        self.beginning = beginning
 
 
 class Incoming:
@@ -38,7 +43,7 @@ class Incoming:
 
     def interrupt(self) -> None:
         """Let a wait for a command end now, with :class:`TimeoutError`. Content is not interrupted."""
-        if self._waiting is not None:
+        if self._waiting is not None and not self._waiting.expired():
             self._waiting.reschedule(0)
 
     async def first_octet(self) -> int:
@@ -56,13 +61,13 @@ class Incoming:
         Raises :class:`TimeoutError` when the line is not whole within the idle time, counted from its beginning: one
         octet now and then does not keep a session alive. Raises :class:`LineTooLong`.
         """
-        searched, overlong = 0, False
+        searched, beginning = 0, b""
         try:
             async with asyncio.timeout(self._idle_seconds) as self._waiting:
                 while (end := self._buffer.find(b"\n", searched)) < 0:
                     if len(self._buffer) >= MAX_LINE_OCTETS:
                         # Thrown away as it comes, or an endless line would be held in memory.
-                        overlong = True
+                        beginning = beginning or bytes(self._buffer[:_BEGINNING_OCTETS])
                         self._buffer.clear()
                     searched = len(self._buffer)
                     if not await self._more():
@@ -71,8 +76,8 @@ class Incoming:
             self._waiting = None
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
-        if overlong or len(line) >= MAX_LINE_OCTETS:
-            raise LineTooLong
+        if beginning or len(line) >= MAX_LINE_OCTETS:
+            raise LineTooLong(beginning or line[:_BEGINNING_OCTETS])
         return line.removesuffix(b"\r")
 
     async def chunk(self) -> bytes:
@@ -109,10 +114,11 @@ class Incoming:
 
 
 class IncomingContent:
-    """The content behind one DATA command, decoded as it arrives."""
+    """The content behind one DATA command, decoded as it arrives; ``on_end`` is called when its end was seen."""
 
-    def __init__(self, incoming: Incoming) -> None:
+    def __init__(self, incoming: Incoming, on_end: Callable[[], None]) -> None:
         self._incoming = incoming
+        self._on_end = on_end
         self._decoder = DataDecoder()
 
     @property
@@ -128,6 +134,7 @@ class IncomingContent:
             content = self._decoder.feed(await self._incoming.chunk())
             if self._decoder.ended:
                 self._incoming.give_back(self._decoder.rest)
+                self._on_end()
             if content:
                 return content
         raise StopAsyncIteration

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from .session import SessionOptions, SMTPSession
 
 __all__ = ("SMTPServer",)
+
+_ABORT_SECONDS = 2.0
 
 
 class SMTPServer:
@@ -21,6 +24,7 @@ class SMTPServer:
         self._servers: list[asyncio.Server] = []
         self._sessions: set[SMTPSession] = set()
         self._empty = asyncio.Event()
+        self._draining = False
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:
         """Begin to accept. The sockets are bound; they are closed by :meth:`drain`."""
@@ -30,6 +34,7 @@ class SMTPServer:
 
     async def drain(self, grace_seconds: float) -> None:
         """Stop accepting; idle sessions get 421, sessions in a transaction may finish it; then the rest is aborted."""
+        self._draining = True
         for server in self._servers:
             server.close()
         for session in set(self._sessions):
@@ -40,12 +45,19 @@ class SMTPServer:
         except TimeoutError:
             for session in set(self._sessions):
                 session.abort()
-            await self._no_sessions()
+            # A plugin that does not let itself be cancelled must not hold the stop.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_ABORT_SECONDS):
+                    await self._no_sessions()
 
     def _session(self) -> SMTPSession:
-        session = SMTPSession(self._handler, self._options, self._ended)
+        return SMTPSession(self._handler, self._options, self._began, self._ended)
+
+    def _began(self, session: SMTPSession) -> None:
         self._sessions.add(session)
-        return session
+        if self._draining:
+            # Accepted in the same turn of the loop in which the listener closed.
+            session.drain()
 
     def _ended(self, session: SMTPSession) -> None:
         self._sessions.discard(session)

@@ -6,7 +6,8 @@ What it changes, and why (each would lose or garble a device's mail, or let one 
   answered; a client that left does not stop a message whose content has ended; deadlines that want progress; a limit
   on errors; an exception becomes 451 and its text stays here;
 * DATA streams to the handler instead of being collected line by line;
-* addresses are passed on as they are (:mod:`.paths`), the null reverse-path is a reverse-path, ``RCPT TO:<>`` is not;
+* addresses are passed on as they are (:mod:`.arguments`); ``MAIL FROM:<>`` names the null reverse-path, ``RCPT TO:<>``
+  nobody;
 * one session shares no limits with another, and asks no resolver for its own name.
 
 Pinned to aiosmtpd 1.4.x by a test that names the attributes used here.
@@ -29,8 +30,8 @@ from aiosmtpd.smtp import Session as AiosmtpdSession
 from .. import events
 from ..access import Admission, Refusal
 from ..replies import SMTP, Reply, printable, smtp_reply
+from .arguments import Rejected, forward_path, reverse_path
 from .incoming import DeviceStalled, Incoming, IncomingContent, LineTooLong
-from .paths import BadParameter, BadPath, parse
 
 __all__ = ("MAX_ERRORS", "MAX_RECIPIENTS", "SMTPSession", "SessionOptions")
 
@@ -42,10 +43,9 @@ MAX_ERRORS = 20
 MAX_RECIPIENTS = 1000
 """Recipients of one message; more are told to come in another one (RFC 5321 §4.5.3.1.10)."""
 
-_HTTP = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH) ", re.IGNORECASE)
+_HTTP = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PRI) ", re.IGNORECASE)
 _TLS_HANDSHAKE = 0x16
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_DROPPED_PARAMETERS = {"MAIL": {"AUTH", "RET", "ENVID"}, "RCPT": {"NOTIFY", "ORCPT"}}
 _labels = itertools.count(1)
 _PARTING_SECONDS = 1.0
 
@@ -83,7 +83,11 @@ class SMTPSession(AiosmtpdSMTP):
     envelope: Envelope
 
     def __init__(
-        self, handler: Any, options: SessionOptions, on_end: Callable[[SMTPSession], None] = lambda _: None
+        self,
+        handler: Any,
+        options: SessionOptions,
+        on_begin: Callable[[SMTPSession], None] = lambda _: None,
+        on_end: Callable[[SMTPSession], None] = lambda _: None,
     ) -> None:
         super().__init__(
             handler,
@@ -93,11 +97,12 @@ class SMTPSession(AiosmtpdSMTP):
             loop=asyncio.get_running_loop(),
         )
         self._options = options
+        self._on_begin = on_begin
         self._on_end = on_end
         self._incoming: Incoming
         self._errors = 0
         self._refused_recipients = 0
-        self._draining = False
+        self._draining = self._aborted = False
         # While this is set the device has handed over its message: the outcome is no longer its to abort.
         self._committed = False
 
@@ -113,6 +118,13 @@ class SMTPSession(AiosmtpdSMTP):
         """A half-close means "no more commands", not "forget the ones I sent": ``nc < file`` must be answered."""
         return asyncio.StreamReaderProtocol.eof_received(self)
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._incoming = Incoming(self._reader, self._options.idle_seconds)
+        assert self._handler_coroutine is not None  # noqa: S101 (for the type checker: super made it)
+        self._handler_coroutine.add_done_callback(lambda _: self._on_end(self))
+        self._on_begin(self)
+
     def connection_lost(self, error: Exception | None) -> None:
         """Stop the transaction of a client that left, unless its content has ended: then it is delivered, once."""
         asyncio.StreamReaderProtocol.connection_lost(self, error)
@@ -122,22 +134,21 @@ class SMTPSession(AiosmtpdSMTP):
 
     async def _handle_client(self) -> None:
         peer = self.session.peer[0] if self.session.peer else ""
-        self._incoming = Incoming(self._reader, self._options.idle_seconds)
         refusal = self._options.admission.admit(peer)
         try:
             verdict = await self._live(peer, refusal)
             await self._part()
             # Somebody who only looks whether we are there, as a health check does all day, is no news.
             silent = verdict.startswith("dropped") and self.session.host_name is None and not self._errors
+            level = logging.DEBUG if silent else logging.INFO
             events.event(
-                _log, logging.DEBUG if silent else logging.INFO, "smtp session ended", session=self.session.label, client=peer,
+                _log, level, "smtp session ended", session=self.session.label, client=peer,
                 helo=self.session.host_name or "", messages=len(self.session.relayed),
                 octets=sum(self.session.relayed), verdict=verdict,
             )  # fmt: skip
         finally:
             if refusal is None:
                 self._options.admission.release(peer)
-            self._on_end(self)
 
     async def _live(self, peer: str, refusal: Refusal | None) -> str:
         """The session from greeting to its last reply; returns the verdict for the log."""
@@ -154,6 +165,10 @@ class SMTPSession(AiosmtpdSMTP):
         except ConnectionError as error:
             return f"dropped: {error}"
         except asyncio.CancelledError:
+            if self.transport is not None and not self._aborted:
+                # Nobody here did that: a plugin's own tasks failed beneath it.
+                self.reply(smtp_reply(asyncio.CancelledError()))
+                return "failed: cancelled by the relay plugin"
             return "dropped"
         except Exception as error:
             events.failure(_log, "smtp session failed", error, session=self.session.label, client=peer)
@@ -186,7 +201,7 @@ class SMTPSession(AiosmtpdSMTP):
 
     def abort(self) -> None:
         """End the session now."""
-        self._committed = False
+        self._aborted = True
         if self._handler_coroutine is not None:
             self._handler_coroutine.cancel()
         self._writer.transport.abort()
@@ -198,12 +213,16 @@ class SMTPSession(AiosmtpdSMTP):
     # ------------------------------------------------------------------------------------------------ the conversation
 
     async def _converse(self) -> str:
-        self.reply(Reply(220, "", f"{self.hostname} ESMTP {self.__ident__}"))
+        self.reply(f"220 {self.hostname} ESMTP {self.__ident__}")
         try:
+            if self._draining:
+                raise TimeoutError
             if await self._incoming.first_octet() == _TLS_HANDSHAKE:
                 self._wrong_protocol("TLS")
             while (line := await self._next_command()) is not None:
                 await self._obey(line)
+                # Pipelined commands come out of the buffer without waiting: others need their turn too.
+                await asyncio.sleep(0)
         except TimeoutError:
             self.reply(SMTP.SHUTTING_DOWN if self._draining else SMTP.TIMEOUT)
             return "drained" if self._draining else "idle"
@@ -217,12 +236,12 @@ class SMTPSession(AiosmtpdSMTP):
         while True:
             try:
                 return await self._incoming.line()
-            except LineTooLong:
+            except LineTooLong as too_long:
+                self._look_for_http(too_long.beginning)
                 self.error(SMTP.LINE_TOO_LONG)
 
     async def _obey(self, line: bytes) -> None:
-        if self.session.host_name is None and _HTTP.match(line):
-            self._wrong_protocol("HTTP")
+        self._look_for_http(line)
         if _CONTROL.search(line):
             return self.error(SMTP.SYNTAX)
         try:
@@ -258,6 +277,10 @@ class SMTPSession(AiosmtpdSMTP):
         """aiosmtpd's own way to reply."""
         self.reply(status.decode("ascii", "replace") if isinstance(status, bytes) else status)
 
+    def _look_for_http(self, line: bytes) -> None:
+        if self.session.host_name is None and _HTTP.match(line):
+            self._wrong_protocol("HTTP")
+
     def _wrong_protocol(self, protocol: str) -> None:
         # Closed before its next line is looked at: the body of an HTTP request could hold SMTP commands.
         self.reply(SMTP.WRONG_PROTOCOL)
@@ -289,25 +312,23 @@ class SMTPSession(AiosmtpdSMTP):
             return self.error(SMTP.HELLO_FIRST)
         if self._in_transaction:
             return self.error(SMTP.BAD_SEQUENCE)
-        parsed = self._parse("MAIL", "FROM:", argument, SMTP.BAD_PATH)
-        if isinstance(parsed, Reply):
-            return self.error(parsed)
-        path, options = parsed
+        try:
+            path, options = reverse_path(argument)
+        except Rejected as rejected:
+            return self.error(rejected.reply)
         self._refused_recipients = 0
         return self.reply(await self._call_handler_hook("MAIL", path or "<>", options))
 
     async def smtp_RCPT(self, argument: str) -> None:
         if not self._in_transaction:
             return self.error(SMTP.BAD_SEQUENCE)
-        parsed = self._parse("RCPT", "TO:", argument, SMTP.BAD_FORWARD_PATH)
-        if isinstance(parsed, Reply):
-            return self.error(parsed)
-        path, options = parsed
-        if not path:
-            return self.error(SMTP.BAD_FORWARD_PATH)
-        if len(self.envelope.rcpt_tos) >= MAX_RECIPIENTS:
-            return self.reply(SMTP.TOO_MANY_RECIPIENTS)
+        try:
+            path, options = forward_path(argument)
+        except Rejected as rejected:
+            return self.error(rejected.reply)
         before = len(self.envelope.rcpt_tos)
+        if before >= MAX_RECIPIENTS:
+            return self.reply(SMTP.TOO_MANY_RECIPIENTS)
         self.reply(await self._call_handler_hook("RCPT", path, options))
         self._refused_recipients += len(self.envelope.rcpt_tos) == before
         return None
@@ -318,10 +339,16 @@ class SMTPSession(AiosmtpdSMTP):
         if not self.envelope.rcpt_tos:
             return self.reply(SMTP.NO_VALID_RECIPIENTS) if self._refused_recipients else self.error(SMTP.BAD_SEQUENCE)
         self.reply(SMTP.GO_AHEAD)
-        content = IncomingContent(self._incoming)
-        self.envelope.content = _Committing(content, self)  # type: ignore[assignment]
+        content = IncomingContent(self._incoming, self._commit)
+        self.envelope.content = content  # type: ignore[assignment]
         try:
-            status = await self._call_handler_hook("DATA")
+            try:
+                status = await self._call_handler_hook("DATA")
+            except ConnectionError:
+                raise
+            except Exception as error:
+                # Caught here and not further out: the rest of the content has to be read before the next command is.
+                status = await self.handle_exception(error)
             whole = await content.discard(self._options.max_octets)
         finally:
             self._committed = False
@@ -332,6 +359,9 @@ class SMTPSession(AiosmtpdSMTP):
         if self.transport is None:
             raise _Finished("device left before it was told the outcome")
         return None
+
+    def _commit(self) -> None:
+        self._committed = True
 
     async def smtp_RSET(self, argument: str) -> None:
         self.envelope = self._create_envelope()
@@ -358,40 +388,3 @@ class SMTPSession(AiosmtpdSMTP):
 
     async def smtp_STARTTLS(self, argument: str) -> None:
         self.error(SMTP.NOT_IMPLEMENTED)
-
-    def _parse(self, verb: str, keyword: str, argument: str, bad: Reply) -> tuple[str, list[str]] | Reply:
-        if argument[: len(keyword)].upper() != keyword:
-            return SMTP.SYNTAX
-        try:
-            path, parameters = parse(argument[len(keyword) :])
-        except BadPath:
-            return bad
-        except BadParameter:
-            return SMTP.SYNTAX
-        kept = {key: value for key, value in parameters.items() if key not in _DROPPED_PARAMETERS[verb]}
-        allowed = {"SIZE", "BODY"} if verb == "MAIL" else set()
-        if not allowed.issuperset(kept):
-            return SMTP.UNKNOWN_PARAMETER
-        if "BODY" in kept and (kept["BODY"] or "").upper() not in ("7BIT", "8BITMIME"):
-            return SMTP.SYNTAX
-        if "SIZE" in kept and not re.fullmatch(r"[0-9]{1,20}", kept["SIZE"] or ""):
-            return SMTP.SYNTAX
-        return path, [key if value is None else f"{key}={value.upper()}" for key, value in kept.items()]
-
-
-class _Committing:
-    """The content, which tells the session when its end was seen."""
-
-    def __init__(self, content: IncomingContent, session: SMTPSession) -> None:
-        self._content = content
-        self._session = session
-
-    def __aiter__(self) -> _Committing:
-        return self
-
-    async def __anext__(self) -> bytes:
-        piece = await anext(self._content, b"")
-        self._session._committed = self._content.ended
-        if not piece:
-            raise StopAsyncIteration
-        return piece

@@ -1,0 +1,81 @@
+"""The logins of one session: USER and PASS, and AUTH with its challenges, up to the credentials that they give."""
+
+from __future__ import annotations
+
+from ..replies import pop3_line
+from . import sasl
+from .commands import Command, Mechanism, Mistake
+from .requests import Open, Reply
+from .wire import END_OF_REPLY, MAX_LINE_OCTETS, encode_line
+
+__all__ = ("MAX_REFUSED_MECHANISMS", "Authorization")
+
+MAX_REFUSED_MECHANISMS = 10
+"""So often AUTH may name a mechanism that isn't there before that counts as an error: clients go through their list."""
+
+_MECHANISMS = b"".join(map(encode_line, (pop3_line("mechanisms", ok=True), *Mechanism))) + END_OF_REPLY
+
+
+class Authorization:
+    """What the client said so far. ``user`` is whom it named, before and after the login."""
+
+    __slots__ = ("_exchange", "_refused_mechanisms", "user")
+
+    def __init__(self) -> None:
+        self.user: str | None = None
+        self._exchange: sasl.Exchange | None = None
+        self._refused_mechanisms = 0
+
+    @property
+    def max_line_octets(self) -> int:
+        """How long the next line may be: a response is longer than a command."""
+        return sasl.MAX_RESPONSE_OCTETS if self._exchange else MAX_LINE_OCTETS
+
+    def take_exchange(self) -> sasl.Exchange | None:
+        """The exchange for which the next line is a response. It ends here; only another challenge keeps it up."""
+        exchange, self._exchange = self._exchange, None
+        return exchange
+
+    def take_user(self, user: str) -> Reply:
+        """USER."""
+        if self.user is not None:
+            raise Mistake("PASS is expected after USER")
+        self.user = user
+        # Whether there is such a user is nobody's business before the password.
+        return Reply(encode_line(pop3_line("send PASS", ok=True)))
+
+    def take_password(self, command: Command) -> Open:
+        """PASS."""
+        if self.user is None:
+            raise Mistake("send USER first")
+        return Open(self.user, command.password)
+
+    def authenticate(self, command: Command) -> Reply | Open:
+        """AUTH."""
+        if not command.mechanism:
+            return Reply(_MECHANISMS)
+        if command.mechanism not in Mechanism.__members__:
+            # Never "+OK" here: the client would send its response, and that would be read as commands.
+            text = "that mechanism is not offered"
+            self._refused_mechanisms += 1
+            if self._refused_mechanisms > MAX_REFUSED_MECHANISMS:
+                raise Mistake(text)
+            return Reply(encode_line(pop3_line(text)))
+        exchange = sasl.begin(Mechanism(command.mechanism))
+        if command.initial_response is None:
+            return self._challenge(exchange)
+        # "=" stands for a response without octets (RFC 5034 §4).
+        initial = command.initial_response.reveal().encode("latin-1")
+        return self.respond(exchange, b"" if initial == b"=" else initial)
+
+    def respond(self, exchange: sasl.Exchange, line: bytes) -> Reply | Open:
+        """The client's response to the challenge."""
+        credentials = exchange.respond(sasl.decode(line.rstrip(b" \t")))
+        if credentials is None:
+            return self._challenge(exchange)
+        self.user = credentials.user
+        return Open(credentials.user, credentials.password)
+
+    def _challenge(self, exchange: sasl.Exchange) -> Reply:
+        self._exchange = exchange
+        return Reply(encode_line(sasl.challenge_line(exchange)))

@@ -1,0 +1,45 @@
+"""What the settings say about a POP3 session: one value, handed from the service down to the session."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+__all__ = ("LOGIN_DELAY_SECONDS", "Options")
+
+LOGIN_DELAY_SECONDS = 2.0
+"""Between a failed login and its ``-ERR``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """``implementation`` is what CAPA names; ``ask_backend``: USER and PASS are the backend's to judge.
+
+    ``expire`` is the argument of EXPIRE in CAPA, ``""`` where the provider's retention isn't known. ``stls``: there is
+    a certificate, so STLS is offered.
+    """
+
+    implementation: str
+    ask_backend: bool = False
+    idle_seconds: float = 600.0
+    login_delay_seconds: float = LOGIN_DELAY_SECONDS
+    expire: str = ""
+    replace_nul: bool = False
+    add_blank_line: bool = False
+    lock: bool = False
+    stls: bool = False
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], implementation: str, *, stls: bool) -> Self:
+        """The options that the ``POP3_…`` variables give."""
+        return cls(
+            implementation=implementation,
+            ask_backend=settings["POP3_LOGIN"] == "backend",
+            idle_seconds=settings["POP3_IDLE_SECONDS"],
+            expire=settings["POP3_EXPIRE_DAYS"] or "",
+            replace_nul=settings["POP3_REPLACE_NUL"],
+            add_blank_line=settings["POP3_ADD_BLANK_LINE"],
+            lock=settings["POP3_LOCK"],
+            stls=stls,
+        )
