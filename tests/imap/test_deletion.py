@@ -55,7 +55,7 @@ POLICIES: list[tuple[str, tuple[str, ...], str | None, list[int], list[int], lis
     ("expunge", UIDPLUS, ANY_KEYWORD, [2, 4], [2], [], []),
     ("expunge", UIDPLUS, None, [2, 4], [2], [], []),
     ("expunge", BASE, ANY_KEYWORD, [1, 2, 3, 4, 5], [1, 2, 3, 5], [1, 3, 5], []),
-    ("expunge", BASE, KEYWORD.upper(), [1, 2, 3, 4, 5], [1, 2, 3, 5], [1, 3, 5], []),
+    ("expunge", BASE, rf"\Deleted {KEYWORD.upper()}", [1, 2, 3, 4, 5], [1, 2, 3, 5], [1, 3, 5], []),
     ("expunge", BASE, NO_KEYWORD, [1, 2, 3, 4, 5], [1, 2, 3, 5], [], []),
     ("expunge", BASE, None, [1, 2, 3, 4, 5], [1, 2, 3, 5], [], []),
     ("flag", UIDPLUS, ANY_KEYWORD, [1, 2, 3, 4, 5], [1, 2, 3, 5], [1, 3, 5], []),
@@ -294,3 +294,15 @@ async def test_deleting_without_uidplus_is_told_to_the_log(
         ) as (maildrop, _):  # fmt: skip
             await delete(maildrop, 1)
         assert [record.name for record in caplog.records if "UIDPLUS" in record.message] == [LOGGER] * times
+
+
+@pytest.mark.parametrize("policy", ["expunge", "flag", "trash"])
+async def test_who_may_not_delete_is_told_so(certificates: Certificates, policy: str) -> None:
+    """Dovecot says OK to STORE and EXPUNGE of one who lacks the right, and nothing is gone."""
+    box = mailbox(permanent_flags=r"\Seen", listed=TRASH)
+    async with pair(
+        certificates.good, mailbox=box, capabilities=(*UIDPLUS, "SPECIAL-USE"), BACKEND_IMAP_DELETE=policy
+    ) as (maildrop, _):
+        with pytest.raises(Failure, match="may not delete"):
+            await delete(maildrop, 1)
+    assert len(box.messages) == 5

@@ -382,13 +382,16 @@ async def test_the_breaker_opens_for_longer_each_time_and_closes_again() -> None
     assert await attempt(None), "a login that worked makes the next pause short again"
 
 
-async def test_no_password_in_any_log(certificates: Certificates, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("password", ['hush"hush hush', "p\u00e4ss w\u00f6rd 4 tests"])
+async def test_no_password_in_any_log(
+    certificates: Certificates, caplog: pytest.LogCaptureFixture, password: str
+) -> None:
     caplog.set_level(logging.DEBUG)
-    password = 'hush"hush hush'
     encoded = base64.b64encode(f"\0alice\0{password}".encode()).decode()
     echoing: list[Action] = [
         f"NO what do you mean by {password}",
         f"BAD {encoded} is no command",
+        f"NO {'x' * (298 - len(password))} {password}",  # where a long text is cut
         Drop(f"* BYE {password}\r\n".encode()),
         Drop(f"{encoded}\r\n".encode()),
         b"* NO " + password.replace('"', '\\"').encode() + b"\r\nTAG NO no\r\n",
@@ -412,7 +415,13 @@ async def test_no_password_in_any_log(certificates: Certificates, caplog: pytest
                 details.extend(map(str, await maildrop.probe()))
     told = caplog.text + "\n".join(details)
     assert details
-    for secret in (password, password.replace('"', '\\"'), encoded, encoded[4:-4], base64.b64encode(password.encode())):
+    for secret in (
+        password,
+        password.replace('"', '\\"'),
+        encoded,
+        encoded[4:-4],
+        base64.b64encode(password.encode()).decode(),
+    ):
         assert str(secret) not in told
     assert PASSWORD not in told
     assert USER in told

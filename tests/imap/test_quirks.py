@@ -216,7 +216,7 @@ async def test_uids_that_begin_again(certificates: Certificates) -> None:
 async def test_no_search_at_all(certificates: Certificates) -> None:
     """Proton Bridge and Microsoft 365 refuse some, and the answer to one is a line of any length."""
     box = Mailbox.of(ONE, b"two")
-    box.permanent_flags = r"\*"
+    box.permanent_flags = r"\Deleted \*"
     refusing: dict[Any, Action] = {"SEARCH": "NO unsupported search query"}
     async with pair(
         certificates.good, mailbox=box, script=refusing, capabilities=("AUTH=PLAIN",), POP3_NEWEST_DAYS=36500,

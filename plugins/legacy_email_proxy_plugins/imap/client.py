@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import imaplib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from imapclient import IMAPClient, SocketTimeout
@@ -14,6 +14,7 @@ from legacy_email_proxy.contracts import Disconnected
 
 from .batch import Batch
 from .body import Body, Parts
+from .credentials import redacted
 from .listing import Listing
 from .server import Server
 from .wire import Wire
@@ -37,6 +38,7 @@ class IMAP4(imaplib.IMAP4):
         self._wire = wire
         self._line = b""
         self.completion = ("", "")
+        self.secrets: tuple[str, ...] = ()
         self.listing: Listing | None = None
         self.body: Body | None = None
         self.batch: Batch | None = None
@@ -56,7 +58,7 @@ class IMAP4(imaplib.IMAP4):
             line = self._wire.readline()
         self._line = line.removesuffix(b"\r\n")
         if self.tagged_commands and (match := cast("re.Pattern[bytes]", self.tagre).match(self._line)):
-            self.completion = (match["type"].decode("ascii", "replace"), text_of(match["data"]))
+            self.completion = (match["type"].decode("ascii", "replace"), text_of(match["data"], self.secrets))
         return line
 
     def _unlisted(self, listing: Listing) -> bytes:
@@ -97,6 +99,8 @@ class IMAP4(imaplib.IMAP4):
             return self._put_back.pop(0) if self._put_back else self._literal(self.batch, size)
         if size > ANSWER_OCTETS:
             raise Disconnected(f"the server announces a literal of {size} octets where none is expected")
+        # One by one they are small enough; together they could still fill the memory.
+        self._wire.spend(size)
         return b"".join(self._wire.pieces(size))
 
     def send(self, data: Any) -> None:
@@ -120,10 +124,10 @@ class Client(IMAPClient):  # type: ignore[misc]  # imapclient has no types
         return IMAP4(self._wire)
 
 
-def text_of(octets: object) -> str:
-    """What a server said, short enough for a log."""
+def text_of(octets: object, secrets: Iterable[str] = ()) -> str:
+    """What a server said, fit for a log: short, and without the secrets that it may have quoted."""
     words = octets.decode("ascii", "backslashreplace") if isinstance(octets, bytes) else str(octets)
-    return words[:_TEXT_OCTETS]
+    return redacted(words, secrets)[:_TEXT_OCTETS]
 
 
 def check(answer: tuple[str, list[Any]]) -> list[Any]:

@@ -55,11 +55,11 @@ class Connection:
         self._wire = Wire(server.patience)
         self._client: Client
         self._imap: IMAP4
-        self._secrets: tuple[str, ...] = ()
         self._in_step = False
         self.mailbox: Mailbox | None = None
         self.folder = ""  # As it stands in a command.
         self.permanent_flags: frozenset[bytes] = frozenset()
+        self.deletable = True  # RFC 9051 §7.1: without PERMANENTFLAGS, all flags can be kept.
         self.capabilities: frozenset[str] = frozenset()
         self.logged_in = False
 
@@ -139,7 +139,7 @@ class Connection:
             offered = ", ".join(sorted(name for name in self.capabilities if name.startswith("AUTH="))) or "none"
             detail = f"the server takes no password (LOGINDISABLED; mechanisms: {offered})"
             raise Unusable(detail, look_at="BACKEND_IMAP_USE_SSL, BACKEND_IMAP_USE_STARTTLS")
-        self._secrets = disguises(login)
+        self._imap.secrets = disguises(login)
         imap = self._imap
         with self._exchange("log in", refused=partial(login_failure, clients_own=clients_own)):
             if plain:
@@ -204,12 +204,11 @@ class Connection:
             self._raise_bye(doing)
             status, text = imap.completion
             if status not in ("NO", "BAD") or isinstance(error, imaplib.IMAP4.abort):
-                raise Disconnected(f"could not {doing}: {self._redacted(str(error))}") from None
+                raise Disconnected(f"could not {doing}: {text_of(str(error), self._imap.secrets)}") from None
             self._in_step = status == "NO"
-            text = self._redacted(text)
             raise (refused or partial(refusal, doing))(status, text) from None
         except (ValueError, TypeError, LookupError, RecursionError) as error:
-            detail = f"could not {doing}, the server broke the protocol: {self._redacted(str(error))}"
+            detail = f"could not {doing}, the server broke the protocol: {text_of(str(error), self._imap.secrets)}"
             raise Disconnected(detail) from None
         self._in_step = True
 
@@ -217,16 +216,10 @@ class Connection:
         said = self._imap.untagged_responses.get("BYE")
         if not said:
             return
-        text = self._redacted(text_of(said[-1]))
+        text = text_of(said[-1], self._imap.secrets)
         if is_busy(text) and not self.logged_in:
             raise overloaded(text)
         raise Disconnected(f"could not {doing}, the server hung up: {text}")
-
-    def _redacted(self, text: str) -> str:
-        # A server may quote the command that it did not understand, and so the password, into our log.
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
 
     def select(self) -> Mailbox:
         """Open the folder, for reading and writing: EXAMINE does not fix the UIDVALIDITY on every server (Courier)."""
@@ -241,6 +234,7 @@ class Connection:
                 answer = self._client._process_select_response(self._imap.untagged_responses)
             self.folder = self._in_command(folder)
             self.permanent_flags = frozenset(answer.get(b"PERMANENTFLAGS", answer.get(b"FLAGS", ())))
+            self.deletable = rb"\deleted" in {flag.lower() for flag in answer.get(b"PERMANENTFLAGS", (rb"\Deleted",))}
             uidvalidity, exists = answer.get(b"UIDVALIDITY", 0), answer[b"EXISTS"]
         if not 0 < uidvalidity <= MAX_UID:
             detail = f"folder {folder!r} has no UIDVALIDITY, so its messages have no lasting identity"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 
 from legacy_email_proxy.contracts import Login
 
-__all__ = ("disguises", "is_sendable", "login_parts", "plain_response")
+__all__ = ("disguises", "is_sendable", "login_parts", "plain_response", "redacted")
 
 
 def _octets(text: str) -> bytes:
@@ -43,9 +44,17 @@ def login_parts(tag: bytes, login: Login) -> list[bytes]:
 
 
 def disguises(login: Login) -> tuple[str, ...]:
-    """The password, quoted and in base64, as a server might quote it back at us."""
+    """The password, quoted, escaped and in base64, as a server might quote it back at us and a log would show it."""
     password = login.password.reveal()
     quoted = password.replace("\\", "\\\\").replace('"', '\\"')
     response = plain_response(login)
     encoded = (base64.b64encode(octets).decode() for octets in (response, response[1:], _octets(password)))
-    return tuple(form for form in (quoted, password, *encoded) if form)
+    escaped = (_octets(form).decode("ascii", "backslashreplace") for form in (quoted, password))
+    return tuple(dict.fromkeys(form for form in (*escaped, quoted, password, *encoded) if form))
+
+
+def redacted(text: str, secrets: Iterable[str]) -> str:
+    """``text`` without them. To be done before a text is cut: a part of a password is still one."""
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return text

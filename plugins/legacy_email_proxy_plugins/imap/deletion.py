@@ -45,6 +45,9 @@ def remove(connection: Connection, uidvalidity: int, uids: Collection[int], dele
     writable = connection.mailbox is not None and not connection.mailbox.read_only
     if not writable and deletion is not Deletion.KEEP:
         raise Failure("the folder is read-only, so nothing can be deleted", look_at="BACKEND_IMAP_FOLDER")
+    if not connection.deletable and deletion is not Deletion.KEEP:
+        # Such a server says OK to STORE and EXPUNGE all the same, and everything stays where it is.
+        raise Failure("this login may not delete from the folder (PERMANENTFLAGS)", look_at="BACKEND_IMAP_FOLDER")
     trash = _trash(connection) if deletion is Deletion.TRASH else None
     if trash is not None:
         if "MOVE" in connection.capabilities:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
+from contextlib import aclosing
 from functools import partial
 
-from legacy_email_proxy.contracts import Disconnected, Entry, MessageGone
+from legacy_email_proxy.contracts import Disconnected, Entry, MessageGone, MessageUnavailable
 
 from .ahead import ReadAhead
 from .connection import Connection
@@ -47,8 +48,13 @@ class IMAPSession:
         if octets is not None:
             yield octets
             return
+        async with aclosing(self._streamed(uid, "BODY.PEEK[]")) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _streamed(self, uid: int, item: str) -> AsyncGenerator[bytes, None]:
         pipe = Pipe()
-        job = partial(_fetch, self._index.uidvalidity, uid, "BODY.PEEK[]", pipe.put)
+        job = partial(_fetch, self._index.uidvalidity, uid, item, pipe.put)
         # A task of its own, because the exchange goes on while its pieces are taken.
         exchange = asyncio.create_task(self._pool.exchange(job, untouched=lambda: pipe.untouched))
         exchange.add_done_callback(partial(_end, pipe))
@@ -68,16 +74,23 @@ class IMAPSession:
             if octets is not None:
                 yield octets
                 return
-            for piece in await self._read(uid, "BODY.PEEK[HEADER]"):
-                yield piece
+            async with aclosing(self._streamed(uid, "BODY.PEEK[HEADER]")) as pieces:
+                async for piece in pieces:
+                    yield piece
             return
-        counter, offset = TopCounter(lines), 0
+        counter, offset, listed = TopCounter(lines), 0, self._index.sizes[uid]
         while True:
-            octets = b"".join(await self._read(uid, f"BODY.PEEK[]<{offset}.{WINDOW_OCTETS}>"))
+            try:
+                octets = b"".join(await self._read(uid, f"BODY.PEEK[]<{offset}.{WINDOW_OCTETS}>"))
+            except MessageUnavailable:
+                if 0 < listed <= offset:
+                    return  # NIL is what some servers have behind the end.
+                raise
             if octets:
                 yield octets
             offset += len(octets)
-            if len(octets) < WINDOW_OCTETS or counter.is_enough(octets):
+            # A server may send less than was asked for: only the end of the message, or nothing more, is the end.
+            if not octets or (len(octets) < WINDOW_OCTETS and offset >= listed) or counter.is_enough(octets):
                 return
 
     async def _read(self, uid: int, item: str) -> list[bytes]:
@@ -119,8 +132,17 @@ def _same_folder(connection: Connection, uidvalidity: int) -> None:
 
 
 def _fetch(uidvalidity: int, uid: int, item: str, sink: Callable[[bytes], None], connection: Connection) -> None:
+    kept = connection.mailbox is not None
     _same_folder(connection, uidvalidity)
-    connection.fetch(uid, item, sink)
+    try:
+        connection.fetch(uid, item, sink)
+    except MessageGone:
+        if not kept:
+            raise
+        # What a kept connection sees of the folder may be older than the message: only a new SELECT knows.
+        connection.select()
+        _same_folder(connection, uidvalidity)
+        connection.fetch(uid, item, sink)
 
 
 def _remove(remover: Remover, uidvalidity: int, uids: Collection[int], connection: Connection) -> None:

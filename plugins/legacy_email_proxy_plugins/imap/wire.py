@@ -64,8 +64,8 @@ class Wire:
             raise Unreachable(f"can not find {host}: {_reason(error)}", look_at="BACKEND_IMAP_HOST") from error
         failed = ""
         for tried, (family, kind, protocol, _, address) in enumerate(addresses):
-            self._take(sockets.socket(family, kind, protocol))
             try:
+                self._take(sockets.socket(family, kind, protocol))
                 # One address that swallows packets must leave time for the others.
                 self.socket.settimeout(max(0.001, self._left() / (len(addresses) - tried)))
                 self.socket.connect(address)
@@ -138,7 +138,7 @@ class Wire:
         self._consumed += len(line)
         if len(line) > MAX_LINE_OCTETS:
             raise Disconnected(f"the server sent a line of more than {MAX_LINE_OCTETS} octets")
-        self._spend(len(line))
+        self.spend(len(line))
         return line
 
     def skip(self, take: Callable[[bytes], int]) -> None:
@@ -150,9 +150,10 @@ class Wire:
         while taken := take(self._reader.peek()):
             self._reader.read(taken)
             self._consumed += taken
-            self._spend(taken)
+            self.spend(taken)
 
-    def _spend(self, octets: int) -> None:
+    def spend(self, octets: int) -> None:
+        """Take this off what the server may still send. Raises :class:`Disconnected`."""
         self._budget -= octets
         if self._budget < 0:
             raise Disconnected("the server sends more than any answer to this command needs")
