@@ -23,6 +23,11 @@ def as_home(path: Path) -> None:
     (path / "letter.txt").write_text("keep me")
 
 
+def with_a_file_for_new(path: Path) -> None:
+    (path / "cur").mkdir(parents=True)
+    (path / "new").write_text("no folder")
+
+
 def as_unreadable(path: Path) -> None:
     path.symlink_to(path.name)
 
@@ -30,6 +35,7 @@ def as_unreadable(path: Path) -> None:
 @pytest.mark.parametrize(("make", "words"), [
     (as_file, "is no folder"),
     (as_home, "is no Maildir but holds other files"),
+    (with_a_file_for_new, "new' is no folder"),
     (as_unreadable, "can not use"),
 ])  # fmt: skip
 def test_unusable_path_is_a_mistake_and_stays_as_it_is(
@@ -43,6 +49,19 @@ def test_unusable_path_is_a_mistake_and_stays_as_it_is(
             plugin(context_for(plugin, tmp_path, **{variable: str(path)}))
         assert all(line.startswith(f"{variable}: ") for line in caught.value.lines)
     assert sorted(os.walk(tmp_path)) == before
+
+
+@pytest.mark.parametrize("there", [["tmp", "new", "cur"], ["cur"]])
+def test_no_folder_is_listed_at_the_start(tmp_path: Path, there: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(path: object = ".") -> None:
+        raise AssertionError(f"{path} is listed")
+
+    for name in there:
+        (tmp_path / "maildir" / name).mkdir(parents=True)
+    monkeypatch.setattr(os, "listdir", endless)
+    monkeypatch.setattr(os, "scandir", endless)
+    for plugin, variable in ((MaildirRelay, "RELAY_MAILDIR_PATH"), (MaildirMaildrop, "MAILDROP_MAILDIR_PATH")):
+        plugin(context_for(plugin, tmp_path, **{variable: str(tmp_path / "maildir")}))
 
 
 def test_parents_are_not_made(tmp_path: Path) -> None:

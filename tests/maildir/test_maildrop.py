@@ -7,8 +7,6 @@ from pathlib import Path
 
 import anyio
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from legacy_email_proxy.contracts import Entry, Failure, MessageGone, MessageUnavailable
 from legacy_email_proxy_plugins.maildir import MaildirMaildrop
@@ -216,41 +214,21 @@ async def test_hanging_session_holds_up_no_other(
             go_on.set()
 
 
-HEADERS = st.sampled_from([b"", b"a: b\r\n", b"a: b\n c\n", b"a: b\r\n\tc\r\n", b"\r", b"no field"])
-TEXT = st.lists(st.sampled_from([b"\r\n", b"\n", b"\r", b"a", b".", b"\0"]), max_size=20).map(b"".join)
-
-
-def least(message: bytes, lines: int) -> bytes:
-    """The header, the blank line and so many lines, told in the plainest way."""
-    given: list[bytes] = []
-    wanted: int | None = None
-    for line in message.splitlines(keepends=True) if b"\r" not in message else _lines(message):
-        if wanted is not None and wanted <= 0:
-            break
-        given.append(line)
-        if wanted is not None:
-            wanted -= 1
-        elif line in (b"\r\n", b"\n"):
-            wanted = lines
-    return b"".join(given)
-
-
-def _lines(message: bytes) -> list[bytes]:
-    ended = [line + b"\n" for line in message.split(b"\n")]
-    return [*ended[:-1], ended[-1][:-1]]
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(header=HEADERS, body=TEXT, lines=st.integers(0, 6), octets=st.integers(1, 9))
-async def test_top_gives_enough_however_the_pieces_fall(
-    maildir: Path, maildrop: MaildirMaildrop, header: bytes, body: bytes, lines: int, octets: int
+async def test_top_reads_no_further_than_its_reader(
+    maildir: Path, maildrop: MaildirMaildrop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    message = header + b"\r\n" + body
-    put(maildir, "new/1.a.h", content=message)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "PIECE_OCTETS", octets)
-        async with maildrop.open(CLIENT, None) as session:
-            given_ = b"".join([piece async for piece in session.top("1.a.h", lines)])
-    assert given_.startswith(least(message, lines))
-    assert len(given_) < len(least(message, lines)) + octets
-    assert message.startswith(given_)
+    reads: list[int] = []
+    pread = os.pread
+
+    def recorded(descriptor: int, octets: int, offset: int) -> bytes:
+        reads.append(offset)
+        return pread(descriptor, octets, offset)
+
+    monkeypatch.setattr(module, "PIECE_OCTETS", 4)
+    monkeypatch.setattr(os, "pread", recorded)
+    put(maildir, "new/1.a.h", content=b"a: b\r\n\r\nbody\r\n")
+    async with maildrop.open(CLIENT, None) as session:
+        pieces = session.top("1.a.h", 0)
+        assert [await anext(pieces) for _ in range(2)] == [b"a: b", b"\r\n\r\n"]
+        assert reads == [0, 4]
+        assert b"".join([piece async for piece in pieces]) == b"body\r\n"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from legacy_email_proxy.contracts import Refused
+from legacy_email_proxy.contracts import Refused, Secret
 from legacy_email_proxy_plugins.smtps.content import ContentEncoder
 from legacy_email_proxy_plugins.smtps.dialogue import (
     MAX_LINE_OCTETS,
@@ -22,6 +23,7 @@ from legacy_email_proxy_plugins.smtps.dialogue import (
     mail_command,
     rcpt_command,
 )
+from legacy_email_proxy_plugins.smtps.login import Exchange
 
 REPLIES = [
     (b"250 OK\r\n", [Reply(250, ("OK",))]),
@@ -133,6 +135,50 @@ def test_a_reply_in_the_log_is_one_line() -> None:
     shown = str(Reply(550, ("a\rb\x00\x1b[2J\u2028c", "d" * 1000)))
     assert shown.startswith("550 a b [2J c ddd")
     assert len(shown) == 400
+
+
+LONG = "correct-horse-" * 5 + "staple!"
+REPEATED = [
+    ("two  blanks!", [b"two  blanks!"], "two"),
+    ("two  blanks!", [b"it was two blanks!"], "two"),
+    ("two  blanks!", [b"it was two", b"blanks!"], "two"),
+    (" at the ends! ", [b"at the ends!"], "ends"),
+    (LONG, [b"x" * 350 + b" " + LONG.encode()], "horse"),
+    (LONG, [b"x" * 350, LONG.encode()], "horse"),
+    ("p\u00e4ss w\u00f6rd!", ["p\u00e4ss w\u00f6rd!".encode()], "ss w"),
+    ("p\u00e4ss w\u00f6rd!", ["P\u00c4SS W\u00d6RD!".encode()], "SS W"),
+    ("p\u00e4ss w\u00f6rd!", ["p\u00e4ss w\u00f6rd!".encode("latin-1")], "ss w"),
+    ("p\u00e4ss w\u00f6rd!", ["p\u00e4ss w\u00f6rd!".encode().decode("latin-1").encode()], "ss w"),
+    ("p\u00e4ss w\u00f6rd!", [b"p?ss w??rd!"], "ss w"),
+    ("p\udce4ss w\udcf6rd!", [b"p\xe4ss w\xf6rd!"], "ss w"),
+    ("p\u00a0a\u2003ss!", ["p\u00a0a\u2003ss!".encode()], "ss!"),
+    ("f\u00f6\x85\u00f6x!", ["f\u00f6\x85\u00f6x!".encode()], "x!"),
+    ("AGF", [b"AGFsaWNlAEFHRg=="], "saWNl"),
+    ("\u043f\u0430\u0440\u043e\u043b\u044c", ["\u043f\u0430\u0440\u043e\u043b\u044c".encode()], "\u0430"),
+]
+
+
+@pytest.mark.parametrize(("password", "lines", "piece"), REPEATED)
+def test_a_repeated_password_is_not_shown_even_in_part(password: str, lines: list[bytes], piece: str) -> None:
+    (reply,), _ = read(b"".join(b"535-" + line + b"\r\n" for line in lines) + b"535 is wrong\r\n")
+    shown = Exchange("PLAIN", "alice", Secret(password)).shown(reply)
+    assert "***" in shown
+    assert piece not in shown
+    assert len(shown) <= 400
+
+
+@pytest.mark.parametrize("password", ["", " ", "\t"])
+def test_a_password_of_nothing_hides_nothing(password: str) -> None:
+    assert Exchange("PLAIN", "alice", Secret(password)).shown(Reply(535, ("5.7.8 no  such", "user"))) == (
+        "535 5.7.8 no such user"
+    )
+
+
+def test_a_long_reply_is_searched_fast() -> None:
+    exchange = Exchange("PLAIN", "alice", Secret("\u00f6?\u00f6?\u00f6?\u00f6 \u00f6 \u00f6!"))
+    started = time.process_time()
+    exchange.shown(Reply(535, ("\u00f6?\u00f6 " * (MAX_REPLY_OCTETS // 6),)))
+    assert time.process_time() - started < 2
 
 
 def test_extensions() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -53,16 +54,16 @@ class Folder:
             raise SettingsMistake(f"{variable}: {wrong}")
 
     def unusable(self) -> str:
-        """Why this path can't be a Maildir, or ``""``."""
+        """Why this path can't be a Maildir, or ``""``. However full it is, no folder is listed for that."""
         try:
-            content = {each.name for each in self.path.iterdir()}
-        except FileNotFoundError:
+            there = [each for each in (self.path, *self.subfolders) if _is_folder(each)]
+        except NotADirectoryError as error:
+            return f"{error.filename!r} is no folder"
+        if not there:
             # Making parents as well would hide a typing mistake, or a disk that isn't mounted.
             parent = self.path.parent
             return "" if parent.is_dir() else f"{str(self.path)!r} can not be made: there is no folder {str(parent)!r}"
-        except NotADirectoryError:
-            return f"{str(self.path)!r} is no folder"
-        if content and content.isdisjoint(_SUBFOLDERS):
+        if there == [self.path] and _holds_anything(self.path):
             return f"{str(self.path)!r} is no Maildir but holds other files; name a Maildir, or an empty or new folder"
         return ""
 
@@ -111,6 +112,22 @@ class Folder:
     def count(self) -> int:
         """How many messages there are."""
         return sum(len(_entries(each)) for each in (self.new, self.cur) if each.is_dir())
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it exists. Raises ``NotADirectoryError`` when it is something else."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISDIR(mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    return True
+
+
+def _holds_anything(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return next(entries, None) is not None
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

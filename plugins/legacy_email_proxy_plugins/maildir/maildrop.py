@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from legacy_email_proxy.contracts import (
@@ -30,7 +29,6 @@ PIECE_OCTETS = 2**18
 """What a thread reads at one visit."""
 
 _VARIABLE = "MAILDROP_MAILDIR_PATH"
-_END_OF_HEADER = re.compile(rb"\n\r?\n")
 
 
 class MaildirMaildrop:
@@ -86,23 +84,9 @@ class _Session:
                 return
             offset += len(piece)
 
-    async def top(self, unique_id: str, lines: int) -> AsyncGenerator[bytes, None]:
-        # The header may be empty: then the message begins with the blank line, as if a line had ended before it.
-        before, in_header = b"\n", True
-        async with aclosing(self.retrieve(unique_id)) as pieces:
-            async for piece in pieces:
-                yield piece
-                body = piece
-                if in_header:
-                    text = before + piece
-                    end = _END_OF_HEADER.search(text)
-                    if not end:
-                        before = text[-2:]
-                        continue
-                    in_header, body = False, text[end.end() :]
-                lines -= body.count(b"\n")
-                if lines <= 0:
-                    return
+    def top(self, unique_id: str, lines: int) -> AsyncGenerator[bytes, None]:
+        # Whoever reads stops when it is enough, and the next piece is read only when asked for.
+        return self.retrieve(unique_id)
 
     async def commit(self, deleted: Collection[str]) -> None:
         await self._threads.run(self._remove, deleted)

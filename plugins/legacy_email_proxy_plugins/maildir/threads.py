@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar, TypeVarTuple
 
 import anyio
@@ -32,18 +33,39 @@ class Threads:
         # anyio's threads won't do: an abandoned one gives its place in the limiter back while it still hangs, so that
         # a dead network disk would collect threads without end.
         self._executor = ThreadPoolExecutor(WORKERS, thread_name_prefix=variable)
+        # A call waits here, not in the executor's queue: that one keeps a call that nobody waits for any more, and the
+        # octets to write with it, until a thread is free, which a dead disk's threads never are.
+        self._free = asyncio.Semaphore(WORKERS)
 
     async def run(self, function: Callable[[*_Args], _Result], *args: *_Args) -> _Result:
         """Call ``function`` in a thread and wait.
 
         When the waiting task is cancelled, or :data:`ANSWER_SECONDS` pass, a call that has begun goes on alone. Raises
-        :class:`StorageFull` when the disk or the quota is full, :class:`Failure` for any other ``OSError``.
+        :class:`StorageFull` when the disk or the quota is full, :class:`Failure` for any other ``OSError`` and after
+        :meth:`close`.
         """
         try:
             with anyio.fail_after(ANSWER_SECONDS):
-                return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
+                await self._free.acquire()
+                return await asyncio.wrap_future(self._submit(function, *args))
         except OSError as error:
             raise self._failure(error) from error
+
+    def _submit(self, function: Callable[[*_Args], _Result], *args: *_Args) -> Future[_Result]:
+        loop = asyncio.get_running_loop()
+
+        def ended(_: Future[_Result]) -> None:
+            # The thread may outlive the loop.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._free.release)
+
+        try:
+            future = self._executor.submit(function, *args)
+        except RuntimeError as error:
+            self._free.release()
+            raise Failure(f"no thread for the file system: {error}", look_at=self._variable) from error
+        future.add_done_callback(ended)
+        return future
 
     def _failure(self, error: OSError) -> Failure:
         if error.errno is None:
@@ -53,4 +75,4 @@ class Threads:
 
     def close(self) -> None:
         """Let the threads end. Those that hang are not waited for."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._executor.shutdown(wait=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from legacy_email_proxy.contracts import Parameters, Refused
@@ -33,6 +33,7 @@ MAX_LINE_OCTETS = 8192
 MAX_REPLY_OCTETS = 65536
 """All that is kept of a backend's words until somebody wants them: a reply without an end can't fill the memory."""
 
+_SHOWN = 400
 _LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)
 _ENHANCED = re.compile(r"([245])\.\d{1,3}\.\d{1,3}(?!\S)")
 _SIZE = re.compile(r"\d{1,20}")
@@ -77,7 +78,11 @@ class Reply:
 
     def __str__(self) -> str:
         """For the log: one line without control characters, at most 400 characters."""
-        return re.sub(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", f"{self.code} {' '.join(self.lines)}").strip()[:400]
+        return _one_line(f"{self.code} {' '.join(self.lines)}")
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text).strip()[:_SHOWN]
 
 
 class ReplyReader:
@@ -236,12 +241,25 @@ def refusal(reply: Reply, stage: str) -> Refused:
     return Refused(reply.code, reply.enhanced, reply.text, detail=f"{stage}: the backend said {reply}")
 
 
-def redacted(reply: Reply, secrets: Iterable[str]) -> str:
+def redacted(reply: Reply, secrets: Collection[str]) -> str:
     """``str(reply)`` without any of ``secrets``: some servers repeat, in an error, the line they did not like."""
-    text = str(reply)
-    for secret in secrets:
-        if secret:
-            text = re.sub(re.escape(secret), "***", text, flags=re.IGNORECASE)
+    # As it came and whole: what the log leaves out, blanks or the end, would hide a secret from this search, and the
+    # rest of that secret would be shown.
+    text = f"{reply.code} {' '.join(reply.lines)}"
+    # The longest first: a short password may be a part of the base64 of the whole.
+    for secret in sorted(filter(str.strip, secrets), key=len, reverse=True):
+        text = re.sub(_repeated(secret.strip()), "***", text)
     # A repeated line may be cut, so any longer piece of what was sent is taken out as well.
     haystack = " ".join(secrets).lower()
-    return re.sub(r"[A-Za-z0-9+/=]{8,}", lambda word: "***" if word[0].lower() in haystack else word[0], text)
+    text = re.sub(r"[A-Za-z0-9+/=]{8,}", lambda word: "***" if word[0].lower() in haystack else word[0], text)
+    return _one_line(text)
+
+
+def _repeated(secret: str) -> str:
+    """A pattern for what may have become of ``secret`` at the server: other case, other blanks, another charset."""
+    # Outside printable ASCII any characters may have taken the place of the others: \ufffd or "?" for each octet (up to
+    # four of them a character), the letters of a wrong charset, the blank between two lines for two blanks.
+    runs = re.finditer(r"(?P<plain>[!-~]+)|[^!-~]+", secret)
+    return "".join(
+        f"(?i:{re.escape(run['plain'])})" if run["plain"] else f"[^!->@-~]{{1,{4 * len(run[0])}}}" for run in runs
+    )
