@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from fakes.imap import Action, Cut, Drip, Drop, Hang, Mailbox, Reset, Step
-from imap.support import CLIENT, PASSWORD, SHORT, USER, login, maildrop_for, pair, patient
+from imap.support import CLIENT, SHORT, USER, login, maildrop_for, pair, patient
 from legacy_email_proxy.contracts import (
     CredentialsRefused,
     Disconnected,
