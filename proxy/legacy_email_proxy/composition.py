@@ -14,7 +14,7 @@ from .contracts import Maildrop, Relay, SettingsMistake
 from .plugin_context import PluginContext
 from .settings import TABLE, Settings, read, unknown_variables
 
-__all__ = ("NONE", "Composition", "compose")
+__all__ = ("NONE", "Composition", "choose", "compose")
 
 NONE = "none"
 """The name that closes a leg."""
@@ -32,12 +32,11 @@ class Composition:
     tls: ssl.SSLContext | None = None
 
 
-def compose(environ: Mapping[str, str] | None = None) -> Composition:
-    """Read the settings, load the named plugins and construct them; nothing is connected.
+def choose(environ: Mapping[str, str]) -> tuple[Settings, dict[str, Any], list[str]]:
+    """The settings, those that plugins declare included; the named plugins' classes by variable; what is wrong there.
 
-    Raises :class:`SettingsMistake` with all mistakes of all of them.
+    The mistakes in the settings themselves stand in ``Settings.mistakes``.
     """
-    environ = os.environ if environ is None else environ
     settings = read(environ)
     mistakes = []
     classes: dict[str, Any] = {}
@@ -51,6 +50,16 @@ def compose(environ: Mapping[str, str] | None = None) -> Composition:
     declared = [setting for plugin in classes.values() for setting in registry.declared_settings(plugin)]
     if declared:
         settings = read(environ, dict.fromkeys((*TABLE, *declared)))
+    return settings, classes, mistakes
+
+
+def compose(environ: Mapping[str, str] | None = None) -> Composition:
+    """Read the settings, load the named plugins and construct them; nothing is connected.
+
+    Raises :class:`SettingsMistake` with all mistakes of all of them.
+    """
+    environ = os.environ if environ is None else environ
+    settings, classes, mistakes = choose(environ)
     mistakes[:0] = settings.mistakes
     if all(settings[variable] == NONE for variable, _ in _LEGS):
         mistakes.append("MAILDROP_PLUGIN: both legs are closed with `none`; open at least one")

@@ -33,14 +33,13 @@ T = TypeVar("T")
 class Pool:
     """At most ``server.max_connections`` connections, all logged in as ``login``; used in one event loop.
 
-    ``login`` is ``None`` only for a pool that probes without logging in. ``on_idle`` is called whenever nothing is lent
-    or kept any more.
+    ``on_idle`` is called whenever nothing is lent or kept any more.
     """
 
     def __init__(
         self,
         server: Server,
-        login: Login | None,
+        login: Login,
         *,
         clients_own: bool,
         on_idle: Callable[[], None] = lambda: None,
@@ -125,7 +124,6 @@ class Pool:
             self._give_back(lease)
 
     def _open(self, connection: Connection) -> None:
-        assert self._login is not None, "a pool that only probes"  # noqa: S101
         connection.connect()
         connection.login(self._login, clients_own=self._clients_own)
 

@@ -6,9 +6,8 @@ import argparse
 import os
 import sys
 
-from .. import registry
-from ..composition import NONE
-from ..settings import TABLE, read, unknown_variables
+from ..composition import choose
+from ..settings import unknown_variables
 
 __all__ = ("add_arguments", "run")
 
@@ -19,16 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Exit status 2 when there are mistakes, which follow the settings on standard error."""
-    settings = read()
-    mistakes = []
-    declared = list(TABLE)
-    for variable, group in (("MAILDROP_PLUGIN", registry.MAILDROP), ("RELAY_PLUGIN", registry.RELAY)):
-        if settings[variable] != NONE:
-            try:
-                declared += registry.declared_settings(registry.load(registry.find(group, settings[variable])))
-            except registry.PluginError as error:
-                mistakes.append(f"{variable}: {error}")
-    settings = read(declared=dict.fromkeys(declared))
+    settings, _, mistakes = choose(os.environ)
     width = max(len(setting.name) for setting in settings.declared)
     for setting in settings.declared:
         value = setting.shown(settings[setting.name])
