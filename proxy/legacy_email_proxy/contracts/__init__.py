@@ -26,7 +26,7 @@ from .failures import (
 )
 from .finding import Finding, Level
 from .maildrop import Entry, Login, Maildrop, MaildropSession
-from .relay import Relay, RelayCapabilities, Transaction, WholeMessageRelay
+from .relay import PipeliningTransaction, Recipient, Relay, RelayCapabilities, Transaction, WholeMessageRelay
 from .secret import Secret
 from .setting import Setting, SettingType
 
@@ -50,7 +50,9 @@ __all__ = (
     "MessageUnavailable",
     "Overloaded",
     "Parameters",
+    "PipeliningTransaction",
     "Receipt",
+    "Recipient",
     "Refused",
     "Relay",
     "RelayCapabilities",

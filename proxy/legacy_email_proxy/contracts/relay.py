@@ -9,24 +9,36 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from .context import Context
 from .envelope import Client, Message, Parameters, Receipt
+from .failures import Refused
 from .finding import Finding
 
-__all__ = ("Relay", "RelayCapabilities", "Transaction", "WholeMessageRelay")
+__all__ = ("PipeliningTransaction", "Recipient", "Relay", "RelayCapabilities", "Transaction", "WholeMessageRelay")
 
 
 @dataclass(frozen=True, slots=True)
 class RelayCapabilities:
-    """What the backend offered when it was last asked; the defaults are what is announced before anybody knows.
+    """What every backend that may be reached offered when it was last asked; the defaults hold until one was.
 
-    ``max_octets`` is the backend's own SIZE (RFC 1870), ``None`` for "no limit known".
+    ``max_octets`` is the backend's own SIZE (RFC 1870), ``None`` for "no limit known"; ``smtputf8`` (RFC 6531) and
+    ``dsn`` (RFC 3461) tell whether those parameters of MAIL and RCPT are of any use to it.
     """
 
     max_octets: int | None = None
+    smtputf8: bool = False
+    dsn: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """One RCPT: the forward-path, without brackets and never empty, and its parameters."""
+
+    forward_path: str
+    parameters: Parameters = field(default_factory=dict)
 
 
 class Transaction(Protocol):
@@ -46,6 +58,22 @@ class Transaction(Protocol):
         from the device as they are asked for. If iterating raises, the device vanished or its message was refused:
         nothing may be delivered, and the exception must pass. Returning means that somebody durable is responsible
         for *every* accepted recipient; only then does the device read 250.
+        """
+
+
+class PipeliningTransaction(Transaction, Protocol):
+    """A transaction that also takes recipients by the group, and so saves a device that pipelines its round trips.
+
+    It is optional: the core asks a transaction without this method for one recipient after the other.
+    """
+
+    async def add_recipients(
+        self, recipients: Sequence[Recipient], *, content_follows: bool
+    ) -> Sequence[Refused | None]:
+        """Ask for the verdicts on recipients that arrived together: one for each, in order, ``None`` for accepted.
+
+        ``content_follows`` tells that the device has sent DATA already: unless all are refused, :meth:`send` comes
+        next, so the backend may be asked for leave to send now. Whatever is raised ends the transaction.
         """
 
 
