@@ -358,7 +358,7 @@ async def test_a_slow_reader_costs_little_memory(start_leg: StartLeg) -> None:
 
 async def test_a_reader_that_stopped_is_cut_off(start_leg: StartLeg, ends: Ends) -> None:
     maildrop = StreamingMaildrop(100 * MIB)
-    leg = await start_leg(maildrop, idle_seconds=0.2)
+    leg = await start_leg(maildrop, progress_seconds=0.2)
     with small_window(leg.address) as client:
         client.sendall(LOGIN + b"RETR 1\r\n")
         await until(lambda: bool(ends()))
