@@ -12,7 +12,7 @@ import ssl
 import struct
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_network
 
@@ -63,7 +63,7 @@ class StreamingMaildrop(MemoryMaildrop):
 
 
 class StreamingSession(MemorySession):
-    async def retrieve(self, unique_id: str) -> AsyncIterator[bytes]:
+    async def retrieve(self, unique_id: str) -> AsyncGenerator[bytes, None]:
         maildrop = self.maildrop
         assert isinstance(maildrop, StreamingMaildrop)
         maildrop.iterators += 1

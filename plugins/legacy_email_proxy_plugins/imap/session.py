@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
 from functools import partial
 
@@ -41,7 +41,7 @@ class IMAPSession:
         """The messages as they were when the maildrop was opened."""
         return self._index
 
-    async def retrieve(self, unique_id: str) -> AsyncIterator[bytes]:
+    async def retrieve(self, unique_id: str) -> AsyncGenerator[bytes, None]:
         """The whole message; the last piece comes only after the server's OK."""
         uid = self._uid(unique_id)
         octets = await self._messages.get(uid)
@@ -66,7 +66,7 @@ class IMAPSession:
             pipe.close()
             exchange.cancel()
 
-    async def top(self, unique_id: str, lines: int) -> AsyncIterator[bytes]:
+    async def top(self, unique_id: str, lines: int) -> AsyncGenerator[bytes, None]:
         """The header and at least the first ``lines`` lines of the body, read in windows."""
         uid = self._uid(unique_id)
         if lines <= 0:
