@@ -72,7 +72,7 @@ class Store:
     @staticmethod
     def accounts(folder: Path) -> list[str]:
         """The names of all accounts that have a file there."""
-        return sorted(unquote(file.stem) for file in folder.glob("*.json"))
+        return sorted(unquote(file.name.removesuffix(".json")) for file in folder.glob("*.json"))
 
     async def load(self) -> Record:
         """What is stored now, read again only where the file has changed. Raises :class:`Damaged`."""
