@@ -17,7 +17,7 @@ from . import __version__, events
 from .access import Address, Admission
 from .composition import NONE, Composition
 from .container import gateway
-from .contracts import Maildrop, Relay, SettingsMistake
+from .contracts import Credentials, Maildrop, Relay, SettingsMistake
 from .listeners import PLUGIN_OF, bind, shown
 from .pop3.options import Options as POP3Options
 from .pop3.server import Server as POP3Server
@@ -111,7 +111,8 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
                         draining.start_soon(leg.drain, settings["DRAIN_SECONDS"])
             if smtp is not None:
                 await handler.aclose()
-            await _close(composition.maildrop, composition.relay)
+            # The credentials last: the legs may still be logging in.
+            await _close(composition.maildrop, composition.relay, *composition.credentials.values())
 
 
 def _pop3(composition: Composition, maildrop: Maildrop, on_admitted: Callable[[Address], None]) -> POP3Server:
@@ -156,7 +157,7 @@ def _hostname() -> str:
     return socket.gethostname() or "localhost"
 
 
-async def _close(*plugins: Maildrop | Relay | None) -> None:
+async def _close(*plugins: Maildrop | Relay | Credentials | None) -> None:
     for plugin in plugins:
         if plugin is None:
             continue

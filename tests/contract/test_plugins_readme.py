@@ -7,13 +7,26 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from interop.proxy import clean_environment
 from legacy_email_proxy import contracts
-from legacy_email_proxy.contracts import Context, Failure, Maildrop, MaildropSession, Refused, Relay, Transaction
-from legacy_email_proxy.registry import GROUPS
+from legacy_email_proxy.contracts import (
+    Account,
+    Authorizable,
+    Context,
+    Credentials,
+    Failure,
+    Maildrop,
+    MaildropSession,
+    Password,
+    Refused,
+    Relay,
+    Transaction,
+)
+from legacy_email_proxy.registry import GROUPS, _violations
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "plugins" / "README.md").read_text()
@@ -28,7 +41,7 @@ def methods(contract: type) -> set[str]:
 
 
 def test_the_relay_keeps_the_contract_by_the_test_beside_it(tmp_path: Path) -> None:
-    relay, _, test = blocks("python")
+    relay, _, _, test = blocks("python")
     (tmp_path / "acme_mail").mkdir()
     (tmp_path / "acme_mail" / "archive.py").write_text(relay)
     (tmp_path / "test_archive.py").write_text(test)
@@ -58,10 +71,23 @@ def test_the_relay_is_the_one_of_the_distribution() -> None:
 
 def test_the_refusal_is_one() -> None:
     with pytest.raises(Refused):
-        exec(blocks("python")[1], vars(contracts).copy())
+        exec(blocks("python")[2], vars(contracts).copy())
 
 
-@pytest.mark.parametrize("contract", [Relay, Transaction, Maildrop, MaildropSession, Context])
+async def test_the_credentials_keep_the_contract() -> None:
+    async def ask_the_vault(user: str) -> str:
+        return f"{user}'s password"
+
+    names: dict[str, Any] = {"ask_the_vault": ask_the_vault}
+    exec(blocks("python")[1], names)
+    assert _violations(names["VaultCredentials"], Credentials) == []
+    assert await names["VaultCredentials"](None).secret(Account("imap", "alice")) == Password("alice's password")
+
+
+CONTRACTS = [Relay, Transaction, Maildrop, MaildropSession, Credentials, Authorizable, Context]
+
+
+@pytest.mark.parametrize("contract", CONTRACTS)
 def test_every_method_of_a_contract_is_told(contract: type) -> None:
     rows = "".join(line for line in README.splitlines() if line.startswith("|"))
     untold = {name for name in methods(contract) if not re.search(rf"`(?:\w+\.)?{name}\b", rows)}

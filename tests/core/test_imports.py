@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "listeners": {"contracts"},
     "settings": {"contracts"},
     "registry": {"contracts"},
-    "plugin_context": {"contracts"},
+    "plugin_context": {"contracts", "registry"},
     "testing": {"contracts", "registry", "settings", "plugin_context"},
     "pop3": {"contracts", "replies", "events", "access"},
     "smtp": {"contracts", "replies", "events", "access"},
@@ -125,6 +125,8 @@ def test_protocol_logic_is_sans_io(module: str) -> None:
         ("imaplib", {"legacy_email_proxy_plugins.imap.client", "legacy_email_proxy_plugins.imap.connection"}),
         ("aiosmtpd", {"legacy_email_proxy.smtp.session", "legacy_email_proxy.smtp.handler"}),
         ("environs", {"legacy_email_proxy.settings.reader"}),
+        ("httpx2", {"legacy_email_proxy_plugins.oauth2.http"}),
+        ("jwt", {"legacy_email_proxy_plugins.oauth2.assertions"}),
     ],
 )
 def test_one_module_knows_a_library(library: str, allowed: set[str]) -> None:
@@ -168,7 +170,7 @@ def test_packages_on_disk_are_packages_in_the_wheel() -> None:
 def test_serving_does_not_load_what_it_does_not_need() -> None:
     import subprocess
 
-    unwanted = "('pytest', 'pymap', 'trustme', 'imapclient')"
+    unwanted = "('pytest', 'pymap', 'trustme', 'imapclient', 'httpx2', 'jwt', 'cryptography')"
     code = f"import sys, legacy_email_proxy.service; print(*[name for name in {unwanted} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout.strip() == ""

@@ -9,7 +9,7 @@ import os
 import anyio
 
 from ..composition import compose
-from ..contracts import Finding, Level, Maildrop, Relay
+from ..contracts import Credentials, Finding, Level, Maildrop, Relay
 from ..settings import unknown_variables
 
 __all__ = ("add_arguments", "run")
@@ -42,10 +42,14 @@ async def _check() -> int:
         for finding in await _findings(plugin):
             _print(label, finding)
             bad |= finding.level is Level.BAD
+    for name, credentials in composition.credentials.items():
+        for finding in await _findings(credentials):
+            _print(f"credentials {name}", finding)
+            bad |= finding.level is Level.BAD
     return int(bad)
 
 
-async def _findings(plugin: Maildrop | Relay) -> list[Finding]:
+async def _findings(plugin: Maildrop | Relay | Credentials) -> list[Finding]:
     found: list[Finding] = []
     with anyio.move_on_after(_PROBE_SECONDS) as scope:
         try:

@@ -7,6 +7,17 @@ so a plugin can be type-checked and tested without the rest.
 from __future__ import annotations
 
 from .context import Context
+from .credentials import (
+    DEFAULT_ACCOUNT,
+    Account,
+    Authorizable,
+    BearerToken,
+    Credentials,
+    Dialogue,
+    Password,
+    TokenStatus,
+    logged_in,
+)
 from .envelope import NULL_REVERSE_PATH, Client, Message, Parameters, Receipt
 from .failures import (
     CredentialsRefused,
@@ -31,10 +42,16 @@ from .secret import Secret
 from .setting import Setting, SettingType
 
 __all__ = (
+    "DEFAULT_ACCOUNT",
     "NULL_REVERSE_PATH",
+    "Account",
+    "Authorizable",
+    "BearerToken",
     "Client",
     "Context",
+    "Credentials",
     "CredentialsRefused",
+    "Dialogue",
     "Disconnected",
     "Entry",
     "Failure",
@@ -50,6 +67,7 @@ __all__ = (
     "MessageUnavailable",
     "Overloaded",
     "Parameters",
+    "Password",
     "PipeliningTransaction",
     "Receipt",
     "Recipient",
@@ -61,9 +79,11 @@ __all__ = (
     "SettingType",
     "SettingsMistake",
     "StorageFull",
+    "TokenStatus",
     "Transaction",
     "Unreachable",
     "Unusable",
     "Unverified",
     "WholeMessageRelay",
+    "logged_in",
 )
