@@ -14,10 +14,13 @@ from .contracts import Credentials, Maildrop, Relay, SettingsMistake
 from .plugin_context import PluginContext
 from .settings import TABLE, Settings, read, unknown_variables
 
-__all__ = ("NONE", "Composition", "choose", "compose", "credentials")
+__all__ = ("NONE", "SPOOL", "Composition", "choose", "compose", "credentials", "relay")
 
 NONE = "none"
 """The name that closes a leg."""
+
+SPOOL = "spool"
+"""The relay that hands on to another one, which `SPOOL_RELAY` names."""
 
 _LEGS = (("MAILDROP_PLUGIN", registry.MAILDROP), ("RELAY_PLUGIN", registry.RELAY))
 _CREDENTIALS = {"MAILDROP_PLUGIN": "BACKEND_IMAP_CREDENTIALS", "RELAY_PLUGIN": "BACKEND_SMTP_CREDENTIALS"}
@@ -60,7 +63,9 @@ def choose(environ: Mapping[str, str]) -> tuple[Settings, dict[str, Any], list[s
 def _named(settings: Settings) -> list[tuple[str, str]]:
     """The variables that name a plugin which may be used, each with its group."""
     legs = [(variable, group) for variable, group in _LEGS if settings[variable] != NONE]
-    return legs + [(_CREDENTIALS[variable], registry.CREDENTIALS) for variable, _ in legs]
+    credentials = [(_CREDENTIALS[variable], registry.CREDENTIALS) for variable, _ in legs]
+    next_relay = [("SPOOL_RELAY", registry.RELAY)] if settings["RELAY_PLUGIN"].rpartition(":")[2] == SPOOL else []
+    return legs + next_relay + credentials
 
 
 def compose(environ: Mapping[str, str] | None = None) -> Composition:
@@ -115,3 +120,11 @@ def credentials(environ: Mapping[str, str]) -> Mapping[str, Credentials]:
     if mistakes:
         raise SettingsMistake(*dict.fromkeys(mistakes))
     return context.shared
+
+
+def relay(environ: Mapping[str, str]) -> Relay:
+    """The relay alone, constructed and not started. Raises :class:`SettingsMistake`."""
+    made = compose({**environ, "MAILDROP_PLUGIN": NONE}).relay
+    if made is None:
+        raise SettingsMistake("RELAY_PLUGIN: this leg is closed")
+    return made

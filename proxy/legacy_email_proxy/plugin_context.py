@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import registry
-from .contracts import Credentials, SettingsMistake
+from .contracts import Credentials, Relay, SettingsMistake
 
 __all__ = ("PluginContext",)
 
@@ -53,15 +53,24 @@ class PluginContext:
         """The credentials plugin that ``variable`` names, made when it is first asked for."""
         name: str = self.settings[variable]
         if name not in self.shared:
-            try:
-                plugin = registry.load(registry.find(registry.CREDENTIALS, name))
-                context = PluginContext(f"credentials.{name.replace(':', '.')}", self.settings, self.shared)
-                self.shared[name] = plugin(context)
-            except registry.PluginError as error:
-                raise SettingsMistake(f"{variable}: {error}") from None
-            except SettingsMistake:
-                raise
-            except Exception as error:
-                reason = f"{type(error).__name__}: {error}"
-                raise SettingsMistake(f"{variable}: plugin {name!r} can not be set up: {reason}") from error
+            self.shared[name] = self._made(registry.CREDENTIALS, variable)
         return self.shared[name]
+
+    def relay(self, variable: str) -> Relay:
+        """A relay of the plugin that ``variable`` names."""
+        relay: Relay = self._made(registry.RELAY, variable)
+        return relay
+
+    def _made(self, group: str, variable: str) -> Any:
+        name: str = self.settings[variable]
+        kind = group.rpartition(".")[2]
+        try:
+            plugin = registry.load(registry.find(group, name))
+            return plugin(PluginContext(f"{kind}.{name.replace(':', '.')}", self.settings, self.shared))
+        except registry.PluginError as error:
+            raise SettingsMistake(f"{variable}: {error}") from None
+        except SettingsMistake:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise SettingsMistake(f"{variable}: plugin {name!r} can not be set up: {reason}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -48,6 +48,12 @@ async def serve(composition: Composition, on_ready: Callable[[Addresses], None] 
     """
     # Before any task group: that would wrap the mistake, and the user would read a traceback instead of one line.
     opened = _open(composition)
+    try:
+        await _start(composition.relay)
+    except SettingsMistake:
+        for sock in chain.from_iterable(opened.values()):
+            sock.close()
+        raise
     addresses = Addresses(**{listener.lower(): _places(sockets) for listener, sockets in opened.items()})
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with anyio.create_task_group() as group:
@@ -82,6 +88,12 @@ def _open(composition: Composition) -> dict[str, list[socket.socket]]:
             sock.close()
         raise SettingsMistake(*mistakes)
     return opened
+
+
+async def _start(relay: Relay | None) -> None:
+    start: Callable[[], Awaitable[None]] | None = getattr(relay, "start", None)
+    if start is not None:
+        await start()
 
 
 @asynccontextmanager

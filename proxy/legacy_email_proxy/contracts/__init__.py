@@ -37,13 +37,23 @@ from .failures import (
 )
 from .finding import Finding, Level
 from .maildrop import Entry, Login, Maildrop, MaildropSession
-from .relay import PipeliningTransaction, Recipient, Relay, RelayCapabilities, Transaction, WholeMessageRelay
+from .queue import QUEUE_ACTIONS, Queue, QueueAction
+from .relay import (
+    PipeliningTransaction,
+    Recipient,
+    Relay,
+    RelayCapabilities,
+    StartingRelay,
+    Transaction,
+    WholeMessageRelay,
+)
 from .secret import Secret
 from .setting import Setting, SettingType
 
 __all__ = (
     "DEFAULT_ACCOUNT",
     "NULL_REVERSE_PATH",
+    "QUEUE_ACTIONS",
     "Account",
     "Authorizable",
     "BearerToken",
@@ -69,6 +79,8 @@ __all__ = (
     "Parameters",
     "Password",
     "PipeliningTransaction",
+    "Queue",
+    "QueueAction",
     "Receipt",
     "Recipient",
     "Refused",
@@ -78,6 +90,7 @@ __all__ = (
     "Setting",
     "SettingType",
     "SettingsMistake",
+    "StartingRelay",
     "StorageFull",
     "TokenStatus",
     "Transaction",

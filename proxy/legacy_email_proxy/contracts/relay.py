@@ -17,7 +17,15 @@ from .envelope import Client, Message, Parameters, Receipt
 from .failures import Refused
 from .finding import Finding
 
-__all__ = ("PipeliningTransaction", "Recipient", "Relay", "RelayCapabilities", "Transaction", "WholeMessageRelay")
+__all__ = (
+    "PipeliningTransaction",
+    "Recipient",
+    "Relay",
+    "RelayCapabilities",
+    "StartingRelay",
+    "Transaction",
+    "WholeMessageRelay",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +107,16 @@ class Relay(Protocol):
 
     async def aclose(self) -> None:
         """Let go of all connections; called once, when the process drains."""
+
+
+class StartingRelay(Relay, Protocol):
+    """A relay that has something to do also while no device speaks. It is optional."""
+
+    async def start(self) -> None:
+        """Called once, in the event loop, before the first device is served, and not at all by ``check``.
+
+        Raises :class:`SettingsMistake` when it can't work; the service then doesn't start.
+        """
 
 
 class WholeMessageRelay(ABC):

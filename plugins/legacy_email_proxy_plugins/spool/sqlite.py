@@ -1,0 +1,375 @@
+"""The store of ``sqlite:///…``: one file, one writer, small contents in it and large ones beside it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import aclosing
+from pathlib import Path
+
+import anyio
+
+from legacy_email_proxy.contracts import Failure, SettingsMistake
+
+from ..threads import Threads
+from . import rows
+from .bodies import Bodies, BodyFile
+from .lock import Locked, SpoolLock
+from .message import Fate, Outcome, SpooledMessage, State, Submission
+from .schema import TooNewError, connect, is_damage, set_aside
+from .store import Room, Unreadable
+from .writer import Writer
+
+__all__ = ("INLINE_OCTETS", "LOOK_AT", "SQLiteStore")
+
+LOOK_AT = "SPOOL_URL"
+
+INLINE_OCTETS = 64 * 1024
+"""Larger contents get a file. In the database every octet would be written twice: to the log, then to the table."""
+
+_WRITE_OCTETS = 1024 * 1024
+_FREE_SECONDS = 1.0
+_SUSPECT = 2
+"""Tries without an orderly end after which a message is only tried alone. One crash takes along all its neighbours."""
+
+
+class SQLiteStore:
+    """See :class:`~.store.Store`."""
+
+    def __init__(self, path: Path, logger: logging.Logger) -> None:
+        self.path = path
+        self._logger = logger
+        self._lock = SpoolLock(path)
+        self._writer = Writer(LOOK_AT)
+        self._threads = Threads(LOOK_AT)
+        self._bodies = Bodies(path.with_name(f"{path.name}.bodies"), self._threads)
+        self._messages = self._octets = 0
+        self._free: tuple[float, int | None] = (float("-inf"), None)
+        self._suspect: int | None = None
+
+    async def open(self, *, due_before: float) -> None:
+        """See :meth:`.store.Store.open`."""
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock.take()
+            await self._writer.open(self._connect)
+            await self._threads.run(self._bodies.prepare)
+            names = await self._writer.run(lambda connection: self._take_stock(connection, due_before))
+            await self._sweep(names)
+        except Locked as locked:
+            raise SettingsMistake(
+                f"{LOOK_AT}: {locked} has the spool {str(self.path)!r} open; stop it, or give this one another spool"
+            ) from None
+        except (OSError, sqlite3.Error, TooNewError, Failure) as error:
+            await self.aclose()
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise SettingsMistake(f"{LOOK_AT}: can not use {str(self.path)!r}: {reason}") from error
+
+    def _connect(self) -> sqlite3.Connection:
+        try:
+            return self._checked()
+        except sqlite3.Error as error:
+            if not is_damage(error):
+                raise
+            aside = set_aside(self.path)
+            self._logger.error(
+                "the spool %s can not be read (%s): it is kept as %s, and a new one begun", self.path, error, aside
+            )
+            return self._checked()
+
+    def _checked(self) -> sqlite3.Connection:
+        connection = connect(self.path)
+        try:
+            connection.execute(f"SELECT {rows.COLUMNS} FROM message LIMIT 1").fetchone()  # noqa: S608
+            connection.execute("SELECT message, number, fate, notice FROM recipient LIMIT 1").fetchone()
+            connection.execute("SELECT message, octets FROM content LIMIT 1").fetchone()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _take_stock(self, connection: sqlite3.Connection, due_before: float) -> set[str]:
+        connection.execute("UPDATE message SET due = ? WHERE state = 'queued' AND due > ?", (due_before, due_before))
+        self._messages, self._octets = connection.execute(
+            "SELECT count(*), coalesce(sum(octets), 0) FROM message"
+        ).fetchone()
+        return {name for (name,) in connection.execute("SELECT body FROM message WHERE body IS NOT NULL")}
+
+    async def _sweep(self, names: set[str]) -> None:
+        removed, foreign = await self._threads.run(self._bodies.sweep, names)
+        if removed:
+            self._logger.info("the spool: %d bodies that no message needs any more were removed", removed)
+        if foreign:
+            self._logger.warning("the spool: %s: not ours, and left alone: %s", self._bodies.folder, foreign[:10])
+
+    # In.
+
+    def receive(self) -> Arriving:
+        """See :meth:`.store.Store.receive`."""
+        return Arriving(self, self._bodies, self._threads)
+
+    async def put(self, submission: Submission, content: bytes | None, body: str | None, octets: int) -> int:
+        """Write the record of a message of which the body, if it has one, is on disk."""
+        number = await self._writer.run(
+            lambda connection: rows.insert(connection, submission, octets, content=content, body=body)
+        )
+        self._messages += 1
+        self._octets += octets
+        return number
+
+    # Out.
+
+    async def lease(self, now: float, limit: int, but: Collection[int]) -> list[SpooledMessage]:
+        """See :meth:`.store.Store.lease`."""
+        if self._suspect not in but:
+            self._suspect = None
+        leased, suspect, unreadable = await self._writer.run(
+            lambda connection: self._lease(connection, now, limit, frozenset(but))
+        )
+        self._suspect = suspect
+        for number, reason in unreadable:
+            self._logger.error("message %d is set aside: %s", number, reason)
+        return leased
+
+    def _lease(
+        self, connection: sqlite3.Connection, now: float, limit: int, but: frozenset[int]
+    ) -> tuple[list[SpooledMessage], int | None, list[tuple[int, str]]]:
+        due = connection.execute(
+            "SELECT number FROM message WHERE state = 'queued' AND due <= ? AND unfinished < ?"
+            " ORDER BY due, number LIMIT ?",
+            (now, _SUSPECT, limit + len(but)),
+        )
+        numbers = [number for (number,) in due if number not in but][:limit]
+        suspect = self._suspect
+        if suspect is None and len(numbers) < limit:
+            found = connection.execute(
+                "SELECT number FROM message WHERE state = 'queued' AND due <= ? AND unfinished >= ?"
+                " ORDER BY unfinished, due, number LIMIT ?",
+                (now, _SUSPECT, 1 + len(but)),
+            )
+            suspect = next((number for (number,) in found if number not in but), None)
+            numbers += [] if suspect is None else [suspect]
+        leased: list[SpooledMessage] = []
+        unreadable: list[tuple[int, str]] = []
+        for number in numbers:
+            try:
+                message = rows.fetch(connection, number, with_content=True)
+            except Unreadable as error:
+                unreadable.append((number, str(error)))
+                _move(connection, number, State.SET_ASIDE, str(error))
+                continue
+            if message is not None:
+                message.unfinished += 1
+                leased.append(message)
+        connection.executemany(
+            "UPDATE message SET unfinished = unfinished + 1 WHERE number = ?", [(each.number,) for each in leased]
+        )
+        return leased, suspect, unreadable
+
+    async def next_due(self, but: Collection[int]) -> float | None:
+        """See :meth:`.store.Store.next_due`."""
+        but = frozenset(but)
+        found = await self._writer.run(
+            lambda connection: connection.execute(
+                "SELECT number, due FROM message WHERE state = 'queued' ORDER BY due, number LIMIT ?", (1 + len(but),)
+            ).fetchall()
+        )
+        return next((due for number, due in found if number not in but), None)
+
+    async def give_back(self, numbers: Collection[int]) -> None:
+        """See :meth:`.store.Store.give_back`."""
+        parameters = [(number,) for number in numbers]
+        await self._writer.run(
+            lambda connection: connection.executemany(
+                "UPDATE message SET unfinished = max(unfinished - 1, 0) WHERE number = ?", parameters
+            ).close()
+        )
+
+    async def record(self, outcome: Outcome) -> None:
+        """See :meth:`.store.Store.record`."""
+        added, removed = await self._writer.run(lambda connection: _record(connection, outcome, time.time()))
+        self._messages += len(outcome.notices) - len(removed)
+        self._octets += added - sum(octets for octets, _ in removed)
+        await self._remove(body for _, body in removed)
+
+    async def _remove(self, bodies: object) -> None:
+        names = [body for body in bodies if body is not None]  # type: ignore[attr-defined]
+        if names:
+            await self._threads.run(self._bodies.remove, names)
+
+    async def content(self, message: SpooledMessage) -> AsyncGenerator[bytes, None]:
+        """See :meth:`.store.Store.content`."""
+        if message.body is not None:
+            async with aclosing(self._bodies.read(message.body, message.octets)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        elif message.content is not None:
+            yield message.content
+        else:
+            found = await self._writer.run(lambda connection: _content(connection, message.number))
+            if isinstance(found, Unreadable):
+                raise found
+            yield found
+
+    # For the operator.
+
+    async def numbers(self) -> Sequence[int]:
+        """See :meth:`.store.Store.numbers`."""
+        found = await self._writer.run(
+            lambda connection: connection.execute("SELECT number FROM message ORDER BY number").fetchall()
+        )
+        return [number for (number,) in found]
+
+    async def get(self, number: int) -> SpooledMessage | None:
+        """See :meth:`.store.Store.get`."""
+        return await self._writer.run(lambda connection: rows.fetch(connection, number))
+
+    async def move(self, number: int, state: State, now: float) -> bool:
+        """See :meth:`.store.Store.move`."""
+
+        def work(connection: sqlite3.Connection) -> bool:
+            revived = (Fate.WAITING.value, number, Fate.DEAD.value, Fate.FAILED.value)
+            if state is State.QUEUED:
+                connection.execute(
+                    "UPDATE recipient SET fate = ?, notice = NULL WHERE message = ? AND fate IN (?, ?)", revived
+                )
+                connection.execute(
+                    "UPDATE message SET due = ?, unfinished = 0, reason = '',"
+                    " since = CASE WHEN state IN ('queued', 'held') THEN since ELSE ? END WHERE number = ?",
+                    (now, now, number),
+                )
+            return _move(connection, number, state)
+
+        return await self._writer.run(work)
+
+    async def drop(self, number: int) -> bool:
+        """See :meth:`.store.Store.drop`."""
+        removed = await self._writer.run(lambda connection: rows.delete(connection, number))
+        if removed is None:
+            return False
+        self._messages -= 1
+        self._octets -= removed[0]
+        await self._remove([removed[1]])
+        return True
+
+    async def room(self) -> Room:
+        """See :meth:`.store.Store.room`. The disk is asked once a second."""
+        asked, free = self._free
+        now = anyio.current_time()
+        if now - asked >= _FREE_SECONDS:
+            found = await self._threads.run(os.statvfs, self.path.parent)
+            free = found.f_bavail * found.f_frsize
+            self._free = (now, free)
+        return Room(self._messages, self._octets, free)
+
+    async def aclose(self) -> None:
+        """See :meth:`.store.Store.aclose`."""
+        await self._writer.aclose()
+        self._threads.close()
+        self._lock.release()
+
+
+class Arriving:
+    """See :class:`~.store.Incoming`."""
+
+    def __init__(self, store: SQLiteStore, bodies: Bodies, threads: Threads) -> None:
+        self._store = store
+        self._bodies = bodies
+        self._threads = threads
+        self._body: BodyFile | None = None
+        self._pieces: list[bytes] = []
+        self._held = 0
+        self._octets = 0
+
+    async def write(self, piece: bytes) -> None:
+        """See :meth:`.store.Incoming.write`."""
+        self._pieces.append(piece)
+        self._held += len(piece)
+        self._octets += len(piece)
+        if self._held >= (_WRITE_OCTETS if self._body else INLINE_OCTETS):
+            if self._body is None:
+                self._body = self._bodies.create()
+            pieces, self._pieces, self._held = self._pieces, [], 0
+            await self._threads.run(self._body.write, pieces)
+
+    async def commit(self, submission: Submission) -> int:
+        """See :meth:`.store.Incoming.commit`."""
+        if self._body is None:
+            return await self._store.put(submission, b"".join(self._pieces), None, self._octets)
+        await self._threads.run(self._body.finish, self._pieces)
+        body, self._body = self._body, None
+        try:
+            return await self._store.put(submission, None, body.name, self._octets)
+        except Exception:
+            # Not committed, that is certain. When cancelled it is not: then the record may be there, and needs it.
+            self._body = body
+            raise
+
+    async def discard(self) -> None:
+        """See :meth:`.store.Incoming.discard`."""
+        if self._body is not None:
+            await self._threads.run(self._body.discard)
+
+
+def _move(connection: sqlite3.Connection, number: int, state: State, reason: str = "") -> bool:
+    changed = connection.execute(
+        "UPDATE message SET state = ?, reason = CASE WHEN ? = '' THEN reason ELSE ? END WHERE number = ?",
+        (state.value, reason, reason, number),
+    )
+    return changed.rowcount == 1
+
+
+def _content(connection: sqlite3.Connection, number: int) -> bytes | Unreadable:
+    try:
+        message = rows.fetch(connection, number, with_content=True)
+    except Unreadable as error:
+        return error
+    if message is None or message.content is None:
+        return Unreadable("it is gone")
+    return message.content
+
+
+def _record(connection: sqlite3.Connection, outcome: Outcome, now: float) -> tuple[int, list[tuple[int, str | None]]]:
+    """Returns the octets that the notices add, and of each message that is removed its octets and its body."""
+    number = outcome.number
+    rows.update_recipients(connection, number, outcome.changed)
+    for notice in outcome.notices:
+        written = rows.insert(connection, notice.submission, len(notice.content), content=notice.content, notice=True)
+        connection.executemany(
+            "UPDATE recipient SET notice = ? WHERE message = ? AND number = ?",
+            [(written, number, place) for place in notice.about],
+        )
+    connection.execute(
+        "UPDATE message SET due = ?, tries = tries + 1, warned = max(warned, ?), reason = ?,"
+        " unfinished = CASE WHEN ? THEN 0 ELSE unfinished END,"
+        " state = CASE WHEN state = 'held' AND ? = 'queued' THEN 'held' ELSE ? END WHERE number = ?",
+        (
+            outcome.due, outcome.warned, outcome.reason, outcome.orderly, outcome.state.value, outcome.state.value,
+            number,
+        ),
+    )  # fmt: skip
+    removed = [*_settle_notice(connection, number, outcome, now)]
+    if gone := rows.settle(connection, number, now):
+        removed.append(gone)
+    return sum(len(notice.content) for notice in outcome.notices), removed
+
+
+def _settle_notice(
+    connection: sqlite3.Connection, number: int, outcome: Outcome, now: float
+) -> list[tuple[int, str | None]]:
+    """If this was a notification: those whom it is about are notified once anybody has it, and dead if nobody will."""
+    fates = {fate for (fate,) in connection.execute("SELECT fate FROM recipient WHERE message = ?", (number,))}
+    if Fate.DELIVERED.value in fates:
+        fate = Fate.NOTIFIED
+    elif Fate.WAITING.value not in fates:
+        fate = Fate.DEAD
+    else:
+        return []
+    about = connection.execute("SELECT DISTINCT message FROM recipient WHERE notice = ?", (number,)).fetchall()
+    connection.execute(
+        "UPDATE recipient SET fate = ?, notice = NULL WHERE notice = ? AND fate = 'failed'", (fate.value, number)
+    )
+    return [gone for (original,) in about if (gone := rows.settle(connection, original, now))]
