@@ -63,6 +63,7 @@ class Delivery:
         self._wake = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._stopping = False
+        self._behind = True
 
     def start(self) -> None:
         """Begin."""
@@ -71,6 +72,14 @@ class Delivery:
     def wake(self) -> None:
         """Something may be due."""
         self._wake.set()
+
+    def offer(self, message: SpooledMessage) -> None:
+        """A new message, just stored. It is begun at once, without reading it again, if nothing else waits its turn."""
+        if self._behind or self._gate.closed or self._stopping or len(self._busy) >= self._options.connections * _AHEAD:
+            self._behind = True
+            self._wake.set()
+        else:
+            self._begin(message)
 
     async def stop(self, grace_seconds: float) -> None:
         """Begin nothing new, let what is under way end in that time, and give the rest back."""
@@ -86,9 +95,6 @@ class Delivery:
                 self._busy[number].cancel()
             if self._busy:
                 await asyncio.wait(self._busy.values(), timeout=seconds)
-        if self._untried:
-            with suppress(Failure):
-                await self._store.give_back(self._untried)
 
     async def _run(self) -> None:
         while True:
@@ -108,11 +114,15 @@ class Delivery:
         elif room < self._options.connections:
             room = 0
         if wait == 0 and room > 0:
+            # What is offered while the store is asked may be in the answer, or not.
+            self._behind = True
             messages = await self._store.lease(self._clock(), room, set(self._busy))
             for message in messages:
                 self._begin(message)
             if messages:
                 return
+            if not self._wake.is_set():
+                self._behind = False
             due = await self._store.next_due(set(self._busy))
             wait = _LONGEST_SLEEP if due is None else due - self._clock()
         elif wait == 0:
@@ -142,7 +152,8 @@ class Delivery:
             outcome = self._later(message, message.waiting, error, orderly=False)
         if outcome is None:
             self._untried.discard(message.number)
-            await self._store.give_back([message.number])
+            # The turn of what is due comes in its order, and this one's with it.
+            self._behind = True
             return
         await self._record(message, outcome)
 
@@ -164,7 +175,7 @@ class Delivery:
 
     async def _try(self, message: SpooledMessage, *, probe: bool) -> Outcome | None:
         try:
-            if message.unfinished > self._options.poison_tries:
+            if message.unfinished >= self._options.poison_tries:
                 return self._set_aside(message, f"{self._options.poison_tries} tries in a row came to no orderly end")
             async with self._slots:
                 if self._stopping or (self._gate.closed and not probe):
@@ -183,10 +194,12 @@ class Delivery:
 
     async def _attempt(self, message: SpooledMessage) -> Attempt:
         self._attempting.add(message.number)
+        self._store.begin(message.number)
         try:
             return await attempt(self._relay, message, self._store.content(message))
         except asyncio.CancelledError:
             self._logger.warning("message %d: cut off, and tried again at the next start", message.number)
+            self._store.give_back(message.number)
             raise
         finally:
             self._attempting.discard(message.number)
@@ -229,8 +242,8 @@ class Delivery:
         if expired:
             failed = list(message.waiting)
         orderly = made.failure is None or isinstance(made.failure, Failure)
-        if not orderly and message.unfinished >= self._options.poison_tries:
-            return self._set_aside(message, f"it made the relay fail {message.unfinished} times: {made.failure}")
+        if not orderly and message.unfinished + 1 >= self._options.poison_tries:
+            return self._set_aside(message, f"it made the relay fail {message.unfinished + 1} times: {made.failure!r}")
         return await self._closing(message, tried, failed, orderly=orderly)
 
     def _tell_failure(self, message: SpooledMessage, made: Attempt, failure: Exception) -> None:
@@ -270,7 +283,7 @@ class Delivery:
             wait = retry_after(message.tries + 1, self._options.retry_seconds, self._chance)
             due = max(now, min(now + wait, message.since + self._options.give_up_seconds))
             state = State.QUEUED
-        return Outcome(message.number, tried, due, state, orderly=orderly, warned=warned, notices=notices)
+        return Outcome(message, tried, due, state, orderly=orderly, warned=warned, notices=notices)
 
     def _log_failed(self, message: SpooledMessage, recipient: Recipient, fate: Fate) -> None:
         verdict = recipient.verdict
@@ -300,11 +313,11 @@ class Delivery:
         for recipient in recipients:
             recipient.verdict = Verdict.of(error, now)
         wait = retry_after(message.tries + 1, self._options.retry_seconds, self._chance)
-        return Outcome(message.number, recipients, now + wait, orderly=orderly)
+        return Outcome(message, recipients, now + wait, orderly=orderly)
 
     def _set_aside(self, message: SpooledMessage, reason: str) -> Outcome:
         self._logger.error("message set aside", extra={"facts": {**_facts(message), "reason": reason}})
-        return Outcome(message.number, (), self._clock(), State.SET_ASIDE, reason, orderly=False)
+        return Outcome(message, (), self._clock(), State.SET_ASIDE, reason, orderly=False)
 
 
 def _unexpected(error: BaseException) -> BaseException | None:

@@ -87,8 +87,8 @@ class Notice:
 class SpooledMessage:
     """A message as the store has it. Times are seconds since 1970.
 
-    ``since`` is when its trying began (reception, or a later revival by the operator). ``unfinished`` counts the tries
-    in a row that have begun and came to no orderly end. ``content`` is there when it was small and asked for.
+    ``since`` is when its trying began (reception, or a later revival by the operator). ``unfinished`` counts the last
+    tries in a row that came to no orderly end. ``content`` is there when it was small and asked for.
     """
 
     number: int
@@ -119,7 +119,7 @@ class SpooledMessage:
 class Outcome:
     """What one try has changed, to be recorded in one piece. ``changed`` are recipients with a fate or a verdict."""
 
-    number: int
+    message: SpooledMessage
     changed: Sequence[Recipient]
     due: float
     state: State = State.QUEUED

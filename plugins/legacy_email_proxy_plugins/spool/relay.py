@@ -173,10 +173,10 @@ class _Transaction:
             async for piece in content:
                 await incoming.write(piece)
             submission = Submission(self._client, self._reverse_path, self._parameters, self._recipients, self._clock())
-            number = await incoming.commit(submission)
+            message = await incoming.commit(submission)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await incoming.discard()
             raise
-        self._delivery.wake()
-        return Receipt(f"spooled as message {number}")
+        self._delivery.offer(message)
+        return Receipt(f"spooled as message {message.number}")

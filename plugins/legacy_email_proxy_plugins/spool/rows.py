@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from legacy_email_proxy.contracts import Client
@@ -12,7 +13,18 @@ from legacy_email_proxy.contracts import Client
 from .message import Fate, Recipient, SpooledMessage, State, Submission, Verdict
 from .store import Unreadable
 
-__all__ = ("COLUMNS", "delete", "fetch", "insert", "message_of", "settle", "update_recipients")
+__all__ = (
+    "COLUMNS",
+    "Row",
+    "delete",
+    "fetch",
+    "insert",
+    "message_of",
+    "remove",
+    "settle",
+    "spooled",
+    "update_recipients",
+)
 
 COLUMNS = (
     "number, state, received, since, due, tries, unfinished, warned, notice, reason, client, reverse_path, parameters,"
@@ -20,43 +32,79 @@ COLUMNS = (
 )
 
 
-def insert(
-    connection: sqlite3.Connection,
-    submission: Submission,
-    octets: int,
-    *,
-    content: bytes | None = None,
-    body: str | None = None,
-    notice: bool = False,
-) -> int:
-    """A new message, due when it was received; its content in the row beside it, or in the file that ``body`` names."""
-    client = submission.client
-    cursor = connection.execute(
-        "INSERT INTO message (state, received, since, due, notice, client, reverse_path, parameters, octets, body)"
-        " VALUES ('queued', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            submission.received,
-            submission.received,
-            submission.received,
-            notice,
-            json.dumps([client.address, client.session, client.helo]),
-            submission.reverse_path,
-            json.dumps(dict(submission.parameters)),
-            octets,
-            body,
-        ),
-    )
-    number = int(cursor.lastrowid or 0)
-    connection.executemany(
-        "INSERT INTO recipient (message, number, forward_path, parameters) VALUES (?, ?, ?, ?)",
-        [
-            (number, place, forward_path, json.dumps(dict(parameters)))
-            for place, (forward_path, parameters) in enumerate(submission.recipients)
-        ],
-    )
-    if content is not None:
-        connection.execute("INSERT INTO content (message, octets) VALUES (?, ?)", (number, content))
-    return number
+def _places(count: int) -> str:
+    """The columns of a row that came as a JSON array."""
+    return ", ".join(f"json_extract(value, '$[{place}]')" for place in range(count))
+
+
+_INSERT_MESSAGES = (
+    "INSERT INTO message (number, state, notice, client, reverse_path, parameters, octets, body, received, since, due)"  # noqa: S608
+    f" SELECT {_places(11)} FROM json_each(?)"
+)
+_INSERT_RECIPIENTS = (
+    f"INSERT INTO recipient (message, number, forward_path, parameters) SELECT {_places(4)} FROM json_each(?)"  # noqa: S608
+)
+# The contents come in one piece, each row with its first octet in that, and how many there are.
+_INSERT_CONTENTS = (
+    "INSERT INTO content (message, octets)"
+    " SELECT json_extract(value, '$[0]'), substr(?, json_extract(value, '$[1]'), json_extract(value, '$[2]'))"
+    " FROM json_each(?)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A new message, due when it was received; its content beside it, or in the file that ``body`` names."""
+
+    number: int
+    submission: Submission
+    octets: int
+    content: bytes | None
+    body: str | None
+    notice: bool = False
+
+
+def insert(connection: sqlite3.Connection, added: Sequence[Row]) -> None:
+    """Write them, with few statements for all. Raises ``ValueError`` for text that UTF-8 can't hold."""
+    messages, recipients, contents = [], [], []
+    start = 0
+    for row in added:
+        given = row.submission
+        client = json.dumps([given.client.address, given.client.session, given.client.helo])
+        parameters = json.dumps(dict(given.parameters))
+        start_of_row = [row.number, State.QUEUED.value, int(row.notice), client, _utf8(given.reverse_path)]
+        messages.append([*start_of_row, parameters, row.octets, row.body, *[given.received] * 3])
+        recipients += [
+            [row.number, place, _utf8(path), json.dumps(dict(its)) if its else "{}"]
+            for place, (path, its) in enumerate(given.recipients)
+        ]
+        if row.content is not None:
+            contents.append([row.number, start + 1, len(row.content)])
+            start += len(row.content)
+    connection.execute(_INSERT_MESSAGES, (json.dumps(messages),))
+    connection.execute(_INSERT_RECIPIENTS, (json.dumps(recipients),))
+    if contents:
+        octets = b"".join(row.content for row in added if row.content is not None)
+        connection.execute(_INSERT_CONTENTS, (octets, json.dumps(contents)))
+
+
+def spooled(row: Row) -> SpooledMessage:
+    """What :func:`fetch` would give for a new message."""
+    given = row.submission
+    return SpooledMessage(
+        number=row.number, state=State.QUEUED, received=given.received, since=given.received, due=given.received,
+        tries=0, unfinished=0, warned=False, notice=row.notice, reason="", client=given.client,
+        reverse_path=given.reverse_path, parameters=given.parameters, octets=row.octets, body=row.body,
+        recipients=[Recipient(place, path, its) for place, (path, its) in enumerate(given.recipients)],
+        content=row.content,
+    )  # fmt: skip
+
+
+def remove(connection: sqlite3.Connection, numbers: Sequence[int]) -> None:
+    """Remove messages, all that belongs to them included."""
+    listed = json.dumps(numbers)
+    for table, column in (("message", "number"), ("recipient", "message"), ("content", "message")):
+        connection.execute(f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))", (listed,))  # noqa: S608
 
 
 def delete(connection: sqlite3.Connection, number: int) -> tuple[int, str | None] | None:
@@ -64,8 +112,7 @@ def delete(connection: sqlite3.Connection, number: int) -> tuple[int, str | None
     row: tuple[int, str | None] | None = connection.execute(
         "SELECT octets, body FROM message WHERE number = ?", (number,)
     ).fetchone()
-    for table, column in (("message", "number"), ("recipient", "message"), ("content", "message")):
-        connection.execute(f"DELETE FROM {table} WHERE {column} = ?", (number,))  # noqa: S608
+    remove(connection, [number])
     return row
 
 
@@ -147,6 +194,12 @@ def message_of(row: tuple[Any, ...], recipients: Iterable[tuple[Any, ...]]) -> S
     if not message.recipients:
         raise Unreadable("it has no recipients")
     return message
+
+
+def _utf8(text: str) -> str:
+    # JSON would carry half a character into the database, from where nothing could be read with it.
+    text.encode("utf-8")
+    return text
 
 
 def _text(value: Any) -> str:

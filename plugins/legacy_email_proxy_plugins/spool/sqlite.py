@@ -6,7 +6,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from ..threads import Threads
 from . import rows
 from .bodies import Bodies, BodyFile
 from .lock import Locked, SpoolLock
+from .marks import Marks
 from .message import Fate, Outcome, SpooledMessage, State, Submission
 from .schema import TooNewError, connect, is_damage, set_aside
 from .store import Room, Unreadable
@@ -49,6 +50,8 @@ class SQLiteStore:
         self._messages = self._octets = 0
         self._free: tuple[float, int | None] = (float("-inf"), None)
         self._suspect: int | None = None
+        self._marks = Marks(path.with_name(f"{path.name}.trying"))
+        self._last = 0
 
     async def open(self, *, due_before: float) -> None:
         """See :meth:`.store.Store.open`."""
@@ -57,7 +60,9 @@ class SQLiteStore:
             self._lock.take()
             await self._writer.open(self._connect)
             await self._threads.run(self._bodies.prepare)
-            names = await self._writer.run(lambda connection: self._take_stock(connection, due_before))
+            crashed = self._marks.open()
+            names = await self._writer.run(lambda connection: self._take_stock(connection, due_before, crashed))
+            self._marks.wipe()
             await self._sweep(names)
         except Locked as locked:
             raise SettingsMistake(
@@ -91,7 +96,13 @@ class SQLiteStore:
             raise
         return connection
 
-    def _take_stock(self, connection: sqlite3.Connection, due_before: float) -> set[str]:
+    def _take_stock(self, connection: sqlite3.Connection, due_before: float, crashed: Sequence[int]) -> set[str]:
+        connection.executemany(
+            "UPDATE message SET unfinished = unfinished + 1 WHERE number = ?", [(number,) for number in crashed]
+        )
+        (self._last,) = connection.execute(
+            "SELECT max(coalesce(max(seq), 0), (SELECT coalesce(max(number), 0) FROM message)) FROM sqlite_sequence"
+        ).fetchone()
         connection.execute("UPDATE message SET due = ? WHERE state = 'queued' AND due > ?", (due_before, due_before))
         self._messages, self._octets = connection.execute(
             "SELECT count(*), coalesce(sum(octets), 0) FROM message"
@@ -111,14 +122,25 @@ class SQLiteStore:
         """See :meth:`.store.Store.receive`."""
         return Arriving(self, self._bodies, self._threads)
 
-    async def put(self, submission: Submission, content: bytes | None, body: str | None, octets: int) -> int:
+    async def put(self, submission: Submission, content: bytes | None, body: str | None, octets: int) -> SpooledMessage:
         """Write the record of a message of which the body, if it has one, is on disk."""
-        number = await self._writer.run(
-            lambda connection: rows.insert(connection, submission, octets, content=content, body=body)
-        )
+        number = await self._writer.together(self._put, (submission, content, body, octets))
         self._messages += 1
         self._octets += octets
-        return number
+        return rows.spooled(rows.Row(number, submission, octets, content, body))
+
+    def _put(
+        self, connection: sqlite3.Connection, given: list[tuple[Submission, bytes | None, str | None, int]]
+    ) -> list[int]:
+        added = [
+            rows.Row(self._number(), submission, octets, content, body) for submission, content, body, octets in given
+        ]
+        rows.insert(connection, added)
+        return [row.number for row in added]
+
+    def _number(self) -> int:
+        self._last += 1
+        return self._last
 
     # Out.
 
@@ -162,11 +184,7 @@ class SQLiteStore:
                 _move(connection, number, State.SET_ASIDE, str(error))
                 continue
             if message is not None:
-                message.unfinished += 1
                 leased.append(message)
-        connection.executemany(
-            "UPDATE message SET unfinished = unfinished + 1 WHERE number = ?", [(each.number,) for each in leased]
-        )
         return leased, suspect, unreadable
 
     async def next_due(self, but: Collection[int]) -> float | None:
@@ -179,24 +197,57 @@ class SQLiteStore:
         )
         return next((due for number, due in found if number not in but), None)
 
-    async def give_back(self, numbers: Collection[int]) -> None:
+    def begin(self, number: int) -> None:
+        """See :meth:`.store.Store.begin`."""
+        self._marks.set(number)
+
+    def give_back(self, number: int) -> None:
         """See :meth:`.store.Store.give_back`."""
-        parameters = [(number,) for number in numbers]
-        await self._writer.run(
-            lambda connection: connection.executemany(
-                "UPDATE message SET unfinished = max(unfinished - 1, 0) WHERE number = ?", parameters
-            ).close()
-        )
+        self._marks.clear(number)
 
     async def record(self, outcome: Outcome) -> None:
         """See :meth:`.store.Store.record`."""
-        added, removed = await self._writer.run(lambda connection: _record(connection, outcome, time.time()))
+        message = outcome.message
+        added, removed = 0, [(message.octets, message.body)]
+        if not message.notice and all(each.fate is Fate.DELIVERED for each in message.recipients):
+            await self._writer.together(_close, message.number)
+        else:
+            added, removed = await self._writer.run(lambda connection: self._record(connection, outcome, time.time()))
+        self._marks.clear(message.number)
         self._messages += len(outcome.notices) - len(removed)
         self._octets += added - sum(octets for octets, _ in removed)
         await self._remove(body for _, body in removed)
 
-    async def _remove(self, bodies: object) -> None:
-        names = [body for body in bodies if body is not None]  # type: ignore[attr-defined]
+    def _record(
+        self, connection: sqlite3.Connection, outcome: Outcome, now: float
+    ) -> tuple[int, list[tuple[int, str | None]]]:
+        """Returns the octets that the notices add, and of each message that is removed its octets and its body."""
+        number = outcome.message.number
+        rows.update_recipients(connection, number, outcome.changed)
+        for notice in outcome.notices:
+            written = self._number()
+            row = rows.Row(written, notice.submission, len(notice.content), notice.content, None, notice=True)
+            rows.insert(connection, [row])
+            connection.executemany(
+                "UPDATE recipient SET notice = ? WHERE message = ? AND number = ?",
+                [(written, number, place) for place in notice.about],
+            )
+        connection.execute(
+            "UPDATE message SET due = ?, tries = tries + 1, warned = max(warned, ?), reason = ?,"
+            " unfinished = CASE WHEN ? THEN 0 ELSE unfinished + 1 END,"
+            " state = CASE WHEN state = 'held' AND ? = 'queued' THEN 'held' ELSE ? END WHERE number = ?",
+            (
+                outcome.due, outcome.warned, outcome.reason, outcome.orderly, outcome.state.value, outcome.state.value,
+                number,
+            ),
+        )  # fmt: skip
+        removed = [*_settle_notice(connection, number, outcome, now)]
+        if gone := rows.settle(connection, number, now):
+            removed.append(gone)
+        return sum(len(notice.content) for notice in outcome.notices), removed
+
+    async def _remove(self, bodies: Iterable[str | None]) -> None:
+        names = [body for body in bodies if body is not None]
         if names:
             await self._threads.run(self._bodies.remove, names)
 
@@ -269,6 +320,7 @@ class SQLiteStore:
         """See :meth:`.store.Store.aclose`."""
         await self._writer.aclose()
         self._threads.close()
+        self._marks.close()
         self._lock.release()
 
 
@@ -295,7 +347,7 @@ class Arriving:
             pieces, self._pieces, self._held = self._pieces, [], 0
             await self._threads.run(self._body.write, pieces)
 
-    async def commit(self, submission: Submission) -> int:
+    async def commit(self, submission: Submission) -> SpooledMessage:
         """See :meth:`.store.Incoming.commit`."""
         if self._body is None:
             return await self._store.put(submission, b"".join(self._pieces), None, self._octets)
@@ -332,29 +384,9 @@ def _content(connection: sqlite3.Connection, number: int) -> bytes | Unreadable:
     return message.content
 
 
-def _record(connection: sqlite3.Connection, outcome: Outcome, now: float) -> tuple[int, list[tuple[int, str | None]]]:
-    """Returns the octets that the notices add, and of each message that is removed its octets and its body."""
-    number = outcome.number
-    rows.update_recipients(connection, number, outcome.changed)
-    for notice in outcome.notices:
-        written = rows.insert(connection, notice.submission, len(notice.content), content=notice.content, notice=True)
-        connection.executemany(
-            "UPDATE recipient SET notice = ? WHERE message = ? AND number = ?",
-            [(written, number, place) for place in notice.about],
-        )
-    connection.execute(
-        "UPDATE message SET due = ?, tries = tries + 1, warned = max(warned, ?), reason = ?,"
-        " unfinished = CASE WHEN ? THEN 0 ELSE unfinished END,"
-        " state = CASE WHEN state = 'held' AND ? = 'queued' THEN 'held' ELSE ? END WHERE number = ?",
-        (
-            outcome.due, outcome.warned, outcome.reason, outcome.orderly, outcome.state.value, outcome.state.value,
-            number,
-        ),
-    )  # fmt: skip
-    removed = [*_settle_notice(connection, number, outcome, now)]
-    if gone := rows.settle(connection, number, now):
-        removed.append(gone)
-    return sum(len(notice.content) for notice in outcome.notices), removed
+def _close(connection: sqlite3.Connection, numbers: list[int]) -> list[None]:
+    rows.remove(connection, numbers)
+    return [None] * len(numbers)
 
 
 def _settle_notice(

@@ -34,8 +34,8 @@ class Incoming(Protocol):
     async def write(self, piece: bytes) -> None:
         """Take the next octets."""
 
-    async def commit(self, submission: Submission) -> int:
-        """Store it, due at once; returns its number. Only now somebody is responsible for it."""
+    async def commit(self, submission: Submission) -> SpooledMessage:
+        """Store it, due at once. Only now somebody is responsible for it."""
 
     async def discard(self) -> None:
         """Forget it. Nothing happens after :meth:`commit` has been called."""
@@ -54,8 +54,7 @@ class Store(Protocol):
         """Begin to take a message."""
 
     async def lease(self, now: float, limit: int, but: Collection[int]) -> list[SpooledMessage]:
-        """Messages to try now, in the order in which they fell due, their ``unfinished`` counted up; never one of
-        ``but``.
+        """Messages to try now, in the order in which they fell due; never one of ``but``.
 
         Of those that two tries in a row did not bring to an orderly end, only one is given at a time, and only while
         none of ``but`` is one: so the innocent are told from the one that crashes the process.
@@ -64,8 +63,13 @@ class Store(Protocol):
     async def next_due(self, but: Collection[int]) -> float | None:
         """When the next one falls due."""
 
-    async def give_back(self, numbers: Collection[int]) -> None:
-        """Undo a lease: these were not tried after all."""
+    def begin(self, number: int) -> None:
+        """The try of a message begins. If the process ends before :meth:`record` or :meth:`give_back`, that try counts
+        as one without an orderly end.
+        """
+
+    def give_back(self, number: int) -> None:
+        """That try was called off."""
 
     async def record(self, outcome: Outcome) -> None:
         """Write down what has come of a try: the message may be gone after that, its content too."""

@@ -11,10 +11,10 @@ import errno
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from legacy_email_proxy.contracts import Failure, StorageFull
 
@@ -23,13 +23,16 @@ __all__ = ("Writer", "storage_failure")
 _BATCH = 256
 """Callers whose work is committed together, at most."""
 
+_Argument = TypeVar("_Argument")
 _Result = TypeVar("_Result")
-_Work = Callable[[sqlite3.Connection], Any]
+_Bulk = Callable[[sqlite3.Connection, list[Any]], Sequence[Any]]
 
 
 @dataclass(slots=True)
 class _Job:
-    work: _Work
+    work: Callable[[sqlite3.Connection], Any] | None
+    bulk: _Bulk | None
+    argument: Any
     future: asyncio.Future[Any]
     result: Any = None
     error: BaseException | None = None
@@ -72,12 +75,26 @@ class Writer:
         ``work`` may be done again from the start when a neighbour in the commit has failed. When the waiting task is
         cancelled, it goes on alone. Raises :class:`StorageFull` or :class:`Failure` when it was not done.
         """
+        return cast(_Result, await self._done(work, None, None))
+
+    async def together(
+        self, bulk: Callable[[sqlite3.Connection, list[_Argument]], Sequence[_Result]], argument: _Argument
+    ) -> _Result:
+        """As :meth:`run`, for work that ``bulk`` does for many callers at once: for a list of arguments, their results.
+
+        Every statement gives the interpreter's lock away and has to get it back from a busy event loop, so that it is
+        the number of statements, and not of rows, that counts.
+        """
+        return cast(_Result, await self._done(None, bulk, argument))
+
+    def _done(
+        self, work: Callable[[sqlite3.Connection], Any] | None, bulk: _Bulk | None, argument: Any
+    ) -> asyncio.Future[Any]:
         if self._thread is None or self._closed:
             raise Failure("the spool is closed", look_at=self._look_at)
-        job = _Job(work, self._loop.create_future())
+        job = _Job(work, bulk, argument, self._loop.create_future())
         self._jobs.put(job)
-        result: _Result = await job.future
-        return result
+        return job.future
 
     async def aclose(self) -> None:
         """Finish what was asked for, and close the connection."""
@@ -141,8 +158,15 @@ class Writer:
 def _transaction(connection: sqlite3.Connection, jobs: list[_Job]) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
+        bulks: dict[_Bulk, list[_Job]] = {}
         for job in jobs:
-            job.result = job.work(connection)
+            if job.work is not None:
+                job.result = job.work(connection)
+            elif job.bulk is not None:
+                bulks.setdefault(job.bulk, []).append(job)
+        for bulk, group in bulks.items():
+            for job, result in zip(group, bulk(connection, [each.argument for each in group]), strict=True):
+                job.result = result
         connection.execute("COMMIT")
     except BaseException:
         # Some errors of the disk have rolled it back already.
