@@ -14,13 +14,13 @@ from .message import Fate, Recipient, SpooledMessage, State, Submission, Verdict
 from .store import Unreadable
 
 __all__ = (
+    "BATCH",
     "COLUMNS",
     "Row",
+    "apply",
     "delete",
     "fetch",
-    "insert",
     "message_of",
-    "remove",
     "settle",
     "spooled",
     "update_recipients",
@@ -37,19 +37,24 @@ def _places(count: int) -> str:
     return ", ".join(f"json_extract(value, '$[{place}]')" for place in range(count))
 
 
-_INSERT_MESSAGES = (
-    "INSERT INTO message (number, state, notice, client, reverse_path, parameters, octets, body, received, since, due)"  # noqa: S608
-    f" SELECT {_places(11)} FROM json_each(?)"
-)
-_INSERT_RECIPIENTS = (
-    f"INSERT INTO recipient (message, number, forward_path, parameters) SELECT {_places(4)} FROM json_each(?)"  # noqa: S608
-)
-# The contents come in one piece, each row with its first octet in that, and how many there are.
-_INSERT_CONTENTS = (
-    "INSERT INTO content (message, octets)"
-    " SELECT json_extract(value, '$[0]'), substr(?, json_extract(value, '$[1]'), json_extract(value, '$[2]'))"
-    " FROM json_each(?)"
-)
+# What comes in and what goes out, for many messages, in one statement. A column is a JSON array of rows, but for the
+# contents: those come in one piece, and each row says which octet of it is its first, and how many it has.
+BATCH = f"""
+CREATE TEMP VIEW batch AS SELECT '' AS messages, '' AS recipients, '' AS contents, x'' AS octets, '' AS removed;
+CREATE TEMP TRIGGER apply INSTEAD OF INSERT ON batch BEGIN
+    INSERT INTO message (number, state, notice, client, reverse_path, parameters, octets, body, received, since, due)
+        SELECT {_places(11)} FROM json_each(NEW.messages);
+    INSERT INTO recipient (message, number, forward_path, parameters)
+        SELECT {_places(4)} FROM json_each(NEW.recipients);
+    INSERT INTO content (message, octets)
+        SELECT json_extract(value, '$[0]'),
+            substr(NEW.octets, json_extract(value, '$[1]'), json_extract(value, '$[2]')) FROM json_each(NEW.contents);
+    DELETE FROM message WHERE number IN (SELECT value FROM json_each(NEW.removed));
+    DELETE FROM recipient WHERE message IN (SELECT value FROM json_each(NEW.removed));
+    DELETE FROM content WHERE message IN (SELECT value FROM json_each(NEW.removed));
+END;
+"""  # noqa: S608
+_APPLY = "INSERT INTO batch VALUES (?, ?, ?, ?, ?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +69,11 @@ class Row:
     notice: bool = False
 
 
-def insert(connection: sqlite3.Connection, added: Sequence[Row]) -> None:
-    """Write them, with few statements for all. Raises ``ValueError`` for text that UTF-8 can't hold."""
+def apply(connection: sqlite3.Connection, added: Sequence[Row], removed: Sequence[int]) -> None:
+    """Write messages, and remove others with all that belongs to them, in one statement.
+
+    Raises ``ValueError`` for text that UTF-8 can't hold.
+    """
     messages, recipients, contents = [], [], []
     start = 0
     for row in added:
@@ -81,11 +89,9 @@ def insert(connection: sqlite3.Connection, added: Sequence[Row]) -> None:
         if row.content is not None:
             contents.append([row.number, start + 1, len(row.content)])
             start += len(row.content)
-    connection.execute(_INSERT_MESSAGES, (json.dumps(messages),))
-    connection.execute(_INSERT_RECIPIENTS, (json.dumps(recipients),))
-    if contents:
-        octets = b"".join(row.content for row in added if row.content is not None)
-        connection.execute(_INSERT_CONTENTS, (octets, json.dumps(contents)))
+    octets = b"".join([row.content for row in added if row.content is not None])
+    given_rows = (json.dumps(messages), json.dumps(recipients), json.dumps(contents), octets, json.dumps(removed))
+    connection.execute(_APPLY, given_rows)
 
 
 def spooled(row: Row) -> SpooledMessage:
@@ -100,19 +106,12 @@ def spooled(row: Row) -> SpooledMessage:
     )  # fmt: skip
 
 
-def remove(connection: sqlite3.Connection, numbers: Sequence[int]) -> None:
-    """Remove messages, all that belongs to them included."""
-    listed = json.dumps(numbers)
-    for table, column in (("message", "number"), ("recipient", "message"), ("content", "message")):
-        connection.execute(f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))", (listed,))  # noqa: S608
-
-
 def delete(connection: sqlite3.Connection, number: int) -> tuple[int, str | None] | None:
     """Remove a message; returns its octets and its body's name, ``None`` when there is no such message."""
     row: tuple[int, str | None] | None = connection.execute(
         "SELECT octets, body FROM message WHERE number = ?", (number,)
     ).fetchone()
-    remove(connection, [number])
+    apply(connection, (), [number])
     return row
 
 

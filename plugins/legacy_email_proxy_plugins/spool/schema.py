@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from .bodies import sync_directory
+from .rows import BATCH
 
 __all__ = ("VERSION", "TooNewError", "connect", "is_damage", "set_aside")
 
@@ -68,6 +69,7 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         # Every commit is synced before it returns; NORMAL would lose the last ones when the power fails.
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version > VERSION:
@@ -75,6 +77,7 @@ def connect(path: Path) -> sqlite3.Connection:
         if version == 0:
             connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
             sync_directory(path.parent)
+        connection.executescript(BATCH)
     except BaseException:
         connection.close()
         raise

@@ -37,6 +37,9 @@ _SUSPECT = 2
 """Tries without an orderly end after which a message is only tried alone. One crash takes along all its neighbours."""
 
 
+_Put = tuple[Submission, bytes | None, str | None, int]
+
+
 class SQLiteStore:
     """See :class:`~.store.Store`."""
 
@@ -44,7 +47,7 @@ class SQLiteStore:
         self.path = path
         self._logger = logger
         self._lock = SpoolLock(path)
-        self._writer = Writer(LOOK_AT)
+        self._writer = Writer(self._apply, LOOK_AT)
         self._threads = Threads(LOOK_AT)
         self._bodies = Bodies(path.with_name(f"{path.name}.bodies"), self._threads)
         self._messages = self._octets = 0
@@ -124,19 +127,24 @@ class SQLiteStore:
 
     async def put(self, submission: Submission, content: bytes | None, body: str | None, octets: int) -> SpooledMessage:
         """Write the record of a message of which the body, if it has one, is on disk."""
-        number = await self._writer.together(self._put, (submission, content, body, octets))
+        number = await self._writer.together((submission, content, body, octets))
         self._messages += 1
         self._octets += octets
         return rows.spooled(rows.Row(number, submission, octets, content, body))
 
-    def _put(
-        self, connection: sqlite3.Connection, given: list[tuple[Submission, bytes | None, str | None, int]]
-    ) -> list[int]:
-        added = [
-            rows.Row(self._number(), submission, octets, content, body) for submission, content, body, octets in given
-        ]
-        rows.insert(connection, added)
-        return [row.number for row in added]
+    def _apply(self, connection: sqlite3.Connection, given: list[_Put | int]) -> list[int]:
+        """What is put gets its number, which is the result; a number is a message that is done."""
+        added, removed, numbers = [], [], []
+        for each in given:
+            if isinstance(each, int):
+                removed.append(each)
+                numbers.append(each)
+            else:
+                submission, content, body, octets = each
+                added.append(rows.Row(self._number(), submission, octets, content, body))
+                numbers.append(self._last)
+        rows.apply(connection, added, removed)
+        return numbers
 
     def _number(self) -> int:
         self._last += 1
@@ -210,7 +218,7 @@ class SQLiteStore:
         message = outcome.message
         added, removed = 0, [(message.octets, message.body)]
         if not message.notice and all(each.fate is Fate.DELIVERED for each in message.recipients):
-            await self._writer.together(_close, message.number)
+            await self._writer.together(message.number)
         else:
             added, removed = await self._writer.run(lambda connection: self._record(connection, outcome, time.time()))
         self._marks.clear(message.number)
@@ -227,7 +235,7 @@ class SQLiteStore:
         for notice in outcome.notices:
             written = self._number()
             row = rows.Row(written, notice.submission, len(notice.content), notice.content, None, notice=True)
-            rows.insert(connection, [row])
+            rows.apply(connection, [row], ())
             connection.executemany(
                 "UPDATE recipient SET notice = ? WHERE message = ? AND number = ?",
                 [(written, number, place) for place in notice.about],
@@ -382,11 +390,6 @@ def _content(connection: sqlite3.Connection, number: int) -> bytes | Unreadable:
     if message is None or message.content is None:
         return Unreadable("it is gone")
     return message.content
-
-
-def _close(connection: sqlite3.Connection, numbers: list[int]) -> list[None]:
-    rows.remove(connection, numbers)
-    return [None] * len(numbers)
 
 
 def _settle_notice(

@@ -18,20 +18,18 @@ from typing import Any, TypeVar, cast
 
 from legacy_email_proxy.contracts import Failure, StorageFull
 
-__all__ = ("Writer", "storage_failure")
+__all__ = ("Bulk", "Writer", "storage_failure")
 
 _BATCH = 256
 """Callers whose work is committed together, at most."""
 
-_Argument = TypeVar("_Argument")
 _Result = TypeVar("_Result")
-_Bulk = Callable[[sqlite3.Connection, list[Any]], Sequence[Any]]
+Bulk = Callable[[sqlite3.Connection, list[Any]], Sequence[Any]]
 
 
 @dataclass(slots=True)
 class _Job:
     work: Callable[[sqlite3.Connection], Any] | None
-    bulk: _Bulk | None
     argument: Any
     future: asyncio.Future[Any]
     result: Any = None
@@ -53,7 +51,8 @@ def storage_failure(error: BaseException, look_at: str) -> BaseException:
 class Writer:
     """Runs work on the connection. While one commit waits for the disk, the work for the next one gathers."""
 
-    def __init__(self, look_at: str) -> None:
+    def __init__(self, bulk: Bulk, look_at: str) -> None:
+        self._bulk = bulk
         self._look_at = look_at
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -75,24 +74,20 @@ class Writer:
         ``work`` may be done again from the start when a neighbour in the commit has failed. When the waiting task is
         cancelled, it goes on alone. Raises :class:`StorageFull` or :class:`Failure` when it was not done.
         """
-        return cast(_Result, await self._done(work, None, None))
+        return cast(_Result, await self._done(work, None))
 
-    async def together(
-        self, bulk: Callable[[sqlite3.Connection, list[_Argument]], Sequence[_Result]], argument: _Argument
-    ) -> _Result:
-        """As :meth:`run`, for work that ``bulk`` does for many callers at once: for a list of arguments, their results.
+    async def together(self, argument: Any) -> Any:
+        """As :meth:`run`, for what many callers want at once: ``bulk`` gets a list of arguments, and gives the results.
 
-        Every statement gives the interpreter's lock away and has to get it back from a busy event loop, so that it is
-        the number of statements, and not of rows, that counts.
+        ``bulk`` does it in one statement. After each statement the thread has to get the interpreter's lock back from a
+        busy event loop, so it is the number of statements, and not of rows, that counts.
         """
-        return cast(_Result, await self._done(None, bulk, argument))
+        return await self._done(None, argument)
 
-    def _done(
-        self, work: Callable[[sqlite3.Connection], Any] | None, bulk: _Bulk | None, argument: Any
-    ) -> asyncio.Future[Any]:
+    def _done(self, work: Callable[[sqlite3.Connection], Any] | None, argument: Any) -> asyncio.Future[Any]:
         if self._thread is None or self._closed:
             raise Failure("the spool is closed", look_at=self._look_at)
-        job = _Job(work, bulk, argument, self._loop.create_future())
+        job = _Job(work, argument, self._loop.create_future())
         self._jobs.put(job)
         return job.future
 
@@ -140,7 +135,7 @@ class Writer:
 
     def _commit(self, connection: sqlite3.Connection, jobs: list[_Job]) -> None:
         try:
-            _transaction(connection, jobs)
+            _transaction(connection, jobs, self._bulk)
         except Exception as error:
             if len(jobs) == 1:
                 jobs[0].error = storage_failure(error, self._look_at)
@@ -155,24 +150,30 @@ class Writer:
             self._loop.call_soon_threadsafe(_resolve, ends)
 
 
-def _transaction(connection: sqlite3.Connection, jobs: list[_Job]) -> None:
+def _transaction(connection: sqlite3.Connection, jobs: list[_Job], bulk: Bulk) -> None:
+    together = [job for job in jobs if job.work is None]
+    if len(together) == len(jobs):
+        # One statement is a transaction of its own.
+        _do_together(connection, together, bulk)
+        return
     connection.execute("BEGIN IMMEDIATE")
     try:
-        bulks: dict[_Bulk, list[_Job]] = {}
+        if together:
+            _do_together(connection, together, bulk)
         for job in jobs:
             if job.work is not None:
                 job.result = job.work(connection)
-            elif job.bulk is not None:
-                bulks.setdefault(job.bulk, []).append(job)
-        for bulk, group in bulks.items():
-            for job, result in zip(group, bulk(connection, [each.argument for each in group]), strict=True):
-                job.result = result
         connection.execute("COMMIT")
     except BaseException:
         # Some errors of the disk have rolled it back already.
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _do_together(connection: sqlite3.Connection, jobs: list[_Job], bulk: Bulk) -> None:
+    for job, result in zip(jobs, bulk(connection, [each.argument for each in jobs]), strict=True):
+        job.result = result
 
 
 def _resolve(ends: list[tuple[asyncio.Future[Any], Any, BaseException | None]]) -> None:
