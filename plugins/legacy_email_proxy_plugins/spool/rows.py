@@ -48,7 +48,8 @@ CREATE TEMP TRIGGER apply INSTEAD OF INSERT ON batch BEGIN
         SELECT {_places(4)} FROM json_each(NEW.recipients);
     INSERT INTO content (message, octets)
         SELECT json_extract(value, '$[0]'),
-            substr(NEW.octets, json_extract(value, '$[1]'), json_extract(value, '$[2]')) FROM json_each(NEW.contents);
+            coalesce(substr(NEW.octets, json_extract(value, '$[1]'), json_extract(value, '$[2]')), x'')
+        FROM json_each(NEW.contents);
     DELETE FROM message WHERE number IN (SELECT value FROM json_each(NEW.removed));
     DELETE FROM recipient WHERE message IN (SELECT value FROM json_each(NEW.removed));
     DELETE FROM content WHERE message IN (SELECT value FROM json_each(NEW.removed));
