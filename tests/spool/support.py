@@ -133,6 +133,7 @@ async def spooling(backend: Any, state_dir: Path, **variables: str) -> AsyncIter
     """A spool that works; at the end it is stopped, and leaves no task behind."""
     before = asyncio.all_tasks()
     spool = spool_to(backend, state_dir, **variables)
+    spool.grace_seconds = 0.05
     await spool.start()
     try:
         yield spool
@@ -185,6 +186,16 @@ async def until_states(spool: SpoolRelay, *states: str, seconds: float = 10.0) -
             if sorted(each["state"] for each in items) == sorted(states):
                 return items
             await anyio.sleep(0.01)
+
+
+async def until_tries(spool: SpoolRelay, count: int) -> Mapping[str, Any]:
+    """Wait until the first message has been tried so often."""
+    with anyio.fail_after(10):
+        while True:
+            item = (await listed(spool))[0]
+            if item["tries"] >= count:
+                return item
+            await anyio.sleep(0.005)
 
 
 def bodies(state_dir: Path) -> list[Path]:

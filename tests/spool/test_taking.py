@@ -16,6 +16,7 @@ import pytest
 from legacy_email_proxy.contracts import Failure, SettingsMistake, StorageFull
 from legacy_email_proxy.replies import smtp_reply
 from legacy_email_proxy_plugins.spool import bodies as bodies_module
+from legacy_email_proxy_plugins.spool import delivery as delivery_module
 from legacy_email_proxy_plugins.spool import writer as writer_module
 from spool.support import CONTENT, SENDER, Backend, bodies, listed, operate, send, spool_to, spooling, until
 
@@ -119,6 +120,7 @@ class _Broken:
 async def test_an_error_of_the_database_is_no_250(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, expected: int
 ) -> None:
+    monkeypatch.setattr(delivery_module, "_TROUBLE_SECONDS", 0.01)
     backend = Backend()
     async with spooling(backend, tmp_path) as spool:
 
@@ -160,7 +162,7 @@ async def test_a_record_that_fails_takes_no_neighbour_along(tmp_path: Path) -> N
 
 async def test_refused_at_mail_while_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     space = {"free": 3 * 65536 // 2 - 4096}
-    usage = namedtuple("usage", "f_bavail f_frsize")  # noqa: PYI024
+    usage = namedtuple("usage", "f_bavail f_frsize")
     monkeypatch.setattr(os, "statvfs", lambda _: usage(space["free"] // 4096, 4096))
     backend = Backend()
     async with spooling(backend, tmp_path, SMTP_MAX_OCTETS="65536") as spool:

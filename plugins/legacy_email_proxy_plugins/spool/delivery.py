@@ -304,7 +304,7 @@ class Delivery:
             header = await header_of(self._store.content(message))
         except (Unreadable, Failure):
             header = b""
-        return notice(message, recipients, told, header, self._options, delayed=delayed)
+        return notice(message, recipients, told, header, self._options, self._clock(), delayed=delayed)
 
     def _later(
         self, message: SpooledMessage, recipients: list[Recipient], error: Exception, *, orderly: bool

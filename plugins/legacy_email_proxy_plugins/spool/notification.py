@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import secrets
 import socket
-import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -57,6 +56,7 @@ def notice(
     to: Sequence[str],
     header: bytes,
     options: Options,
+    now: float,
     *,
     delayed: bool = False,
 ) -> Notice:
@@ -64,7 +64,6 @@ def notice(
     host = socket.gethostname() or "localhost"
     content = _report(message, recipients, to, header, options, host, delayed=delayed)
     parameters = {} if content.isascii() else {"BODY": "8BITMIME"}
-    now = time.time()
     submission = Submission(
         Client("", f"notice-of-{message.number}", host), NULL_REVERSE_PATH, parameters, [(path, {}) for path in to], now
     )
@@ -134,7 +133,7 @@ def _words(message: SpooledMessage, recipients: Sequence[Recipient], *, delayed:
 
 
 def _fields(message: SpooledMessage, recipient: Recipient, options: Options, *, delayed: bool) -> str:
-    verdict = recipient.verdict or Verdict(0, "", "", time.time())
+    verdict = recipient.verdict or Verdict(0, "", "", message.received)
     fields = [
         "",
         f"Final-Recipient: rfc822; {_address(recipient.forward_path)}",

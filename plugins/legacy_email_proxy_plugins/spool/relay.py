@@ -33,12 +33,14 @@ from .workbench import Workbench
 
 __all__ = ("SpoolRelay",)
 
-_GRACE_SECONDS = 2.0
 _ROOM_FACTOR = 1.5
 
 
 class SpoolRelay:
     """Stores durably, then delivers through the relay that ``SPOOL_RELAY`` names. See :class:`contracts.Relay`."""
+
+    grace_seconds = 2.0
+    """What deliveries that are under way get to come to their end when the service stops."""
 
     def __init__(self, context: Context) -> None:
         self._options = Options.from_context(context)
@@ -141,7 +143,7 @@ class SpoolRelay:
         if self._control is not None:
             await self._control.aclose()
         if self._delivery is not None:
-            await self._delivery.stop(_GRACE_SECONDS)
+            await self._delivery.stop(self.grace_seconds)
         await self._next.aclose()
         await self._store.aclose()
 

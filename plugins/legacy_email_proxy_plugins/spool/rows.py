@@ -205,7 +205,7 @@ def _utf8(text: str) -> str:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{type(value).__name__} where text should be")
-    return value
+    return _utf8(value)
 
 
 def _three(value: Any) -> list[Any]:

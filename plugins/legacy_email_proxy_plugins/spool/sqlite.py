@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-import time
 from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -220,15 +219,13 @@ class SQLiteStore:
         if not message.notice and all(each.fate is Fate.DELIVERED for each in message.recipients):
             await self._writer.together(message.number)
         else:
-            added, removed = await self._writer.run(lambda connection: self._record(connection, outcome, time.time()))
+            added, removed = await self._writer.run(lambda connection: self._record(connection, outcome))
         self._marks.clear(message.number)
         self._messages += len(outcome.notices) - len(removed)
         self._octets += added - sum(octets for octets, _ in removed)
         await self._remove(body for _, body in removed)
 
-    def _record(
-        self, connection: sqlite3.Connection, outcome: Outcome, now: float
-    ) -> tuple[int, list[tuple[int, str | None]]]:
+    def _record(self, connection: sqlite3.Connection, outcome: Outcome) -> tuple[int, list[tuple[int, str | None]]]:
         """Returns the octets that the notices add, and of each message that is removed its octets and its body."""
         number = outcome.message.number
         rows.update_recipients(connection, number, outcome.changed)
@@ -249,8 +246,8 @@ class SQLiteStore:
                 number,
             ),
         )  # fmt: skip
-        removed = [*_settle_notice(connection, number, outcome, now)]
-        if gone := rows.settle(connection, number, now):
+        removed = [*_settle_notice(connection, number, outcome.due)]
+        if gone := rows.settle(connection, number, outcome.due):
             removed.append(gone)
         return sum(len(notice.content) for notice in outcome.notices), removed
 
@@ -392,9 +389,7 @@ def _content(connection: sqlite3.Connection, number: int) -> bytes | Unreadable:
     return message.content
 
 
-def _settle_notice(
-    connection: sqlite3.Connection, number: int, outcome: Outcome, now: float
-) -> list[tuple[int, str | None]]:
+def _settle_notice(connection: sqlite3.Connection, number: int, now: float) -> list[tuple[int, str | None]]:
     """If this was a notification: those whom it is about are notified once anybody has it, and dead if nobody will."""
     fates = {fate for (fate,) in connection.execute("SELECT fate FROM recipient WHERE message = ?", (number,))}
     if Fate.DELIVERED.value in fates:
