@@ -20,7 +20,7 @@ from .store import Unreadable
 __all__ = ("Bodies", "BodyFile", "sync_directory")
 
 _NAME = re.compile(r"[0-9a-f]{32}")
-_BLOCK_OCTETS = 256 * 1024
+_BLOCK_OCTETS = 1024 * 1024
 
 
 def sync_directory(path: Path) -> None:
