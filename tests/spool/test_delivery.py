@@ -397,6 +397,22 @@ async def test_what_can_not_be_read_stops_nobody(tmp_path: Path, damage: str, ca
         await until_states(spool)
 
 
+async def test_a_file_with_broken_pages_is_kept_and_a_new_one_begun(tmp_path: Path) -> None:
+    async with spooling(Backend(before_dot=lambda _: anyio.sleep_forever()), tmp_path) as spool:
+        await send(spool)
+    with sqlite3.connect(tmp_path / "spool.db") as database:
+        (page,) = database.execute("SELECT rootpage FROM sqlite_master WHERE name = 'message'").fetchone()
+    database.close()
+    with (tmp_path / "spool.db").open("r+b") as file:
+        file.seek(4096 * (page - 1))
+        file.write(b"\xff" * 4096)
+    backend = Backend()
+    async with spooling(backend, tmp_path) as spool:
+        await send(spool)
+        await until(lambda: backend.contents == [CONTENT])
+    assert len(unreadable(tmp_path)) == 1
+
+
 @pytest.mark.parametrize("content", [b"no database at all" * 1000, b"", b"SQLite format 3\0" + b"\xff" * 8000])
 async def test_an_unreadable_file_is_kept_and_a_new_one_begun(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture

@@ -20,6 +20,7 @@ __all__ = (
     "apply",
     "delete",
     "fetch",
+    "fetch_all",
     "message_of",
     "settle",
     "spooled",
@@ -27,8 +28,8 @@ __all__ = (
 )
 
 COLUMNS = (
-    "number, state, received, since, due, tries, unfinished, warned, notice, reason, client, reverse_path, parameters,"
-    " octets, body"
+    "message.number, state, received, since, due, tries, unfinished, warned, notice, reason, client, reverse_path,"
+    " parameters, message.octets, body"
 )
 
 
@@ -56,6 +57,16 @@ CREATE TEMP TRIGGER apply INSTEAD OF INSERT ON batch BEGIN
 END;
 """  # noqa: S608
 _APPLY = "INSERT INTO batch VALUES (?, ?, ?, ?, ?)"
+
+_SELECT_RECORDS = f"SELECT {COLUMNS}, NULL FROM message WHERE number IN (SELECT value FROM json_each(?))"  # noqa: S608
+_SELECT_MESSAGES = (
+    f"SELECT {COLUMNS}, inline.octets FROM message LEFT JOIN content AS inline"  # noqa: S608
+    " ON inline.message = message.number WHERE number IN (SELECT value FROM json_each(?))"
+)
+_SELECT_RECIPIENTS = (
+    "SELECT message, number, forward_path, parameters, fate, verdict FROM recipient"
+    " WHERE message IN (SELECT value FROM json_each(?)) ORDER BY message, number"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,26 +152,54 @@ def settle(connection: sqlite3.Connection, number: int, now: float) -> tuple[int
 
 def fetch(connection: sqlite3.Connection, number: int, *, with_content: bool = False) -> SpooledMessage | None:
     """One message. Raises :class:`Unreadable`."""
-    row = connection.execute(f"SELECT {COLUMNS} FROM message WHERE number = ?", (number,)).fetchone()  # noqa: S608
-    if row is None:
-        return None
-    recipients = connection.execute(
-        "SELECT number, forward_path, parameters, fate, verdict FROM recipient WHERE message = ? ORDER BY number",
-        (number,),
-    ).fetchall()
-    message = message_of(row, recipients)
-    if with_content and message.body is None:
-        found = connection.execute("SELECT octets FROM content WHERE message = ?", (number,)).fetchone()
-        message.content = _whole(found, message.octets)
-    return message
+    found = _fetched(connection, [number], with_content=with_content).get(number)
+    if isinstance(found, Unreadable):
+        raise found
+    return found
 
 
-def _whole(found: tuple[Any] | None, octets: int) -> bytes:
-    if found is None or not isinstance(found[0], bytes):
+def fetch_all(connection: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, SpooledMessage | Unreadable]:
+    """Those that there are, with their contents if they are small; or why one can not be read."""
+    found = _fetched(connection, numbers, with_content=True)
+    if len(found) < len(numbers):
+        # Text that is none keeps a whole answer from being read.
+        for number in numbers:
+            found |= _fetched(connection, [number], with_content=True)
+    return found
+
+
+def _fetched(
+    connection: sqlite3.Connection, numbers: Sequence[int], *, with_content: bool
+) -> dict[int, SpooledMessage | Unreadable]:
+    listed = json.dumps(numbers)
+    try:
+        rows = connection.execute(_SELECT_MESSAGES if with_content else _SELECT_RECORDS, (listed,)).fetchall()
+        recipients = connection.execute(_SELECT_RECIPIENTS, (listed,)).fetchall()
+    except sqlite3.OperationalError as error:
+        if hasattr(error, "sqlite_errorcode"):
+            raise
+        return {numbers[0]: Unreadable(f"its record makes no sense: {error}")} if len(numbers) == 1 else {}
+    theirs: dict[int, list[tuple[Any, ...]]] = {}
+    for message, *recipient in recipients:
+        theirs.setdefault(message, []).append(tuple(recipient))
+    found: dict[int, SpooledMessage | Unreadable] = {}
+    for *row, octets in rows:
+        try:
+            message = message_of(tuple(row), theirs.get(row[0], ()))
+            if with_content and message.body is None:
+                message.content = _whole(octets, message.octets)
+            found[row[0]] = message
+        except Unreadable as error:
+            found[row[0]] = error
+    return found
+
+
+def _whole(found: Any, octets: int) -> bytes:
+    if not isinstance(found, bytes):
         raise Unreadable("its content is missing")
-    if len(found[0]) != octets:
-        raise Unreadable(f"its content has {len(found[0])} octets instead of {octets}")
-    return found[0]
+    if len(found) != octets:
+        raise Unreadable(f"its content has {len(found)} octets instead of {octets}")
+    return found
 
 
 def message_of(row: tuple[Any, ...], recipients: Iterable[tuple[Any, ...]]) -> SpooledMessage:

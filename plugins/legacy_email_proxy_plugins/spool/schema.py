@@ -63,8 +63,6 @@ def connect(path: Path) -> sqlite3.Connection:
     # Before SQLite opens it: closing a descriptor of a file gives up all locks that the process has on it.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, isolation_level=None, timeout=5.0)
-    # One record with text that is none must not keep the others from being read.
-    connection.text_factory = lambda octets: octets.decode("utf-8", "surrogateescape")
     try:
         # Exclusive: nobody else can open it, not even to look, and no shared memory is needed.
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")

@@ -90,9 +90,11 @@ class SQLiteStore:
     def _checked(self) -> sqlite3.Connection:
         connection = connect(self.path)
         try:
-            connection.execute(f"SELECT {rows.COLUMNS} FROM message LIMIT 1").fetchone()  # noqa: S608
-            connection.execute("SELECT message, number, fate, notice FROM recipient LIMIT 1").fetchone()
-            connection.execute("SELECT message, octets FROM content LIMIT 1").fetchone()
+            # The tables are those we know, and the one of which every page is read at the start can be read.
+            connection.execute(f"SELECT {rows.COLUMNS} FROM message LIMIT 0")  # noqa: S608
+            connection.execute("SELECT message, number, fate, notice FROM recipient LIMIT 0")
+            connection.execute("SELECT message, octets FROM content LIMIT 0")
+            connection.execute("SELECT count(*), sum(octets) FROM message").fetchone()
         except BaseException:
             connection.close()
             raise
@@ -183,14 +185,13 @@ class SQLiteStore:
             numbers += [] if suspect is None else [suspect]
         leased: list[SpooledMessage] = []
         unreadable: list[tuple[int, str]] = []
+        readable = rows.fetch_all(connection, numbers)
         for number in numbers:
-            try:
-                message = rows.fetch(connection, number, with_content=True)
-            except Unreadable as error:
-                unreadable.append((number, str(error)))
-                _move(connection, number, State.SET_ASIDE, str(error))
-                continue
-            if message is not None:
+            message = readable.get(number)
+            if isinstance(message, Unreadable):
+                unreadable.append((number, str(message)))
+                _move(connection, number, State.SET_ASIDE, str(message))
+            elif message is not None:
                 leased.append(message)
         return leased, suspect, unreadable
 
