@@ -1,8 +1,8 @@
 """A durable spool: what a device read 250 for is on disk, and is tried until the backend has it or has refused it.
 
-``relay`` takes messages and puts them into a ``store`` (``sqlite``, with ``writer``, ``schema``, ``rows``, ``bodies``
-and ``lock``); ``delivery`` takes them out again, one ``attempt`` after the other, as ``schedule`` says, and has
-``notification`` written for what fails. ``workbench`` is the operator's, over ``control`` while the service runs.
+``relay`` takes messages and puts them into a ``store`` (``sqlite``, with ``arriving``, ``writer``, ``schema``,
+``rows``, ``bodies``, ``marks``, ``reserve`` and ``lock``); ``delivery`` takes them out again, one ``attempt`` after
+the other, as ``schedule`` says, and has ``notification`` written for what fails. ``workbench`` is the operator's, over ``control`` while the service runs.
 """
 
 from __future__ import annotations

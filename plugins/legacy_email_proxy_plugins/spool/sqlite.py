@@ -11,32 +11,32 @@ from pathlib import Path
 
 import anyio
 
-from legacy_email_proxy.contracts import Failure, SettingsMistake
+from legacy_email_proxy.contracts import Failure, SettingsMistake, StorageFull
 
 from ..threads import Threads
 from . import rows
-from .bodies import Bodies, BodyFile
+from .arriving import Arriving
+from .bodies import Bodies
 from .lock import Locked, SpoolLock
 from .marks import Marks
 from .message import Fate, Outcome, SpooledMessage, State, Submission
+from .reserve import RESERVE_OCTETS, Reserve
 from .schema import TooNewError, connect, is_damage, set_aside
 from .store import Room, Unreadable
 from .writer import Writer
 
-__all__ = ("INLINE_OCTETS", "LOOK_AT", "SQLiteStore")
+__all__ = ("LOOK_AT", "SQLiteStore")
 
 LOOK_AT = "SPOOL_URL"
 
-INLINE_OCTETS = 64 * 1024
-"""Larger contents get a file. In the database every octet would be written twice: to the log, then to the table."""
-
-_WRITE_OCTETS = 1024 * 1024
 _FREE_SECONDS = 1.0
+_AMPLE = 16
+"""So many times the reserve must be free before it is kept back again."""
 _SUSPECT = 2
 """Tries without an orderly end after which a message is only tried alone. One crash takes along all its neighbours."""
 
 
-_Put = tuple[Submission, bytes | None, str | None, int]
+_Given = tuple[Submission, bytes | None, str | None, int]
 
 
 class SQLiteStore:
@@ -53,6 +53,7 @@ class SQLiteStore:
         self._free: tuple[float, int | None] = (float("-inf"), None)
         self._suspect: int | None = None
         self._marks = Marks(path.with_name(f"{path.name}.trying"))
+        self._reserve = Reserve(path.with_name(f"{path.name}.reserve"))
         self._last = 0
 
     async def open(self, *, due_before: float) -> None:
@@ -65,6 +66,7 @@ class SQLiteStore:
             crashed = self._marks.open()
             names = await self._writer.run(lambda connection: self._take_stock(connection, due_before, crashed))
             self._marks.wipe()
+            await self._threads.run(self._reserve.keep)
             await self._sweep(names)
         except Locked as locked:
             raise SettingsMistake(
@@ -124,7 +126,7 @@ class SQLiteStore:
 
     def receive(self) -> Arriving:
         """See :meth:`.store.Store.receive`."""
-        return Arriving(self, self._bodies, self._threads)
+        return Arriving(self.put, self._bodies, self._threads)
 
     async def put(self, submission: Submission, content: bytes | None, body: str | None, octets: int) -> SpooledMessage:
         """Write the record of a message of which the body, if it has one, is on disk."""
@@ -133,7 +135,7 @@ class SQLiteStore:
         self._octets += octets
         return rows.spooled(rows.Row(number, submission, octets, content, body))
 
-    def _apply(self, connection: sqlite3.Connection, given: list[_Put | int]) -> list[int]:
+    def _apply(self, connection: sqlite3.Connection, given: list[_Given | int]) -> list[int]:
         """What is put gets its number, which is the result; a number is a message that is done."""
         added, removed, numbers = [], [], []
         for each in given:
@@ -216,15 +218,25 @@ class SQLiteStore:
     async def record(self, outcome: Outcome) -> None:
         """See :meth:`.store.Store.record`."""
         message = outcome.message
-        added, removed = 0, [(message.octets, message.body)]
-        if not message.notice and all(each.fate is Fate.DELIVERED for each in message.recipients):
-            await self._writer.together(message.number)
-        else:
-            added, removed = await self._writer.run(lambda connection: self._record(connection, outcome))
+        try:
+            added, removed = await self._written(outcome)
+        except StorageFull:
+            if not self._reserve.kept:
+                raise
+            await self._threads.run(self._reserve.spend)
+            added, removed = await self._written(outcome)
         self._marks.clear(message.number)
         self._messages += len(outcome.notices) - len(removed)
         self._octets += added - sum(octets for octets, _ in removed)
         await self._remove(body for _, body in removed)
+
+    async def _written(self, outcome: Outcome) -> tuple[int, list[tuple[int, str | None]]]:
+        """See :meth:`_record`."""
+        message = outcome.message
+        if not message.notice and all(each.fate is Fate.DELIVERED for each in message.recipients):
+            await self._writer.together(message.number)
+            return 0, [(message.octets, message.body)]
+        return await self._writer.run(lambda connection: self._record(connection, outcome))
 
     def _record(self, connection: sqlite3.Connection, outcome: Outcome) -> tuple[int, list[tuple[int, str | None]]]:
         """Returns the octets that the notices add, and of each message that is removed its octets and its body."""
@@ -319,6 +331,8 @@ class SQLiteStore:
         if now - asked >= _FREE_SECONDS:
             found = await self._threads.run(os.statvfs, self.path.parent)
             free = found.f_bavail * found.f_frsize
+            if not self._reserve.kept and free > _AMPLE * RESERVE_OCTETS:
+                await self._threads.run(self._reserve.keep)
             self._free = (now, free)
         return Room(self._messages, self._octets, free)
 
@@ -328,48 +342,6 @@ class SQLiteStore:
         self._threads.close()
         self._marks.close()
         self._lock.release()
-
-
-class Arriving:
-    """See :class:`~.store.Incoming`."""
-
-    def __init__(self, store: SQLiteStore, bodies: Bodies, threads: Threads) -> None:
-        self._store = store
-        self._bodies = bodies
-        self._threads = threads
-        self._body: BodyFile | None = None
-        self._pieces: list[bytes] = []
-        self._held = 0
-        self._octets = 0
-
-    async def write(self, piece: bytes) -> None:
-        """See :meth:`.store.Incoming.write`."""
-        self._pieces.append(piece)
-        self._held += len(piece)
-        self._octets += len(piece)
-        if self._held >= (_WRITE_OCTETS if self._body else INLINE_OCTETS):
-            if self._body is None:
-                self._body = self._bodies.create()
-            pieces, self._pieces, self._held = self._pieces, [], 0
-            await self._threads.run(self._body.write, pieces)
-
-    async def commit(self, submission: Submission) -> SpooledMessage:
-        """See :meth:`.store.Incoming.commit`."""
-        if self._body is None:
-            return await self._store.put(submission, b"".join(self._pieces), None, self._octets)
-        await self._threads.run(self._body.finish, self._pieces)
-        body, self._body = self._body, None
-        try:
-            return await self._store.put(submission, None, body.name, self._octets)
-        except Exception:
-            # Not committed, that is certain. When cancelled it is not: then the record may be there, and needs it.
-            self._body = body
-            raise
-
-    async def discard(self) -> None:
-        """See :meth:`.store.Incoming.discard`."""
-        if self._body is not None:
-            await self._threads.run(self._body.discard)
 
 
 def _move(connection: sqlite3.Connection, number: int, state: State, reason: str = "") -> bool:
