@@ -2,7 +2,8 @@
 
 ``relay`` takes messages and puts them into a ``store`` (``sqlite``, with ``arriving``, ``writer``, ``schema``,
 ``rows``, ``bodies``, ``marks``, ``reserve`` and ``lock``); ``delivery`` takes them out again, one ``attempt`` after
-the other, as ``schedule`` says, and has ``notification`` written for what fails. ``workbench`` is the operator's, over ``control`` while the service runs.
+the other, as ``schedule`` says, and has ``notification`` written for what fails. ``workbench`` is the operator's, over
+``control`` while the service runs.
 """
 
 from __future__ import annotations
