@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_network
+from typing import Any
 
 import pytest
 
 from legacy_email_proxy.access import Admission
 from legacy_email_proxy.smtp.connection import SessionOptions
 from legacy_email_proxy.smtp.handler import RelayHandler
+from legacy_email_proxy.smtp.reception import Patience
 from legacy_email_proxy.smtp.server import SMTPServer
 from smtp.relays import MemoryRelay
 
@@ -62,6 +64,8 @@ async def start_leg() -> AsyncIterator[StartLeg]:
             *,
             max_octets: int = 1 << 20,
             idle_seconds: float = 20,
+            progress_seconds: float = 20,
+            lf_end_networks: tuple[Any, ...] = (),
             networks: tuple[object, ...] = LOOPBACK,
             max_connections: int = 100,
             max_per_address: int = 100,
@@ -70,7 +74,10 @@ async def start_leg() -> AsyncIterator[StartLeg]:
             relay = relay or MemoryRelay()
             handler = RelayHandler(relay, max_octets)
             admission = Admission(networks, max_connections, max_per_address)  # type: ignore[arg-type]
-            server = SMTPServer(handler, SessionOptions(hostname, max_octets, idle_seconds, admission))
+            options = SessionOptions(
+                hostname, max_octets, Patience(progress_seconds, idle_seconds), admission, lf_end_networks
+            )
+            server = SMTPServer(handler, options)
             sock = socket.create_server(("127.0.0.1", 0))
             await server.start([sock])
 
