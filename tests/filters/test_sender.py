@@ -96,7 +96,7 @@ def test_a_reader_sees_one_author(value: bytes) -> None:
         (b"From: a@x\r\nFrom: b@x\r\n", b'From: "a@x" <acc@p.example>\r\n'),
         (b"From: acc@p.example\r\nFrom: b@x\r\n", b"From: acc@p.example\r\n"),
         (b"From: acc@p.example\r\nSender: b@x\r\n", b"From: acc@p.example\r\n"),
-        (b"From: acc@p.example\r\nSender : <acc@p.example>\r\n", b"From: acc@p.example\r\nSender : <acc@p.example>\r\n"),
+        (b"From: acc@p.example\r\nSender:<acc@p.example>\r\n", b"From: acc@p.example\r\nSender:<acc@p.example>\r\n"),
         (b"Sender: b@x\r\nFrom: A <a@x>\r\nX-From: a@x\r\n", b"From: A <acc@p.example>\r\nX-From: a@x\r\n"),
         (b"From: A <a@x>\r\nReply-To:\r\n r@x\r\n", b"From: A <acc@p.example>\r\nReply-To:\r\n r@x\r\n"),
     ],

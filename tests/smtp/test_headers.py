@@ -117,7 +117,8 @@ def test_received(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(headers, "_date", lambda: "Sun, 22 Nov 2026 18:00:00 +0100")
     assert received() == (
         b"Received: from scanner ([192.168.1.7]) by proxy.example (Legacy Email Proxy)\r\n"
-        b"\twith ESMTP id s12; Sun, 22 Nov 2026 18:00:00 +0100\r\n"
+        b"\twith ESMTP\r\n"
+        b"\tid s12; Sun, 22 Nov 2026 18:00:00 +0100\r\n"
     )
 
 

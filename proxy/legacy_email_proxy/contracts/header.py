@@ -9,7 +9,7 @@ import re
 
 __all__ = ("Header",)
 
-_FIELD_BEGINS = re.compile(rb"(?<=\n)(?![ \t])")
+_FIELD = re.compile(rb"[^\n]*+\n(?:[ \t][^\n]*+(?:\n|\Z))*+|[^\n]++\Z")
 _FOLD = re.compile(rb"\r?\n(?=[ \t])")
 _NAME = re.compile(r"[!-9;-~]+")
 _LINE_OCTETS = 78
@@ -24,12 +24,11 @@ class Header:
     sets a value that is not ASCII encodes it.
     """
 
-    __slots__ = ("_fields",)
+    __slots__ = ("_fields", "_names")
 
     def __init__(self, octets: bytes = b"") -> None:
-        self._fields = _FIELD_BEGINS.split(octets)
-        if not self._fields[-1]:
-            self._fields.pop()
+        self._fields: list[bytes] = _FIELD.findall(octets)
+        self._names = [_name(one) for one in self._fields]
 
     @property
     def octets(self) -> bytes:
@@ -56,6 +55,7 @@ class Header:
         if self._fields and not self._fields[-1].endswith(b"\n"):
             self._fields[-1] += b"\r\n"
         self._fields.append(line)
+        self._names.append(_name(line))
 
     def replace(self, name: str, value: str) -> None:
         """Put one field in the place of the first one of that name and drop the others; add it if there is none."""
@@ -72,20 +72,23 @@ class Header:
 
     def _drop(self, places: list[int]) -> None:
         dropped = set(places)
-        self._fields = [field for place, field in enumerate(self._fields) if place not in dropped]
+        if dropped:
+            self._fields = [one for place, one in enumerate(self._fields) if place not in dropped]
+            self._names = [one for place, one in enumerate(self._names) if place not in dropped]
 
     def _places(self, name: str) -> list[int]:
         wanted = name.lower().encode()
-        return [
-            place
-            for place, field in enumerate(self._fields)
-            # A blank before the colon is obsolete, and still read as this field (RFC 5322 §4.5).
-            if field[: len(wanted)].lower() == wanted and field[len(wanted) :].lstrip(b" \t").startswith(b":")
-        ]
+        return [place for place, one in enumerate(self._names) if one == wanted]
 
     def _value(self, place: int) -> str:
         value = self._fields[place].partition(b":")[2]
         return _FOLD.sub(b"", value).strip(b" \t\r\n").decode("utf-8", "surrogateescape")
+
+
+def _name(line: bytes) -> bytes:
+    name, colon, _ = line.partition(b":")
+    # A blank before the colon is obsolete, and still no part of the name (RFC 5322 §4.5).
+    return name.rstrip(b" \t").lower() if colon else b""
 
 
 def _folded(name: str, value: str) -> bytes:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Any
 
 from ..contracts import Client
@@ -34,6 +35,7 @@ _DATE = re.compile(rb"\ndate[ \t]*:")
 _MESSAGE_ID = re.compile(rb"\nmessage-id[ \t]*:")
 _LINE_COLUMNS = 78
 _NAME_COLUMNS = 60
+_OURSELVES = "(Legacy Email Proxy)"
 _DOMAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._:\[\]-]+")
 
@@ -107,18 +109,16 @@ def loops(block: bytes) -> bool:
 
 def own_lines(options: HeaderOptions, client: Client, protocol: str, reverse_path: str, block: bytes) -> bytes:
     """The lines to put above ``block``: Received, and whatever of From, Date and Message-ID is missing in it."""
-    lines = []
-    if options.received:
-        lines.append(_received(options.hostname, client, protocol))
+    lines = _received(options.hostname, client, protocol) if options.received else ""
     if options.add_missing:
         given = _searchable(block)
         if reverse_path and not _FROM.search(given):
-            lines.append(f"From: {reverse_path}\r\n".encode())
+            lines += f"From: {reverse_path}\r\n"
         if not _DATE.search(given):
-            lines.append(f"Date: {_date()}\r\n".encode())
+            lines += f"Date: {_date()}\r\n"
         if not _MESSAGE_ID.search(given):
-            lines.append(_message_id(reverse_path, options.hostname))
-    return b"".join(lines)
+            lines += _message_id(reverse_path, options.hostname)
+    return lines.encode()
 
 
 def protocol(*, extended: bool, secured: bool, authenticated: bool) -> str:
@@ -130,19 +130,23 @@ def _searchable(block: bytes) -> bytes:
     return b"\n" + block.lower()
 
 
-def _received(hostname: str, client: Client, protocol: str) -> bytes:
+def _received(hostname: str, client: Client, protocol: str) -> str:
     """It tells nothing of a login, and no path: the device sent those to us, not to everybody who reads the mail."""
-    words = (
-        f"from {_name(client.helo)}", f"({_literal(client.address)})", f"by {_name(hostname)}",
-        "(Legacy Email Proxy)", f"with {protocol}", f"id {_name(client.session)};", _date(),
-    )  # fmt: skip
-    text, column = "Received:", len("Received:")
+    origin = _origin(client.helo, client.address, hostname, protocol)
+    return f"Received: {origin}\r\n\tid {_name(client.session)}; {_date()}\r\n"
+
+
+@lru_cache(maxsize=1024)
+def _origin(helo: str, address: str, hostname: str, protocol: str) -> str:
+    """From where it came, and to whom: the same for all messages of a device, so not made anew for each."""
+    words = f"from {_name(helo)}", f"({_literal(address)})", f"by {_name(hostname)}", _OURSELVES, f"with {protocol}"
+    text, column = "", len("Received:")
     for word in words:
         if column + 1 + len(word) > _LINE_COLUMNS:
             text, column = f"{text}\r\n\t{word}", 8 + len(word)
         else:
             text, column = f"{text} {word}", column + 1 + len(word)
-    return f"{text}\r\n".encode("ascii")
+    return text.lstrip(" ")
 
 
 def _name(text: str) -> str:
@@ -171,9 +175,9 @@ _numbers = itertools.count(1)
 _PROCESS = os.urandom(6).hex()
 
 
-def _message_id(reverse_path: str, hostname: str) -> bytes:
+def _message_id(reverse_path: str, hostname: str) -> str:
     """Unique: the time, a number that this process gives once, and what no other process has."""
     _, at, domain = reverse_path.rpartition("@")
     if not (at and _DOMAIN.fullmatch(domain)):
         domain = hostname if _DOMAIN.fullmatch(hostname) else "localhost"
-    return f"Message-ID: <{int(time.time()):x}.{next(_numbers):x}.{_PROCESS}@{domain}>\r\n".encode("ascii")
+    return f"Message-ID: <{int(time.time()):x}.{next(_numbers):x}.{_PROCESS}@{domain}>\r\n"

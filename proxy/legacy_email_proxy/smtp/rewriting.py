@@ -55,7 +55,9 @@ class Rewriting:
         self, envelope: Envelope, accepted: Sequence[str], protocol: str, pieces: AsyncIterator[bytes]
     ) -> Outgoing:
         """The content as it goes on. ``protocol`` is the word for the Received field."""
-        return Outgoing(self, replace(envelope, forward_paths=tuple(accepted)), protocol, pieces)
+        if self._filters:
+            envelope = replace(envelope, forward_paths=tuple(accepted))
+        return Outgoing(self, envelope, protocol, pieces)
 
     async def header(self, envelope: Envelope, protocol: str, block: bytes, rest: bytes, *, too_long: bool) -> bytes:
         """``block`` as it goes on, our own lines above it, and ``rest`` behind it."""
