@@ -42,17 +42,24 @@ _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._:\[\]-]+")
 
 @dataclass(frozen=True, slots=True)
 class HeaderOptions:
-    """What is done to each header. ``hostname`` is our own name."""
+    """What is done to each message besides the filters. ``hostname`` is our own name."""
 
     hostname: str = "localhost"
     received: bool = False
     add_missing: bool = False
     remove_bcc: bool = False
+    shorten_lines: bool = False
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], hostname: str) -> HeaderOptions:
         """As the settings say; ``hostname`` is our own name."""
-        return cls(hostname, settings["SMTP_ADD_RECEIVED"], settings["SMTP_ADD_MISSING"], settings["SMTP_REMOVE_BCC"])
+        return cls(
+            hostname,
+            received=settings["SMTP_ADD_RECEIVED"],
+            add_missing=settings["SMTP_ADD_MISSING"],
+            remove_bcc=settings["SMTP_REMOVE_BCC"],
+            shorten_lines=settings["SMTP_LONG_LINES"] == "encode",
+        )
 
 
 class HeaderReader:

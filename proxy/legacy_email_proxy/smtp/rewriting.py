@@ -13,6 +13,7 @@ from typing import ParamSpec, TypeVar
 from ..contracts import Client, Envelope, Failure, Filter, Header, Parameters, Refused
 from ..replies import SMTP, Reply
 from .headers import HeaderOptions, HeaderReader, loops, own_lines
+from .long_lines import LineShortener
 from .paths import BadPath, parse
 
 __all__ = ("FilterBroken", "Outgoing", "Rewriting")
@@ -57,10 +58,12 @@ class Rewriting:
         """The content as it goes on. ``protocol`` is the word for the Received field."""
         if self._filters:
             envelope = replace(envelope, forward_paths=tuple(accepted))
-        return Outgoing(self, envelope, protocol, pieces)
+        return Outgoing(self, envelope, protocol, pieces, LineShortener() if self._options.shorten_lines else None)
 
-    async def header(self, envelope: Envelope, protocol: str, block: bytes, rest: bytes, *, too_long: bool) -> bytes:
-        """``block`` as it goes on, our own lines above it, and ``rest`` behind it."""
+    async def header(
+        self, envelope: Envelope, protocol: str, block: bytes, rest: bytes, *, too_long: bool
+    ) -> tuple[bytes, bytes]:
+        """``block`` as it goes on, with our own lines above it, and ``rest``, behind an empty line if need be."""
         options, given = self._options, bool(block)
         if loops(block):
             raise _refused(SMTP.LOOP)
@@ -75,7 +78,7 @@ class Rewriting:
         if not given and not too_long and (own or block) and not rest.startswith(b"\r\n"):
             # Without it the first line of the text would be read as a field, or would vanish.
             rest = b"\r\n" + rest
-        return b"".join((own, block, rest))
+        return own + block, rest
 
     async def _edited(self, envelope: Envelope, block: bytes) -> bytes:
         header = Header(block)
@@ -89,11 +92,19 @@ class Rewriting:
 class Outgoing:
     """Content on its way to the relay. It remembers whether it has ended, and what went wrong."""
 
-    def __init__(self, rewriting: Rewriting, envelope: Envelope, protocol: str, pieces: AsyncIterator[bytes]) -> None:
+    def __init__(
+        self,
+        rewriting: Rewriting,
+        envelope: Envelope,
+        protocol: str,
+        pieces: AsyncIterator[bytes],
+        shortener: LineShortener | None,
+    ) -> None:
         self._rewriting = rewriting
         self._envelope = envelope
         self._protocol = protocol
         self._pieces = pieces
+        self._shortener = shortener
         self._reader: HeaderReader | None = HeaderReader()
         self.ended = False
         self.error: Exception | None = None
@@ -108,8 +119,12 @@ class Outgoing:
         try:
             if self._reader is not None:
                 return await self._beginning(self._reader)
-            return await anext(self._pieces)
+            piece = await anext(self._pieces)
+            return self._shortener.feed(piece) if self._shortener is not None else piece
         except StopAsyncIteration:
+            if self._shortener is not None and (last := self._shortener.end()):
+                self._shortener = None
+                return last
             self.ended = True
             raise
         except Exception as error:
@@ -123,7 +138,10 @@ class Outgoing:
                 break
         block, rest = cut or reader.end()
         self._reader = None
-        return await self._rewriting.header(self._envelope, self._protocol, block, rest, too_long=reader.too_long)
+        block, rest = await self._rewriting.header(
+            self._envelope, self._protocol, block, rest, too_long=reader.too_long
+        )
+        return self._shortener.begin(block, rest) if self._shortener is not None else block + rest
 
 
 async def _asked(
