@@ -23,7 +23,7 @@ def send(
 def test_all_mail_comes_from_one_address(dovecot: Dovecot, postfix: Postfix, account: Account) -> None:
     variables = {"SMTP_SENDER": account.address, "SMTP_SENDER_REPLY_TO": "true", "SMTP_REMOVE_BCC": "true"}
     with running(backends(dovecot, postfix, account) | variables | {"SMTP_LONG_LINES": "encode"}) as proxy:
-        rest = b"X-Raw: \xff  \t!\r\nBcc: x@firm.example\r\nSubject:  odd\r\n\todd\r\nContent-Type: text/plain; charset=x\r\n"
+        rest = b"X-Raw: \xff  \t!\r\nBcc: x@firm.example\r\nSubject:  odd\r\n\t!\r\nContent-Type: text/plain\r\n"
         # The server refuses this sender, and must never see it.
         message = b"From: Scanner 3 <a@firm.example>\r\n" + rest + b"\r\n" + LONG + b"\r\n"
         send(proxy.smtp, account, message, REFUSED_SENDER)

@@ -15,7 +15,6 @@ from .mailboxes import Mailbox, mailboxes, phrase
 __all__ = ("SenderFilter", "rewrite_header")
 
 _ADDRESS = re.compile(r"[!#-'*+./0-9=?A-Z^_`a-z{|}~-]+@[A-Za-z0-9][A-Za-z0-9.-]*")
-_HARMFUL = re.compile(r"[\r\n\0]+")
 
 
 class SenderFilter(Filter):
@@ -57,7 +56,7 @@ def rewrite_header(header: Header, sender: str, given: str, *, reply_to: bool) -
     author now. ``given`` is the reverse-path that the device gave, for a message without From. With ``reply_to``,
     the addresses that stood in From become Reply-To, if there is none. A field that is right already is not touched.
     """
-    values = [_HARMFUL.sub(" ", value) for value in header.get_all("From")]
+    values = header.get_all("From")
     authors = mailboxes(values[0]) if values else []
     if not authors:
         authors = [Mailbox(address=given)]

@@ -11,6 +11,7 @@ __all__ = ("Header",)
 
 _FIELD = re.compile(rb"[^\n]*+\n(?:[ \t][^\n]*+(?:\n|\Z))*+|[^\n]++\Z")
 _FOLD = re.compile(rb"\r?\n(?=[ \t])")
+_HARMFUL = re.compile(r"[\r\n\0]")
 _NAME = re.compile(r"[!-9;-~]+")
 _LINE_OCTETS = 78
 """The length that a line should have at most (RFC 5322 §2.1.1)."""
@@ -20,8 +21,8 @@ class Header:
     """The lines of a header block, without the empty line behind it.
 
     Names are compared without regard to case. Values are text: octets that are not UTF-8 are surrogates in it
-    (``surrogateescape``), so that they go back as they came. Encoded words (RFC 2047) are left encoded, and whoever
-    sets a value that is not ASCII encodes it.
+    (``surrogateescape``), so that they go back as they came; NUL is a blank. Encoded words (RFC 2047) are left encoded,
+    and whoever sets a value that is not ASCII encodes it.
     """
 
     __slots__ = ("_fields", "_names")
@@ -82,7 +83,9 @@ class Header:
 
     def _value(self, place: int) -> str:
         value = self._fields[place].partition(b":")[2]
-        return _FOLD.sub(b"", value).strip(b" \t\r\n").decode("utf-8", "surrogateescape")
+        text = _FOLD.sub(b"", value).strip(b" \t\r\n").decode("utf-8", "surrogateescape")
+        # So that whatever was found can be set again: a device's oddity must not make an error of every try.
+        return _HARMFUL.sub(" ", text)
 
 
 def _name(line: bytes) -> bytes:
@@ -94,7 +97,7 @@ def _name(line: bytes) -> bytes:
 def _folded(name: str, value: str) -> bytes:
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no name of a field")
-    if re.search(r"[\r\n\0]", value):
+    if _HARMFUL.search(value):
         # Otherwise what comes from elsewhere could add fields, or end the header.
         raise ValueError(f"the value of {name} has a line end or NUL in it")
     lines: list[bytes] = []
