@@ -47,6 +47,7 @@ FROM = {
     b"a @ x": (b'"a@x" <acc@p.example>', "a@x"),
     b'"A" B <a@x>': (b"\"'A' B\" <acc@p.example>", "a@x"),
     b'"open <a@x>': (b"\"'open<a@x>\" <acc@p.example>", ""),
+    b'"\\" <a@x>': (b"\"'\\\\'<a@x>\" <acc@p.example>", ""),
     b"a\0b <a@x>": (b"a b <acc@p.example>", "a@x"),
     # No address at all.
     b"Scanner": (b"Scanner <acc@p.example>", ""),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 __all__ = ("Mailbox", "mailboxes", "phrase")
 
 _QUOTED = r'"(?:[^"\\]|\\.)*+"?'
+_WHOLLY_QUOTED = re.compile(_QUOTED.removesuffix("?"))
 _TOKEN = re.compile(
     rf'{_QUOTED}|=\?[^?\s]*+\?[^?\s]*+\?[^?]*+\?=|<(?:{_QUOTED}|[^">])*+>?|\[[^\]]*+\]?|\\.|[(),:;]|[^"=<\[\\(),:;]++|.',
     re.DOTALL,
@@ -50,7 +51,7 @@ def phrase(text: str) -> str:
     """``text`` as a name in front of an address: as it is where that is possible, else in quotes."""
     if not _SPECIAL.search(_ENCODED_WORD.sub("", text)):
         return text
-    if re.fullmatch(_QUOTED, text) and text.endswith('"') and len(text) > 1:
+    if _WHOLLY_QUOTED.fullmatch(text):
         return text
     return '"' + re.sub(r'([\\"])', r"\\\1", text.replace('"', "'")) + '"'
 

@@ -71,7 +71,7 @@ class HeaderReader:
     def __init__(self) -> None:
         self.too_long = False
         self._held = bytearray()
-        self._decided = self._searched = 0
+        self._decided = 0
 
     def feed(self, piece: bytes) -> tuple[bytes, bytes] | None:
         """The header block and all that has arrived behind it; ``None`` while it goes on.
@@ -85,7 +85,7 @@ class HeaderReader:
         if buffer[:1] in _BLANKS:
             # It would become a part of our own last line.
             return b"", bytes(buffer)
-        if buffer.find(b"\n", self._searched) >= 0:
+        if buffer.find(b"\n", self._decided) >= 0:
             lines = _LINES.match(buffer, self._decided)
             self._decided = lines.end() if lines else self._decided
             if buffer.find(b"\n", self._decided) >= 0:
@@ -93,7 +93,6 @@ class HeaderReader:
         if len(buffer) > MAX_HEADER_OCTETS:
             self.too_long = self._decided == len(buffer) or _LINE.match(buffer, self._decided) is not None
             return self._cut(buffer)
-        self._searched = len(buffer)
         if not self._held:
             self._held += piece
         return None
