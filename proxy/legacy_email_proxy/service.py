@@ -17,11 +17,13 @@ from . import __version__, events
 from .access import Address, Admission
 from .composition import NONE, Composition
 from .container import gateway
-from .contracts import Maildrop, Relay, SettingsMistake
+from .contracts import Filter, Maildrop, Relay, SettingsMistake
 from .listeners import PLUGIN_OF, bind, shown
 from .pop3.options import Options as POP3Options
 from .pop3.server import Server as POP3Server
 from .smtp.handler import RelayHandler
+from .smtp.headers import HeaderOptions
+from .smtp.rewriting import Rewriting
 from .smtp.server import SMTPServer
 from .smtp.session import SessionOptions
 
@@ -92,6 +94,7 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
         _log, logging.INFO, "started", version=__version__,
         pop3=_listed(opened["POP3"]), pop3s=_listed(opened["POP3S"]), maildrop=settings["MAILDROP_PLUGIN"],
         smtp=_listed(opened["SMTP"]), relay=settings["RELAY_PLUGIN"],
+        filters=",".join(composition.filters),
     )  # fmt: skip
     async with anyio.create_task_group() as group:
         pop3 = smtp = None
@@ -111,7 +114,7 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
                         draining.start_soon(leg.drain, settings["DRAIN_SECONDS"])
             if smtp is not None:
                 await handler.aclose()
-            await _close(composition.maildrop, composition.relay)
+            await _close(composition.maildrop, composition.relay, *composition.filters.values())
 
 
 def _pop3(composition: Composition, maildrop: Maildrop, on_admitted: Callable[[Address], None]) -> POP3Server:
@@ -128,9 +131,11 @@ def _smtp(
     composition: Composition, relay: Relay, on_admitted: Callable[[Address], None]
 ) -> tuple[SMTPServer, RelayHandler]:
     settings = composition.settings
-    handler = RelayHandler(relay, settings["SMTP_MAX_OCTETS"])
+    hostname = _hostname()
+    rewriting = Rewriting(HeaderOptions.from_settings(settings, hostname), composition.filters)
+    handler = RelayHandler(relay, settings["SMTP_MAX_OCTETS"], rewriting)
     options = SessionOptions(
-        hostname=_hostname(),
+        hostname=hostname,
         max_octets=settings["SMTP_MAX_OCTETS"],
         idle_seconds=settings["SMTP_IDLE_SECONDS"],
         admission=Admission.from_settings(settings, on_admitted),
@@ -156,7 +161,7 @@ def _hostname() -> str:
     return socket.gethostname() or "localhost"
 
 
-async def _close(*plugins: Maildrop | Relay | None) -> None:
+async def _close(*plugins: Maildrop | Relay | Filter | None) -> None:
     for plugin in plugins:
         if plugin is None:
             continue
