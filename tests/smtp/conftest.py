@@ -16,6 +16,7 @@ from legacy_email_proxy.access import Admission
 from legacy_email_proxy.smtp.connection import SessionOptions
 from legacy_email_proxy.smtp.handler import RelayHandler
 from legacy_email_proxy.smtp.reception import Patience
+from legacy_email_proxy.smtp.rewriting import Rewriting
 from legacy_email_proxy.smtp.server import SMTPServer
 from legacy_email_proxy.smtp.session import SMTPSession
 from smtp.relays import MemoryRelay
@@ -120,9 +121,10 @@ async def start_leg() -> AsyncIterator[StartLeg]:
             max_connections: int = 100,
             max_per_address: int = 100,
             hostname: str = "proxy.test",
+            rewriting: Rewriting | None = None,
         ) -> Leg:
             relay = relay or MemoryRelay()
-            handler = RelayHandler(relay, max_octets)
+            handler = RelayHandler(relay, max_octets, rewriting)
             admission = Admission(networks, max_connections, max_per_address)  # type: ignore[arg-type]
             options = SessionOptions(
                 hostname, max_octets, Patience(progress_seconds, idle_seconds), admission, lf_end_networks

@@ -111,7 +111,9 @@ async def test_a_message_can_be_abandoned_between_chunks(leg: Leg, command: byte
     await eventually(lambda: leg.relay.left == leg.relay.entered)
 
 
-@pytest.mark.parametrize("sent", [bdat(b"one\r\n"), bdat(b"one\r\n") + b"BDAT 20 LAST\r\n123", b"BDAT 20\r\n123"])
+@pytest.mark.parametrize(
+    "sent", [bdat(b"one\r\n"), bdat(b"one\r\n") + b"BDAT 20 LAST\r\n123", b"BDAT 20\r\nA: b\r\n\r\n123"]
+)
 @pytest.mark.parametrize("leave", ["close", "reset", "half-close"])
 async def test_a_device_that_vanishes_between_or_within_chunks_delivers_nothing(
     leg: Leg, sent: bytes, leave: str
@@ -158,7 +160,7 @@ async def test_a_failure_answers_all_chunks_of_its_message(leg: Leg) -> None:
     assert [line[:3] for line in found[3:]] == [b"250"] * 3
     assert [each.content for each in leg.relay.delivered] == [b"new\r\n"]
     # An RSET ends it, and so does a new message.
-    found = await replies(leg, bdat(b"X-Stop-Reading: yes\r\n") + b"RSET\r\n" + bdat(EVIL, b" LAST"))
+    found = await replies(leg, bdat(b"X-Stop-Reading: yes\r\n\r\n") + b"RSET\r\n" + bdat(EVIL, b" LAST"))
     assert [line[:3] for line in found] == [b"554", b"250", b"503"]
 
 

@@ -29,10 +29,13 @@ from ..contracts import (
     RelayCapabilities,
     Transaction,
 )
+from ..contracts import Envelope as MailEnvelope
 from ..replies import SMTP, Reply, smtp_reply
 from .content import normalised
+from .headers import protocol
 from .interruptions import Interruption
 from .reception import stalled
+from .rewriting import Outgoing, Rewriting
 
 __all__ = ("RelayHandler",)
 
@@ -45,9 +48,8 @@ class _Open:
 
     transaction: Transaction
     client: Client
-    reverse_path: str
+    mail: MailEnvelope
     context: AbstractAsyncContextManager[Transaction]
-    smtputf8: bool = False
     forward_paths: list[str] = field(default_factory=list)
     failed: Reply | None = None
     left: bool = False
@@ -56,9 +58,10 @@ class _Open:
 class RelayHandler:
     """Hooks of one listener. ``max_octets`` bounds a message; the relay may lower it."""
 
-    def __init__(self, relay: Relay, max_octets: int) -> None:
+    def __init__(self, relay: Relay, max_octets: int, rewriting: Rewriting | None = None) -> None:
         self._relay = relay
         self._max_octets = max_octets
+        self._rewriting = rewriting or Rewriting()
         self._open: dict[Session, _Open] = {}
         self._watched: set[Session] = set()
         self._farewells: set[asyncio.Task[None]] = set()
@@ -101,11 +104,12 @@ class RelayHandler:
             helo=session.host_name or "",
         )
         try:
-            context = self._relay.transaction(client, reverse_path, parameters)
+            mail = await self._rewriting.mail(client, reverse_path, parameters)
+            context = self._relay.transaction(client, mail.reverse_path, parameters)
             transaction = await context.__aenter__()
         except Exception as error:
             return str(self._refuse("smtp sender refused", error, client, sender=reverse_path))
-        self._open[session] = _Open(transaction, client, reverse_path, context, "SMTPUTF8" in parameters)
+        self._open[session] = _Open(transaction, client, mail, context)
         envelope.mail_from = address
         return str(SMTP.SENDER_OK)
 
@@ -131,20 +135,39 @@ class RelayHandler:
         if opened is None:
             return [str(SMTP.BAD_SEQUENCE)] * len(addresses)
         capabilities = self._relay.capabilities()
-        wanted = [Recipient(path, _parameters(options, capabilities)) for path, options in addresses]
-        askable = [each for each in wanted if each.forward_path.isascii() or opened.smtputf8]
-        verdicts = iter(await self._ask(session, opened, askable, content_follows))
-        replies = []
-        for each in wanted:
-            if not each.forward_path.isascii() and not opened.smtputf8:
-                replies.append(str(SMTP.NEEDS_SMTPUTF8))
-                continue
-            reply = next(verdicts)
+        replies = list[Reply | None]()
+        wanted = list[Recipient]()
+        for address, options in addresses:
+            recipient = Recipient(address, _parameters(options, capabilities))
+            reply = opened.failed
             if reply is None:
-                opened.forward_paths.append(each.forward_path)
-                envelope.rcpt_tos.append(each.forward_path)
-            replies.append(str(reply or SMTP.RECIPIENT_OK))
-        return replies
+                try:
+                    path = await self._path(opened, wanted, address)
+                    wanted.append(Recipient(path, recipient.parameters))
+                except Exception as error:
+                    reply = self._refuse_recipient(opened, error, recipient)
+                    if not isinstance(error, Refused):
+                        await self._fail(session, reply)
+            replies.append(reply)
+        verdicts = iter(await self._ask(session, opened, wanted, content_follows))
+        recipients = iter(wanted)
+        for number, (address, _) in enumerate(addresses):
+            if replies[number] is None:
+                recipient = next(recipients)
+                replies[number] = next(verdicts)
+                if replies[number] is None:
+                    opened.forward_paths.append(recipient.forward_path)
+                    envelope.rcpt_tos.append(address)
+        return [str(reply or SMTP.RECIPIENT_OK) for reply in replies]
+
+    async def _path(self, opened: _Open, before: Sequence[Recipient], address: str) -> str:
+        """The forward-path to ask for. A filter sees those that came together with it as if they were accepted."""
+        paths = [*opened.forward_paths, *(each.forward_path for each in before)]
+        path = await self._rewriting.recipient(opened.mail, paths, address)
+        if not path.isascii() and "SMTPUTF8" not in opened.mail.parameters:
+            needs = SMTP.NEEDS_SMTPUTF8
+            raise Refused(needs.code, needs.enhanced, needs.text)
+        return path
 
     async def _ask(
         self, session: Session, opened: _Open, recipients: Sequence[Recipient], content_follows: bool
@@ -176,7 +199,7 @@ class RelayHandler:
         return verdicts
 
     def _refuse_recipient(self, opened: _Open, error: Exception, recipient: Recipient) -> Reply:
-        facts = {"sender": opened.reverse_path, "recipient": recipient.forward_path}
+        facts = {"sender": opened.mail.reverse_path, "recipient": recipient.forward_path}
         return self._refuse("smtp recipient refused", error, opened.client, **facts)
 
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> str:
@@ -188,10 +211,11 @@ class RelayHandler:
             await self._leave(session)
             return str(opened.failed)
         content = _Measured(_pieces(envelope.content))
-        facts = {"sender": opened.reverse_path, "recipients": ",".join(opened.forward_paths)}
+        facts = {"sender": opened.mail.reverse_path, "recipients": ",".join(opened.forward_paths)}
         try:
             content.limit = self._limit(self._relay.capabilities())
-            receipt = await self._send(opened.transaction, content)
+            outgoing = self._rewriting.content(opened.mail, opened.forward_paths, _protocol(session), content)
+            receipt = await self._send(opened.transaction, outgoing)
         except Interruption:
             raise
         except Exception as error:
@@ -208,12 +232,12 @@ class RelayHandler:
         finally:
             await self._leave(session)
 
-    async def _send(self, transaction: Transaction, content: _Measured) -> Receipt:
+    async def _send(self, transaction: Transaction, content: Outgoing) -> Receipt:
         try:
             receipt = await transaction.send(content)
         except Exception:
             if content.error is not None:
-                # Whatever the relay made of it: the device or its message was the cause.
+                # Whatever the relay made of it: the device, its message or a filter was the cause.
                 raise content.error from None
             raise
         if content.error is not None:
@@ -308,32 +332,22 @@ class RelayHandler:
 
 
 class _Measured:
-    """Content on its way to the relay: counted, bounded, and remembered to have ended."""
+    """Content as the device sends it: counted, and bounded."""
 
     def __init__(self, pieces: AsyncIterator[bytes]) -> None:
         self._pieces = pieces
         self.limit = 0
         self.octets = 0
-        self.ended = False
-        self.error: BaseException | None = None
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
-        try:
-            piece = await anext(self._pieces)
-        except StopAsyncIteration:
-            self.ended = True
-            raise
-        except Exception as error:
-            self.error = error
-            raise
+        piece = await anext(self._pieces)
         self.octets += len(piece)
         if self.octets > self.limit:
             too_big = SMTP.TOO_BIG
-            self.error = Refused(too_big.code, too_big.enhanced, too_big.text, detail=f"over {self.limit} octets")
-            raise self.error
+            raise Refused(too_big.code, too_big.enhanced, too_big.text, detail=f"over {self.limit} octets")
         return piece
 
 
@@ -348,6 +362,12 @@ def _pieces(content: Any) -> AsyncIterator[bytes]:
         return _whole(content)
     pieces: AsyncIterator[bytes] = content
     return pieces
+
+
+def _protocol(session: Session) -> str:
+    return protocol(
+        extended=bool(session.extended_smtp), secured=session.ssl is not None, authenticated=bool(session.authenticated)
+    )
 
 
 _DSN = frozenset({"RET", "ENVID", "NOTIFY", "ORCPT"})
