@@ -64,8 +64,9 @@ class SMTP:
     ACCEPTED = Reply(250, "2.0.0", "OK, the backend has taken over the message")
     BYE = Reply(221, "2.0.0", "Bye")
     CANNOT_VERIFY = Reply(252, "2.5.0", "Cannot VRFY, send some mail and see")
-    HELP = Reply(214, "2.0.0", "HELO EHLO MAIL RCPT DATA RSET NOOP QUIT VRFY HELP")
+    HELP = Reply(214, "2.0.0", "HELO EHLO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP")
     GO_AHEAD = Reply(354, "", "End data with <CR><LF>.<CR><LF>")
+    CHUNK_OK = Reply(250, "2.0.0", "OK, the next chunk please")
 
     LINE_TOO_LONG = Reply(500, "5.5.2", "Line too long")
     NOT_ASCII = Reply(500, "5.5.2", "Commands are ASCII")
@@ -82,6 +83,11 @@ class SMTP:
     LOOP = Reply(554, "5.4.6", "Too many hops, this message goes in circles")
     TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients, send the rest in another message")
     NO_VALID_RECIPIENTS = Reply(554, "5.5.1", "No valid recipients")
+    NO_RECIPIENTS_YET = Reply(451, "4.5.1", "No valid recipients, try again later")
+    NEEDS_SMTPUTF8 = Reply(553, "5.6.7", "An address that is not ASCII needs SMTPUTF8")
+    NO_SMTPUTF8 = Reply(550, "5.6.7", "The backend does not take SMTPUTF8")
+    BARE_END = Reply(554, "5.5.2", "The message must end with <CR><LF>.<CR><LF>, not with a bare <LF>")
+    STALLED = Reply(451, "4.4.2", "Too slow, the message was given up, try again later")
 
     NOT_ALLOWED = Reply(554, "5.7.1", "Your address may not use this server")
     TOO_MANY_CONNECTIONS = Reply(421, "4.3.2", "Too many connections, try again later")

@@ -21,11 +21,12 @@ from .contracts import Filter, Maildrop, Relay, SettingsMistake
 from .listeners import PLUGIN_OF, bind, shown
 from .pop3.options import Options as POP3Options
 from .pop3.server import Server as POP3Server
+from .smtp.connection import SessionOptions
 from .smtp.handler import RelayHandler
 from .smtp.headers import HeaderOptions
+from .smtp.reception import Patience
 from .smtp.rewriting import Rewriting
 from .smtp.server import SMTPServer
-from .smtp.session import SessionOptions
 
 __all__ = ("Addresses", "serve")
 
@@ -137,8 +138,9 @@ def _smtp(
     options = SessionOptions(
         hostname=hostname,
         max_octets=settings["SMTP_MAX_OCTETS"],
-        idle_seconds=settings["SMTP_IDLE_SECONDS"],
+        patience=Patience(settings["SMTP_PROGRESS_SECONDS"], settings["SMTP_IDLE_SECONDS"]),
         admission=Admission.from_settings(settings, on_admitted),
+        lf_end_networks=settings["SMTP_LF_END_NETWORKS"] or (),
     )
     return SMTPServer(handler, options), handler
 

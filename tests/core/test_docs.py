@@ -14,8 +14,10 @@ from legacy_email_proxy.contracts import Setting
 from legacy_email_proxy.pop3.commands import COMMANDS, Mistake, State, capabilities, parse
 from legacy_email_proxy.pop3.options import Options
 from legacy_email_proxy.settings import TABLE
+from legacy_email_proxy.smtp.connection import SessionOptions
 from legacy_email_proxy.smtp.handler import RelayHandler
-from legacy_email_proxy.smtp.session import SessionOptions, SMTPSession
+from legacy_email_proxy.smtp.reception import Patience
+from legacy_email_proxy.smtp.session import SMTPSession
 from smtp.relays import MemoryRelay
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +83,7 @@ def test_what_the_pop3_table_denies_is_an_error() -> None:
 
 async def test_the_smtp_table_is_the_codes() -> None:
     handler = RelayHandler(MemoryRelay(), 1 << 20)
-    options = SessionOptions("x", 1 << 20, 1.0, Admission((), 1, 1))
+    options = SessionOptions("x", 1 << 20, Patience(1.0, 1.0), Admission((), 1, 1))
     session = SMTPSession(handler, options)
     table = support("smtp")
     verbs = set(session._smtp_methods)
@@ -94,7 +96,8 @@ async def test_the_smtp_table_is_the_codes() -> None:
     session.session.peer = ("127.0.0.1", 1)  # type: ignore[assignment]
     await session.smtp_EHLO("x")
     assert {keyword for keyword, answer in table.items() if answer == "yes"} >= announced - {"x"}
-    assert {"PIPELINING", "SIZE", "8BITMIME", "ENHANCEDSTATUSCODES", "HELP"} == announced - {"x"}
+    always = {"PIPELINING", "SIZE", "8BITMIME", "ENHANCEDSTATUSCODES", "CHUNKING", "LIMITS", "HELP"}
+    assert always == announced - {"x"}
 
 
 def test_every_command_is_documented() -> None:

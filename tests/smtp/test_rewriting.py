@@ -261,8 +261,8 @@ def at(method: str, error: Exception) -> Filter:
     [
         ("reverse_path", Refused(550, "5.7.1", "no"), [b"550 5.7.1", b"503 5.5.1", b"503 5.5.1", b"503 5.5.1"]),
         ("reverse_path", KeyError(), [b"451 4.3.0", b"503 5.5.1", b"503 5.5.1", b"503 5.5.1"]),
-        ("forward_path", Refused(450, "4.7.1", "no"), [b"250 2.1.0", b"450 4.7.1", b"450 4.7.1", b"554 5.5.1"]),
-        ("forward_path", KeyError(), [b"250 2.1.0", b"451 4.3.0", b"451 4.3.0", b"554 5.5.1"]),
+        ("forward_path", Refused(450, "4.7.1", "no"), [b"250 2.1.0", b"450 4.7.1", b"450 4.7.1", b"451 4.5.1"]),
+        ("forward_path", KeyError(), [b"250 2.1.0", b"451 4.3.0", b"451 4.3.0", b"451 4.5.1"]),
         ("header", Refused(554, "5.6.0", "no"), [b"250 2.1.0", b"250 2.1.5", b"250 2.1.5", b"354 End d", b"554 5.6.0"]),
         ("header", Unreachable("x"), [b"250 2.1.0", b"250 2.1.5", b"250 2.1.5", b"354 End d", b"451 4.3.0"]),
         ("header", KeyError(), [b"250 2.1.0", b"250 2.1.5", b"250 2.1.5", b"354 End d", b"451 4.3.0"]),
@@ -272,9 +272,12 @@ async def test_what_the_device_reads(
     start_leg: StartLeg, caplog: pytest.LogCaptureFixture, method: str, error: Exception, replies: Sequence[bytes]
 ) -> None:
     leg = await start_leg(rewriting=Rewriting(filters={"acme": at(method, error)}))
-    said = SAID[: SAID.index(b"Subject")] + (b"A: 1\r\n\r\nRSET\r\n.\r\n" if method == "header" else b"") + b"QUIT\r\n"
+    # Behind a DATA that is refused nothing may come without waiting.
+    content = b"A: 1\r\n\r\nRSET\r\n.\r\nQUIT\r\n" if method == "header" else b""
+    said = SAID[: SAID.index(b"Subject")] + content
     with caplog.at_level(logging.INFO, "legacy_email_proxy.smtp"):
-        assert codes(await leg.exchange(said)) == [b"220 proxy", b"250 HELP"[:9], *replies, b"221 2.0.0"]
+        bye = [b"221 2.0.0"] if content else []
+        assert codes(await leg.exchange(said)) == [b"220 proxy", b"250 HELP", *replies, *bye]
     assert leg.relay.delivered == []
     causes = [record.facts["cause"] for record in caplog.records if "cause" in getattr(record, "facts", {})]  # type: ignore[attr-defined]
     assert causes

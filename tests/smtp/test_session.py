@@ -16,8 +16,12 @@ import aiosmtpd
 import pytest
 from aiosmtpd.smtp import SMTP as StockSMTP
 
+from legacy_email_proxy.access import Admission
+from legacy_email_proxy.smtp import connection as connection_module
 from legacy_email_proxy.smtp import session as session_module
+from legacy_email_proxy.smtp.connection import SessionOptions
 from legacy_email_proxy.smtp.handler import RelayHandler
+from legacy_email_proxy.smtp.reception import Patience
 from smtp.conftest import Leg, StartLeg
 from smtp.relays import MemoryRelay
 
@@ -41,14 +45,29 @@ def facts(caplog: pytest.LogCaptureFixture, words: str) -> list[dict[str, object
     return [record.__dict__["facts"] for record in caplog.records if record.getMessage() == words]
 
 
-def test_the_aiosmtpd_that_we_know() -> None:
-    assert aiosmtpd.__version__.startswith("1.4."), "read its changes against smtp/session.py"
-    ours = vars(session_module.SMTPSession)
+async def test_the_aiosmtpd_that_we_know() -> None:
+    assert aiosmtpd.__version__.startswith("1.4."), "read its changes against smtp/connection.py"
+    overridden = vars(connection_module.SMTPConnection)
     for name in ("_create_session", "_reset_timeout", "_handle_client", "connection_lost", "eof_received", "push"):
         assert callable(getattr(StockSMTP, name)), name
-        assert name in ours
+        assert name in overridden
     assert callable(StockSMTP._call_handler_hook)
     assert callable(StockSMTP._create_envelope)
+    handler = RelayHandler(MemoryRelay(), 1 << 20)
+    stock = StockSMTP(handler, hostname="x", loop=asyncio.get_running_loop())
+    options = SessionOptions("x", 1 << 20, Patience(1, 1), Admission((), 1, 1))
+    ours = session_module.SMTPSession(handler, options)
+    assert ours._handle_hooks == stock._handle_hooks
+    assert set(ours._smtp_methods) == set(stock._smtp_methods) | {"BDAT"}
+    assert set(vars(stock)) - set(vars(ours)) == {
+        # Set at connection_made, or a class attribute of ours.
+        *("session", "envelope"),
+        # Of what is replaced: its own command loop, DATA, AUTH, STARTTLS, PROXY and timer.
+        *("_decode_data", "enable_SMTPUTF8", "_ehlo_hook_ver", "_enforce_call_limit"),
+        *("_auth_callback", "_auth_methods", "_auth_require_tls", "_auth_required", "_authenticator"),
+        *("require_starttls", "tls_context", "_tls_handshake_okay", "_tls_protocol"),
+        *("_proxy_timeout", "_timeout_duration", "_timeout_handle"),
+    }
 
 
 async def test_half_close_behind_the_message_is_answered(leg: Leg) -> None:
@@ -190,7 +209,7 @@ async def test_long_command_lines(leg: Leg, octets: int, code: bytes) -> None:
 @pytest.mark.parametrize("mistake", [b"", b"XYZZY", b"RCPT TO:<x@y>", b"NOOP \xff", b"NO\rOP", b"NOOP\0", b"x" * 3000])
 async def test_every_kind_of_mistake_is_counted(leg: Leg, mistake: bytes) -> None:
     replies = (await leg.exchange((mistake + b"\r\n") * 25)).splitlines()
-    assert len(replies) == 1 + session_module.MAX_ERRORS
+    assert len(replies) == 1 + connection_module.MAX_ERRORS
     assert replies[-1] == b"421 4.7.0 Too many errors, goodbye"
     assert all(reply.startswith(b"50") for reply in replies[1:-1])
 
