@@ -94,7 +94,7 @@ SETTING_UP: list[tuple[Encryption, str, Action, type[Failure], str]] = [
     ("none", "GREETING", Drip("220 as slow as this", SHORT / 10), Unreachable, "no whole reply"),
     ("none", "GREETING", Drop(), Disconnected, "waiting for the greeting: it closed"),
     ("none", "GREETING", BIG, Disconnected, "more than 65536 octets"),
-    ("none", "GREETING", Raw(b"220 a\r\n220 b\r\n"), Disconnected, "while sending EHLO: it sent, unasked, 220 b"),
+    ("none", "GREETING", Raw(b"220 a\r\n220 b\r\n"), Disconnected, "waiting for the greeting: it sent, unasked: 220 b"),
     ("none", "EHLO", "502 5.5.1 what?", Unusable, "does not take EHLO"),
     ("none", "EHLO", "451 4.3.0 later", Overloaded, "EHLO"),
     ("none", "EHLO", "421 4.3.2 later", Overloaded, "EHLO"),
