@@ -239,7 +239,9 @@ class _Session:
         self._buffer = bytearray()
         self._mail = ""
         self._rcpt: list[str] = []
-        self._chunks = bytearray()
+        self._kept = bytearray()
+        self._octets = 0
+        self._digest = hashlib.sha256()
 
     async def run(self) -> None:
         if self._server.encryption == "implicit":
@@ -316,10 +318,13 @@ class _Session:
     async def do_BDAT(self, line: str) -> None:
         """A chunk is read whatever is said of it (RFC 3030 §2); after a refused one, none counts until RSET."""
         _, octets, *last = line.split(" ")
-        self._chunks += await self._chunk(int(octets))
+        chunk = await self._chunk(int(octets))
+        self._digest.update(chunk)
+        self._octets += len(chunk)
+        if self._server.keep_content:
+            self._kept += chunk
         if last:
-            content, self._chunks = bytes(self._chunks), bytearray()
-            await self._end(content, len(content), hashlib.sha256(content).hexdigest())
+            await self._end(bytes(self._kept), self._octets, self._digest.hexdigest())
             return
         said = await self._do("BDAT", line, f"250 2.0.0 {octets} octets" if self._rcpt else "503 5.5.1 RCPT first")
         if not said.startswith("2"):
@@ -371,7 +376,9 @@ class _Session:
     def _forget(self) -> None:
         self._mail = ""
         self._rcpt = []
-        self._chunks.clear()
+        self._kept = bytearray()
+        self._octets = 0
+        self._digest = hashlib.sha256()
 
     # Content.
 

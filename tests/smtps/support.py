@@ -45,8 +45,8 @@ TOGETHER = Dialogue("together", (*KEYWORDS, "PIPELINING"), together=True)
 CHUNKED = Dialogue("chunked", (*KEYWORDS, "PIPELINING", "CHUNKING"))
 DIALOGUES = (PLAIN, PIPELINED, TOGETHER, CHUNKED)
 
-# Two of the blocks in which content leaves, so that all of it does before its end is known.
-BLOCKS = b"0123456789abcd\r\n" * 8192
+# Whole ones of the blocks in which content leaves, so that all of it does before its end is known.
+BLOCKS = b"0123456789abcd\r\n" * 8192 * 2
 
 # Long enough for a busy machine, short enough for a test that waits for one of them.
 SHORT = 0.3

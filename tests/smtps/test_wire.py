@@ -14,7 +14,7 @@ from legacy_email_proxy.contracts import Disconnected, Secret
 from legacy_email_proxy_plugins.smtps import Timeouts
 from legacy_email_proxy_plugins.smtps.connection import Connection, State
 from legacy_email_proxy_plugins.smtps.endpoint import Encryption, Endpoint
-from legacy_email_proxy_plugins.smtps.sending import send_chunks, send_data
+from legacy_email_proxy_plugins.smtps.sending import Pace, send_chunks, send_data
 from legacy_email_proxy_plugins.smtps.wire import Broken, Wire
 from smtps.support import BLOCKS, CONTENT, LOGGER, SHORT
 
@@ -75,6 +75,51 @@ class Trickling(asyncio.Transport):
 
     def abort(self) -> None:
         pass
+
+
+async def test_a_trickle_is_given_up_when_it_takes_too_long() -> None:
+    wire = Wire()
+    transport = Trickling(1_000_000)
+    wire.connection_made(transport)
+    wire.pause_writing()
+    with pytest.raises(Broken, match="too slowly") as broken:
+        await wire.drain(SHORT / 10, SHORT)
+    assert broken.value.timed_out
+    wire.abort()
+
+
+async def test_what_was_sent_buys_time_and_waiting_spends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    granted: list[float] = []
+
+    async def drain(_: Wire, seconds: float, at_most: float) -> float:
+        assert seconds == 180
+        granted.append(at_most)
+        return 70.0
+
+    monkeypatch.setattr(Wire, "drain", drain)
+    endpoint = Endpoint("fake.test", 25, Encryption.NONE, None, None, Secret(""), 1)
+    async with wired() as (wire, _):
+        connection = Connection(wire, endpoint, Timeouts(), logging.getLogger(LOGGER))
+        pace = Pace(connection)
+        for _ in range(3):
+            await pace.write(b"x" * 50_000, 0, "")
+    assert granted == [180 + 50, 180 + 100 - 70, 180 + 150 - 140]
+
+
+async def test_one_alarm_keeps_all_deadlines() -> None:
+    async with wired() as (wire, peer):
+        for seconds in (30, 20, 0.05, 30):
+            wire.write(b"NOOP\r\n", 1)
+            if seconds < 1:
+                peer.send(b"250-not the end of it\r\n")
+                with pytest.raises(Broken, match=r"no whole reply within 0\.05 s") as broken:
+                    await wire.reply(seconds)
+                assert broken.value.timed_out
+                peer.send(b"250 at last\r\n")
+            else:
+                peer.send(b"250 OK\r\n")
+            if seconds > 1:
+                assert (await wire.reply(seconds)).code == 250
 
 
 async def test_a_trickle_is_progress_and_its_end_is_not() -> None:

@@ -114,15 +114,19 @@ class Envelope:
         if self._sender is not None and self._sender.positive:
             self.accepted += sum(reply.positive for reply in replies)
         if with_data:
-            self._take_go_ahead(await connection.reply(SENDING_DATA, timeouts.data))
+            reply = await connection.reply(SENDING_DATA, timeouts.data)
+            self._take_go_ahead(reply, any(each.positive for each in replies))
         return replies
 
-    def _take_go_ahead(self, reply: Reply) -> None:
+    def _take_go_ahead(self, reply: Reply, some_taken: bool) -> None:
         connection = self._connection
         if reply.code != 354 and not reply.negative:
             raise connection.out_of_step(SENDING_DATA, reply)
         if self.accepted:
             self.go_ahead = reply
+        elif reply.code == 354 and some_taken:
+            # It has refused the sender but not a recipient: who knows what it would make of an empty message.
+            connection.abort()
         elif reply.code == 354:
             # It wants content although it has nobody to deliver to: an empty message, then, for nobody (RFC 2920 §3.1).
             # What it makes of that says nothing about this message, and this envelope is over.

@@ -19,9 +19,9 @@ from .replies import CLOSING, Reply, refusal
 from .timeouts import LEAST_OCTETS_PER_SECOND
 from .wire import Broken
 
-__all__ = ("send_chunks", "send_data")
+__all__ = ("Pace", "send_chunks", "send_data")
 
-_BLOCK_OCTETS = 65536
+_PIECE_OCTETS = 65536
 
 
 async def send_data(connection: Connection, content: AsyncIterator[bytes], go_ahead: Reply | None) -> Receipt:
@@ -50,10 +50,14 @@ async def send_chunks(connection: Connection, content: AsyncIterator[bytes]) -> 
 
 
 class _Way(Protocol):
-    async def put(self, octets: bytes) -> None:
+    block_octets: int
+    """What is held back at most. From a device that sends as slowly as one may, it comes together before a backend
+    that waits for it gives up (five minutes, RFC 5321 §4.5.3.2.7)."""
+
+    async def put(self, octets: list[bytes]) -> None:
         """Send some of the content."""
 
-    async def finish(self, octets: bytes) -> None:
+    async def finish(self, octets: list[bytes]) -> None:
         """Send the rest of it, and its end."""
 
 
@@ -61,19 +65,19 @@ async def _send(way: _Way, encoder: ContentEncoder, content: AsyncIterator[bytes
     held: list[bytes] = []
     size = 0
     async for piece in content:
-        for start in range(0, len(piece), _BLOCK_OCTETS):
-            octets = encoder.encode(piece[start : start + _BLOCK_OCTETS])
+        for start in range(0, len(piece), _PIECE_OCTETS):
+            octets = encoder.encode(piece[start : start + _PIECE_OCTETS])
             held.append(octets)
             size += len(octets)
-            if size >= _BLOCK_OCTETS:
-                await way.put(b"".join(held))
+            if size >= way.block_octets:
+                await way.put(held)
                 held.clear()
                 size = 0
     held.append(encoder.end())
-    await way.finish(b"".join(held))
+    await way.finish(held)
 
 
-class _Pace:
+class Pace:
     """Sees to it that a backend that takes content takes enough of it."""
 
     def __init__(self, connection: Connection) -> None:
@@ -95,11 +99,12 @@ class _Pace:
 
 
 class _Data:
+    block_octets = 65536
     _PHASE = "before the final dot"
 
     def __init__(self, connection: Connection, go_ahead: Reply | None) -> None:
         self._connection = connection
-        self._pace = _Pace(connection)
+        self._pace = Pace(connection)
         self._go_ahead = go_ahead
         self._may_send = False
         self.refused: Refused | None = None
@@ -120,24 +125,25 @@ class _Data:
             raise connection.out_of_step(SENDING_DATA, reply)
         self._may_send = True
 
-    async def put(self, octets: bytes) -> None:
+    async def put(self, octets: list[bytes]) -> None:
         if not self._may_send:
             await self._leave_to_send()
-        await self._pace.write(octets, 0, self._PHASE)
+        await self._pace.write(b"".join(octets), 0, self._PHASE)
 
-    async def finish(self, octets: bytes) -> None:
+    async def finish(self, octets: list[bytes]) -> None:
         if not self._may_send:
             await self._leave_to_send()
         await self._connection.wire.settle()
-        self._connection.write(octets, 1, self._PHASE)
+        self._connection.write(b"".join(octets), 1, self._PHASE)
 
 
 class _Chunks:
+    block_octets = 131072  # each has a reply, which costs as much as sending some ten thousand octets
     _PHASE = "before the last chunk"
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._pace = _Pace(connection)
+        self._pace = Pace(connection)
 
     async def _judge(self) -> None:
         reply = await self._connection.reply(self._PHASE, self._connection.timeouts.block)
@@ -146,17 +152,21 @@ class _Chunks:
         if reply.code != 250:
             raise self._connection.out_of_step(self._PHASE, reply)
 
-    async def put(self, octets: bytes) -> None:
+    async def put(self, octets: list[bytes]) -> None:
         while self._connection.wire.arrived:
             await self._judge()
-        await self._pace.write(b"BDAT %d\r\n%b" % (len(octets), octets), 1, self._PHASE)
+        await self._pace.write(_chunk(octets, b""), 1, self._PHASE)
 
-    async def finish(self, octets: bytes) -> None:
+    async def finish(self, octets: list[bytes]) -> None:
         # With a reply still on its way, nobody could tell which one is the verdict.
         while self._connection.wire.owed:
             await self._judge()
         await self._connection.wire.settle()
-        self._connection.write(b"BDAT %d LAST\r\n%b" % (len(octets), octets), 1, self._PHASE)
+        self._connection.write(_chunk(octets, b" LAST"), 1, self._PHASE)
+
+
+def _chunk(octets: list[bytes], last: bytes) -> bytes:
+    return b"".join((b"BDAT %d%b\r\n" % (sum(map(len, octets)), last), *octets))
 
 
 async def _verdict(connection: Connection, phase: str, end: str) -> Receipt:
