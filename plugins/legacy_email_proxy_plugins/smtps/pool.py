@@ -32,7 +32,7 @@ class Limits:
 class _Idle:
     connection: Connection
     opened: float
-    expiry: asyncio.TimerHandle
+    since: float
 
 
 class Loan:
@@ -91,6 +91,8 @@ class Pool:
         """Slots by address; one that was given to somebody who waits is taken from that moment on."""
         self._free = size
         self._idle: list[_Idle] = []
+        """In the order in which they came back."""
+        self._sweep: asyncio.TimerHandle | None = None
         self._lent: set[Loan] = set()
         self._leaving: set[Connection] = set()
         self._closed = False
@@ -116,18 +118,19 @@ class Pool:
     def give_back(self, loan: Loan) -> None:
         """Take the connection back; what isn't clean is closed."""
         connection = loan.connection
-        loop = asyncio.get_running_loop()
+        now = asyncio.get_running_loop().time()
         if not connection.reusable:
             connection.abort()
         elif (
             self._closed
             or connection.transactions >= self._limits.transactions
-            or loop.time() - loan.opened >= self._limits.age_seconds
+            or now - loan.opened >= self._limits.age_seconds
         ):
             self._dismiss(connection)
         else:
-            expiry = loop.call_later(self._limits.idle_seconds, self._expire, connection)
-            self._idle.append(_Idle(connection, loan.opened, expiry))
+            self._idle.append(_Idle(connection, loan.opened, now))
+            if self._sweep is None:
+                self._expire()
         self._release(loan)
 
     # Slots.
@@ -193,16 +196,21 @@ class Pool:
         # The one used last is the least likely to have been closed by the backend, or on the way.
         while self._idle:
             idle = self._idle.pop()
-            idle.expiry.cancel()
             if idle.connection.reusable:
                 loan.take(idle.connection, idle.opened)
                 return
             self._dismiss(idle.connection)
         await loan.renew()
 
-    def _expire(self, connection: Connection) -> None:
-        self._idle = [idle for idle in self._idle if idle.connection is not connection]
-        self._dismiss(connection)
+    def _expire(self) -> None:
+        """Dismiss what has been idle for too long, and come back when the next one may be."""
+        loop = asyncio.get_running_loop()
+        # A timer rings up to one tick of the clock early.
+        ended = loop.time() - self._limits.idle_seconds + 0.001
+        while self._idle and self._idle[0].since <= ended:
+            self._dismiss(self._idle.pop(0).connection)
+        due = self._idle[0].since + self._limits.idle_seconds if self._idle else None
+        self._sweep = None if due is None else loop.call_at(due, self._expire)
 
     def _dismiss(self, connection: Connection) -> None:
         connection.leave()
@@ -215,9 +223,9 @@ class Pool:
         for loan in self._lent:
             if connection := loan.abort():
                 self._leaving.add(connection)
+        if self._sweep is not None:
+            self._sweep.cancel()
         while self._idle:
-            idle = self._idle.pop()
-            idle.expiry.cancel()
-            self._dismiss(idle.connection)
+            self._dismiss(self._idle.pop().connection)
         await asyncio.gather(*(connection.closed() for connection in self._leaving))
         self._leaving.clear()
