@@ -109,6 +109,17 @@ async def test_an_address_with_its_share_is_passed_over_and_keeps_its_place() ->
         assert await served(tasks) == [True, False, True, True]
 
 
+async def test_who_was_passed_over_is_before_those_who_came_later() -> None:
+    async with pool_of(4) as pool:
+        mine = [await pool.lend("a") for _ in range(3)]
+        other = await pool.lend("b")
+        tasks = await waiting(pool, "a", "c", "d")
+        pool.give_back(other)
+        assert await served(tasks) == [False, True, False]
+        pool.give_back(mine.pop())
+        assert await served(tasks) == [True, True, False]
+
+
 async def test_nobody_waits_for_ever() -> None:
     async with pool_of(4, SHORT) as pool:
         for _ in range(3):

@@ -305,7 +305,7 @@ ECHOES: list[Action] = [
     f"235 2.7.0 welcome\n{PASSWORD}",
     f"334 x\n250 {PLAIN}",
     Raw(f"what is {PASSWORD}?\r\n".encode()),
-    Raw(b"x" * 75 + f"{PASSWORD}\r\n".encode()),
+    Raw(b"x" * 70 + f"{PASSWORD}\r\n".encode()),
     Raw(f"AUTH PLAIN {PLAIN}\r\n".encode()),
     Raw(f"535 no\r\n500 what is {PASSWORD}?\r\n".encode()),
     Raw(f"235 yes\r\n500 {PLAIN} {base64.b64encode(PASSWORD.encode()).decode()}?\r\n".encode()),

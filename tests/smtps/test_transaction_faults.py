@@ -203,10 +203,15 @@ async def test_a_goodbye_behind_the_verdict_does_not_change_it(dialogue: Dialogu
         assert len(server.connections) == 2
 
 
-async def test_two_verdicts_are_none(dialogue: Dialogue, certificates: Certificates) -> None:
-    script: dict[Step, Action] = {(".", 1): Raw(b"250 2.0.0 queued\r\n550 5.7.1 spam\r\n")}
+@pytest.mark.parametrize(
+    ("second", "told"), [(b"550 5.7.1 spam", "it sent, unasked: 550"), (b"what?", "it sent what is no reply")]
+)
+async def test_two_verdicts_are_none(
+    second: bytes, told: str, dialogue: Dialogue, certificates: Certificates
+) -> None:
+    script: dict[Step, Action] = {(".", 1): Raw(b"250 2.0.0 queued\r\n%b\r\n" % second)}
     async with relaying(certificates.good, script, dialogue=dialogue) as (_, relay):
-        with pytest.raises(Disconnected, match=r"it sent, unasked: 550 .* may have been delivered"):
+        with pytest.raises(Disconnected, match=rf"{told}.* may have been delivered"):
             await deliver(relay, dialogue=dialogue)
 
 
@@ -385,6 +390,21 @@ async def test_content_that_raises_is_never_delivered(
         assert b"LAST" not in server.octets
         await deliver(relay, dialogue=dialogue)
         assert len(server.messages) == 1
+
+
+async def test_replies_to_chunks_of_a_message_that_broke_off_are_nobody_elses(certificates: Certificates) -> None:
+    async def content() -> AsyncIterator[bytes]:
+        yield BLOCKS
+        raise LookupError
+
+    script: dict[Step, Action] = {"BDAT": Say("250 taken", 0.05), ("RCPT", 2): "550 5.1.1 no"}
+    async with relaying(certificates.good, script, dialogue=CHUNKED) as (server, relay):
+        with pytest.raises(LookupError):
+            await deliver(relay, content=content())
+        async with relay.transaction(CLIENT, SENDER, {}) as transaction:
+            with pytest.raises(Refused, match="no"):
+                await transaction.add_recipient(RECIPIENT, {})
+        assert not server.messages
 
 
 async def test_a_patient_backend_is_waited_for(certificates: Certificates) -> None:
