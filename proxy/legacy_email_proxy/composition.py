@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from . import registry
 from .certificate import server_context
-from .contracts import Maildrop, Relay, SettingsMistake
+from .contracts import Filter, Maildrop, Relay, SettingsMistake
 from .plugin_context import PluginContext
 from .settings import TABLE, Settings, read, unknown_variables
 
@@ -19,7 +19,11 @@ __all__ = ("NONE", "Composition", "choose", "compose")
 NONE = "none"
 """The name that closes a leg."""
 
-_LEGS = (("MAILDROP_PLUGIN", registry.MAILDROP), ("RELAY_PLUGIN", registry.RELAY))
+_LEGS = ("MAILDROP_PLUGIN", "RELAY_PLUGIN")
+_FILTERS = "SMTP_FILTERS"
+_GROUPS = {"MAILDROP_PLUGIN": registry.MAILDROP, "RELAY_PLUGIN": registry.RELAY, _FILTERS: registry.FILTER}
+_SWITCHED_ON_BY = {"SMTP_SENDER": "sender"}
+"""Setting → the built-in filter that it switches on, behind all that are named: it then has the last word."""
 
 
 @dataclass(frozen=True)
@@ -30,21 +34,33 @@ class Composition:
     maildrop: Maildrop | None
     relay: Relay | None
     tls: ssl.SSLContext | None = None
+    filters: dict[str, Filter] = field(default_factory=dict)
 
 
-def choose(environ: Mapping[str, str]) -> tuple[Settings, dict[str, Any], list[str]]:
-    """The settings, those that plugins declare included; the named plugins' classes by variable; what is wrong there.
+Named = tuple[str, str]
+"""A variable and one plugin that it names."""
+
+
+def _named(settings: Settings) -> list[Named]:
+    """The plugins to load, the filters in their order."""
+    named = [(leg, settings[leg]) for leg in _LEGS if settings[leg] != NONE]
+    if settings["RELAY_PLUGIN"] != NONE:
+        switched_on = [name for variable, name in _SWITCHED_ON_BY.items() if settings[variable] is not None]
+        named += [(_FILTERS, name) for name in dict.fromkeys((*(settings[_FILTERS] or ()), *switched_on))]
+    return named
+
+
+def choose(environ: Mapping[str, str]) -> tuple[Settings, dict[Named, Any], list[str]]:
+    """The settings, those that plugins declare included; the named plugins' classes; what is wrong there.
 
     The mistakes in the settings themselves stand in ``Settings.mistakes``.
     """
     settings = read(environ)
     mistakes = []
-    classes: dict[str, Any] = {}
-    for variable, group in _LEGS:
-        if settings[variable] == NONE:
-            continue
+    classes: dict[Named, Any] = {}
+    for variable, name in _named(settings):
         try:
-            classes[variable] = registry.load(registry.find(group, settings[variable]))
+            classes[variable, name] = registry.load(registry.find(_GROUPS[variable], name))
         except registry.PluginError as error:
             mistakes.append(f"{variable}: {error}")
     declared = [setting for plugin in classes.values() for setting in registry.declared_settings(plugin)]
@@ -61,20 +77,20 @@ def compose(environ: Mapping[str, str] | None = None) -> Composition:
     environ = os.environ if environ is None else environ
     settings, classes, mistakes = choose(environ)
     mistakes[:0] = settings.mistakes
-    if all(settings[variable] == NONE for variable, _ in _LEGS):
+    if all(settings[leg] == NONE for leg in _LEGS):
         mistakes.append("MAILDROP_PLUGIN: both legs are closed with `none`; open at least one")
     named = {line.partition(":")[0].removesuffix("_FILE") for line in settings.mistakes}
-    plugins: dict[str, Any] = {}
-    for variable, plugin in classes.items():
-        kind = variable.removesuffix("_PLUGIN").lower()
+    plugins: dict[Named, Any] = {}
+    for (variable, name), plugin in classes.items():
+        kind = _GROUPS[variable].rpartition(".")[2]
         try:
-            plugins[variable] = plugin(PluginContext(f"{kind}.{settings[variable].replace(':', '.')}", settings))
+            plugins[variable, name] = plugin(PluginContext(f"{kind}.{name.replace(':', '.')}", settings))
         except SettingsMistake as mistake:
             # A password whose file can't be read isn't also "not set".
             mistakes.extend(line for line in mistake.lines if line.partition(":")[0] not in named)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            mistakes.append(f"{variable}: plugin {settings[variable]!r} can not be set up: {reason}")
+            mistakes.append(f"{variable}: plugin {name!r} can not be set up: {reason}")
     tls = None
     try:
         tls = server_context(settings)
@@ -86,4 +102,6 @@ def compose(environ: Mapping[str, str] | None = None) -> Composition:
         raise SettingsMistake(
             *mistakes, *(f"{name}: no such setting, did you mean {meant}?" for name, meant in unknown)
         )
-    return Composition(settings, plugins.get("MAILDROP_PLUGIN"), plugins.get("RELAY_PLUGIN"), tls)
+    maildrop, relay = (plugins.get((leg, settings[leg])) for leg in _LEGS)
+    filters = {name: plugin for (variable, name), plugin in plugins.items() if variable == _FILTERS}
+    return Composition(settings, maildrop, relay, tls, filters)
