@@ -17,8 +17,8 @@ from matrix import missing_tests
 from realservers.certificates import Certificates
 from smtps.support import CLIENT, CONTENT, SENDER, SHORT, Dialogue, deliver, pieces, relay_to, relaying, server_tls
 
-# The tests of `transaction_faults` and `pipelining` are run in every dialogue: one command at a time, pipelined by the
-# proxy, pipelined by the device, and with BDAT.
+# The tests of `transaction_faults` and `content_faults` are run in every dialogue: one command at a time, pipelined by
+# the proxy, pipelined by the device, and with BDAT.
 MATRIX = {
     # Getting in.
     "B1": ["setting_up:nobody_listens", "setting_up:every_address_of_the_name_is_tried"],
@@ -59,14 +59,14 @@ MATRIX = {
     # The content.
     "B13": [
         "transaction_faults:no_verdict_before_the_content",
-        "transaction_faults:a_reply_before_the_final_dot_is_no_reply_to_it",
-        "transaction_faults:a_reply_before_the_last_chunk_is_no_reply_to_it",
+        "content_faults:a_reply_before_the_final_dot_is_no_reply_to_it",
+        "content_faults:a_reply_before_the_last_chunk_is_no_reply_to_it",
         "wire:a_reply_that_lies_unread_in_the_socket_is_seen_before_the_end_is_sent",
         "pipelining:refused_data_is_told_when_content_is_sent",
     ],
     "B14": [
-        "transaction_faults:the_backend_drops_the_connection_in_the_content",
-        "transaction_faults:the_backend_drops_the_connection_within_the_last_chunk",
+        "content_faults:the_backend_drops_the_connection_in_the_content",
+        "content_faults:the_backend_drops_the_connection_within_the_last_chunk",
         "transaction_faults:no_verdict_on_a_chunk",
     ],
     "B15": [
@@ -79,7 +79,7 @@ MATRIX = {
         "transaction_faults:421_to_the_end_is_a_refusal_and_the_end",
         "transaction_faults:two_verdicts_are_none",
     ],
-    "B17": ["transaction_faults:a_patient_backend_is_waited_for"],
+    "B17": ["content_faults:a_patient_backend_is_waited_for"],
     "B18": [
         "transaction_faults:cancelled_at_any_step_nothing_is_delivered_and_the_slot_is_free",
         "smtp/session:client_that_vanishes_behind_the_end_gets_exactly_one_delivery",
@@ -128,7 +128,7 @@ KNOWN_ELSEWHERE = {
     ],
     "lines that nobody asked for": [
         "pool:what_the_backend_closed_while_idle_is_not_used",
-        "transaction_faults:a_reply_in_the_middle_of_the_content_is_no_reply_to_the_final_dot",
+        "content_faults:a_reply_in_the_middle_of_the_content_is_no_reply_to_the_final_dot",
         "transaction_faults:a_goodbye_behind_the_verdict_does_not_change_it",
     ],
     "replies without an end": [
