@@ -161,7 +161,7 @@ async def test_whatever_quit_is_answered_with_the_end_is_bounded(action: Action,
 async def test_never_more_connections_than_allowed(certificates: Certificates) -> None:
     script: dict[Step, Action] = {".": Say("250 2.0.0 OK", 0.02)}
     async with relaying(certificates.good, script, BACKEND_SMTP_MAX_CONNECTIONS=3) as (server, relay):
-        await asyncio.gather(*(deliver(relay) for _ in range(12)))
+        await asyncio.gather(*(deliver(relay, client=replace(CLIENT, address=f"{n % 6}")) for n in range(12)))
         assert len(server.messages) == 12
         assert len(server.connections) == 3
 

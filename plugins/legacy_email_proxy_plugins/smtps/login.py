@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 
 from legacy_email_proxy.contracts import CredentialsRefused, Failure, Overloaded, Secret, Unusable
 
-from .dialogue import Extensions, Reply, redacted
+from .commands import Extensions
+from .replies import Reply, redacted
 
 __all__ = ("FIRST_PAUSE_SECONDS", "LAST_PAUSE_SECONDS", "Breaker", "Exchange", "login_failure")
 
@@ -40,7 +41,8 @@ class Exchange:
             self._lines: tuple[str, ...] = (f"AUTH PLAIN {plain}",)
         else:
             self._lines = ("AUTH LOGIN", _base64(name), login)
-        self._secrets = (password.reveal(), plain, login)
+        self.secrets = (password.reveal(), plain, login)
+        """What goes over the wire, and must not be shown when it comes back."""
 
     @classmethod
     def choose(cls, extensions: Extensions, user: str, password: Secret) -> Exchange:
@@ -57,7 +59,7 @@ class Exchange:
 
     def shown(self, reply: Reply) -> str:
         """The reply, for the log."""
-        return redacted(reply, self._secrets)
+        return redacted(reply.whole, self.secrets)
 
 
 def _base64(octets: bytes) -> str:

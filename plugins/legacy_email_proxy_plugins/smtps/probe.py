@@ -19,6 +19,7 @@ from legacy_email_proxy.contracts import (
 from .connection import Connection
 from .endpoint import Encryption, Endpoint
 from .login import Breaker
+from .opening import log_in
 
 __all__ = ("probe",)
 
@@ -44,7 +45,7 @@ async def probe(
         async with asyncio.timeout(seconds):
             connection = await connect()
             findings.append(_reached(endpoint, connection))
-            mechanism = await connection.login(breaker)
+            mechanism = await log_in(connection, breaker)
             findings.append(_logged_in(endpoint, mechanism))
             findings.extend(_offers(connection))
         connection.leave()

@@ -86,7 +86,7 @@ _SMTPS = (
     Setting("BACKEND_SMTP_USE_SSL", "flag", "true", "Speak TLS from the first octet (SMTPS)."),
     Setting("BACKEND_SMTP_USE_TLS", "flag", "false", "Start in the clear and switch to TLS with STARTTLS before the login; set alone it switches `BACKEND_SMTP_USE_SSL` off."),
     Setting("BACKEND_SMTP_CA_FILE", "path", None, "PEM file with the CAs to trust instead of the system's."),
-    Setting("BACKEND_SMTP_MAX_CONNECTIONS", "integer", "10", "Connections to the SMTP server at once.", minimum=1),
+    Setting("BACKEND_SMTP_MAX_CONNECTIONS", "integer", "10", "Connections to the SMTP server at once; one client address gets three quarters of them at most.", minimum=1),
 )  # fmt: skip
 
 _SENDER = (
