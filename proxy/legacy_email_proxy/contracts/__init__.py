@@ -25,7 +25,7 @@ from .failures import (
     Unverified,
 )
 from .finding import Finding, Level
-from .maildrop import Entry, Login, Maildrop, MaildropSession
+from .maildrop import Columns, Entry, Login, Maildrop, MaildropSession
 from .relay import PipeliningTransaction, Recipient, Relay, RelayCapabilities, Transaction, WholeMessageRelay
 from .secret import Secret
 from .setting import Setting, SettingType
@@ -33,6 +33,7 @@ from .setting import Setting, SettingType
 __all__ = (
     "NULL_REVERSE_PATH",
     "Client",
+    "Columns",
     "Context",
     "CredentialsRefused",
     "Disconnected",
