@@ -20,6 +20,7 @@ from legacy_email_proxy.contracts import Disconnected, Login, Overloaded
 
 from .breaker import Breaker
 from .connection import Connection
+from .opening import Openings
 from .server import Server
 from .shelf import Shelf
 from .throttle import Throttle
@@ -48,6 +49,7 @@ class Pool:
         self._throttle = throttle or Throttle()
         self.shelf: Shelf
         """Of the sessions that use this pool; set by who lends it to them."""
+        self.openings = Openings()
         self._server = server
         self._login = login
         self._clients_own = clients_own
