@@ -105,8 +105,6 @@ class Pool:
         lease = _Lease()
         self._lent.add(lease)
         try:
-            if self._closing:
-                raise Disconnected("the proxy is shutting down")
             kept = None if fresh else self._take_idle(lease)
             if kept is not None:
                 try:
@@ -158,6 +156,8 @@ class Pool:
     async def _in_thread(self, lease: _Lease, function: Callable[[Connection], T]) -> T:
         connection = lease.connection
         assert connection is not None, "nothing lent"  # noqa: S101
+        if self._closing:
+            raise Disconnected("the proxy is shutting down")
         lease.future = future = self._executor.submit(function, connection)
         try:
             return await asyncio.wrap_future(future)
