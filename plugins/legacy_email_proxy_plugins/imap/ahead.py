@@ -47,7 +47,6 @@ class ReadAhead:
         "_expected",
         "_has_room",
         "_index",
-        "_item",
         "_logger",
         "_looked_until",
         "_margin",
@@ -57,6 +56,7 @@ class ReadAhead:
         "_running",
         "_same_folder",
         "_shelf",
+        "item",
     )
 
     def __init__(
@@ -66,7 +66,7 @@ class ReadAhead:
         self._shelf = pool.shelf
         self._messages = pool.shelf.messages
         self._index = index
-        self._item = item
+        self.item = item
         self._same_folder = same_folder
         self._logger = log
         self._expected = -1
@@ -88,7 +88,7 @@ class ReadAhead:
         if not (in_a_row or first):
             self._count = 1
             return None
-        key = (self._index.uidvalidity, uid, self._item)
+        key = (self._index.uidvalidity, uid, self.item)
         octets = self._messages.get(self._shelf, key)
         if octets is not None:
             self._look_ahead(position)
@@ -139,10 +139,10 @@ class ReadAhead:
         for uid, octets in zip(
             sizes.uids[position : position + self._count], sizes.octets[position : position + self._count], strict=True
         ):
-            key = (self._index.uidvalidity, uid, self._item)
+            key = (self._index.uidvalidity, uid, self.item)
             known = self._messages.get(self._shelf, key) is not None or self._messages.coming(self._shelf, key)
             if octets < LARGE_OCTETS and not known:
-                room = octets if self._item == "BODY.PEEK[]" else min(octets, _HEADER_OCTETS)
+                room = octets if self.item == "BODY.PEEK[]" else min(octets, _HEADER_OCTETS)
                 if total + room > MAX_OCTETS:
                     break
                 total += room
@@ -154,7 +154,7 @@ class ReadAhead:
     async def _fetch(self, planned: dict[int, int], wanted: int = 0) -> bytes | None:
         """Fetch them, keep them, and return the octets of ``wanted``."""
         uidvalidity = self._index.uidvalidity
-        keys = {uid: (uidvalidity, uid, self._item) for uid in planned}
+        keys = {uid: (uidvalidity, uid, self.item) for uid in planned}
         room = 2 * sum(planned.values()) + _SLACK_OCTETS
         with self._messages.fetching(self._shelf, list(keys.values())) as fetched:
             try:
@@ -173,4 +173,4 @@ class ReadAhead:
 
     def _fetch_in_thread(self, uids: list[int], room: int, connection: Connection) -> dict[int, bytes]:
         self._same_folder(connection, self._index.uidvalidity)
-        return connection.fetch_batch(uids, self._item, room)
+        return connection.fetch_batch(uids, self.item, room)
