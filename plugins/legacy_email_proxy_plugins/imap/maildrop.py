@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -65,11 +65,17 @@ class IMAPMaildrop:
         with self._accounts.pool(used, clients_own=login is not None) as pool:
             # A connection that is open already proves nothing about the password that this client has just given.
             memory = Memory(lambda: self._context.state_dir, self._server.name, used.user, self._server.folder)
-            index = await pool.exchange(partial(self._list, pool.shelf, memory), fresh=login is not None)
+            if login is None:
+                index = await pool.openings.join(
+                    lambda opening: pool.exchange(partial(self._list, pool.shelf, memory, opening.begun))
+                )
+            else:
+                index = await pool.exchange(partial(self._list, pool.shelf, memory, lambda: None), fresh=True)
             session = IMAPSession(pool, index, partial(self._remove, memory), self._logger)
             yield WatchedSession(session, self._options, memory, self._logger)
 
-    def _list(self, shelf: Shelf, memory: Memory, connection: Connection) -> Index:
+    def _list(self, shelf: Shelf, memory: Memory, begin: Callable[[], None], connection: Connection) -> Index:
+        begin()
         return shown(connection, open_folder(shelf, connection), self._options, memory)
 
     def _remove(self, memory: Memory, connection: Connection, uidvalidity: int, uids: Collection[int]) -> None:

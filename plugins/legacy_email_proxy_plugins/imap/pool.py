@@ -20,6 +20,7 @@ from legacy_email_proxy.contracts import Disconnected, Login, Overloaded
 
 from .breaker import Breaker
 from .connection import Connection
+from .opening import Openings
 from .server import Server
 from .shelf import Shelf
 from .throttle import Throttle
@@ -48,6 +49,7 @@ class Pool:
         self._throttle = throttle or Throttle()
         self.shelf: Shelf
         """Of the sessions that use this pool; set by who lends it to them."""
+        self.openings = Openings()
         self._server = server
         self._login = login
         self._clients_own = clients_own
@@ -103,8 +105,6 @@ class Pool:
         lease = _Lease()
         self._lent.add(lease)
         try:
-            if self._closing:
-                raise Disconnected("the proxy is shutting down")
             kept = None if fresh else self._take_idle(lease)
             if kept is not None:
                 try:
@@ -156,6 +156,8 @@ class Pool:
     async def _in_thread(self, lease: _Lease, function: Callable[[Connection], T]) -> T:
         connection = lease.connection
         assert connection is not None, "nothing lent"  # noqa: S101
+        if self._closing:
+            raise Disconnected("the proxy is shutting down")
         lease.future = future = self._executor.submit(function, connection)
         try:
             return await asyncio.wrap_future(future)

@@ -27,7 +27,7 @@ from .failures import (
 from .filter import Envelope, Filter
 from .finding import Finding, Level
 from .header import Header
-from .maildrop import Entry, Login, Maildrop, MaildropSession
+from .maildrop import Columns, Entry, Login, Maildrop, MaildropSession
 from .relay import PipeliningTransaction, Recipient, Relay, RelayCapabilities, Transaction, WholeMessageRelay
 from .secret import Secret
 from .setting import Setting, SettingType
@@ -35,6 +35,7 @@ from .setting import Setting, SettingType
 __all__ = (
     "NULL_REVERSE_PATH",
     "Client",
+    "Columns",
     "Context",
     "CredentialsRefused",
     "Disconnected",
