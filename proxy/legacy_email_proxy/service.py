@@ -21,9 +21,9 @@ from .contracts import Maildrop, Relay, SettingsMistake
 from .listeners import bind, shown
 from .pop3.options import Options as POP3Options
 from .pop3.server import Server as POP3Server
+from .smtp.connection import SessionOptions
 from .smtp.handler import RelayHandler
 from .smtp.server import SMTPServer
-from .smtp.session import SessionOptions
 
 __all__ = ("Addresses", "serve")
 

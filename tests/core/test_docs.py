@@ -14,8 +14,9 @@ from legacy_email_proxy.contracts import Setting
 from legacy_email_proxy.pop3.commands import COMMANDS, Mistake, State, capabilities, parse
 from legacy_email_proxy.pop3.options import Options
 from legacy_email_proxy.settings import TABLE
+from legacy_email_proxy.smtp.connection import SessionOptions
 from legacy_email_proxy.smtp.handler import RelayHandler
-from legacy_email_proxy.smtp.session import SessionOptions, SMTPSession
+from legacy_email_proxy.smtp.session import SMTPSession
 from smtp.relays import MemoryRelay
 
 ROOT = Path(__file__).parents[2]

@@ -124,7 +124,7 @@ def test_protocol_logic_is_sans_io(module: str) -> None:
     [
         ("imapclient", {"legacy_email_proxy_plugins.imap.client"}),
         ("imaplib", {"legacy_email_proxy_plugins.imap.client", "legacy_email_proxy_plugins.imap.connection"}),
-        ("aiosmtpd", {"legacy_email_proxy.smtp.session", "legacy_email_proxy.smtp.handler"}),
+        ("aiosmtpd", {"legacy_email_proxy.smtp.connection", "legacy_email_proxy.smtp.handler"}),
         ("environs", {"legacy_email_proxy.settings.reader"}),
     ],
 )

@@ -12,9 +12,9 @@ from ipaddress import ip_network
 import pytest
 
 from legacy_email_proxy.access import Admission
+from legacy_email_proxy.smtp.connection import SessionOptions
 from legacy_email_proxy.smtp.handler import RelayHandler
 from legacy_email_proxy.smtp.server import SMTPServer
-from legacy_email_proxy.smtp.session import SessionOptions
 from smtp.relays import MemoryRelay
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)

@@ -16,6 +16,7 @@ import aiosmtpd
 import pytest
 from aiosmtpd.smtp import SMTP as StockSMTP
 
+from legacy_email_proxy.smtp import connection as connection_module
 from legacy_email_proxy.smtp import session as session_module
 from legacy_email_proxy.smtp.handler import RelayHandler
 from smtp.conftest import Leg, StartLeg
@@ -42,8 +43,8 @@ def facts(caplog: pytest.LogCaptureFixture, words: str) -> list[dict[str, object
 
 
 def test_the_aiosmtpd_that_we_know() -> None:
-    assert aiosmtpd.__version__.startswith("1.4."), "read its changes against smtp/session.py"
-    ours = vars(session_module.SMTPSession)
+    assert aiosmtpd.__version__.startswith("1.4."), "read its changes against smtp/connection.py"
+    ours = vars(connection_module.SMTPConnection)
     for name in ("_create_session", "_reset_timeout", "_handle_client", "connection_lost", "eof_received", "push"):
         assert callable(getattr(StockSMTP, name)), name
         assert name in ours
@@ -190,7 +191,7 @@ async def test_long_command_lines(leg: Leg, octets: int, code: bytes) -> None:
 @pytest.mark.parametrize("mistake", [b"", b"XYZZY", b"RCPT TO:<x@y>", b"NOOP \xff", b"NO\rOP", b"NOOP\0", b"x" * 3000])
 async def test_every_kind_of_mistake_is_counted(leg: Leg, mistake: bytes) -> None:
     replies = (await leg.exchange((mistake + b"\r\n") * 25)).splitlines()
-    assert len(replies) == 1 + session_module.MAX_ERRORS
+    assert len(replies) == 1 + connection_module.MAX_ERRORS
     assert replies[-1] == b"421 4.7.0 Too many errors, goodbye"
     assert all(reply.startswith(b"50") for reply in replies[1:-1])
 

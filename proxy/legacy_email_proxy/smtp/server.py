@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from .session import SessionOptions, SMTPSession
+from .connection import SessionOptions, SMTPConnection
+from .session import SMTPSession
 
 __all__ = ("SMTPServer",)
 
@@ -22,7 +23,7 @@ class SMTPServer:
         self._handler = handler
         self._options = options
         self._servers: list[asyncio.Server] = []
-        self._sessions: set[SMTPSession] = set()
+        self._sessions: set[SMTPConnection] = set()
         self._empty = asyncio.Event()
         self._draining = False
 
@@ -53,13 +54,13 @@ class SMTPServer:
     def _session(self) -> SMTPSession:
         return SMTPSession(self._handler, self._options, self._began, self._ended)
 
-    def _began(self, session: SMTPSession) -> None:
+    def _began(self, session: SMTPConnection) -> None:
         self._sessions.add(session)
         if self._draining:
             # Accepted in the same turn of the loop in which the listener closed.
             session.drain()
 
-    def _ended(self, session: SMTPSession) -> None:
+    def _ended(self, session: SMTPConnection) -> None:
         self._sessions.discard(session)
         self._empty.set()
 
