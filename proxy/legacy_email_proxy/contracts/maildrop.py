@@ -23,7 +23,8 @@ __all__ = ("Entry", "Login", "Maildrop", "MaildropSession")
 @dataclass(frozen=True, slots=True)
 class Login:
     """The user and the password that a client gave. A maildrop gets one only where ``POP3_LOGIN`` says that the
-    backend judges it."""
+    backend judges it.
+    """
 
     user: str
     password: Secret
