@@ -21,6 +21,7 @@ from .contracts import Maildrop, Relay, SettingsMistake
 from .listeners import bind, shown
 from .pop3.options import Options as POP3Options
 from .pop3.server import Server as POP3Server
+from .smtp.authentication import anybody
 from .smtp.connection import SessionOptions
 from .smtp.handler import RelayHandler
 from .smtp.server import SMTPServer
@@ -39,6 +40,7 @@ class Addresses:
     pop3: tuple[tuple[str, int], ...]
     smtp: tuple[tuple[str, int], ...]
     pop3s: tuple[tuple[str, int], ...] = ()
+    smtps: tuple[tuple[str, int], ...] = ()
 
 
 async def serve(composition: Composition, on_ready: Callable[[Addresses], None] = lambda _: None) -> None:
@@ -48,7 +50,7 @@ async def serve(composition: Composition, on_ready: Callable[[Addresses], None] 
     """
     # Before any task group: that would wrap the mistake, and the user would read a traceback instead of one line.
     opened = _open(composition)
-    addresses = Addresses(*(_places(opened[listener]) for listener in ("POP3", "SMTP", "POP3S")))
+    addresses = Addresses(*(_places(opened[listener]) for listener in ("POP3", "SMTP", "POP3S", "SMTPS")))
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with anyio.create_task_group() as group:
             async with _running(composition, opened):
@@ -68,10 +70,10 @@ async def _hurry(signals: AsyncIterator[signal.Signals], group: TaskGroup) -> No
 def _open(composition: Composition) -> dict[str, list[socket.socket]]:
     """The listening sockets of each listener that is not closed."""
     settings = composition.settings
-    opened: dict[str, list[socket.socket]] = {"POP3": [], "POP3S": [], "SMTP": []}
+    opened: dict[str, list[socket.socket]] = {"POP3": [], "POP3S": [], "SMTP": [], "SMTPS": []}
     mistakes: list[str] = []
     for listener in opened:
-        plugin = composition.relay if listener == "SMTP" else composition.maildrop
+        plugin = composition.relay if listener.startswith("SMTP") else composition.maildrop
         port = settings[f"{listener}_BIND_PORT"]
         if plugin is not None and port is not None:
             try:
@@ -92,8 +94,11 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
     events.event(
         _log, logging.INFO, "started", version=__version__,
         pop3=_listed(opened["POP3"]), pop3s=_listed(opened["POP3S"]), maildrop=settings["MAILDROP_PLUGIN"],
-        smtp=_listed(opened["SMTP"]), relay=settings["RELAY_PLUGIN"],
+        smtp=_listed(opened["SMTP"]), smtps=_listed(opened["SMTPS"]), relay=settings["RELAY_PLUGIN"],
     )  # fmt: skip
+    if composition.tls is not None and settings["TLS_LEGACY"]:
+        words = "devices may use versions of TLS and ciphers that are no longer safe"
+        events.event(_log, logging.WARNING, words, see="TLS_LEGACY")
     async with anyio.create_task_group() as group:
         pop3 = smtp = None
         warn = _warn_of(gateway())
@@ -102,7 +107,7 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
             group.start_soon(pop3.serve, opened["POP3"], opened["POP3S"])
         if composition.relay is not None:
             smtp, handler = _smtp(composition, composition.relay, warn)
-            await smtp.start(opened["SMTP"])
+            await smtp.start(opened["SMTP"], opened["SMTPS"])
         try:
             yield
         finally:
@@ -135,6 +140,8 @@ def _smtp(
         max_octets=settings["SMTP_MAX_OCTETS"],
         idle_seconds=settings["SMTP_IDLE_SECONDS"],
         admission=Admission.from_settings(settings, on_admitted),
+        tls=composition.tls,
+        verifier=anybody if settings["SMTP_AUTH"] == "any" else None,
     )
     return SMTPServer(handler, options), handler
 

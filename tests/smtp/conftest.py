@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from ipaddress import ip_network
 import pytest
 
 from legacy_email_proxy.access import Admission
+from legacy_email_proxy.smtp.authentication import Verifier
 from legacy_email_proxy.smtp.connection import SessionOptions
 from legacy_email_proxy.smtp.handler import RelayHandler
 from legacy_email_proxy.smtp.server import SMTPServer
@@ -28,6 +30,7 @@ class Leg:
     handler: RelayHandler
     relay: MemoryRelay
     address: tuple[str, int]
+    tls_address: tuple[str, int] | None = None
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
@@ -66,20 +69,26 @@ async def start_leg() -> AsyncIterator[StartLeg]:
             max_connections: int = 100,
             max_per_address: int = 100,
             hostname: str = "proxy.test",
+            tls: ssl.SSLContext | None = None,
+            verifier: Verifier | None = None,
+            login_delay_seconds: float = 0,
         ) -> Leg:
             relay = relay or MemoryRelay()
             handler = RelayHandler(relay, max_octets)
             admission = Admission(networks, max_connections, max_per_address)  # type: ignore[arg-type]
-            server = SMTPServer(handler, SessionOptions(hostname, max_octets, idle_seconds, admission))
+            options = SessionOptions(hostname, max_octets, idle_seconds, admission, tls, verifier, login_delay_seconds)
+            server = SMTPServer(handler, options)
             sock = socket.create_server(("127.0.0.1", 0))
-            await server.start([sock])
+            secured = [socket.create_server(("127.0.0.1", 0))] if tls else []
+            address, tls_address = sock.getsockname(), secured[0].getsockname() if secured else None
+            await server.start([sock], secured)
 
             async def stop() -> None:
                 await server.drain(0)
                 assert relay.entered == relay.left
 
             stack.push_async_callback(stop)
-            return Leg(server, handler, relay, sock.getsockname())
+            return Leg(server, handler, relay, address, tls_address)
 
         yield start
 

@@ -23,21 +23,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Exit status 0 when every open listener gave a greeting; a refusal is one too, since somebody wrote it."""
     settings = read()
-    failures = [line for listener in ("POP3", "POP3S", "SMTP") for line in _silent(settings, listener)]
+    failures = [line for listener in ("POP3", "POP3S", "SMTP", "SMTPS") for line in _silent(settings, listener)]
     for line in failures:
         print(f"legacy-email-proxy: {line}", file=sys.stderr)
     return 1 if failures else 0
 
 
 def _silent(settings: Settings, listener: str) -> list[str]:
-    plugin, port = "RELAY_PLUGIN" if listener == "SMTP" else "MAILDROP_PLUGIN", settings[f"{listener}_BIND_PORT"]
+    plugin = "RELAY_PLUGIN" if listener.startswith("SMTP") else "MAILDROP_PLUGIN"
+    port = settings[f"{listener}_BIND_PORT"]
     if settings[plugin] == NONE or port is None:
         return []
     failures = []
     for address in settings[f"{listener}_BIND_ADDR"]:
         place = (_reachable(address), port)
         try:
-            with _connected(place, tls=listener == "POP3S") as connection:
+            with _connected(place, tls=listener.endswith("S")) as connection:
                 if not connection.recv(1):
                     failures.append(f"{listener} at {place[0]} port {place[1]} hung up without a word")
         except OSError as error:

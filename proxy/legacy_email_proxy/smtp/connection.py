@@ -17,6 +17,7 @@ import asyncio
 import itertools
 import logging
 import re
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,10 @@ from aiosmtpd.smtp import Session as AiosmtpdSession
 
 from .. import events
 from ..access import Admission, Refusal
-from ..replies import SMTP, Reply, smtp_reply
+from ..handshakes import HandshakeFailed, HungUp, words
+from ..replies import SMTP, Reply, printable, smtp_reply
+from .authentication import LOGIN_DELAY_SECONDS, Verifier
+from .handshake import handshake
 from .incoming import DeviceStalled, Incoming, LineTooLong
 
 __all__ = ("MAX_ERRORS", "Finished", "SMTPConnection", "SessionOptions")
@@ -46,21 +50,25 @@ _PARTING_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """What all sessions of a listener share."""
+    """What all sessions share. Without ``tls`` there is no STARTTLS, without a ``verifier`` no AUTH."""
 
     hostname: str
     max_octets: int
     idle_seconds: float
     admission: Admission
+    tls: ssl.SSLContext | None = None
+    verifier: Verifier | None = None
+    login_delay_seconds: float = LOGIN_DELAY_SECONDS
 
 
 class LabelledSession(AiosmtpdSession):
-    """aiosmtpd's session with what the log needs: a label, and the octets of each message relayed."""
+    """aiosmtpd's session with what the log needs: a label, the octets of each message relayed, TLS version and user."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self.label = f"s{next(_labels)}"
         self.relayed: list[int] = []
+        self.tls = self.user = ""
 
 
 class Finished(Exception):
@@ -82,6 +90,8 @@ class SMTPConnection(AiosmtpdSMTP):
         options: SessionOptions,
         on_begin: Callable[[SMTPConnection], None] = lambda _: None,
         on_end: Callable[[SMTPConnection], None] = lambda _: None,
+        *,
+        secured: bool = False,
     ) -> None:
         super().__init__(
             handler,
@@ -95,7 +105,9 @@ class SMTPConnection(AiosmtpdSMTP):
         self._on_end = on_end
         self._incoming: Incoming
         self._errors = 0
-        self._draining = self._aborted = False
+        self._secured = secured
+        self._handshaking = self._draining = self._aborted = False
+        self._lost: Exception | None = None
         # While this is set the device has handed over its message: the outcome is no longer its to abort.
         self._committed = False
 
@@ -113,6 +125,9 @@ class SMTPConnection(AiosmtpdSMTP):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        if self._secured:
+            # Until the handshake takes over: what comes first is the client's part of it.
+            self._reader._transport.pause_reading()  # type: ignore[attr-defined]
         self._incoming = Incoming(self._reader, self._options.idle_seconds)
         assert self._handler_coroutine is not None  # noqa: S101 (for the type checker: super made it)
         self._handler_coroutine.add_done_callback(lambda _: self._on_end(self))
@@ -122,6 +137,7 @@ class SMTPConnection(AiosmtpdSMTP):
         """Stop the transaction of a client that left, unless its content has ended: then it is delivered, once."""
         asyncio.StreamReaderProtocol.connection_lost(self, error)
         self.transport = None
+        self._lost = error
         if self._handler_coroutine is not None and not self._committed:
             self._handler_coroutine.cancel()
 
@@ -137,24 +153,33 @@ class SMTPConnection(AiosmtpdSMTP):
             events.event(
                 _log, level, "smtp session ended", session=self.session.label, client=peer,
                 helo=self.session.host_name or "", messages=len(self.session.relayed),
-                octets=sum(self.session.relayed), verdict=verdict,
+                octets=sum(self.session.relayed), **self._who(), verdict=verdict,
             )  # fmt: skip
         finally:
             if refusal is None:
                 self._options.admission.release(peer)
 
+    def _who(self) -> dict[str, str]:
+        known = {"tls": self.session.tls, "user": printable(self.session.user)}
+        return {name: value for name, value in known.items() if value}
+
     async def _live(self, peer: str, refusal: Refusal | None) -> str:
         """The session from greeting to its last reply; returns the verdict for the log."""
         try:
             if refusal is not None:
+                self._writer.transport.resume_reading()  # type: ignore[attr-defined]
                 self.reply(SMTP.NOT_ALLOWED if refusal is Refusal.NOT_ALLOWED else SMTP.TOO_MANY_CONNECTIONS)
                 return f"refused: {refusal.value}"
+            if self._secured:
+                await self.start_tls()
             return await self._converse()
         except Finished as finished:
             return str(finished)
         except DeviceStalled as stalled:
             self.reply(SMTP.TIMEOUT)
             return str(stalled)
+        except HandshakeFailed as failed:
+            return f"{'dropped' if isinstance(failed, HungUp) else 'no TLS'}: {failed}"
         except ConnectionError as error:
             return f"dropped: {error}"
         except asyncio.CancelledError:
@@ -162,7 +187,10 @@ class SMTPConnection(AiosmtpdSMTP):
                 # Nobody here did that: a plugin's own tasks failed beneath it.
                 self.reply(smtp_reply(asyncio.CancelledError()))
                 return "failed: cancelled by the relay plugin"
-            return "dropped"
+            if isinstance(self._lost, ssl.SSLError):
+                # With TLS 1.3 a client tells only after the handshake that it doesn't like our certificate.
+                return f"no TLS: {words(self._lost)}"
+            return "drained" if self._handshaking else "dropped"
         except Exception as error:
             events.failure(_log, "smtp session failed", error, session=self.session.label, client=peer)
             self.reply(smtp_reply(error))
@@ -181,7 +209,9 @@ class SMTPConnection(AiosmtpdSMTP):
                 if not transport.is_closing() and transport.can_write_eof():
                     transport.write_eof()
                     await self._incoming.ignore_rest()
-            transport.close()
+                if not transport.is_closing():
+                    transport.close()
+                    await self._writer.wait_closed()
         except (TimeoutError, OSError):
             # A client that doesn't read would pin the socket for ever: close() waits for the buffer to empty.
             transport.abort()
@@ -189,7 +219,9 @@ class SMTPConnection(AiosmtpdSMTP):
     def drain(self) -> None:
         """No new transaction from now on; an idle session ends with 421 at once."""
         self._draining = True
-        if not self._in_transaction:
+        if self._handshaking:
+            self.abort()
+        elif not self._in_transaction:
             self._incoming.interrupt()
 
     def abort(self) -> None:
@@ -198,6 +230,22 @@ class SMTPConnection(AiosmtpdSMTP):
         if self._handler_coroutine is not None:
             self._handler_coroutine.cancel()
         self._writer.transport.abort()
+
+    async def start_tls(self) -> None:
+        """Speak TLS from here on, in a session that begins afresh. Raises :class:`HandshakeFailed`."""
+        assert self._options.tls is not None  # noqa: S101 (for the type checker: else there is neither way to get here)
+        # What was pipelined in the clear may have been put there by somebody on the way (RFC 3207 §6).
+        self._reader._buffer.clear()  # type: ignore[attr-defined]
+        self._incoming = Incoming(self._reader, self._options.idle_seconds)
+        self.envelope = self._create_envelope()
+        self.session.host_name = None
+        self.session.user = ""
+        self._handshaking = True
+        transport = await handshake(self._writer.transport, self, self._options.tls)
+        self._handshaking = False
+        self.transport = self._writer._transport = self._reader._transport = transport  # type: ignore[attr-defined]
+        self._over_ssl = True
+        self.session.tls = transport.get_extra_info("ssl_object").version()
 
     @property
     def _in_transaction(self) -> bool:
@@ -217,9 +265,12 @@ class SMTPConnection(AiosmtpdSMTP):
                 # Pipelined commands come out of the buffer without waiting: others need their turn too.
                 await asyncio.sleep(0)
         except TimeoutError:
-            self.reply(SMTP.SHUTTING_DOWN if self._draining else SMTP.TIMEOUT)
-            return "drained" if self._draining else "idle"
+            return self._out_of_time()
         return "dropped"
+
+    def _out_of_time(self) -> str:
+        self.reply(SMTP.SHUTTING_DOWN if self._draining else SMTP.TIMEOUT)
+        return "drained" if self._draining else "idle"
 
     async def _next_command(self) -> bytes | None:
         if self._draining and not self._in_transaction:
@@ -247,7 +298,7 @@ class SMTPConnection(AiosmtpdSMTP):
             return self.error(SMTP.UNKNOWN_COMMAND)
         try:
             await method(argument.strip())
-        except (Finished, ConnectionError):
+        except (Finished, ConnectionError, HandshakeFailed):
             raise
         except Exception as error:
             self.reply(await self.handle_exception(error))

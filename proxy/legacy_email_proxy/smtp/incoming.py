@@ -25,7 +25,7 @@ class DeviceStalled(DeviceLost):
 
 
 class LineTooLong(ValueError):
-    """A command line was longer than :data:`MAX_LINE_OCTETS`; all but its ``beginning`` has been thrown away."""
+    """A line was longer than it may be; all but its ``beginning`` has been thrown away."""
 
     def __init__(self, beginning: bytes) -> None:
         super().__init__(beginning)
@@ -55,8 +55,8 @@ class Incoming:
             self._waiting = None
         return self._buffer[0] if self._buffer else 0
 
-    async def line(self) -> bytes | None:
-        """The next command line without its CRLF or LF; ``None`` when the device has left.
+    async def line(self, max_octets: int = MAX_LINE_OCTETS) -> bytes | None:
+        """The next line without its CRLF or LF; ``None`` when the device has left.
 
         Raises :class:`TimeoutError` when the line is not whole within the idle time, counted from its beginning: one
         octet now and then does not keep a session alive. Raises :class:`LineTooLong`.
@@ -65,7 +65,7 @@ class Incoming:
         try:
             async with asyncio.timeout(self._idle_seconds) as self._waiting:
                 while (end := self._buffer.find(b"\n", searched)) < 0:
-                    if len(self._buffer) >= MAX_LINE_OCTETS:
+                    if len(self._buffer) >= max_octets:
                         # Thrown away as it comes, or an endless line would be held in memory.
                         beginning = beginning or bytes(self._buffer[:_BEGINNING_OCTETS])
                         self._buffer.clear()
@@ -76,7 +76,7 @@ class Incoming:
             self._waiting = None
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
-        if beginning or len(line) >= MAX_LINE_OCTETS:
+        if beginning or len(line) >= max_octets:
             raise LineTooLong(beginning or line[:_BEGINNING_OCTETS])
         return line.removesuffix(b"\r")
 

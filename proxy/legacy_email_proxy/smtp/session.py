@@ -7,12 +7,20 @@ the null reverse-path, ``RCPT TO:<>`` nobody. Life cycle and command loop are in
 
 from __future__ import annotations
 
+import asyncio
+import logging
+
+from .. import events, sasl
+from ..contracts import Failure, LoginRefused
 from ..replies import SMTP, printable
 from .arguments import Rejected, forward_path, reverse_path
+from .authentication import KEYWORDS, authenticate
 from .connection import Finished, SMTPConnection
-from .incoming import IncomingContent
+from .incoming import IncomingContent, LineTooLong
 
 __all__ = ("MAX_RECIPIENTS", "SMTPSession")
+
+_log = logging.getLogger("legacy_email_proxy.smtp")
 
 MAX_RECIPIENTS = 1000
 """Recipients of one message; more are told to come in another one (RFC 5321 §4.5.3.1.10)."""
@@ -37,7 +45,12 @@ class SMTPSession(SMTPConnection):
         name = printable(hostname, limit=255)
         if not extended:
             return self.reply(await self._call_handler_hook("HELO", name))
-        keywords = ("PIPELINING", f"SIZE {self.data_size_limit}", "8BITMIME", "ENHANCEDSTATUSCODES", "HELP")
+        keywords = ["PIPELINING", f"SIZE {self.data_size_limit}", "8BITMIME", "ENHANCEDSTATUSCODES"]
+        if self._options.tls and not self.session.tls:
+            keywords.append("STARTTLS")
+        if self._options.verifier:
+            keywords.extend(KEYWORDS)
+        keywords.append("HELP")
         lines = [f"250-{self.hostname}", *(f"250-{keyword}" for keyword in keywords)]
         lines = await self._call_handler_hook("EHLO", name, lines)
         return self.reply("\r\n".join([*lines[:-1], lines[-1].replace("250-", "250 ", 1)]))
@@ -118,8 +131,53 @@ class SMTPSession(SMTPConnection):
     async def smtp_HELP(self, argument: str) -> None:
         self.reply(SMTP.HELP)
 
-    async def smtp_AUTH(self, argument: str) -> None:
-        self.error(SMTP.NOT_IMPLEMENTED)
-
     async def smtp_STARTTLS(self, argument: str) -> None:
-        self.error(SMTP.NOT_IMPLEMENTED)
+        if self._options.tls is None:
+            return self.error(SMTP.NOT_IMPLEMENTED)
+        if argument:
+            return self.error(SMTP.SYNTAX)
+        if self.session.tls:
+            return self.error(SMTP.BAD_SEQUENCE)
+        await self._call_handler_hook("RSET")
+        self.reply(SMTP.READY_FOR_TLS)
+        # No wait in between: what the client sends after it has read this is the handshake's.
+        return await self.start_tls()
+
+    async def smtp_AUTH(self, argument: str) -> None:
+        verifier = self._options.verifier
+        if verifier is None:
+            return self.error(SMTP.NOT_IMPLEMENTED)
+        if not self.session.host_name:
+            return self.error(SMTP.HELLO_FIRST)
+        if self._in_transaction or self.session.user:
+            return self.error(SMTP.BAD_SEQUENCE)
+        try:
+            login = await authenticate(argument, self._ask)
+            await verifier(login)
+        except Rejected as rejected:
+            return self.error(rejected.reply)
+        except LoginRefused as refused:
+            self._login_failed(refused)
+            await asyncio.sleep(self._options.login_delay_seconds)
+            return self.error(SMTP.LOGIN_REFUSED)
+        except Failure as failure:
+            self._login_failed(failure)
+            return self.reply(SMTP.LOGIN_NOT_JUDGED)
+        self.session.user = login.user
+        return self.reply(SMTP.LOGGED_IN)
+
+    async def _ask(self, challenge: str) -> bytes:
+        self.reply(f"334 {challenge}")
+        try:
+            line = await self._incoming.line(sasl.MAX_RESPONSE_OCTETS)
+        except LineTooLong:
+            raise Rejected(SMTP.RESPONSE_TOO_LONG) from None
+        except TimeoutError:
+            raise Finished(self._out_of_time()) from None
+        if line is None:
+            raise Finished("dropped")
+        return line
+
+    def _login_failed(self, failure: Failure) -> None:
+        peer = self.session.peer[0] if self.session.peer else ""
+        events.failure(_log, "smtp login failed", failure, session=self.session.label, client=peer)

@@ -1,0 +1,40 @@
+"""The TLS handshake beneath a stream protocol of asyncio, as a server, with a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+from ..handshakes import HANDSHAKE_SECONDS, failed
+
+__all__ = ("HANDSHAKE_SECONDS", "SHUTDOWN_SECONDS", "handshake")
+
+SHUTDOWN_SECONDS = 1.0
+"""How long the client's farewell is waited for when we close; asyncio's own would be half a minute of a held socket."""
+
+
+async def handshake(
+    transport: asyncio.WriteTransport, protocol: asyncio.StreamReaderProtocol, context: ssl.SSLContext
+) -> asyncio.WriteTransport:
+    """The transport that ``protocol`` has from now on.
+
+    Nothing is waited for before the handshake reads: whatever the protocol has received until this call was sent in
+    the clear, and whatever arrives after it is TLS. Raises :class:`~legacy_email_proxy.handshakes.HandshakeFailed`;
+    the connection is closed then.
+    """
+    try:
+        async with asyncio.timeout(HANDSHAKE_SECONDS):
+            secured = await asyncio.get_running_loop().start_tls(
+                transport,
+                protocol,
+                context,
+                server_side=True,
+                ssl_handshake_timeout=2 * HANDSHAKE_SECONDS,
+                ssl_shutdown_timeout=SHUTDOWN_SECONDS,
+            )
+    except OSError as error:
+        raise failed(error) from None
+    if secured is None:
+        # What asyncio returns where the connection was lost without an error.
+        raise failed(ConnectionResetError())
+    return secured
