@@ -1,7 +1,7 @@
 """Each transcript, run line by line, octet by octet, and as one pipelined lump with a half-close behind it.
 
 ``C:`` is a line of the client, ``C=`` octets with Python's escapes, ``S:`` a line of the server, ``DELIVERED:`` the
-envelope of a message that the relay took over, in order, with its content's lines behind ``|``. ``LOGIN: user
+envelope of a message that the relay took over, in order, with its content's lines behind ``|`` or octets behind ``|=``. ``LOGIN: user
 password`` is a login that is judged, in order, so that AUTH is offered; behind ``FAIL: kind`` it fails like that.
 """
 
@@ -16,6 +16,14 @@ import pytest
 from legacy_email_proxy import contracts
 from legacy_email_proxy.contracts import Failure, Login, Secret
 from smtp.conftest import Leg, StartLeg
+
+def _octets(text: str) -> bytes:
+    return text.encode("ascii").decode("unicode_escape").encode("latin-1")
+
+
+def _content(line: str) -> bytes:
+    return _octets(line[3:]) if line.startswith("|= ") else line[2:].encode() + b"\r\n"
+
 
 FILES = sorted((Path(__file__).parent.parent / "transcripts" / "smtp").glob("*.txt"))
 
@@ -34,12 +42,12 @@ class Transcript:
             if line.startswith(("C:", "S:")):
                 found.dialogue.append((line[0], line[3:].encode() + b"\r\n"))
             elif line.startswith("C= "):
-                found.dialogue.append(("C", line[3:].encode().decode("unicode_escape").encode("latin-1")))
+                found.dialogue.append(("C", _octets(line[3:])))
             elif line.startswith("DELIVERED: "):
                 found.delivered.append((line[11:], b""))
             elif line.startswith("|"):
                 envelope, content = found.delivered.pop()
-                found.delivered.append((envelope, content + line[2:].encode() + b"\r\n"))
+                found.delivered.append((envelope, content + _content(line)))
             elif line.startswith("FAIL: "):
                 failure = getattr(contracts, line[6:])("the detail is not for the device")
             elif line.startswith("LOGIN: "):

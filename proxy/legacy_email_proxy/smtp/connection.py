@@ -43,6 +43,7 @@ MAX_ERRORS = 20
 
 _HTTP = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PRI) ", re.IGNORECASE)
 _TLS_HANDSHAKE = 0x16
+_HELLO = (b"HELO ", b"EHLO ")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _labels = itertools.count(1)
 _PARTING_SECONDS = 1.0
@@ -289,7 +290,9 @@ class SMTPConnection(AiosmtpdSMTP):
         if _CONTROL.search(line):
             return self.error(SMTP.SYNTAX)
         try:
-            text = line.decode("ascii" if not self.enable_SMTPUTF8 else "utf-8")
+            # The name of a machine may be spelt as it likes: it is only shown, and what can't be shown is left out.
+            spelling = "ignore" if line[:5].upper() in _HELLO else "strict"
+            text = line.decode("ascii" if not self.enable_SMTPUTF8 else "utf-8", spelling)
         except UnicodeDecodeError:
             return self.error(SMTP.NOT_ASCII)
         verb, _, argument = text.partition(" ")

@@ -38,8 +38,7 @@ class SMTPSession(SMTPConnection):
         await self._hello(hostname, extended=True)
 
     async def _hello(self, hostname: str, *, extended: bool) -> None:
-        if not hostname:
-            return self.error(SMTP.SYNTAX)
+        # Some devices have no name to give, and nothing here depends on it.
         self.envelope = self._create_envelope()
         self.session.extended_smtp = extended
         name = printable(hostname, limit=255)
@@ -56,7 +55,7 @@ class SMTPSession(SMTPConnection):
         return self.reply("\r\n".join([*lines[:-1], lines[-1].replace("250-", "250 ", 1)]))
 
     async def smtp_MAIL(self, argument: str) -> None:
-        if not self.session.host_name:
+        if self.session.host_name is None:
             return self.error(SMTP.HELLO_FIRST)
         if self._in_transaction:
             return self.error(SMTP.BAD_SEQUENCE)
@@ -147,7 +146,7 @@ class SMTPSession(SMTPConnection):
         verifier = self._options.verifier
         if verifier is None:
             return self.error(SMTP.NOT_IMPLEMENTED)
-        if not self.session.host_name:
+        if self.session.host_name is None:
             return self.error(SMTP.HELLO_FIRST)
         if self._in_transaction or self.session.user:
             return self.error(SMTP.BAD_SEQUENCE)
