@@ -91,6 +91,7 @@ class SMTP:
     NOT_ALLOWED = Reply(554, "5.7.1", "Your address may not use this server")
     TOO_MANY_CONNECTIONS = Reply(421, "4.3.2", "Too many connections, try again later")
     TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors, goodbye")
+    TOO_MUCH_CHATTER = Reply(421, "4.7.0", "Too many commands without a message, goodbye")
     WRONG_PROTOCOL = Reply(421, "4.7.0", "This is a plain SMTP server, goodbye")
     SHUTTING_DOWN = Reply(421, "4.3.2", "Shutting down, try again later")
     TIMEOUT = Reply(421, "4.4.2", "Idle for too long, goodbye")

@@ -1,8 +1,8 @@
 """Each transcript, run line by line, octet by octet, and as one pipelined lump with a half-close behind it.
 
 ``C:`` is a line of the client, ``C=`` octets with Python's escapes, ``S:`` a line of the server, ``DELIVERED:`` the
-envelope of a message that the relay took over, in order, with its content's lines behind ``|`` or octets behind ``|=``. ``LOGIN: user
-password`` is a login that is judged, in order, so that AUTH is offered; behind ``FAIL: kind`` it fails like that.
+envelope of a message that the relay took over, in order, with its content's lines behind ``|`` or octets behind ``|=``.
+``LOGIN: user password`` is a login that is judged, in order, so that AUTH is offered; behind ``FAIL: kind`` it does so.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pytest
 from legacy_email_proxy import contracts
 from legacy_email_proxy.contracts import Failure, Login, Secret
 from smtp.conftest import Leg, StartLeg
+
 
 def _octets(text: str) -> bytes:
     return text.encode("ascii").decode("unicode_escape").encode("latin-1")

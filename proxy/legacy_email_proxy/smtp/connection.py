@@ -34,12 +34,15 @@ from .authentication import LOGIN_DELAY_SECONDS, Verifier
 from .handshake import handshake
 from .incoming import DeviceStalled, Incoming, LineTooLong
 
-__all__ = ("MAX_ERRORS", "Finished", "SMTPConnection", "SessionOptions")
+__all__ = ("MAX_CHATTER", "MAX_ERRORS", "Finished", "SMTPConnection", "SessionOptions")
 
 _log = logging.getLogger("legacy_email_proxy.smtp")
 
 MAX_ERRORS = 20
 """Errors of the client before it is disconnected. What the backend refuses is none."""
+
+MAX_CHATTER = 200
+"""Commands other than RCPT before the client is disconnected, counted from the last message that it sent."""
 
 _HTTP = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PRI) ", re.IGNORECASE)
 _TLS_HANDSHAKE = 0x16
@@ -105,7 +108,7 @@ class SMTPConnection(AiosmtpdSMTP):
         self._on_begin = on_begin
         self._on_end = on_end
         self._incoming: Incoming
-        self._errors = 0
+        self._errors = self._chatter = 0
         self._secured = secured
         self._handshaking = self._draining = self._aborted = False
         self._lost: Exception | None = None
@@ -299,6 +302,11 @@ class SMTPConnection(AiosmtpdSMTP):
         method = self._smtp_methods.get(verb.upper())
         if method is None:
             return self.error(SMTP.UNKNOWN_COMMAND)
+        # A session that only says NOOP would live for ever, and each MAIL before a RSET costs the backend something.
+        self._chatter += verb.upper() != "RCPT"
+        if self._chatter > MAX_CHATTER:
+            self.reply(SMTP.TOO_MUCH_CHATTER)
+            raise Finished("too many commands without a message")
         try:
             await method(argument.strip())
         except (Finished, ConnectionError, HandshakeFailed):

@@ -109,6 +109,7 @@ class SMTPSession(SMTPConnection):
 
     def _commit(self) -> None:
         self._committed = True
+        self._chatter = 0
 
     async def smtp_RSET(self, argument: str) -> None:
         self.envelope = self._create_envelope()
