@@ -24,6 +24,7 @@ from .pop3.server import Server as POP3Server
 from .smtp.authentication import anybody
 from .smtp.connection import SessionOptions
 from .smtp.handler import RelayHandler
+from .smtp.reception import Patience
 from .smtp.server import SMTPServer
 
 __all__ = ("Addresses", "serve")
@@ -138,8 +139,9 @@ def _smtp(
     options = SessionOptions(
         hostname=_hostname(),
         max_octets=settings["SMTP_MAX_OCTETS"],
-        idle_seconds=settings["SMTP_IDLE_SECONDS"],
+        patience=Patience(settings["SMTP_PROGRESS_SECONDS"], settings["SMTP_IDLE_SECONDS"]),
         admission=Admission.from_settings(settings, on_admitted),
+        lf_end_networks=settings["SMTP_LF_END_NETWORKS"] or (),
         tls=composition.tls,
         verifier=anybody if settings["SMTP_AUTH"] == "any" else None,
     )

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_network
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from legacy_email_proxy.access import Admission
 from legacy_email_proxy.smtp.authentication import Verifier
 from legacy_email_proxy.smtp.connection import SessionOptions
 from legacy_email_proxy.smtp.handler import RelayHandler
+from legacy_email_proxy.smtp.reception import Patience
 from legacy_email_proxy.smtp.server import SMTPServer
 from smtp.relays import MemoryRelay
 
@@ -65,6 +67,8 @@ async def start_leg() -> AsyncIterator[StartLeg]:
             *,
             max_octets: int = 1 << 20,
             idle_seconds: float = 20,
+            progress_seconds: float = 20,
+            lf_end_networks: tuple[Any, ...] = (),
             networks: tuple[object, ...] = LOOPBACK,
             max_connections: int = 100,
             max_per_address: int = 100,
@@ -76,7 +80,10 @@ async def start_leg() -> AsyncIterator[StartLeg]:
             relay = relay or MemoryRelay()
             handler = RelayHandler(relay, max_octets)
             admission = Admission(networks, max_connections, max_per_address)  # type: ignore[arg-type]
-            options = SessionOptions(hostname, max_octets, idle_seconds, admission, tls, verifier, login_delay_seconds)
+            options = SessionOptions(
+                hostname, max_octets, Patience(progress_seconds, idle_seconds), admission, lf_end_networks,
+                tls, verifier, login_delay_seconds,
+            )  # fmt: skip
             server = SMTPServer(handler, options)
             sock = socket.create_server(("127.0.0.1", 0))
             secured = [socket.create_server(("127.0.0.1", 0))] if tls else []

@@ -66,7 +66,7 @@ async def test_an_endless_response_is_one_mistake_and_bounded(start_leg: StartLe
             writer.write(b"QUFB" * 4000)
             await writer.drain()
             await asyncio.sleep(0)
-            held = max(held, len(session._incoming._buffer))
+            held = max(held, len(session._incoming))
         # The rest of that line is no command, what follows it is.
         writer.write(b"\r\nNOOP\r\nQUIT\r\n")
         replies = (await reader.read()).splitlines()

@@ -18,6 +18,7 @@ from legacy_email_proxy.access import Admission
 from legacy_email_proxy.smtp import connection
 from legacy_email_proxy.smtp.connection import SessionOptions
 from legacy_email_proxy.smtp.handler import RelayHandler
+from legacy_email_proxy.smtp.reception import Patience
 from legacy_email_proxy.smtp.server import SMTPServer
 from legacy_email_proxy.smtp.session import MAX_RECIPIENTS
 from places import missing
@@ -262,7 +263,7 @@ class _Served:
 
     async def __aenter__(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         self.relay = MemoryRelay()
-        options = SessionOptions("proxy.test", 1 << 20, 20, Admission(LOOPBACK, 10, 10))
+        options = SessionOptions("proxy.test", 1 << 20, Patience(20, 20), Admission(LOOPBACK, 10, 10))
         self.server = SMTPServer(RelayHandler(self.relay, 1 << 20), options)
         sock = socket.create_server(("127.0.0.1", 0))
         await self.server.start([sock])

@@ -104,9 +104,9 @@ async def test_starttls_only_where_it_can_be_used(
     assert b"STARTTLS" not in await leg.exchange(b"EHLO x\r\nQUIT\r\n")
     assert (await leg.exchange(b"STARTTLS\r\nQUIT\r\n")).splitlines()[1] == b"502 5.5.1 Command not implemented"
     leg = await start_leg(tls=server_tls)
-    replies = await leg.exchange(b"EHLO x\r\nSTARTTLS now\r\nQUIT\r\n")
+    replies = await leg.exchange(b"EHLO x\r\nSTARTTLS now\r\nMAIL FROM:<a@b>\r\nSTARTTLS\r\nQUIT\r\n")
     assert b"250-STARTTLS\r\n" in replies
-    assert replies.splitlines()[-2] == b"501 5.5.4 Syntax error in parameters"
+    assert [line[:3] for line in replies.splitlines()[-4:]] == [b"501", b"250", b"503", b"221"]
     async with spoken(leg, client_tls) as (reader, writer):
         writer.write(b"EHLO x\r\nSTARTTLS\r\nQUIT\r\n")
         replies = await reader.read()
@@ -141,7 +141,7 @@ async def test_commands_injected_behind_starttls(
     start_leg: StartLeg, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, pipelined: bytes
 ) -> None:
     leg = await start_leg(tls=server_tls, verifier=anybody)
-    before = b"EHLO evil\r\nAUTH PLAIN AGV2aWwAZXZpbA==\r\nMAIL FROM:<evil@example.com>\r\n"
+    before = b"EHLO evil\r\nAUTH PLAIN AGV2aWwAZXZpbA==\r\n"
 
     def attack() -> bytes:
         with socket.create_connection(leg.address, timeout=10) as plain:
@@ -151,14 +151,14 @@ async def test_commands_injected_behind_starttls(
                 greeting += plain.recv(1000)
             assert greeting.endswith(b"220 2.0.0 Begin TLS\r\n")
             with client_tls.wrap_socket(plain, server_hostname="localhost") as client:
-                # The HELO, the login and the sender of before are forgotten too.
+                # The EHLO and the login of before are forgotten too.
                 client.sendall(b"MAIL FROM:<x@y>\r\nRCPT TO:<x@y>\r\nHELO x\r\nAUTH PLAIN AHUAcA==\r\nQUIT\r\n")
                 return b"".join(iter(lambda: client.recv(1000), b""))
 
     replies = await asyncio.to_thread(attack)
     assert [line[:3] for line in replies.splitlines()] == [b"503", b"503", b"250", b"235", b"221"]
     assert leg.relay.delivered == []
-    assert leg.relay.left == leg.relay.entered == 1
+    assert leg.relay.entered == 0
 
 
 async def test_what_is_still_on_its_way_is_no_command_either(

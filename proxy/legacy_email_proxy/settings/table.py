@@ -46,6 +46,8 @@ _CORE = (
         choices=("off", "any"),
     ),
     Setting("SMTP_IDLE_SECONDS", "seconds", "300", "An SMTP session without a command, or without progress in DATA, for this long is closed with 421.", minimum=1),
+    Setting("SMTP_PROGRESS_SECONDS", "seconds", "60", "A device that in an open mail transaction sends no command for this long, or less than 500 octets a second of its message on average over it, loses its connection to the backend and reads 451.", minimum=1),
+    Setting("SMTP_LF_END_NETWORKS", "networks", None, "Networks (CIDR) of old devices that end a message with a bare LF instead of CRLF; see [Security](#security) before you set it."),
     Setting("SMTP_MAX_OCTETS", "integer", "52428800", "Largest message taken, announced as SIZE and lowered to the backend's own.", minimum=65536),
     Setting("DRAIN_SECONDS", "seconds", "8", "At SIGTERM or SIGINT, sessions in a transaction get this long to finish (podman and docker kill after 10).", minimum=0),
     Setting("STATE_DIR", "path", "", "Folder for what must outlive a restart; `/var/lib/legacy-email-proxy` in the container, the user's state folder elsewhere."),

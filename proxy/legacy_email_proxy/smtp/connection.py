@@ -2,7 +2,8 @@
 
 What it changes of aiosmtpd's, and why (each would lose a device's mail, or let one device hurt others):
 
-* commands and content come out of one buffer (:mod:`.incoming`);
+* commands and content come out of one buffer (:mod:`.incoming`), and replies that need not go out at once wait for the
+  ones that follow;
 * a half-closed connection is still answered, and a client that left does not stop a message whose content has ended;
 * deadlines want progress; errors are limited; an exception becomes 451 and its text stays here;
 * one connection shares no limits with another, and asks no resolver for its own name.
@@ -27,14 +28,16 @@ from aiosmtpd.smtp import Envelope
 from aiosmtpd.smtp import Session as AiosmtpdSession
 
 from .. import events
-from ..access import Admission, Refusal
+from ..access import Admission, Network, Refusal
 from ..handshakes import HandshakeFailed, HungUp, words
 from ..replies import SMTP, Reply, printable, smtp_reply
 from .authentication import LOGIN_DELAY_SECONDS, Verifier
 from .handshake import handshake
-from .incoming import DeviceStalled, Incoming, LineTooLong
+from .incoming import Incoming, LineTooLong
+from .interruptions import Finished, Interruption
+from .reception import Patience
 
-__all__ = ("MAX_CHATTER", "MAX_ERRORS", "Finished", "SMTPConnection", "SessionOptions")
+__all__ = ("MAX_CHATTER", "MAX_ERRORS", "SMTPConnection", "SessionOptions")
 
 _log = logging.getLogger("legacy_email_proxy.smtp")
 
@@ -47,9 +50,11 @@ MAX_CHATTER = 200
 _HTTP = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PRI) ", re.IGNORECASE)
 _TLS_HANDSHAKE = 0x16
 _HELLO = (b"HELO ", b"EHLO ")
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _labels = itertools.count(1)
 _PARTING_SECONDS = 1.0
+_COMMANDS_IN_A_ROW = 16
+_REPLIES_IN_A_ROW = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +63,9 @@ class SessionOptions:
 
     hostname: str
     max_octets: int
-    idle_seconds: float
+    patience: Patience
     admission: Admission
+    lf_end_networks: tuple[Network, ...] = ()
     tls: ssl.SSLContext | None = None
     verifier: Verifier | None = None
     login_delay_seconds: float = LOGIN_DELAY_SECONDS
@@ -75,15 +81,8 @@ class LabelledSession(AiosmtpdSession):
         self.tls = self.user = ""
 
 
-class Finished(Exception):
-    """Raised by a command that ends the session; the argument is the verdict for the log."""
-
-
 class SMTPConnection(AiosmtpdSMTP):
     """One connection, from greeting to close."""
-
-    # The StreamReader holds at most twice this before the transport stops reading: it bounds what a session costs.
-    line_length_limit = 1 << 16
 
     session: LabelledSession
     envelope: Envelope
@@ -108,7 +107,9 @@ class SMTPConnection(AiosmtpdSMTP):
         self._on_begin = on_begin
         self._on_end = on_end
         self._incoming: Incoming
+        self._replies: list[bytes] = []
         self._errors = self._chatter = 0
+        self._in_a_row = 0
         self._secured = secured
         self._handshaking = self._draining = self._aborted = False
         self._lost: Exception | None = None
@@ -123,25 +124,31 @@ class SMTPConnection(AiosmtpdSMTP):
     def _reset_timeout(self, duration: float | None = None) -> None:
         """aiosmtpd's timer cuts a long DATA and a slow backend; the deadlines are in :mod:`.incoming` instead."""
 
-    def eof_received(self) -> bool | None:
-        """A half-close means "no more commands", not "forget the ones I sent": ``nc < file`` must be answered."""
-        return asyncio.StreamReaderProtocol.eof_received(self)
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         if self._secured:
             # Until the handshake takes over: what comes first is the client's part of it.
-            self._reader._transport.pause_reading()  # type: ignore[attr-defined]
-        self._incoming = Incoming(self._reader, self._options.idle_seconds)
+            self._writer.transport.pause_reading()  # type: ignore[attr-defined]
+        self._incoming = Incoming(self._writer.transport, self.flush)  # type: ignore[arg-type]
         assert self._handler_coroutine is not None  # noqa: S101 (for the type checker: super made it)
         self._handler_coroutine.add_done_callback(lambda _: self._on_end(self))
         self._on_begin(self)
+
+    def data_received(self, octets: bytes) -> None:
+        """What comes goes into our own buffer: through a StreamReader's each octet would be copied three times."""
+        self._incoming.feed(octets)
+
+    def eof_received(self) -> bool | None:
+        """A half-close means "no more commands", not "forget the ones I sent": ``nc < file`` must be answered."""
+        self._incoming.end()
+        return asyncio.StreamReaderProtocol.eof_received(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Stop the transaction of a client that left, unless its content has ended: then it is delivered, once."""
         asyncio.StreamReaderProtocol.connection_lost(self, error)
         self.transport = None
         self._lost = error
+        self._incoming.end()
         if self._handler_coroutine is not None and not self._committed:
             self._handler_coroutine.cancel()
 
@@ -160,6 +167,7 @@ class SMTPConnection(AiosmtpdSMTP):
                 octets=sum(self.session.relayed), **self._who(), verdict=verdict,
             )  # fmt: skip
         finally:
+            self._incoming.stop_timer()
             if refusal is None:
                 self._options.admission.release(peer)
 
@@ -178,14 +186,9 @@ class SMTPConnection(AiosmtpdSMTP):
                 await self.start_tls()
             return await self._converse()
         except Finished as finished:
-            return str(finished)
-        except DeviceStalled as stalled:
-            self.reply(SMTP.TIMEOUT)
-            return str(stalled)
-        except HandshakeFailed as failed:
-            return f"{'dropped' if isinstance(failed, HungUp) else 'no TLS'}: {failed}"
-        except ConnectionError as error:
-            return f"dropped: {error}"
+            if finished.reply is not None:
+                self.reply(finished.reply)
+            return finished.verdict
         except asyncio.CancelledError:
             if self.transport is not None and not self._aborted:
                 # Nobody here did that: a plugin's own tasks failed beneath it.
@@ -206,15 +209,19 @@ class SMTPConnection(AiosmtpdSMTP):
 
     async def _part(self) -> None:
         """Close, politely for a moment: with input unread the kernel would reset the connection, last reply and all."""
+        self.flush()
         transport = self._writer.transport
+        deadline = self.loop.time() + _PARTING_SECONDS
         try:
-            async with asyncio.timeout(_PARTING_SECONDS):
+            async with asyncio.timeout_at(deadline):
                 await self._writer.drain()
-                if not transport.is_closing() and transport.can_write_eof():
-                    transport.write_eof()
-                    await self._incoming.ignore_rest()
-                if not transport.is_closing():
-                    transport.close()
+            if not transport.is_closing() and transport.can_write_eof():
+                transport.write_eof()
+                await self._incoming.ignore_rest(deadline)
+            if not transport.is_closing():
+                transport.close()
+                async with asyncio.timeout_at(deadline):
+                    # TLS says farewell, and waits for the client's.
                     await self._writer.wait_closed()
         except (TimeoutError, OSError):
             # A client that doesn't read would pin the socket for ever: close() waits for the buffer to empty.
@@ -236,19 +243,21 @@ class SMTPConnection(AiosmtpdSMTP):
         self._writer.transport.abort()
 
     async def start_tls(self) -> None:
-        """Speak TLS from here on, in a session that begins afresh. Raises :class:`HandshakeFailed`."""
+        """Speak TLS from here on. Raises :class:`Finished` when that fails."""
         assert self._options.tls is not None  # noqa: S101 (for the type checker: else there is neither way to get here)
-        # What was pipelined in the clear may have been put there by somebody on the way (RFC 3207 §6).
-        self._reader._buffer.clear()  # type: ignore[attr-defined]
-        self._incoming = Incoming(self._reader, self._options.idle_seconds)
-        self.envelope = self._create_envelope()
-        self.session.host_name = None
-        self.session.user = ""
+        # No wait from here to the handshake: what arrived by now was sent before the client could read our reply,
+        # perhaps by somebody on the way (RFC 3207 §6); what arrives from now on is TLS.
+        self.flush()
+        self._incoming.leave()
         self._handshaking = True
-        transport = await handshake(self._writer.transport, self, self._options.tls)
+        try:
+            transport = await handshake(self._writer.transport, self, self._options.tls)
+        except HandshakeFailed as failed:
+            raise Finished(f"{'dropped' if isinstance(failed, HungUp) else 'no TLS'}: {failed}") from None
         self._handshaking = False
-        self.transport = self._writer._transport = self._reader._transport = transport  # type: ignore[attr-defined]
+        self.transport = self._writer._transport = transport  # type: ignore[attr-defined]
         self._over_ssl = True
+        self._incoming.settle(transport)  # type: ignore[arg-type]
         self.session.tls = transport.get_extra_info("ssl_object").version()
 
     @property
@@ -262,75 +271,104 @@ class SMTPConnection(AiosmtpdSMTP):
         try:
             if self._draining:
                 raise TimeoutError
-            if await self._incoming.first_octet() == _TLS_HANDSHAKE:
-                self._wrong_protocol("TLS")
+            if await self._incoming.more(self.loop.time() + self._options.patience.idle_seconds):
+                self._look_for_tls()
             while (line := await self._next_command()) is not None:
                 await self._obey(line)
-                # Pipelined commands come out of the buffer without waiting: others need their turn too.
-                await asyncio.sleep(0)
         except TimeoutError:
-            return self._out_of_time()
+            raise self._out_of_time() from None
         return "dropped"
 
-    def _out_of_time(self) -> str:
-        self.reply(SMTP.SHUTTING_DOWN if self._draining else SMTP.TIMEOUT)
-        return "drained" if self._draining else "idle"
+    def _out_of_time(self) -> Finished:
+        return Finished("drained", SMTP.SHUTTING_DOWN) if self._draining else Finished("idle", SMTP.TIMEOUT)
 
     async def _next_command(self) -> bytes | None:
+        """The next line that can be one. Raises :class:`TimeoutError` when it is not there in time."""
         if self._draining and not self._in_transaction:
             raise TimeoutError
-        async with asyncio.timeout(self._options.idle_seconds):
-            await self._writer.drain()
+        await self._keep_pace()
+        patience = self._options.patience
         while True:
+            held = self._in_transaction and patience.progress_seconds < patience.idle_seconds
             try:
-                return await self._incoming.line()
+                return await self._incoming.line(patience.progress_seconds if held else patience.idle_seconds)
             except LineTooLong as too_long:
                 self._look_for_http(too_long.beginning)
                 self.error(SMTP.LINE_TOO_LONG)
+            except TimeoutError:
+                if not held or not await self._let_go():
+                    raise
+                patience = Patience(patience.idle_seconds, patience.idle_seconds)
+
+    async def _let_go(self) -> bool:
+        """Free what the device holds at the backend without using it; false if there is nothing."""
+        return False
+
+    async def _keep_pace(self) -> None:
+        """Let a client read before more is written, and others have their turn while one pipelines."""
+        if len(self._replies) >= _REPLIES_IN_A_ROW:
+            self.flush()
+        if self._writer.transport.get_write_buffer_size():
+            async with asyncio.timeout(self._options.patience.idle_seconds):
+                await self._writer.drain()
+        self._in_a_row += 1
+        if self._in_a_row >= _COMMANDS_IN_A_ROW:
+            self._in_a_row = 0
+            await asyncio.sleep(0)
 
     async def _obey(self, line: bytes) -> None:
         self._look_for_http(line)
-        if _CONTROL.search(line):
-            return self.error(SMTP.SYNTAX)
         try:
             # The name of a machine may be spelt as it likes: it is only shown, and what can't be shown is left out.
-            spelling = "ignore" if line[:5].upper() in _HELLO else "strict"
-            text = line.decode("ascii" if not self.enable_SMTPUTF8 else "utf-8", spelling)
+            text = line.decode("ascii", "ignore") if line[:5].upper() in _HELLO else line.decode()
         except UnicodeDecodeError:
             return self.error(SMTP.NOT_ASCII)
+        if not text.isprintable() and _CONTROL.search(text):
+            return self.error(SMTP.SYNTAX)
         verb, _, argument = text.partition(" ")
         method = self._smtp_methods.get(verb.upper())
         if method is None:
             return self.error(SMTP.UNKNOWN_COMMAND)
+        if not text.isascii() and verb.upper() not in ("MAIL", "RCPT"):
+            return self.error(SMTP.NOT_ASCII)
         # A session that only says NOOP would live for ever, and each MAIL before a RSET costs the backend something.
         self._chatter += verb.upper() != "RCPT"
         if self._chatter > MAX_CHATTER:
-            self.reply(SMTP.TOO_MUCH_CHATTER)
-            raise Finished("too many commands without a message")
+            raise Finished("too many commands without a message", SMTP.TOO_MUCH_CHATTER)
         try:
             await method(argument.strip())
-        except (Finished, ConnectionError, HandshakeFailed):
+        except Interruption:
             raise
         except Exception as error:
             self.reply(await self.handle_exception(error))
         return None
 
     def reply(self, reply: Reply | str) -> None:
-        """Queue a reply; it goes out at once unless the client does not read."""
-        if self.transport is not None and not self.transport.is_closing():
-            self._writer.write(f"{reply}\r\n".encode("ascii", "replace"))
+        """Queue a reply; it goes out when the device has to speak next."""
+        self._replies.append(f"{reply}\r\n".encode("ascii", "replace"))
+
+    def flush(self) -> None:
+        """Send the queued replies, all in one."""
+        if self._replies:
+            octets = b"".join(self._replies)
+            self._replies.clear()
+            if self.transport is not None and not self.transport.is_closing():
+                self._writer.write(octets)
 
     def error(self, reply: Reply) -> None:
         """Queue a reply to a mistake of the client. Raises :class:`Finished` at one too many."""
         self._errors += 1
         if self._errors >= MAX_ERRORS:
-            self.reply(SMTP.TOO_MANY_ERRORS)
-            raise Finished("too many errors")
+            raise Finished("too many errors", SMTP.TOO_MANY_ERRORS)
         self.reply(reply)
 
     async def push(self, status: Any) -> None:
         """aiosmtpd's own way to reply."""
         self.reply(status.decode("ascii", "replace") if isinstance(status, bytes) else status)
+
+    def _look_for_tls(self) -> None:
+        if self._incoming.first_octet == _TLS_HANDSHAKE:
+            self._wrong_protocol("TLS")
 
     def _look_for_http(self, line: bytes) -> None:
         if self.session.host_name is None and _HTTP.match(line):
@@ -338,5 +376,4 @@ class SMTPConnection(AiosmtpdSMTP):
 
     def _wrong_protocol(self, protocol: str) -> None:
         # Closed before its next line is looked at: the body of an HTTP request could hold SMTP commands.
-        self.reply(SMTP.WRONG_PROTOCOL)
-        raise Finished(f"spoke {protocol} to the plain SMTP port")
+        raise Finished(f"spoke {protocol} to the plain SMTP port", SMTP.WRONG_PROTOCOL)

@@ -10,17 +10,29 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiosmtpd.smtp import Envelope, Session
 
 from .. import events
-from ..contracts import NULL_REVERSE_PATH, Client, Failure, Parameters, Receipt, Refused, Relay, Transaction
+from ..contracts import (
+    NULL_REVERSE_PATH,
+    Client,
+    Failure,
+    Parameters,
+    Receipt,
+    Recipient,
+    Refused,
+    Relay,
+    RelayCapabilities,
+    Transaction,
+)
 from ..replies import SMTP, Reply, smtp_reply
 from .content import normalised
-from .incoming import DeviceLost
+from .interruptions import Interruption
+from .reception import stalled
 
 __all__ = ("RelayHandler",)
 
@@ -34,7 +46,8 @@ class _Open:
     transaction: Transaction
     client: Client
     reverse_path: str
-    exits: AsyncExitStack
+    context: AbstractAsyncContextManager[Transaction]
+    smtputf8: bool = False
     forward_paths: list[str] = field(default_factory=list)
     failed: Reply | None = None
 
@@ -58,11 +71,14 @@ class RelayHandler:
     async def handle_EHLO(
         self, server: Any, session: Session, envelope: Envelope, hostname: str, responses: list[str]
     ) -> list[str]:
-        """EHLO begins afresh; the announced SIZE is lowered to what the relay last said that it takes."""
+        """EHLO begins afresh; SIZE is lowered to the relay's, and what it can't do is not announced."""
         await self._leave(session)
         session.host_name = hostname
-        size = f"250-SIZE {self._limit()}"
-        return [size if line.startswith("250-SIZE ") else line for line in responses]
+        capabilities = self._relay.capabilities()
+        lacking = {"SMTPUTF8": not capabilities.smtputf8, "DSN": not capabilities.dsn}
+        size = f"250-SIZE {self._limit(capabilities)}"
+        lines = [line for line in responses if not lacking.get(line[4:])]
+        return [size if line.startswith("250-SIZE ") else line for line in lines]
 
     async def handle_MAIL(
         self, server: Any, session: Session, envelope: Envelope, address: str, mail_options: Sequence[str]
@@ -72,20 +88,23 @@ class RelayHandler:
         await self._leave(session)
         # aiosmtpd writes the null reverse-path as "<>"; this is the one place where it becomes ours.
         reverse_path = NULL_REVERSE_PATH if address == "<>" else address
-        parameters = _parameters(mail_options)
-        if int(parameters.get("SIZE") or 0) > self._limit():
+        capabilities = self._relay.capabilities()
+        parameters = _parameters(mail_options, capabilities)
+        if int(parameters.get("SIZE") or 0) > self._limit(capabilities):
             return str(SMTP.TOO_BIG)
+        if "SMTPUTF8" in parameters and not capabilities.smtputf8:
+            return str(SMTP.NO_SMTPUTF8)
         client = Client(
             address=str(session.peer[0]) if session.peer else "",
             session=getattr(session, "label", "-"),
             helo=session.host_name or "",
         )
-        exits = AsyncExitStack()
         try:
-            transaction = await exits.enter_async_context(self._relay.transaction(client, reverse_path, parameters))
+            context = self._relay.transaction(client, reverse_path, parameters)
+            transaction = await context.__aenter__()
         except Exception as error:
             return str(self._refuse("smtp sender refused", error, client, sender=reverse_path))
-        self._open[session] = _Open(transaction, client, reverse_path, exits)
+        self._open[session] = _Open(transaction, client, reverse_path, context, "SMTPUTF8" in parameters)
         envelope.mail_from = address
         return str(SMTP.SENDER_OK)
 
@@ -93,24 +112,71 @@ class RelayHandler:
         self, server: Any, session: Session, envelope: Envelope, address: str, rcpt_options: Sequence[str]
     ) -> str:
         """Ask the relay for its verdict on one recipient."""
+        return (await self.handle_RCPTS(server, session, envelope, [(address, rcpt_options)], False))[0]
+
+    async def handle_RCPTS(
+        self,
+        server: Any,
+        session: Session,
+        envelope: Envelope,
+        addresses: Sequence[tuple[str, Sequence[str]]],
+        content_follows: bool,
+    ) -> list[str]:
+        """Ask for the verdicts on recipients that came together, all at once if the relay can; one reply for each.
+
+        Our own session calls this; aiosmtpd knows no such hook.
+        """
         opened = self._open.get(session)
         if opened is None:
-            return str(SMTP.BAD_SEQUENCE)
-        if opened.failed:
-            return str(opened.failed)
-        try:
-            await opened.transaction.add_recipient(address, _parameters(rcpt_options))
-        except Exception as error:
-            reply = self._refuse(
-                "smtp recipient refused", error, opened.client, sender=opened.reverse_path, recipient=address
-            )
-            if not isinstance(error, Refused):
-                # What was said of earlier recipients is void now: a 250 after this would lose their mail.
-                await self._fail(session, reply)
-            return str(reply)
-        opened.forward_paths.append(address)
-        envelope.rcpt_tos.append(address)
-        return str(SMTP.RECIPIENT_OK)
+            return [str(SMTP.BAD_SEQUENCE)] * len(addresses)
+        capabilities = self._relay.capabilities()
+        wanted = [Recipient(path, _parameters(options, capabilities)) for path, options in addresses]
+        askable = [each for each in wanted if each.forward_path.isascii() or opened.smtputf8]
+        verdicts = iter(await self._ask(session, opened, askable, content_follows))
+        replies = []
+        for each in wanted:
+            if not each.forward_path.isascii() and not opened.smtputf8:
+                replies.append(str(SMTP.NEEDS_SMTPUTF8))
+                continue
+            reply = next(verdicts)
+            if reply is None:
+                opened.forward_paths.append(each.forward_path)
+                envelope.rcpt_tos.append(each.forward_path)
+            replies.append(str(reply or SMTP.RECIPIENT_OK))
+        return replies
+
+    async def _ask(
+        self, session: Session, opened: _Open, recipients: Sequence[Recipient], content_follows: bool
+    ) -> list[Reply | None]:
+        """The refusal of each recipient, ``None`` for accepted. Nothing is accepted by a transaction that failed."""
+        transaction, verdicts = opened.transaction, list[Reply | None]()
+        if opened.failed is None and recipients and hasattr(transaction, "add_recipients"):
+            try:
+                refusals = await transaction.add_recipients(recipients, content_follows=content_follows)
+                if len(refusals) != len(recipients):
+                    raise Failure("the relay plugin gave another number of verdicts than there were recipients")
+            except Exception as error:
+                await self._fail(session, self._refuse_recipient(opened, error, recipients[0]))
+            else:
+                return [
+                    refusal and self._refuse_recipient(opened, refusal, recipient)
+                    for recipient, refusal in zip(recipients, refusals, strict=True)
+                ]
+        for recipient in recipients:
+            reply = opened.failed
+            if reply is None:
+                try:
+                    await transaction.add_recipient(recipient.forward_path, recipient.parameters)
+                except Exception as error:
+                    reply = self._refuse_recipient(opened, error, recipient)
+                    if not isinstance(error, Refused):
+                        await self._fail(session, reply)
+            verdicts.append(reply)
+        return verdicts
+
+    def _refuse_recipient(self, opened: _Open, error: Exception, recipient: Recipient) -> Reply:
+        facts = {"sender": opened.reverse_path, "recipient": recipient.forward_path}
+        return self._refuse("smtp recipient refused", error, opened.client, **facts)
 
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> str:
         """Pass the content on; 250 only when the relay has handed over the responsibility for it."""
@@ -123,9 +189,9 @@ class RelayHandler:
         content = _Measured(_pieces(envelope.content))
         facts = {"sender": opened.reverse_path, "recipients": ",".join(opened.forward_paths)}
         try:
-            content.limit = self._limit()
+            content.limit = self._limit(self._relay.capabilities())
             receipt = await self._send(opened.transaction, content)
-        except DeviceLost:
+        except Interruption:
             raise
         except Exception as error:
             return str(self._refuse("smtp message not relayed", error, opened.client, **facts, octets=content.octets))
@@ -167,6 +233,13 @@ class RelayHandler:
         await self._leave(session)
         return str(SMTP.BYE)
 
+    async def handle_STALLED(self, server: Any, session: Session, envelope: Envelope) -> None:
+        """Our own session calls this when the device leaves an open transaction unused; aiosmtpd knows no such hook."""
+        opened = self._open.get(session)
+        if opened is not None and not opened.failed:
+            failure = stalled("sent no command in time")
+            await self._fail(session, self._refuse("smtp transaction given up", failure, opened.client))
+
     async def handle_CLOSE(self, server: Any, session: Session, envelope: Envelope) -> None:
         """Our own session calls this when it ends, however it ends; aiosmtpd knows no such hook."""
         opened = self._open.pop(session, None)
@@ -183,8 +256,8 @@ class RelayHandler:
         """Wait for transactions that are still being abandoned."""
         await asyncio.gather(*self._farewells, return_exceptions=True)
 
-    def _limit(self) -> int:
-        theirs = self._relay.capabilities().max_octets
+    def _limit(self, capabilities: RelayCapabilities) -> int:
+        theirs = capabilities.max_octets
         return min(self._max_octets, theirs) if theirs else self._max_octets
 
     def _watch(self, session: Session) -> None:
@@ -209,14 +282,17 @@ class RelayHandler:
             await self._exit(opened)
 
     async def _fail(self, session: Session, reply: Reply) -> None:
-        """Leave the relay's transaction but remember its end, so that DATA can not begin without it."""
+        """Leave the relay's transaction but remember its end: what was said of earlier recipients is void now.
+
+        Without that, DATA would begin without it, and a 250 would lose their mail.
+        """
         opened = self._open[session]
         opened.failed = reply
         await self._exit(opened)
 
     async def _exit(self, opened: _Open, thrown: BaseException | None = None) -> None:
         try:
-            await opened.exits.__aexit__(type(thrown) if thrown else None, thrown, None)
+            await opened.context.__aexit__(type(thrown) if thrown else None, thrown, None)
         except Exception as error:
             # The verdict has been given already; a plugin that stumbles on its way out must not change it.
             events.failure(_log, "smtp transaction not left cleanly", error, session=opened.client.session)
@@ -270,9 +346,14 @@ def _pieces(content: Any) -> AsyncIterator[bytes]:
     return pieces
 
 
-def _parameters(options: Sequence[str]) -> Parameters:
+_DSN = frozenset({"RET", "ENVID", "NOTIFY", "ORCPT"})
+
+
+def _parameters(options: Sequence[str], capabilities: RelayCapabilities) -> Parameters:
+    """The parameters that the relay has a use for: DSN's are taken from every device, and dropped for want of it."""
     found: dict[str, str | None] = {}
     for option in options:
         keyword, equals, value = option.partition("=")
-        found[keyword.upper()] = value if equals else None
+        if capabilities.dsn or keyword.upper() not in _DSN:
+            found[keyword.upper()] = value if equals else None
     return found

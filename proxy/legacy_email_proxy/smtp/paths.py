@@ -22,8 +22,8 @@ class BadParameter(ValueError):
     """A parameter is malformed."""
 
 
-_QUOTED = r'"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\[\x20-\x7e])*"'
-_ADDRESS = re.compile(rf'(?:{_QUOTED}|[^\x00-\x20\x7f<>"(),;\\])*')
+_QUOTED = r'"(?:[\x20\x21\x23-\x5b\x5d-\x7e\xa0-\U0010ffff]|\\[\x20-\x7e])*"'
+_ADDRESS = re.compile(rf'(?:{_QUOTED}|[^\x00-\x20\x7f-\x9f<>"(),;\\])*')
 _DOT = re.compile(r"(?<=@)([^@.]+(?:\.[^@.]+)*)\.\Z")
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([\x21-\x7e]+))?")
 
