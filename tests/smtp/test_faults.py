@@ -145,7 +145,7 @@ async def test_chatter_ends_the_session(leg: Leg, chatter: bytes) -> None:
 
 
 async def test_messages_are_no_chatter(leg: Leg) -> None:
-    many = connection.MAX_CHATTER // 3
+    many = connection.MAX_CHATTER // 2
     replies = await leg.exchange(MESSAGE * many + b"QUIT\r\n")
     assert replies.endswith(b"221 2.0.0 Bye\r\n")
     assert len(leg.relay.delivered) == many

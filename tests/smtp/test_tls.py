@@ -12,8 +12,10 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
+from legacy_email_proxy.access import Admission, Refusal
 from legacy_email_proxy.smtp import handshake
 from legacy_email_proxy.smtp.authentication import anybody
+from legacy_email_proxy.smtp.incoming import Incoming
 from realservers.certificates import Certificates
 from smtp.conftest import Leg, StartLeg
 
@@ -77,6 +79,7 @@ async def test_a_whole_session(
     server_tls: ssl.SSLContext,
     client_tls: ssl.SSLContext,
     ends: Ends,
+    caplog: pytest.LogCaptureFixture,
     connect: Callable[[Leg, ssl.SSLContext], smtplib.SMTP],
 ) -> None:
     leg = await start_leg(tls=server_tls, verifier=anybody, max_octets=8 << 20)
@@ -92,6 +95,8 @@ async def test_a_whole_session(
 
     await asyncio.to_thread(session)
     await until(ends)
+    # asyncio's own complaints, for instance of an eof_received() that treats TLS like a plain connection.
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
     assert [message.content for message in leg.relay.delivered] == [b"Subject: small\r\n\r\n.dot\r\n", big]
     facts = ends()[-1]
     assert (facts["tls"], facts["user"], facts["messages"], facts["verdict"]) == ("TLSv1.3", "scanner", 2, "quit")
@@ -226,8 +231,9 @@ async def test_a_client_that_refuses_our_certificate_is_named(
             with pytest.raises(ssl.SSLCertVerificationError):
                 secured(leg, context)
 
+        before = len(ends())
         await asyncio.to_thread(refuse)
-        await until(lambda: not leg.server._sessions)
+        await until(lambda count=before + 1: len(ends()) == count)  # type: ignore[misc]
         assert ends()[-1]["verdict"] == "no TLS: the client does not know the CA of our certificate"
 
 
@@ -313,6 +319,47 @@ async def test_a_client_that_never_reads_is_cut_off(
         await until(ends)
         writer.transport.abort()
     await until(lambda: not leg.server._sessions)
+
+
+async def test_nothing_is_read_before_the_handshake(
+    start_leg: StartLeg, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The client's hello would be taken for commands.
+    leg = await start_leg(tls=server_tls)
+    reading: list[bool] = []
+    admit = Admission.admit
+
+    def judge(admission: Admission, address: str) -> Refusal | None:
+        reading.extend(session._writer.transport.is_reading() for session in leg.server._sessions)  # type: ignore[attr-defined]
+        return admit(admission, address)
+
+    monkeypatch.setattr(Admission, "admit", judge)
+    async with spoken(leg, client_tls) as (reader, _):
+        assert (await reader.readline()).startswith(b"220 ")
+    assert reading == [False]
+
+
+async def test_what_comes_with_the_end_of_the_handshake_is_kept_and_bounded() -> None:
+    class Transport(asyncio.ReadTransport):
+        paused = 0
+
+        def pause_reading(self) -> None:
+            self.paused += 1
+
+        def resume_reading(self) -> None:
+            self.paused -= 1
+
+    plain, secured = Transport(), Transport()
+    incoming = Incoming(plain, lambda: None)
+    incoming.feed(b"injected\r\n")
+    incoming.leave()
+    incoming.feed(b"NOOP\r\n" * 20_000)
+    incoming.settle(secured)
+    assert (plain.paused, secured.paused) == (0, 1)
+    assert incoming.take() == b"NOOP\r\n" * 20_000
+    with pytest.raises(TimeoutError):
+        await incoming.more(asyncio.get_running_loop().time())
+    assert (plain.paused, secured.paused) == (0, 0)
 
 
 async def test_who_is_not_admitted_costs_no_handshake(start_leg: StartLeg, server_tls: ssl.SSLContext) -> None:

@@ -29,7 +29,7 @@ from aiosmtpd.smtp import Session as AiosmtpdSession
 
 from .. import events
 from ..access import Admission, Network, Refusal
-from ..handshakes import HandshakeFailed, HungUp, words
+from ..handshakes import HandshakeFailed, HungUp
 from ..replies import SMTP, Reply, printable, smtp_reply
 from .authentication import LOGIN_DELAY_SECONDS, Verifier
 from .handshake import handshake
@@ -112,7 +112,6 @@ class SMTPConnection(AiosmtpdSMTP):
         self._in_a_row = 0
         self._secured = secured
         self._handshaking = self._draining = self._aborted = False
-        self._lost: Exception | None = None
         # While this is set the device has handed over its message: the outcome is no longer its to abort.
         self._committed = False
 
@@ -147,7 +146,6 @@ class SMTPConnection(AiosmtpdSMTP):
         """Stop the transaction of a client that left, unless its content has ended: then it is delivered, once."""
         asyncio.StreamReaderProtocol.connection_lost(self, error)
         self.transport = None
-        self._lost = error
         self._incoming.end()
         if self._handler_coroutine is not None and not self._committed:
             self._handler_coroutine.cancel()
@@ -194,9 +192,6 @@ class SMTPConnection(AiosmtpdSMTP):
                 # Nobody here did that: a plugin's own tasks failed beneath it.
                 self.reply(smtp_reply(asyncio.CancelledError()))
                 return "failed: cancelled by the relay plugin"
-            if isinstance(self._lost, ssl.SSLError):
-                # With TLS 1.3 a client tells only after the handshake that it doesn't like our certificate.
-                return f"no TLS: {words(self._lost)}"
             return "drained" if self._handshaking else "dropped"
         except Exception as error:
             events.failure(_log, "smtp session failed", error, session=self.session.label, client=peer)
