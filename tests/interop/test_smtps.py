@@ -126,13 +126,6 @@ def test_pop_before_smtp(proxy: Proxy, tmp_path: Path) -> None:
     assert delivered(tmp_path) == 2
 
 
-@pytest.mark.parametrize(
-    ("variables", "line"),
-    [
-        ({"SMTPS_BIND_PORT": "70000"}, "SMTPS_BIND_PORT: "),
-        ({"SMTP_AUTH": "yes"}, "SMTP_AUTH: "),
-        ({"TLS_LEGACY": "perhaps"}, "TLS_LEGACY: "),
-    ],
-)
-def test_values_that_are_none(variables: dict[str, str], line: str) -> None:
-    assert line in run("settings", **variables).stderr
+def test_values_that_are_none() -> None:
+    said = run("settings", SMTPS_BIND_PORT="70000", SMTP_AUTH="yes", TLS_LEGACY="perhaps").stderr
+    assert {line.split(": ")[1] for line in said.splitlines()} == {"SMTPS_BIND_PORT", "SMTP_AUTH", "TLS_LEGACY"}
