@@ -19,9 +19,50 @@ from legacy_email_proxy.smtp.connection import SessionOptions
 from legacy_email_proxy.smtp.handler import RelayHandler
 from legacy_email_proxy.smtp.reception import Patience
 from legacy_email_proxy.smtp.server import SMTPServer
+from legacy_email_proxy.smtp.session import SMTPSession
 from smtp.relays import MemoryRelay
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)
+
+
+class Wire(asyncio.Transport):
+    """A connection without a socket: what the session says stands in ``said``."""
+
+    def __init__(self, session: SMTPSession) -> None:
+        super().__init__({"peername": ("127.0.0.1", 1)})
+        self.said = b""
+        self.session = session
+        session.connection_made(self)
+
+    def write(self, octets: Any) -> None:
+        self.said += octets
+
+    def is_closing(self) -> bool:
+        return self.session.transport is None
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def close(self) -> None:
+        if self.session.transport is not None:
+            self.session.connection_lost(None)
+
+    abort = close
+
+    async def send(self, octets: bytes) -> None:
+        """Send, and wait until the session wants more."""
+        self.session.data_received(octets)
+        while (waiter := self.session._incoming._waiter) is None or waiter.done():  # noqa: ASYNC110 (it has no event)
+            await asyncio.sleep(0)
 
 
 @dataclass
@@ -33,6 +74,15 @@ class Leg:
     relay: MemoryRelay
     address: tuple[str, int]
     tls_address: tuple[str, int] | None = None
+
+    @asynccontextmanager
+    async def wire(self) -> AsyncIterator[Wire]:
+        wire = Wire(self.server._session())
+        try:
+            yield wire
+        finally:
+            wire.close()
+            await self.server._no_sessions()
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:

@@ -70,9 +70,7 @@ def chunk(argument: str) -> Chunk | None:
     return Chunk(int(found[1]), found[2] is not None) if found else None
 
 
-def _split(
-    keyword: str, argument: str, bad_path: Reply, forms: Mapping[str, re.Pattern[str]]
-) -> tuple[str, list[str]]:
+def _split(keyword: str, argument: str, bad_path: Reply, forms: Mapping[str, re.Pattern[str]]) -> tuple[str, list[str]]:
     if argument[: len(keyword)].upper() != keyword:
         raise Rejected(SMTP.SYNTAX)
     try:

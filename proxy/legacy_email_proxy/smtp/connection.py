@@ -323,7 +323,7 @@ class SMTPConnection(AiosmtpdSMTP):
         verb, _, argument = text.partition(" ")
         method = self._smtp_methods.get(verb.upper())
         if method is None:
-            return self.error(SMTP.UNKNOWN_COMMAND)
+            return self._not_a_command()
         if not text.isascii() and verb.upper() not in ("MAIL", "RCPT"):
             return self.error(SMTP.NOT_ASCII)
         # A session that only says NOOP would live for ever, and each MAIL before a RSET costs the backend something.
@@ -337,6 +337,9 @@ class SMTPConnection(AiosmtpdSMTP):
         except Exception as error:
             self.reply(await self.handle_exception(error))
         return None
+
+    def _not_a_command(self) -> None:
+        self.error(SMTP.UNKNOWN_COMMAND)
 
     def reply(self, reply: Reply | str) -> None:
         """Queue a reply; it goes out when the device has to speak next."""

@@ -50,6 +50,7 @@ class _Open:
     smtputf8: bool = False
     forward_paths: list[str] = field(default_factory=list)
     failed: Reply | None = None
+    left: bool = False
 
 
 class RelayHandler:
@@ -291,6 +292,9 @@ class RelayHandler:
         await self._exit(opened)
 
     async def _exit(self, opened: _Open, thrown: BaseException | None = None) -> None:
+        if opened.left:
+            return
+        opened.left = True
         try:
             await opened.context.__aexit__(type(thrown) if thrown else None, thrown, None)
         except Exception as error:

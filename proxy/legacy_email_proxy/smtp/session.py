@@ -27,6 +27,7 @@ _ABANDONING = (b"HELO", b"EHLO", b"RSET", b"QUIT")
 class SMTPSession(ProtectedConnection):
     """The commands of one connection."""
 
+    _data_refused = False
     # What to say to content that comes without a recipient.
     _without_recipients = SMTP.BAD_SEQUENCE
     # From the first chunk of a message to the last: what reads them, and whether the present one is still unanswered.
@@ -109,6 +110,7 @@ class SMTPSession(ProtectedConnection):
     async def smtp_DATA(self, argument: str) -> None:
         if argument or self._chunks is not None or not self.envelope.rcpt_tos:
             self._refuse_content(SMTP.SYNTAX if argument else self._without_recipients)
+            self._data_refused = True
             if len(self._incoming):
                 # RFC 2920 §3.1 has the client wait for this reply. One that did not wait has sent its content, and read
                 # as commands that could be a message of somebody else's making.
@@ -225,6 +227,13 @@ class SMTPSession(ProtectedConnection):
         self.envelope = self._create_envelope()
         self._without_recipients = SMTP.BAD_SEQUENCE
         self._verdict = None
+        self._data_refused = False
+
+    def _not_a_command(self) -> None:
+        if self._data_refused:
+            # A device that does not read replies: this is the first line of its content.
+            raise Finished("sent content behind a refused DATA", SMTP.UNKNOWN_COMMAND)
+        super()._not_a_command()
 
     def _refuse_content(self, reply: Reply) -> None:
         # That no recipient was accepted is the backend's verdict and no mistake of the client.
