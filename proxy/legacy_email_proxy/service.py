@@ -15,10 +15,10 @@ from anyio.abc import TaskGroup
 
 from . import __version__, events
 from .access import Address, Admission
-from .composition import Composition
+from .composition import NONE, Composition
 from .container import gateway
 from .contracts import Maildrop, Relay, SettingsMistake
-from .listeners import bind, shown
+from .listeners import PLUGIN_OF, bind, shown
 from .pop3.options import Options as POP3Options
 from .pop3.server import Server as POP3Server
 from .smtp.authentication import anybody
@@ -51,7 +51,7 @@ async def serve(composition: Composition, on_ready: Callable[[Addresses], None] 
     """
     # Before any task group: that would wrap the mistake, and the user would read a traceback instead of one line.
     opened = _open(composition)
-    addresses = Addresses(*(_places(opened[listener]) for listener in ("POP3", "SMTP", "POP3S", "SMTPS")))
+    addresses = Addresses(**{listener.lower(): _places(sockets) for listener, sockets in opened.items()})
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with anyio.create_task_group() as group:
             async with _running(composition, opened):
@@ -71,12 +71,11 @@ async def _hurry(signals: AsyncIterator[signal.Signals], group: TaskGroup) -> No
 def _open(composition: Composition) -> dict[str, list[socket.socket]]:
     """The listening sockets of each listener that is not closed."""
     settings = composition.settings
-    opened: dict[str, list[socket.socket]] = {"POP3": [], "POP3S": [], "SMTP": [], "SMTPS": []}
+    opened: dict[str, list[socket.socket]] = {listener: [] for listener in PLUGIN_OF}
     mistakes: list[str] = []
-    for listener in opened:
-        plugin = composition.relay if listener.startswith("SMTP") else composition.maildrop
+    for listener, plugin in PLUGIN_OF.items():
         port = settings[f"{listener}_BIND_PORT"]
-        if plugin is not None and port is not None:
+        if settings[plugin] != NONE and port is not None:
             try:
                 opened[listener] = bind(listener, settings[f"{listener}_BIND_ADDR"], port)
             except SettingsMistake as mistake:

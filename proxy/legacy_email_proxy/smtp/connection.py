@@ -45,7 +45,7 @@ MAX_ERRORS = 20
 """Errors of the client before it is disconnected. What the backend refuses is none."""
 
 MAX_CHATTER = 200
-"""Commands other than RCPT before the client is disconnected, counted from the last message that it sent."""
+"""Commands other than RCPT and BDAT before the client is disconnected, counted from the last message that it sent."""
 
 _HTTP = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PRI) ", re.IGNORECASE)
 _TLS_HANDSHAKE = 0x16
@@ -327,7 +327,7 @@ class SMTPConnection(AiosmtpdSMTP):
         if not text.isascii() and verb.upper() not in ("MAIL", "RCPT"):
             return self.error(SMTP.NOT_ASCII)
         # A session that only says NOOP would live for ever, and each MAIL before a RSET costs the backend something.
-        self._chatter += verb.upper() != "RCPT"
+        self._chatter += verb.upper() not in ("RCPT", "BDAT")
         if self._chatter > MAX_CHATTER:
             raise Finished("too many commands without a message", SMTP.TOO_MUCH_CHATTER)
         try:
