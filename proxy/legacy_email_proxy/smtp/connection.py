@@ -321,13 +321,14 @@ class SMTPConnection(AiosmtpdSMTP):
         if not text.isprintable() and _CONTROL.search(text):
             return self.error(SMTP.SYNTAX)
         verb, _, argument = text.partition(" ")
-        method = self._smtp_methods.get(verb.upper())
+        verb = verb.upper()
+        method = self._smtp_methods.get(verb)
         if method is None:
             return self._not_a_command()
-        if not text.isascii() and verb.upper() not in ("MAIL", "RCPT"):
+        if not text.isascii() and verb not in ("MAIL", "RCPT"):
             return self.error(SMTP.NOT_ASCII)
         # A session that only says NOOP would live for ever, and each MAIL before a RSET costs the backend something.
-        self._chatter += verb.upper() not in ("RCPT", "BDAT")
+        self._chatter += verb not in ("RCPT", "BDAT")
         if self._chatter > MAX_CHATTER:
             raise Finished("too many commands without a message", SMTP.TOO_MUCH_CHATTER)
         try:

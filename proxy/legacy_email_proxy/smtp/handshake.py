@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from typing import Any
 
 from ..handshakes import HANDSHAKE_SECONDS, failed
 
@@ -11,6 +12,9 @@ __all__ = ("HANDSHAKE_SECONDS", "SHUTDOWN_SECONDS", "handshake")
 
 SHUTDOWN_SECONDS = 1.0
 """How long the client's farewell is waited for when we close; asyncio's own would be half a minute of a held socket."""
+
+
+_READ_OCTETS = 1 << 15
 
 
 async def handshake(
@@ -37,4 +41,13 @@ async def handshake(
     if secured is None:
         # What asyncio returns where the connection was lost without an error.
         raise failed(ConnectionResetError())
+    _slim(secured)
     return secured
+
+
+def _slim(secured: Any) -> None:
+    """Make the buffer for reading smaller: asyncio gives each connection 256 KiB, and most of them are idle."""
+    inner = secured._ssl_protocol
+    inner.max_size = _READ_OCTETS
+    inner._ssl_buffer = bytearray(_READ_OCTETS)
+    inner._ssl_buffer_view = memoryview(inner._ssl_buffer)
