@@ -190,6 +190,8 @@ async def test_a_chunk_that_is_too_large_to_be_skipped_ends_the_session(start_le
     found = await replies(leg, before + b"BDAT 9999999999 LAST\r\n" + b"x" * 200_000 + EVIL, half_close=False)
     assert found[-1][:9] == b"552 5.3.4"
     assert leg.relay.delivered == []
+    # The first chunk of a message is refused before the backend hears of it.
+    assert bool(leg.relay.content) == bool(before)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from legacy_email_proxy.smtp import session as session_module
 from smtp.conftest import Leg
-from smtp.test_session import eventually, facts
+from smtp.test_session import eventually, facts, reset
 
 MAIL = b"EHLO x\r\nMAIL FROM:<a@example.com>\r\n"
 BODY = b"Subject: x\r\n\r\nMAIL FROM:<evil@example.com>\r\nRCPT TO:<victim@example.com>\r\nDATA\r\nspoof\r\n.\r\n"
@@ -79,7 +79,9 @@ async def test_errors_keep_their_place(leg: Leg, groups: bool, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("groups", [True, False])
-async def test_a_failure_in_a_group_is_that_of_all_behind_it(leg: Leg, groups: bool) -> None:
+async def test_a_failure_in_a_group_is_that_of_all_behind_it(
+    leg: Leg, groups: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     leg.relay.groups = groups
     found = await codes(leg, rcpt("one", "lost", "two") + b"DATA\r\nx\r\n.\r\nNOOP\r\n")
     first = b"451 4.4.2" if groups else b"250 2.1.5"
@@ -88,6 +90,8 @@ async def test_a_failure_in_a_group_is_that_of_all_behind_it(leg: Leg, groups: b
     # And where it took none, the content that came without waiting is not to be read.
     assert found[-1] == (b"451 4.5.1" if groups else b"250 2.0.0")
     assert leg.relay.delivered == []
+    await eventually(lambda: leg.relay.left == 1)
+    assert "not left cleanly" not in caplog.text
 
 
 async def test_a_relay_with_too_few_verdicts_is_not_believed(
@@ -109,7 +113,12 @@ async def test_a_whole_group_is_answered_in_one_write(leg: Leg, monkeypatch: pyt
         await reader.readline()
         (session,) = leg.server._sessions
         real = session._writer.write
-        monkeypatch.setattr(session._writer, "write", lambda octets: real(writes.append(octets) or octets))
+
+        def write(octets: bytes) -> None:
+            writes.append(octets)
+            real(octets)
+
+        monkeypatch.setattr(session._writer, "write", write)
         writer.write(MAIL + rcpt("one", "two") + b"DATA\r\n")
         await reader.readuntil(b"354 ")
         assert [octets.count(b"\r\n") for octets in writes] == [8 + 1 + 2 + 1]
@@ -152,3 +161,17 @@ async def test_content_whose_recipients_may_come_again_is_not_refused_for_good(l
         await reader.readuntil(b"550 5.9.9")
         async with asyncio.timeout(5):
             await reader.readuntil(b"451 4.5.1 No valid recipients, try again later\r\n")
+
+
+async def test_what_is_sent_while_the_backend_thinks_is_not_taken_without_bounds(leg: Leg) -> None:
+    async with leg.connected() as (_, writer):
+        writer.write(MAIL + rcpt("stuck") + b"DATA\r\n")
+        await leg.relay.holding.wait()
+        (session,) = leg.server._sessions
+        writer.write(b"x" * (32 << 20))
+        await eventually(lambda: session._incoming._paused)
+        held = len(session._incoming)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(session._incoming) == held < 1 << 20
+        reset(writer)

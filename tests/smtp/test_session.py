@@ -17,9 +17,12 @@ import aiosmtpd
 import pytest
 from aiosmtpd.smtp import SMTP as StockSMTP
 
+from legacy_email_proxy.access import Admission
 from legacy_email_proxy.smtp import connection as connection_module
 from legacy_email_proxy.smtp import session as session_module
+from legacy_email_proxy.smtp.connection import SessionOptions
 from legacy_email_proxy.smtp.handler import RelayHandler
+from legacy_email_proxy.smtp.reception import Patience
 from smtp.conftest import Leg, StartLeg
 from smtp.relays import MemoryRelay
 
@@ -48,14 +51,29 @@ def facts(caplog: pytest.LogCaptureFixture, words: str) -> list[dict[str, object
     return [record.__dict__["facts"] for record in caplog.records if record.getMessage() == words]
 
 
-def test_the_aiosmtpd_that_we_know() -> None:
+async def test_the_aiosmtpd_that_we_know() -> None:
     assert aiosmtpd.__version__.startswith("1.4."), "read its changes against smtp/connection.py"
-    ours = vars(connection_module.SMTPConnection)
+    overridden = vars(connection_module.SMTPConnection)
     for name in ("_create_session", "_reset_timeout", "_handle_client", "connection_lost", "eof_received", "push"):
         assert callable(getattr(StockSMTP, name)), name
-        assert name in ours
+        assert name in overridden
     assert callable(StockSMTP._call_handler_hook)
     assert callable(StockSMTP._create_envelope)
+    handler = RelayHandler(MemoryRelay(), 1 << 20)
+    stock = StockSMTP(handler, hostname="x", loop=asyncio.get_running_loop())
+    options = SessionOptions("x", 1 << 20, Patience(1, 1), Admission((), 1, 1))
+    ours = session_module.SMTPSession(handler, options)
+    assert ours._handle_hooks == stock._handle_hooks
+    assert set(ours._smtp_methods) == set(stock._smtp_methods) | {"BDAT"}
+    assert set(vars(stock)) - set(vars(ours)) == {
+        # Set at connection_made, or a class attribute of ours.
+        *("session", "envelope"),
+        # Of what is replaced: its own command loop, DATA, AUTH, STARTTLS, PROXY and timer.
+        *("_decode_data", "enable_SMTPUTF8", "_ehlo_hook_ver", "_enforce_call_limit"),
+        *("_auth_callback", "_auth_methods", "_auth_require_tls", "_auth_required", "_authenticator"),
+        *("require_starttls", "tls_context", "_tls_handshake_okay", "_tls_protocol"),
+        *("_proxy_timeout", "_timeout_duration", "_timeout_handle"),
+    }
 
 
 async def test_half_close_behind_the_message_is_answered(leg: Leg) -> None:

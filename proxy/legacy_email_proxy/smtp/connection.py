@@ -15,6 +15,7 @@ used here.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 import re
@@ -81,6 +82,11 @@ class LabelledSession(AiosmtpdSession):
         self.tls = self.user = ""
 
 
+@functools.cache
+def _names(kind: type, prefix: str) -> tuple[str, ...]:
+    return tuple(name for name in dir(kind) if name.startswith(prefix))
+
+
 class SMTPConnection(AiosmtpdSMTP):
     """One connection, from greeting to close."""
 
@@ -96,13 +102,18 @@ class SMTPConnection(AiosmtpdSMTP):
         *,
         secured: bool = False,
     ) -> None:
-        super().__init__(
-            handler,
-            data_size_limit=options.max_octets,
-            hostname=options.hostname,
-            ident="Legacy Email Proxy",
-            loop=asyncio.get_running_loop(),
-        )
+        # Not aiosmtpd's constructor: it looks through all members of this object and of the handler, which takes
+        # longer than all the commands of a message. The same test holds these attributes against its.
+        self.loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(loop=self.loop)
+        asyncio.StreamReaderProtocol.__init__(self, reader, self._cb_client_connected, self.loop)
+        self.event_handler = handler
+        self.data_size_limit = options.max_octets
+        self.hostname = options.hostname
+        self.__ident__ = "Legacy Email Proxy"
+        self._handle_hooks = {name[7:]: getattr(handler, name) for name in _names(type(handler), "handle_")}  # type: ignore[arg-type]
+        self._smtp_methods = {name[5:]: getattr(self, name) for name in _names(type(self), "smtp_")}  # type: ignore[arg-type]
+        self.transport = self._handler_coroutine = self._original_transport = None
         self._options = options
         self._on_begin = on_begin
         self._on_end = on_end
