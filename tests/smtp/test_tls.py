@@ -179,6 +179,34 @@ async def test_what_is_still_on_its_way_is_no_command_either(
 
 
 @WAYS
+async def test_a_handler_can_tell(
+    start_leg: StartLeg,
+    server_tls: ssl.SSLContext,
+    client_tls: ssl.SSLContext,
+    connect: Callable[[Leg, ssl.SSLContext], smtplib.SMTP],
+) -> None:
+    # By the attributes that aiosmtpd has for it.
+    leg = await start_leg(tls=server_tls, verifier=anybody)
+    seen: list[tuple[bool, bool, bool]] = []
+
+    def look() -> None:
+        (connection,) = leg.server._sessions
+        session = connection.session
+        seen.append((session.ssl is not None, bool(session.extended_smtp), bool(session.authenticated)))
+
+    def session() -> None:
+        with connect(leg, client_tls) as client:
+            # Answered means that the server's side of the handshake is over too.
+            client.noop()
+            look()
+            client.login("scanner", "secret")
+            look()
+
+    await asyncio.to_thread(session)
+    assert seen == [(True, False, False), (True, True, True)]
+
+
+@WAYS
 async def test_the_end_of_tls_is_said(
     start_leg: StartLeg,
     server_tls: ssl.SSLContext,

@@ -264,7 +264,9 @@ class SMTPConnection(AiosmtpdSMTP):
         self.transport = self._writer._transport = transport  # type: ignore[attr-defined]
         self._over_ssl = True
         self._incoming.settle(transport)  # type: ignore[arg-type]
-        self.session.tls = transport.get_extra_info("ssl_object").version()
+        # What aiosmtpd's handlers look at, and what our log shows.
+        self.session.ssl = {"ssl_object": transport.get_extra_info("ssl_object")}
+        self.session.tls = self.session.ssl["ssl_object"].version()
 
     @property
     def _in_transaction(self) -> bool:

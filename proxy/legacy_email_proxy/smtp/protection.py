@@ -36,6 +36,7 @@ class ProtectedConnection(SMTPConnection):
             return self.error(SMTP.BAD_SEQUENCE)
         # Whatever was said in the clear may have been put there by somebody on the way.
         self.session.host_name = None
+        self.session.extended_smtp = self.session.authenticated = False
         self.session.user = ""
         self.reply(SMTP.READY_FOR_TLS)
         return await self.start_tls()
@@ -60,6 +61,7 @@ class ProtectedConnection(SMTPConnection):
         except Failure as failure:
             self._login_failed(failure)
             return self.reply(SMTP.LOGIN_NOT_JUDGED)
+        self.session.authenticated = True
         self.session.user = login.user
         return self.reply(SMTP.LOGGED_IN)
 
