@@ -21,6 +21,7 @@ from .contracts import Filter, Maildrop, Relay, SettingsMistake
 from .listeners import PLUGIN_OF, bind, shown
 from .pop3.options import Options as POP3Options
 from .pop3.server import Server as POP3Server
+from .smtp.authentication import anybody
 from .smtp.connection import SessionOptions
 from .smtp.handler import RelayHandler
 from .smtp.headers import HeaderOptions
@@ -42,6 +43,7 @@ class Addresses:
     pop3: tuple[tuple[str, int], ...]
     smtp: tuple[tuple[str, int], ...]
     pop3s: tuple[tuple[str, int], ...] = ()
+    smtps: tuple[tuple[str, int], ...] = ()
 
 
 async def serve(composition: Composition, on_ready: Callable[[Addresses], None] = lambda _: None) -> None:
@@ -94,9 +96,12 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
     events.event(
         _log, logging.INFO, "started", version=__version__,
         pop3=_listed(opened["POP3"]), pop3s=_listed(opened["POP3S"]), maildrop=settings["MAILDROP_PLUGIN"],
-        smtp=_listed(opened["SMTP"]), relay=settings["RELAY_PLUGIN"],
+        smtp=_listed(opened["SMTP"]), smtps=_listed(opened["SMTPS"]), relay=settings["RELAY_PLUGIN"],
         filters=",".join(composition.filters),
     )  # fmt: skip
+    if composition.tls is not None and settings["TLS_LEGACY"]:
+        words = "devices may use versions of TLS and ciphers that are no longer safe"
+        events.event(_log, logging.WARNING, words, see="TLS_LEGACY")
     async with anyio.create_task_group() as group:
         pop3 = smtp = None
         warn = _warn_of(gateway())
@@ -105,7 +110,7 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
             group.start_soon(pop3.serve, opened["POP3"], opened["POP3S"])
         if composition.relay is not None:
             smtp, handler = _smtp(composition, composition.relay, warn)
-            await smtp.start(opened["SMTP"])
+            await smtp.start(opened["SMTP"], opened["SMTPS"])
         try:
             yield
         finally:
@@ -141,6 +146,8 @@ def _smtp(
         patience=Patience(settings["SMTP_PROGRESS_SECONDS"], settings["SMTP_IDLE_SECONDS"]),
         admission=Admission.from_settings(settings, on_admitted),
         lf_end_networks=settings["SMTP_LF_END_NETWORKS"] or (),
+        tls=composition.tls,
+        verifier=anybody if settings["SMTP_AUTH"] == "any" else None,
     )
     return SMTPServer(handler, options), handler
 

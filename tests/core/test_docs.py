@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import ssl
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from legacy_email_proxy.contracts import Setting
 from legacy_email_proxy.pop3.commands import COMMANDS, Mistake, State, capabilities, parse
 from legacy_email_proxy.pop3.options import Options
 from legacy_email_proxy.settings import TABLE
+from legacy_email_proxy.smtp.authentication import anybody
 from legacy_email_proxy.smtp.connection import SessionOptions
 from legacy_email_proxy.smtp.handler import RelayHandler
 from legacy_email_proxy.smtp.reception import Patience
@@ -83,20 +85,23 @@ def test_what_the_pop3_table_denies_is_an_error() -> None:
 
 async def test_the_smtp_table_is_the_codes() -> None:
     handler = RelayHandler(MemoryRelay(), 1 << 20)
-    options = SessionOptions("x", 1 << 20, Patience(1.0, 1.0), Admission((), 1, 1))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    admission = Admission((), 1, 1)
+    options = SessionOptions("x", 1 << 20, Patience(1.0, 1.0), admission, tls=tls, verifier=anybody)
     session = SMTPSession(handler, options)
     table = support("smtp")
     verbs = set(session._smtp_methods)
-    silent = {"EXPN", "AUTH", "STARTTLS"}
+    silent = {"EXPN"}
     assert {keyword for keyword, answer in table.items() if answer != "no"} >= verbs - silent
     assert all(table[verb] == "no" for verb in silent)
-    announced: set[str] = set()
-    session.reply = lambda reply: announced.update(line[4:].split()[0] for line in str(reply).split("\r\n"))  # type: ignore[method-assign]
+    lines: list[str] = []
+    session.reply = lambda reply: lines.extend(str(reply).split("\r\n"))  # type: ignore[method-assign]
     session.session = session._create_session()
     session.session.peer = ("127.0.0.1", 1)  # type: ignore[assignment]
     await session.smtp_EHLO("x")
+    announced = {re.split("[ =]", line[4:])[0] for line in lines}
     assert {keyword for keyword, answer in table.items() if answer == "yes"} >= announced - {"x"}
-    always = {"PIPELINING", "SIZE", "8BITMIME", "ENHANCEDSTATUSCODES", "CHUNKING", "LIMITS", "HELP"}
+    always = {"PIPELINING", "SIZE", "8BITMIME", "ENHANCEDSTATUSCODES", "CHUNKING", "LIMITS", "HELP", "STARTTLS", "AUTH"}
     assert always == announced - {"x"}
 
 
@@ -109,7 +114,7 @@ def test_every_command_is_documented() -> None:
 def test_every_variable_named_anywhere_exists() -> None:
     known = {setting.name for setting in TABLE}
     known |= {f"{name}_FILE" for name in known}
-    pattern = r"\b(?:POP3S?|TLS|SMTP|BACKEND|MAILDROP|RELAY|LOG|MAX|ALLOWED|DRAIN)_[A-Z0-9_]*[A-Z0-9]\b"
+    pattern = r"\b(?:POP3S?|TLS|SMTPS?|BACKEND|MAILDROP|RELAY|LOG|MAX|ALLOWED|DRAIN)_[A-Z0-9_]*[A-Z0-9]\b"
     for path in (ROOT / "README.md", ROOT / "proxy" / "README.md", ROOT / "Containerfile"):
         named = set(re.findall(pattern, path.read_text()))
         assert named - known == set(), path

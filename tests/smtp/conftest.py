@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from legacy_email_proxy.access import Admission
+from legacy_email_proxy.smtp.authentication import Verifier
 from legacy_email_proxy.smtp.connection import SessionOptions
 from legacy_email_proxy.smtp.handler import RelayHandler
 from legacy_email_proxy.smtp.reception import Patience
@@ -72,6 +74,7 @@ class Leg:
     handler: RelayHandler
     relay: MemoryRelay
     address: tuple[str, int]
+    tls_address: tuple[str, int] | None = None
 
     @asynccontextmanager
     async def wire(self) -> AsyncIterator[Wire]:
@@ -122,23 +125,29 @@ async def start_leg() -> AsyncIterator[StartLeg]:
             max_per_address: int = 100,
             hostname: str = "proxy.test",
             rewriting: Rewriting | None = None,
+            tls: ssl.SSLContext | None = None,
+            verifier: Verifier | None = None,
+            login_delay_seconds: float = 0,
         ) -> Leg:
             relay = relay or MemoryRelay()
             handler = RelayHandler(relay, max_octets, rewriting)
             admission = Admission(networks, max_connections, max_per_address)  # type: ignore[arg-type]
             options = SessionOptions(
-                hostname, max_octets, Patience(progress_seconds, idle_seconds), admission, lf_end_networks
-            )
+                hostname, max_octets, Patience(progress_seconds, idle_seconds), admission, lf_end_networks,
+                tls, verifier, login_delay_seconds,
+            )  # fmt: skip
             server = SMTPServer(handler, options)
             sock = socket.create_server(("127.0.0.1", 0))
-            await server.start([sock])
+            secured = [socket.create_server(("127.0.0.1", 0))] if tls else []
+            address, tls_address = sock.getsockname(), secured[0].getsockname() if secured else None
+            await server.start([sock], secured)
 
             async def stop() -> None:
                 await server.drain(0)
                 assert relay.entered == relay.left
 
             stack.push_async_callback(stop)
-            return Leg(server, handler, relay, sock.getsockname())
+            return Leg(server, handler, relay, address, tls_address)
 
         yield start
 

@@ -71,6 +71,7 @@ class MemoryRelay:
         self.keep_content = True
         self.receipt: Receipt | None = Receipt("250 2.0.0 queued as 42")
         self.leaving: asyncio.Event | None = None
+        self.delay_seconds = 0.0
 
     @asynccontextmanager
     async def transaction(
@@ -127,6 +128,7 @@ class MemoryTransaction:
                 self._message.content += piece
             if b"X-Stop-Reading: yes" in self._message.content:
                 _verdict("refuse-554")
+        await asyncio.sleep(self._relay.delay_seconds)
         self._relay.holding.set()
         if self._relay.hold is not None:
             await self._relay.hold.wait()

@@ -11,6 +11,7 @@ import struct
 import tracemalloc
 from collections.abc import Callable
 from ipaddress import ip_network
+from pathlib import Path
 
 import aiosmtpd
 import pytest
@@ -39,6 +40,11 @@ def reset(writer: asyncio.StreamWriter) -> None:
     """Leave without a word: the other side gets RST, and not the FIN that could be a half-close."""
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
+
+
+def descriptors() -> int:
+    """How many file descriptors this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def facts(caplog: pytest.LogCaptureFixture, words: str) -> list[dict[str, object]]:
@@ -256,7 +262,7 @@ async def test_http_is_noticed_behind_an_overlong_request_line(leg: Leg) -> None
 async def test_a_flood_of_commands_leaves_others_their_turn(leg: Leg) -> None:
     async with leg.connected() as (_, flooding), leg.connected() as (reader, writer):
         await reader.readline()
-        flooding.write(b"NOOP\r\n" * 20_000)
+        flooding.write(b"HELO x\r\nMAIL FROM:<>\r\n" + b"RCPT TO:<b@example.com>\r\n" * 20_000)
         await flooding.drain()
         answered = 0
         while not flooding.transport.is_closing() and answered < 20:
@@ -359,13 +365,17 @@ async def test_slow_data_is_kept_alive_while_it_makes_progress(start_leg: StartL
 
 async def test_client_that_never_reads_is_cut_off(start_leg: StartLeg, caplog: pytest.LogCaptureFixture) -> None:
     leg = await start_leg(idle_seconds=0.3)
+    flood_of_recipients = b"HELO x\r\nMAIL FROM:<>\r\n" + b"RCPT TO:<b@example.com>\r\n" * 100_000
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.setblocking(False)
         loop = asyncio.get_running_loop()
+        before = descriptors()
         await loop.sock_connect(client, leg.address)
-        flood = asyncio.create_task(loop.sock_sendall(client, b"HELP\r\n" * 400_000))
+        flood = asyncio.create_task(loop.sock_sendall(client, flood_of_recipients))
         await eventually(lambda: facts(caplog, "smtp session ended"))
+        # The client's own end is still open, ours is not.
+        await eventually(lambda: not leg.server._sessions and descriptors() == before)
         flood.cancel()
         await asyncio.gather(flood, return_exceptions=True)
 

@@ -38,7 +38,7 @@ def _silent(settings: Settings, listener: str) -> list[str]:
     for address in settings[f"{listener}_BIND_ADDR"]:
         place = (_reachable(address), port)
         try:
-            with _connected(place, tls=listener == "POP3S") as connection:
+            with _connected(place, tls=listener.endswith("S")) as connection:
                 if not connection.recv(1):
                     failures.append(f"{listener} at {place[0]} port {place[1]} hung up without a word")
         except OSError as error:

@@ -22,7 +22,9 @@ __all__ = ("Columns", "Entry", "Login", "Maildrop", "MaildropSession")
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """What the client gave with USER and PASS. Present only where ``POP3_LOGIN`` says that the backend judges it."""
+    """The user and the password that a client gave. A maildrop gets one only where ``POP3_LOGIN`` says that the
+    backend judges it.
+    """
 
     user: str
     password: Secret

@@ -16,10 +16,10 @@ import anyio
 
 from .. import events
 from ..contracts import Client, Failure, Login, LoginRefused, Maildrop, MaildropSession
+from ..handshakes import HandshakeFailed, HungUp
 from ..replies import printable
 from .commands import State
 from .connection import Connection, Stalled
-from .handshake import HandshakeFailed, HungUp
 from .locks import MaildropLocks
 from .options import Options
 from .requests import Close, Commit, NeedData, Open, Reply, Retrieve, StartTLS, Verdict

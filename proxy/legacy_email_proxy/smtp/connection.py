@@ -19,6 +19,7 @@ import functools
 import itertools
 import logging
 import re
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -29,20 +30,27 @@ from aiosmtpd.smtp import Session as AiosmtpdSession
 
 from .. import events
 from ..access import Admission, Network, Refusal
-from ..replies import SMTP, Reply, smtp_reply
+from ..handshakes import HandshakeFailed, HungUp
+from ..replies import SMTP, Reply, printable, smtp_reply
+from .authentication import LOGIN_DELAY_SECONDS, Verifier
+from .handshake import handshake
 from .incoming import Incoming, LineTooLong
 from .interruptions import Finished, Interruption
 from .reception import Patience
 
-__all__ = ("MAX_ERRORS", "SMTPConnection", "SessionOptions")
+__all__ = ("MAX_CHATTER", "MAX_ERRORS", "SMTPConnection", "SessionOptions")
 
 _log = logging.getLogger("legacy_email_proxy.smtp")
 
 MAX_ERRORS = 20
 """Errors of the client before it is disconnected. What the backend refuses is none."""
 
+MAX_CHATTER = 200
+"""Commands other than RCPT and BDAT before the client is disconnected, counted from the last message that it sent."""
+
 _HTTP = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PRI) ", re.IGNORECASE)
 _TLS_HANDSHAKE = 0x16
+_HELLO = (b"HELO ", b"EHLO ")
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _labels = itertools.count(1)
 _PARTING_SECONDS = 1.0
@@ -52,22 +60,26 @@ _REPLIES_IN_A_ROW = 256
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """What all sessions of a listener share."""
+    """What all sessions share. Without ``tls`` there is no STARTTLS, without a ``verifier`` no AUTH."""
 
     hostname: str
     max_octets: int
     patience: Patience
     admission: Admission
     lf_end_networks: tuple[Network, ...] = ()
+    tls: ssl.SSLContext | None = None
+    verifier: Verifier | None = None
+    login_delay_seconds: float = LOGIN_DELAY_SECONDS
 
 
 class LabelledSession(AiosmtpdSession):
-    """aiosmtpd's session with what the log needs: a label, and the octets of each message relayed."""
+    """aiosmtpd's session with what the log needs: a label, the octets of each message relayed, TLS version and user."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self.label = f"s{next(_labels)}"
         self.relayed: list[int] = []
+        self.tls = self.user = ""
 
 
 @functools.cache
@@ -87,6 +99,8 @@ class SMTPConnection(AiosmtpdSMTP):
         options: SessionOptions,
         on_begin: Callable[[SMTPConnection], None] = lambda _: None,
         on_end: Callable[[SMTPConnection], None] = lambda _: None,
+        *,
+        secured: bool = False,
     ) -> None:
         # Not aiosmtpd's constructor: it looks through all members of this object and of the handler, which takes
         # longer than all the commands of a message. The same test holds these attributes against its.
@@ -105,9 +119,10 @@ class SMTPConnection(AiosmtpdSMTP):
         self._on_end = on_end
         self._incoming: Incoming
         self._replies: list[bytes] = []
-        self._errors = 0
+        self._errors = self._chatter = 0
         self._in_a_row = 0
-        self._draining = self._aborted = False
+        self._secured = secured
+        self._handshaking = self._draining = self._aborted = False
         # While this is set the device has handed over its message: the outcome is no longer its to abort.
         self._committed = False
 
@@ -121,6 +136,9 @@ class SMTPConnection(AiosmtpdSMTP):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        if self._secured:
+            # Until the handshake takes over: what comes first is the client's part of it.
+            self._writer.transport.pause_reading()  # type: ignore[attr-defined]
         self._incoming = Incoming(self._writer.transport, self.flush)  # type: ignore[arg-type]
         assert self._handler_coroutine is not None  # noqa: S101 (for the type checker: super made it)
         self._handler_coroutine.add_done_callback(lambda _: self._on_end(self))
@@ -155,19 +173,26 @@ class SMTPConnection(AiosmtpdSMTP):
             events.event(
                 _log, level, "smtp session ended", session=self.session.label, client=peer,
                 helo=self.session.host_name or "", messages=len(self.session.relayed),
-                octets=sum(self.session.relayed), verdict=verdict,
+                octets=sum(self.session.relayed), **self._who(), verdict=verdict,
             )  # fmt: skip
         finally:
             self._incoming.stop_timer()
             if refusal is None:
                 self._options.admission.release(peer)
 
+    def _who(self) -> dict[str, str]:
+        known = {"tls": self.session.tls, "user": printable(self.session.user)}
+        return {name: value for name, value in known.items() if value}
+
     async def _live(self, peer: str, refusal: Refusal | None) -> str:
         """The session from greeting to its last reply; returns the verdict for the log."""
         try:
             if refusal is not None:
+                self._writer.transport.resume_reading()  # type: ignore[attr-defined]
                 self.reply(SMTP.NOT_ALLOWED if refusal is Refusal.NOT_ALLOWED else SMTP.TOO_MANY_CONNECTIONS)
                 return f"refused: {refusal.value}"
+            if self._secured:
+                await self.start_tls()
             return await self._converse()
         except Finished as finished:
             if finished.reply is not None:
@@ -178,7 +203,7 @@ class SMTPConnection(AiosmtpdSMTP):
                 # Nobody here did that: a plugin's own tasks failed beneath it.
                 self.reply(smtp_reply(asyncio.CancelledError()))
                 return "failed: cancelled by the relay plugin"
-            return "dropped"
+            return "drained" if self._handshaking else "dropped"
         except Exception as error:
             events.failure(_log, "smtp session failed", error, session=self.session.label, client=peer)
             self.reply(smtp_reply(error))
@@ -199,7 +224,11 @@ class SMTPConnection(AiosmtpdSMTP):
             if not transport.is_closing() and transport.can_write_eof():
                 transport.write_eof()
                 await self._incoming.ignore_rest(deadline)
-            transport.close()
+            if not transport.is_closing():
+                transport.close()
+                async with asyncio.timeout_at(deadline):
+                    # TLS says farewell, and waits for the client's.
+                    await self._writer.wait_closed()
         except (TimeoutError, OSError):
             # A client that doesn't read would pin the socket for ever: close() waits for the buffer to empty.
             transport.abort()
@@ -207,7 +236,9 @@ class SMTPConnection(AiosmtpdSMTP):
     def drain(self) -> None:
         """No new transaction from now on; an idle session ends with 421 at once."""
         self._draining = True
-        if not self._in_transaction:
+        if self._handshaking:
+            self.abort()
+        elif not self._in_transaction:
             self._incoming.interrupt()
 
     def abort(self) -> None:
@@ -216,6 +247,26 @@ class SMTPConnection(AiosmtpdSMTP):
         if self._handler_coroutine is not None:
             self._handler_coroutine.cancel()
         self._writer.transport.abort()
+
+    async def start_tls(self) -> None:
+        """Speak TLS from here on. Raises :class:`Finished` when that fails."""
+        assert self._options.tls is not None  # noqa: S101 (for the type checker: else there is neither way to get here)
+        # No wait from here to the handshake: what arrived by now was sent before the client could read our reply,
+        # perhaps by somebody on the way (RFC 3207 §6); what arrives from now on is TLS.
+        self.flush()
+        self._incoming.leave()
+        self._handshaking = True
+        try:
+            transport = await handshake(self._writer.transport, self, self._options.tls)
+        except HandshakeFailed as failed:
+            raise Finished(f"{'dropped' if isinstance(failed, HungUp) else 'no TLS'}: {failed}") from None
+        self._handshaking = False
+        self.transport = self._writer._transport = transport  # type: ignore[attr-defined]
+        self._over_ssl = True
+        self._incoming.settle(transport)  # type: ignore[arg-type]
+        # What aiosmtpd's handlers look at, and what our log shows.
+        self.session.ssl = {"ssl_object": transport.get_extra_info("ssl_object")}
+        self.session.tls = self.session.ssl["ssl_object"].version()
 
     @property
     def _in_transaction(self) -> bool:
@@ -233,9 +284,11 @@ class SMTPConnection(AiosmtpdSMTP):
             while (line := await self._next_command()) is not None:
                 await self._obey(line)
         except TimeoutError:
-            reply = SMTP.SHUTTING_DOWN if self._draining else SMTP.TIMEOUT
-            raise Finished("drained" if self._draining else "idle", reply) from None
+            raise self._out_of_time() from None
         return "dropped"
+
+    def _out_of_time(self) -> Finished:
+        return Finished("drained", SMTP.SHUTTING_DOWN) if self._draining else Finished("idle", SMTP.TIMEOUT)
 
     async def _next_command(self) -> bytes | None:
         """The next line that can be one. Raises :class:`TimeoutError` when it is not there in time."""
@@ -274,17 +327,23 @@ class SMTPConnection(AiosmtpdSMTP):
     async def _obey(self, line: bytes) -> None:
         self._look_for_http(line)
         try:
-            text = line.decode()
+            # The name of a machine may be spelt as it likes: it is only shown, and what can't be shown is left out.
+            text = line.decode("ascii", "ignore") if line[:5].upper() in _HELLO else line.decode()
         except UnicodeDecodeError:
             return self.error(SMTP.NOT_ASCII)
         if not text.isprintable() and _CONTROL.search(text):
             return self.error(SMTP.SYNTAX)
         verb, _, argument = text.partition(" ")
-        method = self._smtp_methods.get(verb.upper())
+        verb = verb.upper()
+        method = self._smtp_methods.get(verb)
         if method is None:
             return self._not_a_command()
-        if not text.isascii() and verb.upper() not in ("MAIL", "RCPT"):
+        if not text.isascii() and verb not in ("MAIL", "RCPT"):
             return self.error(SMTP.NOT_ASCII)
+        # A session that only says NOOP would live for ever, and each MAIL before a RSET costs the backend something.
+        self._chatter += verb not in ("RCPT", "BDAT")
+        if self._chatter > MAX_CHATTER:
+            raise Finished("too many commands without a message", SMTP.TOO_MUCH_CHATTER)
         try:
             await method(argument.strip())
         except Interruption:

@@ -18,7 +18,7 @@ _BEGINNING_OCTETS = 16
 
 
 class LineTooLong(ValueError):
-    """A command line was longer than :data:`MAX_LINE_OCTETS`; all but its ``beginning`` has been thrown away."""
+    """A line was longer than it may be; all but its ``beginning`` has been thrown away."""
 
     def __init__(self, beginning: bytes) -> None:
         super().__init__(beginning)
@@ -31,6 +31,8 @@ class Incoming:
     ``before_waiting`` is called whenever the device has to speak next. From :data:`_ENOUGH_OCTETS` unused octets on the
     transport stops reading, which bounds what a session costs.
     """
+
+    _transport: asyncio.ReadTransport | None
 
     def __init__(self, transport: asyncio.ReadTransport, before_waiting: Callable[[], None]) -> None:
         self._transport = transport
@@ -54,13 +56,26 @@ class Incoming:
         self._start = 0
         if len(self._buffer) >= _ENOUGH_OCTETS and not self._paused:
             self._paused = True
-            self._transport.pause_reading()
+            if self._transport is not None:
+                self._transport.pause_reading()
         self._wake()
 
     def end(self) -> None:
         """Nothing more will arrive."""
         self._ended = True
         self._wake()
+
+    def leave(self) -> None:
+        """Forget what has arrived; from now until :meth:`settle` what arrives comes from another transport."""
+        self.take()
+        self._paused = False
+        self._transport = None
+
+    def settle(self, transport: asyncio.ReadTransport) -> None:
+        """``transport`` is that other one."""
+        self._transport = transport
+        if self._paused:
+            transport.pause_reading()
 
     def interrupt(self) -> None:
         """Let a wait for something to use end now, with :class:`TimeoutError`."""
@@ -105,15 +120,15 @@ class Incoming:
         """Use up the line that was peeked at."""
         self._start = self._buffer.index(b"\n", self._start) + 1
 
-    async def line(self, seconds: float) -> bytes | None:
-        """The next command line without its CRLF or LF; ``None`` when the device has left.
+    async def line(self, seconds: float, max_octets: int = MAX_LINE_OCTETS) -> bytes | None:
+        """The next line without its CRLF or LF; ``None`` when the device has left.
 
         Raises :class:`TimeoutError` when the line is not whole within ``seconds``, counted from its beginning: one
         octet now and then does not keep a session alive. Raises :class:`LineTooLong`.
         """
         deadline, searched, beginning = 0.0, 0, b""
         while (end := self._buffer.find(b"\n", self._start + searched)) < 0:
-            if len(self) >= MAX_LINE_OCTETS:
+            if len(self) >= max_octets:
                 # Thrown away as it comes, or an endless line would be held in memory.
                 beginning = beginning or self._buffer[self._start : self._start + _BEGINNING_OCTETS]
                 self.take()
@@ -123,7 +138,7 @@ class Incoming:
                 return None
         line = self._buffer[self._start : end]
         self._start = end + 1
-        if beginning or len(line) >= MAX_LINE_OCTETS:
+        if beginning or len(line) >= max_octets:
             raise LineTooLong(beginning or line[:_BEGINNING_OCTETS])
         return line.removesuffix(b"\r")
 
@@ -134,7 +149,8 @@ class Incoming:
         self._before_waiting()
         if self._paused:
             self._paused = False
-            self._transport.resume_reading()
+            if self._transport is not None:
+                self._transport.resume_reading()
         if not (had := len(self)):
             self.take()
         self._deadline = deadline

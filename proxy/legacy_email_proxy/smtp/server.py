@@ -27,11 +27,17 @@ class SMTPServer:
         self._empty = asyncio.Event()
         self._draining = False
 
-    async def start(self, sockets: Sequence[socket.socket]) -> None:
-        """Begin to accept. The sockets are bound; they are closed by :meth:`drain`."""
+    async def start(self, sockets: Sequence[socket.socket], tls_sockets: Sequence[socket.socket] = ()) -> None:
+        """Begin to accept, with TLS from the first octet on ``tls_sockets``.
+
+        The sockets are bound; they are closed by :meth:`drain`.
+        """
         loop = asyncio.get_running_loop()
         for sock in sockets:
             self._servers.append(await loop.create_server(self._session, sock=sock, backlog=1024))
+        for sock in tls_sockets:
+            # Not with create_server(ssl=…): a handshake would be counted, limited and logged by nobody.
+            self._servers.append(await loop.create_server(self._secured_session, sock=sock, backlog=1024))
 
     async def drain(self, grace_seconds: float) -> None:
         """Stop accepting; idle sessions get 421, sessions in a transaction may finish it; then the rest is aborted."""
@@ -53,6 +59,9 @@ class SMTPServer:
 
     def _session(self) -> SMTPSession:
         return SMTPSession(self._handler, self._options, self._began, self._ended)
+
+    def _secured_session(self) -> SMTPSession:
+        return SMTPSession(self._handler, self._options, self._began, self._ended, secured=True)
 
     def _began(self, session: SMTPConnection) -> None:
         self._sessions.add(session)

@@ -3,7 +3,8 @@
 aiosmtpd's own commands are replaced, because they would lose or garble a device's mail: DATA streams to the handler
 instead of being collected line by line, and so do the chunks of BDAT, which aiosmtpd does not know; recipients that
 arrive together are asked for together; addresses are passed on as they are (:mod:`.arguments`); ``MAIL FROM:<>`` names
-the null reverse-path, ``RCPT TO:<>`` nobody. Life cycle and command loop are in :mod:`.connection`.
+the null reverse-path, ``RCPT TO:<>`` nobody. Life cycle and command loop are in :mod:`.connection`,
+STARTTLS and AUTH in :mod:`.protection`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from __future__ import annotations
 from ..access import canonical, within
 from ..replies import SMTP, Reply, printable
 from .arguments import Chunk, Rejected, chunk, forward_path, reverse_path
-from .connection import SMTPConnection
 from .interruptions import Abandoned, DeviceLost, DeviceStalled, Finished, Interruption
+from .protection import ProtectedConnection
 from .reception import ChunkedContent, DataContent, stalled
 
 __all__ = ("MAX_RECIPIENTS", "SMTPSession")
@@ -23,7 +24,7 @@ MAX_RECIPIENTS = 1000
 _ABANDONING = (b"HELO", b"EHLO", b"RSET", b"QUIT")
 
 
-class SMTPSession(SMTPConnection):
+class SMTPSession(ProtectedConnection):
     """The commands of one connection."""
 
     _data_refused = False
@@ -43,8 +44,7 @@ class SMTPSession(SMTPConnection):
         await self._hello(hostname, extended=True)
 
     async def _hello(self, hostname: str, *, extended: bool) -> None:
-        if not hostname:
-            return self.error(SMTP.SYNTAX)
+        # Some devices have no name to give, and nothing here depends on it.
         self._forget_message()
         self.session.extended_smtp = extended
         name = printable(hostname, limit=255)
@@ -53,14 +53,14 @@ class SMTPSession(SMTPConnection):
         # All that this side can do; the handler knows what of it the relay can't.
         keywords = (
             "PIPELINING", f"SIZE {self.data_size_limit}", "8BITMIME", "ENHANCEDSTATUSCODES", "CHUNKING",
-            f"LIMITS RCPTMAX={MAX_RECIPIENTS}", "SMTPUTF8", "DSN", "HELP",
+            f"LIMITS RCPTMAX={MAX_RECIPIENTS}", "SMTPUTF8", "DSN", *self.protection_keywords(), "HELP",
         )  # fmt: skip
         lines = [f"250-{self.hostname}", *(f"250-{keyword}" for keyword in keywords)]
         lines = await self._call_handler_hook("EHLO", name, lines)
         return self.reply("\r\n".join([*lines[:-1], lines[-1].replace("250-", "250 ", 1)]))
 
     async def smtp_MAIL(self, argument: str) -> None:
-        if not self.session.host_name:
+        if self.session.host_name is None:
             return self.error(SMTP.HELLO_FIRST)
         if self._in_transaction:
             return self.error(SMTP.BAD_SEQUENCE)
@@ -217,6 +217,7 @@ class SMTPSession(SMTPConnection):
 
     def _commit(self) -> None:
         self._committed = True
+        self._chatter = 0
 
     def _message_over(self) -> None:
         self._committed = False
@@ -269,12 +270,6 @@ class SMTPSession(SMTPConnection):
 
     async def smtp_HELP(self, argument: str) -> None:
         self.reply(SMTP.HELP)
-
-    async def smtp_AUTH(self, argument: str) -> None:
-        self.error(SMTP.NOT_IMPLEMENTED)
-
-    async def smtp_STARTTLS(self, argument: str) -> None:
-        self.error(SMTP.NOT_IMPLEMENTED)
 
 
 def _recipient(argument: str) -> tuple[str, list[str]] | Reply:
