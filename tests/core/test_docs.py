@@ -13,7 +13,7 @@ from legacy_email_proxy.access import Admission
 from legacy_email_proxy.contracts import Setting
 from legacy_email_proxy.pop3.commands import COMMANDS, Mistake, State, capabilities, parse
 from legacy_email_proxy.pop3.options import Options
-from legacy_email_proxy.settings import TABLE
+from legacy_email_proxy.settings import PROFILES, TABLE, read
 from legacy_email_proxy.smtp.handler import RelayHandler
 from legacy_email_proxy.smtp.session import SessionOptions, SMTPSession
 from smtp.relays import MemoryRelay
@@ -41,6 +41,29 @@ def settings_row(setting: Setting) -> str:
 def test_the_settings_table_is_the_codes() -> None:
     rows = marked("table", "settings").splitlines()[2:]
     assert rows == [settings_row(setting) for setting in TABLE]
+
+
+def profile_rows() -> list[str]:
+    """One row for each provider: where the legs go, and what else its profile says."""
+    rows = []
+    places = [f"BACKEND_{leg}_{what}" for leg in ("IMAP", "SMTP") for what in ("HOST", "PORT", "USE_SSL")]
+    upgrades = {"IMAP": "BACKEND_IMAP_USE_STARTTLS", "SMTP": "BACKEND_SMTP_USE_TLS"}
+    for name, texts in PROFILES.items():
+        settings = read({"PROVIDER": name})
+        cells = [
+            f"`{settings[f'BACKEND_{leg}_HOST']}` port {settings[f'BACKEND_{leg}_PORT']}"
+            f"{', STARTTLS' if settings[upgrade] else ''}"
+            if settings[f"BACKEND_{leg}_HOST"]
+            else "yours"
+            for leg, upgrade in upgrades.items()
+        ]
+        rest = [f"`{key}={text}`" for key, text in texts.items() if key not in (*places, *upgrades.values())]
+        rows.append(f"| `{name}` | {' | '.join(cells)} | {' '.join(rest)} |")
+    return rows
+
+
+def test_the_providers_table_is_the_codes() -> None:
+    assert marked("table", "profiles").splitlines()[2:] == profile_rows()
 
 
 def support(name: str) -> dict[str, str]:
