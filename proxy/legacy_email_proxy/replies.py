@@ -35,6 +35,7 @@ __all__ = (
     "pop3_error",
     "pop3_line",
     "printable",
+    "refusal",
     "severity",
     "smtp_reply",
 )
@@ -80,6 +81,11 @@ class SMTP:
     TOO_BIG = Reply(552, "5.3.4", "Message is larger than this server takes")
     TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients, send the rest in another message")
     NO_VALID_RECIPIENTS = Reply(554, "5.5.1", "No valid recipients")
+
+    NO_ACCOUNT = Reply(550, "5.7.1", "There is no account here for this mail")
+    SENDER_NOT_ALLOWED = Reply(550, "5.7.1", "This sender may not send here")
+    RECIPIENT_NOT_ALLOWED = Reply(550, "5.7.1", "Nothing may be sent to this recipient from here")
+    ANOTHER_MESSAGE = Reply(452, "4.5.3", "This recipient goes another way, send it in another message")
 
     NOT_ALLOWED = Reply(554, "5.7.1", "Your address may not use this server")
     TOO_MANY_CONNECTIONS = Reply(421, "4.3.2", "Too many connections, try again later")
@@ -167,6 +173,11 @@ def _policy(failure: BaseException) -> Policy:
 def severity(failure: BaseException) -> int:
     """The :mod:`logging` level that fits this failure."""
     return _policy(failure).level
+
+
+def refusal(reply: Reply, detail: str) -> Refused:
+    """A refusal of the proxy's own, in the words of the table above."""
+    return Refused(reply.code, reply.enhanced, reply.text, detail=detail)
 
 
 def smtp_reply(failure: BaseException) -> Reply:

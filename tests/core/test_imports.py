@@ -24,6 +24,8 @@ SANS_IO = [
     *("replies", "access", "pop3.wire", "pop3.commands", "pop3.listing", "pop3.session", "pop3.options"),
     *("pop3.authorization", "pop3.header_line", "pop3.locks", "pop3.requests", "pop3.sasl", "pop3.transfer"),
     *("smtp.content", "smtp.paths", "smtp.arguments"),
+    *("accounts.addresses", "accounts.file", "accounts.lines", "accounts.overlay", "accounts.reach", "accounts.recent"),
+    "accounts.rules",
 ]
 # Each room stands above those that it may import from; `contracts` imports nothing of ours.
 MAY_IMPORT = {
@@ -40,7 +42,8 @@ MAY_IMPORT = {
     "pop3": {"contracts", "replies", "events", "access"},
     "smtp": {"contracts", "replies", "events", "access"},
     "certificate": {"contracts"},
-    "composition": {"contracts", "registry", "plugin_context", "settings", "certificate"},
+    "accounts": {"contracts", "replies", "events", "access", "settings"},
+    "composition": {"contracts", "registry", "plugin_context", "settings", "certificate", "accounts"},
     "service": {"contracts", "events", "access", "composition", "container", "listeners", "pop3", "smtp"},
     "demo": {"contracts"},
 }

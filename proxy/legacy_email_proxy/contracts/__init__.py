@@ -25,7 +25,7 @@ from .failures import (
     Unverified,
 )
 from .finding import Finding, Level
-from .maildrop import Entry, Login, Maildrop, MaildropSession
+from .maildrop import Entry, Login, Maildrop, MaildropSession, NamedSession
 from .relay import PipeliningTransaction, Recipient, Relay, RelayCapabilities, Transaction, WholeMessageRelay
 from .secret import Secret
 from .setting import Setting, SettingType
@@ -48,6 +48,7 @@ __all__ = (
     "Message",
     "MessageGone",
     "MessageUnavailable",
+    "NamedSession",
     "Overloaded",
     "Parameters",
     "PipeliningTransaction",

@@ -14,7 +14,7 @@ LOGIN_DELAY_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """``implementation`` is what CAPA names; ``ask_backend``: USER and PASS are the backend's to judge.
+    """``implementation`` is what CAPA names; ``ask_backend``: USER and PASS are the maildrop's to judge.
 
     ``expire`` is the argument of EXPIRE in CAPA, ``""`` where the provider's retention isn't known. ``stls``: there is
     a certificate, so STLS is offered.
@@ -35,7 +35,7 @@ class Options:
         """The options that the ``POP3_…`` variables give."""
         return cls(
             implementation=implementation,
-            ask_backend=settings["POP3_LOGIN"] == "backend",
+            ask_backend=settings["POP3_LOGIN"] != "any",
             idle_seconds=settings["POP3_IDLE_SECONDS"],
             expire=settings["POP3_EXPIRE_DAYS"] or "",
             replace_nul=settings["POP3_REPLACE_NUL"],

@@ -79,6 +79,7 @@ class RelayHandler:
             address=str(session.peer[0]) if session.peer else "",
             session=getattr(session, "label", "-"),
             helo=session.host_name or "",
+            port=_port(server.transport),
         )
         exits = AsyncExitStack()
         try:
@@ -255,6 +256,12 @@ class _Measured:
             self.error = Refused(too_big.code, too_big.enhanced, too_big.text, detail=f"over {self.limit} octets")
             raise self.error
         return piece
+
+
+def _port(transport: asyncio.BaseTransport | None) -> int:
+    """The listener's port."""
+    place = transport.get_extra_info("sockname") if transport is not None else None
+    return place[1] if isinstance(place, tuple) else 0
 
 
 async def _whole(content: bytes) -> AsyncIterator[bytes]:
