@@ -175,7 +175,12 @@ async def test_a_backends_login_goes_on_as_it_came() -> None:
 async def test_an_unknown_user_costs_a_hash_too(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
     fits = PasswordHash.fits
-    monkeypatch.setattr(PasswordHash, "fits", lambda kept, password: tried.append(password) or fits(kept, password))
+
+    def noted(kept: PasswordHash, password: str) -> bool:
+        tried.append(password)
+        return fits(kept, password)
+
+    monkeypatch.setattr(PasswordHash, "fits", noted)
     users = Users({"ann": PasswordHash.of("secret")})
     assert [await users.verify(login(name, "secret")) for name in ("nobody", "ann", "Ann")] == [False, True, False]
     assert tried == ["secret"] * 3

@@ -44,7 +44,11 @@ MAY_IMPORT = {
     "certificate": {"contracts"},
     "accounts": {"contracts", "replies", "events", "access", "settings"},
     "composition": {"contracts", "registry", "plugin_context", "settings", "certificate", "accounts"},
-    "service": {"contracts", "events", "access", "composition", "container", "listeners", "pop3", "smtp"},
+    "current": {"contracts", "composition"},
+    "service": {
+        *("contracts", "events", "access", "certificate", "composition", "container", "current", "listeners"),
+        *("pop3", "smtp"),
+    },
     "demo": {"contracts"},
 }
 TOP = {"", "__main__", "cli", "commands"}
