@@ -21,13 +21,14 @@ from .lines import Lines
 from .rules import BOTH_LEGS, Leg, Rule
 from .users import PasswordHash
 
-__all__ = ("AccountTable", "AccountsFile", "read_accounts")
+__all__ = ("CONDITIONS", "AccountTable", "AccountsFile", "read_accounts")
 
 T = TypeVar("T")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _TABLES = ("accounts", "users", "rules")
-_CONDITIONS = ("user", "network", "port", "sender", "recipient", "after_pop3_login_seconds")
+CONDITIONS = ("user", "network", "port", "sender", "recipient", "after_pop3_login_seconds")
+"""The keys of a rule besides ``account``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +140,8 @@ class _Reading:
         self, key: tuple[str | int, ...], table: dict[str, Any], accounts: Mapping[str, Any], users: Mapping[str, Any]
     ) -> Rule:
         for name in table:
-            if name not in ("account", *_CONDITIONS):
-                self.wrong((*key, name), f"{name}: no such key{_meant(name, ('account', *_CONDITIONS))}")
+            if name not in ("account", *CONDITIONS):
+                self.wrong((*key, name), f"{name}: no such key{_meant(name, ('account', *CONDITIONS))}")
         within = table.get("after_pop3_login_seconds")
         if within is not None and (isinstance(within, bool) or not isinstance(within, (int, float)) or within <= 0):
             self.wrong((*key, "after_pop3_login_seconds"), "after_pop3_login_seconds: must be a number above 0")
