@@ -16,11 +16,11 @@ from anyio.abc import TaskGroup
 from . import __version__, events
 from .access import Address, Admission
 from .certificate import renew
-from .composition import Composition
+from .composition import NONE, Composition
 from .container import gateway
 from .contracts import Maildrop, Relay, SettingsMistake
 from .current import Current, CurrentMaildrop, CurrentRelay
-from .listeners import bind, shown
+from .listeners import PLUGIN_OF, bind, shown
 from .pop3.options import Options as POP3Options
 from .pop3.server import Server as POP3Server
 from .smtp.handler import RelayHandler
@@ -55,13 +55,13 @@ async def serve(
     """
     # Before any task group: that would wrap the mistake, and the user would read a traceback instead of one line.
     opened = _open(composition)
-    addresses = Addresses(*(_places(opened[listener]) for listener in ("POP3", "SMTP", "POP3S")))
+    addresses = Addresses(**{listener.lower(): _places(sockets) for listener, sockets in opened.items()})
     listened_to = (signal.SIGTERM, signal.SIGINT, *((signal.SIGHUP,) if recompose else ()))
     with anyio.open_signal_receiver(*listened_to) as signals:
         async with anyio.create_task_group() as group:
             async with _running(composition, opened) as current:
                 on_ready(addresses)
-                while (number := await anext(signals)) == signal.SIGHUP:
+                while (number := await anext(signals)) == signal.SIGHUP and recompose:
                     _reload(current, recompose)
                 events.event(_log, logging.INFO, "stopping", signal=signal.Signals(number).name)
                 group.start_soon(_hurry, signals, group)
@@ -75,11 +75,11 @@ async def _hurry(signals: AsyncIterator[signal.Signals], group: TaskGroup) -> No
     group.cancel_scope.cancel()
 
 
-def _reload(current: Current, recompose: Callable[[Composition], Composition] | None) -> None:
+def _reload(current: Current, recompose: Callable[[Composition], Composition]) -> None:
     """Give new sessions what the files hold now, or say what is wrong there and leave everything as it is."""
     former = current.composition
     try:
-        renewed = recompose(former) if recompose else former
+        renewed = recompose(former)
         for leg, before, now in (("POP3", former.maildrop, renewed.maildrop), ("SMTP", former.relay, renewed.relay)):
             if (before is None) != (now is None):
                 raise SettingsMistake(f"the {leg} listener opens and closes with a restart only")
@@ -103,12 +103,11 @@ def _reload(current: Current, recompose: Callable[[Composition], Composition] | 
 def _open(composition: Composition) -> dict[str, list[socket.socket]]:
     """The listening sockets of each listener that is not closed."""
     settings = composition.settings
-    opened: dict[str, list[socket.socket]] = {"POP3": [], "POP3S": [], "SMTP": []}
+    opened: dict[str, list[socket.socket]] = {listener: [] for listener in PLUGIN_OF}
     mistakes: list[str] = []
-    for listener in opened:
-        plugin = composition.relay if listener == "SMTP" else composition.maildrop
+    for listener, plugin in PLUGIN_OF.items():
         port = settings[f"{listener}_BIND_PORT"]
-        if plugin is not None and port is not None:
+        if settings[plugin] != NONE and port is not None:
             try:
                 opened[listener] = bind(listener, settings[f"{listener}_BIND_ADDR"], port)
             except SettingsMistake as mistake:

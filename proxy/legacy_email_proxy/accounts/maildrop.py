@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from .. import events
@@ -72,10 +72,10 @@ class _OfAccount:
     def entries(self) -> Sequence[Entry]:
         return self._session.entries
 
-    def retrieve(self, unique_id: str) -> AsyncIterator[bytes]:
+    def retrieve(self, unique_id: str) -> AsyncGenerator[bytes]:
         return self._session.retrieve(unique_id)
 
-    def top(self, unique_id: str, lines: int) -> AsyncIterator[bytes]:
+    def top(self, unique_id: str, lines: int) -> AsyncGenerator[bytes]:
         return self._session.top(unique_id, lines)
 
     async def commit(self, deleted: Collection[str]) -> None:

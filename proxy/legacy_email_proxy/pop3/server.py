@@ -134,7 +134,7 @@ class Server:
 
     def _conversation(self, accepted: socket.socket, client: Client, *, secured: bool) -> Conversation:
         return Conversation(
-            Connection(accepted, self._options.idle_seconds),
+            Connection(accepted, self._options.progress_seconds),
             client,
             self._maildrop,
             self._options,
