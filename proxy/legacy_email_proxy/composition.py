@@ -13,6 +13,7 @@ from .accounts.file import AccountsFile, AccountTable, read_accounts
 from .accounts.guard import guarded
 from .accounts.maildrop import RoutedMaildrop
 from .accounts.overlay import inherited, overlay
+from .accounts.pace import paced
 from .accounts.reach import effective
 from .accounts.recent import RecentLogins
 from .accounts.relay import RoutedRelay
@@ -196,7 +197,8 @@ def _made(chosen: _Chosen) -> tuple[Account, list[str]]:
     relay = plugins.get("RELAY_PLUGIN")
     if relay is not None:
         try:
-            relay = guarded(relay, settings)
+            # What the guard refuses must not wait, nor count.
+            relay = guarded(paced(relay, settings), settings)
         except SettingsMistake as mistake:
             mistakes.extend(mistake.lines)
     return Account(chosen.name, settings, plugins.get("MAILDROP_PLUGIN"), relay), mistakes

@@ -72,10 +72,10 @@ class _OfAccount:
     def entries(self) -> Sequence[Entry]:
         return self._session.entries
 
-    def retrieve(self, unique_id: str) -> AsyncGenerator[bytes]:
+    def retrieve(self, unique_id: str) -> AsyncGenerator[bytes, None]:
         return self._session.retrieve(unique_id)
 
-    def top(self, unique_id: str, lines: int) -> AsyncGenerator[bytes]:
+    def top(self, unique_id: str, lines: int) -> AsyncGenerator[bytes, None]:
         return self._session.top(unique_id, lines)
 
     async def commit(self, deleted: Collection[str]) -> None:

@@ -30,8 +30,9 @@ PROFILES: Mapping[str, Mapping[str, str]] = {
     | {
         "BACKEND_IMAP_HOST": "outlook.office365.com",
         "BACKEND_SMTP_HOST": "smtp.office365.com",
-        # Over three it answers 432 4.3.2.
+        # Over either it answers 432 4.3.2.
         "BACKEND_SMTP_MAX_CONNECTIONS": "3",
+        "BACKEND_SMTP_MESSAGES_PER_MINUTE": "30",
     },
     "outlook": _IMPLICIT_TLS
     | _STARTTLS_587

@@ -92,6 +92,7 @@ _SMTPS = (
     Setting("BACKEND_SMTP_USE_TLS", "flag", "false", "Start in the clear and switch to TLS with STARTTLS before the login; set alone it switches `BACKEND_SMTP_USE_SSL` off."),
     Setting("BACKEND_SMTP_CA_FILE", "path", None, "PEM file with the CAs to trust instead of the system's."),
     Setting("BACKEND_SMTP_MAX_CONNECTIONS", "integer", "10", "Connections to the SMTP server at once.", minimum=1),
+    Setting("BACKEND_SMTP_MESSAGES_PER_MINUTE", "integer", None, "How many messages the provider takes in a minute. Over it a device waits up to 30 seconds for its turn, then it is told to come back later.", minimum=1),
 )  # fmt: skip
 
 _MAILDIR = (
