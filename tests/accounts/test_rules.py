@@ -50,6 +50,7 @@ CHOICES: list[tuple[dict[str, Any], str, str | None]] = [
     ({"sender": ""}, "x@y", "fax"),
     ({"sender": "scanner"}, "x@y", None),
     ({"sender": "fax@firm.example.evil"}, "x@y", None),
+    ({"sender": "telefax@firm.example"}, "x@y", None),
     ({"logged_in": (("a", 10.0), ("b", 20.0))}, "x@y", "a"),
     ({"logged_in": (("a", 601.0), ("b", 700.0))}, "x@y", "b"),
     ({"logged_in": (("a", 601.0), ("b", 3601.0))}, "x@y", None),
@@ -132,3 +133,7 @@ def test_recent_logins() -> None:
         recent.note(f"10.1.{number // 256}.{number % 256}", "a")
     assert recent.of("10.0.0.7") == ()
     assert recent.of("10.1.0.0") != ()
+    recent.note("10.1.0.0", "a")
+    recent.note("10.0.0.7", "a")
+    assert recent.of("10.1.0.0") != ()
+    assert recent.of("10.1.0.1") == ()

@@ -45,7 +45,6 @@ class PacedRelay:
         self._clock = clock
         self._sleep = sleep
         self._taken: deque[float] = deque()
-        self._queue = anyio.Lock()
 
     @asynccontextmanager
     async def transaction(
@@ -57,24 +56,20 @@ class PacedRelay:
             yield transaction
 
     async def _turn(self) -> None:
-        """First come, first served; raises :class:`Overloaded` to who waits too long."""
+        """Raises :class:`Overloaded` to who would wait too long."""
         until = self._clock() + PATIENCE_SECONDS
-        with anyio.move_on_after(PATIENCE_SECONDS):
-            async with self._queue:
-                while True:
-                    now = self._clock()
-                    while self._taken and self._taken[0] <= now - _MINUTE:
-                        self._taken.popleft()
-                    if len(self._taken) < self._per_minute:
-                        self._taken.append(now)
-                        return
-                    free = self._taken[0] + _MINUTE
-                    if free > until:
-                        break
-                    await self._sleep(free - now)
-        raise Overloaded(
-            f"{self._per_minute} messages went out within a minute", look_at="BACKEND_SMTP_MESSAGES_PER_MINUTE"
-        )
+        while True:
+            now = self._clock()
+            while self._taken and self._taken[0] <= now - _MINUTE:
+                self._taken.popleft()
+            if len(self._taken) < self._per_minute:
+                self._taken.append(now)
+                return
+            free = self._taken[0] + _MINUTE
+            if free > until:
+                detail = f"{self._per_minute} messages went out within a minute"
+                raise Overloaded(detail, look_at="BACKEND_SMTP_MESSAGES_PER_MINUTE")
+            await self._sleep(free - now)
 
     def capabilities(self) -> RelayCapabilities:
         """The relay's."""

@@ -119,7 +119,7 @@ def _account(rule: Rule, facts: Facts) -> str | None:
 
 def _inside(address: str, networks: Iterable[Network]) -> bool:
     peer = canonical(address)
-    return peer is not None and any(peer.version == network.version and peer in network for network in networks)
+    return peer is not None and any(peer in network for network in networks)
 
 
 def never_reached(rules: Sequence[Rule]) -> list[tuple[Rule, Rule]]:
