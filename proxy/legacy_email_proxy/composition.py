@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import registry
 from .accounts.file import AccountsFile, AccountTable, read_accounts
-from .accounts.guard import guarded
+from .accounts.filtered import FilteredRelay
+from .accounts.guard import GuardFilter
 from .accounts.maildrop import RoutedMaildrop
 from .accounts.overlay import inherited, overlay
 from .accounts.pace import paced
@@ -20,7 +21,7 @@ from .accounts.relay import RoutedRelay
 from .accounts.rules import Leg, Rule
 from .accounts.users import Users
 from .certificate import server_context
-from .contracts import Maildrop, Relay, Setting, SettingsMistake
+from .contracts import Filter, Maildrop, Relay, Setting, SettingsMistake
 from .plugin_context import PluginContext
 from .settings import TABLE, Settings, read, unknown_variables
 
@@ -29,7 +30,18 @@ __all__ = ("NONE", "Account", "Choice", "Composition", "choose", "compose")
 NONE = "none"
 """The name that closes a leg."""
 
-_LEGS = (("MAILDROP_PLUGIN", registry.MAILDROP, Leg.POP3), ("RELAY_PLUGIN", registry.RELAY, Leg.SMTP))
+_LEGS = {"MAILDROP_PLUGIN": Leg.POP3, "RELAY_PLUGIN": Leg.SMTP}
+_FILTERS = "SMTP_FILTERS"
+_GROUPS = {"MAILDROP_PLUGIN": registry.MAILDROP, "RELAY_PLUGIN": registry.RELAY, _FILTERS: registry.FILTER}
+_SWITCHED_ON_BY = {"SMTP_SENDER": "sender"}
+"""Setting → the built-in filter that it switches on, behind all that are named: it then has the last word."""
+
+_GUARDED_BY = ("SMTP_ALLOWED_SENDERS", "SMTP_ALLOWED_RECIPIENTS")
+_GUARD = "allowed"
+"""The name under which the log and ``check`` know the guard, which stands before all other filters."""
+
+Named = tuple[str, str]
+"""A variable and one plugin that it names."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +56,16 @@ class Account:
 
 @dataclass(frozen=True)
 class Composition:
-    """What is served: a leg that is closed is ``None``. Without an accounts file the one account has no name."""
+    """What is served: a leg that is closed is ``None``. Without an accounts file the one account has no name.
+
+    ``filters`` are those of the whole process, in their order; an account's own stand in front of its relay.
+    """
 
     settings: Settings
     maildrop: Maildrop | None
     relay: Relay | None
     tls: ssl.SSLContext | None = None
+    filters: dict[str, Filter] = field(default_factory=dict)
     accounts: tuple[Account, ...] = ()
     rules: tuple[Rule, ...] = ()
     users: Users | None = None
@@ -58,10 +74,10 @@ class Composition:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """One account before its plugins are made: their classes by variable. ``table`` is its part of the file."""
+    """What is to be made: plugins' classes by name. ``table`` is an account's part of the file."""
 
     settings: Settings
-    classes: Mapping[str, Any]
+    classes: Mapping[Named, Any]
     table: AccountTable | None = None
 
     @property
@@ -70,7 +86,7 @@ class _Chosen:
 
     @property
     def legs(self) -> frozenset[Leg]:
-        return frozenset(leg for variable, _, leg in _LEGS if self.settings[variable] != NONE)
+        return frozenset(leg for variable, leg in _LEGS.items() if self.settings[variable] != NONE)
 
     def located(self, lines: Iterable[str]) -> list[str]:
         """Mistakes as they are said to the user: those of an account with where it stands in the file."""
@@ -86,46 +102,78 @@ class _Chosen:
 
 @dataclass(frozen=True)
 class Choice:
-    """The process's settings, what each account is to be made of, and what is wrong so far."""
+    """The process's settings, what it and each account is to be made of, and what is wrong so far.
 
-    settings: Settings
+    Without a file ``accounts`` is empty, and ``process`` has everything.
+    """
+
+    process: _Chosen
     accounts: tuple[_Chosen, ...]
     file: AccountsFile | None
     mistakes: tuple[str, ...]
+
+    @property
+    def settings(self) -> Settings:
+        """The process's settings, with those that any plugin declares."""
+        return self.process.settings
 
 
 def choose(environ: Mapping[str, str]) -> Choice:
     """Read the settings, those that plugins declare included, and load the named plugins' classes."""
     settings = read(environ)
     if settings["ACCOUNTS_FILE"] is None:
-        chosen, mistakes = _chosen(environ)
-        return Choice(chosen.settings, (chosen,), None, tuple(mistakes))
+        process, mistakes = _chosen(environ, [*_legs(settings), *_filters(settings)])
+        return Choice(process, (), None, tuple(mistakes))
     try:
         file = read_accounts(settings["ACCOUNTS_FILE"])
     except SettingsMistake as mistake:
-        return Choice(settings, (), None, (*settings.mistakes, *mistake.lines))
-    pairs = [_chosen(environ, table) for table in file.accounts.values()]
+        return Choice(_Chosen(settings, {}), (), None, (*settings.mistakes, *mistake.lines))
+    listed = _listed(settings)
+    pairs = []
+    for table in file.accounts.values():
+        own, _ = _settings(environ, table, TABLE)
+        pairs.append(_chosen(environ, [*_legs(own), *(one for one in _filters(own) if one not in listed)], table))
     accounts = tuple(chosen for chosen, _ in pairs)
-    settings = read(environ, dict.fromkeys(setting for chosen in accounts for setting in chosen.settings.declared))
+    declared = [setting for chosen in accounts for setting in chosen.settings.declared]
+    process, mistakes = _chosen(environ, listed, declared=declared)
     # What is wrong in the environment is inherited by every account.
-    ours = [chosen.located(line for line in lines if line not in settings.mistakes) for chosen, lines in pairs]
-    return Choice(settings, accounts, file, (*settings.mistakes, *(line for lines in ours for line in lines)))
+    ours = [chosen.located(line for line in lines if line not in mistakes) for chosen, lines in pairs]
+    return Choice(process, accounts, file, (*mistakes, *(line for lines in ours for line in lines)))
 
 
-def _chosen(environ: Mapping[str, str], table: AccountTable | None = None) -> tuple[_Chosen, list[str]]:
-    """The settings of one account and the classes of its plugins, and what is wrong there."""
-    settings, _ = _settings(environ, table, TABLE)
-    classes: dict[str, Any] = {}
+def _legs(settings: Settings) -> list[Named]:
+    return [(variable, settings[variable]) for variable in _LEGS if settings[variable] != NONE]
+
+
+def _listed(settings: Settings) -> list[Named]:
+    """The filters that are named, in their order."""
+    named = settings[_FILTERS] or () if settings["RELAY_PLUGIN"] != NONE else ()
+    return [(_FILTERS, name) for name in dict.fromkeys(named)]
+
+
+def _filters(settings: Settings) -> list[Named]:
+    """Those and the ones that other settings switch on."""
+    switched_on = [name for variable, name in _SWITCHED_ON_BY.items() if settings[variable] is not None]
+    named = [*_listed(settings), *((_FILTERS, name) for name in switched_on)]
+    return list(dict.fromkeys(named)) if settings["RELAY_PLUGIN"] != NONE else []
+
+
+def _chosen(
+    environ: Mapping[str, str],
+    named: Iterable[Named],
+    table: AccountTable | None = None,
+    declared: Iterable[Setting] = (),
+) -> tuple[_Chosen, list[str]]:
+    """The named plugins' classes and the settings, those that they declare included; and what is wrong there."""
+    classes: dict[Named, Any] = {}
     unfound = []
-    for variable, group, _ in _LEGS:
-        if settings[variable] == NONE:
-            continue
+    for variable, name in named:
         try:
-            classes[variable] = registry.load(registry.find(group, settings[variable]))
+            classes[variable, name] = registry.load(registry.find(_GROUPS[variable], name))
         except registry.PluginError as error:
             unfound.append(f"{variable}: {error}")
-    declared = [setting for plugin in classes.values() for setting in registry.declared_settings(plugin)]
-    settings, mistakes = _settings(environ, table, dict.fromkeys((*TABLE, *declared)))
+    theirs = [setting for plugin in classes.values() for setting in registry.declared_settings(plugin)]
+    settings, mistakes = _settings(environ, table, dict.fromkeys((*TABLE, *declared, *theirs)))
     return _Chosen(settings, classes, table), [*mistakes, *settings.mistakes, *unfound]
 
 
@@ -147,16 +195,15 @@ def compose(environ: Mapping[str, str] | None = None, recent: RecentLogins | Non
     environ = os.environ if environ is None else environ
     choice = choose(environ)
     settings, mistakes = choice.settings, list(choice.mistakes)
-    if all(settings[variable] == NONE for variable, _, _ in _LEGS):
+    if all(settings[variable] == NONE for variable in _LEGS):
         mistakes.append("MAILDROP_PLUGIN: both legs are closed with `none`; open at least one")
-    # A password whose file can't be read isn't also "not set".
-    named = {line.partition(":")[0].removesuffix("_FILE") for line in settings.mistakes}
+    process, lines = _made(choice.process)
+    mistakes += lines
     accounts = []
     for chosen in choice.accounts:
-        account, lines = _made(chosen)
-        accounts.append(account)
-        said = named | {line.partition(":")[0].removesuffix("_FILE") for line in chosen.settings.mistakes}
-        mistakes += chosen.located(line for line in lines if line.partition(":")[0] not in said)
+        made, lines = _made(chosen)
+        accounts.append(made.account(chosen))
+        mistakes += chosen.located(lines)
     rules: tuple[Rule, ...] = ()
     if choice.file is not None:
         legs = {chosen.name: chosen.legs for chosen in choice.accounts}
@@ -169,45 +216,72 @@ def compose(environ: Mapping[str, str] | None = None, recent: RecentLogins | Non
     try:
         tls = server_context(settings)
     except SettingsMistake as mistake:
-        mistakes.extend(line for line in mistake.lines if line.partition(":")[0] not in named)
+        mistakes.extend(_not_said(mistake.lines, settings))
     if mistakes:
         # Only a warning where all else is well; but here it may be why something else is "not set".
         unknown = unknown_variables(environ, settings.declared)
         raise SettingsMistake(
             *mistakes, *(f"{name}: no such setting, did you mean {meant}?" for name, meant in unknown)
         )
-    return _composition(settings, tuple(accounts), choice.file, rules, recent or RecentLogins(), tls)
+    if choice.file is None:
+        account = Account("", settings, process.maildrop, process.paced(settings))
+        return Composition(settings, account.maildrop, account.relay, tls, process.filters, (account,))
+    return _routed(Composition(settings, None, None, tls, process.filters, tuple(accounts), rules), choice.file, recent)
 
 
-def _made(chosen: _Chosen) -> tuple[Account, list[str]]:
-    """The account with its plugins, each an instance of its own, and what they have to say against its settings."""
+def _not_said(lines: Iterable[str], settings: Settings) -> list[str]:
+    """Without what is about a variable that could not be read: a password whose file can't be isn't also "not set"."""
+    said = {line.partition(":")[0].removesuffix("_FILE") for line in settings.mistakes}
+    return [line for line in lines if line.partition(":")[0] not in said]
+
+
+@dataclass(frozen=True)
+class _Made:
+    """Plugins, each an instance of its own."""
+
+    maildrop: Maildrop | None
+    relay: Relay | None
+    filters: dict[str, Filter]
+
+    def paced(self, settings: Settings) -> Relay | None:
+        """The relay, slowed down where that is asked for."""
+        return None if self.relay is None else paced(self.relay, settings)
+
+    def account(self, chosen: _Chosen) -> Account:
+        """Them as an account: the filters stand before the pace, for what they refuse need not wait."""
+        relay = self.paced(chosen.settings)
+        if relay is not None and self.filters:
+            relay = FilteredRelay(relay, self.filters)
+        return Account(chosen.name, chosen.settings, self.maildrop, relay)
+
+
+def _made(chosen: _Chosen) -> tuple[_Made, list[str]]:
+    """What was chosen, constructed, and what it has to say against its settings."""
     settings = chosen.settings
     mistakes: list[str] = []
-    plugins: dict[str, Any] = {}
-    for variable, plugin in chosen.classes.items():
-        kind = variable.removesuffix("_PLUGIN").lower()
-        name = ".".join(filter(None, (kind, settings[variable].replace(":", "."), chosen.name)))
+    plugins: dict[Named, Any] = {}
+    guarded = any(settings[variable] is not None for variable in _GUARDED_BY)
+    sends = ("RELAY_PLUGIN", settings["RELAY_PLUGIN"]) in chosen.classes
+    guard = {(_FILTERS, _GUARD): GuardFilter} if guarded and sends else {}
+    for (variable, name), plugin in {**guard, **chosen.classes}.items():
+        kind = _GROUPS[variable].rpartition(".")[2]
+        known_as = ".".join(filter(None, (kind, name.replace(":", "."), chosen.name)))
         try:
-            plugins[variable] = plugin(PluginContext(name, settings))
+            plugins[variable, name] = plugin(PluginContext(known_as, settings))
         except SettingsMistake as mistake:
-            mistakes.extend(mistake.lines)
+            mistakes.extend(_not_said(mistake.lines, settings))
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            mistakes.append(f"{variable}: plugin {settings[variable]!r} can not be set up: {reason}")
-    relay = plugins.get("RELAY_PLUGIN")
-    if relay is not None:
-        try:
-            # What the guard refuses must not wait, nor count.
-            relay = guarded(paced(relay, settings), settings)
-        except SettingsMistake as mistake:
-            mistakes.extend(mistake.lines)
-    return Account(chosen.name, settings, plugins.get("MAILDROP_PLUGIN"), relay), mistakes
+            mistakes.append(f"{variable}: plugin {name!r} can not be set up: {reason}")
+    maildrop, relay = (plugins.get((variable, settings[variable])) for variable in _LEGS)
+    filters = {name: plugin for (variable, name), plugin in plugins.items() if variable == _FILTERS}
+    return _Made(maildrop, relay, filters), mistakes
 
 
 def _closed_legs(settings: Settings, accounts: Iterable[_Chosen]) -> list[str]:
     """The environment opens and closes the listeners, an account only its part of what is behind them."""
     mistakes: list[str] = []
-    for variable, _, leg in _LEGS:
+    for variable, leg in _LEGS.items():
         having = [chosen for chosen in accounts if leg in chosen.legs]
         if settings[variable] == NONE:
             words = f"{variable}: the {leg} listener is closed: {variable} is `none` in the environment"
@@ -217,24 +291,16 @@ def _closed_legs(settings: Settings, accounts: Iterable[_Chosen]) -> list[str]:
     return mistakes
 
 
-def _composition(
-    settings: Settings,
-    accounts: tuple[Account, ...],
-    file: AccountsFile | None,
-    rules: tuple[Rule, ...],
-    recent: RecentLogins,
-    tls: ssl.SSLContext | None,
-) -> Composition:
-    if file is None:
-        [account] = accounts
-        return Composition(settings, account.maildrop, account.relay, tls, accounts)
-    users = Users(file.users)
-    maildrops = {account.name: account.maildrop for account in accounts if account.maildrop is not None}
-    relays = {account.name: account.relay for account in accounts if account.relay is not None}
-    judge = users if settings["POP3_LOGIN"] == "accounts" else None
-    return Composition(
-        settings,
-        RoutedMaildrop(maildrops, rules, recent, judge) if maildrops else None,
-        RoutedRelay(relays, rules, recent) if relays else None,
-        tls, accounts, rules, users, recent,
-    )  # fmt: skip
+def _routed(composition: Composition, file: AccountsFile, recent: RecentLogins | None) -> Composition:
+    """The same with routers before the accounts' plugins."""
+    users, recent = Users(file.users), recent or RecentLogins()
+    maildrops = {account.name: account.maildrop for account in composition.accounts if account.maildrop is not None}
+    relays = {account.name: account.relay for account in composition.accounts if account.relay is not None}
+    judge = users if composition.settings["POP3_LOGIN"] == "accounts" else None
+    return replace(
+        composition,
+        maildrop=RoutedMaildrop(maildrops, composition.rules, recent, judge) if maildrops else None,
+        relay=RoutedRelay(relays, composition.rules, recent) if relays else None,
+        users=users,
+        recent=recent,
+    )

@@ -11,13 +11,25 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, get_args
 
-from .contracts import Maildrop, Relay, Setting, SettingType
+from .contracts import Filter, Maildrop, Relay, Setting, SettingType
 
-__all__ = ("GROUPS", "MAILDROP", "RELAY", "Found", "PluginError", "available", "declared_settings", "find", "load")
+__all__ = (
+    "FILTER",
+    "GROUPS",
+    "MAILDROP",
+    "RELAY",
+    "Found",
+    "PluginError",
+    "available",
+    "declared_settings",
+    "find",
+    "load",
+)
 
 MAILDROP = "legacy_email_proxy.maildrop"
 RELAY = "legacy_email_proxy.relay"
-GROUPS: dict[str, type] = {MAILDROP: Maildrop, RELAY: Relay}
+FILTER = "legacy_email_proxy.filter"
+GROUPS: dict[str, type] = {MAILDROP: Maildrop, RELAY: Relay, FILTER: Filter}
 """Entry-point group → the contract that its plugins keep."""
 
 _CONTEXTS = ("open", "transaction")

@@ -18,12 +18,14 @@ from .access import Address, Admission
 from .certificate import renew
 from .composition import NONE, Composition
 from .container import gateway
-from .contracts import Maildrop, Relay, SettingsMistake
+from .contracts import Filter, Maildrop, Relay, SettingsMistake
 from .current import Current, CurrentMaildrop, CurrentRelay
 from .listeners import PLUGIN_OF, bind, shown
 from .pop3.options import Options as POP3Options
 from .pop3.server import Server as POP3Server
 from .smtp.handler import RelayHandler
+from .smtp.headers import HeaderOptions
+from .smtp.rewriting import Rewriting
 from .smtp.server import SMTPServer
 from .smtp.session import SessionOptions
 
@@ -88,7 +90,8 @@ def _reload(current: Current, recompose: Callable[[Composition], Composition]) -
         if former.tls is not None:
             # The listeners hold this context, so it stays, and the new one was but a trial.
             renew(former.tls, renewed.settings)
-            renewed = replace(renewed, tls=former.tls)
+        # So do the filters of the whole process; the new ones have done nothing yet that would have to be ended.
+        renewed = replace(renewed, tls=former.tls, filters=former.filters)
     except SettingsMistake as mistake:
         for line in mistake.lines:
             events.event(_log, logging.ERROR, "not reloaded", mistake=line)
@@ -127,6 +130,7 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
         _log, logging.INFO, "started", version=__version__,
         pop3=_listed(opened["POP3"]), pop3s=_listed(opened["POP3S"]), maildrop=settings["MAILDROP_PLUGIN"],
         smtp=_listed(opened["SMTP"]), relay=settings["RELAY_PLUGIN"],
+        filters=",".join(composition.filters),
     )  # fmt: skip
     async with anyio.create_task_group() as group:
         pop3 = smtp = None
@@ -147,7 +151,8 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
                         draining.start_soon(leg.drain, settings["DRAIN_SECONDS"])
             if smtp is not None:
                 await handler.aclose()
-            await _close(current.composition.maildrop, current.composition.relay)
+            now = current.composition
+            await _close(now.maildrop, now.relay, *now.filters.values())
 
 
 def _pop3(composition: Composition, maildrop: Maildrop, on_admitted: Callable[[Address], None]) -> POP3Server:
@@ -164,9 +169,11 @@ def _smtp(
     composition: Composition, relay: Relay, on_admitted: Callable[[Address], None]
 ) -> tuple[SMTPServer, RelayHandler]:
     settings = composition.settings
-    handler = RelayHandler(relay, settings["SMTP_MAX_OCTETS"])
+    hostname = _hostname()
+    rewriting = Rewriting(HeaderOptions.from_settings(settings, hostname), composition.filters)
+    handler = RelayHandler(relay, settings["SMTP_MAX_OCTETS"], rewriting)
     options = SessionOptions(
-        hostname=_hostname(),
+        hostname=hostname,
         max_octets=settings["SMTP_MAX_OCTETS"],
         idle_seconds=settings["SMTP_IDLE_SECONDS"],
         admission=Admission.from_settings(settings, on_admitted),
@@ -192,7 +199,7 @@ def _hostname() -> str:
     return socket.gethostname() or "localhost"
 
 
-async def _close(*plugins: Maildrop | Relay | None) -> None:
+async def _close(*plugins: Maildrop | Relay | Filter | None) -> None:
     for plugin in plugins:
         if plugin is None:
             continue

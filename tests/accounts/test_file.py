@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from legacy_email_proxy.accounts.file import read_accounts
+from legacy_email_proxy.accounts.filtered import FilteredRelay
 from legacy_email_proxy.accounts.lines import Lines
 from legacy_email_proxy.accounts.users import PasswordHash
 from legacy_email_proxy.composition import compose
@@ -265,3 +266,26 @@ def test_lines() -> None:
         ("nothing",): 1,
     }
     assert {key: lines.of(*key) for key in expected} == expected
+
+
+async def test_filters_of_the_process_and_of_an_account(tmp_path: Path) -> None:
+    file = tmp_path / "accounts.toml"
+    file.write_text(GOOD.replace('BACKEND_IMAP_FOLDER = "Scans"', 'SMTP_SENDER = "a@x"\nSMTP_ALLOWED_SENDERS = "@x"'))
+    given = ENVIRON | {"ACCOUNTS_FILE": str(file)}
+    composition = compose(given)
+    assert composition.filters == {}
+    a, b = composition.accounts
+    assert isinstance(a.relay, FilteredRelay)
+    assert list(a.relay._filters) == ["allowed", "sender"]
+    assert not isinstance(b.relay, FilteredRelay)
+    # One that is named is the whole process's.
+    composition = compose(given | {"SMTP_FILTERS": "sender", "SMTP_SENDER": "b@x"})
+    assert list(composition.filters) == ["sender"]
+    assert [isinstance(account.relay, FilteredRelay) for account in composition.accounts] == [True, False]
+    assert isinstance(composition.accounts[0].relay, FilteredRelay)
+    assert list(composition.accounts[0].relay._filters) == ["allowed"]
+    # Without a file all are, the guard first.
+    plain = compose(ENVIRON | {"POP3_LOGIN": "any", "SMTP_SENDER": "a@x", "SMTP_ALLOWED_SENDERS": "@x"})
+    assert list(plain.filters) == ["allowed", "sender"]
+    assert not isinstance(plain.relay, FilteredRelay)
+    assert compose(ENVIRON | {"POP3_LOGIN": "any"}).filters == {}

@@ -12,14 +12,17 @@ import anyio
 import pytest
 
 from legacy_email_proxy.accounts.addresses import Addresses
-from legacy_email_proxy.accounts.guard import guarded
+from legacy_email_proxy.accounts.filtered import FilteredRelay
+from legacy_email_proxy.accounts.guard import GuardFilter
 from legacy_email_proxy.accounts.maildrop import RoutedMaildrop
 from legacy_email_proxy.accounts.recent import RecentLogins
 from legacy_email_proxy.accounts.relay import RoutedRelay
 from legacy_email_proxy.accounts.rules import Leg, Rule
 from legacy_email_proxy.accounts.users import PasswordHash, Users
-from legacy_email_proxy.contracts import Client, Login, LoginRefused, Refused, RelayCapabilities, Secret
+from legacy_email_proxy.contracts import Client, Login, LoginRefused, Refused, Relay, RelayCapabilities, Secret
+from legacy_email_proxy.plugin_context import PluginContext
 from legacy_email_proxy.replies import SMTP, pop3_error, smtp_reply
+from legacy_email_proxy_plugins.filters.sender import SenderFilter
 from pop3.maildrops import MemoryMaildrop
 from smtp.relays import MemoryRelay
 
@@ -35,7 +38,7 @@ async def content() -> AsyncIterator[bytes]:
     yield b"Subject: x\r\n\r\nx\r\n"
 
 
-async def verdict(relay: RoutedRelay, sender: str, *recipients: str, client: Client = CLIENT) -> list[str]:
+async def verdict(relay: Relay, sender: str, *recipients: str, client: Client = CLIENT) -> list[str]:
     """The replies to MAIL (if that was refused) or to each RCPT; the message is sent if one was accepted."""
     replies = []
     try:
@@ -221,15 +224,26 @@ GUARDED = [
 @pytest.mark.parametrize(("settings", "sender", "replies"), GUARDED)
 async def test_the_guard(settings: dict[str, list[str]], sender: str, replies: list[str]) -> None:
     relay = MemoryRelay()
-    guard = guarded(relay, {"SMTP_ALLOWED_SENDERS": None, "SMTP_ALLOWED_RECIPIENTS": None} | settings)
-    assert await verdict(guard, sender, "A@z", "b@z") == replies  # type: ignore[arg-type]
+    context = PluginContext("x", {"SMTP_ALLOWED_SENDERS": None, "SMTP_ALLOWED_RECIPIENTS": None} | settings)
+    guard = FilteredRelay(relay, {"allowed": GuardFilter(context)})
+    assert await verdict(guard, sender, "A@z", "b@z") == replies
     assert len(relay.delivered) == ("250" in replies)
     assert relay.entered == relay.left
 
 
-async def test_without_lists_there_is_no_guard() -> None:
-    relay = MemoryRelay()
-    assert guarded(relay, {"SMTP_ALLOWED_SENDERS": None, "SMTP_ALLOWED_RECIPIENTS": None}) is relay
+async def test_an_accounts_own_filters_run_once_it_is_chosen() -> None:
+    context = PluginContext("x", {"SMTP_SENDER": "a@x", "SMTP_SENDER_REWRITE": "both", "SMTP_SENDER_REPLY_TO": False})
+    each = relays("a", "b")
+    rules = [Rule("a", senders=Addresses.parse(["scan@y"])), Rule("b")]
+    router = RoutedRelay(
+        {"a": FilteredRelay(each["a"], {"sender": SenderFilter(context)}), "b": each["b"]}, rules, RecentLogins()
+    )
+    for sender in ("scan@y", "other@y"):
+        assert await verdict(router, sender, "to@z") == ["250"]
+    [mine], [others] = each["a"].delivered, each["b"].delivered
+    assert (mine.reverse_path, others.reverse_path) == ("a@x", "other@y")
+    assert b'From: "scan@y" <a@x>\r\n' in mine.content
+    assert others.content == b"Subject: x\r\n\r\nx\r\n"
 
 
 async def test_one_that_fails_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:

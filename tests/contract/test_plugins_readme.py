@@ -12,7 +12,17 @@ import pytest
 
 from interop.proxy import clean_environment
 from legacy_email_proxy import contracts
-from legacy_email_proxy.contracts import Context, Failure, Maildrop, MaildropSession, Refused, Relay, Transaction
+from legacy_email_proxy.contracts import (
+    Context,
+    Failure,
+    Filter,
+    Header,
+    Maildrop,
+    MaildropSession,
+    Refused,
+    Relay,
+    Transaction,
+)
 from legacy_email_proxy.registry import GROUPS
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +38,7 @@ def methods(contract: type) -> set[str]:
 
 
 def test_the_relay_keeps_the_contract_by_the_test_beside_it(tmp_path: Path) -> None:
-    relay, _, test = blocks("python")
+    relay, *_, test = blocks("python")
     (tmp_path / "acme_mail").mkdir()
     (tmp_path / "acme_mail" / "archive.py").write_text(relay)
     (tmp_path / "test_archive.py").write_text(test)
@@ -45,10 +55,12 @@ def test_the_relay_keeps_the_contract_by_the_test_beside_it(tmp_path: Path) -> N
     assert re.search(r"\b[3-9]\d passed", done.stdout), done.stdout
 
 
-def test_the_relay_is_the_one_of_the_distribution() -> None:
+def test_the_examples_are_those_of_the_distribution() -> None:
     folder = ROOT / "tests" / "site_plugin"
     assert blocks("python")[0] == (folder / "acme_mail" / "archive.py").read_text()
-    shown, written = tomllib.loads(blocks("toml")[0]), tomllib.loads((folder / "pyproject.toml").read_text())
+    # It and its own tests run in tests/site.
+    assert blocks("python")[1] == (folder / "acme_mail" / "devices.py").read_text()
+    shown, written = tomllib.loads("".join(blocks("toml"))), tomllib.loads((folder / "pyproject.toml").read_text())
     for key in ("name", "version", "dependencies"):
         assert shown["project"][key] == written["project"][key]
     for group, points in shown["project"]["entry-points"].items():
@@ -58,10 +70,10 @@ def test_the_relay_is_the_one_of_the_distribution() -> None:
 
 def test_the_refusal_is_one() -> None:
     with pytest.raises(Refused):
-        exec(blocks("python")[1], vars(contracts).copy())
+        exec(blocks("python")[2], vars(contracts).copy())
 
 
-@pytest.mark.parametrize("contract", [Relay, Transaction, Maildrop, MaildropSession, Context])
+@pytest.mark.parametrize("contract", [Relay, Transaction, Maildrop, MaildropSession, Filter, Header, Context])
 def test_every_method_of_a_contract_is_told(contract: type) -> None:
     rows = "".join(line for line in README.splitlines() if line.startswith("|"))
     untold = {name for name in methods(contract) if not re.search(rf"`(?:\w+\.)?{name}\b", rows)}

@@ -23,9 +23,9 @@ IO = {"anyio", "asyncio", "socket", "ssl", "threading", "selectors"}
 SANS_IO = [
     *("replies", "access", "pop3.wire", "pop3.commands", "pop3.listing", "pop3.session", "pop3.options"),
     *("pop3.authorization", "pop3.header_line", "pop3.locks", "pop3.requests", "pop3.sasl", "pop3.transfer"),
-    *("smtp.content", "smtp.paths", "smtp.arguments"),
+    *("smtp.content", "smtp.paths", "smtp.arguments", "smtp.headers", "smtp.long_lines", "smtp.rewriting"),
     *("accounts.addresses", "accounts.file", "accounts.lines", "accounts.overlay", "accounts.reach", "accounts.recent"),
-    "accounts.rules",
+    *("accounts.rules", "contracts.header"),
 ]
 # Each room stands above those that it may import from; `contracts` imports nothing of ours.
 MAY_IMPORT = {
@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "pop3": {"contracts", "replies", "events", "access"},
     "smtp": {"contracts", "replies", "events", "access"},
     "certificate": {"contracts"},
-    "accounts": {"contracts", "replies", "events", "access", "settings"},
+    "accounts": {"contracts", "replies", "events", "access", "settings", "smtp"},
     "composition": {"contracts", "registry", "plugin_context", "settings", "certificate", "accounts"},
     "current": {"contracts", "composition"},
     "service": {

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from collections.abc import Iterator
 
 import anyio
 
 from ..access import canonical
 from ..accounts.rules import Facts, Leg, candidates, choose
 from ..composition import Composition, compose
-from ..contracts import Finding, Level, Maildrop, Relay, SettingsMistake
+from ..contracts import Filter, Finding, Level, Maildrop, Relay, SettingsMistake
 from ..settings import unknown_variables
 
 __all__ = ("add_arguments", "run")
@@ -44,17 +45,25 @@ async def _check(options: argparse.Namespace) -> int:
     for variable, meant in unknown_variables(os.environ, composition.settings.declared):
         _print("settings", Finding(Level.WARNING, f"{variable} is not a setting", f"did you mean {meant}?"))
     bad = False
-    for account in composition.accounts:
-        for variable, plugin in (("MAILDROP_PLUGIN", account.maildrop), ("RELAY_PLUGIN", account.relay)):
-            words = (account.name, variable.removesuffix("_PLUGIN").lower(), account.settings[variable])
-            label = " ".join(filter(None, words))
-            if plugin is None:
-                _print(label, Finding(Level.GOOD, "this leg is closed"))
-                continue
-            for finding in await _findings(plugin):
-                _print(label, finding)
-                bad |= finding.level is Level.BAD
+    for label, plugin in _plugins(composition):
+        if plugin is None:
+            _print(label, Finding(Level.GOOD, "this leg is closed"))
+            continue
+        # What has nothing to say is listed all the same: a filter that isn't is one that was forgotten.
+        for finding in await _findings(plugin) or [Finding(Level.GOOD, "loaded")]:
+            _print(label, finding)
+            bad |= finding.level is Level.BAD
     return int(bad)
+
+
+def _plugins(composition: Composition) -> Iterator[tuple[str, Maildrop | Relay | Filter | None]]:
+    """All that can be asked, under the name by which the user knows it."""
+    for account in composition.accounts:
+        before = f"{account.name} " if account.name else ""
+        yield f"{before}maildrop {account.settings['MAILDROP_PLUGIN']}", account.maildrop
+        yield f"{before}relay {account.settings['RELAY_PLUGIN']}", account.relay
+    for name, one in composition.filters.items():
+        yield f"filter {name}", one
 
 
 def _choices(composition: Composition, options: argparse.Namespace) -> int:
@@ -79,7 +88,7 @@ def _choices(composition: Composition, options: argparse.Namespace) -> int:
     return int(not met)
 
 
-async def _findings(plugin: Maildrop | Relay) -> list[Finding]:
+async def _findings(plugin: Maildrop | Relay | Filter) -> list[Finding]:
     found: list[Finding] = []
     with anyio.move_on_after(_PROBE_SECONDS) as scope:
         try:

@@ -24,7 +24,9 @@ from .failures import (
     Unusable,
     Unverified,
 )
+from .filter import Envelope, Filter
 from .finding import Finding, Level
+from .header import Header
 from .maildrop import Entry, Login, Maildrop, MaildropSession, NamedSession
 from .relay import PipeliningTransaction, Recipient, Relay, RelayCapabilities, Transaction, WholeMessageRelay
 from .secret import Secret
@@ -37,8 +39,11 @@ __all__ = (
     "CredentialsRefused",
     "Disconnected",
     "Entry",
+    "Envelope",
     "Failure",
+    "Filter",
     "Finding",
+    "Header",
     "Level",
     "Login",
     "LoginRefused",
