@@ -210,8 +210,9 @@ def compose(environ: Mapping[str, str] | None = None, recent: RecentLogins | Non
         places = {name: table.place for name, table in choice.file.accounts.items()}
         rules, lines = effective(choice.file.rules, legs, places, settings["POP3_LOGIN"])
         mistakes += [*lines, *_closed_legs(settings, choice.accounts)]
-    if settings["POP3_LOGIN"] == "accounts" and settings["ACCOUNTS_FILE"] is None:
-        mistakes.append("POP3_LOGIN: `accounts` needs users; name a file that has them in ACCOUNTS_FILE")
+    userless = settings["ACCOUNTS_FILE"] is None or (choice.file is not None and not choice.file.users)
+    if settings["POP3_LOGIN"] == "accounts" and userless:
+        mistakes.append("POP3_LOGIN: `accounts` needs users; name them in ACCOUNTS_FILE, under [users]")
     tls = None
     try:
         tls = server_context(settings)
@@ -265,9 +266,9 @@ def _made(chosen: _Chosen) -> tuple[_Made, list[str]]:
     guard = {(_FILTERS, _GUARD): GuardFilter} if guarded and sends else {}
     for (variable, name), plugin in {**guard, **chosen.classes}.items():
         kind = _GROUPS[variable].rpartition(".")[2]
-        known_as = ".".join(filter(None, (kind, name.replace(":", "."), chosen.name)))
+        context = PluginContext(f"{kind}.{name.replace(':', '.')}", settings, chosen.name)
         try:
-            plugins[variable, name] = plugin(PluginContext(known_as, settings))
+            plugins[variable, name] = plugin(context)
         except SettingsMistake as mistake:
             mistakes.extend(_not_said(mistake.lines, settings))
         except Exception as error:

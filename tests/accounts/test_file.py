@@ -13,6 +13,8 @@ from legacy_email_proxy.accounts.lines import Lines
 from legacy_email_proxy.accounts.users import PasswordHash
 from legacy_email_proxy.composition import compose
 from legacy_email_proxy.contracts import Secret, SettingsMistake
+from legacy_email_proxy.plugin_context import PluginContext
+from legacy_email_proxy_plugins.imap.maildrop import IMAPMaildrop
 
 HASH = str(PasswordHash.of("secret of ann"))
 ENVIRON = {
@@ -194,6 +196,7 @@ BETWEEN = {
         {"POP3_LOGIN": "any"},
         ["MAILDROP_PLUGIN: no account has this leg"],
     ),
+    "nobody could log in": ('[accounts.a]\n[[rules]]\naccount = "a"\n', {}, ["POP3_LOGIN: `accounts` needs users"]),
     "the environment's mistake, once": (
         GOOD,
         {"LOG_LEVEL": "loud", "BACKEND_IMAP_PORT": "x"},
@@ -289,3 +292,16 @@ async def test_filters_of_the_process_and_of_an_account(tmp_path: Path) -> None:
     assert list(plain.filters) == ["allowed", "sender"]
     assert not isinstance(plain.relay, FilteredRelay)
     assert compose(ENVIRON | {"POP3_LOGIN": "any"}).filters == {}
+
+
+async def test_each_account_keeps_its_state_apart(tmp_path: Path) -> None:
+    settings = {"STATE_DIR": tmp_path}
+    names = ["", "a", "b"]
+    contexts = [PluginContext("maildrop.imap", settings, name) for name in names]
+    assert [context.state_dir.name for context in contexts] == ["maildrop.imap", "maildrop.imap.a", "maildrop.imap.b"]
+    assert contexts[1].logger.name == "legacy_email_proxy.maildrop.imap.a"
+    file = tmp_path / "accounts.toml"
+    file.write_text(GOOD)
+    seen = [account.maildrop for account in compose({**ENVIRON, "ACCOUNTS_FILE": str(file)}).accounts]
+    given = [one._context for one in seen if isinstance(one, IMAPMaildrop)]
+    assert [context.account for context in given if isinstance(context, PluginContext)] == ["a", "b"]
