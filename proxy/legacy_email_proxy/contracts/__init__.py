@@ -27,7 +27,7 @@ from .failures import (
 from .filter import Envelope, Filter
 from .finding import Finding, Level
 from .header import Header
-from .maildrop import Columns, Entry, Login, Maildrop, MaildropSession
+from .maildrop import Columns, Entry, Login, Maildrop, MaildropSession, NamedSession
 from .relay import PipeliningTransaction, Recipient, Relay, RelayCapabilities, Transaction, WholeMessageRelay
 from .secret import Secret
 from .setting import Setting, SettingType
@@ -54,6 +54,7 @@ __all__ = (
     "Message",
     "MessageGone",
     "MessageUnavailable",
+    "NamedSession",
     "Overloaded",
     "Parameters",
     "PipeliningTransaction",
