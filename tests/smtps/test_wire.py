@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from legacy_email_proxy.contracts import Disconnected, Secret
+from legacy_email_proxy.contracts import Disconnected
 from legacy_email_proxy_plugins.smtps import Timeouts
 from legacy_email_proxy_plugins.smtps.connection import Connection, State
 from legacy_email_proxy_plugins.smtps.endpoint import Encryption, Endpoint
@@ -31,7 +31,7 @@ async def wired() -> AsyncIterator[tuple[Wire, socket.socket]]:
 
 
 async def test_a_reply_that_lies_unread_in_the_socket_is_seen_before_the_final_dot() -> None:
-    endpoint = Endpoint("fake.test", 25, Encryption.NONE, None, None, Secret(""), 1)
+    endpoint = Endpoint("fake.test", 25, Encryption.NONE, None, None, None, 1)
     async with wired() as (wire, peer):
         connection = Connection(wire, endpoint, Timeouts(), logging.getLogger(LOGGER))
         connection.state = State.ENVELOPE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from legacy_email_proxy.contracts import CredentialsRefused, Failure, Finding, Level, Login, Unreachable, Unverified
 
+from ..provider_errors import meaning_of
 from .actions import find_trash
 from .connection import Connection
 from .deletion import stays
@@ -68,6 +69,8 @@ def inspect(
 
 def failed(failure: Failure) -> Finding:
     """The step that did not work."""
+    if isinstance(failure, CredentialsRefused) and (meaning := meaning_of(failure.detail)):
+        return Finding(Level.BAD, f"{failure.detail}: {meaning.words}", meaning.advice)
     look_at = f"look at {failure.look_at}" if failure.look_at else "try again later"
     if isinstance(failure, CredentialsRefused):
         advice = f"{look_at}; many providers want an app password here, or have IMAP switched off by default"

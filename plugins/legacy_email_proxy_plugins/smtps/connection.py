@@ -14,19 +14,22 @@ from contextlib import contextmanager
 from enum import Enum, auto
 
 from legacy_email_proxy.contracts import (
+    Account,
     Disconnected,
     Overloaded,
     Parameters,
     Receipt,
+    Secret,
     Unreachable,
     Unusable,
     Unverified,
+    logged_in,
 )
 
 from .content import ContentEncoder
 from .dialogue import Extensions, Reply, command, mail_command, rcpt_command, refusal
 from .endpoint import Encryption, Endpoint
-from .login import Breaker, Exchange, login_failure
+from .login import Breaker, Exchange
 from .timeouts import Timeouts
 from .wire import Broken, Wire, connect
 
@@ -152,20 +155,22 @@ class Connection:
             raise kind(f"{self._endpoint}: in the TLS handshake: {broken}", look_at="BACKEND_SMTP_PORT") from None
 
     async def login(self, breaker: Breaker) -> str:
-        """Log in, if there is a user; returns the mechanism. One attempt, with one mechanism.
+        """Log in, if there is a user; returns the mechanism. One attempt, with one mechanism; another one if
+        the credentials have another secret once the first was refused.
 
         Raises :class:`CredentialsRefused`, :class:`Overloaded`, :class:`Unusable` or :class:`Disconnected`.
         """
         mechanism = ""
-        if self._endpoint.user is not None:
-            exchange = Exchange.choose(self.extensions, self._endpoint.user, self._endpoint.password)
+        if self._endpoint.credentials is not None:
+            account = Account("smtp", self._endpoint.user or "")
             async with breaker.attempt(self._timeouts.auth):
-                await self._authenticate(exchange)
-            mechanism = exchange.mechanism
+                mechanism = await logged_in(self._endpoint.credentials, account, self._authenticate)
         self.state = State.READY
         return mechanism
 
-    async def _authenticate(self, exchange: Exchange) -> None:
+    async def _authenticate(self, secret: Secret) -> str:
+        server = (self._endpoint.host, self._endpoint.port)
+        exchange = Exchange.choose(self.extensions, self._endpoint.user or "", secret, server)
         phase = "while sending AUTH"
         reply = None
         for line in exchange.lines():
@@ -175,10 +180,11 @@ class Connection:
             reply = await self._exchange(line, phase, self._timeouts.auth)
             self._logger.debug("S: %s", exchange.shown(reply))
         if reply is None or reply.code == 235:
-            return
-        self.abort()
+            return exchange.mechanism
         if reply.negative:
-            raise login_failure(reply, exchange.shown(reply))
+            # The connection stays: with another token the next try is made on it.
+            raise exchange.failure(reply)
+        self.abort()
         raise Disconnected(f"{self._endpoint}: {phase}: it said {exchange.shown(reply)}, which is no end of a login")
 
     # A mail transaction.
