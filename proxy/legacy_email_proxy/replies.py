@@ -19,6 +19,7 @@ from .contracts import (
     MaildropBusy,
     MessageGone,
     MessageUnavailable,
+    NoCredentials,
     Overloaded,
     Refused,
     StorageFull,
@@ -119,6 +120,10 @@ _POLICY: dict[type[Failure], Policy] = {
     CredentialsRefused: Policy(
         Reply(451, "4.7.0", "The backend refused the proxy's credentials"),
         "SYS/TEMP", "the backend refused the proxy's credentials", logging.ERROR,
+    ),
+    NoCredentials: Policy(
+        Reply(451, "4.7.0", "The proxy has nothing to log in with at the backend"),
+        "SYS/TEMP", "the proxy has nothing to log in with at the backend", logging.ERROR,
     ),
     Unusable: Policy(
         Reply(451, "4.3.5", "The backend can not be used as it is set up"),

@@ -18,6 +18,7 @@ from legacy_email_proxy.contracts import (
     CredentialsRefused,
     Disconnected,
     Finding,
+    NoCredentials,
     Overloaded,
     Password,
     Unusable,
@@ -243,3 +244,38 @@ async def test_imap_of_a_client_with_its_own_login(certificates: Certificates) -
             assert len(session.entries) == 1
         await maildrop.aclose()
         assert b"AUTHENTICATE PLAIN" in server.octets
+
+
+# Nothing to log in with.
+
+
+class Empty(Stub):
+    """Has nothing, until somebody has authorized."""
+
+    async def secret(self, account: Account) -> BearerToken:
+        if not self.tokens:
+            raise NoCredentials("authorize first")
+        return await super().secret(account)
+
+
+async def test_who_has_nothing_to_log_in_with_does_not_pause_towards_the_backend(certificates: Certificates) -> None:
+    stub = Empty()
+    capabilities, keywords = ("AUTH=XOAUTH2",), ["AUTH XOAUTH2"]
+    tls = smtps.server_tls(certificates.good)
+    async with (
+        fake_imap(certificates, "new", capabilities=capabilities) as imap_server,
+        FakeSMTPServer(tls=tls, script={"AUTH": "235 in"}, keywords=keywords) as smtp_server,
+    ):
+        maildrop, relay = maildrop_of(imap_server, certificates, stub), relay_of(smtp_server, certificates, stub)
+        for _ in range(2):
+            with pytest.raises(NoCredentials, match="authorize first"):
+                async with maildrop.open(imap.CLIENT, None):
+                    pass
+            with pytest.raises(NoCredentials, match="authorize first"):
+                await smtps.deliver(relay)
+        stub.tokens.append("new")
+        async with maildrop.open(imap.CLIENT, None):
+            pass
+        await smtps.deliver(relay)
+        await maildrop.aclose()
+        await relay.aclose()

@@ -10,8 +10,9 @@ import anyio
 import pytest
 
 from fakes.oauth2 import Drop, Hang, Status
-from legacy_email_proxy.contracts import CredentialsRefused, Failure, StorageFull, logged_in
+from legacy_email_proxy.contracts import CredentialsRefused, Failure, NoCredentials, StorageFull, logged_in
 from legacy_email_proxy_plugins.oauth2 import OAuth2Credentials
+from legacy_email_proxy_plugins.oauth2.errors import GrantRefused
 from legacy_email_proxy_plugins.oauth2.tokens import Keeper
 from oauth2.support import IMAP, SECRET, SMTP, Person, credentials_for, pair
 from realservers.certificates import Certificates
@@ -74,7 +75,7 @@ async def test_fifty_wait_for_one_failure(certificates: Certificates, tmp_path: 
     server = {"script": {"token": Status(400, {"error": "invalid_grant"})}}
     async with pair(certificates.good, tmp_path, "refresh_token", server=server) as (credentials, fake):
         ends = await asyncio.gather(*(credentials.secret(IMAP) for _ in range(50)), return_exceptions=True)
-        assert {type(end).__mro__[1] for end in ends} == {CredentialsRefused}
+        assert {type(end) for end in ends} == {GrantRefused}
         assert fake.times("token") == 1
 
 
@@ -130,6 +131,23 @@ async def test_a_pause_grows_and_ends(certificates: Certificates, tmp_path: Path
         assert asked[0] == 1
         assert asked[9] <= 5, "in the first ten minutes"
         assert asked[-1] <= 32, "in a day"
+
+
+async def test_a_pause_does_not_outlast_a_consent(certificates: Certificates, tmp_path: Path) -> None:
+    clock = Clock()
+    async with pair(certificates.good, tmp_path, "authorization_code", server={"lifetime": 100}) as (credentials, fake):
+        keeper = keeper_of(credentials, clock)
+        for _ in range(8):
+            with pytest.raises(NoCredentials):
+                await keeper.token()
+            clock.now += keeper._act_pause.left
+        with pytest.raises(NoCredentials):
+            await keeper.token()
+        assert keeper._act_pause.left == 3600
+        await credentials.authorize("default", Person(fake.browse), listen=False)
+        first = await keeper.token()
+        clock.now += 200
+        assert await keeper.token() != first, "the hour isn't over"
 
 
 @pytest.mark.parametrize("rotate", [True, False])

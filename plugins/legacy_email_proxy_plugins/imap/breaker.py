@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from legacy_email_proxy.contracts import CredentialsRefused
+from legacy_email_proxy.contracts import CredentialsRefused, NoCredentials
 
 __all__ = ("Breaker",)
 
@@ -46,6 +46,8 @@ class Breaker:
         try:
             yield
             self._proven, self._pause = True, 0.0
+        except NoCredentials:
+            raise
         except CredentialsRefused as refused:
             self._proven, self._look_at = False, refused.look_at
             self._pause = min(max(self._pause * 2, self.FIRST_PAUSE_SECONDS), self.LONGEST_PAUSE_SECONDS)

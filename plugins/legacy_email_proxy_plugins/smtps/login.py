@@ -8,7 +8,15 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from legacy_email_proxy.contracts import BearerToken, CredentialsRefused, Failure, Overloaded, Secret, Unusable
+from legacy_email_proxy.contracts import (
+    BearerToken,
+    CredentialsRefused,
+    Failure,
+    NoCredentials,
+    Overloaded,
+    Secret,
+    Unusable,
+)
 
 from ..sasl import BEARER_MECHANISMS, BearerLogin, explained
 from .dialogue import Extensions, Reply, redacted
@@ -129,6 +137,8 @@ class Breaker:
             await self._wait_for_turn(seconds)
         try:
             yield
+        except NoCredentials:
+            raise
         except CredentialsRefused as refused:
             self._open(refused)
             raise

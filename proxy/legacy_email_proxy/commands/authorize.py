@@ -70,7 +70,7 @@ async def _consent(plugin: Authorizable, options: argparse.Namespace) -> bool:
     except Failure as failure:
         print(f"legacy-email-proxy: {failure}", file=sys.stderr)
         return True
-    print(f"Done: the token for account {options.account} is stored; a proxy that is running uses it from now on.")
+    print(f"Done: the token for account {options.account} is stored; a running proxy uses it at its next login.")
     return False
 
 

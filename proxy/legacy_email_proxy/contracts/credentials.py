@@ -61,7 +61,7 @@ class Credentials(Protocol):
     async def secret(self, account: Account) -> Password | BearerToken:
         """What to log in with now. It may be asked for at every login, so it answers from memory where it can.
 
-        Must bound its own time. Raises :class:`CredentialsRefused` when somebody has to act before there is one, and
+        Must bound its own time. Raises :class:`NoCredentials` when somebody has to act before there is one, and
         :class:`Unreachable`, :class:`Overloaded` or another failure when waiting may help.
         """
 
