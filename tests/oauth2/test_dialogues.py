@@ -211,8 +211,9 @@ async def test_imap_with_tokens_that_are_always_refused(
     certificates: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:
     capabilities = ("AUTH=XOAUTH2",)
-    script: Any = {"TOKEN": "NO [AUTHENTICATIONFAILED] you sent very-new-token"}
-    async with fake_imap(certificates, "none", capabilities=capabilities, script=script) as server:
+    async with fake_imap(certificates, "none", capabilities=capabilities) as server:
+        sent = encoded("XOAUTH2", "very-new-token", server, imap.USER)
+        server.script["TOKEN"] = f"NO [AUTHENTICATIONFAILED] you sent {sent}"
         maildrop = maildrop_of(server, certificates, Stub("very-old-token", "very-new-token"))
         for words in (r"you sent \*\*\* \(status=401 scope=mail\)", r"not asked again for \d+ s"):
             with pytest.raises(CredentialsRefused, match=words) as raised:

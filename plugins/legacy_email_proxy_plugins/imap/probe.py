@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from legacy_email_proxy.contracts import CredentialsRefused, Failure, Finding, Level, Login, Unreachable, Unverified
+from legacy_email_proxy.contracts import (
+    CredentialsRefused,
+    Failure,
+    Finding,
+    Level,
+    Login,
+    NoCredentials,
+    Unreachable,
+    Unverified,
+)
 
 from ..provider_errors import meaning_of
 from .actions import find_trash
@@ -69,6 +78,8 @@ def inspect(
 
 def failed(failure: Failure) -> Finding:
     """The step that did not work."""
+    if isinstance(failure, NoCredentials):
+        return Finding(Level.BAD, f"nothing to log in with: {failure.detail}", f"look at {failure.look_at}")
     if isinstance(failure, CredentialsRefused) and (meaning := meaning_of(failure.detail)):
         return Finding(Level.BAD, f"{failure.detail}: {meaning.words}", meaning.advice)
     look_at = f"look at {failure.look_at}" if failure.look_at else "try again later"

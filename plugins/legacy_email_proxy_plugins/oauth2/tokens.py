@@ -149,7 +149,7 @@ class Keeper:
         self._task = None
         if not task.cancelled() and (error := task.exception()) is not None:
             # Nobody may be waiting for it; whoever is, raises it as well.
-            self._logger.error("no token: %s", error)
+            self._logger.error("no token: %s", error, exc_info=None if isinstance(error, Failure) else error)
 
     async def _renew(self) -> BearerToken:
         record = Record()

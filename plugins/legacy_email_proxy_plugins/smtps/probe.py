@@ -10,6 +10,7 @@ from legacy_email_proxy.contracts import (
     Failure,
     Finding,
     Level,
+    NoCredentials,
     Overloaded,
     Unreachable,
     Unusable,
@@ -61,6 +62,8 @@ async def probe(
 
 
 def _failed(failure: Failure) -> Finding:
+    if isinstance(failure, NoCredentials):
+        return Finding(Level.BAD, f"nothing to log in with: {failure.detail}", f"look at {failure.look_at}")
     if isinstance(failure, CredentialsRefused) and (meaning := meaning_of(failure.detail)):
         return Finding(Level.BAD, f"{failure}: {meaning.words}", meaning.advice)
     return Finding(Level.BAD, str(failure), _ADVICE.get(type(failure), "look into the log of the backend"))
