@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import re
 import signal
-from collections.abc import AsyncIterator
+import termios
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from anyio.to_thread import run_sync
 
 from fakes.oauth2 import FakeAuthorizationServer
 from interop.proxy import clean_environment, command, run
-from oauth2.support import IMAP, credentials_for, server_tls, variables
+from oauth2.support import IMAP, credentials_for, server_tls, until, variables
 from realservers.certificates import Certificates
 
 SECONDS = 20.0
@@ -30,20 +33,21 @@ async def provider(
 
 
 @asynccontextmanager
-async def authorizing(*arguments: str, **given: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def authorizing(
+    given: Mapping[str, str], stdin: int = asyncio.subprocess.PIPE
+) -> AsyncIterator[asyncio.subprocess.Process]:
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        *command("authorize", *arguments), env=clean_environment(**given), stdin=pipe, stdout=pipe, stderr=pipe
+        *command("authorize"), env=clean_environment(**given), stdin=stdin, stdout=pipe, stderr=pipe
     )
     try:
         with anyio.fail_after(SECONDS):
             yield process
-            if process.returncode is None:
-                await process.communicate()
+            await process.wait()
     finally:
         if process.returncode is None:
             process.kill()
-            await process.communicate()
+        await process.communicate()
 
 
 async def said(process: asyncio.subprocess.Process, pattern: str) -> str:
@@ -59,7 +63,7 @@ async def said(process: asyncio.subprocess.Process, pattern: str) -> str:
 
 async def test_a_browser_elsewhere(certificates: Certificates, tmp_path: Path) -> None:
     async with provider(certificates, tmp_path, "authorization_code") as (fake, given):
-        async with authorizing(**given) as process:
+        async with authorizing(given) as process:
             url = await said(process, r"(?s)(https://\S+code_challenge\S+)\s.*Paste that address here: ")
             output, errors = await process.communicate(fake.browse(url).encode() + b"\n")
         assert (process.returncode, errors) == (0, b"")
@@ -73,15 +77,15 @@ async def test_a_browser_elsewhere(certificates: Certificates, tmp_path: Path) -
 
 async def test_a_code_to_type_elsewhere(certificates: Certificates, tmp_path: Path) -> None:
     async with provider(certificates, tmp_path, "device_code") as (fake, given):
-        async with authorizing(**given) as process:
+        async with authorizing(given) as process:
             fake.approve(await said(process, r"enter the code (\S+)\n"))
-            assert await process.wait() == 0
-            await process.communicate()
+            await process.wait()
+        assert process.returncode == 0
 
 
 async def test_what_goes_wrong_is_one_line(certificates: Certificates, tmp_path: Path) -> None:
     async with provider(certificates, tmp_path, "authorization_code") as (_, given):
-        async with authorizing(**given) as process:
+        async with authorizing(given) as process:
             _, errors = await process.communicate(b"http://localhost/?code=1\n")
         assert process.returncode == 1
         assert errors.startswith(b"legacy-email-proxy: this address does not belong to this request")
@@ -92,14 +96,20 @@ async def test_what_goes_wrong_is_one_line(certificates: Certificates, tmp_path:
 
 async def test_an_interrupt_while_it_waits_for_a_line(certificates: Certificates, tmp_path: Path) -> None:
     async with provider(certificates, tmp_path, "authorization_code") as (_, given):
-        async with authorizing(**given) as process:
-            await said(process, "(here): ")
-            process.send_signal(signal.SIGINT)
-            assert await process.wait() == 1
-            assert process.stderr is not None
-            assert b"Traceback" not in await process.stderr.read()
-            assert process.stdin is not None
-            process.stdin.close()
+        theirs, ours = os.pipe()
+        try:
+            async with authorizing(given, theirs) as process:
+                await said(process, "(here): ")
+                os.write(ours, b"half a line")
+                # Taken out of the pipe: the thread that an interpreter that ends would wait for wants the rest.
+                await until(lambda: fcntl.ioctl(theirs, termios.FIONREAD, bytes(4)) == bytes(4))
+                process.send_signal(signal.SIGINT)
+                assert await process.wait() == 1
+                _, errors = await process.communicate()
+        finally:
+            os.close(ours)
+            os.close(theirs)
+        assert b"Traceback" not in errors
 
 
 def test_nothing_to_authorize() -> None:
