@@ -9,13 +9,16 @@ from contextlib import ExitStack
 
 from .contracts import SettingsMistake
 
-__all__ = ("bind", "shown")
+__all__ = ("PLUGIN_OF", "bind", "shown")
+
+PLUGIN_OF = {"POP3": "MAILDROP_PLUGIN", "POP3S": "MAILDROP_PLUGIN", "SMTP": "RELAY_PLUGIN"}
+"""Each listener, by the first word of its variables → the variable that names what is behind it."""
 
 
-def bind(leg: str, addresses: Sequence[str], port: int) -> list[socket.socket]:
-    """Listening sockets on every address. ``leg`` is ``POP3`` or ``SMTP``, the variables' first word.
+def bind(listener: str, addresses: Sequence[str], port: int) -> list[socket.socket]:
+    """Listening sockets on every address. ``listener`` is one of :data:`PLUGIN_OF`.
 
-    With port 0 all addresses of a leg get the same free port. Raises :class:`SettingsMistake`, one line per address.
+    With port 0 all its addresses get the same free port. Raises :class:`SettingsMistake`, one line per address.
     """
     sockets: list[socket.socket] = []
     mistakes: list[str] = []
@@ -28,9 +31,9 @@ def bind(leg: str, addresses: Sequence[str], port: int) -> list[socket.socket]:
                     _listen(sockets[-1], (place[0], port, *place[2:]))
                     port = port or sockets[-1].getsockname()[1]
             except (socket.gaierror, UnicodeError):
-                mistakes.append(f"{leg}_BIND_ADDR: {address!r} is no address of this machine")
+                mistakes.append(f"{listener}_BIND_ADDR: {address!r} is no address of this machine")
             except OSError as error:
-                mistakes.append(_explain(leg, address, port, error))
+                mistakes.append(_explain(listener, address, port, error))
         if mistakes:
             raise SettingsMistake(*dict.fromkeys(mistakes))
         unwinding.pop_all()
@@ -47,20 +50,23 @@ def _listen(sock: socket.socket, place: tuple[object, ...]) -> None:
     sock.setblocking(False)
 
 
-def _explain(leg: str, address: str, port: int, error: OSError) -> str:
+def _explain(listener: str, address: str, port: int, error: OSError) -> str:
     match error.errno:
         case errno.EADDRINUSE:
-            return f"{leg}_BIND_PORT: {address} port {port} is in use by another program; stop it or take another port"
+            return (
+                f"{listener}_BIND_PORT: {address} port {port} is in use by another program;"
+                " stop it or take another port"
+            )
         case errno.EACCES | errno.EPERM:
             return (
-                f"{leg}_BIND_PORT: no right to open {address} port {port}: ports below 1024 need the capability"
+                f"{listener}_BIND_PORT: no right to open {address} port {port}: ports below 1024 need the capability"
                 " NET_BIND_SERVICE (podman and docker: --cap-add NET_BIND_SERVICE; systemd: AmbientCapabilities=)"
                 " or choose a higher port"
             )
         case errno.EADDRNOTAVAIL | errno.EAFNOSUPPORT:
-            return f"{leg}_BIND_ADDR: {address!r} is no address of this machine"
+            return f"{listener}_BIND_ADDR: {address!r} is no address of this machine"
         case _:
-            return f"{leg}_BIND_ADDR: can not listen on {address} port {port}: {error.strerror}"
+            return f"{listener}_BIND_ADDR: can not listen on {address} port {port}: {error.strerror}"
 
 
 def shown(sock: socket.socket) -> str:

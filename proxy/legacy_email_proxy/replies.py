@@ -79,6 +79,8 @@ class SMTP:
     HELLO_FIRST = Reply(503, "5.5.1", "Send HELO or EHLO first")
     UNKNOWN_PARAMETER = Reply(555, "5.5.4", "Parameter not recognized")
     TOO_BIG = Reply(552, "5.3.4", "Message is larger than this server takes")
+    HEADER_TOO_LONG = Reply(552, "5.3.4", "The message's header is larger than this server takes")
+    LOOP = Reply(554, "5.4.6", "Too many hops, this message goes in circles")
     TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients, send the rest in another message")
     NO_VALID_RECIPIENTS = Reply(554, "5.5.1", "No valid recipients")
 

@@ -15,13 +15,15 @@ from anyio.abc import TaskGroup
 
 from . import __version__, events
 from .access import Address, Admission
-from .composition import Composition
+from .composition import NONE, Composition
 from .container import gateway
-from .contracts import Credentials, Maildrop, Relay, SettingsMistake
-from .listeners import bind, shown
+from .contracts import Credentials, Filter, Maildrop, Relay, SettingsMistake
+from .listeners import PLUGIN_OF, bind, shown
 from .pop3.options import Options as POP3Options
 from .pop3.server import Server as POP3Server
 from .smtp.handler import RelayHandler
+from .smtp.headers import HeaderOptions
+from .smtp.rewriting import Rewriting
 from .smtp.server import SMTPServer
 from .smtp.session import SessionOptions
 
@@ -48,7 +50,7 @@ async def serve(composition: Composition, on_ready: Callable[[Addresses], None] 
     """
     # Before any task group: that would wrap the mistake, and the user would read a traceback instead of one line.
     opened = _open(composition)
-    addresses = Addresses(*(_places(opened[listener]) for listener in ("POP3", "SMTP", "POP3S")))
+    addresses = Addresses(**{listener.lower(): _places(sockets) for listener, sockets in opened.items()})
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with anyio.create_task_group() as group:
             async with _running(composition, opened):
@@ -68,12 +70,11 @@ async def _hurry(signals: AsyncIterator[signal.Signals], group: TaskGroup) -> No
 def _open(composition: Composition) -> dict[str, list[socket.socket]]:
     """The listening sockets of each listener that is not closed."""
     settings = composition.settings
-    opened: dict[str, list[socket.socket]] = {"POP3": [], "POP3S": [], "SMTP": []}
+    opened: dict[str, list[socket.socket]] = {listener: [] for listener in PLUGIN_OF}
     mistakes: list[str] = []
-    for listener in opened:
-        plugin = composition.relay if listener == "SMTP" else composition.maildrop
+    for listener, plugin in PLUGIN_OF.items():
         port = settings[f"{listener}_BIND_PORT"]
-        if plugin is not None and port is not None:
+        if settings[plugin] != NONE and port is not None:
             try:
                 opened[listener] = bind(listener, settings[f"{listener}_BIND_ADDR"], port)
             except SettingsMistake as mistake:
@@ -93,6 +94,7 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
         _log, logging.INFO, "started", version=__version__,
         pop3=_listed(opened["POP3"]), pop3s=_listed(opened["POP3S"]), maildrop=settings["MAILDROP_PLUGIN"],
         smtp=_listed(opened["SMTP"]), relay=settings["RELAY_PLUGIN"],
+        filters=",".join(composition.filters),
     )  # fmt: skip
     async with anyio.create_task_group() as group:
         pop3 = smtp = None
@@ -113,7 +115,8 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
             if smtp is not None:
                 await handler.aclose()
             # The credentials last: the legs may still be logging in.
-            await _close(composition.maildrop, composition.relay, *composition.credentials.values())
+            plugins = (composition.maildrop, composition.relay, *composition.filters.values())
+            await _close(*plugins, *composition.credentials.values())
 
 
 def _pop3(composition: Composition, maildrop: Maildrop, on_admitted: Callable[[Address], None]) -> POP3Server:
@@ -130,9 +133,11 @@ def _smtp(
     composition: Composition, relay: Relay, on_admitted: Callable[[Address], None]
 ) -> tuple[SMTPServer, RelayHandler]:
     settings = composition.settings
-    handler = RelayHandler(relay, settings["SMTP_MAX_OCTETS"])
+    hostname = _hostname()
+    rewriting = Rewriting(HeaderOptions.from_settings(settings, hostname), composition.filters)
+    handler = RelayHandler(relay, settings["SMTP_MAX_OCTETS"], rewriting)
     options = SessionOptions(
-        hostname=_hostname(),
+        hostname=hostname,
         max_octets=settings["SMTP_MAX_OCTETS"],
         idle_seconds=settings["SMTP_IDLE_SECONDS"],
         admission=Admission.from_settings(settings, on_admitted),
@@ -158,7 +163,7 @@ def _hostname() -> str:
     return socket.gethostname() or "localhost"
 
 
-async def _close(*plugins: Maildrop | Relay | Credentials | None) -> None:
+async def _close(*plugins: Maildrop | Relay | Filter | Credentials | None) -> None:
     for plugin in plugins:
         if plugin is None:
             continue

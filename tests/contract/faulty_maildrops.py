@@ -5,7 +5,7 @@ A class names, in `breaks`, the tests that must tell of its fault. Only those ar
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import ClassVar
 
@@ -127,7 +127,7 @@ class TestReadOnce(Maildrops):
             super().__init__(maildrop)
             self.read: set[str] = set()
 
-        async def retrieve(self, unique_id: str) -> AsyncIterator[bytes]:
+        async def retrieve(self, unique_id: str) -> AsyncGenerator[bytes, None]:
             if unique_id not in self.read:
                 async for piece in super().retrieve(unique_id):
                     yield piece
@@ -138,7 +138,7 @@ class TestWholeInMemory(Maildrops):
     breaks = ("test_large_message_comes_in_pieces",)
 
     class sessions(MemorySession):
-        async def retrieve(self, unique_id: str) -> AsyncIterator[bytes]:
+        async def retrieve(self, unique_id: str) -> AsyncGenerator[bytes, None]:
             yield b"".join([piece async for piece in super(type(self), self).retrieve(unique_id)])
 
 
@@ -148,7 +148,7 @@ class TestSharedPosition(Maildrops):
     class sessions(MemorySession):
         rest: ClassVar[dict[str, int]] = {}
 
-        async def retrieve(self, unique_id: str) -> AsyncIterator[bytes]:
+        async def retrieve(self, unique_id: str) -> AsyncGenerator[bytes, None]:
             start = self.rest.pop(unique_id, 0)
             sent = 0
             async for piece in super().retrieve(unique_id):
@@ -163,7 +163,7 @@ class TestTopOfTheHeaderAlone(Maildrops):
     breaks = ("test_top_gives_the_header_and_enough_lines",)
 
     class sessions(MemorySession):
-        async def top(self, unique_id: str, lines: int) -> AsyncIterator[bytes]:
+        async def top(self, unique_id: str, lines: int) -> AsyncGenerator[bytes, None]:
             whole = b"".join([piece async for piece in self.retrieve(unique_id)])
             header, blank_line, _ = whole.partition(b"\r\n\r\n")
             yield header + blank_line
@@ -173,7 +173,7 @@ class TestTopWithoutTheHeader(Maildrops):
     breaks = ("test_top_gives_the_header_and_enough_lines",)
 
     class sessions(MemorySession):
-        async def top(self, unique_id: str, lines: int) -> AsyncIterator[bytes]:
+        async def top(self, unique_id: str, lines: int) -> AsyncGenerator[bytes, None]:
             whole = b"".join([piece async for piece in self.retrieve(unique_id)])
             yield whole.partition(b"\r\n\r\n")[2]
 
@@ -182,7 +182,7 @@ class TestGoneIsEmpty(Maildrops):
     breaks = ("test_a_removed_message_is_gone_alone",)
 
     class sessions(MemorySession):
-        async def retrieve(self, unique_id: str) -> AsyncIterator[bytes]:
+        async def retrieve(self, unique_id: str) -> AsyncGenerator[bytes, None]:
             if self.number(unique_id) is not None:
                 async for piece in super().retrieve(unique_id):
                     yield piece
@@ -241,7 +241,7 @@ class TestMixesSessions(Maildrops):
     last: ClassVar[list[str]] = []
 
     class sessions(MemorySession):
-        async def retrieve(self, unique_id: str) -> AsyncIterator[bytes]:
+        async def retrieve(self, unique_id: str) -> AsyncGenerator[bytes, None]:
             TestMixesSessions.last[:] = [unique_id]
             await anyio.lowlevel.checkpoint()
             async for piece in super().retrieve(TestMixesSessions.last[0]):
@@ -269,7 +269,7 @@ class TestClosedByACancelledReader(Maildrops):
     breaks = ("test_cancelled_while_retrieving",)
 
     class sessions(MemorySession):
-        async def retrieve(self, unique_id: str) -> AsyncIterator[bytes]:
+        async def retrieve(self, unique_id: str) -> AsyncGenerator[bytes, None]:
             try:
                 async for piece in super().retrieve(unique_id):
                     yield piece

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
@@ -79,7 +79,7 @@ class MemorySession:
         found = (n for n, message in self.maildrop.messages.items() if self.unique_id(n, message) == unique_id)
         return next(found, None)
 
-    async def retrieve(self, unique_id: str) -> AsyncIterator[bytes]:
+    async def retrieve(self, unique_id: str) -> AsyncGenerator[bytes, None]:
         number = self.number(unique_id)
         if number is None:
             raise MessageGone(unique_id)
@@ -88,7 +88,7 @@ class MemorySession:
             await anyio.lowlevel.checkpoint()
             yield message[start : start + 65536]
 
-    def top(self, unique_id: str, lines: int) -> AsyncIterator[bytes]:
+    def top(self, unique_id: str, lines: int) -> AsyncGenerator[bytes, None]:
         return self.retrieve(unique_id)
 
     async def commit(self, deleted: Collection[str]) -> None:

@@ -23,7 +23,8 @@ IO = {"anyio", "asyncio", "socket", "ssl", "threading", "selectors"}
 SANS_IO = [
     *("replies", "access", "pop3.wire", "pop3.commands", "pop3.listing", "pop3.session", "pop3.options"),
     *("pop3.authorization", "pop3.header_line", "pop3.locks", "pop3.requests", "pop3.sasl", "pop3.transfer"),
-    *("smtp.content", "smtp.paths", "smtp.arguments"),
+    *("smtp.content", "smtp.paths", "smtp.arguments", "smtp.headers", "smtp.long_lines", "smtp.rewriting"),
+    "contracts.header",
 ]
 # Each room stands above those that it may import from; `contracts` imports nothing of ours.
 MAY_IMPORT = {

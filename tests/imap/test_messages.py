@@ -243,7 +243,7 @@ async def test_a_reader_that_stops_early(certificates: Certificates) -> None:
             for _ in range(3):
                 pieces = session.retrieve(session.entries[0].unique_id)
                 await anext(pieces)
-                await pieces.aclose()  # type: ignore[attr-defined]
+                await pieces.aclose()
                 assert await read(session, 1) == ONE, "the slot is free again"
         assert len(server.connections) == 4
         assert server.sent_octets < 15_000_000, "the rest was not read"

@@ -75,7 +75,7 @@ async def test_waiting_for_a_connection_ends(certificates: Certificates) -> None
                 async with maildrop.open(CLIENT, None):
                     pass
             assert raised.value.look_at == "BACKEND_IMAP_MAX_CONNECTIONS"
-            await pieces.aclose()  # type: ignore[attr-defined]
+            await pieces.aclose()
             async with maildrop.open(CLIENT, None):
                 pass
 

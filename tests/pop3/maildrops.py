@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -76,7 +76,7 @@ class MemorySession:
     maildrop: MemoryMaildrop
     entries: Sequence[Entry]
 
-    async def retrieve(self, unique_id: str) -> AsyncIterator[bytes]:
+    async def retrieve(self, unique_id: str) -> AsyncGenerator[bytes, None]:
         self.maildrop.iterators += 1
         try:
             for piece in self.maildrop.pieces(unique_id):
@@ -85,7 +85,7 @@ class MemorySession:
             self.maildrop.closed += 1
             self.maildrop.raising(f"close {unique_id}")
 
-    def top(self, unique_id: str, lines: int) -> AsyncIterator[bytes]:
+    def top(self, unique_id: str, lines: int) -> AsyncGenerator[bytes, None]:
         return self.retrieve(unique_id)
 
     async def commit(self, deleted: Collection[str]) -> None:

@@ -12,7 +12,7 @@ import ssl
 import struct
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_network
 
@@ -63,7 +63,7 @@ class StreamingMaildrop(MemoryMaildrop):
 
 
 class StreamingSession(MemorySession):
-    async def retrieve(self, unique_id: str) -> AsyncIterator[bytes]:
+    async def retrieve(self, unique_id: str) -> AsyncGenerator[bytes, None]:
         maildrop = self.maildrop
         assert isinstance(maildrop, StreamingMaildrop)
         maildrop.iterators += 1
@@ -358,7 +358,7 @@ async def test_a_slow_reader_costs_little_memory(start_leg: StartLeg) -> None:
 
 async def test_a_reader_that_stopped_is_cut_off(start_leg: StartLeg, ends: Ends) -> None:
     maildrop = StreamingMaildrop(100 * MIB)
-    leg = await start_leg(maildrop, idle_seconds=0.2)
+    leg = await start_leg(maildrop, progress_seconds=0.2)
     with small_window(leg.address) as client:
         client.sendall(LOGIN + b"RETR 1\r\n")
         await until(lambda: bool(ends()))

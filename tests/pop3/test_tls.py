@@ -343,7 +343,7 @@ async def test_a_drop_under_tls_deletes_nothing(
 async def test_a_reader_that_stopped_is_cut_off_under_tls(
     start_leg: StartLeg, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, ends: Ends
 ) -> None:
-    leg = await start_leg(MemoryMaildrop({"b": BIG * 10}, piece_octets=1_000_000), tls=server_tls, idle_seconds=0.3)
+    leg = await start_leg(MemoryMaildrop({"b": BIG * 10}, piece_octets=1_000_000), tls=server_tls, progress_seconds=0.3)
     assert leg.tls_address
     plain = socket.socket()
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

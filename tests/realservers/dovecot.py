@@ -18,6 +18,7 @@ from realservers.certificates import Certificate
 from realservers.dovecot_conf import Owner, Storage, configuration
 from realservers.maildir import Maildir
 from realservers.processes import Daemon, ask, on_free_ports, require, short_folder, unavailable, wait_until
+from realservers.server import Server
 
 IMAP_SECONDS = 30.0
 IMPORT_SECONDS = 60.0
@@ -36,13 +37,14 @@ def require_dovecot() -> str:
     return program
 
 
-class Dovecot:
+class Dovecot(Server):
     """A running Dovecot; `Dovecot.start(…)` returns once it answers, and leaving its `with` block stops it.
 
     Its users are the `accounts`. Methods that take a user want the account's name.
     """
 
     def __init__(self, folder: Path, certificate: Certificate, storage: Storage, plain_host: str) -> None:
+        super().__init__()
         self.ca_file = certificate.ca_file
         self.plain_host = plain_host
         self.imaps_port = self.imap_port = self.pop3_port = 0
@@ -53,8 +55,6 @@ class Dovecot:
         self._storage = storage
         self._owner = Owner.present()
         self._maildirs: dict[str, Maildir] = {}
-        self._daemon: Daemon
-        self._stack = ExitStack()
 
     @classmethod
     def start(
@@ -98,34 +98,12 @@ class Dovecot:
                     ports=[self.imaps_port],
                 )
 
-            self._daemon = on_free_ports(3, start_on)
-            stack.callback(self._daemon.stop)
-            self._stack = stack.pop_all()
+            self._started(on_free_ports(3, start_on), stack)
         return self
 
     @property
     def _configuration_file(self) -> Path:
         return self._folder / "dovecot.conf"
-
-    def stop(self) -> None:
-        """Stop it and forget its mail; a second time does nothing."""
-        self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    @property
-    def log(self) -> str:
-        """What it has logged, until it is stopped."""
-        return self._daemon.log
-
-    @property
-    def pids(self) -> list[int]:
-        """The ids of its processes."""
-        return self._daemon.members
 
     def add_account(self, name: str | None = None, password: str | None = None) -> Account:
         """A fresh account, with an empty mailbox that no other test knows of."""

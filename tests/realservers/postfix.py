@@ -18,6 +18,7 @@ from realservers.accounts import DOMAIN
 from realservers.certificates import Certificate
 from realservers.dovecot import Dovecot
 from realservers.processes import Daemon, DidNotStart, ask, on_free_ports, require, short_folder, tail, unavailable
+from realservers.server import Server
 
 UNKNOWN_RECIPIENT = f"nobody@{DOMAIN}"
 LATER_RECIPIENT = f"later@{DOMAIN}"
@@ -115,18 +116,16 @@ postlog unix-dgram n - n - 1 postlogd
 """
 
 
-class Postfix:
+class Postfix(Server):
     """A running Postfix; `Postfix.start(…)` returns once it answers, and leaving its `with` block stops it.
 
     Both ports want a login, with an account of the Dovecot it was started with, and nothing before TLS.
     """
 
-    def __init__(self, folder: Path, certificate: Certificate) -> None:
+    def __init__(self, certificate: Certificate) -> None:
+        super().__init__()
         self.ca_file = certificate.ca_file
         self.smtps_port = self.submission_port = 0
-        self._folder = folder
-        self._daemon: Daemon
-        self._stack = ExitStack()
 
     @classmethod
     def start(
@@ -152,7 +151,7 @@ class Postfix:
         programs, owner = ask(postconf, "-dh", "daemon_directory", "mail_owner").splitlines()
         with ExitStack() as stack:
             folder = stack.enter_context(short_folder("postfix-"))
-            self = cls(folder, certificate)
+            self = cls(certificate)
             etc = folder / "etc"
             etc.mkdir(mode=0o755)
             make_queue(folder, pwd.getpwnam(owner).pw_uid)
@@ -182,32 +181,11 @@ class Postfix:
                 )
 
             try:
-                self._daemon = on_free_ports(2, start_on)
+                daemon = on_free_ports(2, start_on)
             except DidNotStart as error:
                 raise DidNotStart(f"{error}{tail(_complaints(postfix, etc))}") from None
-            stack.callback(self._daemon.stop)
-            self._stack = stack.pop_all()
+            self._started(daemon, stack)
         return self
-
-    def stop(self) -> None:
-        """Stop it and forget its queue; a second time does nothing."""
-        self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    @property
-    def log(self) -> str:
-        """What it has logged, until it is stopped."""
-        return self._daemon.log
-
-    @property
-    def pids(self) -> list[int]:
-        """The ids of its processes."""
-        return self._daemon.members
 
 
 def make_queue(folder: Path, owner: int) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from legacy_email_proxy.access import Admission
 from legacy_email_proxy.smtp.handler import RelayHandler
+from legacy_email_proxy.smtp.rewriting import Rewriting
 from legacy_email_proxy.smtp.server import SMTPServer
 from legacy_email_proxy.smtp.session import SessionOptions
 from smtp.relays import MemoryRelay
@@ -66,9 +67,10 @@ async def start_leg() -> AsyncIterator[StartLeg]:
             max_connections: int = 100,
             max_per_address: int = 100,
             hostname: str = "proxy.test",
+            rewriting: Rewriting | None = None,
         ) -> Leg:
             relay = relay or MemoryRelay()
-            handler = RelayHandler(relay, max_octets)
+            handler = RelayHandler(relay, max_octets, rewriting)
             admission = Admission(networks, max_connections, max_per_address)  # type: ignore[arg-type]
             server = SMTPServer(handler, SessionOptions(hostname, max_octets, idle_seconds, admission))
             sock = socket.create_server(("127.0.0.1", 0))

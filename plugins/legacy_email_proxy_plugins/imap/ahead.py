@@ -43,13 +43,13 @@ class ReadAhead:
         "_count",
         "_expected",
         "_index",
-        "_item",
         "_logger",
         "_messages",
         "_pool",
         "_read_until",
         "_same_folder",
         "_shelf",
+        "item",
     )
 
     def __init__(
@@ -59,7 +59,7 @@ class ReadAhead:
         self._shelf = pool.shelf
         self._messages = pool.shelf.messages
         self._index = index
-        self._item = item
+        self.item = item
         self._same_folder = same_folder
         self._logger = log
         self._expected = -1
@@ -73,7 +73,7 @@ class ReadAhead:
         if not in_a_row:
             self._count = 1
             return None
-        key = (self._index.uidvalidity, uid, self._item)
+        key = (self._index.uidvalidity, uid, self.item)
         octets = self._messages.get(self._shelf, key)
         if octets is not None:
             return octets
@@ -97,10 +97,10 @@ class ReadAhead:
         for uid, octets in zip(
             sizes.uids[position : position + self._count], sizes.octets[position : position + self._count], strict=True
         ):
-            key = (self._index.uidvalidity, uid, self._item)
+            key = (self._index.uidvalidity, uid, self.item)
             known = self._messages.get(self._shelf, key) is not None or self._messages.coming(self._shelf, key)
             if octets < LARGE_OCTETS and not known:
-                room = octets if self._item == "BODY.PEEK[]" else min(octets, _HEADER_OCTETS)
+                room = octets if self.item == "BODY.PEEK[]" else min(octets, _HEADER_OCTETS)
                 if total + room > MAX_OCTETS:
                     break
                 total += room
@@ -111,7 +111,7 @@ class ReadAhead:
 
     async def _fetch(self, planned: dict[int, int], wanted: int) -> bytes | None:
         uidvalidity = self._index.uidvalidity
-        keys = {uid: (uidvalidity, uid, self._item) for uid in planned}
+        keys = {uid: (uidvalidity, uid, self.item) for uid in planned}
         room = 2 * sum(planned.values()) + _SLACK_OCTETS
         with self._messages.fetching(self._shelf, list(keys.values())) as fetched:
             try:
@@ -130,4 +130,4 @@ class ReadAhead:
 
     def _fetch_in_thread(self, uids: list[int], room: int, connection: Connection) -> dict[int, bytes]:
         self._same_folder(connection, self._index.uidvalidity)
-        return connection.fetch_batch(uids, self._item, room)
+        return connection.fetch_batch(uids, self.item, room)

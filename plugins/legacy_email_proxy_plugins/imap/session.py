@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
 from functools import partial
 
@@ -41,14 +41,18 @@ class IMAPSession:
         """The messages as they were when the maildrop was opened."""
         return self._index
 
-    async def retrieve(self, unique_id: str) -> AsyncIterator[bytes]:
+    def retrieve(self, unique_id: str) -> AsyncGenerator[bytes, None]:
         """The whole message; the last piece comes only after the server's OK."""
+        return self._read_ahead(unique_id, self._messages)
+
+    async def _read_ahead(self, unique_id: str, ahead: ReadAhead) -> AsyncGenerator[bytes, None]:
+        """What ``ahead`` has, or could have, read of this message."""
         uid = self._uid(unique_id)
-        octets = await self._messages.get(uid)
+        octets = await ahead.get(uid)
         if octets is not None:
             yield octets
             return
-        async with aclosing(self._streamed(uid, "BODY.PEEK[]")) as pieces:
+        async with aclosing(self._streamed(uid, ahead.item)) as pieces:
             async for piece in pieces:
                 yield piece
 
@@ -66,18 +70,14 @@ class IMAPSession:
             pipe.close()
             exchange.cancel()
 
-    async def top(self, unique_id: str, lines: int) -> AsyncIterator[bytes]:
+    async def top(self, unique_id: str, lines: int) -> AsyncGenerator[bytes, None]:
         """The header and at least the first ``lines`` lines of the body, read in windows."""
-        uid = self._uid(unique_id)
         if lines <= 0:
-            octets = await self._headers.get(uid)
-            if octets is not None:
-                yield octets
-                return
-            async with aclosing(self._streamed(uid, "BODY.PEEK[HEADER]")) as pieces:
+            async with aclosing(self._read_ahead(unique_id, self._headers)) as pieces:
                 async for piece in pieces:
                     yield piece
             return
+        uid = self._uid(unique_id)
         counter, offset, listed = TopCounter(lines), 0, self._index.sizes[uid]
         while True:
             try:

@@ -5,7 +5,7 @@ hidden, so that it does not block a device for ever.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 from functools import partial
 
@@ -37,10 +37,10 @@ class WatchedSession:
         """The messages as they were when the maildrop was opened."""
         return self._session.entries
 
-    async def retrieve(self, unique_id: str) -> AsyncIterator[bytes]:
+    async def retrieve(self, unique_id: str) -> AsyncGenerator[bytes, None]:
         """The whole message. Raises :class:`MessageUnavailable` also for what the server sent in its place."""
         try:
-            async with aclosing(self._session.retrieve(unique_id)) as pieces:  # type: ignore[type-var]
+            async with aclosing(self._session.retrieve(unique_id)) as pieces:
                 first = True
                 async for piece in pieces:
                     if first and is_substitute(piece, partial(self._listed, unique_id)):
@@ -52,15 +52,15 @@ class WatchedSession:
             raise
         self._missing.discard(unique_id)
 
-    async def top(self, unique_id: str, lines: int) -> AsyncIterator[bytes]:
+    async def top(self, unique_id: str, lines: int) -> AsyncGenerator[bytes, None]:
         """The header and at least the first ``lines`` lines of the body."""
         try:
-            async with aclosing(self._session.top(unique_id, lines)) as pieces:  # type: ignore[type-var]
+            async with aclosing(self._session.top(unique_id, lines)) as pieces:
                 first = True
                 async for piece in pieces:
                     if first and has_the_subject(piece):
                         # A header alone can't tell. Such a message is small, if it is what it seems to be.
-                        async with aclosing(self.retrieve(unique_id)) as whole:  # type: ignore[type-var]
+                        async with aclosing(self.retrieve(unique_id)) as whole:
                             await anext(whole, b"")
                     first = False
                     yield piece

@@ -9,7 +9,7 @@ import os
 import anyio
 
 from ..composition import compose
-from ..contracts import Credentials, Finding, Level, Maildrop, Relay
+from ..contracts import Credentials, Filter, Finding, Level, Maildrop, Relay
 from ..settings import unknown_variables
 
 __all__ = ("add_arguments", "run")
@@ -34,12 +34,18 @@ async def _check() -> int:
     for variable, meant in unknown_variables(os.environ, composition.settings.declared):
         _print("settings", Finding(Level.WARNING, f"{variable} is not a setting", f"did you mean {meant}?"))
     bad = False
-    for variable, plugin in (("MAILDROP_PLUGIN", composition.maildrop), ("RELAY_PLUGIN", composition.relay)):
-        label = f"{variable.removesuffix('_PLUGIN').lower()} {composition.settings[variable]}"
+    settings = composition.settings
+    plugins: list[tuple[str, Maildrop | Relay | Filter | None]] = [
+        (f"maildrop {settings['MAILDROP_PLUGIN']}", composition.maildrop),
+        (f"relay {settings['RELAY_PLUGIN']}", composition.relay),
+        *((f"filter {name}", one) for name, one in composition.filters.items()),
+    ]
+    for label, plugin in plugins:
         if plugin is None:
             _print(label, Finding(Level.GOOD, "this leg is closed"))
             continue
-        for finding in await _findings(plugin):
+        # What has nothing to say is listed all the same: a filter that isn't is one that was forgotten.
+        for finding in await _findings(plugin) or [Finding(Level.GOOD, "loaded")]:
             _print(label, finding)
             bad |= finding.level is Level.BAD
     for name, credentials in composition.credentials.items():
@@ -49,7 +55,7 @@ async def _check() -> int:
     return int(bad)
 
 
-async def _findings(plugin: Maildrop | Relay | Credentials) -> list[Finding]:
+async def _findings(plugin: Maildrop | Relay | Filter | Credentials) -> list[Finding]:
     found: list[Finding] = []
     with anyio.move_on_after(_PROBE_SECONDS) as scope:
         try:

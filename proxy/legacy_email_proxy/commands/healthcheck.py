@@ -9,6 +9,7 @@ import ssl
 import sys
 
 from ..composition import NONE
+from ..listeners import PLUGIN_OF
 from ..settings import Settings, read
 
 __all__ = ("add_arguments", "run")
@@ -23,15 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Exit status 0 when every open listener gave a greeting; a refusal is one too, since somebody wrote it."""
     settings = read()
-    failures = [line for listener in ("POP3", "POP3S", "SMTP") for line in _silent(settings, listener)]
+    failures = [line for listener in PLUGIN_OF for line in _silent(settings, listener)]
     for line in failures:
         print(f"legacy-email-proxy: {line}", file=sys.stderr)
     return 1 if failures else 0
 
 
 def _silent(settings: Settings, listener: str) -> list[str]:
-    plugin, port = "RELAY_PLUGIN" if listener == "SMTP" else "MAILDROP_PLUGIN", settings[f"{listener}_BIND_PORT"]
-    if settings[plugin] == NONE or port is None:
+    port = settings[f"{listener}_BIND_PORT"]
+    if settings[PLUGIN_OF[listener]] == NONE or port is None:
         return []
     failures = []
     for address in settings[f"{listener}_BIND_ADDR"]:

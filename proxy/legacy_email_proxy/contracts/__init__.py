@@ -36,7 +36,9 @@ from .failures import (
     Unusable,
     Unverified,
 )
+from .filter import Envelope, Filter
 from .finding import Finding, Level
+from .header import Header
 from .maildrop import Entry, Login, Maildrop, MaildropSession
 from .relay import PipeliningTransaction, Recipient, Relay, RelayCapabilities, Transaction, WholeMessageRelay
 from .secret import Secret
@@ -55,8 +57,11 @@ __all__ = (
     "Dialogue",
     "Disconnected",
     "Entry",
+    "Envelope",
     "Failure",
+    "Filter",
     "Finding",
+    "Header",
     "Level",
     "Login",
     "LoginRefused",

@@ -8,7 +8,7 @@ Message-numbers, deletion marks and states belong to the core. A maildrop knows 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -42,16 +42,16 @@ class MaildropSession(Protocol):
     def entries(self) -> Sequence[Entry]:
         """The messages as they were when the maildrop was opened."""
 
-    def retrieve(self, unique_id: str) -> AsyncIterator[bytes]:
+    def retrieve(self, unique_id: str) -> AsyncGenerator[bytes, None]:
         """The whole message, in pieces of any size, as the mailbox holds it (no dot-stuffing).
 
         Raises :class:`MessageGone` or :class:`MessageUnavailable` for this message alone, *before* the first piece
         wherever that can be known: then the client reads ``-ERR``. What is raised later closes the connection without
-        the final ``.``, so that the client knows. An empty iterator is an empty message, never a missing one. The
-        consumer may stop early and closes the iterator (``aclose``).
+        the final ``.``, so that the client knows. An empty generator is an empty message, never a missing one. The
+        consumer may stop early, even before the first piece, and closes the generator (``aclose``).
         """
 
-    def top(self, unique_id: str, lines: int) -> AsyncIterator[bytes]:
+    def top(self, unique_id: str, lines: int) -> AsyncGenerator[bytes, None]:
         """The header, the blank line and at least the first ``lines`` lines of the body; the core cuts the rest off."""
 
     async def commit(self, deleted: Collection[str]) -> None:

@@ -6,9 +6,12 @@ memory during a RETR), and gives up reading as soon as a write fails (so a QUIT 
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import ssl
 import struct
+import sys
+import termios
 from contextlib import suppress
 
 import anyio
@@ -84,10 +87,22 @@ class Connection:
         await checkpoint()
 
     async def _writable(self) -> None:
-        with anyio.move_on_after(self._progress_seconds) as scope:
-            await anyio.wait_writable(self._socket)
-        if scope.cancelled_caught:
-            raise Stalled
+        untaken = self._untaken()
+        while True:
+            with anyio.move_on_after(self._progress_seconds):
+                return await anyio.wait_writable(self._socket)
+            # The system says "writable" when a third of its buffer is free. A slow line may need minutes for that.
+            before, untaken = untaken, self._untaken()
+            if untaken >= before:
+                raise Stalled
+
+    def _untaken(self) -> int:
+        """The octets that we have sent and the client's system hasn't acknowledged; 0 where ours can't tell."""
+        try:
+            answer = fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4))
+        except OSError:
+            return 0
+        return int.from_bytes(answer, sys.byteorder)
 
     async def close_gently(self) -> None:
         """Say that nothing more will come, wait a moment for the client to close, then close.

@@ -6,10 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-__all__ = ("LOGIN_DELAY_SECONDS", "Options")
+__all__ = ("LOGIN_DELAY_SECONDS", "PROGRESS_SECONDS", "Options")
 
 LOGIN_DELAY_SECONDS = 2.0
 """Between a failed login and its ``-ERR``."""
+
+PROGRESS_SECONDS = 60.0
+"""A client that asked for something and then takes not one octet of it for so long is cut off.
+
+Not the autologout timer of RFC 1939 §3, which is about commands: while a message waits for its reader, a connection to
+the backend waits with it, and a few stuck devices would hold all that an account has.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +30,7 @@ class Options:
     implementation: str
     ask_backend: bool = False
     idle_seconds: float = 600.0
+    progress_seconds: float = PROGRESS_SECONDS
     login_delay_seconds: float = LOGIN_DELAY_SECONDS
     expire: str = ""
     replace_nul: bool = False

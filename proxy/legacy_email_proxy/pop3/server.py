@@ -133,7 +133,7 @@ class Server:
 
     def _conversation(self, accepted: socket.socket, address: str, *, secured: bool) -> Conversation:
         return Conversation(
-            Connection(accepted, self._options.idle_seconds),
+            Connection(accepted, self._options.progress_seconds),
             Client(address, secrets.token_hex(4)),
             self._maildrop,
             self._options,

@@ -39,6 +39,11 @@ _CORE = (
     Setting("POP3_ADD_BLANK_LINE", "flag", "false", "End a header that has no body with the blank line that it lacks: Outlook Express and Netscape break without."),
     Setting("SMTP_IDLE_SECONDS", "seconds", "300", "An SMTP session without a command, or without progress in DATA, for this long is closed with 421.", minimum=1),
     Setting("SMTP_MAX_OCTETS", "integer", "52428800", "Largest message taken, announced as SIZE and lowered to the backend's own.", minimum=65536),
+    Setting("SMTP_FILTERS", "list", None, "Filter plugins that may change or refuse what devices send, in order, separated by commas."),
+    Setting("SMTP_ADD_RECEIVED", "flag", "true", "Put a `Received` line on top of each message: which device it came from, when, and the session in the log."),
+    Setting("SMTP_ADD_MISSING", "flag", "true", "Add `Date`, `Message-ID` and, from the envelope, `From` where a message has none: providers refuse mail without."),
+    Setting("SMTP_REMOVE_BCC", "flag", "false", "Remove `Bcc` from the header, for devices that send it along."),
+    Setting("SMTP_LONG_LINES", "text", "pass", "Lines over 998 octets, which some servers refuse. `pass`: they go on as they are. `encode`: text goes on as quoted-printable, long headers are folded.", choices=("pass", "encode")),
     Setting("DRAIN_SECONDS", "seconds", "8", "At SIGTERM or SIGINT, sessions in a transaction get this long to finish (podman and docker kill after 10).", minimum=0),
     Setting("STATE_DIR", "path", "", "Folder for what must outlive a restart; `/var/lib/legacy-email-proxy` in the container, the user's state folder elsewhere."),
     Setting("LOG_LEVEL", "text", "info", "How much is logged to standard error.", choices=("debug", "info", "warning", "error")),
@@ -84,6 +89,12 @@ _SMTPS = (
     Setting("BACKEND_SMTP_MAX_CONNECTIONS", "integer", "10", "Connections to the SMTP server at once.", minimum=1),
 )  # fmt: skip
 
+_SENDER = (
+    Setting("SMTP_SENDER", "text", None, "The address that all mail shall come from, for a provider that takes no other; set, it switches the filter `sender` on."),
+    Setting("SMTP_SENDER_REWRITE", "text", "both", "Where that address goes. `envelope`: the sender of `MAIL`. `header`: the fields `From` and `Sender`. `both`.", choices=("both", "envelope", "header")),
+    Setting("SMTP_SENDER_REPLY_TO", "flag", "false", "Let replies go to the device's own address: it becomes `Reply-To` where there is none."),
+)  # fmt: skip
+
 _OAUTH2 = (
     Setting(
         "OAUTH2_PROVIDER", "text", "custom",
@@ -120,4 +131,4 @@ _MAILDIR = (
 
 # Settings that only one built-in plugin reads stand here and not in the plugin, because their names are the product's
 # own interface: they are documented, and a misspelt one is noticed, also while the plugin isn't loaded.
-TABLE = _CORE + _IMAP + _SMTPS + _OAUTH2 + _MAILDIR
+TABLE = _CORE + _IMAP + _SMTPS + _SENDER + _OAUTH2 + _MAILDIR

@@ -18,9 +18,12 @@ from aiosmtpd.smtp import Envelope, Session
 
 from .. import events
 from ..contracts import NULL_REVERSE_PATH, Client, Failure, Parameters, Receipt, Refused, Relay, Transaction
+from ..contracts import Envelope as MailEnvelope
 from ..replies import SMTP, Reply, smtp_reply
 from .content import normalised
+from .headers import protocol
 from .incoming import DeviceLost
+from .rewriting import Outgoing, Rewriting
 
 __all__ = ("RelayHandler",)
 
@@ -33,7 +36,7 @@ class _Open:
 
     transaction: Transaction
     client: Client
-    reverse_path: str
+    mail: MailEnvelope
     exits: AsyncExitStack
     forward_paths: list[str] = field(default_factory=list)
     failed: Reply | None = None
@@ -42,9 +45,10 @@ class _Open:
 class RelayHandler:
     """Hooks of one listener. ``max_octets`` bounds a message; the relay may lower it."""
 
-    def __init__(self, relay: Relay, max_octets: int) -> None:
+    def __init__(self, relay: Relay, max_octets: int, rewriting: Rewriting | None = None) -> None:
         self._relay = relay
         self._max_octets = max_octets
+        self._rewriting = rewriting or Rewriting()
         self._open: dict[Session, _Open] = {}
         self._watched: set[Session] = set()
         self._farewells: set[asyncio.Task[None]] = set()
@@ -82,10 +86,12 @@ class RelayHandler:
         )
         exits = AsyncExitStack()
         try:
-            transaction = await exits.enter_async_context(self._relay.transaction(client, reverse_path, parameters))
+            mail = await self._rewriting.mail(client, reverse_path, parameters)
+            opening = self._relay.transaction(client, mail.reverse_path, parameters)
+            transaction = await exits.enter_async_context(opening)
         except Exception as error:
             return str(self._refuse("smtp sender refused", error, client, sender=reverse_path))
-        self._open[session] = _Open(transaction, client, reverse_path, exits)
+        self._open[session] = _Open(transaction, client, mail, exits)
         envelope.mail_from = address
         return str(SMTP.SENDER_OK)
 
@@ -98,17 +104,19 @@ class RelayHandler:
             return str(SMTP.BAD_SEQUENCE)
         if opened.failed:
             return str(opened.failed)
+        forward_path = address
         try:
-            await opened.transaction.add_recipient(address, _parameters(rcpt_options))
+            forward_path = await self._rewriting.recipient(opened.mail, opened.forward_paths, address)
+            await opened.transaction.add_recipient(forward_path, _parameters(rcpt_options))
         except Exception as error:
             reply = self._refuse(
-                "smtp recipient refused", error, opened.client, sender=opened.reverse_path, recipient=address
+                "smtp recipient refused", error, opened.client, sender=opened.mail.reverse_path, recipient=forward_path
             )
             if not isinstance(error, Refused):
                 # What was said of earlier recipients is void now: a 250 after this would lose their mail.
                 await self._fail(session, reply)
             return str(reply)
-        opened.forward_paths.append(address)
+        opened.forward_paths.append(forward_path)
         envelope.rcpt_tos.append(address)
         return str(SMTP.RECIPIENT_OK)
 
@@ -121,10 +129,11 @@ class RelayHandler:
             await self._leave(session)
             return str(opened.failed)
         content = _Measured(_pieces(envelope.content))
-        facts = {"sender": opened.reverse_path, "recipients": ",".join(opened.forward_paths)}
+        facts = {"sender": opened.mail.reverse_path, "recipients": ",".join(opened.forward_paths)}
         try:
             content.limit = self._limit()
-            receipt = await self._send(opened.transaction, content)
+            outgoing = self._rewriting.content(opened.mail, opened.forward_paths, _protocol(session), content)
+            receipt = await self._send(opened.transaction, outgoing)
         except DeviceLost:
             raise
         except Exception as error:
@@ -141,12 +150,12 @@ class RelayHandler:
         finally:
             await self._leave(session)
 
-    async def _send(self, transaction: Transaction, content: _Measured) -> Receipt:
+    async def _send(self, transaction: Transaction, content: Outgoing) -> Receipt:
         try:
             receipt = await transaction.send(content)
         except Exception:
             if content.error is not None:
-                # Whatever the relay made of it: the device or its message was the cause.
+                # Whatever the relay made of it: the device, its message or a filter was the cause.
                 raise content.error from None
             raise
         if content.error is not None:
@@ -228,32 +237,22 @@ class RelayHandler:
 
 
 class _Measured:
-    """Content on its way to the relay: counted, bounded, and remembered to have ended."""
+    """Content as the device sends it: counted, and bounded."""
 
     def __init__(self, pieces: AsyncIterator[bytes]) -> None:
         self._pieces = pieces
         self.limit = 0
         self.octets = 0
-        self.ended = False
-        self.error: BaseException | None = None
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
-        try:
-            piece = await anext(self._pieces)
-        except StopAsyncIteration:
-            self.ended = True
-            raise
-        except Exception as error:
-            self.error = error
-            raise
+        piece = await anext(self._pieces)
         self.octets += len(piece)
         if self.octets > self.limit:
             too_big = SMTP.TOO_BIG
-            self.error = Refused(too_big.code, too_big.enhanced, too_big.text, detail=f"over {self.limit} octets")
-            raise self.error
+            raise Refused(too_big.code, too_big.enhanced, too_big.text, detail=f"over {self.limit} octets")
         return piece
 
 
@@ -268,6 +267,12 @@ def _pieces(content: Any) -> AsyncIterator[bytes]:
         return _whole(content)
     pieces: AsyncIterator[bytes] = content
     return pieces
+
+
+def _protocol(session: Session) -> str:
+    return protocol(
+        extended=bool(session.extended_smtp), secured=session.ssl is not None, authenticated=bool(session.authenticated)
+    )
 
 
 def _parameters(options: Sequence[str]) -> Parameters:

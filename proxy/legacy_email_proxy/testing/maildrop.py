@@ -151,7 +151,7 @@ class MaildropSuite(Suite):
         async with self._open(maildrop) as session:
             contents = await self._contents(session)
             for unique_id in contents:
-                pieces: Any = session.retrieve(unique_id)
+                pieces = session.retrieve(unique_id)
                 await anext(pieces)
                 await pieces.aclose()
             assert await self._contents(session) == contents
@@ -160,7 +160,7 @@ class MaildropSuite(Suite):
     async def test_an_iterator_that_never_began_is_closed(self, maildrop: Maildrop, fill: Fill) -> None:
         await fill(_FIVE)
         async with self._open(maildrop) as session:
-            pieces: Any = session.retrieve(session.entries[0].unique_id)
+            pieces = session.retrieve(session.entries[0].unique_id)
             await pieces.aclose()
             assert len(await self._contents(session)) == 5
 

@@ -1,0 +1,44 @@
+"""The deadline of a reader: whoever takes something, however slowly, goes on; whoever takes nothing is cut off."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import anyio
+import pytest
+
+from legacy_email_proxy.pop3.connection import Connection, Stalled
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Ours, and that of a client with the small buffer of an old device."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as theirs:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+        theirs.connect(listener.getsockname())
+        ours, _ = listener.accept()
+        with ours:
+            yield ours, theirs
+
+
+async def test_a_slow_reader_is_not_a_stuck_one(
+    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system is late to call a socket writable, here for ever: what counts is what the client took meanwhile."""
+    ours, theirs = ends
+    takes = [100_000, 100_000, 100_000]
+    waited = 0
+
+    async def never_writable(_: socket.socket) -> None:
+        nonlocal waited
+        wanted = takes[waited] if waited < len(takes) else 0
+        waited += 1
+        while wanted > 0:
+            wanted -= len(theirs.recv(wanted))
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(anyio, "wait_writable", never_writable)
+    with pytest.raises(Stalled):
+        await Connection(ours, 0.05).send(bytes(16 << 20))
+    assert waited > len(takes)
