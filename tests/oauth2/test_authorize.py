@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import termios
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -34,11 +34,11 @@ async def provider(
 
 @asynccontextmanager
 async def authorizing(
-    given: Mapping[str, str], stdin: int = asyncio.subprocess.PIPE
+    given: Mapping[str, str], stdin: int = asyncio.subprocess.PIPE, arguments: Sequence[str] = ()
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        *command("authorize"), env=clean_environment(**given), stdin=stdin, stdout=pipe, stderr=pipe
+        *command("authorize", *arguments), env=clean_environment(**given), stdin=stdin, stdout=pipe, stderr=pipe
     )
     try:
         with anyio.fail_after(SECONDS):
