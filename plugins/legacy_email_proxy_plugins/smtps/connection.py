@@ -45,7 +45,7 @@ class Connection:
         self.pipelining = False
         self.chunking = False
         self.extensions = Extensions()
-        self.secrets: Sequence[str] = ()
+        self.secrets: tuple[str, ...] = ()
         """What was sent to log in, and may come back from the backend at any time."""
         self.transactions = 0
         self.timed_out = False

@@ -166,7 +166,7 @@ async def _authenticate(connection: Connection, secret: Secret) -> str:
     server = (endpoint.host, endpoint.port)
     exchange = Exchange.choose(connection.extensions, endpoint.user or "", secret, server)
     # From here on, whatever the backend says may be what it was sent, be it in an earlier attempt.
-    connection.secrets = (*connection.secrets, *exchange.secrets)
+    connection.secrets = exchange.secrets = (*connection.secrets, *exchange.secrets)
     reply = None
     for line in exchange.lines():
         if reply is not None and reply.code != 334:
