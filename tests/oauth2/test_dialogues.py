@@ -119,7 +119,8 @@ async def test_smtp_with_tokens_that_are_always_refused(
     tls = smtps.server_tls(certificates.good)
     said = json.dumps({"status": "400", "scope": "https://mail.google.com/", "error_description": "no very-old-token"})
     challenge = f"334 {base64.b64encode(said.encode()).decode()}"
-    answers = iter([challenge, "535 5.7.8 no very-old-token", challenge, "535 5.7.8 no very-new-token, nor very-old-token"])
+    old, new = "535 5.7.8 no very-old-token", "535 5.7.8 no very-new-token, nor very-old-token"
+    answers = iter([challenge, old, challenge, new])
     script: Any = {"AUTH": lambda *_: next(answers)}
     async with FakeSMTPServer(tls=tls, script=script, keywords=["AUTH XOAUTH2"]) as server:
         relay = relay_of(server, certificates, Stub("very-old-token", "very-new-token"))
