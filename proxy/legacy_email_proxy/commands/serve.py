@@ -28,7 +28,9 @@ def run(options: argparse.Namespace) -> int:
     # Before any plugin is made: what its constructor has to say belongs into the log, in the log's form.
     settings = read()
     events.configure(settings["LOG_LEVEL"], settings["LOG_FORMAT"])
-    anyio.run(_serve_and_leave, backend="asyncio", backend_options={"use_uvloop": _uvloop_is_installed()})
+    # Beneath TLS with devices uvloop reads before it may, and the beginning of a handshake would be lost.
+    use_uvloop = not settings["TLS_CERT_FILE"] and _uvloop_is_installed()
+    anyio.run(_serve_and_leave, backend="asyncio", backend_options={"use_uvloop": use_uvloop})
     return 0
 
 
