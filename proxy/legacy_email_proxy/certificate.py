@@ -9,7 +9,7 @@ from typing import Any
 
 from .contracts import SettingsMistake
 
-__all__ = ("server_context",)
+__all__ = ("renew", "server_context")
 
 
 def server_context(settings: Mapping[str, Any]) -> ssl.SSLContext | None:
@@ -52,6 +52,14 @@ def _context(*, legacy: bool) -> ssl.SSLContext:
     else:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
+
+
+def renew(context: ssl.SSLContext, settings: Mapping[str, Any]) -> None:
+    """Load the files again into a context that is in use: handshakes that follow show the new certificate.
+
+    To be called with settings of which :func:`server_context` has just made a context.
+    """
+    context.load_cert_chain(settings["TLS_CERT_FILE"], settings["TLS_KEY_FILE"], password="")
 
 
 def _unreadable(variable: str, path: Path) -> list[str]:

@@ -16,20 +16,28 @@ __all__ = ("PluginContext",)
 
 @dataclass(frozen=True, slots=True)
 class PluginContext:
-    """See :class:`~legacy_email_proxy.contracts.Context`. ``name`` is ``kind.plugin``: the logger's and folder's."""
+    """See :class:`~legacy_email_proxy.contracts.Context`. ``name`` is ``kind.plugin``: the logger's and folder's.
+
+    Where there are several accounts, ``account`` stands behind it: nothing that is kept for one is read by another.
+    """
 
     name: str
     settings: Mapping[str, Any]
+    account: str = ""
+
+    @property
+    def _own_name(self) -> str:
+        return f"{self.name}.{self.account}" if self.account else self.name
 
     @property
     def logger(self) -> logging.Logger:
         """The plugin's own logger, below the project's."""
-        return logging.getLogger(f"legacy_email_proxy.{self.name}")
+        return logging.getLogger(f"legacy_email_proxy.{self._own_name}")
 
     @property
     def state_dir(self) -> Path:
-        """``STATE_DIR/kind.plugin``, made on first use."""
-        path: Path = self.settings["STATE_DIR"] / self.name
+        """``STATE_DIR/kind.plugin`` or ``STATE_DIR/kind.plugin.account``, made on first use."""
+        path: Path = self.settings["STATE_DIR"] / self._own_name
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         return path
 

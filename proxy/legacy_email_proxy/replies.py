@@ -35,6 +35,7 @@ __all__ = (
     "pop3_error",
     "pop3_line",
     "printable",
+    "refusal",
     "severity",
     "smtp_reply",
 )
@@ -95,6 +96,11 @@ class SMTP:
     NO_SMTPUTF8 = Reply(550, "5.6.7", "The backend does not take SMTPUTF8")
     BARE_END = Reply(554, "5.5.2", "The message must end with <CR><LF>.<CR><LF>, not with a bare <LF>")
     STALLED = Reply(451, "4.4.2", "Too slow, the message was given up, try again later")
+
+    NO_ACCOUNT = Reply(550, "5.7.1", "There is no account here for this mail")
+    SENDER_NOT_ALLOWED = Reply(550, "5.7.1", "This sender may not send here")
+    RECIPIENT_NOT_ALLOWED = Reply(550, "5.7.1", "Nothing may be sent to this recipient from here")
+    ANOTHER_MESSAGE = Reply(452, "4.5.3", "This recipient goes another way, send it in another message")
 
     NOT_ALLOWED = Reply(554, "5.7.1", "Your address may not use this server")
     TOO_MANY_CONNECTIONS = Reply(421, "4.3.2", "Too many connections, try again later")
@@ -183,6 +189,11 @@ def _policy(failure: BaseException) -> Policy:
 def severity(failure: BaseException) -> int:
     """The :mod:`logging` level that fits this failure."""
     return _policy(failure).level
+
+
+def refusal(reply: Reply, detail: str) -> Refused:
+    """A refusal of the proxy's own, in the words of the table above."""
+    return Refused(reply.code, reply.enhanced, reply.text, detail=detail)
 
 
 def smtp_reply(failure: BaseException) -> Reply:

@@ -8,7 +8,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import anyio
@@ -16,9 +16,11 @@ from anyio.abc import TaskGroup
 
 from . import __version__, events
 from .access import Address, Admission
+from .certificate import renew
 from .composition import NONE, Composition
 from .container import gateway
 from .contracts import Filter, Maildrop, Relay, SettingsMistake
+from .current import Current, CurrentMaildrop, CurrentRelay
 from .listeners import PLUGIN_OF, bind, shown
 from .pop3.options import Options as POP3Options
 from .pop3.server import Server as POP3Server
@@ -47,28 +49,62 @@ class Addresses:
     smtps: tuple[tuple[str, int], ...] = ()
 
 
-async def serve(composition: Composition, on_ready: Callable[[Addresses], None] = lambda _: None) -> None:
+async def serve(
+    composition: Composition,
+    on_ready: Callable[[Addresses], None] = lambda _: None,
+    recompose: Callable[[Composition], Composition] | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends the drain at once. No backend need be up for it.
 
-    Raises :class:`SettingsMistake` when a listener can not be opened.
+    At SIGHUP new sessions get what ``recompose`` makes; what it raises leaves everything as it was. Raises
+    :class:`SettingsMistake` when a listener can not be opened.
     """
     # Before any task group: that would wrap the mistake, and the user would read a traceback instead of one line.
     opened = _open(composition)
     addresses = Addresses(**{listener.lower(): _places(sockets) for listener, sockets in opened.items()})
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    listened_to = (signal.SIGTERM, signal.SIGINT, *((signal.SIGHUP,) if recompose else ()))
+    with anyio.open_signal_receiver(*listened_to) as signals:
         async with anyio.create_task_group() as group:
-            async with _running(composition, opened):
+            async with _running(composition, opened) as current:
                 on_ready(addresses)
-                name = signal.Signals(await anext(signals)).name
-                events.event(_log, logging.INFO, "stopping", signal=name)
+                while (number := await anext(signals)) == signal.SIGHUP and recompose:
+                    _reload(current, recompose)
+                events.event(_log, logging.INFO, "stopping", signal=signal.Signals(number).name)
                 group.start_soon(_hurry, signals, group)
             group.cancel_scope.cancel()
     events.event(_log, logging.INFO, "stopped")
 
 
 async def _hurry(signals: AsyncIterator[signal.Signals], group: TaskGroup) -> None:
-    await anext(signals)
+    while await anext(signals) == signal.SIGHUP:
+        pass
     group.cancel_scope.cancel()
+
+
+def _reload(current: Current, recompose: Callable[[Composition], Composition]) -> None:
+    """Give new sessions what the files hold now, or say what is wrong there and leave everything as it is."""
+    former = current.composition
+    try:
+        renewed = recompose(former)
+        for leg, before, now in (("POP3", former.maildrop, renewed.maildrop), ("SMTP", former.relay, renewed.relay)):
+            if (before is None) != (now is None):
+                raise SettingsMistake(f"the {leg} listener opens and closes with a restart only")
+        if (former.tls is None) != (renewed.tls is None):
+            raise SettingsMistake("TLS_CERT_FILE: TLS comes and goes with a restart only")
+        if former.tls is not None:
+            # The listeners hold this context, so it stays, and the new one was but a trial.
+            renew(former.tls, renewed.settings)
+        # So do the filters of the whole process; the new ones have done nothing yet that would have to be ended.
+        renewed = replace(renewed, tls=former.tls, filters=former.filters)
+    except SettingsMistake as mistake:
+        for line in mistake.lines:
+            events.event(_log, logging.ERROR, "not reloaded", mistake=line)
+    except Exception as error:
+        events.failure(_log, "not reloaded", error)
+    else:
+        current.replace(renewed)
+        accounts = ",".join(account.name for account in renewed.accounts)
+        events.event(_log, logging.INFO, "reloaded", **({"accounts": accounts} if accounts else {}))
 
 
 def _open(composition: Composition) -> dict[str, list[socket.socket]]:
@@ -91,7 +127,7 @@ def _open(composition: Composition) -> dict[str, list[socket.socket]]:
 
 
 @asynccontextmanager
-async def _running(composition: Composition, opened: dict[str, list[socket.socket]]) -> AsyncIterator[None]:
+async def _running(composition: Composition, opened: dict[str, list[socket.socket]]) -> AsyncIterator[Current]:
     """Both legs, serving; leaving drains them and lets the plugins go."""
     settings = composition.settings
     events.event(
@@ -106,14 +142,15 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
     async with anyio.create_task_group() as group:
         pop3 = smtp = None
         warn = _warn_of(gateway())
+        current = Current(composition, lambda former: group.start_soon(_close, former.maildrop, former.relay))
         if composition.maildrop is not None:
-            pop3 = _pop3(composition, composition.maildrop, warn)
+            pop3 = _pop3(composition, CurrentMaildrop(current), warn)
             group.start_soon(pop3.serve, opened["POP3"], opened["POP3S"])
         if composition.relay is not None:
-            smtp, handler = _smtp(composition, composition.relay, warn)
+            smtp, handler = _smtp(composition, CurrentRelay(current), warn)
             await smtp.start(opened["SMTP"], opened["SMTPS"])
         try:
-            yield
+            yield current
         finally:
             async with anyio.create_task_group() as draining:
                 for leg in (pop3, smtp):
@@ -121,7 +158,8 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
                         draining.start_soon(leg.drain, settings["DRAIN_SECONDS"])
             if smtp is not None:
                 await handler.aclose()
-            await _close(composition.maildrop, composition.relay, *composition.filters.values())
+            now = current.composition
+            await _close(now.maildrop, now.relay, *now.filters.values())
 
 
 def _pop3(composition: Composition, maildrop: Maildrop, on_admitted: Callable[[Address], None]) -> POP3Server:

@@ -11,10 +11,12 @@ import pytest
 
 from legacy_email_proxy import cli
 from legacy_email_proxy.access import Admission
+from legacy_email_proxy.accounts.file import CONDITIONS
+from legacy_email_proxy.composition import compose
 from legacy_email_proxy.contracts import Setting
 from legacy_email_proxy.pop3.commands import COMMANDS, Mistake, State, capabilities, parse
 from legacy_email_proxy.pop3.options import Options
-from legacy_email_proxy.settings import TABLE
+from legacy_email_proxy.settings import PROFILES, TABLE, read
 from legacy_email_proxy.smtp.authentication import anybody
 from legacy_email_proxy.smtp.connection import SessionOptions
 from legacy_email_proxy.smtp.handler import RelayHandler
@@ -45,6 +47,45 @@ def settings_row(setting: Setting) -> str:
 def test_the_settings_table_is_the_codes() -> None:
     rows = marked("table", "settings").splitlines()[2:]
     assert rows == [settings_row(setting) for setting in TABLE]
+
+
+def profile_rows() -> list[str]:
+    """One row for each provider: where the legs go, and what else its profile says."""
+    rows = []
+    places = [f"BACKEND_{leg}_{what}" for leg in ("IMAP", "SMTP") for what in ("HOST", "PORT", "USE_SSL")]
+    upgrades = {"IMAP": "BACKEND_IMAP_USE_STARTTLS", "SMTP": "BACKEND_SMTP_USE_TLS"}
+    for name, texts in PROFILES.items():
+        settings = read({"PROVIDER": name})
+        cells = [
+            f"`{settings[f'BACKEND_{leg}_HOST']}` port {settings[f'BACKEND_{leg}_PORT']}"
+            f"{', STARTTLS' if settings[upgrade] else ''}"
+            if settings[f"BACKEND_{leg}_HOST"]
+            else "yours"
+            for leg, upgrade in upgrades.items()
+        ]
+        rest = [f"`{key}={text}`" for key, text in texts.items() if key not in (*places, *upgrades.values())]
+        rows.append(f"| `{name}` | {' | '.join(cells)} | {' '.join(rest)} |")
+    return rows
+
+
+def test_the_providers_table_is_the_codes() -> None:
+    assert marked("table", "profiles").splitlines()[2:] == profile_rows()
+
+
+async def test_the_example_of_several_accounts_works(tmp_path: Path) -> None:
+    text = README.partition("## Several accounts\n")[2].partition("```toml\n")[2].partition("```")[0]
+    file = tmp_path / "accounts.toml"
+    file.write_text(text.replace("/run/secrets", str(tmp_path)))
+    for name in ("office", "scanner"):
+        (tmp_path / name).write_text("secret\n")
+    composition = compose({"ACCOUNTS_FILE": str(file), "POP3_LOGIN": "accounts"})
+    assert [account.name for account in composition.accounts] == ["office", "scanner"]
+    assert [rule.account for rule in composition.rules] == ["scanner", "office"]
+
+
+def test_every_condition_is_documented() -> None:
+    rows = marked("table", "conditions").splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == list(CONDITIONS)
 
 
 def support(name: str) -> dict[str, str]:
@@ -114,7 +155,7 @@ def test_every_command_is_documented() -> None:
 def test_every_variable_named_anywhere_exists() -> None:
     known = {setting.name for setting in TABLE}
     known |= {f"{name}_FILE" for name in known}
-    pattern = r"\b(?:POP3S?|TLS|SMTPS?|BACKEND|MAILDROP|RELAY|LOG|MAX|ALLOWED|DRAIN)_[A-Z0-9_]*[A-Z0-9]\b"
+    pattern = r"\b(?:POP3S?|TLS|SMTPS?|BACKEND|MAILDROP|RELAY|LOG|MAX|ALLOWED|DRAIN|ACCOUNTS)_[A-Z0-9_]*[A-Z0-9]\b"
     for path in (ROOT / "README.md", ROOT / "proxy" / "README.md", ROOT / "Containerfile"):
         named = set(re.findall(pattern, path.read_text()))
         assert named - known == set(), path
@@ -132,7 +173,7 @@ def test_links_lead_somewhere() -> None:
 
 def test_the_map_names_only_modules_that_exist() -> None:
     core = ROOT / "proxy" / "legacy_email_proxy"
-    for name in re.findall(r"`((?:smtp|pop3|settings|contracts|commands)/\w+)", MAP):
+    for name in re.findall(r"`((?:smtp|pop3|accounts|settings|contracts|commands)/\w+)", MAP):
         assert (core / f"{name}.py").exists(), name
 
 

@@ -25,6 +25,8 @@ SANS_IO = [
     *("pop3.authorization", "pop3.header_line", "pop3.locks", "pop3.requests", "pop3.transfer"),
     *("smtp.content", "smtp.paths", "smtp.arguments", "smtp.headers", "smtp.long_lines", "smtp.rewriting"),
     *("smtp.authentication", "contracts.header"),
+    *("accounts.addresses", "accounts.file", "accounts.lines", "accounts.overlay", "accounts.reach", "accounts.recent"),
+    "accounts.rules",
 ]
 # Each room stands above those that it may import from; `contracts` imports nothing of ours.
 MAY_IMPORT = {
@@ -43,8 +45,13 @@ MAY_IMPORT = {
     "pop3": {"contracts", "replies", "events", "access", "handshakes", "sasl"},
     "smtp": {"contracts", "replies", "events", "access", "handshakes", "sasl"},
     "certificate": {"contracts"},
-    "composition": {"contracts", "registry", "plugin_context", "settings", "certificate"},
-    "service": {"contracts", "events", "access", "composition", "container", "listeners", "pop3", "smtp"},
+    "accounts": {"contracts", "replies", "events", "access", "settings", "smtp"},
+    "composition": {"contracts", "registry", "plugin_context", "settings", "certificate", "accounts"},
+    "current": {"contracts", "composition"},
+    "service": {
+        *("contracts", "events", "access", "certificate", "composition", "container", "current", "listeners"),
+        *("pop3", "smtp"),
+    },
     "demo": {"contracts"},
 }
 TOP = {"", "__main__", "cli", "commands"}

@@ -485,3 +485,8 @@ async def test_the_handler_is_an_ordinary_aiosmtpd_handler(verdict: str | None) 
     assert [(one.reverse_path, one.forward_paths, one.content) for one in relay.delivered] == [
         ("", ["b@example.com"], b"one\r\n.two\r\n")
     ]
+
+
+async def test_the_relay_knows_the_listener(leg: Leg) -> None:
+    await leg.exchange(MESSAGE)
+    assert leg.relay.delivered[0].client.port == leg.address[1]

@@ -65,7 +65,7 @@ def configured_server(context: Context) -> Server:
     mistakes: list[str] = []
     if not settings["BACKEND_IMAP_HOST"]:
         mistakes.append("BACKEND_IMAP_HOST: not set; name the IMAP server or choose another MAILDROP_PLUGIN")
-    if settings["POP3_LOGIN"] == "any":
+    if settings["POP3_LOGIN"] != "backend":
         for variable, what in (("BACKEND_IMAP_USER", "login"), ("BACKEND_IMAP_PASS", "password")):
             if not settings[variable]:
                 mistakes.append(

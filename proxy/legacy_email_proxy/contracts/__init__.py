@@ -28,7 +28,7 @@ from .filter import Envelope, Filter
 from .finding import Finding, Level
 from .header import Header
 from .line_ends import normalised
-from .maildrop import Columns, Entry, Login, Maildrop, MaildropSession
+from .maildrop import Columns, Entry, Login, Maildrop, MaildropSession, NamedSession
 from .relay import PipeliningTransaction, Recipient, Relay, RelayCapabilities, Transaction, WholeMessageRelay
 from .secret import Secret
 from .setting import Setting, SettingType
@@ -55,6 +55,7 @@ __all__ = (
     "Message",
     "MessageGone",
     "MessageUnavailable",
+    "NamedSession",
     "Overloaded",
     "Parameters",
     "PipeliningTransaction",

@@ -17,7 +17,7 @@ from .envelope import Client
 from .finding import Finding
 from .secret import Secret
 
-__all__ = ("Columns", "Entry", "Login", "Maildrop", "MaildropSession")
+__all__ = ("Columns", "Entry", "Login", "Maildrop", "MaildropSession", "NamedSession")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,17 @@ class MaildropSession(Protocol):
         Returning means that they are gone, or were gone already. Raising means that the client reads ``-ERR``; doing
         it again in a later session must be safe.
         """
+
+
+class NamedSession(MaildropSession, Protocol):
+    """A session that says which maildrop it is, from a plugin that opens different ones for one login.
+
+    It is optional: the lock of ``POP3_LOCK`` goes by the user of a session without this.
+    """
+
+    @property
+    def maildrop_name(self) -> str:
+        """What tells it from the others."""
 
 
 class Maildrop(Protocol):

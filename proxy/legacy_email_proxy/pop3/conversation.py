@@ -175,7 +175,8 @@ class Conversation:
             opened = await stack.enter_async_context(self._maildrop.open(self._client, login))
             if self._options.lock:
                 # Not before: the lock would tell who has no password that somebody is there.
-                stack.enter_context(self._locks.hold(login.user if login else ""))
+                name = getattr(opened, "maildrop_name", login.user if login else "")
+                stack.enter_context(self._locks.hold(name))
         except Failure as failure:
             self._log_failure("pop3 login failed", failure)
             if isinstance(failure, LoginRefused):
@@ -199,9 +200,7 @@ class Conversation:
                         break
             finally:
                 # Whatever happened: it may hold a connection to the backend.
-                aclose = getattr(pieces, "aclose", None)
-                if aclose is not None:
-                    await aclose()
+                await pieces.aclose()
             if not self._connection.deaf:
                 await self._put(self._session.message_end())
                 await self._flush()

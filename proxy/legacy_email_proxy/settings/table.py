@@ -6,8 +6,9 @@ README's table, ``settings``, the reader and its mistakes all read these rows; a
 from __future__ import annotations
 
 from ..contracts import Setting
+from .profiles import PROFILES
 
-__all__ = ("TABLE",)
+__all__ = ("PROCESS_WIDE", "TABLE")
 
 _CORE = (
     Setting("POP3_BIND_ADDR", "list", "0.0.0.0", "Addresses on which POP3 listens, IPv4 or IPv6, separated by commas."),
@@ -21,8 +22,7 @@ _CORE = (
     Setting("TLS_CERT_FILE", "path", None, "PEM file with the certificate (and its chain) that devices are shown; with it POP3 offers STLS and SMTP offers STARTTLS."),
     Setting("TLS_KEY_FILE", "path", None, "PEM file with its key, not protected by a password; not needed when `TLS_CERT_FILE` holds the key too."),
     Setting("TLS_LEGACY", "flag", "false", "Let devices use TLS 1.0 and 1.1 and ciphers that are no longer safe, on all listeners: what they send can then be read, or changed, by a determined attacker on the way."),
-    Setting("MAILDROP_PLUGIN", "text", "imap", "Where POP3 reads mail: `imap`, `maildir` or a plugin of yours; `none` closes the POP3 listener."),
-    Setting("RELAY_PLUGIN", "text", "smtps", "Where SMTP hands mail on: `smtps`, `maildir` or a plugin of yours; `none` closes the SMTP listener."),
+    Setting("ACCOUNTS_FILE", "path", None, "TOML file with several accounts and the rules that choose one: see [Several accounts](#several-accounts)."),
     Setting(
         "ALLOWED_NETWORKS", "networks",
         "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,169.254.0.0/16,fe80::/10,fc00::/7",
@@ -32,8 +32,8 @@ _CORE = (
     Setting("MAX_CONNECTIONS_PER_ADDRESS", "integer", "200", "Connections at once from one address, for POP3 and SMTP each.", minimum=1),
     Setting(
         "POP3_LOGIN", "text", "any",
-        "`any`: any USER and PASS open the configured mailbox. `backend`: USER and PASS are the login at the IMAP server.",
-        choices=("any", "backend"),
+        "`any`: any USER and PASS open the configured mailbox. `backend`: USER and PASS are the login at the IMAP server. `accounts`: they are a user of `ACCOUNTS_FILE`.",
+        choices=("any", "backend", "accounts"),
     ),
     Setting("POP3_IDLE_SECONDS", "seconds", "600", "A POP3 session without a command for this long is closed, and nothing is deleted (RFC 1939 wants at least 600).", minimum=1),
     Setting("POP3_LOCK", "flag", "false", "One session at a time for each mailbox, as RFC 1939 has it; the next one reads `-ERR [IN-USE]`."),
@@ -58,6 +58,18 @@ _CORE = (
     Setting("STATE_DIR", "path", "", "Folder for what must outlive a restart; `/var/lib/legacy-email-proxy` in the container, the user's state folder elsewhere."),
     Setting("LOG_LEVEL", "text", "info", "How much is logged to standard error.", choices=("debug", "info", "warning", "error")),
     Setting("LOG_FORMAT", "text", "text", "`text` for people, `json` for machines.", choices=("text", "json")),
+)  # fmt: skip
+
+_ACCOUNT = (
+    Setting("MAILDROP_PLUGIN", "text", "imap", "Where POP3 reads mail: `imap`, `maildir` or a plugin of yours; `none` closes the POP3 listener."),
+    Setting("RELAY_PLUGIN", "text", "smtps", "Where SMTP hands mail on: `smtps`, `maildir` or a plugin of yours; `none` closes the SMTP listener."),
+    Setting(
+        "PROVIDER", "text", None,
+        "A provider whose names, ports and limits are known: see [Providers](#providers). Whatever you set yourself goes before it.",
+        choices=tuple(PROFILES),
+    ),
+    Setting("SMTP_ALLOWED_SENDERS", "list", None, "Senders (`user@domain`, `@domain`, `<>` for notifications) that may send; without it all may."),
+    Setting("SMTP_ALLOWED_RECIPIENTS", "list", None, "Recipients (`user@domain`, `@domain`) to whom may be sent; without it to all."),
 )  # fmt: skip
 
 _IMAP = (
@@ -95,6 +107,7 @@ _SMTPS = (
     Setting("BACKEND_SMTP_USE_TLS", "flag", "false", "Start in the clear and switch to TLS with STARTTLS before the login; set alone it switches `BACKEND_SMTP_USE_SSL` off."),
     Setting("BACKEND_SMTP_CA_FILE", "path", None, "PEM file with the CAs to trust instead of the system's."),
     Setting("BACKEND_SMTP_MAX_CONNECTIONS", "integer", "10", "Connections to the SMTP server at once; one client address gets three quarters of them at most.", minimum=1),
+    Setting("BACKEND_SMTP_MESSAGES_PER_MINUTE", "integer", None, "How many messages the provider takes in a minute. Over it a device waits up to 30 seconds for its turn, then it is told to come back later.", minimum=1),
 )  # fmt: skip
 
 _SENDER = (
@@ -110,4 +123,7 @@ _MAILDIR = (
 
 # Settings that only one built-in plugin reads stand here and not in the plugin, because their names are the product's
 # own interface: they are documented, and a misspelt one is noticed, also while the plugin isn't loaded.
-TABLE = _CORE + _IMAP + _SMTPS + _SENDER + _MAILDIR
+TABLE = _CORE + _ACCOUNT + _IMAP + _SMTPS + _SENDER + _MAILDIR
+
+PROCESS_WIDE = frozenset(setting.name for setting in _CORE)
+"""What is one for the whole process; every other variable may differ from account to account."""

@@ -102,6 +102,7 @@ class RelayHandler:
             address=str(session.peer[0]) if session.peer else "",
             session=getattr(session, "label", "-"),
             helo=session.host_name or "",
+            port=_port(server.transport),
         )
         try:
             mail = await self._rewriting.mail(client, reverse_path, parameters)
@@ -349,6 +350,12 @@ class _Measured:
             too_big = SMTP.TOO_BIG
             raise Refused(too_big.code, too_big.enhanced, too_big.text, detail=f"over {self.limit} octets")
         return piece
+
+
+def _port(transport: asyncio.BaseTransport | None) -> int:
+    """The listener's port."""
+    place = transport.get_extra_info("sockname") if transport is not None else None
+    return place[1] if isinstance(place, tuple) else 0
 
 
 async def _whole(content: bytes) -> AsyncIterator[bytes]:
