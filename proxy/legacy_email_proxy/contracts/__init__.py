@@ -38,6 +38,7 @@ from .failures import (
 from .filter import Envelope, Filter
 from .finding import Finding, Level
 from .header import Header
+from .line_ends import normalised
 from .maildrop import Columns, Entry, Login, Maildrop, MaildropSession, NamedSession
 from .relay import PipeliningTransaction, Recipient, Relay, RelayCapabilities, Transaction, WholeMessageRelay
 from .secret import Secret
@@ -93,4 +94,5 @@ __all__ = (
     "Unverified",
     "WholeMessageRelay",
     "logged_in",
+    "normalised",
 )
