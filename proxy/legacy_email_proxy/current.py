@@ -57,6 +57,13 @@ class Current:
             lent.sessions -= 1
             self._retire_unused(lent)
 
+    async def prove(self, login: Login) -> None:
+        """Judge a local user's password by the accounts file of the moment. Raises :class:`LoginRefused`."""
+        users = self.composition.users
+        if users is None:
+            raise TypeError("there is no accounts file")
+        await users.prove(login)
+
     def replace(self, composition: Composition) -> None:
         """Lend this one from now on."""
         former, self._lent = self._lent, _Lent(composition)

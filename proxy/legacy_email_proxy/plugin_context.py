@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .contracts import SettingsMistake
+from . import registry
+from .contracts import Credentials, SettingsMistake
 
 __all__ = ("PluginContext",)
 
@@ -19,11 +20,13 @@ class PluginContext:
     """See :class:`~legacy_email_proxy.contracts.Context`. ``name`` is ``kind.plugin``: the logger's and folder's.
 
     Where there are several accounts, ``account`` stands behind it: nothing that is kept for one is read by another.
+    ``shared`` holds the credentials plugins that are made already, by name: all contexts of an account have one.
     """
 
     name: str
     settings: Mapping[str, Any]
     account: str = ""
+    shared: dict[str, Credentials] = field(default_factory=dict)
 
     @property
     def _own_name(self) -> str:
@@ -51,3 +54,20 @@ class PluginContext:
             raise SettingsMistake(f"{ca_file_variable}: can not read {str(ca_file)!r}: {reason}") from None
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         return context
+
+    def credentials(self, variable: str) -> Credentials:
+        """The credentials plugin that ``variable`` names, made when it is first asked for."""
+        name: str = self.settings[variable]
+        if name not in self.shared:
+            try:
+                plugin = registry.load(registry.find(registry.CREDENTIALS, name))
+                own_name = f"credentials.{name.replace(':', '.')}"
+                self.shared[name] = plugin(PluginContext(own_name, self.settings, self.account, self.shared))
+            except registry.PluginError as error:
+                raise SettingsMistake(f"{variable}: {error}") from None
+            except SettingsMistake:
+                raise
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+                raise SettingsMistake(f"{variable}: plugin {name!r} can not be set up: {reason}") from error
+        return self.shared[name]

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, get_args
 
-from .contracts import Filter, Maildrop, Relay, Setting, SettingType
+from .contracts import Credentials, Filter, Maildrop, Relay, Setting, SettingType
 
 __all__ = (
+    "CREDENTIALS",
     "FILTER",
     "GROUPS",
     "MAILDROP",
@@ -29,7 +30,8 @@ __all__ = (
 MAILDROP = "legacy_email_proxy.maildrop"
 RELAY = "legacy_email_proxy.relay"
 FILTER = "legacy_email_proxy.filter"
-GROUPS: dict[str, type] = {MAILDROP: Maildrop, RELAY: Relay, FILTER: Filter}
+CREDENTIALS = "legacy_email_proxy.credentials"
+GROUPS: dict[str, type] = {MAILDROP: Maildrop, RELAY: Relay, FILTER: Filter, CREDENTIALS: Credentials}
 """Entry-point group → the contract that its plugins keep."""
 
 _CONTEXTS = ("open", "transaction")

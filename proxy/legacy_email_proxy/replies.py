@@ -19,6 +19,7 @@ from .contracts import (
     MaildropBusy,
     MessageGone,
     MessageUnavailable,
+    NoCredentials,
     Overloaded,
     Refused,
     StorageFull,
@@ -97,6 +98,7 @@ class SMTP:
     BARE_END = Reply(554, "5.5.2", "The message must end with <CR><LF>.<CR><LF>, not with a bare <LF>")
     STALLED = Reply(451, "4.4.2", "Too slow, the message was given up, try again later")
 
+    LOGIN_NEEDED = Reply(530, "5.7.0", "Log in first")
     NO_ACCOUNT = Reply(550, "5.7.1", "There is no account here for this mail")
     SENDER_NOT_ALLOWED = Reply(550, "5.7.1", "This sender may not send here")
     RECIPIENT_NOT_ALLOWED = Reply(550, "5.7.1", "Nothing may be sent to this recipient from here")
@@ -141,6 +143,10 @@ _POLICY: dict[type[Failure], Policy] = {
     CredentialsRefused: Policy(
         Reply(451, "4.7.0", "The backend refused the proxy's credentials"),
         "SYS/TEMP", "the backend refused the proxy's credentials", logging.ERROR,
+    ),
+    NoCredentials: Policy(
+        Reply(451, "4.7.0", "The proxy has nothing to log in with at the backend"),
+        "SYS/TEMP", "the proxy has nothing to log in with at the backend", logging.ERROR,
     ),
     Unusable: Policy(
         Reply(451, "4.3.5", "The backend can not be used as it is set up"),
@@ -191,9 +197,13 @@ def severity(failure: BaseException) -> int:
     return _policy(failure).level
 
 
+class _Own(Refused):
+    """A refusal of the proxy's own: what it says is meant for the client, whatever its code."""
+
+
 def refusal(reply: Reply, detail: str) -> Refused:
     """A refusal of the proxy's own, in the words of the table above."""
-    return Refused(reply.code, reply.enhanced, reply.text, detail=detail)
+    return _Own(reply.code, reply.enhanced, reply.text, detail=detail)
 
 
 def smtp_reply(failure: BaseException) -> Reply:
@@ -204,7 +214,7 @@ def smtp_reply(failure: BaseException) -> Reply:
 
 
 def _verdict(refused: Refused) -> Reply:
-    if refused.code in _OWN_FAULT:
+    if refused.code in _OWN_FAULT and not isinstance(refused, _Own):
         return Reply(451, "4.3.0", "The backend did not take this, try again later")
     digit = str(refused.code)[0]
     enhanced = refused.enhanced

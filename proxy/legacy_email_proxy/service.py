@@ -17,9 +17,10 @@ from anyio.abc import TaskGroup
 from . import __version__, events
 from .access import Address, Admission
 from .certificate import renew
-from .composition import NONE, Composition
+from .choice import NONE
+from .composition import Composition
 from .container import gateway
-from .contracts import Filter, Maildrop, Relay, SettingsMistake
+from .contracts import Credentials, Filter, Maildrop, Relay, SettingsMistake
 from .current import Current, CurrentMaildrop, CurrentRelay
 from .listeners import PLUGIN_OF, bind, shown
 from .pop3.options import Options as POP3Options
@@ -142,12 +143,12 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
     async with anyio.create_task_group() as group:
         pop3 = smtp = None
         warn = _warn_of(gateway())
-        current = Current(composition, lambda former: group.start_soon(_close, former.maildrop, former.relay))
+        current = Current(composition, lambda former: group.start_soon(_close, *_legs_of(former)))
         if composition.maildrop is not None:
             pop3 = _pop3(composition, CurrentMaildrop(current), warn)
             group.start_soon(pop3.serve, opened["POP3"], opened["POP3S"])
         if composition.relay is not None:
-            smtp, handler = _smtp(composition, CurrentRelay(current), warn)
+            smtp, handler = _smtp(current, warn)
             await smtp.start(opened["SMTP"], opened["SMTPS"])
         try:
             yield current
@@ -159,7 +160,7 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
             if smtp is not None:
                 await handler.aclose()
             now = current.composition
-            await _close(now.maildrop, now.relay, *now.filters.values())
+            await _close(*_legs_of(now), *now.filters.values())
 
 
 def _pop3(composition: Composition, maildrop: Maildrop, on_admitted: Callable[[Address], None]) -> POP3Server:
@@ -172,13 +173,13 @@ def _pop3(composition: Composition, maildrop: Maildrop, on_admitted: Callable[[A
     )
 
 
-def _smtp(
-    composition: Composition, relay: Relay, on_admitted: Callable[[Address], None]
-) -> tuple[SMTPServer, RelayHandler]:
+def _smtp(current: Current, on_admitted: Callable[[Address], None]) -> tuple[SMTPServer, RelayHandler]:
+    composition = current.composition
     settings = composition.settings
     hostname = _hostname()
     rewriting = Rewriting(HeaderOptions.from_settings(settings, hostname), composition.filters)
-    handler = RelayHandler(relay, settings["SMTP_MAX_OCTETS"], rewriting)
+    proven = settings["SMTP_AUTH"] == "accounts"
+    handler = RelayHandler(CurrentRelay(current), settings["SMTP_MAX_OCTETS"], rewriting, logins_proven=proven)
     options = SessionOptions(
         hostname=hostname,
         max_octets=settings["SMTP_MAX_OCTETS"],
@@ -186,7 +187,7 @@ def _smtp(
         admission=Admission.from_settings(settings, on_admitted),
         lf_end_networks=settings["SMTP_LF_END_NETWORKS"] or (),
         tls=composition.tls,
-        verifier=anybody if settings["SMTP_AUTH"] == "any" else None,
+        verifier=current.prove if proven else anybody if settings["SMTP_AUTH"] == "any" else None,
     )
     return SMTPServer(handler, options), handler
 
@@ -209,7 +210,12 @@ def _hostname() -> str:
     return socket.gethostname() or "localhost"
 
 
-async def _close(*plugins: Maildrop | Relay | Filter | None) -> None:
+def _legs_of(composition: Composition) -> Sequence[Maildrop | Relay | Credentials | None]:
+    """What is a composition's own and no later one's. The credentials last: the legs may still be logging in."""
+    return (composition.maildrop, composition.relay, *composition.credentials)
+
+
+async def _close(*plugins: Maildrop | Relay | Filter | Credentials | None) -> None:
     for plugin in plugins:
         if plugin is None:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
 
@@ -10,7 +11,16 @@ import pytest
 from legacy_email_proxy.accounts.addresses import Addresses
 from legacy_email_proxy.accounts.reach import effective
 from legacy_email_proxy.accounts.recent import MAX_ADDRESSES, RecentLogins
-from legacy_email_proxy.accounts.rules import BOTH_LEGS, Facts, Leg, Rule, candidates, choose, never_reached
+from legacy_email_proxy.accounts.rules import (
+    BOTH_LEGS,
+    Facts,
+    Leg,
+    Rule,
+    candidates,
+    choose,
+    login_would_help,
+    never_reached,
+)
 
 SMTP, POP3 = frozenset({Leg.SMTP}), frozenset({Leg.POP3})
 
@@ -103,18 +113,61 @@ def test_what_an_earlier_rule_hides(earlier: Rule, later: Rule, hidden: bool) ->
 def test_accounts_with_different_legs_share_conditions() -> None:
     rules = [rule("reading", "1", networks=["10.0.0.0/8"]), rule("sending", "2", networks=["10.0.0.0/8"])]
     places = {"reading": "8", "sending": "9"}
-    found, mistakes = effective(rules, {"reading": POP3, "sending": SMTP}, places, "any")
+    found, mistakes = effective(rules, {"reading": POP3, "sending": SMTP}, places, "any", "off")
     assert mistakes == []
     assert [one.legs for one in found] == [POP3, SMTP]
-    _, mistakes = effective(rules, {"reading": BOTH_LEGS, "sending": SMTP}, places, "any")
+    _, mistakes = effective(rules, {"reading": BOTH_LEGS, "sending": SMTP}, places, "any", "off")
     assert [line.partition(":")[0] for line in mistakes] == ["2", "9"]
 
 
-def test_a_user_is_known_by_pop3_only_with_local_logins() -> None:
+@pytest.mark.parametrize(
+    ("login", "auth", "legs"),
+    [
+        ("accounts", "accounts", BOTH_LEGS),
+        ("backend", "accounts", SMTP),
+        ("any", "accounts", SMTP),
+        ("accounts", "any", POP3),
+        ("accounts", "off", POP3),
+    ],
+)
+def test_a_user_is_known_only_where_local_passwords_are_asked_for(login: str, auth: str, legs: frozenset[Leg]) -> None:
     rules = [rule("a", "1", users=["ann"])]
-    for login, legs in (("accounts", BOTH_LEGS), ("backend", SMTP), ("any", SMTP)):
-        [found], mistakes = effective(rules, {"a": BOTH_LEGS}, {"a": "8"}, login)
-        assert (found.legs, mistakes) == (legs, [])
+    [found], mistakes = effective(rules, {"a": BOTH_LEGS}, {"a": "8"}, login, auth)
+    assert (found.legs, mistakes) == (legs, [])
+
+
+@pytest.mark.parametrize(
+    ("legs", "login", "auth", "named"),
+    [
+        (SMTP, "accounts", "any", "SMTP_AUTH"),
+        (SMTP, "accounts", "off", "SMTP_AUTH"),
+        (POP3, "any", "accounts", "POP3_LOGIN"),
+        (BOTH_LEGS, "backend", "any", "POP3_LOGIN or SMTP_AUTH"),
+    ],
+)
+def test_a_user_whom_nobody_can_prove_to_be_is_told(legs: frozenset[Leg], login: str, auth: str, named: str) -> None:
+    rules = [rule("a", "1", users=["ann"]), rule("a", "2")]
+    [found], mistakes = effective(rules, {"a": legs}, {"a": "8"}, login, auth)
+    assert found.place == "2"
+    assert mistakes == [f"1: user: no password is asked for; set {named} to accounts"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "recipient", "helps"),
+    [
+        ({}, None, True),
+        ({"login": "bob"}, None, False),
+        ({"port": 2525}, None, False),
+        ({"sender": "x@y"}, "a@there", True),
+        ({"port": 26}, "a@partner.example", False),
+        ({"login": "bob", "sender": "x@y"}, "a@there", False),
+    ],
+)
+def test_whether_a_login_would_help(facts: dict[str, Any], recipient: str | None, helps: bool) -> None:
+    rules = [rule("a", users=["ann"], ports=[25])]
+    known = Facts(Leg.SMTP, "10.0.0.7", 25)
+    assert login_would_help(rules, replace(known, **facts), recipient) is helps
+    assert not login_would_help([replace(rules[0], legs=POP3)], known)
 
 
 def test_recent_logins() -> None:

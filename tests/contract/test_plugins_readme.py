@@ -7,23 +7,28 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from interop.proxy import clean_environment
 from legacy_email_proxy import contracts
 from legacy_email_proxy.contracts import (
+    Account,
+    Authorizable,
     Context,
+    Credentials,
     Failure,
     Filter,
     Header,
     Maildrop,
     MaildropSession,
+    Password,
     Refused,
     Relay,
     Transaction,
 )
-from legacy_email_proxy.registry import GROUPS
+from legacy_email_proxy.registry import GROUPS, _violations
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "plugins" / "README.md").read_text()
@@ -70,10 +75,23 @@ def test_the_examples_are_those_of_the_distribution() -> None:
 
 def test_the_refusal_is_one() -> None:
     with pytest.raises(Refused):
-        exec(blocks("python")[2], vars(contracts).copy())
+        exec(blocks("python")[3], vars(contracts).copy())
 
 
-@pytest.mark.parametrize("contract", [Relay, Transaction, Maildrop, MaildropSession, Filter, Header, Context])
+async def test_the_credentials_keep_the_contract() -> None:
+    async def ask_the_vault(user: str) -> str:
+        return f"{user}'s password"
+
+    names: dict[str, Any] = {"ask_the_vault": ask_the_vault}
+    exec(next(block for block in blocks("python") if "VaultCredentials" in block), names)
+    assert _violations(names["VaultCredentials"], Credentials) == []
+    assert await names["VaultCredentials"](None).secret(Account("imap", "alice")) == Password("alice's password")
+
+
+CONTRACTS = [Relay, Transaction, Maildrop, MaildropSession, Filter, Header, Credentials, Authorizable, Context]
+
+
+@pytest.mark.parametrize("contract", CONTRACTS)
 def test_every_method_of_a_contract_is_told(contract: type) -> None:
     rows = "".join(line for line in README.splitlines() if line.startswith("|"))
     untold = {name for name in methods(contract) if not re.search(rf"`(?:\w+\.)?{name}\b", rows)}

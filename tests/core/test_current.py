@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import anyio
 import pytest
 
 from legacy_email_proxy import service
-from legacy_email_proxy.composition import Composition
-from legacy_email_proxy.contracts import Client, SettingsMistake
+from legacy_email_proxy.accounts.users import PasswordHash, Users
+from legacy_email_proxy.composition import Account, Composition
+from legacy_email_proxy.contracts import Client, Login, LoginRefused, Secret, SettingsMistake
 from legacy_email_proxy.current import Current, CurrentMaildrop, CurrentRelay
+from legacy_email_proxy.plugin_context import PluginContext
 from legacy_email_proxy.settings import read
+from legacy_email_proxy_plugins.password import PasswordCredentials
 from pop3.maildrops import MemoryMaildrop
 from smtp.relays import MemoryRelay
 
@@ -92,3 +96,40 @@ async def test_a_stuck_old_plugin_does_not_stop_the_service(monkeypatch: pytest.
     async with service._running(old, {"POP3": [], "POP3S": [], "SMTP": [], "SMTPS": []}) as current:
         service._reload(current, lambda _: Composition(new.settings, None, new.relay))
         assert current.composition.relay is new.relay
+
+
+async def test_an_accounts_credentials_go_with_its_composition_and_after_its_legs() -> None:
+    closed: list[str] = []
+
+    class Closing(MemoryRelay):
+        async def aclose(self) -> None:
+            closed.append("relay")
+
+    class Named(PasswordCredentials):
+        async def aclose(self) -> None:
+            closed.append("credentials")
+
+    def with_credentials() -> Composition:
+        settings, relay = read({}), Closing()
+        account = Account("a", settings, None, relay, {"password": Named(PluginContext("credentials.x", settings))})
+        return Composition(settings, None, relay, accounts=(account,))
+
+    old, new = with_credentials(), with_credentials()
+    async with service._running(old, {"POP3": [], "POP3S": [], "SMTP": [], "SMTPS": []}) as current:
+        service._reload(current, lambda _: new)
+        with anyio.fail_after(5):
+            while len(closed) < 2:  # noqa: ASYNC110
+                await anyio.sleep(0.005)
+        assert closed == ["relay", "credentials"]
+    assert closed == ["relay", "credentials"] * 2
+
+
+async def test_logins_are_judged_by_the_users_of_the_moment() -> None:
+    ann = Login("ann", Secret("old"))
+    first, second = (replace(composed(), users=Users({"ann": PasswordHash.of(text)})) for text in ("old", "new"))
+    current = Current(first, lambda _: None)
+    await current.prove(ann)
+    current.replace(second)
+    with pytest.raises(LoginRefused):
+        await current.prove(ann)
+    await current.prove(Login("ann", Secret("new")))

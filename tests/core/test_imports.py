@@ -40,16 +40,17 @@ MAY_IMPORT = {
     "sasl": {"contracts"},
     "settings": {"contracts"},
     "registry": {"contracts"},
-    "plugin_context": {"contracts"},
+    "plugin_context": {"contracts", "registry"},
     "testing": {"contracts", "registry", "settings", "plugin_context"},
     "pop3": {"contracts", "replies", "events", "access", "handshakes", "sasl"},
     "smtp": {"contracts", "replies", "events", "access", "handshakes", "sasl"},
     "certificate": {"contracts"},
     "accounts": {"contracts", "replies", "events", "access", "settings", "smtp"},
-    "composition": {"contracts", "registry", "plugin_context", "settings", "certificate", "accounts"},
+    "choice": {"contracts", "registry", "settings", "accounts"},
+    "composition": {"contracts", "choice", "plugin_context", "settings", "certificate", "accounts"},
     "current": {"contracts", "composition"},
     "service": {
-        *("contracts", "events", "access", "certificate", "composition", "container", "current", "listeners"),
+        *("contracts", "events", "access", "certificate", "choice", "composition", "container", "current", "listeners"),
         *("pop3", "smtp"),
     },
     "demo": {"contracts"},
@@ -135,6 +136,8 @@ def test_protocol_logic_is_sans_io(module: str) -> None:
         ("imaplib", {"legacy_email_proxy_plugins.imap.client", "legacy_email_proxy_plugins.imap.connection"}),
         ("aiosmtpd", {"legacy_email_proxy.smtp.connection", "legacy_email_proxy.smtp.handler"}),
         ("environs", {"legacy_email_proxy.settings.reader"}),
+        ("httpx2", {"legacy_email_proxy_plugins.oauth2.http"}),
+        ("jwt", {"legacy_email_proxy_plugins.oauth2.assertions"}),
     ],
 )
 def test_one_module_knows_a_library(library: str, allowed: set[str]) -> None:
@@ -178,7 +181,7 @@ def test_packages_on_disk_are_packages_in_the_wheel() -> None:
 def test_serving_does_not_load_what_it_does_not_need() -> None:
     import subprocess
 
-    unwanted = "('pytest', 'pymap', 'trustme', 'imapclient')"
+    unwanted = "('pytest', 'pymap', 'trustme', 'imapclient', 'httpx2', 'jwt', 'cryptography')"
     code = f"import sys, legacy_email_proxy.service; print(*[name for name in {unwanted} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout.strip() == ""

@@ -296,6 +296,8 @@ class _Session:
             answers.append(line)
 
     def _judge(self, mechanism: str, answers: Sequence[str]) -> str:
+        if mechanism not in ("PLAIN", "LOGIN"):
+            return "504 5.5.4 what?"
         fields = [base64.b64decode(answer).decode("utf-8") for answer in answers]
         user, password = fields[0].split("\0")[1:] if mechanism == "PLAIN" else fields[:2]
         self._connection.user, self._connection.password = user, password

@@ -42,6 +42,7 @@ def settings(**given: Any) -> dict[str, Any]:
         "BACKEND_IMAP_PORT": 993,
         "BACKEND_IMAP_USER": USER,
         "BACKEND_IMAP_PASS": Secret(PASSWORD),
+        "BACKEND_IMAP_CREDENTIALS": "password",
         "BACKEND_IMAP_USE_SSL": True,
         "BACKEND_IMAP_USE_STARTTLS": False,
         "BACKEND_IMAP_CA_FILE": None,

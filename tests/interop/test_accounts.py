@@ -126,6 +126,71 @@ def test_three_accounts(site: Site) -> None:
         site.reads(names[0], site.accounts[0].password)
 
 
+@pytest.fixture
+def short(dovecot: Dovecot, postfix: Postfix, tmp_path: Path) -> Iterator[Site]:
+    """Two accounts that only a login by SMTP leads to, and POP3 by any."""
+    accounts = [dovecot.add_account(f"the.scanner.on.the.third.floor.number{number}") for number in range(2)]
+    file = tmp_path / "accounts.toml"
+    text = text_of(accounts, {"s0": "1", "s1": "2"}).partition("[[rules]]")[0]
+    file.write_text(text + "".join(f'[[rules]]\nuser = "s{each}"\naccount = "a{each}"\n' for each in range(2)))
+    variables = backends(dovecot, postfix, accounts[0])
+    variables = {name: text for name, text in variables.items() if not name.endswith(("USER", "PASS"))}
+    variables |= {"ACCOUNTS_FILE": str(file), "POP3_LOGIN": "accounts", "SMTP_AUTH": "accounts"}
+    with running(variables) as proxy:
+        yield Site(proxy, accounts, file, postfix)
+
+
+def test_a_login_by_smtp_chooses_the_account(short: Site) -> None:
+    def sends(user: str, password: str) -> list[str]:
+        before = len(short.postfix.log)
+        with smtplib.SMTP(*short.proxy.smtp, timeout=20) as smtp:
+            smtp.login(user, password)
+            smtp.sendmail("x@example.test", [short.accounts[0].address], b"Subject: x\r\n\r\nx\r\n")
+        return re.findall(r"sasl_username=(\S+)", short.postfix.log[before:])
+
+    assert sends("s0", "1") == [short.accounts[0].name]
+    assert sends("s1", "2") == [short.accounts[1].name]
+    with smtplib.SMTP(*short.proxy.smtp, timeout=20) as smtp:
+        smtp.ehlo()
+        assert smtp.mail("x@example.test") == (530, b"5.7.0 Log in first")
+        with pytest.raises(smtplib.SMTPAuthenticationError) as refused:
+            smtp.login("s0", "2")
+        assert refused.value.smtp_code == 535
+        assert smtp.mail("x@example.test")[0] == 530
+    # A reload counts at once, also for whoever is connected already.
+    with smtplib.SMTP(*short.proxy.smtp, timeout=20) as smtp:
+        smtp.ehlo()
+        hashes = short.file.read_text()
+        [before] = re.findall(r"^s1 = .*$", hashes, re.MULTILINE)
+        short.file.write_text(hashes.replace(before, f's1 = "{PasswordHash.of("3")}"'))
+        short.proxy.process.send_signal(signal.SIGHUP)
+        short.proxy.wait_for(" reloaded ")
+        with pytest.raises(smtplib.SMTPAuthenticationError):
+            smtp.login("s1", "2")
+        smtp.login("s1", "3")
+        assert smtp.mail("x@example.test")[0] == 250
+    assert short.proxy.lines("no such user") == []
+
+
+def test_a_login_that_nobody_proves_opens_nothing(
+    dovecot: Dovecot, postfix: Postfix, site: Site, tmp_path: Path
+) -> None:
+    rules = '[[rules]]\nuser = "scanner"\naccount = "a0"\n[[rules]]\nport = 1\naccount = "a0"\n'
+    file = tmp_path / "other.toml"
+    file.write_text(
+        site.file.read_text().partition("[accounts.a1]")[0]
+        + "[users]\nscanner = "
+        + (site.file.read_text().partition("scanner = ")[2].partition("\n")[0] + "\n" + rules)
+    )
+    variables = backends(dovecot, postfix, site.accounts[0]) | {"ACCOUNTS_FILE": str(file), "POP3_LOGIN": "accounts"}
+    with running(variables | {"SMTP_AUTH": "any"}) as proxy, smtplib.SMTP(*proxy.smtp, timeout=20) as smtp:
+        smtp.login("scanner", "local")
+        assert smtp.mail("x@example.test") == (550, b"5.7.1 There is no account here for this mail")
+    done = run("check", **variables, SMTP_AUTH="any", MAILDROP_PLUGIN="none")
+    assert done.returncode == 2
+    assert "user: no password is asked for; set SMTP_AUTH to accounts" in done.stderr
+
+
 def test_check_asks_the_rules_and_every_account(site: Site, tmp_path: Path, dovecot: Dovecot, postfix: Postfix) -> None:
     variables = backends(dovecot, postfix, site.accounts[0]) | {
         "ACCOUNTS_FILE": str(site.file),

@@ -128,9 +128,10 @@ async def start_leg() -> AsyncIterator[StartLeg]:
             tls: ssl.SSLContext | None = None,
             verifier: Verifier | None = None,
             login_delay_seconds: float = 0,
+            logins_proven: bool = False,
         ) -> Leg:
             relay = relay or MemoryRelay()
-            handler = RelayHandler(relay, max_octets, rewriting)
+            handler = RelayHandler(relay, max_octets, rewriting, logins_proven=logins_proven)
             admission = Admission(networks, max_connections, max_per_address)  # type: ignore[arg-type]
             options = SessionOptions(
                 hostname, max_octets, Patience(progress_seconds, idle_seconds), admission, lf_end_networks,

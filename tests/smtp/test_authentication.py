@@ -172,3 +172,13 @@ def test_any_octets_are_a_login_or_a_reply(name: str, argument: str, lines: list
     except Rejected as rejected:
         outcome = rejected.reply.code in (501, 504)
     assert outcome
+
+
+@pytest.mark.parametrize(("proven", "told"), [(True, ["", "ann"]), (False, ["", ""])])
+async def test_the_relay_is_told_only_who_proved_it(start_leg: StartLeg, proven: bool, told: list[str]) -> None:
+    leg = await start_leg(verifier=Judge(), logins_proven=proven)
+    mail = b"MAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\nDATA\r\nx\r\n.\r\n"
+    wrong, right = (b"AUTH PLAIN " + b64(b"\x00ann\x00" + text) + b"\r\n" for text in (b"wrong-xyz", b"right"))
+    replies = await leg.exchange(HELLO + wrong + mail + right + mail + b"QUIT\r\n")
+    assert replies.count(b"535 5.7.8 ") == replies.count(b"235 2.7.0 ") == 1
+    assert [delivered.client.login for delivered in leg.relay.delivered] == told

@@ -54,13 +54,20 @@ QUIRKS = {
         "smtp/test_progress.py::test_elsewhere_a_bare_end_is_not_trusted",
     ],
     "C16 smuggling": ["transcripts/smtp/smuggling_gives_one_message.txt"],
-    "C17 lines of more than 1000 octets": ["smtp/test_client_quirks.py::test_c17_long_lines_pass_unchanged"],
+    "C17 lines of more than 1000 octets": [
+        "smtp/test_client_quirks.py::test_c17_long_lines_pass_unchanged",
+        "smtp/test_long_lines.py::test_it_streams_where_that_is_asked_for",
+    ],
     "C18 8-bit octets": ["transcripts/smtp/eight_bit.txt"],
-    "C19 no Date, no Message-ID, no To": ["transcripts/smtp/no_header.txt"],
+    "C19 no Date, no Message-ID, no To": [
+        "transcripts/smtp/no_header.txt",
+        "smtp/test_headers.py::test_what_is_missing_is_added",
+    ],
     "C20 one Message-ID twice": ["transcripts/smtp/same_message_id_twice.txt"],
     "C21 the reply to QUIT": ["transcripts/smtp/quit_with_argument.txt", "transcripts/smtp/helo_only.txt"],
     "C22 fields too short for a real login": [
         "smtp/test_client_quirks.py::test_c22_any_short_login_will_do",
+        "interop/test_accounts.py::test_a_login_by_smtp_chooses_the_account",
         "smtp/test_authentication.py::test_any_password_of_any_device_may_pass",
     ],
     "C23 chatter and unknown verbs": ["transcripts/smtp/chatter.txt"],

@@ -59,6 +59,7 @@ def settings(**given: Any) -> dict[str, Any]:
         "BACKEND_SMTP_PORT": 465,
         "BACKEND_SMTP_USER": None,
         "BACKEND_SMTP_PASS": None,
+        "BACKEND_SMTP_CREDENTIALS": "password",
         "BACKEND_SMTP_USE_SSL": True,
         "BACKEND_SMTP_USE_TLS": False,
         "BACKEND_SMTP_CA_FILE": None,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fakes.smtp import Action, Drop, Hang, Raw, Say, Step
-from legacy_email_proxy.contracts import Disconnected, Recipient, Refused, Secret
+from legacy_email_proxy.contracts import Disconnected, Recipient, Refused
 from legacy_email_proxy_plugins.smtps import SMTPSRelay, Timeouts
 from legacy_email_proxy_plugins.smtps.commands import Extensions
 from legacy_email_proxy_plugins.smtps.connection import Connection, State
@@ -89,7 +89,7 @@ async def backend(
         relays.append(relay)
 
         async def connect() -> Connection:
-            endpoint = Endpoint("fake.test", 25, Encryption.NONE, None, None, Secret(""), 1)
+            endpoint = Endpoint("fake.test", 25, Encryption.NONE, None, None, None, 1)
             connection = Connection(backend.wire, endpoint, Timeouts(quit=0), logging.getLogger(LOGGER))
             await backend.wire.reply(1)
             connection.offered(Extensions({keyword.split()[0]: () for keyword in dialogue.keywords}))

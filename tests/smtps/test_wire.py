@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from legacy_email_proxy.contracts import Disconnected, Secret
+from legacy_email_proxy.contracts import Disconnected
 from legacy_email_proxy_plugins.smtps import Timeouts
 from legacy_email_proxy_plugins.smtps.connection import Connection, State
 from legacy_email_proxy_plugins.smtps.endpoint import Encryption, Endpoint
@@ -35,7 +35,7 @@ async def wired() -> AsyncIterator[tuple[Wire, socket.socket]]:
 
 @pytest.mark.parametrize("chunks", [False, True])
 async def test_a_reply_that_lies_unread_in_the_socket_is_seen_before_the_end_is_sent(chunks: bool) -> None:
-    endpoint = Endpoint("fake.test", 25, Encryption.NONE, None, None, Secret(""), 1)
+    endpoint = Endpoint("fake.test", 25, Encryption.NONE, None, None, None, 1)
     async with wired() as (wire, peer):
         connection = Connection(wire, endpoint, Timeouts(), logging.getLogger(LOGGER))
         connection.state = State.ENVELOPE
@@ -97,7 +97,7 @@ async def test_what_was_sent_buys_time_and_waiting_spends_it(monkeypatch: pytest
         return 70.0
 
     monkeypatch.setattr(Wire, "drain", drain)
-    endpoint = Endpoint("fake.test", 25, Encryption.NONE, None, None, Secret(""), 1)
+    endpoint = Endpoint("fake.test", 25, Encryption.NONE, None, None, None, 1)
     async with wired() as (wire, _):
         connection = Connection(wire, endpoint, Timeouts(), logging.getLogger(LOGGER))
         pace = Pace(connection)

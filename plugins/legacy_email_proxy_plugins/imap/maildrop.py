@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from legacy_email_proxy.contracts import (
+    Account,
     Client,
     Context,
     CredentialsRefused,
@@ -93,7 +94,10 @@ class IMAPMaildrop:
         findings: list[Finding] = []
         with self._accounts.pool(self._login or _NOBODY, clients_own=self._login is None) as pool:
             try:
-                job = partial(inspect, self._server, self._login, self._options, findings)
+                login, credentials = self._login, self._server.credentials
+                if login is not None and credentials is not None:
+                    login = Login(login.user, await credentials.secret(Account("imap", login.user)))
+                job = partial(inspect, self._server, login, self._options, findings)
                 await pool.exchange(job, fresh=True, log_in=False, untouched=lambda: not findings)
             except Failure as failure:
                 findings.append(failed(failure))

@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
 
-from legacy_email_proxy.contracts import Disconnected, Login, Overloaded
+from legacy_email_proxy.contracts import Account, Disconnected, Login, Overloaded, Secret, logged_in
 
 from .breaker import Breaker
 from .connection import Connection
@@ -118,14 +119,22 @@ class Pool:
                 async with self._breaker_attempt():
                     return await self._in_thread(lease, function)
             async with self._breaker_attempt():
-                await self._in_thread(lease, self._open)
+                await self._in_thread(lease, Connection.connect)
+                await self._log_in(lease)
             return await self._in_thread(lease, function)
         finally:
             self._give_back(lease)
 
-    def _open(self, connection: Connection) -> None:
-        connection.connect()
-        connection.login(self._login, clients_own=self._clients_own)
+    async def _log_in(self, lease: _Lease) -> None:
+        credentials, user = self._server.credentials, self._login.user
+        if self._clients_own or credentials is None:
+            await self._in_thread(lease, partial(Connection.login, login=self._login, clients_own=self._clients_own))
+            return
+
+        async def attempt(secret: Secret) -> None:
+            await self._in_thread(lease, partial(Connection.login, login=Login(user, secret), clients_own=False))
+
+        await logged_in(credentials, Account("imap", user), attempt)
 
     def _breaker_attempt(self) -> AbstractAsyncContextManager[None]:
         return nullcontext() if self._breaker is None else self._breaker.attempt()

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from legacy_email_proxy.contracts import CredentialsRefused, Failure, Finding, Level, Login, Unreachable, Unverified
+from legacy_email_proxy.contracts import (
+    CredentialsRefused,
+    Failure,
+    Finding,
+    Level,
+    Login,
+    NoCredentials,
+    Unreachable,
+    Unverified,
+)
 
+from ..provider_errors import meaning_of
 from .actions import find_trash
 from .connection import Connection
 from .deletion import stays
@@ -68,6 +78,10 @@ def inspect(
 
 def failed(failure: Failure) -> Finding:
     """The step that did not work."""
+    if isinstance(failure, NoCredentials):
+        return Finding(Level.BAD, f"nothing to log in with: {failure.detail}", f"look at {failure.look_at}")
+    if isinstance(failure, CredentialsRefused) and (meaning := meaning_of(failure.detail)):
+        return Finding(Level.BAD, f"{failure.detail}: {meaning.words}", meaning.advice)
     look_at = f"look at {failure.look_at}" if failure.look_at else "try again later"
     if isinstance(failure, CredentialsRefused):
         advice = f"{look_at}; many providers want an app password here, or have IMAP switched off by default"

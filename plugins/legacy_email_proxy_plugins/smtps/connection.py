@@ -7,7 +7,7 @@ failure says during what it happened.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
 
 from legacy_email_proxy.contracts import Disconnected
@@ -45,7 +45,7 @@ class Connection:
         self.pipelining = False
         self.chunking = False
         self.extensions = Extensions()
-        self.secrets: Sequence[str] = ()
+        self.secrets: tuple[str, ...] = ()
         """What was sent to log in, and may come back from the backend at any time."""
         self.transactions = 0
         self.timed_out = False
@@ -92,8 +92,8 @@ class Connection:
             raise self.out_of_step(phase, reply)
         return reply
 
-    async def take(self, phase: str, seconds: float) -> Reply:
-        """The next reply, whatever it says."""
+    async def take(self, phase: str, seconds: float, show: Callable[[Reply], str] | None = None) -> Reply:
+        """The next reply, whatever it says. ``show`` says it in words for the log."""
         try:
             reply = await self.wire.reply(seconds)
         except Broken as broken:
@@ -102,7 +102,9 @@ class Connection:
             # A command whose reply nobody waited for: the next one would get it.
             self.abort()
             raise
-        if self.logger.isEnabledFor(logging.DEBUG):
+        if show is not None:
+            self.logger.debug("S: %s", show(reply))
+        elif self.logger.isEnabledFor(logging.DEBUG):
             self.logger.debug("S: %s", redacted(reply.whole, self.secrets))
         return reply
 

@@ -8,14 +8,24 @@ from __future__ import annotations
 import ipaddress
 import logging
 import ssl
+from functools import partial
 
-from legacy_email_proxy.contracts import Disconnected, Overloaded, Unreachable, Unusable, Unverified
+from legacy_email_proxy.contracts import (
+    Account,
+    Disconnected,
+    Overloaded,
+    Secret,
+    Unreachable,
+    Unusable,
+    Unverified,
+    logged_in,
+)
 
 from .commands import Extensions, command
 from .connection import Connection, State
 from .dial import connect
 from .endpoint import Encryption, Endpoint
-from .login import Breaker, Exchange, login_failure
+from .login import Breaker, Exchange
 from .replies import UNASKED, one_line
 from .timeouts import Timeouts
 from .wire import Broken
@@ -135,35 +145,40 @@ async def _start_tls(connection: Connection) -> None:
 
 
 async def log_in(connection: Connection, breaker: Breaker) -> str:
-    """Log in, if there is a user; returns the mechanism. One attempt, with one mechanism.
+    """Log in, if there is a user; returns the mechanism. One attempt, with one mechanism; another one if
+    the credentials have another secret once the first was refused.
 
-    Raises :class:`CredentialsRefused`, :class:`Overloaded`, :class:`Unusable` or :class:`Disconnected`.
+    Raises :class:`CredentialsRefused`, :class:`NoCredentials`, :class:`Overloaded`, :class:`Unusable` or
+    :class:`Disconnected`, and what else keeps the credentials from knowing a secret.
     """
     endpoint = connection.endpoint
     mechanism = ""
-    if endpoint.user is not None:
-        exchange = Exchange.choose(connection.extensions, endpoint.user, endpoint.password)
-        # From here on, whatever the backend says may be what it was sent.
-        connection.secrets = exchange.secrets
+    if endpoint.credentials is not None:
+        account = Account("smtp", endpoint.user or "")
         async with breaker.attempt(connection.timeouts.auth):
-            await _authenticate(connection, exchange)
-        mechanism = exchange.mechanism
+            mechanism = await logged_in(endpoint.credentials, account, partial(_authenticate, connection))
     connection.state = State.READY
     return mechanism
 
 
-async def _authenticate(connection: Connection, exchange: Exchange) -> None:
+async def _authenticate(connection: Connection, secret: Secret) -> str:
+    endpoint = connection.endpoint
+    server = (endpoint.host, endpoint.port)
+    exchange = Exchange.choose(connection.extensions, endpoint.user or "", secret, server)
+    # From here on, whatever the backend says may be what it was sent, be it in an earlier attempt.
+    connection.secrets = exchange.secrets = (*connection.secrets, *exchange.secrets)
     reply = None
     for line in exchange.lines():
         if reply is not None and reply.code != 334:
             break
         connection.logger.debug("C: AUTH %s ***", exchange.mechanism)
         connection.write(line, 1, _AUTH)
-        reply = await connection.take(_AUTH, connection.timeouts.auth)
+        reply = await connection.take(_AUTH, connection.timeouts.auth, exchange.shown)
     if reply is None or reply.code == 235:
-        return
-    connection.abort()
+        return exchange.mechanism
     if reply.negative:
-        raise login_failure(reply, exchange.shown(reply))
+        # The connection stays: with another token the next try is made on it.
+        raise exchange.failure(reply)
+    connection.abort()
     shown = exchange.shown(reply)
-    raise Disconnected(f"{connection.endpoint}: {_AUTH}: it said {shown}, which is no end of a login")
+    raise Disconnected(f"{endpoint}: {_AUTH}: it said {shown}, which is no end of a login")

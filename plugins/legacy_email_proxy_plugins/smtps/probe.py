@@ -10,12 +10,14 @@ from legacy_email_proxy.contracts import (
     Failure,
     Finding,
     Level,
+    NoCredentials,
     Overloaded,
     Unreachable,
     Unusable,
     Unverified,
 )
 
+from ..provider_errors import meaning_of
 from .connection import Connection
 from .endpoint import Encryption, Endpoint
 from .login import Breaker
@@ -51,15 +53,21 @@ async def probe(
         connection.leave()
         await connection.closed()
     except Failure as failure:
-        findings.append(
-            Finding(Level.BAD, str(failure), _ADVICE.get(type(failure), "look into the log of the backend"))
-        )
+        findings.append(_failed(failure))
     except TimeoutError:
         findings.append(Finding(Level.BAD, f"{endpoint} did not answer within {seconds:g} s", _ADVICE[Unreachable]))
     finally:
         if connection is not None:
             connection.abort()
     return findings
+
+
+def _failed(failure: Failure) -> Finding:
+    if isinstance(failure, NoCredentials):
+        return Finding(Level.BAD, f"nothing to log in with: {failure.detail}", f"look at {failure.look_at}")
+    if isinstance(failure, CredentialsRefused) and (meaning := meaning_of(failure.detail)):
+        return Finding(Level.BAD, f"{failure}: {meaning.words}", meaning.advice)
+    return Finding(Level.BAD, str(failure), _ADVICE.get(type(failure), "look into the log of the backend"))
 
 
 def _reached(endpoint: Endpoint, connection: Connection) -> Finding:

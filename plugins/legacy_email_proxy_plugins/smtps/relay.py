@@ -44,7 +44,7 @@ class SMTPSRelay:
         self._capabilities = RelayCapabilities()
         if self._endpoint.encryption is Encryption.NONE and self._endpoint.user is not None:
             self._logger.warning(
-                "the password for %s goes over the network in the clear (see BACKEND_SMTP_USE_SSL or _USE_TLS)",
+                "password or token for %s goes over the network in the clear (see BACKEND_SMTP_USE_SSL or _USE_TLS)",
                 self._endpoint,
             )
 

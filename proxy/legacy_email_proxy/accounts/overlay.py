@@ -26,6 +26,15 @@ _TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
 
 _LEGS = ("IMAP", "SMTP")
 
+_CONSENT = frozenset({"OAUTH2_REFRESH_TOKEN", "OAUTH2_SUBJECT"})
+"""What is one mailbox's."""
+_APPLICATION = frozenset({"OAUTH2_CLIENT_SECRET", "OAUTH2_CLIENT_KEY", "OAUTH2_CLIENT_CERT", "OAUTH2_SERVICE_ACCOUNT"})
+"""What proves an application to its provider; one application may be good for many mailboxes."""
+_ANOTHER_APPLICATION = frozenset(
+    {"PROVIDER", "OAUTH2_PROVIDER", "OAUTH2_TENANT", "OAUTH2_TOKEN_URL", "OAUTH2_CLIENT_ID"}
+)
+"""Who names one of these speaks of an application, or of a provider, that is not the environment's."""
+
 
 def overlay(table: AccountTable, declared: Iterable[Setting]) -> tuple[Layer, list[str]]:
     """The account's values as texts, and the mistakes in them."""
@@ -69,16 +78,19 @@ def inherited(environ: Mapping[str, str], table: AccountTable) -> dict[str, str]
     """The environment without the logins that are not this account's.
 
     Who names a server does not mean the environment's login there, and who names a user not its password: it would be
-    sent to somebody whom it does not concern.
+    sent to somebody whom it does not concern. The same with OAuth2: neither go the application's secrets to another
+    token endpoint, nor tokens that they give to another server; but who names a user only may use the application.
     """
     foreign: set[str] = set()
     given = {name.removesuffix("_FILE") for name in table.values}
     for leg in _LEGS:
         host, user, password = (f"BACKEND_{leg}_{what}" for what in ("HOST", "USER", "PASS"))
         if given & {host, "PROVIDER"}:
-            foreign |= {user, password, "OAUTH2_REFRESH_TOKEN"}
+            foreign |= {user, password} | _CONSENT | _APPLICATION
         elif user in given:
-            foreign |= {password, "OAUTH2_REFRESH_TOKEN"}
+            foreign |= {password} | _CONSENT
+    if given & _ANOTHER_APPLICATION:
+        foreign |= _CONSENT | _APPLICATION
     foreign -= given
     foreign |= {f"{name}_FILE" for name in foreign}
     return {name: text for name, text in environ.items() if name not in foreign}

@@ -11,19 +11,29 @@ __all__ = ("effective",)
 
 
 def effective(
-    rules: Sequence[Rule], legs: Mapping[str, frozenset[Leg]], places: Mapping[str, str], pop3_login: str
+    rules: Sequence[Rule],
+    legs: Mapping[str, frozenset[Leg]],
+    places: Mapping[str, str],
+    pop3_login: str,
+    smtp_auth: str,
 ) -> tuple[tuple[Rule, ...], list[str]]:
     """The rules with the legs on which they can apply, and what is wrong with them.
 
-    ``legs`` and ``places`` are by account; ``pop3_login`` is ``POP3_LOGIN``.
+    ``legs`` and ``places`` are by account; ``pop3_login`` is ``POP3_LOGIN``, ``smtp_auth`` is ``SMTP_AUTH``.
     """
+    asking = {Leg.POP3: ("POP3_LOGIN", pop3_login), Leg.SMTP: ("SMTP_AUTH", smtp_auth)}
+    unasked = {leg for leg, (_, value) in asking.items() if value != "accounts"}
     mistakes = []
     found = []
     for rule in rules:
         here = rule.legs & legs.get(rule.account, BOTH_LEGS)
-        if rule.users and pop3_login != "accounts":
-            # No password of a local user is asked for there.
-            here -= {Leg.POP3}
+        if rule.users:
+            closed, here = here & unasked, here - unasked
+            if closed and not here:
+                names = " or ".join(sorted(asking[leg][0] for leg in closed))
+                mistakes.append(f"{rule.place}: user: no password is asked for; set {names} to accounts")
+                found.append(replace(rule, legs=here))
+                continue
         if not here:
             mistakes.append(f"{rule.place}: leads nowhere: account {rule.account} has no leg on which it could apply")
         elif rule.within_seconds is not None and (

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from .. import events
-from ..contracts import Client, Finding, Parameters, Receipt, Relay, RelayCapabilities, Transaction
+from ..contracts import Client, Finding, Parameters, Receipt, Refused, Relay, RelayCapabilities, Transaction
 from ..replies import SMTP, refusal
 from .plugins import close_all, probe_all
 from .recent import RecentLogins
-from .rules import Facts, Leg, Match, Rule, candidates, choose
+from .rules import Facts, Leg, Match, Rule, candidates, choose, login_would_help
 
 __all__ = ("RoutedRelay",)
 
@@ -35,7 +35,7 @@ class RoutedRelay:
         facts = Facts(Leg.SMTP, client.address, client.port, client.login, reverse_path, logged_in)
         found = candidates(self._rules, facts)
         if not found:
-            raise refusal(SMTP.NO_ACCOUNT, "no rule of the accounts file fits")
+            raise _nobodys(self._rules, facts)
 
         def opened(match: Match) -> AbstractAsyncContextManager[Transaction]:
             events.event(
@@ -49,7 +49,7 @@ class RoutedRelay:
                 yield transaction
         else:
             async with AsyncExitStack() as stack:
-                yield _ByRecipient(found, opened, stack)
+                yield _ByRecipient(found, opened, stack, lambda recipient: _nobodys(self._rules, facts, recipient))
 
     def capabilities(self) -> RelayCapabilities:
         """What all accounts have: EHLO comes before anybody knows which one it will be."""
@@ -68,6 +68,14 @@ class RoutedRelay:
         await close_all(self._relays)
 
 
+def _nobodys(rules: Sequence[Rule], facts: Facts, recipient: str | None = None) -> Refused:
+    """What a client reads for which there is no account. Who could have one reads how to get it (RFC 4954 §6)."""
+    if login_would_help(rules, facts, recipient):
+        return refusal(SMTP.LOGIN_NEEDED, "rules of the accounts file lead to an account only after a login")
+    what = "" if recipient is None else " this recipient"
+    return refusal(SMTP.NO_ACCOUNT, f"no rule of the accounts file fits{what}")
+
+
 class _ByRecipient:
     """A transaction that is opened at its first recipient. All recipients of a message go through one account."""
 
@@ -76,17 +84,19 @@ class _ByRecipient:
         found: Sequence[Match],
         opened: Callable[[Match], AbstractAsyncContextManager[Transaction]],
         stack: AsyncExitStack,
+        nobodys: Callable[[str], Refused],
     ) -> None:
         self._found = found
         self._opened = opened
         self._stack = stack
+        self._nobodys = nobodys
         self._account = ""
         self._transaction: Transaction | None = None
 
     async def add_recipient(self, forward_path: str, parameters: Parameters) -> None:
         match = choose(self._found, forward_path)
         if match is None:
-            raise refusal(SMTP.NO_ACCOUNT, "no rule of the accounts file fits this recipient")
+            raise self._nobodys(forward_path)
         if self._transaction is None:
             self._transaction = await self._stack.enter_async_context(self._opened(match))
             self._account = match.account

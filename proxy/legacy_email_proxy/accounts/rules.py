@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from ..access import canonical
 from .addresses import Addresses
 
-__all__ = ("BOTH_LEGS", "Facts", "Leg", "Match", "Rule", "candidates", "choose", "never_reached")
+__all__ = ("BOTH_LEGS", "Facts", "Leg", "Match", "Rule", "candidates", "choose", "login_would_help", "never_reached")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -97,6 +97,14 @@ def candidates(rules: Iterable[Rule], facts: Facts) -> tuple[Match, ...]:
 def choose(found: Sequence[Match], recipient: str) -> Match | None:
     """The first of ``found`` that fits this recipient."""
     return next((match for match in found if match.recipients is None or match.recipients.holds(recipient)), None)
+
+
+def login_would_help(rules: Iterable[Rule], facts: Facts, recipient: str | None = None) -> bool:
+    """Whether somebody for whom there is no account could have one by logging in."""
+    if facts.login:
+        return False
+    found = candidates((replace(rule, users=frozenset()) for rule in rules), facts)
+    return bool(found) if recipient is None else choose(found, recipient) is not None
 
 
 def _account(rule: Rule, facts: Facts) -> str | None:

@@ -12,7 +12,7 @@ import anyio
 from ..access import canonical
 from ..accounts.rules import Facts, Leg, candidates, choose
 from ..composition import Composition, compose
-from ..contracts import Filter, Finding, Level, Maildrop, Relay, SettingsMistake
+from ..contracts import Credentials, Filter, Finding, Level, Maildrop, Relay, SettingsMistake
 from ..settings import unknown_variables
 
 __all__ = ("add_arguments", "run")
@@ -53,6 +53,11 @@ async def _check(options: argparse.Namespace) -> int:
         for finding in await _findings(plugin) or [Finding(Level.GOOD, "loaded")]:
             _print(label, finding)
             bad |= finding.level is Level.BAD
+    for label, credentials in _credentials(composition):
+        # Passwords have nothing to say: the legs have tried them.
+        for finding in await _findings(credentials):
+            _print(label, finding)
+            bad |= finding.level is Level.BAD
     return int(bad)
 
 
@@ -64,6 +69,13 @@ def _plugins(composition: Composition) -> Iterator[tuple[str, Maildrop | Relay |
         yield f"{before}relay {account.settings['RELAY_PLUGIN']}", account.relay
     for name, one in composition.filters.items():
         yield f"filter {name}", one
+
+
+def _credentials(composition: Composition) -> Iterator[tuple[str, Credentials]]:
+    for account in composition.accounts:
+        before = f"{account.name} " if account.name else ""
+        for name, one in account.credentials.items():
+            yield f"{before}credentials {name}", one
 
 
 def _choices(composition: Composition, options: argparse.Namespace) -> int:
@@ -88,7 +100,7 @@ def _choices(composition: Composition, options: argparse.Namespace) -> int:
     return int(not met)
 
 
-async def _findings(plugin: Maildrop | Relay | Filter) -> list[Finding]:
+async def _findings(plugin: Maildrop | Relay | Filter | Credentials) -> list[Finding]:
     found: list[Finding] = []
     with anyio.move_on_after(_PROBE_SECONDS) as scope:
         try:

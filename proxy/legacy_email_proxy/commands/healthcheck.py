@@ -8,7 +8,7 @@ import socket
 import ssl
 import sys
 
-from ..composition import NONE
+from ..choice import NONE
 from ..listeners import PLUGIN_OF
 from ..settings import Settings, read
 

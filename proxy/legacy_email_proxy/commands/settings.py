@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from ..composition import choose
+from ..choice import choose
 from ..contracts import Setting
 from ..settings import Settings, unknown_variables
 

@@ -7,6 +7,16 @@ so a plugin can be type-checked and tested without the rest.
 from __future__ import annotations
 
 from .context import Context
+from .credentials import (
+    Account,
+    Authorizable,
+    BearerToken,
+    Credentials,
+    Dialogue,
+    Password,
+    TokenStatus,
+    logged_in,
+)
 from .envelope import NULL_REVERSE_PATH, Client, Message, Parameters, Receipt
 from .failures import (
     CredentialsRefused,
@@ -16,6 +26,7 @@ from .failures import (
     MaildropBusy,
     MessageGone,
     MessageUnavailable,
+    NoCredentials,
     Overloaded,
     Refused,
     SettingsMistake,
@@ -35,10 +46,15 @@ from .setting import Setting, SettingType
 
 __all__ = (
     "NULL_REVERSE_PATH",
+    "Account",
+    "Authorizable",
+    "BearerToken",
     "Client",
     "Columns",
     "Context",
+    "Credentials",
     "CredentialsRefused",
+    "Dialogue",
     "Disconnected",
     "Entry",
     "Envelope",
@@ -56,8 +72,10 @@ __all__ = (
     "MessageGone",
     "MessageUnavailable",
     "NamedSession",
+    "NoCredentials",
     "Overloaded",
     "Parameters",
+    "Password",
     "PipeliningTransaction",
     "Receipt",
     "Recipient",
@@ -69,10 +87,12 @@ __all__ = (
     "SettingType",
     "SettingsMistake",
     "StorageFull",
+    "TokenStatus",
     "Transaction",
     "Unreachable",
     "Unusable",
     "Unverified",
     "WholeMessageRelay",
+    "logged_in",
     "normalised",
 )

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from .credentials import Credentials
+
 __all__ = ("Context",)
 
 
@@ -17,6 +19,10 @@ class Context(Protocol):
     @property
     def settings(self) -> Mapping[str, Any]:
         """Variable → value: every built-in setting, and those that the plugin declared. Unset ones are ``None``."""
+
+    @property
+    def account(self) -> str:
+        """The account of ``ACCOUNTS_FILE`` that this instance belongs to; ``""`` for one of the whole process."""
 
     @property
     def logger(self) -> logging.Logger:
@@ -31,4 +37,11 @@ class Context(Protocol):
 
         It trusts the file that the named variable gives, or the system store when that is unset. Raises
         :class:`SettingsMistake` when the file can not be used.
+        """
+
+    def credentials(self, variable: str) -> Credentials:
+        """The credentials plugin that the named variable names, one instance for all plugins of the account that name
+        it. To be had in the constructor.
+
+        It is closed by the core. Raises :class:`SettingsMistake` when it can't be had.
         """

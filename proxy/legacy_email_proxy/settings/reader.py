@@ -244,7 +244,7 @@ def unknown_variables(environ: Mapping[str, str], declared: Iterable[Setting] = 
         stem = variable.removesuffix("_FILE")
         # The cutoff keeps strangers out: MAILDIR or SMTP_PORT of some other program isn't our business.
         near = difflib.get_close_matches(stem, names, n=1, cutoff=0.85)
-        if near or stem.startswith(("BACKEND_IMAP_", "BACKEND_SMTP_")):
+        if near or stem.startswith(("BACKEND_IMAP_", "BACKEND_SMTP_", "OAUTH2_")):
             near = near or difflib.get_close_matches(stem, names, n=1, cutoff=0)
             found.append((variable, near[0] + variable.removeprefix(stem)))
     return found

@@ -42,8 +42,8 @@ _CORE = (
     Setting("POP3_ADD_BLANK_LINE", "flag", "false", "End a header that has no body with the blank line that it lacks: Outlook Express and Netscape break without."),
     Setting(
         "SMTP_AUTH", "text", "off",
-        "`off`: no login is offered. `any`: AUTH is offered, for devices that insist on it, and takes any user and password; who doesn't log in may send all the same.",
-        choices=("off", "any"),
+        "`off`: no login is offered. `any`: AUTH is offered, for devices that insist on it, and takes any user and password; who doesn't log in may send all the same. `accounts`: it takes a user of `ACCOUNTS_FILE`, and rules can ask for that.",
+        choices=("off", "any", "accounts"),
     ),
     Setting("SMTP_IDLE_SECONDS", "seconds", "300", "An SMTP session without a command, or without progress in DATA, for this long is closed with 421.", minimum=1),
     Setting("SMTP_PROGRESS_SECONDS", "seconds", "60", "A device that in an open mail transaction sends no command for this long, or less than 500 octets a second of its message on average over it, loses its connection to the backend and reads 451.", minimum=1),
@@ -77,6 +77,7 @@ _IMAP = (
     Setting("BACKEND_IMAP_PORT", "integer", "993", "Port of the IMAP server.", minimum=1, maximum=65535),
     Setting("BACKEND_IMAP_USER", "text", None, "Login at the IMAP server; not needed with `POP3_LOGIN=backend`."),
     Setting("BACKEND_IMAP_PASS", "secret", None, "Password for it."),
+    Setting("BACKEND_IMAP_CREDENTIALS", "text", "password", "What the proxy logs in with: `password`, `oauth2` (see `OAUTH2_…`) or a plugin of yours."),
     Setting("BACKEND_IMAP_USE_SSL", "flag", "true", "Speak TLS from the first octet (IMAPS)."),
     Setting("BACKEND_IMAP_USE_STARTTLS", "flag", "false", "Start in the clear and switch to TLS before the login; set alone it switches `BACKEND_IMAP_USE_SSL` off."),
     Setting("BACKEND_IMAP_CA_FILE", "path", None, "PEM file with the CAs to trust instead of the system's."),
@@ -103,6 +104,7 @@ _SMTPS = (
     Setting("BACKEND_SMTP_PORT", "integer", "465", "Port of the SMTP server.", minimum=1, maximum=65535),
     Setting("BACKEND_SMTP_USER", "text", None, "Login at the SMTP server; without it the proxy does not log in."),
     Setting("BACKEND_SMTP_PASS", "secret", None, "Password for it."),
+    Setting("BACKEND_SMTP_CREDENTIALS", "text", "password", "What the proxy logs in with: `password`, `oauth2` (see `OAUTH2_…`) or a plugin of yours."),
     Setting("BACKEND_SMTP_USE_SSL", "flag", "true", "Speak TLS from the first octet (SMTPS)."),
     Setting("BACKEND_SMTP_USE_TLS", "flag", "false", "Start in the clear and switch to TLS with STARTTLS before the login; set alone it switches `BACKEND_SMTP_USE_SSL` off."),
     Setting("BACKEND_SMTP_CA_FILE", "path", None, "PEM file with the CAs to trust instead of the system's."),
@@ -116,6 +118,35 @@ _SENDER = (
     Setting("SMTP_SENDER_REPLY_TO", "flag", "false", "Let replies go to the device's own address: it becomes `Reply-To` where there is none."),
 )  # fmt: skip
 
+_OAUTH2 = (
+    Setting(
+        "OAUTH2_PROVIDER", "text", "custom",
+        "Whose addresses and scopes are used: `microsoft365`, `outlook` (personal accounts), `google`, `yahoo`; with `custom` you give them. What you give by hand wins.",
+        choices=("microsoft365", "outlook", "google", "yahoo", "custom"),
+    ),
+    Setting(
+        "OAUTH2_GRANT", "text", None,
+        "How the proxy gets a token: `client_credentials`, `jwt_bearer` (a service account), `refresh_token`, or `device_code` and `authorization_code` after `legacy-email-proxy authorize`.",
+        choices=("client_credentials", "jwt_bearer", "refresh_token", "device_code", "authorization_code"),
+    ),
+    Setting("OAUTH2_CLIENT_ID", "text", None, "The application's (client) ID at the provider."),
+    Setting("OAUTH2_CLIENT_SECRET", "secret", None, "Its secret, if it has one."),
+    Setting("OAUTH2_CLIENT_AUTH", "text", "post", "How the secret is sent: `post` in the form, `basic` in the header.", choices=("post", "basic")),
+    Setting("OAUTH2_CLIENT_KEY", "secret", None, "Its private key in PEM, instead of a secret; best given as `OAUTH2_CLIENT_KEY_FILE`."),
+    Setting("OAUTH2_CLIENT_CERT", "text", None, "The key's certificate in PEM, as uploaded to the provider; best given as `OAUTH2_CLIENT_CERT_FILE`."),
+    Setting("OAUTH2_SERVICE_ACCOUNT", "secret", None, "For `jwt_bearer`: the JSON key of Google's service account; best given as `OAUTH2_SERVICE_ACCOUNT_FILE`."),
+    Setting("OAUTH2_SUBJECT", "text", None, "For `jwt_bearer`: whose mailbox; without it the login of the backends."),
+    Setting("OAUTH2_TENANT", "text", None, "For `microsoft365`: the directory (tenant) ID or a domain of yours."),
+    Setting("OAUTH2_SCOPE", "text", None, "Scopes, separated by blanks, instead of the provider's usual ones."),
+    Setting("OAUTH2_TOKEN_URL", "text", None, "Token endpoint, instead of the provider's."),
+    Setting("OAUTH2_DEVICE_URL", "text", None, "Device authorization endpoint, instead of the provider's."),
+    Setting("OAUTH2_AUTHORIZATION_URL", "text", None, "Authorization endpoint, instead of the provider's."),
+    Setting("OAUTH2_REDIRECT_URL", "text", "http://localhost", "Where the browser is sent after the consent; it has to be registered with the application."),
+    Setting("OAUTH2_REFRESH_TOKEN", "secret", None, "A refresh token that you have already. Once the provider has replaced it, the stored one is used, until you change this."),
+    Setting("OAUTH2_STORE_KEY", "secret", None, "Passphrase with which the tokens in `STATE_DIR` are encrypted; a long random one, best given as `OAUTH2_STORE_KEY_FILE`."),
+    Setting("OAUTH2_CA_FILE", "path", None, "PEM file with the CAs to trust for those addresses instead of the system's."),
+)  # fmt: skip
+
 _MAILDIR = (
     Setting("MAILDROP_MAILDIR_PATH", "path", None, "The Maildir that POP3 shows with `MAILDROP_PLUGIN=maildir`."),
     Setting("RELAY_MAILDIR_PATH", "path", None, "The Maildir into which mail goes with `RELAY_PLUGIN=maildir`."),
@@ -123,7 +154,7 @@ _MAILDIR = (
 
 # Settings that only one built-in plugin reads stand here and not in the plugin, because their names are the product's
 # own interface: they are documented, and a misspelt one is noticed, also while the plugin isn't loaded.
-TABLE = _CORE + _ACCOUNT + _IMAP + _SMTPS + _SENDER + _MAILDIR
+TABLE = _CORE + _ACCOUNT + _IMAP + _SMTPS + _SENDER + _OAUTH2 + _MAILDIR
 
 PROCESS_WIDE = frozenset(setting.name for setting in _CORE)
 """What is one for the whole process; every other variable may differ from account to account."""

@@ -56,12 +56,18 @@ class _Open:
 
 
 class RelayHandler:
-    """Hooks of one listener. ``max_octets`` bounds a message; the relay may lower it."""
+    """Hooks of one listener. ``max_octets`` bounds a message; the relay may lower it.
 
-    def __init__(self, relay: Relay, max_octets: int, rewriting: Rewriting | None = None) -> None:
+    ``logins_proven``: who logged in is who they say, so the relay and the filters are told.
+    """
+
+    def __init__(
+        self, relay: Relay, max_octets: int, rewriting: Rewriting | None = None, *, logins_proven: bool = False
+    ) -> None:
         self._relay = relay
         self._max_octets = max_octets
         self._rewriting = rewriting or Rewriting()
+        self._logins_proven = logins_proven
         self._open: dict[Session, _Open] = {}
         self._watched: set[Session] = set()
         self._farewells: set[asyncio.Task[None]] = set()
@@ -103,6 +109,7 @@ class RelayHandler:
             session=getattr(session, "label", "-"),
             helo=session.host_name or "",
             port=_port(server.transport),
+            login=getattr(session, "user", "") if self._logins_proven else "",
         )
         try:
             mail = await self._rewriting.mail(client, reverse_path, parameters)

@@ -1,0 +1,115 @@
+"""The credentials ``oauth2``: a current access token for whichever account is about to log in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+
+from legacy_email_proxy.contracts import (
+    Account,
+    BearerToken,
+    Context,
+    Dialogue,
+    Failure,
+    Finding,
+    Level,
+    Password,
+    SettingsMistake,
+    TokenStatus,
+)
+
+from .configuration import Configuration, configured
+from .consent import consent
+from .grants import Grants
+from .http import Endpoints
+from .store import Store
+from .tokens import Keeper
+
+__all__ = ("OAuth2Credentials",)
+
+_ONLY_ACCOUNT = "default"
+"""The name of the file where accounts have no names."""
+
+
+class OAuth2Credentials:
+    """See :class:`~legacy_email_proxy.contracts.Authorizable`. Both legs of an account share one token.
+
+    Raises :class:`~legacy_email_proxy.contracts.SettingsMistake` with every mistake in its settings.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        mistakes: list[str] = []
+        try:
+            self._configuration: Configuration = configured(context.settings)
+        except SettingsMistake as mistake:
+            mistakes.extend(mistake.lines)
+        try:
+            tls = context.tls("OAUTH2_CA_FILE")
+        except SettingsMistake as mistake:
+            mistakes.extend(mistake.lines)
+        if mistakes:
+            raise SettingsMistake(*mistakes)
+        self._grants = Grants(self._configuration, Endpoints(tls))
+
+    async def secret(self, account: Account) -> BearerToken:
+        """See :meth:`Credentials.secret`."""
+        return await self._keeper.token()
+
+    async def refused(self, account: Account, secret: Password | BearerToken) -> bool:
+        """See :meth:`Credentials.refused`."""
+        return await self._keeper.refused(secret)
+
+    async def probe(self) -> Sequence[Finding]:
+        """Whether there is a token, and what it is good for."""
+        try:
+            await self._keeper.token()
+        except Failure as failure:
+            text, _, advice = failure.detail.partition(" -> ")
+            return (Finding(Level.BAD, text, advice or f"look at {failure.look_at or 'the log'}"),)
+        record = await self._store().load()
+        left = record.expires - datetime.now(UTC).timestamp()
+        scope = f", for {record.scope}" if record.scope else ""
+        findings = [
+            Finding(Level.GOOD, f"there is a token by {self._configuration.grant}, good for {left:.0f} s{scope}")
+        ]
+        if self._context.settings["OAUTH2_STORE_KEY"] is None and not self._configuration.is_app:
+            advice = "set OAUTH2_STORE_KEY_FILE, unless STATE_DIR is encrypted anyway"
+            findings.append(Finding(Level.WARNING, "the refresh token is stored without encryption", advice))
+        return findings
+
+    async def authorize(self, dialogue: Dialogue, *, listen: bool) -> None:
+        """See :meth:`Authorizable.authorize`."""
+        granted = await consent(self._configuration, self._grants, dialogue, listen=listen)
+        await self._keeper.adopt(granted)
+
+    async def status(self) -> TokenStatus:
+        """See :meth:`Authorizable.status`."""
+        try:
+            record = await self._store().load()
+        except Failure as failure:
+            return TokenStatus(self._configuration.grant, error=str(failure))
+        return TokenStatus(
+            record.grant or self._configuration.grant,
+            record.scope,
+            _moment(record.expires),
+            _moment(record.obtained),
+            record.error,
+        )
+
+    async def aclose(self) -> None:
+        """See :meth:`Credentials.aclose`."""
+        await self._keeper.aclose()
+
+    def _store(self) -> Store:
+        name = self._context.account or _ONLY_ACCOUNT
+        return Store(lambda: self._context.state_dir, name, self._context.settings["OAUTH2_STORE_KEY"])
+
+    @cached_property
+    def _keeper(self) -> Keeper:
+        return Keeper(self._configuration, self._grants, self._store(), self._context.logger)
+
+
+def _moment(seconds: float) -> datetime | None:
+    return datetime.fromtimestamp(seconds, UTC) if seconds else None

@@ -1,0 +1,176 @@
+"""Each grant as the one form that it is (RFC 6749, 7523, 7636, 8628), and the token that comes back, checked."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+
+from legacy_email_proxy.contracts import BearerToken, Disconnected, Secret
+
+from .configuration import Configuration
+from .errors import refusal
+from .http import Answer, Endpoints
+
+__all__ = ("DeviceCode", "Granted", "Grants")
+
+_LIFETIME_SECONDS = 600.0
+"""Where the provider does not say how long a token lives."""
+_LONGEST_SECONDS = 86400.0 * 30
+_TOKEN = re.compile(r"[\x21-\x7e]{1,16384}")
+_JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+_CLIENT_ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+_DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What a token endpoint gave. ``refresh_token`` is ``None`` where the one that was used stays good."""
+
+    access_token: BearerToken
+    seconds: float
+    scope: str
+    refresh_token: Secret | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceCode:
+    """What the person types where (RFC 8628 §3.2), and how often to ask meanwhile."""
+
+    device_code: Secret
+    user_code: str
+    verification_url: str
+    seconds: float
+    interval: float
+
+
+class Grants:
+    """The client's side. Every method raises what :meth:`Endpoints.post` does, ``GrantRefused`` or ``Overloaded``."""
+
+    def __init__(
+        self, configuration: Configuration, endpoints: Endpoints, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._configuration = configuration
+        self._endpoints = endpoints
+        self._clock = clock
+
+    async def for_app(self) -> Granted:
+        """A token for the application itself: ``client_credentials``, or ``jwt_bearer`` in a subject's name."""
+        configuration = self._configuration
+        if configuration.grant == "client_credentials":
+            return await self._token({"grant_type": "client_credentials", "scope": configuration.scope})
+        assert configuration.key is not None  # noqa: S101 (Configuration says so)
+        claims = {"scope": configuration.scope}
+        assertion = configuration.key.signed(
+            issuer=configuration.client_id,
+            subject=configuration.subject or configuration.client_id,
+            audience=configuration.token_url,
+            now=self._clock(),
+            **claims,
+        )
+        return await self._token({"grant_type": _JWT_BEARER}, {"assertion": assertion}, identify=False)
+
+    async def refreshed(self, refresh_token: Secret) -> Granted:
+        """A new access token, and perhaps a new refresh token in place of this one (RFC 6749 §6)."""
+        return await self._token({"grant_type": "refresh_token"}, {"refresh_token": refresh_token})
+
+    async def device_code(self) -> DeviceCode:
+        """Begin the device flow."""
+        configuration = self._configuration
+        form = {"client_id": configuration.client_id, "scope": configuration.scope}
+        answer = await self._endpoints.post(configuration.device_url, form)
+        body = answer.body
+        url = body.get("verification_uri") or body.get("verification_url")
+        texts = (body.get("device_code"), body.get("user_code"), url)
+        if answer.status != 200 or not all(isinstance(text, str) and text.isprintable() for text in texts):
+            raise refusal(answer, ())
+        return DeviceCode(
+            Secret(str(texts[0])),
+            str(texts[1]),
+            str(texts[2]),
+            seconds=_number(body.get("expires_in"), 900.0, 3600.0),
+            interval=_number(body.get("interval"), 5.0, 60.0),
+        )
+
+    async def for_device(self, code: DeviceCode) -> Granted:
+        """Ask once whether the person has consented; ``GrantRefused`` has ``authorization_pending`` until then."""
+        return await self._token({"grant_type": _DEVICE_CODE}, {"device_code": code.device_code})
+
+    def consent_url(self, *, redirect_url: str, state: str, challenge: str) -> str:
+        """Where the browser goes (RFC 6749 §4.1.1), with PKCE (RFC 7636 §4.3)."""
+        configuration = self._configuration
+        query = urlencode(
+            {
+                "response_type": "code", "client_id": configuration.client_id, "redirect_uri": redirect_url,
+                "scope": configuration.scope, "state": state, "code_challenge": challenge,
+                "code_challenge_method": "S256", **configuration.authorization_extra,
+            },
+            quote_via=quote,
+        )  # fmt: skip
+        parts = urlsplit(configuration.authorization_url)
+        return urlunsplit(parts._replace(query="&".join(filter(None, (parts.query, query))), fragment=""))
+
+    async def for_code(self, code: Secret, *, redirect_url: str, verifier: Secret) -> Granted:
+        """Exchange the authorization code (RFC 6749 §4.1.3, RFC 7636 §4.5)."""
+        form = {"grant_type": "authorization_code", "redirect_uri": redirect_url}
+        return await self._token(form, {"code": code, "code_verifier": verifier})
+
+    async def _token(
+        self, form: Mapping[str, str], secrets: Mapping[str, Secret] | None = None, *, identify: bool = True
+    ) -> Granted:
+        configuration = self._configuration
+        secrets = dict(secrets or {})
+        form = dict(form)
+        basic = None
+        if identify:
+            form["client_id"] = configuration.client_id
+            if configuration.key is not None:
+                form["client_assertion_type"] = _CLIENT_ASSERTION
+                secrets["client_assertion"] = configuration.key.signed(
+                    issuer=configuration.client_id,
+                    subject=configuration.client_id,
+                    audience=configuration.token_url,
+                    now=self._clock(),
+                )
+            elif configuration.client_secret is not None and configuration.client_auth == "basic":
+                # RFC 6749 §2.3.1: both are form-encoded first.
+                del form["client_id"]
+                basic = (quote(configuration.client_id, safe=""), quote(configuration.client_secret.reveal(), safe=""))
+            elif configuration.client_secret is not None:
+                secrets["client_secret"] = configuration.client_secret
+        sent = {name: text for name, text in form.items() if text}
+        sent |= {name: secret.reveal() for name, secret in secrets.items()}
+        answer = await self._endpoints.post(configuration.token_url, sent, basic)
+        known = [*secrets.values(), *filter(None, (configuration.client_secret,))]
+        if answer.status != 200 or "access_token" not in answer.body:
+            raise refusal(answer, known)
+        return _granted(answer, configuration.scope)
+
+
+def _granted(answer: Answer, scope: str) -> Granted:
+    """The token, if it is fit to stand in a login: whatever else came would be sent to the mail server as it is."""
+    body = answer.body
+    token, kind, refresh = body["access_token"], body.get("token_type", "Bearer"), body.get("refresh_token")
+    if not (isinstance(token, str) and _TOKEN.fullmatch(token)) or str(kind).lower() != "bearer":
+        raise Disconnected(f"{answer.host} gives something that is no bearer token")
+    if refresh is not None and not (isinstance(refresh, str) and _TOKEN.fullmatch(refresh)):
+        raise Disconnected(f"{answer.host} gives something that is no refresh token")
+    given = body.get("scope")
+    return Granted(
+        BearerToken(token),
+        _number(body.get("expires_in"), _LIFETIME_SECONDS, _LONGEST_SECONDS),
+        given if isinstance(given, str) and given.isprintable() and len(given) <= 2000 else scope,
+        Secret(refresh) if refresh else None,
+    )
+
+
+def _number(value: Any, default: float, longest: float) -> float:
+    """Some providers give their numbers as text."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return default
+    return min(number, longest) if number > 0 else default

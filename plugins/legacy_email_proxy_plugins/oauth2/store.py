@@ -1,0 +1,240 @@
+"""What outlives a restart: one file per account, written atomically, readable by its owner only, encrypted with a key.
+
+Several processes may use it at once (the service, ``check``, ``authorize``), so whoever wants to replace a token holds
+the account's lock and reads the file again first.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import anyio
+from anyio.to_thread import run_sync
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+from legacy_email_proxy.contracts import BearerToken, Failure, Overloaded, Secret, StorageFull
+
+__all__ = ("Damaged", "Record", "Store")
+
+_LOCK_SECONDS = 60.0
+"""Longer than the one request that whoever holds the lock is waiting for."""
+_LOOK_AT_KEY = "OAUTH2_STORE_KEY"
+
+
+class Damaged(Failure):
+    """The file is there, and can't be read: damaged, or encrypted with another key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is known of one account's tokens. Times are seconds since 1970, 0 for never.
+
+    ``seed`` is the SHA-256 of the ``OAUTH2_REFRESH_TOKEN`` that was set when the tokens were stored, ``basis`` that of
+    the settings that they were asked for with.
+    """
+
+    grant: str = ""
+    access_token: BearerToken | None = None
+    refresh_token: Secret | None = None
+    scope: str = ""
+    obtained: float = 0.0
+    expires: float = 0.0
+    seed: str = ""
+    basis: str = ""
+    error: str = ""
+    error_at: float = 0.0
+
+
+class Store:
+    """The file of one account in ``folder``, which is asked for when it is needed."""
+
+    def __init__(self, folder: Callable[[], Path], account: str, key: Secret | None) -> None:
+        self._folder = folder
+        self._account = account
+        self._key = key
+        self._derived: tuple[bytes, bytes] | None = None
+        self._seen: tuple[int, ...] | None = None
+        self._record = Record()
+
+    async def load(self) -> Record:
+        """What is stored now, read again only where the file has changed. Raises :class:`Damaged`."""
+        return await run_sync(self._load)
+
+    async def save(self, record: Record) -> None:
+        """Returning means that it outlives a power cut. Raises :class:`StorageFull`; the old record is kept then."""
+        # Neither half done nor forgotten: whoever waits for it may go, the thread finishes all the same.
+        with anyio.CancelScope(shield=True):
+            await run_sync(self._save, record)
+
+    @asynccontextmanager
+    async def locked(self) -> AsyncIterator[None]:
+        """Keep other processes from replacing the token; within this process the caller sees to it.
+
+        Raises :class:`Overloaded` if another process holds it for too long, :class:`StorageFull` if there can be none.
+        """
+        descriptor = await run_sync(self._open_lock)
+        try:
+            await self._wait_for_lock(descriptor)
+            yield
+        finally:
+            os.close(descriptor)
+
+    async def _wait_for_lock(self, descriptor: int) -> None:
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise Overloaded("another process is busy with this account's token for too long") from None
+            await anyio.sleep(0.02)
+
+    # In threads.
+
+    def _file(self, suffix: str = ".json") -> Path:
+        return self._folder() / (quote(self._account, safe="@") + suffix)
+
+    def _open_lock(self) -> int:
+        try:
+            return os.open(self._file(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _unwritable(error) from None
+
+    def _load(self) -> Record:
+        try:
+            with self._file().open("rb") as file:
+                status = os.fstat(file.fileno())
+                seen = (status.st_ino, status.st_mtime_ns, status.st_size)
+                if seen == self._seen:
+                    return self._record
+                octets = file.read()
+        except FileNotFoundError:
+            self._seen, self._record = None, Record()
+            return self._record
+        except OSError as error:
+            raise Damaged(f"the stored token can not be read: {error.strerror}", look_at="STATE_DIR") from None
+        self._record = _record(self._opened(octets))
+        self._seen = seen
+        return self._record
+
+    def _opened(self, octets: bytes) -> dict[str, Any]:
+        found = _object(octets)
+        if "sealed" not in found:
+            return found
+        if self._key is None:
+            raise Damaged("the stored token is encrypted, and there is no key for it", look_at=_LOOK_AT_KEY)
+        try:
+            salt, nonce, sealed = (base64.b64decode(found[name]) for name in ("salt", "nonce", "sealed"))
+            return _object(AESGCM(self._derive(salt)).decrypt(nonce, sealed, self._account.encode()))
+        except InvalidTag:
+            detail = "the stored token was encrypted with another key, or is damaged; with the token gone, remove the"
+            raise Damaged(f"{detail} file in STATE_DIR and authorize again", look_at=_LOOK_AT_KEY) from None
+        except (KeyError, ValueError, TypeError):
+            raise _damaged() from None
+
+    def _sealed(self, octets: bytes) -> bytes:
+        if self._key is None:
+            return octets
+        salt = self._derived[0] if self._derived else secrets.token_bytes(16)
+        nonce = secrets.token_bytes(12)
+        # The account's name is sealed with it, so that one account's file is of no use as another's.
+        sealed = AESGCM(self._derive(salt)).encrypt(nonce, octets, self._account.encode())
+        parts = {"salt": salt, "nonce": nonce, "sealed": sealed}
+        return json.dumps({name: base64.b64encode(part).decode() for name, part in parts.items()}).encode()
+
+    def _derive(self, salt: bytes) -> bytes:
+        assert self._key is not None  # noqa: S101 (both callers have looked)
+        if self._derived is None or self._derived[0] != salt:
+            # Slow on purpose (some 50 ms and 32 MiB), against guessing; so it is done once for each salt.
+            derived = Scrypt(salt, length=32, n=2**15, r=8, p=1).derive(self._key.reveal().encode())
+            self._derived = (salt, derived)
+        return self._derived[1]
+
+    def _save(self, record: Record) -> None:
+        octets = self._sealed(json.dumps(_fields(record)).encode())
+        try:
+            file = self._file()
+            folder = file.parent.stat()
+            part = file.with_name(f"{file.name}.{secrets.token_hex(4)}.part")
+            try:
+                _write(part, octets, folder)
+                part.replace(file)
+            finally:
+                with suppress(OSError):
+                    part.unlink()
+            _fsync_folder(file.parent)
+        except OSError as error:
+            raise _unwritable(error) from None
+        self._seen, self._record = None, record
+
+
+def _write(part: Path, octets: bytes, folder: os.stat_result) -> None:
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        if os.geteuid() == 0:
+            # `authorize` run by root must not leave a file that the service can't read.
+            os.fchown(descriptor, folder.st_uid, folder.st_gid)
+        file.write(octets)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unwritable(error: OSError) -> StorageFull:
+    return StorageFull(f"the token can not be stored: {error.strerror}", look_at="STATE_DIR")
+
+
+def _damaged() -> Damaged:
+    detail = "the stored token is damaged; run `legacy-email-proxy authorize` again, or remove the file"
+    return Damaged(detail, look_at="STATE_DIR")
+
+
+def _object(octets: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(octets)
+    except (ValueError, RecursionError):
+        raise _damaged() from None
+    if not isinstance(found, dict):
+        raise _damaged()
+    return found
+
+
+def _fields(record: Record) -> dict[str, Any]:
+    fields = {name: getattr(record, name) for name in Record.__slots__}
+    return {name: value.reveal() if isinstance(value, Secret) else value for name, value in fields.items()}
+
+
+def _record(fields: dict[str, Any]) -> Record:
+    """A record from what a file says; a field of the wrong type means that the file is not ours."""
+    kinds: dict[str, Any] = {"access_token": BearerToken, "refresh_token": Secret}
+    found: dict[str, Any] = {}
+    for name in Record.__slots__:
+        value = fields.get(name)
+        if value is None:
+            continue
+        numeric = name in ("obtained", "expires", "error_at")
+        if not isinstance(value, (int, float) if numeric else str):
+            raise _damaged()
+        found[name] = kinds.get(name, lambda value: value)(value)
+    return Record(**found)

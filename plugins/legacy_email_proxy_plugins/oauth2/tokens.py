@@ -1,0 +1,245 @@
+"""One account's access token: kept while it is good, renewed once however many wait, and never a hammer.
+
+A renewal is a task of its own. The session that began it may be cancelled at any moment, and a provider that replaces
+refresh tokens has forgotten the old one by then: what it gave has to be stored all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+
+from legacy_email_proxy.contracts import BearerToken, Failure, NoCredentials, Secret, StorageFull
+
+from .configuration import Configuration
+from .grants import Granted, Grants
+from .pause import Pause
+from .store import Damaged, Record, Store
+
+__all__ = ("Keeper",)
+
+RENEW_AT = 0.8
+"""At this part of its life a token is renewed while it still serves."""
+_CLOSING_SECONDS = 4.0
+
+
+class Keeper:
+    """Call it in one event loop."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        grants: Grants,
+        store: Store,
+        logger: logging.Logger,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._configuration = configuration
+        self._grants = grants
+        self._store = store
+        self._logger = logger
+        self._clock = clock
+        seed = configuration.refresh_token
+        self._seed = seed.fingerprint().hex() if seed is not None else ""
+        self._basis = _basis(configuration)
+        self._task: asyncio.Task[BearerToken] | None = None
+        self._held: Record | None = None
+        self._held_rotated = False
+        """What could not be stored yet, and whether its refresh token stands nowhere else: then it must not be used."""
+        self._unwanted = b""
+        """The fingerprint of the token that the backend refused last."""
+        self._unwanted_pause = Pause(60.0, 3600.0, clock)
+        self._failure: Failure | None = None
+        self._failed_with = b""
+        self._act_pause = Pause(60.0, 3600.0, clock)
+        self._wait_pause = Pause(2.0, 60.0, clock)
+
+    async def token(self) -> BearerToken:
+        """A token that is good now. Raises the failure for which there is none."""
+        record = await self._current()
+        token = record.access_token
+        if token is None or not self._serves(record):
+            return await self._renewed(record)
+        if self._is_due(record) and not self._paused(record):
+            self._begin()
+        return token
+
+    async def refused(self, token: Secret) -> bool:
+        """The backend refused it; whether another one may help."""
+        record = await self._current()
+        if record.access_token != token or self._unwanted == token.fingerprint():
+            return True
+        if self._unwanted_pause.left:
+            # It has just been renewed because of a refusal: the token isn't what is wrong.
+            return False
+        self._unwanted_pause.lengthen()
+        self._unwanted = token.fingerprint()
+        self._logger.info("the backend refused the token, which is renewed", extra={"facts": {"scope": record.scope}})
+        return True
+
+    async def adopt(self, granted: Granted) -> None:
+        """Keep what a consent gave. Raises :class:`StorageFull`, or ``Overloaded`` if another process is busy."""
+        async with self._store.locked():
+            await self._store.save(self._record_of(granted, granted.refresh_token))
+
+    async def aclose(self) -> None:
+        """Let a renewal end, so that nothing that it gets is lost."""
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=_CLOSING_SECONDS)
+
+    # What there is
+
+    async def _current(self) -> Record:
+        try:
+            stored = await self._store.load()
+        except Damaged as damaged:
+            if not self._configuration.is_app:
+                raise
+            # Nothing in it is irreplaceable: an application gets another token whenever it asks.
+            self._logger.debug("%s", damaged)
+            stored = Record()
+        if self._held is not None and stored.obtained > self._held.obtained:
+            self._held = None
+        return stored if self._held is None else self._held
+
+    def _serves(self, record: Record) -> bool:
+        """Whether its token may be used: for these settings, for a while still, and not refused."""
+        token, now = record.access_token, self._clock()
+        margin = min(10.0, 0.05 * (record.expires - record.obtained))
+        return (
+            token is not None
+            and record.basis == self._basis
+            and (not self._seed or record.seed == self._seed)
+            and now < record.expires - margin
+            and token.fingerprint() != self._unwanted
+            and not (record is self._held and self._held_rotated)
+        )
+
+    def _is_due(self, record: Record) -> bool:
+        return self._clock() >= record.obtained + RENEW_AT * (record.expires - record.obtained)
+
+    # Renewing
+
+    async def _renewed(self, record: Record) -> BearerToken:
+        if self._task is None and self._paused(record):
+            assert self._failure is not None  # noqa: S101 (there is no pause without)
+            left = max(self._act_pause.left, self._wait_pause.left)
+            detail = f"{self._failure.detail}; not asked again for {left:.0f} s"
+            raise type(self._failure)(detail, look_at=self._failure.look_at)
+        return await asyncio.shield(self._begin())
+
+    def _paused(self, record: Record) -> bool:
+        if self._failure is None or not (self._act_pause.left or self._wait_pause.left):
+            return False
+        # Somebody may have authorized meanwhile.
+        return self._failed_with == _fingerprint(record.refresh_token)
+
+    def _begin(self) -> asyncio.Task[BearerToken]:
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._renew())
+            self._task.add_done_callback(self._ended)
+        return self._task
+
+    def _ended(self, task: asyncio.Task[BearerToken]) -> None:
+        self._task = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Nobody may be waiting for it; whoever is, raises it as well.
+            self._logger.error("no token: %s", error, exc_info=None if isinstance(error, Failure) else error)
+
+    async def _renew(self) -> BearerToken:
+        record = Record()
+        try:
+            async with AsyncExitStack() as stack:
+                try:
+                    await stack.enter_async_context(self._store.locked())
+                except StorageFull:
+                    # An application's token can be had again at any time, so it may do without a folder.
+                    if not self._configuration.is_app:
+                        raise
+                record = await self._current()
+                if record is self._held:
+                    await self._keep(record, rotated=self._held_rotated)
+                if not self._serves(record) or self._is_due(record):
+                    natural = self._serves(record)
+                    record = await self._asked(record)
+                    if natural:
+                        self._unwanted_pause.end()
+        except Failure as failure:
+            await self._failed(failure, record)
+            raise
+        self._failure = None
+        self._act_pause.end()
+        self._wait_pause.end()
+        assert record.access_token is not None  # noqa: S101
+        return record.access_token
+
+    async def _asked(self, record: Record) -> Record:
+        used = None if self._configuration.is_app else self._refresh_token(record)
+        granted = await (self._grants.for_app() if used is None else self._grants.refreshed(used))
+        renewed = self._record_of(granted, used and (granted.refresh_token or used))
+        self._logger.info(
+            "token renewed", extra={"facts": {"grant": renewed.grant, "seconds": f"{granted.seconds:.0f}"}}
+        )
+        await self._keep(renewed, rotated=renewed.refresh_token != used)
+        return renewed
+
+    def _refresh_token(self, record: Record) -> Secret:
+        seed = self._configuration.refresh_token
+        if record.refresh_token is not None and (seed is None or record.seed == self._seed):
+            return record.refresh_token
+        if seed is None:
+            detail = "there is no refresh token yet: run `legacy-email-proxy authorize`"
+            raise NoCredentials(detail, look_at="OAUTH2_GRANT, OAUTH2_REFRESH_TOKEN")
+        return seed
+
+    def _record_of(self, granted: Granted, refresh_token: Secret | None) -> Record:
+        now = self._clock()
+        return Record(
+            grant=self._configuration.grant,
+            access_token=granted.access_token,
+            refresh_token=refresh_token,
+            scope=granted.scope,
+            obtained=now,
+            expires=now + granted.seconds,
+            seed=self._seed,
+            basis=self._basis,
+        )
+
+    async def _keep(self, record: Record, *, rotated: bool) -> None:
+        try:
+            await self._store.save(record)
+        except StorageFull as failure:
+            self._held, self._held_rotated = record, rotated
+            if rotated:
+                raise
+            self._logger.warning("%s; it is kept in memory", failure)
+            return
+        self._held = None
+
+    async def _failed(self, failure: Failure, record: Record) -> None:
+        (self._act_pause if isinstance(failure, NoCredentials) else self._wait_pause).lengthen()
+        self._failure, self._failed_with = failure, _fingerprint(record.refresh_token)
+        if self._held is not None:
+            return
+        try:
+            # For `authorize --status`, which is another process.
+            async with self._store.locked():
+                stored = await self._store.load()
+                await self._store.save(replace(stored, error=failure.detail, error_at=self._clock()))
+        except Failure as also:
+            self._logger.debug("the last error is not noted: %s", also)
+
+
+def _fingerprint(secret: Secret | None) -> bytes:
+    return b"" if secret is None else secret.fingerprint()
+
+
+def _basis(configuration: Configuration) -> str:
+    """A token that was asked for with other settings is no answer to these."""
+    asked = (configuration.token_url, configuration.client_id, configuration.scope, configuration.subject)
+    return hashlib.sha256("\0".join((configuration.grant, *asked)).encode()).hexdigest()

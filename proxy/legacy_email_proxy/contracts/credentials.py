@@ -1,0 +1,125 @@
+"""The contract of credentials: what a backend plugin logs in with, asked for whenever it is about to log in.
+
+Entry-point group ``legacy_email_proxy.credentials``. The entry point names a class that is called with one
+:class:`~legacy_email_proxy.contracts.context.Context`, in the event loop, and must not do I/O in its constructor. A
+backend plugin gets it from :meth:`Context.credentials`; both legs of an account share one instance of each plugin that
+they name, and no two accounts do: :attr:`Context.account` says which it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, Protocol, TypeVar
+
+from .failures import CredentialsRefused
+from .finding import Finding
+from .secret import Secret
+
+__all__ = (
+    "Account",
+    "Authorizable",
+    "BearerToken",
+    "Credentials",
+    "Dialogue",
+    "Password",
+    "TokenStatus",
+    "logged_in",
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who logs in, and where: ``user`` is the login name on that leg."""
+
+    leg: Literal["imap", "smtp"]
+    user: str
+
+
+class Password(Secret):
+    """For PLAIN, LOGIN and their like."""
+
+    __slots__ = ()
+
+
+class BearerToken(Secret):
+    """An OAuth2 access token, for XOAUTH2 and OAUTHBEARER (RFC 7628)."""
+
+    __slots__ = ()
+
+
+class Credentials(Protocol):
+    """Knows secrets. One instance serves all sessions of an account."""
+
+    async def secret(self, account: Account) -> Password | BearerToken:
+        """What to log in with now. It may be asked for at every login, so it answers from memory where it can.
+
+        Must bound its own time. Raises :class:`NoCredentials` when somebody has to act before there is one, and
+        :class:`Unreachable`, :class:`Overloaded` or another failure when waiting may help.
+        """
+
+    async def refused(self, account: Account, secret: Password | BearerToken) -> bool:
+        """The backend refused ``secret``. Tells whether to ask for another one now, and log in once more with it.
+
+        It says no to most: a backend that is asked again and again locks the account.
+        """
+
+    async def probe(self) -> Sequence[Finding]:
+        """Try what it is that gives the secrets; failures are findings, not exceptions."""
+
+    async def aclose(self) -> None:
+        """Finish what must not be lost and let go; called once, when nobody can log in with it any more."""
+
+
+class Dialogue(Protocol):
+    """The person who gives consent, at a terminal."""
+
+    def say(self, text: str) -> None:
+        """Show something."""
+
+    async def ask(self, question: str) -> str:
+        """Show a question and wait for a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenStatus:
+    """How the account stands, without any secret. ``None``, or an empty text: not known, or there was none."""
+
+    grant: str
+    scope: str = ""
+    expires: datetime | None = None
+    refreshed: datetime | None = None
+    error: str = ""
+
+
+class Authorizable(Credentials, Protocol):
+    """Credentials that need somebody's consent once. Optional: the command ``authorize`` looks for these methods."""
+
+    async def authorize(self, dialogue: Dialogue, *, listen: bool) -> None:
+        """Lead through the consent and keep what it gives, so that a service that is running uses it from then on.
+
+        ``listen``: the browser runs on this machine, so its way back may be caught on a loopback port. Raises a
+        :class:`Failure` when there is no consent.
+        """
+
+    async def status(self) -> TokenStatus:
+        """How the account stands, from what is kept; asks nobody."""
+
+
+async def logged_in(
+    credentials: Credentials, account: Account, attempt: Callable[[Password | BearerToken], Awaitable[T]]
+) -> T:
+    """Log in with ``attempt``, which raises :class:`CredentialsRefused`; once more if there is another secret then.
+
+    A pause after a refusal (so that no account is locked) belongs around the whole of this.
+    """
+    secret = await credentials.secret(account)
+    try:
+        return await attempt(secret)
+    except CredentialsRefused:
+        if not await credentials.refused(account, secret):
+            raise
+    return await attempt(await credentials.secret(account))
