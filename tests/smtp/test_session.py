@@ -426,13 +426,17 @@ async def test_drain_tells_idle_sessions_and_lets_a_transaction_finish(leg: Leg)
         await asyncio.open_connection(*leg.address)
 
 
-async def test_drain_ends_what_does_not_finish(leg: Leg) -> None:
+async def test_drain_ends_what_does_not_finish(leg: Leg, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     async with leg.connected() as (reader, writer):
         writer.write(ENVELOPE)
         await reader.readuntil(b"354 ")
         await leg.server.drain(0.05)
     assert leg.relay.delivered == []
     assert leg.relay.left == 1
+    # "dropped" would make the device the culprit.
+    (facts,) = [vars(record)["facts"] for record in caplog.records if record.getMessage() == "smtp session ended"]
+    assert facts["verdict"] == "stopped in the middle of a message (see DRAIN_SECONDS)"
 
 
 async def test_log_line_of_a_message_and_of_a_session(leg: Leg, caplog: pytest.LogCaptureFixture) -> None:

@@ -64,7 +64,7 @@ class IMAPMaildrop:
             raise CredentialsRefused(detail, look_at="BACKEND_IMAP_USER, POP3_LOGIN")
         with self._accounts.pool(used, clients_own=login is not None) as pool:
             # A connection that is open already proves nothing about the password that this client has just given.
-            memory = Memory(lambda: self._context.state_dir, self._server.name, used.user, self._server.folder)
+            memory = self._memory(used)
             if login is None:
                 index = await pool.openings.join(
                     lambda opening: pool.exchange(partial(self._list, pool.shelf, memory, opening.begun))
@@ -73,6 +73,9 @@ class IMAPMaildrop:
                 index = await pool.exchange(partial(self._list, pool.shelf, memory, lambda: None), fresh=True)
             session = IMAPSession(pool, index, partial(self._remove, memory), self._logger)
             yield WatchedSession(session, self._options, memory, self._logger)
+
+    def _memory(self, login: Login) -> Memory:
+        return Memory(lambda: self._context.state_dir, self._server.name, login.user, self._server.folder)
 
     def _list(self, shelf: Shelf, memory: Memory, begin: Callable[[], None], connection: Connection) -> Index:
         begin()
@@ -93,7 +96,8 @@ class IMAPMaildrop:
         findings: list[Finding] = []
         with self._accounts.pool(self._login or _NOBODY, clients_own=self._login is None) as pool:
             try:
-                job = partial(inspect, self._server, self._login, self._options, findings)
+                memory = self._memory(self._login) if self._login else None
+                job = partial(inspect, self._server, self._login, self._options, memory, findings)
                 await pool.exchange(job, fresh=True, log_in=False, untouched=lambda: not findings)
             except Failure as failure:
                 findings.append(failed(failure))

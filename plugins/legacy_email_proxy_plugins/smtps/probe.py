@@ -32,6 +32,11 @@ _ADVICE: dict[type[Failure], str] = {
     Unusable: "ask your provider which port and login a mail program has to use",
 }
 
+_WRONG_PLACE = (
+    "check the name and the port: is this the server to which mail programs send, and does BACKEND_SMTP_USE_SSL or "
+    "BACKEND_SMTP_USE_TLS fit the port (465 and 587)?"
+)
+
 _WORTH_KNOWING = ("8BITMIME", "SMTPUTF8", "PIPELINING", "CHUNKING")
 
 
@@ -51,11 +56,11 @@ async def probe(
         connection.leave()
         await connection.closed()
     except Failure as failure:
-        findings.append(
-            Finding(Level.BAD, str(failure), _ADVICE.get(type(failure), "look into the log of the backend"))
-        )
+        otherwise = _WRONG_PLACE if failure.look_at else "look into the log of the backend"
+        findings.append(Finding(Level.BAD, str(failure), _ADVICE.get(type(failure), otherwise)))
     except TimeoutError:
-        findings.append(Finding(Level.BAD, f"{endpoint} did not answer within {seconds:g} s", _ADVICE[Unreachable]))
+        advice = _ADVICE[Unreachable] if endpoint.encryption is Encryption.IMPLICIT else _WRONG_PLACE
+        findings.append(Finding(Level.BAD, f"{endpoint} did not answer within {seconds:g} s", advice))
     finally:
         if connection is not None:
             connection.abort()

@@ -122,7 +122,8 @@ class SMTPConnection(AiosmtpdSMTP):
         self._errors = self._chatter = 0
         self._in_a_row = 0
         self._secured = secured
-        self._handshaking = self._draining = self._aborted = False
+        self._handshaking = self._draining = False
+        self._aborted = ""
         # While this is set the device has handed over its message: the outcome is no longer its to abort.
         self._committed = False
 
@@ -203,7 +204,7 @@ class SMTPConnection(AiosmtpdSMTP):
                 # Nobody here did that: a plugin's own tasks failed beneath it.
                 self.reply(smtp_reply(asyncio.CancelledError()))
                 return "failed: cancelled by the relay plugin"
-            return "drained" if self._handshaking else "dropped"
+            return self._aborted or "dropped"
         except Exception as error:
             events.failure(_log, "smtp session failed", error, session=self.session.label, client=peer)
             self.reply(smtp_reply(error))
@@ -243,7 +244,10 @@ class SMTPConnection(AiosmtpdSMTP):
 
     def abort(self) -> None:
         """End the session now."""
-        self._aborted = True
+        if self._handshaking or not self._in_transaction:
+            self._aborted = "drained"
+        else:
+            self._aborted = "stopped in the middle of a message (see DRAIN_SECONDS)"
         if self._handler_coroutine is not None:
             self._handler_coroutine.cancel()
         self._writer.transport.abort()
