@@ -435,8 +435,7 @@ async def test_drain_ends_what_does_not_finish(leg: Leg, caplog: pytest.LogCaptu
     assert leg.relay.delivered == []
     assert leg.relay.left == 1
     # "dropped" would make the device the culprit.
-    (facts,) = [vars(record)["facts"] for record in caplog.records if record.getMessage() == "smtp session ended"]
-    assert facts["verdict"] == "stopped in the middle of a message (see DRAIN_SECONDS)"
+    assert facts(caplog, "smtp session ended")[0]["verdict"] == "stopped in the middle of a message (see DRAIN_SECONDS)"
 
 
 async def test_log_line_of_a_message_and_of_a_session(leg: Leg, caplog: pytest.LogCaptureFixture) -> None:
@@ -453,8 +452,14 @@ async def test_log_line_of_a_message_and_of_a_session(leg: Leg, caplog: pytest.L
     assert ended["session"] == message["session"]
 
 
-async def test_a_look_whether_somebody_is_there_is_no_news(leg: Leg, caplog: pytest.LogCaptureFixture) -> None:
-    for said, level in ((b"", logging.DEBUG), (b"HELO x\r\n", logging.INFO), (b"x\r\n", logging.INFO)):
+async def test_a_look_is_no_news_and_a_wrong_protocol_a_warning(leg: Leg, caplog: pytest.LogCaptureFixture) -> None:
+    cases = (
+        (b"", logging.DEBUG),
+        (b"HELO x\r\n", logging.INFO),
+        (b"x\r\n", logging.INFO),
+        (b"GET / HTTP/1.1\r\n", logging.WARNING),
+    )
+    for said, level in cases:
         caplog.clear()
         await leg.exchange(said)
         await eventually(lambda: facts(caplog, "smtp session ended"))

@@ -54,6 +54,7 @@ _HELLO = (b"HELO ", b"EHLO ")
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _labels = itertools.count(1)
 _PARTING_SECONDS = 1.0
+_IN_ORDER = ("quit", "drained", "idle", "dropped")
 _COMMANDS_IN_A_ROW = 16
 _REPLIES_IN_A_ROW = 256
 
@@ -170,7 +171,8 @@ class SMTPConnection(AiosmtpdSMTP):
             await self._part()
             # Somebody who only looks whether we are there, as a health check does all day, is no news.
             silent = verdict.startswith("dropped") and self.session.host_name is None and not self._errors
-            level = logging.DEBUG if silent else logging.INFO
+            # A device that speaks the wrong protocol or loops is what an operator looks for with LOG_LEVEL=warning.
+            level = logging.DEBUG if silent else logging.INFO if verdict.startswith(_IN_ORDER) else logging.WARNING
             events.event(
                 _log, level, "smtp session ended", session=self.session.label, client=peer,
                 helo=self.session.host_name or "", messages=len(self.session.relayed),
