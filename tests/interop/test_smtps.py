@@ -79,6 +79,15 @@ def test_the_listener_with_tls(variables: dict[str, str], certificates: Certific
     assert f"SMTPS at 127.0.0.1 port {port} does not answer: " in done.stderr
 
 
+def test_a_refusal_is_a_sign_of_life(variables: dict[str, str]) -> None:
+    refusing = {**variables, "ALLOWED_NETWORKS": "192.0.2.1", "POP3S_BIND_ADDR": "127.0.0.1", "POP3S_BIND_PORT": "0"}
+    with running(refusing) as proxy:
+        ports = {f"{leg.upper()}_BIND_PORT": str(proxy._address(leg)[1]) for leg in ("pop3", "pop3s", "smtp", "smtps")}
+        done = run("healthcheck", **refusing | {"POP3_BIND_ADDR": "127.0.0.1", "SMTP_BIND_ADDR": "127.0.0.1"} | ports)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(proxy.lines("not in ALLOWED_NETWORKS")) == 4
+
+
 def openssl(port: int, certificates: Certificates) -> None:
     """The greeting of a session in TLS 1.0, as the oldest devices speak it."""
     program = require("openssl", "speaks TLS 1.0 as an old device")

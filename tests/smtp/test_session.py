@@ -426,13 +426,16 @@ async def test_drain_tells_idle_sessions_and_lets_a_transaction_finish(leg: Leg)
         await asyncio.open_connection(*leg.address)
 
 
-async def test_drain_ends_what_does_not_finish(leg: Leg) -> None:
+async def test_drain_ends_what_does_not_finish(leg: Leg, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     async with leg.connected() as (reader, writer):
         writer.write(ENVELOPE)
         await reader.readuntil(b"354 ")
         await leg.server.drain(0.05)
     assert leg.relay.delivered == []
     assert leg.relay.left == 1
+    # "dropped" would make the device the culprit.
+    assert facts(caplog, "smtp session ended")[0]["verdict"] == "stopped in the middle of a message (see DRAIN_SECONDS)"
 
 
 async def test_log_line_of_a_message_and_of_a_session(leg: Leg, caplog: pytest.LogCaptureFixture) -> None:
@@ -449,8 +452,14 @@ async def test_log_line_of_a_message_and_of_a_session(leg: Leg, caplog: pytest.L
     assert ended["session"] == message["session"]
 
 
-async def test_a_look_whether_somebody_is_there_is_no_news(leg: Leg, caplog: pytest.LogCaptureFixture) -> None:
-    for said, level in ((b"", logging.DEBUG), (b"HELO x\r\n", logging.INFO), (b"x\r\n", logging.INFO)):
+async def test_a_look_is_no_news_and_a_wrong_protocol_a_warning(leg: Leg, caplog: pytest.LogCaptureFixture) -> None:
+    cases = (
+        (b"", logging.DEBUG),
+        (b"HELO x\r\n", logging.INFO),
+        (b"x\r\n", logging.INFO),
+        (b"GET / HTTP/1.1\r\n", logging.WARNING),
+    )
+    for said, level in cases:
         caplog.clear()
         await leg.exchange(said)
         await eventually(lambda: facts(caplog, "smtp session ended"))

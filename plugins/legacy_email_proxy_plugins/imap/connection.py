@@ -102,7 +102,9 @@ class Connection:
             raise Unreachable(detail, look_at="BACKEND_IMAP_HOST, BACKEND_IMAP_PORT") from error
         except (Disconnected, ValueError) as error:
             detail = f"{server.name} accepts the connection, but: {error}"
-            raise Unreachable(detail, look_at="BACKEND_IMAP_HOST, BACKEND_IMAP_PORT") from error
+            # A port for TLS from the first octet says nothing to who waits for a greeting.
+            tls = "" if server.security is Security.IMPLICIT_TLS else ", BACKEND_IMAP_USE_SSL"
+            raise Unreachable(detail, look_at=f"BACKEND_IMAP_HOST, BACKEND_IMAP_PORT{tls}") from error
         self.capabilities = frozenset(self._imap.capabilities)
         self._in_step = True
 

@@ -17,6 +17,7 @@ from ..provider_errors import meaning_of
 from .actions import find_trash
 from .connection import Connection
 from .deletion import stays
+from .memory import Memory
 from .options import Deletion, Options
 from .server import Security, Server
 
@@ -26,7 +27,12 @@ _WORTH_NAMING = ("UIDPLUS", "MOVE", "ID", "IDLE", "CONDSTORE", "SPECIAL-USE", "C
 
 
 def inspect(
-    server: Server, login: Login | None, options: Options, findings: list[Finding], connection: Connection
+    server: Server,
+    login: Login | None,
+    options: Options,
+    memory: Memory | None,
+    findings: list[Finding],
+    connection: Connection,
 ) -> None:
     """Go through all steps in the worker thread, telling ``findings``. Raises what stopped it."""
     connection.connect()
@@ -40,7 +46,7 @@ def inspect(
                 "set BACKEND_IMAP_USE_SSL or BACKEND_IMAP_USE_STARTTLS to true",
             )
         )
-    if login is None:
+    if login is None or memory is None:
         findings.append(Finding(Level.GOOD, "not logged in: each client brings its own login (POP3_LOGIN=backend)"))
         return
     connection.login(login, clients_own=False)
@@ -66,6 +72,8 @@ def inspect(
                 "POP3 clients can read but not delete; give the account the right to, or set BACKEND_IMAP_FOLDER",
             )
         )
+    if stays(options.deletion, connection) or options.hide_after is not None:
+        memory.ready()
     if options.deletion is Deletion.TRASH:
         trash = find_trash(connection)
         if trash is None or trash == connection.folder:

@@ -61,13 +61,14 @@ async def open_connection(endpoint: Endpoint, timeouts: Timeouts, logger: loggin
 
 async def _greeting(connection: Connection) -> None:
     endpoint = connection.endpoint
-    look_at = "BACKEND_SMTP_HOST, BACKEND_SMTP_PORT"
+    # A port for TLS from the first octet says nothing to who waits for a greeting.
+    tls = "" if endpoint.encryption is Encryption.IMPLICIT else ", BACKEND_SMTP_USE_SSL"
+    look_at = f"BACKEND_SMTP_HOST, BACKEND_SMTP_PORT{tls}"
     try:
         reply = await connection.take("waiting for the greeting", connection.timeouts.greeting)
     except Disconnected as lost:
-        if connection.timed_out:
-            raise Unreachable(lost.detail, look_at=look_at) from None
-        raise
+        kind = Unreachable if connection.timed_out else Disconnected
+        raise kind(lost.detail, look_at=look_at) from None
     if 400 <= reply.code < 500:
         raise Overloaded(f"{endpoint} greets with {reply}")
     if reply.code != 220:

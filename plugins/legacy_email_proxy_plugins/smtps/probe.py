@@ -34,6 +34,11 @@ _ADVICE: dict[type[Failure], str] = {
     Unusable: "ask your provider which port and login a mail program has to use",
 }
 
+_WRONG_PLACE = (
+    "check the name and the port: is this the server to which mail programs send, and does BACKEND_SMTP_USE_SSL or "
+    "BACKEND_SMTP_USE_TLS fit the port (465 and 587)?"
+)
+
 _WORTH_KNOWING = ("8BITMIME", "SMTPUTF8", "PIPELINING", "CHUNKING")
 
 
@@ -55,7 +60,8 @@ async def probe(
     except Failure as failure:
         findings.append(_failed(failure))
     except TimeoutError:
-        findings.append(Finding(Level.BAD, f"{endpoint} did not answer within {seconds:g} s", _ADVICE[Unreachable]))
+        advice = _ADVICE[Unreachable] if endpoint.encryption is Encryption.IMPLICIT else _WRONG_PLACE
+        findings.append(Finding(Level.BAD, f"{endpoint} did not answer within {seconds:g} s", advice))
     finally:
         if connection is not None:
             connection.abort()
@@ -67,7 +73,8 @@ def _failed(failure: Failure) -> Finding:
         return Finding(Level.BAD, f"nothing to log in with: {failure.detail}", f"look at {failure.look_at}")
     if isinstance(failure, CredentialsRefused) and (meaning := meaning_of(failure.detail)):
         return Finding(Level.BAD, f"{failure}: {meaning.words}", meaning.advice)
-    return Finding(Level.BAD, str(failure), _ADVICE.get(type(failure), "look into the log of the backend"))
+    otherwise = _WRONG_PLACE if failure.look_at else "look into the log of the backend"
+    return Finding(Level.BAD, str(failure), _ADVICE.get(type(failure), otherwise))
 
 
 def _reached(endpoint: Endpoint, connection: Connection) -> Finding:

@@ -42,6 +42,9 @@ def _silent(settings: Settings, listener: str) -> list[str]:
                 if not connection.recv(1):
                     failures.append(f"{listener} at {place[0]} port {place[1]} hung up without a word")
         except OSError as error:
+            # Who may not connect at all is told so in the clear, before any handshake.
+            if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+                continue
             failures.append(f"{listener} at {place[0]} port {place[1]} does not answer: {error.strerror or error}")
     return failures
 

@@ -54,6 +54,7 @@ _HELLO = (b"HELO ", b"EHLO ")
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _labels = itertools.count(1)
 _PARTING_SECONDS = 1.0
+_IN_ORDER = ("quit", "drained", "idle", "dropped")
 _COMMANDS_IN_A_ROW = 16
 _REPLIES_IN_A_ROW = 256
 
@@ -122,7 +123,8 @@ class SMTPConnection(AiosmtpdSMTP):
         self._errors = self._chatter = 0
         self._in_a_row = 0
         self._secured = secured
-        self._handshaking = self._draining = self._aborted = False
+        self._handshaking = self._draining = False
+        self._aborted = ""
         # While this is set the device has handed over its message: the outcome is no longer its to abort.
         self._committed = False
 
@@ -169,7 +171,8 @@ class SMTPConnection(AiosmtpdSMTP):
             await self._part()
             # Somebody who only looks whether we are there, as a health check does all day, is no news.
             silent = verdict.startswith("dropped") and self.session.host_name is None and not self._errors
-            level = logging.DEBUG if silent else logging.INFO
+            # A device that speaks the wrong protocol or loops is what an operator looks for with LOG_LEVEL=warning.
+            level = logging.DEBUG if silent else logging.INFO if verdict.startswith(_IN_ORDER) else logging.WARNING
             events.event(
                 _log, level, "smtp session ended", session=self.session.label, client=peer,
                 helo=self.session.host_name or "", messages=len(self.session.relayed),
@@ -203,7 +206,7 @@ class SMTPConnection(AiosmtpdSMTP):
                 # Nobody here did that: a plugin's own tasks failed beneath it.
                 self.reply(smtp_reply(asyncio.CancelledError()))
                 return "failed: cancelled by the relay plugin"
-            return "drained" if self._handshaking else "dropped"
+            return self._aborted or "dropped"
         except Exception as error:
             events.failure(_log, "smtp session failed", error, session=self.session.label, client=peer)
             self.reply(smtp_reply(error))
@@ -243,7 +246,10 @@ class SMTPConnection(AiosmtpdSMTP):
 
     def abort(self) -> None:
         """End the session now."""
-        self._aborted = True
+        if self._handshaking or not self._in_transaction:
+            self._aborted = "drained"
+        else:
+            self._aborted = "stopped in the middle of a message (see DRAIN_SECONDS)"
         if self._handler_coroutine is not None:
             self._handler_coroutine.cancel()
         self._writer.transport.abort()
