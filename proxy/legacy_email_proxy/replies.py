@@ -191,7 +191,7 @@ def severity(failure: BaseException) -> int:
     return _policy(failure).level
 
 
-def refusal(reply: Reply, detail: str) -> Refused:
+def refusal(reply: Reply, detail: str = "") -> Refused:
     """A refusal of the proxy's own, in the words of the table above."""
     return Refused(reply.code, reply.enhanced, reply.text, detail=detail)
 
