@@ -16,7 +16,8 @@ _TOKEN = re.compile(
     rf'{_QUOTED}|=\?[^?\s]*+\?[^?\s]*+\?[^?]*+\?=|<(?:{_QUOTED}|[^">])*+>?|\[[^\]]*+\]?|\\.|[(),:;]|[^"=<\[\\(),:;]++|.',
     re.DOTALL,
 )
-_ENCODED_WORD = re.compile(r"=\?[^?\s]*\?[^?\s]*\?[^?]*\?=")
+# Not one with an address in it: readers that do not take it for an encoded word would take that for the author's.
+_ENCODED_WORD = re.compile(r'=\?[^?\s<>@"]*\?[^?\s<>@"]*\?[^?<>@"]*\?=')
 _SPECIAL = re.compile(r'[@,;:<>()\[\]\\"]')
 _ROUTE = re.compile(r"@[^:]*:")
 
