@@ -179,8 +179,10 @@ class SMTPSession(ProtectedConnection):
 
         Runs beneath the relay's ``send``; what it raises ends the message.
         """
-        self.reply(SMTP.CHUNK_OK)
-        self._unanswered = False
+        if self._unanswered:
+            # Not again for a relay that gave up waiting and now asks again.
+            self.reply(SMTP.CHUNK_OK)
+            self._unanswered = False
         self._announced = None
         while self._announced is None:
             try:
