@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+from ..contracts import normalised
 from ..replies import SMTP, refusal
-from .content import normalised
 
 __all__ = ("Measured",)
 
