@@ -201,7 +201,7 @@ class _Own(Refused):
     """A refusal of the proxy's own: what it says is meant for the client, whatever its code."""
 
 
-def refusal(reply: Reply, detail: str) -> Refused:
+def refusal(reply: Reply, detail: str = "") -> Refused:
     """A refusal of the proxy's own, in the words of the table above."""
     return _Own(reply.code, reply.enhanced, reply.text, detail=detail)
 

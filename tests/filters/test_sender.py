@@ -28,6 +28,11 @@ FROM = {
     b"Scanner\r\n <a@x>": (b"Scanner <acc@p.example>", "a@x"),
     b"=?utf-8?q?B=C3=BCro?=\r\n\t=?utf-8?q?_3?=\r\n <a@x>": (
         b"=?utf-8?q?B=C3=BCro?= =?utf-8?q?_3?= <acc@p.example>", "a@x"),
+    # What is in brackets is an address, whatever stands around it.
+    b"=?a?b?<evil@x>?= <a@x>": (b'"=?a?b??= <a@x>" <acc@p.example>', "evil@x"),
+    b"=?<evil@x>?b?YQ==?= <a@x>": (b'"=??b?YQ==?= <a@x>" <acc@p.example>', "evil@x"),
+    b"=?a?b?<evil@x>?= <acc@p.example>": (b'"=?a?b??= <acc@p.example>" <acc@p.example>', "evil@x"),
+    b"=?a?b?evil@x?= <a@x>": (b'"=?a?b?evil@x?=" <acc@p.example>', "a@x"),
     b"=?utf-8?Q?Meier,_Hans?= <a@x>": (b"=?utf-8?Q?Meier,_Hans?= <acc@p.example>", "a@x"),
     b'"Meier, Hans" <a@x>': (b'"Meier, Hans" <acc@p.example>', "a@x"),
     b"Meier, Hans <a@x>": (b'"Meier, Hans" <acc@p.example>', "a@x"),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 import tracemalloc
+from collections.abc import AsyncIterator
 
 import pytest
 
+from legacy_email_proxy.contracts import Receipt
 from smtp.conftest import Leg, StartLeg
-from smtp.relays import MemoryRelay
+from smtp.relays import MemoryRelay, MemoryTransaction
 from smtp.test_session import eventually, reset
 
 ENVELOPE = b"EHLO x\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.com>\r\n"
@@ -264,3 +266,33 @@ async def test_any_cut_gives_the_same_replies_and_the_same_messages(start_leg: S
     assert whole is not None
     assert whole[1] == [b"one\r\n.\r\n"]
     assert len(re.findall(rb"^503", whole[0], re.MULTILINE)) == 1
+
+
+async def test_a_relay_that_waits_in_turns_gets_the_message_and_the_device_one_reply_for_each_chunk(
+    leg: Leg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = 0
+
+    async def send(self: MemoryTransaction, content: AsyncIterator[bytes]) -> Receipt:
+        nonlocal turns
+        while True:
+            try:
+                self._message.content += await asyncio.wait_for(anext(content), 0.01)
+            except TimeoutError:
+                turns += 1
+            except StopAsyncIteration:
+                self._relay.delivered.append(self._message)
+                return Receipt()
+
+    monkeypatch.setattr(MemoryTransaction, "send", send)
+    async with leg.connected() as (reader, writer):
+        writer.write(ENVELOPE)
+        await reader.readuntil(b"2.1.5 OK\r\n")
+        for chunk in (b"one\r\n", b"two\r\n"):
+            seen = turns
+            writer.write(bdat(chunk))
+            assert await reader.readline() == NEXT + b"\r\n"
+            await eventually(lambda seen=seen: turns > seen + 1)  # type: ignore[misc]
+        writer.write(bdat(b"three\r\n", b" LAST"))
+        assert await reader.readline() == TAKEN + b"\r\n"
+    assert [each.content for each in leg.relay.delivered] == [b"one\r\ntwo\r\nthree\r\n"]

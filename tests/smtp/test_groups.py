@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 import pytest
 
+from legacy_email_proxy.contracts import Refused, RelayCapabilities
 from legacy_email_proxy.smtp import session as session_module
 from smtp.conftest import Leg
 from smtp.test_session import eventually, facts, reset
@@ -34,6 +36,10 @@ async def codes(leg: Leg, octets: bytes) -> list[bytes]:
         (b"BDAT 9999999999 LAST\r\nx", False),
         (b"BDAT x\r\n", False),
         (b"DATA x\r\n", False),
+        (b"DATA \x1f\r\n", False),
+        (b"DATA \xa0\r\n", False),
+        (b"BDAT 5 LAST\x1c\r\n", False),
+        (b"BDAT 5 \x85\r\n", False),
         (b"RSET\r\n", False),
         (b"DAT", False),
         (b"", False),
@@ -105,6 +111,37 @@ async def test_a_relay_with_too_few_verdicts_is_not_believed(
     monkeypatch.setattr("smtp.relays.GroupTransaction.add_recipients", none)
     assert await codes(leg, rcpt("one", "two")) == [b"451 4.3.0"] * 2
     assert "another number of verdicts" in caplog.text or facts(caplog, "smtp recipient refused")
+
+
+async def test_each_recipient_of_a_group_is_answered_whatever_goes_wrong(
+    leg: Leg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leg.relay.groups = True
+    real = leg.relay.capabilities
+
+    def bug() -> RelayCapabilities:
+        if leg.relay.entered:
+            raise ValueError("a bug in the relay")
+        return real()
+
+    monkeypatch.setattr(leg.relay, "capabilities", bug)
+    lump = rcpt("one", "two", "three") + b"NOOP\r\n"
+    assert await codes(leg, lump) == [*[b"451 4.3.0"] * 3, b"250 2.0.0"]
+
+
+async def test_a_refusal_that_can_not_be_told_is_that_of_each_recipient(
+    leg: Leg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leg.relay.groups = True
+
+    async def nameless(self: object, recipients: Sequence[object], *, content_follows: bool) -> list[Refused | None]:
+        return [None, *[Refused(550, None, "no")] * (len(recipients) - 1)]  # type: ignore[arg-type]
+
+    monkeypatch.setattr("smtp.relays.GroupTransaction.add_recipients", nameless)
+    # The backend took the first; but who was told nothing of it will send it again.
+    lump = rcpt("one", "two", "three") + b"RSET\r\n"
+    assert await codes(leg, lump) == [*[b"451 4.3.0"] * 3, b"250 2.0.0"]
+    assert leg.relay.left == 1
 
 
 async def test_a_whole_group_is_answered_in_one_write(leg: Leg, monkeypatch: pytest.MonkeyPatch) -> None:

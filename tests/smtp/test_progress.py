@@ -99,6 +99,24 @@ async def test_content_below_the_rate_is_given_up_and_its_rest_is_no_command(leg
         assert b"taken over the message" in await reader.read()
 
 
+async def test_chunks_below_the_rate_are_given_up_and_none_of_them_is_a_command(leg: Leg) -> None:
+    async with leg.connected() as (reader, writer):
+        writer.write(OPEN)
+        await reader.readuntil(b"2.1.5 OK\r\n")
+        line = b""
+        for _ in range(100):
+            writer.write(b"BDAT 6\r\nQUIT\r\n")
+            line = await reader.readline()
+            if line == SLOW:
+                break
+            await asyncio.sleep(0.02)
+        assert line == SLOW
+        assert leg.relay.left == 1
+        writer.write(AGAIN)
+        assert b"taken over the message" in await reader.read()
+    assert [message.content for message in leg.relay.delivered] == [b"again\r\n"]
+
+
 async def test_a_device_above_the_rate_may_take_its_time(leg: Leg, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reception, "MIN_OCTETS_PER_SECOND", 20)
     async with leg.connected() as (reader, writer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -291,3 +292,21 @@ async def test_our_lines_do_not_count_against_the_limit(start_leg: StartLeg) -> 
     assert codes(await leg.exchange(said + whole + b".\r\nQUIT\r\n"))[-2:] == [b"250 2.0.0", b"221 2.0.0"]
     assert codes(await leg.exchange(said + b"x" + whole + b".\r\nQUIT\r\n"))[-2:] == [b"552 5.3.4", b"221 2.0.0"]
     assert len(leg.relay.delivered) == 1
+
+
+async def test_a_header_that_was_no_longer_waited_for_is_not_lost() -> None:
+    class Slow(Scripted):
+        async def header(self, envelope: Envelope, header: Header) -> None:
+            if not self.seen:
+                self.seen.append(envelope)
+                await asyncio.Event().wait()
+            header.add("X-Seen", "yes")
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"Subject: x\r\n\r\none\r\n"
+        yield b"two\r\n"
+
+    content = Rewriting(filters={"slow": Slow()}).content(ENVELOPE, [], "SMTP", pieces())
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(content), 0.01)
+    assert b"".join([piece async for piece in content]) == b"Subject: x\r\nX-Seen: yes\r\n\r\none\r\ntwo\r\n"

@@ -9,7 +9,7 @@ import smtplib
 import socket
 import struct
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -288,6 +288,22 @@ async def test_a_relay_without_a_receipt_is_not_believed(leg: Leg, caplog: pytes
     leg.relay.receipt = None
     assert b"451 4.3.0 " in await leg.exchange(MESSAGE)
     assert "no Receipt" in str(facts(caplog, "smtp message not relayed")[0]["cause"])
+
+
+async def test_a_plugin_that_cancels_on_its_way_out_leaves_no_socket_open(
+    leg: Leg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.asynccontextmanager
+    async def transaction(*_: object) -> AsyncIterator[object]:
+        try:
+            yield object()
+        finally:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(leg.relay, "transaction", transaction)
+    with contextlib.suppress(ConnectionError):
+        async with asyncio.timeout(5):
+            await leg.exchange(ENVELOPE.partition(b"RCPT")[0])
 
 
 async def test_a_cancellation_that_is_the_plugins_own_is_told_as_temporary(leg: Leg) -> None:

@@ -142,6 +142,37 @@ async def test_any_octets_in_any_records(
     assert leg.relay.delivered[0].content == b"hello\r\n"
 
 
+async def test_what_comes_with_the_end_of_the_handshake_is_obeyed_at_once(
+    start_leg: StartLeg, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    leg = await start_leg(tls=server_tls)
+    assert leg.tls_address
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = client_tls.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    reader, writer = await asyncio.open_connection(*leg.tls_address)
+
+    async def until_it_can(step: Callable[[], bytes | None]) -> bytes:
+        while True:
+            try:
+                return step() or b""
+            except ssl.SSLWantReadError:
+                writer.write(outgoing.read())
+                incoming.write(await reader.read(1 << 16))
+
+    async with asyncio.timeout(10):
+        await until_it_can(tls.do_handshake)
+        # One write: the client's Finished, and all that it has to say.
+        tls.write(MESSAGE + b"QUIT\r\n")
+        writer.write(outgoing.read())
+        said = b""
+        while b"221 " not in said:
+            said += await until_it_can(lambda: tls.read(1 << 16))
+    writer.close()
+    await writer.wait_closed()
+    assert said.startswith(b"220 ")
+    assert leg.relay.delivered[0].content == b"hello\r\n"
+
+
 @pytest.mark.parametrize("pipelined", [MESSAGE + b"QUIT\r\n", b"EHLO evil\r\nMAIL FROM:<ev", b"NOOP\r\n" * 2000])
 async def test_commands_injected_behind_starttls(
     start_leg: StartLeg, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, pipelined: bytes

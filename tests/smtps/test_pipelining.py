@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fakes.smtp import Action, Drop, Hang, Raw, Say, Step
-from legacy_email_proxy.contracts import Disconnected, Recipient, Refused
+from legacy_email_proxy.contracts import Disconnected, Failure, Recipient, Refused
 from legacy_email_proxy_plugins.smtps import SMTPSRelay, Timeouts
 from legacy_email_proxy_plugins.smtps.commands import Extensions
 from legacy_email_proxy_plugins.smtps.connection import Connection, State
@@ -164,6 +164,17 @@ async def test_recipients_in_groups(backend: Callable[[Dialogue], tuple[Backend,
     first, *rest = server.writes
     assert first == MAIL + b"RCPT TO:<r1@example.test>\r\nRCPT TO:<r2@example.test>\r\n"
     assert rest == [RCPT, b"RCPT TO:<r3@example.test>\r\nDATA\r\n", DOTTED]
+
+
+async def test_recipients_behind_the_leave_to_send_never_become_content(
+    backend: Callable[[Dialogue], tuple[Backend, SMTPSRelay]],
+) -> None:
+    server, relay = backend(TOGETHER)
+    async with relay.transaction(CLIENT, SENDER, {}) as transaction:
+        await transaction.add_recipients([ONE], content_follows=True)
+        with pytest.raises(Failure, match="behind those"):
+            await transaction.add_recipient(TWO.forward_path, {})
+    assert server.writes == [MAIL + b"RCPT TO:<r1@example.test>\r\nDATA\r\n"]
 
 
 async def test_what_is_no_address_is_left_out_of_the_group(

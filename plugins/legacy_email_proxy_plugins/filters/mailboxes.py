@@ -13,10 +13,11 @@ __all__ = ("Mailbox", "mailboxes", "phrase")
 _QUOTED = r'"(?:[^"\\]|\\.)*+"?'
 _WHOLLY_QUOTED = re.compile(_QUOTED.removesuffix("?"))
 _TOKEN = re.compile(
-    rf'{_QUOTED}|=\?[^?\s]*+\?[^?\s]*+\?[^?]*+\?=|<(?:{_QUOTED}|[^">])*+>?|\[[^\]]*+\]?|\\.|[(),:;]|[^"=<\[\\(),:;]++|.',
+    rf'{_QUOTED}|=\?[^?<\s]*+\?[^?<\s]*+\?[^?<]*+\?=|<(?:{_QUOTED}|[^">])*+>?|\[[^\]]*+\]?|\\.|[(),:;]|[^"=<\[\\(),:;]++|.',
     re.DOTALL,
 )
-_ENCODED_WORD = re.compile(r"=\?[^?\s]*\?[^?\s]*\?[^?]*\?=")
+# Not one with an address in it: readers that do not take it for an encoded word would take that for the author's.
+_ENCODED_WORD = re.compile(r'=\?[^?\s<>@"]*\?[^?\s<>@"]*\?[^?<>@"]*\?=')
 _SPECIAL = re.compile(r'[@,;:<>()\[\]\\"]')
 _ROUTE = re.compile(r"@[^:]*:")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from legacy_email_proxy.contracts import Disconnected, Parameters, Recipient, Refused
+from legacy_email_proxy.contracts import Disconnected, Failure, Parameters, Recipient, Refused
 
 from .commands import command, mail_command, rcpt_command
 from .connection import Connection, State
@@ -65,6 +65,9 @@ class Envelope:
         """
         if self._over:
             raise Disconnected("the backend wanted content although it had refused every recipient")
+        if self.go_ahead is not None:
+            # It would read them as content.
+            raise Failure("there were recipients behind those that content was to follow")
         verdicts: list[Refused | None] = []
         lines: list[bytes] = []
         asked: list[int] = []

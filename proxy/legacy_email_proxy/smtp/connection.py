@@ -178,6 +178,10 @@ class SMTPConnection(AiosmtpdSMTP):
                 helo=self.session.host_name or "", messages=len(self.session.relayed),
                 octets=sum(self.session.relayed), **self._who(), verdict=verdict,
             )  # fmt: skip
+        except BaseException:
+            # A plugin that cancels us on the way out: nobody else would close the socket.
+            self._writer.transport.abort()
+            raise
         finally:
             self._incoming.stop_timer()
             if refusal is None:
@@ -285,7 +289,8 @@ class SMTPConnection(AiosmtpdSMTP):
         try:
             if self._draining:
                 raise TimeoutError
-            if await self._incoming.more(self.loop.time() + self._options.patience.idle_seconds):
+            # Some speak before they are greeted: with the last of the handshake what they said is here already.
+            if len(self._incoming) or await self._incoming.more(self.loop.time() + self._options.patience.idle_seconds):
                 self._look_for_tls()
             while (line := await self._next_command()) is not None:
                 await self._obey(line)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,12 +28,12 @@ from ..contracts import (
     Relay,
     RelayCapabilities,
     Transaction,
-    normalised,
 )
 from ..contracts import Envelope as MailEnvelope
-from ..replies import SMTP, Reply, smtp_reply
+from ..replies import SMTP, Reply, refusal, smtp_reply
 from .headers import protocol
 from .interruptions import Interruption
+from .measured import Measured
 from .reception import stalled
 from .rewriting import Outgoing, Rewriting
 
@@ -142,6 +142,24 @@ class RelayHandler:
         opened = self._open.get(session)
         if opened is None:
             return [str(SMTP.BAD_SEQUENCE)] * len(addresses)
+        try:
+            replies = await self._verdicts(session, opened, addresses, content_follows)
+        except Exception as error:
+            # One reply for all of them, and the device would take the reply to its next command for a recipient's.
+            reply = self._refuse("smtp recipient refused", error, opened.client, sender=opened.mail.reverse_path)
+            await self._fail(session, reply)
+            return [str(reply)] * len(addresses)
+        envelope.rcpt_tos += [address for (address, _), reply in zip(addresses, replies, strict=True) if reply is None]
+        return [str(reply or SMTP.RECIPIENT_OK) for reply in replies]
+
+    async def _verdicts(
+        self,
+        session: Session,
+        opened: _Open,
+        addresses: Sequence[tuple[str, Sequence[str]]],
+        content_follows: bool,
+    ) -> list[Reply | None]:
+        """The refusal of each address, ``None`` for accepted: what the filters say, then the relay."""
         capabilities = self._relay.capabilities()
         replies = list[Reply | None]()
         wanted = list[Recipient]()
@@ -157,24 +175,19 @@ class RelayHandler:
                     if not isinstance(error, Refused):
                         await self._fail(session, reply)
             replies.append(reply)
-        verdicts = iter(await self._ask(session, opened, wanted, content_follows))
-        recipients = iter(wanted)
-        for number, (address, _) in enumerate(addresses):
-            if replies[number] is None:
-                recipient = next(recipients)
-                replies[number] = next(verdicts)
-                if replies[number] is None:
-                    opened.forward_paths.append(recipient.forward_path)
-                    envelope.rcpt_tos.append(address)
-        return [str(reply or SMTP.RECIPIENT_OK) for reply in replies]
+        verdicts = await self._ask(session, opened, wanted, content_follows)
+        opened.forward_paths += [
+            each.forward_path for each, verdict in zip(wanted, verdicts, strict=True) if verdict is None
+        ]
+        rest = iter(verdicts)
+        return [next(rest) if reply is None else reply for reply in replies]
 
     async def _path(self, opened: _Open, before: Sequence[Recipient], address: str) -> str:
         """The forward-path to ask for. A filter sees those that came together with it as if they were accepted."""
         paths = [*opened.forward_paths, *(each.forward_path for each in before)]
         path = await self._rewriting.recipient(opened.mail, paths, address)
         if not path.isascii() and "SMTPUTF8" not in opened.mail.parameters:
-            needs = SMTP.NEEDS_SMTPUTF8
-            raise Refused(needs.code, needs.enhanced, needs.text)
+            raise refusal(SMTP.NEEDS_SMTPUTF8)
         return path
 
     async def _ask(
@@ -218,8 +231,8 @@ class RelayHandler:
         if opened.failed:
             await self._leave(session)
             return str(opened.failed)
-        content = _Measured(_pieces(envelope.content))
         facts = {"sender": opened.mail.reverse_path, "recipients": ",".join(opened.forward_paths)}
+        content = Measured(envelope.content)
         try:
             content.limit = self._limit(self._relay.capabilities())
             outgoing = self._rewriting.content(opened.mail, opened.forward_paths, _protocol(session), content)
@@ -339,43 +352,10 @@ class RelayHandler:
         return reply
 
 
-class _Measured:
-    """Content as the device sends it: counted, and bounded."""
-
-    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
-        self._pieces = pieces
-        self.limit = 0
-        self.octets = 0
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        piece = await anext(self._pieces)
-        self.octets += len(piece)
-        if self.octets > self.limit:
-            too_big = SMTP.TOO_BIG
-            raise Refused(too_big.code, too_big.enhanced, too_big.text, detail=f"over {self.limit} octets")
-        return piece
-
-
 def _port(transport: asyncio.BaseTransport | None) -> int:
     """The listener's port."""
     place = transport.get_extra_info("sockname") if transport is not None else None
     return place[1] if isinstance(place, tuple) else 0
-
-
-async def _whole(content: bytes) -> AsyncIterator[bytes]:
-    yield normalised(content)
-
-
-def _pieces(content: Any) -> AsyncIterator[bytes]:
-    if isinstance(content, str):
-        content = content.encode("utf-8", "surrogateescape")
-    if isinstance(content, bytes):
-        return _whole(content)
-    pieces: AsyncIterator[bytes] = content
-    return pieces
 
 
 def _protocol(session: Session) -> str:

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from ..contracts import Refused, normalised
-from ..replies import SMTP
+from ..contracts import normalised
+from ..replies import SMTP, refusal
 
 __all__ = ("Measured",)
 
 
 class Measured:
-    """``content`` in pieces, until there are more than ``limit`` octets: then iterating raises :class:`Refused`.
+    """``content`` in pieces, until there are more than :attr:`limit` octets: then iterating raises :class:`Refused`.
 
     Our own session gives an asynchronous iterator; a stock aiosmtpd one gives bytes, or ``str`` if it was told so.
     """
 
-    def __init__(self, content: Any, limit: int) -> None:
+    def __init__(self, content: Any) -> None:
         self._pieces = _pieces(content)
-        self._limit = limit
+        self.limit = 0
         self.octets = 0
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -28,9 +28,8 @@ class Measured:
     async def __anext__(self) -> bytes:
         piece = await anext(self._pieces)
         self.octets += len(piece)
-        if self.octets > self._limit:
-            too_big = SMTP.TOO_BIG
-            raise Refused(too_big.code, too_big.enhanced, too_big.text, detail=f"over {self._limit} octets")
+        if self.octets > self.limit:
+            raise refusal(SMTP.TOO_BIG, f"over {self.limit} octets")
         return piece
 
 

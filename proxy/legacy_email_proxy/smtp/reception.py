@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 from ..contracts import Refused
-from ..replies import SMTP
+from ..replies import SMTP, refusal
 from .arguments import Chunk
 from .content import ChunkDecoder, DataDecoder, LFDataDecoder
 from .incoming import Incoming
@@ -37,8 +37,7 @@ class Patience:
 
 def stalled(what: str) -> Refused:
     """The failure that takes a device's place at the backend away; ``what`` it did not do is for the log."""
-    reply = SMTP.STALLED
-    return Refused(reply.code, reply.enhanced, reply.text, detail=f"the device {what} (see SMTP_PROGRESS_SECONDS)")
+    return refusal(SMTP.STALLED, f"the device {what} (see SMTP_PROGRESS_SECONDS)")
 
 
 class _Content(ABC):
@@ -83,6 +82,10 @@ class _Content(ABC):
             more = True
         if not more:
             raise self._ended_by_bare_line() if bare_end else DeviceLost
+        self._account(began)
+
+    def _account(self, began: float) -> None:
+        """Take the time since ``began`` from the device's. Raises :class:`Refused` where it made too little of it."""
         self._seconds -= self._loop.time() - began
         if self._seconds <= 0 and not self._discarding:
             if self._octets < MIN_OCTETS_PER_SECOND * self._patience.progress_seconds:
@@ -164,8 +167,11 @@ class ChunkedContent(_Content):
     async def __anext__(self) -> bytes:
         while not self._ended:
             if not self.left and not self._chunk.last:
+                began = self._loop.time()
                 self._chunk = await self._next_chunk()
+                # Before anything is raised: what was announced has to be skipped, or it would be read as commands.
                 self.left = self._chunk.octets
+                self._account(began)
             octets = b""
             if self.left:
                 octets = await self._arrived(self.left)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import ParamSpec, TypeVar
 
 from ..contracts import Client, Envelope, Failure, Filter, Header, Parameters, Refused
-from ..replies import SMTP, Reply
+from ..replies import SMTP, refusal
 from .headers import HeaderOptions, HeaderReader, loops, own_lines
 from .long_lines import LineShortener
 from .paths import BadPath, parse
@@ -66,11 +66,11 @@ class Rewriting:
         """``block`` as it goes on, with our own lines above it, and ``rest``, behind an empty line if need be."""
         options, given = self._options, bool(block)
         if loops(block):
-            raise _refused(SMTP.LOOP)
+            raise refusal(SMTP.LOOP)
         if too_long:
             if self._filters or options.remove_bcc:
                 # What they must not let pass could stand where they do not look.
-                raise _refused(SMTP.HEADER_TOO_LONG)
+                raise refusal(SMTP.HEADER_TOO_LONG)
             options = replace(options, add_missing=False)
         if self._filters or options.remove_bcc:
             block = await self._edited(envelope, block)
@@ -106,6 +106,8 @@ class Outgoing:
         self._pieces = pieces
         self._shortener = shortener
         self._reader: HeaderReader | None = HeaderReader()
+        # Kept until the header has been dealt with: a relay that waits no longer for it may ask for it again.
+        self._cut: tuple[bytes, bytes] | None = None
         self.ended = False
         self.error: Exception | None = None
 
@@ -132,15 +134,13 @@ class Outgoing:
             raise
 
     async def _beginning(self, reader: HeaderReader) -> bytes:
-        cut = None
-        async for piece in self._pieces:
-            if cut := reader.feed(piece):
-                break
-        block, rest = cut or reader.end()
-        self._reader = None
+        while self._cut is None:
+            piece = await anext(self._pieces, None)
+            self._cut = reader.end() if piece is None else reader.feed(piece)
         block, rest = await self._rewriting.header(
-            self._envelope, self._protocol, block, rest, too_long=reader.too_long
+            self._envelope, self._protocol, *self._cut, too_long=reader.too_long
         )
+        self._reader = self._cut = None
         return self._shortener.begin(block, rest) if self._shortener is not None else block + rest
 
 
@@ -168,7 +168,3 @@ def _checked(name: str, path: object, *, null: bool) -> str:
     except BadPath:
         pass
     raise FilterBroken(f"filter {name}: gave {path!r}, which is no address")
-
-
-def _refused(reply: Reply) -> Refused:
-    return Refused(reply.code, reply.enhanced, reply.text)

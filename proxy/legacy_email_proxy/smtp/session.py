@@ -96,12 +96,14 @@ class SMTPSession(ProtectedConnection):
         """The recipient and those in whole lines behind it, or why one is none; and whether content comes next."""
         group = [_recipient(argument)]
         while (line := self._incoming.peek()) is not None and line[:5].upper() == b"RCPT ":
-            text = line.decode("latin-1")
-            if not (text.isascii() and text.isprintable()):
+            if not _plain(line):
                 break
             self._incoming.skip()
-            group.append(_recipient(text[5:].strip()))
-        verb, _, argument = (line or b"").decode("latin-1").partition(" ")
+            group.append(_recipient(line[5:].decode().strip()))
+        if line is None or not _plain(line):
+            # It will be refused for that, and what comes then is another command.
+            return group, False
+        verb, _, argument = line.decode().partition(" ")
         if verb.upper() == "BDAT":
             announced = chunk(argument.strip())
             return group, announced is not None and announced.octets <= self._options.max_octets
@@ -177,8 +179,10 @@ class SMTPSession(ProtectedConnection):
 
         Runs beneath the relay's ``send``; what it raises ends the message.
         """
-        self.reply(SMTP.CHUNK_OK)
-        self._unanswered = False
+        if self._unanswered:
+            # Not again for a relay that gave up waiting and now asks again.
+            self.reply(SMTP.CHUNK_OK)
+            self._unanswered = False
         self._announced = None
         while self._announced is None:
             try:
@@ -270,6 +274,10 @@ class SMTPSession(ProtectedConnection):
 
     async def smtp_HELP(self, argument: str) -> None:
         self.reply(SMTP.HELP)
+
+
+def _plain(line: bytes) -> bool:
+    return line.isascii() and line.decode().isprintable()
 
 
 def _recipient(argument: str) -> tuple[str, list[str]] | Reply:
