@@ -96,6 +96,8 @@ class Pool:
         self._sweep: asyncio.TimerHandle | None = None
         self._lent: set[Loan] = set()
         self._leaving: set[Connection] = set()
+        self._opening: set[asyncio.Timeout] = set()
+        """Around each connection that is being made: what ends that."""
         self._closed = False
 
     async def lend(self, address: str) -> Loan:
@@ -107,7 +109,7 @@ class Pool:
             self._take_slot(address)
         else:
             await self._wait(address)
-        loan = Loan(address, self._connect)
+        loan = Loan(address, self._open)
         self._lent.add(loan)
         try:
             await self._fill(loan)
@@ -188,8 +190,6 @@ class Pool:
     # Connections.
 
     async def _fill(self, loan: Loan) -> None:
-        if self._closed:
-            raise Overloaded("the proxy is shutting down")
         # The one used last is the least likely to have been closed by the backend, or on the way.
         while self._idle:
             idle = self._idle.pop()
@@ -198,6 +198,20 @@ class Pool:
                 return
             self._dismiss(idle.connection)
         await loan.renew()
+
+    async def _open(self) -> Connection:
+        shutting_down = Overloaded("the proxy is shutting down")
+        if self._closed:
+            raise shutting_down
+        scope = asyncio.timeout(None)
+        self._opening.add(scope)
+        try:
+            async with scope:
+                return await self._connect()
+        except TimeoutError:
+            raise shutting_down from None
+        finally:
+            self._opening.discard(scope)
 
     def _expire(self) -> None:
         """Dismiss what has been idle for too long, and come back when the next one may be."""
@@ -215,8 +229,10 @@ class Pool:
         self._leaving.add(connection)
 
     async def aclose(self) -> None:
-        """Say QUIT on the idle connections and close the lent ones. Bounded by the deadline of QUIT."""
+        """Say QUIT on the idle connections, close the lent ones, and make no more. Bounded by the deadline of QUIT."""
         self._closed = True
+        for scope in self._opening:
+            scope.reschedule(asyncio.get_running_loop().time())
         for loan in self._lent:
             if connection := loan.abort():
                 self._leaving.add(connection)
