@@ -231,6 +231,8 @@ async def test_at_the_end_a_connection_that_is_being_made_is_ended_too(step: str
         task = asyncio.create_task(deliver(relay))
         await server.until(lambda server: step in server.steps)
         await relay.aclose()
+        await asyncio.sleep(0)
+        await relay.aclose()
         with pytest.raises(Overloaded, match="shutting down"):
             await task
         assert len(server.connections) == 1

@@ -231,8 +231,8 @@ class Pool:
     async def aclose(self) -> None:
         """Say QUIT on the idle connections, close the lent ones, and make no more. Bounded by the deadline of QUIT."""
         self._closed = True
-        for scope in self._opening:
-            scope.reschedule(asyncio.get_running_loop().time())
+        while self._opening:
+            self._opening.pop().reschedule(asyncio.get_running_loop().time())
         for loan in self._lent:
             if connection := loan.abort():
                 self._leaving.add(connection)
