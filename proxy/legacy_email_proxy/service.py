@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import socket
@@ -133,7 +134,7 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
         _log, logging.INFO, "started", version=__version__,
         pop3=_listed(opened["POP3"]), pop3s=_listed(opened["POP3S"]), maildrop=settings["MAILDROP_PLUGIN"],
         smtp=_listed(opened["SMTP"]), smtps=_listed(opened["SMTPS"]), relay=settings["RELAY_PLUGIN"],
-        filters=",".join(composition.filters),
+        filters=",".join(composition.filters), event_loop=_event_loop(),
     )  # fmt: skip
     if composition.tls is not None and settings["TLS_LEGACY"]:
         words = "devices may use versions of TLS and ciphers that are no longer safe"
@@ -217,6 +218,10 @@ async def _close(*plugins: Maildrop | Relay | Filter | None) -> None:
                 await plugin.aclose()
             except Exception as error:
                 events.failure(_log, "plugin not closed cleanly", error)
+
+
+def _event_loop() -> str:
+    return type(asyncio.get_running_loop()).__module__.partition(".")[0]
 
 
 def _listed(sockets: Sequence[socket.socket]) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import os
 import platform
 import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 from bench.measure import FAILURES, MISSING
 from bench.table import Row, rendered
+from realservers.processes import short_folder
 
 Scenario = Callable[[], Sequence[Row]]
 Start = Callable[[ExitStack, bool], Mapping[str, Scenario]]
@@ -27,6 +29,7 @@ def main(leg: str, names: Sequence[str], start: Start) -> int:
     parser.add_argument("--only", metavar="NAME", action="append", choices=names, help="|".join(names))
     parser.add_argument("--quick", action="store_true", help="less of everything, to see that it works")
     parser.add_argument("--seconds", type=int, default=900, help="give up after this long (default 900)")
+    parser.add_argument("--uvloop", action="store_true", help="this project on uvloop (its extra `fast`)")
     wanted = parser.parse_args()
     # Before anything is started, because it is inherited: a thousand idle devices are three thousand descriptors.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -38,6 +41,7 @@ def main(leg: str, names: Sequence[str], start: Start) -> int:
     finished = True
     try:
         with ExitStack() as stack:
+            loop = stack.enter_context(_event_loop(uvloop=wanted.uvloop))
             scenarios = start(stack, wanted.quick)
             for name in wanted.only or names:
                 began = time.monotonic()
@@ -54,9 +58,26 @@ def main(leg: str, names: Sequence[str], start: Start) -> int:
     except MISSING as reason:
         raise SystemExit(f"{leg} can not be measured: {reason}") from None
     load = os.getloadavg()[0]
-    print(f"\n{leg}: Python {platform.python_version()}, {os.cpu_count()} cores, load {load:.1f}\n\n{rendered(rows)}")
+    print(f"\n{leg}: Python {platform.python_version()} with {loop}, {os.cpu_count()} cores, load {load:.1f}\n")
+    print(rendered(rows))
     met = all(verdict == "yes" for row in rows for verdict in row.verdicts)
     return int(not (finished and met))
+
+
+@contextmanager
+def _event_loop(*, uvloop: bool) -> Iterator[str]:
+    """What the proxy runs on, which takes uvloop where it finds it: so without, it is made to find one that fails."""
+    if uvloop:
+        try:
+            version = importlib.metadata.version("uvloop")
+        except importlib.metadata.PackageNotFoundError as missing:
+            raise SystemExit(f"uvloop can not be measured: {missing}") from None
+        yield f"uvloop {version}"
+        return
+    with short_folder("bench-asyncio-") as folder:
+        (folder / "uvloop.py").write_text('raise ImportError("this is measured without uvloop")\n')
+        os.environ["PYTHONPATH"] = str(folder)
+        yield "asyncio"
 
 
 def note(text: str) -> None:

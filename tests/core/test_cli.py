@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import socket
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import legacy_email_proxy
 from interop.proxy import run
+from legacy_email_proxy.commands import serve
 
 MINIMAL = {
     "MAILDROP_PLUGIN": "none",
@@ -146,3 +150,17 @@ def test_check_with_mistakes() -> None:
     done = run("check")
     assert done.returncode == 2
     assert "BACKEND_IMAP_HOST: " in done.stderr
+
+
+@pytest.mark.parametrize(("installed", "certificate"), [(True, None), (False, None), (True, "certificate.pem")])
+def test_uvloop_is_used_where_it_is_installed_and_devices_get_no_tls(
+    installed: bool, certificate: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"LOG_LEVEL": "info", "LOG_FORMAT": "text", "TLS_CERT_FILE": certificate}
+    options: dict[str, object] = {}
+    monkeypatch.setitem(sys.modules, "uvloop", ModuleType("uvloop") if installed else None)
+    monkeypatch.setattr("anyio.run", lambda *_, backend_options, **__: options.update(backend_options))
+    monkeypatch.setattr(serve, "read", lambda: settings)
+    monkeypatch.setattr("legacy_email_proxy.events.configure", lambda *_: None)
+    assert serve.run(argparse.Namespace()) == 0
+    assert options == {"use_uvloop": installed and certificate is None}

@@ -124,6 +124,24 @@ async def test_a_failure_to_read_the_next_is_told_to_who_asks_for_it(certificate
     assert found == [*MAIL[:9], Disconnected, Disconnected]
 
 
+async def test_a_server_that_is_busy_when_the_next_are_read(
+    certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    busy = "NO [UNAVAILABLE] come back later"
+    script: dict[Step, Action] = {("BODY", 3): Drop(), **{("AUTHENTICATE", number): busy for number in range(2, 20)}}
+    caplog.set_level("INFO")
+    async with pair(certificates.good, *MAIL, script=script) as (maildrop, server):
+        async with maildrop.open(CLIENT, None) as session:
+            assert await outcomes(session, range(6)) == MAIL[:6]
+            running = session._session._messages._running
+            assert running is not None
+            await running  # which raises nothing: nobody else would look at it
+            assert caplog.messages.count("reading ahead failed") == 1
+            assert await outcomes(session, range(6, 9)) == MAIL[6:9], "what is here is not lost by it"
+            server.script.clear()
+            assert await outcomes(session, range(9, COUNT)) == MAIL[9:]
+
+
 async def test_sessions_share_what_was_read(certificates: Certificates) -> None:
     async def use() -> None:
         async with maildrop.open(CLIENT, None) as session:

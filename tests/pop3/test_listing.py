@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import overload
 
 import pytest
 
 from legacy_email_proxy.contracts import Entry
-from legacy_email_proxy.pop3.listing import CHUNK_ENTRIES, Listing, NoSuchMessage
+from legacy_email_proxy.pop3.listing import CHUNK_ENTRIES, SHARED_CHUNKS, Listing, NoSuchMessage
 
 THREE = (Entry("a", 10), Entry("b", 200), Entry("c", 3000))
 
@@ -100,6 +101,26 @@ def test_columns_list_the_same_as_entries(marked: Sequence[int]) -> None:
     assert b"".join(columnar.scan_lines()) == b"".join(plain.scan_lines())
     assert b"".join(columnar.unique_id_lines()) == b"".join(plain.unique_id_lines())
     assert columnar.marked_unique_ids() == plain.marked_unique_ids()
+
+
+def test_sessions_with_the_same_columns_share_what_is_listed() -> None:
+    columns = Columnar([Entry(f"u{n}", 7 * n) for n in range(1, CHUNK_ENTRIES + 2)])
+    one, other, marked = Listing(columns), Listing(columns), Listing(columns)
+    marked.mark(1)
+    for lines in (Listing.scan_lines, Listing.unique_id_lines):
+        whole = list(lines(one))
+        assert all(map(operator.is_, lines(other), whole))
+        assert b"".join(lines(marked)) == b"".join(whole).partition(b"\r\n")[2]
+        assert all(map(operator.is_, lines(one), whole)), "one session's marks are no other's"
+        one.mark(2)
+        assert b"\n2 " not in b"".join(lines(one))
+        one.unmark_all()
+    for n in range(SHARED_CHUNKS + 1):
+        another = Columnar([Entry(f"v{n}", n)])
+        assert list(Listing(another).scan_lines()) == [b"1 %d\r\n" % n], "in the place of one that is gone"
+        del another
+    assert list(one.scan_lines()) == list(other.scan_lines())
+    assert next(one.unique_id_lines()).startswith(b"1 u1\r\n")
 
 
 def test_columns_of_another_length_are_refused() -> None:

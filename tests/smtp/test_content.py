@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from legacy_email_proxy.smtp.content import ChunkDecoder, DataDecoder, LFDataDecoder, normalised
+from legacy_email_proxy.contracts import normalised
+from legacy_email_proxy.smtp.content import ChunkDecoder, DataDecoder, LFDataDecoder
 
 CASES = [
     # plain

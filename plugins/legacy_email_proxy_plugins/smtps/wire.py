@@ -21,11 +21,11 @@ import ssl
 from typing import Any, cast
 
 from .replies import UNASKED, Malformed, Reply, ReplyReader
+from .tls import TLS
 
 __all__ = ("Broken", "Wire")
 
 _WRITE_BUFFER_OCTETS = 65536
-_TLS_SHUTDOWN_SECONDS = 1.0
 
 
 class Broken(Exception):
@@ -48,6 +48,8 @@ class Wire(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._poll: select.poll | None = None
+        self._tls: TLS | None = None
+        self._agreed: asyncio.Future[None] | None = None
         self._reader = ReplyReader()
         self._reader.ask(1)
         self._ended = ""
@@ -65,15 +67,30 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See :class:`asyncio.Protocol`."""
-        self._adopt(transport)
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(_WRITE_BUFFER_OCTETS)
         if (peer := transport.get_extra_info("socket")) is not None:
             self._poll = select.poll()
             self._poll.register(peer.fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
+        """See :class:`asyncio.Protocol`."""
+        if self._tls is None:
+            self._take(data)
+        elif self._tls.agreed:
+            self._take(self._decrypted(data))
+        else:
+            self._shake_hands(data)
+        if self._tls is not None and self._tls.closed:
+            self.eof_received()
+            self._close()
+
+    def _take(self, data: bytes) -> None:
         """Nothing is read after the end: what follows nonsense can't be matched to a command."""
+        if not data:
+            return
         if self._leaving is not None:
-            self._transport_().close()
+            self._close()
         elif not self._ended:
             try:
                 self._reader.feed(data)
@@ -92,6 +109,8 @@ class Wire(asyncio.Protocol):
         for timer in (self._leaving, self._alarm):
             if timer is not None:
                 timer.cancel()
+        if self._agreed is not None and not self._agreed.done():
+            self._agreed.set_exception(Broken(self._ended))
         if not self._lost.done():
             self._lost.set_result(None)
         self.resume_writing()
@@ -106,10 +125,6 @@ class Wire(asyncio.Protocol):
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
         self._writable = None
-
-    def _adopt(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(_WRITE_BUFFER_OCTETS)
 
     def _transport_(self) -> asyncio.Transport:
         if self._transport is None:
@@ -170,8 +185,7 @@ class Wire(asyncio.Protocol):
     @property
     def tls_version(self) -> str:
         """Such as ``TLSv1.3``; ``""`` in the clear."""
-        tls = self._transport_().get_extra_info("ssl_object")
-        return (tls.version() or "") if tls is not None else ""
+        return self._tls.version if self._tls is not None else ""
 
     async def reply(self, seconds: float) -> Reply:
         """The reply to the oldest question. Raises :class:`Broken` when it is not whole before the deadline."""
@@ -216,6 +230,16 @@ class Wire(asyncio.Protocol):
         if fault := self.fault:
             raise fault
         self._reader.ask(replies)
+        self._send(octets)
+
+    def _send(self, octets: bytes) -> None:
+        if self._tls is not None:
+            try:
+                octets = self._tls.encrypted(octets)
+            except ssl.SSLError as error:
+                self._end(f"the connection was lost: {error}")
+                self.abort()
+                raise Broken(self._ended) from None
         self._transport_().write(octets)
 
     async def drain(self, seconds: float, at_most: float) -> float:
@@ -250,29 +274,48 @@ class Wire(asyncio.Protocol):
         """Switch to TLS and verify. Raises :class:`ssl.SSLError` or :class:`Broken`; nothing else was sent by then."""
         if fault := self.fault:
             raise fault
-        plain = self._transport_()
+        # From here on what arrives belongs to the handshake: octets that follow the 220 in the clear break it, and
+        # never end up among the replies.
+        self._tls = TLS(context, host)
+        self._agreed = self._loop.create_future()
+        self._shake_hands(b"")
         try:
-            # Reading stops before the first await in there: octets that follow the 220 in the clear end up in the
-            # handshake, which they break, and never among the replies.
-            transport = await self._loop.start_tls(
-                plain,
-                self,
-                context,
-                server_hostname=host,
-                ssl_handshake_timeout=seconds,
-                ssl_shutdown_timeout=_TLS_SHUTDOWN_SECONDS,
-            )
+            async with asyncio.timeout(seconds):
+                await self._agreed
         except BaseException as error:
-            # In a handshake asyncio keeps the loss of the connection to itself.
-            plain.abort()
-            self.connection_lost(None)
-            if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
-                timed_out = "taking longer" in str(error)
-                raise Broken(str(error) or "it closed the connection", timed_out=timed_out) from None
+            self.abort()
+            if isinstance(error, TimeoutError):
+                raise Broken(f"it is taking longer than {seconds:g} s", timed_out=True) from None
             raise
-        if transport is None:
-            raise Broken("it closed the connection")
-        self._adopt(transport)
+
+    def _shake_hands(self, octets: bytes) -> None:
+        assert self._tls is not None and self._agreed is not None  # noqa: S101, PT018 (for the type checker)
+        error = None
+        try:
+            self._tls.shake_hands(octets)
+        except ssl.SSLError as failed:
+            error = failed
+        # Also what tells the peer's operator why.
+        self._transport_().write(self._tls.outgoing)
+        if self._agreed.done():
+            return
+        if error is not None:
+            self._agreed.set_exception(error)
+        elif self._tls.agreed:
+            self._agreed.set_result(None)
+            self._take(self._decrypted(b""))
+
+    def _decrypted(self, octets: bytes) -> bytes:
+        assert self._tls is not None  # noqa: S101 (for the type checker)
+        try:
+            said = self._tls.decrypted(octets)
+        except ssl.SSLError as error:
+            self._end(f"the connection was lost: {error}")
+            self.abort()
+            return b""
+        if answer := self._tls.outgoing:  # it asked for new keys
+            self._transport_().write(answer)
+        return said
 
     def abort(self) -> None:
         """Close now; what was not sent yet never will be."""
@@ -280,14 +323,23 @@ class Wire(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def _close(self) -> None:
+        """Close when all has been sent."""
+        transport = self._transport_()
+        if self._tls is not None and not transport.is_closing():
+            transport.write(self._tls.farewell())
+        transport.close()
+
     def leave(self, octets: bytes, seconds: float) -> None:
         """Send a last command and close when anything, or nothing for ``seconds``, comes back. Does not wait."""
         if self._ended or self._leaving is not None:
             self.abort()
             return
-        transport = self._transport_()
-        transport.write(octets)
-        self._leaving = self._loop.call_later(seconds, transport.abort)
+        try:
+            self._send(octets)
+        except Broken:
+            return
+        self._leaving = self._loop.call_later(seconds, self._transport_().abort)
 
     @property
     def gone(self) -> bool:

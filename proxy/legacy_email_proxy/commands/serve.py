@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 
@@ -27,8 +28,19 @@ def run(options: argparse.Namespace) -> int:
     # Before any plugin is made: what its constructor has to say belongs into the log, in the log's form.
     settings = read()
     events.configure(settings["LOG_LEVEL"], settings["LOG_FORMAT"])
-    anyio.run(_serve_and_leave, backend="asyncio")
+    # Beneath TLS with devices uvloop reads before it may, and the beginning of a handshake would be lost.
+    use_uvloop = not settings["TLS_CERT_FILE"] and _uvloop_is_installed()
+    anyio.run(_serve_and_leave, backend="asyncio", backend_options={"use_uvloop": use_uvloop})
     return 0
+
+
+def _uvloop_is_installed() -> bool:
+    """It takes the place of asyncio's own event loop, which does the same more slowly (extra ``fast``)."""
+    try:
+        importlib.import_module("uvloop")
+    except ImportError:
+        return False
+    return True
 
 
 async def _serve_and_leave() -> None:

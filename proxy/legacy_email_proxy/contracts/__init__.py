@@ -27,6 +27,7 @@ from .failures import (
 from .filter import Envelope, Filter
 from .finding import Finding, Level
 from .header import Header
+from .line_ends import normalised
 from .maildrop import Columns, Entry, Login, Maildrop, MaildropSession, NamedSession
 from .relay import PipeliningTransaction, Recipient, Relay, RelayCapabilities, Transaction, WholeMessageRelay
 from .secret import Secret
@@ -73,4 +74,5 @@ __all__ = (
     "Unusable",
     "Unverified",
     "WholeMessageRelay",
+    "normalised",
 )

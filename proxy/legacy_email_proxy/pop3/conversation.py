@@ -200,9 +200,7 @@ class Conversation:
                         break
             finally:
                 # Whatever happened: it may hold a connection to the backend.
-                aclose = getattr(pieces, "aclose", None)
-                if aclose is not None:
-                    await aclose()
+                await pieces.aclose()
             if not self._connection.deaf:
                 await self._put(self._session.message_end())
                 await self._flush()

@@ -6,18 +6,23 @@ message-number = 1..n in this session, never moved; index = 0..n-1 in ``entries`
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import compress
 from typing import TypeVar
 
 from ..contracts import Columns, Entry
 
-__all__ = ("CHUNK_ENTRIES", "Listing", "NoSuchMessage")
+__all__ = ("CHUNK_ENTRIES", "SHARED_CHUNKS", "Listing", "NoSuchMessage")
 
 _T = TypeVar("_T")
 
 CHUNK_ENTRIES = 1000
 """Lines of a listing that are made at a time: a maildrop of 100 000 messages must not become one reply in memory."""
+
+SHARED_CHUNKS = 32
+"""Chunks that are kept for the next session with the same entries: at most 2.5 MB, mostly a tenth of that."""
 
 _UNIQUE_ID_LINES = re.compile(rb"(?:[0-9]+ [\x21-\x7e]{1,70}\r\n)*")
 
@@ -77,13 +82,24 @@ class Listing:
 
     def scan_lines(self) -> Iterator[bytes]:
         """The lines of LIST, in chunks."""
-        for start, stop in self._chunks():
-            yield self._lines("%d", start, self._octets_of(start, stop))[0].encode()
+        return self._listed("LIST", self._scan_lines)
 
     def unique_id_lines(self) -> Iterator[bytes]:
         """The lines of UIDL, in chunks. Raises ``ValueError`` when the maildrop broke its contract."""
+        return self._listed("UIDL", self._unique_id_lines)
+
+    def _listed(self, command: str, make: Callable[[int, int], bytes]) -> Iterator[bytes]:
         for start, stop in self._chunks():
-            yield _checked(*self._lines("%s", start, self._unique_ids_of(start, stop)))
+            if self._columns is None or self._marked:
+                yield make(start, stop)
+            else:
+                yield _shared.chunk(self._entries, command, start, partial(make, start, stop))
+
+    def _scan_lines(self, start: int, stop: int) -> bytes:
+        return self._lines("%d", start, self._octets_of(start, stop))[0].encode()
+
+    def _unique_id_lines(self, start: int, stop: int) -> bytes:
+        return _checked(*self._lines("%s", start, self._unique_ids_of(start, stop)))
 
     def unique_id_line(self, message_number: int) -> bytes:
         """One line of UIDL. Raises :class:`NoSuchMessage`, and ``ValueError`` as above."""
@@ -114,6 +130,28 @@ class Listing:
         parts[::2] = numbers
         parts[1::2] = values
         return f"%d {form}\r\n" * len(values) % tuple(parts), len(values)
+
+
+class _Shared:
+    """Chunks of listings without marks that were made last, by the sequence of entries that they are of: when fifty
+    clients open a maildrop together, they are given one sequence, and what they ask for first is made once.
+    """
+
+    def __init__(self) -> None:
+        # The sequence is kept beside its lines, so that its identity isn't given to another one meanwhile.
+        self._kept: OrderedDict[tuple[int, str, int], tuple[Sequence[Entry], bytes]] = OrderedDict()
+
+    def chunk(self, entries: Sequence[Entry], command: str, start: int, make: Callable[[], bytes]) -> bytes:
+        """What ``command`` lists of ``entries`` from index ``start`` on."""
+        key = (id(entries), command, start)
+        kept = self._kept.pop(key, None) or (entries, make())
+        self._kept[key] = kept
+        if len(self._kept) > SHARED_CHUNKS:
+            self._kept.popitem(last=False)
+        return kept[1]
+
+
+_shared = _Shared()
 
 
 def _as_many(values: Sequence[_T], count: int) -> Sequence[_T]:

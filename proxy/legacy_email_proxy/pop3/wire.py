@@ -144,8 +144,11 @@ class ContentEncoder:
     def _stuff(self, data: bytes) -> bytes:
         if not data:
             return data
-        # Base64, the bulk of large messages, has no dots, and looking for one octet is far quicker than for three.
-        stuffed = data.replace(b"\r\n.", b"\r\n..") if b"." in data else data
+        # Base64, the bulk of large messages, has no dots, and looking for one octet is far quicker than for three. Few
+        # pieces have a dot to stuff, and to see that there is none takes half the time from behind.
+        stuffed = data
+        if b"." in data and data.rfind(b"\r\n.") >= 0:
+            stuffed = data.replace(b"\r\n.", b"\r\n..")
         if self._line_start and data.startswith(b"."):
             stuffed = b"." + stuffed
         self._line_start = data.endswith(b"\n")

@@ -8,12 +8,12 @@ sequences of "SMTP smuggling" (CVE-2023-51764 and its kin) can not split a messa
 
 from __future__ import annotations
 
-import io
 import re
 
-__all__ = ("ChunkDecoder", "DataDecoder", "LFDataDecoder", "normalised")
+from ..contracts import normalised
 
-_ANY_LINE_END = re.compile(rb"\r\n|\r|\n")
+__all__ = ("ChunkDecoder", "DataDecoder", "LFDataDecoder")
+
 _BARE_END = re.compile(rb"\n\.\r?\n")
 
 
@@ -100,13 +100,3 @@ class ChunkDecoder:
         if last and self._unended:
             content += b"\r\n"
         return content
-
-
-def normalised(octets: bytes) -> bytes:
-    """``octets`` with every bare CR and bare LF made into CRLF."""
-    # Decodes nothing: it is the one scan of the standard library that tells all three line ends apart in one pass.
-    line_ends = io.IncrementalNewlineDecoder(None, translate=False)
-    line_ends.decode(octets.decode("latin-1"), final=True)
-    if line_ends.newlines in (None, "\r\n"):
-        return octets
-    return _ANY_LINE_END.sub(b"\r\n", octets)

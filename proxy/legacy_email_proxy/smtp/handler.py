@@ -28,10 +28,10 @@ from ..contracts import (
     Relay,
     RelayCapabilities,
     Transaction,
+    normalised,
 )
 from ..contracts import Envelope as MailEnvelope
 from ..replies import SMTP, Reply, smtp_reply
-from .content import normalised
 from .headers import protocol
 from .interruptions import Interruption
 from .reception import stalled

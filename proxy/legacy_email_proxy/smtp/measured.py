@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from ..contracts import Refused
+from ..contracts import Refused, normalised
 from ..replies import SMTP
-from .content import normalised
 
 __all__ = ("Measured",)
 
