@@ -118,7 +118,7 @@ async def test_what_is_told_is_what_happened(
     async with relaying(
         certificates.good,
         chaos.script(),
-        encryption="none",
+        encryption="implicit" if seed else "none",
         dialogue=dialogue,
         keywords=keywords,
         timeouts=replace(Timeouts(), rset=1),
