@@ -25,9 +25,9 @@ from .listeners import PLUGIN_OF, bind, shown
 from .pop3.options import Options as POP3Options
 from .pop3.server import Server as POP3Server
 from .smtp.authentication import anybody
-from .smtp.connection import SessionOptions
 from .smtp.handler import RelayHandler
 from .smtp.headers import HeaderOptions
+from .smtp.options import SessionOptions
 from .smtp.reception import Patience
 from .smtp.rewriting import Rewriting
 from .smtp.server import SMTPServer

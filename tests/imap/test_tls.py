@@ -7,6 +7,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import cast
 
 import pytest
 
@@ -115,3 +116,29 @@ def test_octets_that_are_not_the_servers(certificates: Certificates) -> None:
         tls._receive = spoil
         with pytest.raises(ssl.SSLError):
             all_of(tls, 200_000)
+
+
+def test_the_server_is_not_waited_for_while_it_waits_for_us() -> None:
+    """A renegotiation (TLS 1.2): what answers the server's HelloRequest has to leave before more is read."""
+    events: list[str] = []
+
+    def receive(buffer: memoryview) -> int:
+        events.append("receive")
+        buffer[:1] = b"x"
+        return 1
+
+    tls = TLS(receive, lambda octets: events.append(f"send {octets!r}"), ssl.create_default_context(), "localhost")
+
+    class Asked:
+        """An SSL object that was asked for a new handshake."""
+
+        def read(self, _: int, buffer: memoryview) -> int:
+            if "receive" not in events:
+                tls._outgoing.write(b"hello")
+                raise ssl.SSLWantReadError
+            buffer[:1] = b"y"
+            return 1
+
+    tls._object = cast(ssl.SSLObject, Asked())
+    assert tls.recv_into(bytearray(1)) == 1
+    assert events == ["send b'hello'", "receive"]

@@ -20,8 +20,8 @@ from aiosmtpd.smtp import SMTP as StockSMTP
 from legacy_email_proxy.access import Admission
 from legacy_email_proxy.smtp import connection as connection_module
 from legacy_email_proxy.smtp import session as session_module
-from legacy_email_proxy.smtp.connection import SessionOptions
 from legacy_email_proxy.smtp.handler import RelayHandler
+from legacy_email_proxy.smtp.options import SessionOptions
 from legacy_email_proxy.smtp.reception import Patience
 from smtp.conftest import Leg, StartLeg
 from smtp.relays import MemoryRelay

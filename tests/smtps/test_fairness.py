@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -141,6 +142,30 @@ async def test_a_turn_that_comes_as_one_gives_up_is_not_lost() -> None:
         await asyncio.gather(task, return_exceptions=True)
         async with asyncio.timeout(3):
             await pool.lend("c")
+
+
+async def test_a_slot_that_gets_free_as_one_is_cancelled_is_nobodys() -> None:
+    async with pool_of(1) as pool:
+        loan = await pool.lend("a")
+        (task,) = await waiting(pool, "b")
+        task.cancel()
+        pool.give_back(loan)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await pool.lend("c")
+
+
+async def test_a_slot_that_gets_free_as_the_time_is_up_is_nobodys() -> None:
+    loop = asyncio.get_running_loop()
+    async with pool_of(1, 0.01) as pool:
+        loan = await pool.lend("a")
+        (task,) = await waiting(pool, "b")
+        loop.call_later(0.02, pool.give_back, loan)
+        # Both alarms ring in one pass of the loop.
+        time.sleep(0.03)  # noqa: ASYNC251
+        with pytest.raises(Overloaded):
+            await task
+        await pool.lend("c")
 
 
 async def test_a_connection_that_fails_gives_its_slot_to_the_next() -> None:

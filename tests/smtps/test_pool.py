@@ -223,3 +223,28 @@ async def test_a_stuck_transaction_stops_no_other(certificates: Certificates) ->
             await deliver(relay)
         stuck.cancel()
         await asyncio.gather(stuck, return_exceptions=True)
+
+
+@pytest.mark.parametrize("step", ["GREETING", "AUTH"])
+async def test_at_the_end_a_connection_that_is_being_made_is_ended_too(step: str, certificates: Certificates) -> None:
+    async with relaying(certificates.good, {step: Hang()}) as (server, relay):
+        task = asyncio.create_task(deliver(relay))
+        await server.until(lambda server: step in server.steps)
+        await relay.aclose()
+        await asyncio.sleep(0)
+        await relay.aclose()
+        with pytest.raises(Overloaded, match="shutting down"):
+            await task
+        assert len(server.connections) == 1
+
+
+async def test_at_the_end_nothing_begins_again(certificates: Certificates) -> None:
+    async with relaying(certificates.good, {("MAIL", 2): Hang()}) as (server, relay):
+        await deliver(relay)
+        task = asyncio.create_task(deliver(relay))
+        await server.until(lambda server: server.steps.count("MAIL") == 2)
+        await relay.aclose()
+        with pytest.raises(Overloaded, match="shutting down"):
+            await task
+        assert len(server.connections) == 1
+        assert len(server.messages) == 1

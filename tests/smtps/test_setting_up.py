@@ -342,6 +342,22 @@ async def test_no_secret_is_shown_when_it_comes_back_later(
         assert "w0rd" not in f"{caplog.text} {failure.value}"
 
 
+@pytest.mark.parametrize(
+    ("step", "code"),
+    [("MAIL", 550), ("MAIL", 299), ("RCPT", 450), ("RCPT", 421), ("DATA", 554), ("DATA", 250), (".", 554), (".", 250)],
+)
+@pytest.mark.parametrize("secret", [PASSWORD, PLAIN])
+async def test_no_secret_is_shown_when_it_comes_back_in_a_verdict(
+    step: str, code: int, secret: str, certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with relaying(certificates.good, {(step, 1): f"{code} what is {secret}?"}) as (_, relay):
+        (end,) = await asyncio.gather(deliver(relay), return_exceptions=True)
+        seen = f"{caplog.text} {end!r} {end!s} {getattr(end, 'detail', '')} {getattr(end, 'text', '')}"
+        assert "what is ***?" in seen
+        assert "w0rd" not in seen
+        assert PLAIN not in seen
+
+
 async def test_starttls_injection_is_told_as_such(certificates: Certificates) -> None:
     script: dict[Step, Action] = {"STARTTLS": Raw(b"220 go\r\n250 AUTH PLAIN\r\n")}
     async with relaying(certificates.good, script, encryption="starttls") as (server, relay):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -134,3 +135,17 @@ async def test_a_trickle_is_progress_and_its_end_is_not() -> None:
     assert transport.octets == 0
     assert asyncio.get_running_loop().time() - start > SHORT / 2
     wire.abort()
+
+
+@pytest.mark.parametrize("said", [b"220 hello\r\n", b"220-hello\r\n", b"2"])
+async def test_what_came_in_the_clear_is_no_beginning_of_what_comes_in_tls(said: bytes) -> None:
+    """It may be read before we get to start TLS; somebody on the way could put words in front of the backend's."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        _, wire = await asyncio.get_running_loop().create_connection(Wire, sock=ours)
+        wire.data_received(said)
+        with pytest.raises(ssl.SSLError, match="in the clear"):
+            await wire.start_tls(ssl.create_default_context(), "localhost", 5)
+        wire.abort()
+        await wire.closed()
+        assert theirs.recv(1) == b"", "nothing was sent"

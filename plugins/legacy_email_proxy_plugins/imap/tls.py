@@ -45,7 +45,6 @@ class TLS:
             try:
                 self._object.do_handshake()
             except ssl.SSLWantReadError:
-                self._flush()
                 if not self._fill():
                     raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the peer hung up") from None
             except ssl.SSLError:
@@ -72,8 +71,6 @@ class TLS:
             if not octets:
                 break
             filled += octets
-        if self._outgoing.pending:
-            self._flush()  # The server asked for new keys.
         return filled
 
     def sendall(self, octets: bytes) -> None:
@@ -82,6 +79,8 @@ class TLS:
         self._flush()
 
     def _fill(self) -> bool:
+        # The server may have asked for a handshake or for new keys, and wait for that itself.
+        self._flush()
         octets = self._receive(self._block)
         self._incoming.write(self._block[:octets])
         return octets > 0

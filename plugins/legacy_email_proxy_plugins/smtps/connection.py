@@ -10,11 +10,11 @@ import logging
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
 
-from legacy_email_proxy.contracts import Disconnected
+from legacy_email_proxy.contracts import Disconnected, Refused
 
 from .commands import Extensions, command
 from .endpoint import Endpoint
-from .replies import CLOSING, Reply, redacted
+from .replies import CLOSING, Reply, redacted, without_secrets
 from .timeouts import Timeouts
 from .wire import Broken, Wire
 
@@ -105,7 +105,7 @@ class Connection:
         if show is not None:
             self.logger.debug("S: %s", show(reply))
         elif self.logger.isEnabledFor(logging.DEBUG):
-            self.logger.debug("S: %s", redacted(reply.whole, self.secrets))
+            self.logger.debug("S: %s", self.shown(reply))
         return reply
 
     def lost(self, broken: Broken, phase: str) -> Disconnected:
@@ -118,7 +118,16 @@ class Connection:
     def out_of_step(self, phase: str, reply: Reply) -> Disconnected:
         """Close, because of a reply that answers nothing."""
         self.abort()
-        return Disconnected(f"{self.endpoint}: {phase}: it said {reply}")
+        return Disconnected(f"{self.endpoint}: {phase}: it said {self.shown(reply)}")
+
+    def refusal(self, reply: Reply, phase: str) -> Refused:
+        """The backend's 4yz or 5yz as the verdict that the device shall read."""
+        text = without_secrets(reply.text, self.secrets)
+        return Refused(reply.code, reply.enhanced, text, detail=f"{phase}: the backend said {self.shown(reply)}")
+
+    def shown(self, reply: Reply) -> str:
+        """The reply, for anybody's eyes."""
+        return redacted(reply.whole, self.secrets)
 
     # Between two transactions.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -86,7 +86,8 @@ class Pool:
         self._share = max(1, size - max(1, -(-size // 4)))
         self._wait_seconds = wait_seconds
         self._limits = limits or Limits()
-        self._waiting: deque[tuple[str, asyncio.Future[None]]] = deque()
+        self._waiting: dict[asyncio.Future[None], str] = {}
+        """Their addresses, in the order in which they came. Each stays in here until its task has noticed its turn."""
         self._taken: Counter[str] = Counter()
         """Slots by address; one that was given to somebody who waits is taken from that moment on."""
         self._free = size
@@ -95,6 +96,8 @@ class Pool:
         self._sweep: asyncio.TimerHandle | None = None
         self._lent: set[Loan] = set()
         self._leaving: set[Connection] = set()
+        self._opening: set[asyncio.Timeout] = set()
+        """Around each connection that is being made: what ends that."""
         self._closed = False
 
     async def lend(self, address: str) -> Loan:
@@ -106,7 +109,7 @@ class Pool:
             self._take_slot(address)
         else:
             await self._wait(address)
-        loan = Loan(address, self._connect)
+        loan = Loan(address, self._open)
         self._lent.add(loan)
         try:
             await self._fill(loan)
@@ -151,48 +154,42 @@ class Pool:
         self._give_slot(loan.address)
 
     def _serve(self) -> None:
-        passed_over = []
-        while self._waiting and self._free:
-            address, turn = self._waiting.popleft()
-            if turn.done():
-                continue
-            if self._taken[address] >= self._share:
-                passed_over.append((address, turn))
-                continue
-            self._take_slot(address)
-            turn.set_result(None)
-        self._waiting.extendleft(reversed(passed_over))
+        for turn, address in self._waiting.items():
+            if not self._free:
+                break
+            if not turn.done() and self._taken[address] < self._share:
+                self._take_slot(address)
+                turn.set_result(None)
 
     async def _wait(self, address: str) -> None:
         turn = asyncio.get_running_loop().create_future()
-        self._waiting.append((address, turn))
+        self._waiting[turn] = address
         try:
-            await asyncio.wait_for(turn, self._wait_seconds)
+            async with asyncio.timeout(self._wait_seconds):
+                await turn
         except TimeoutError:
-            self._stop_waiting(address, turn)
-            mine = self._taken[address]
-            others = "" if mine < self._share else f", and {address} has {mine} of them, which is its share"
-            raise Overloaded(
-                f"no connection to the backend got free within {self._wait_seconds:g} s: "
-                f"{self._size - self._free} of {self._size} are in use{others}",
-                look_at="BACKEND_SMTP_MAX_CONNECTIONS",
-            ) from None
+            # Else its turn came in the very moment in which the time was up.
+            if turn.cancelled():
+                raise self._all_in_use(address) from None
         except BaseException:
-            self._stop_waiting(address, turn)
+            if not turn.cancelled():
+                self._give_slot(address)
             raise
+        finally:
+            del self._waiting[turn]
 
-    def _stop_waiting(self, address: str, turn: asyncio.Future[None]) -> None:
-        if turn.done() and not turn.cancelled():
-            # Its turn came in the very moment in which it gave up.
-            self._give_slot(address)
-        else:
-            self._waiting.remove((address, turn))
+    def _all_in_use(self, address: str) -> Overloaded:
+        mine = self._taken[address]
+        others = "" if mine < self._share else f", and {address} has {mine} of them, which is its share"
+        return Overloaded(
+            f"no connection to the backend got free within {self._wait_seconds:g} s: "
+            f"{self._size - self._free} of {self._size} are in use{others}",
+            look_at="BACKEND_SMTP_MAX_CONNECTIONS",
+        )
 
     # Connections.
 
     async def _fill(self, loan: Loan) -> None:
-        if self._closed:
-            raise Overloaded("the proxy is shutting down")
         # The one used last is the least likely to have been closed by the backend, or on the way.
         while self._idle:
             idle = self._idle.pop()
@@ -201,6 +198,20 @@ class Pool:
                 return
             self._dismiss(idle.connection)
         await loan.renew()
+
+    async def _open(self) -> Connection:
+        shutting_down = Overloaded("the proxy is shutting down")
+        if self._closed:
+            raise shutting_down
+        scope = asyncio.timeout(None)
+        self._opening.add(scope)
+        try:
+            async with scope:
+                return await self._connect()
+        except TimeoutError:
+            raise shutting_down from None
+        finally:
+            self._opening.discard(scope)
 
     def _expire(self) -> None:
         """Dismiss what has been idle for too long, and come back when the next one may be."""
@@ -218,8 +229,10 @@ class Pool:
         self._leaving.add(connection)
 
     async def aclose(self) -> None:
-        """Say QUIT on the idle connections and close the lent ones. Bounded by the deadline of QUIT."""
+        """Say QUIT on the idle connections, close the lent ones, and make no more. Bounded by the deadline of QUIT."""
         self._closed = True
+        while self._opening:
+            self._opening.pop().reschedule(asyncio.get_running_loop().time())
         for loan in self._lent:
             if connection := loan.abort():
                 self._leaving.add(connection)

@@ -11,8 +11,6 @@ from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from legacy_email_proxy.contracts import Refused
-
 __all__ = (
     "CLOSING",
     "MAX_LINE_OCTETS",
@@ -23,7 +21,7 @@ __all__ = (
     "ReplyReader",
     "one_line",
     "redacted",
-    "refusal",
+    "without_secrets",
 )
 
 MAX_LINE_OCTETS = 8192
@@ -196,13 +194,13 @@ def _text(octets: bytes) -> str:
     return octets.decode("utf-8", "replace")
 
 
-def refusal(reply: Reply, stage: str) -> Refused:
-    """The backend's 4yz or 5yz as the verdict that the device shall read."""
-    return Refused(reply.code, reply.enhanced, reply.text, detail=f"{stage}: the backend said {reply}")
-
-
 def redacted(said: str, secrets: Collection[str]) -> str:
-    """``said`` as one line without any of ``secrets``: some servers repeat, in an error, what they did not like.
+    """``said`` for the log: as :func:`one_line`, without any of ``secrets``."""
+    return one_line(without_secrets(said, secrets))
+
+
+def without_secrets(said: str, secrets: Collection[str]) -> str:
+    """``said`` with ``***`` for any of ``secrets``: some servers repeat, in an error, what they did not like.
 
     It has to come as it was and whole: what the log leaves out, blanks or the end, would hide a secret from this
     search, and the rest of that secret would be shown.
@@ -212,8 +210,7 @@ def redacted(said: str, secrets: Collection[str]) -> str:
         said = re.sub(_repeated(secret.strip()), "***", said)
     # A repeated line may be cut, so any longer piece of what was sent is taken out as well.
     haystack = " ".join(secrets).lower()
-    said = re.sub(r"[A-Za-z0-9+/=]{8,}", lambda word: "***" if word[0].lower() in haystack else word[0], said)
-    return one_line(said)
+    return re.sub(r"[A-Za-z0-9+/=]{8,}", lambda word: "***" if word[0].lower() in haystack else word[0], said)
 
 
 def _repeated(secret: str) -> str:

@@ -15,7 +15,7 @@ from legacy_email_proxy.contracts import Disconnected, Receipt, Refused
 from .connection import Connection, State
 from .content import ContentEncoder
 from .envelope import DATA, SENDING_DATA
-from .replies import CLOSING, Reply, refusal
+from .replies import CLOSING, Reply
 from .timeouts import LEAST_OCTETS_PER_SECOND
 from .wire import Broken
 
@@ -119,7 +119,7 @@ class _Data:
         connection = self._connection
         reply = self._go_ahead or await connection.reply(SENDING_DATA, connection.timeouts.data)
         if reply.negative:
-            self.refused = refusal(reply, SENDING_DATA)
+            self.refused = connection.refusal(reply, SENDING_DATA)
             raise self.refused
         if reply.code != 354:
             raise connection.out_of_step(SENDING_DATA, reply)
@@ -148,7 +148,7 @@ class _Chunks:
     async def _judge(self) -> None:
         reply = await self._connection.reply(self._PHASE, self._connection.timeouts.block)
         if reply.negative:
-            raise refusal(reply, self._PHASE)
+            raise self._connection.refusal(reply, self._PHASE)
         if reply.code != 250:
             raise self._connection.out_of_step(self._PHASE, reply)
 
@@ -176,11 +176,11 @@ async def _verdict(connection: Connection, phase: str, end: str) -> Receipt:
         raise _uncertain(lost, end) from None
     if reply.positive:
         connection.state = State.READY
-        return Receipt(str(reply))
+        return Receipt(connection.shown(reply))
     if reply.negative:
         if reply.code == CLOSING:
             connection.abort()
-        raise refusal(reply, phase)
+        raise connection.refusal(reply, phase)
     raise _uncertain(connection.out_of_step(phase, reply), end)
 
 

@@ -274,6 +274,9 @@ class Wire(asyncio.Protocol):
         """Switch to TLS and verify. Raises :class:`ssl.SSLError` or :class:`Broken`; nothing else was sent by then."""
         if fault := self.fault:
             raise fault
+        if self._reader.arrived or self._reader.part:
+            # Some event loops read before whoever connected is resumed. Kept, it would stand before what comes in TLS.
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, "it spoke in the clear before TLS")
         # From here on what arrives belongs to the handshake: octets that follow the 220 in the clear break it, and
         # never end up among the replies.
         self._tls = TLS(context, host)

@@ -19,9 +19,7 @@ import functools
 import itertools
 import logging
 import re
-import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from aiosmtpd.smtp import SMTP as AiosmtpdSMTP
@@ -29,16 +27,16 @@ from aiosmtpd.smtp import Envelope
 from aiosmtpd.smtp import Session as AiosmtpdSession
 
 from .. import events
-from ..access import Admission, Network, Refusal
+from ..access import Refusal
 from ..handshakes import HandshakeFailed, HungUp
 from ..replies import SMTP, Reply, printable, smtp_reply
-from .authentication import LOGIN_DELAY_SECONDS, Verifier
 from .handshake import handshake
 from .incoming import Incoming, LineTooLong
 from .interruptions import Finished, Interruption
+from .options import SessionOptions
 from .reception import Patience
 
-__all__ = ("MAX_CHATTER", "MAX_ERRORS", "SMTPConnection", "SessionOptions")
+__all__ = ("MAX_CHATTER", "MAX_ERRORS", "SMTPConnection")
 
 _log = logging.getLogger("legacy_email_proxy.smtp")
 
@@ -57,20 +55,6 @@ _PARTING_SECONDS = 1.0
 _IN_ORDER = ("quit", "drained", "idle", "dropped")
 _COMMANDS_IN_A_ROW = 16
 _REPLIES_IN_A_ROW = 256
-
-
-@dataclass(frozen=True, slots=True)
-class SessionOptions:
-    """What all sessions share. Without ``tls`` there is no STARTTLS, without a ``verifier`` no AUTH."""
-
-    hostname: str
-    max_octets: int
-    patience: Patience
-    admission: Admission
-    lf_end_networks: tuple[Network, ...] = ()
-    tls: ssl.SSLContext | None = None
-    verifier: Verifier | None = None
-    login_delay_seconds: float = LOGIN_DELAY_SECONDS
 
 
 class LabelledSession(AiosmtpdSession):

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from .connection import SessionOptions, SMTPConnection
+from .connection import SMTPConnection
+from .options import SessionOptions
 from .session import SMTPSession
 
 __all__ = ("SMTPServer",)
