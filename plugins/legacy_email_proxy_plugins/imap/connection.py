@@ -142,7 +142,9 @@ class Connection:
             offered = ", ".join(sorted(name for name in self.capabilities if name.startswith("AUTH="))) or "none"
             detail = f"the server takes no password (LOGINDISABLED; mechanisms: {offered})"
             raise Unusable(detail, look_at="BACKEND_IMAP_USE_SSL, BACKEND_IMAP_USE_STARTTLS")
-        self._imap.secrets = disguises(login) if token is None else token.disguises
+        # With those of an earlier try: a server may repeat any line that it did not like.
+        now = disguises(login) if token is None else token.disguises
+        self._imap.secrets = (*self._imap.secrets, *now)
         imap = self._imap
         with self._exchange("log in", refused=partial(login_failure, clients_own=clients_own, token=token)):
             if token is not None:
