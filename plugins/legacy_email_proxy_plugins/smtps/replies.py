@@ -6,6 +6,7 @@ every question, and knows at any time whether something was said that nobody had
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import deque
 from collections.abc import Collection
@@ -207,17 +208,20 @@ def without_secrets(said: str, secrets: Collection[str]) -> str:
     """
     # The longest first: a short password may be a part of the base64 of the whole.
     for secret in sorted(filter(str.strip, secrets), key=len, reverse=True):
-        said = re.sub(_repeated(secret.strip()), "***", said)
+        said = _repeated(secret.strip()).sub("***", said)
     # A repeated line may be cut, so any longer piece of what was sent is taken out as well.
     haystack = " ".join(secrets).lower()
     return re.sub(r"[A-Za-z0-9+/=]{8,}", lambda word: "***" if word[0].lower() in haystack else word[0], said)
 
 
-def _repeated(secret: str) -> str:
+@functools.lru_cache(maxsize=64)
+def _repeated(secret: str) -> re.Pattern[str]:
     """A pattern for what may have become of ``secret`` at the server: other case, other blanks, another charset."""
     # Outside printable ASCII any characters may have taken the place of the others: \ufffd or "?" for each octet (up to
     # four of them a character), the letters of a wrong charset, the blank between two lines for two blanks.
     runs = re.finditer(r"(?P<plain>[!-~]+)|[^!-~]+", secret)
-    return "".join(
-        f"(?i:{re.escape(run['plain'])})" if run["plain"] else f"[^!->@-~]{{1,{4 * len(run[0])}}}" for run in runs
+    return re.compile(
+        "".join(
+            f"(?i:{re.escape(run['plain'])})" if run["plain"] else f"[^!->@-~]{{1,{4 * len(run[0])}}}" for run in runs
+        )
     )
