@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from legacy_email_proxy.contracts import Account, BearerToken, Context, CredentialsRefused, Finding, Password
+from legacy_email_proxy.contracts import Account, BearerToken, Context, Finding, NoCredentials, Password
 
 __all__ = ("PasswordCredentials",)
 
@@ -20,7 +20,7 @@ class PasswordCredentials:
         variable = f"BACKEND_{account.leg.upper()}_PASS"
         password = self._settings[variable]
         if password is None:
-            raise CredentialsRefused("there is no password to log in with", look_at=variable)
+            raise NoCredentials("there is no password to log in with", look_at=variable)
         return Password(password.reveal())
 
     async def refused(self, account: Account, secret: Password | BearerToken) -> bool:

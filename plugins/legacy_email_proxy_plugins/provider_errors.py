@@ -80,8 +80,8 @@ TABLE: tuple[Meaning, ...] = (
         "make one at myaccount.google.com/apppasswords, or set BACKEND_…_CREDENTIALS=oauth2, see README, OAuth2",
     ),
     Meaning(
-        r"\bstatus=40[01]\b.*scope=|insufficient_scope|insufficient authentication scopes",
-        "the token is valid, but not for mail, or not for this mailbox",
+        r"\bstatus=400\b.*scope=|insufficient_scope|insufficient authentication scopes",
+        "the token is not good for mail, or not for this mailbox",
         f"set OAUTH2_SCOPE to the scope that the server names (Google: https://mail.google.com/), then {_AUTHORIZE};"
         " the login must be the mailbox that gave consent",
     ),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from typing import Any
 
-__all__ = ("Address", "Admission", "Refusal", "canonical")
+__all__ = ("Address", "Admission", "Network", "Refusal", "canonical", "within")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -32,6 +32,11 @@ def canonical(address: str) -> Address | None:
     except ValueError:
         return None
     return getattr(parsed, "ipv4_mapped", None) or parsed
+
+
+def within(address: Address, networks: Iterable[Network]) -> bool:
+    """Whether one of the networks holds the address."""
+    return any(address.version == network.version and address in network for network in networks)
 
 
 class Admission:
@@ -63,7 +68,7 @@ class Admission:
         """Judge a new connection. ``None`` means admitted: it is counted until :meth:`release` is called for it."""
         peer = canonical(address)
         # What can't be judged is a stranger: a name or an empty peer must never pass for a trusted network.
-        if peer is None or not any(peer.version == net.version and peer in net for net in self._networks):
+        if peer is None or not within(peer, self._networks):
             return Refusal.NOT_ALLOWED
         if self._total >= self._max_connections:
             return Refusal.TOO_MANY

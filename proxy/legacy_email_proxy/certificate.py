@@ -9,12 +9,13 @@ from typing import Any
 
 from .contracts import SettingsMistake
 
-__all__ = ("server_context",)
+__all__ = ("renew", "server_context")
 
 
 def server_context(settings: Mapping[str, Any]) -> ssl.SSLContext | None:
-    """A context with ``TLS_CERT_FILE`` and ``TLS_KEY_FILE`` (TLS 1.2 or newer), ``None`` where there is none.
+    """A context with ``TLS_CERT_FILE`` and ``TLS_KEY_FILE``, ``None`` where there is none.
 
+    TLS 1.2 or newer, unless ``TLS_LEGACY`` lets older ones in.
     Raises :class:`SettingsMistake` when the two can not be used, or when a listener needs them and there are none.
     """
     certificate: Path | None = settings["TLS_CERT_FILE"]
@@ -23,22 +24,42 @@ def server_context(settings: Mapping[str, Any]) -> ssl.SSLContext | None:
         mistakes = []
         if key is not None:
             mistakes.append("TLS_KEY_FILE: a key without a certificate; set TLS_CERT_FILE too")
-        if settings["POP3S_BIND_PORT"] is not None:
-            mistakes.append("POP3S_BIND_PORT: TLS needs a certificate; set TLS_CERT_FILE")
+        for port in ("POP3S_BIND_PORT", "SMTPS_BIND_PORT"):
+            if settings[port] is not None:
+                mistakes.append(f"{port}: TLS needs a certificate; set TLS_CERT_FILE")
         if mistakes:
             raise SettingsMistake(*mistakes)
         return None
     unreadable = [*_unreadable("TLS_CERT_FILE", certificate), *(_unreadable("TLS_KEY_FILE", key) if key else ())]
     if unreadable:
         raise SettingsMistake(*unreadable)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context = _context(legacy=settings["TLS_LEGACY"])
     try:
         # With a password of none an encrypted key is a mistake; without one, OpenSSL would ask the terminal.
         context.load_cert_chain(certificate, key, password="")
     except (ssl.SSLError, ValueError) as error:
         raise SettingsMistake(_explain(certificate, key, error)) from None
     return context
+
+
+def _context(*, legacy: bool) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    if legacy:
+        # Whatever this OpenSSL was built with, but for SSL 3.0 and for ciphers without any key or authentication.
+        context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+        context.options |= ssl.OP_NO_SSLv3
+        context.set_ciphers("ALL:!aNULL:!eNULL:@SECLEVEL=0")
+    else:
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def renew(context: ssl.SSLContext, settings: Mapping[str, Any]) -> None:
+    """Load the files again into a context that is in use: handshakes that follow show the new certificate.
+
+    To be called with settings of which :func:`server_context` has just made a context.
+    """
+    context.load_cert_chain(settings["TLS_CERT_FILE"], settings["TLS_KEY_FILE"], password="")
 
 
 def _unreadable(variable: str, path: Path) -> list[str]:

@@ -1,125 +1,218 @@
-"""From variables to plugins: what the service runs and what ``check`` probes, with every mistake found on the way."""
+"""From chosen classes to plugins: what the service runs and ``check`` probes, with every mistake found on the way."""
 
 from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from . import registry
+from .accounts.file import AccountsFile
+from .accounts.filtered import FilteredRelay
+from .accounts.guard import GuardFilter
+from .accounts.maildrop import RoutedMaildrop
+from .accounts.pace import paced
+from .accounts.reach import effective
+from .accounts.recent import RecentLogins
+from .accounts.relay import RoutedRelay
+from .accounts.rules import Rule
+from .accounts.users import Users
 from .certificate import server_context
-from .contracts import Credentials, Maildrop, Relay, SettingsMistake
+from .choice import ASKED_FOR, CREDENTIALS, FILTERS, GROUPS, LEGS, NONE, Chosen, Named, choose
+from .contracts import Credentials, Filter, Maildrop, Relay, SettingsMistake
 from .plugin_context import PluginContext
-from .settings import TABLE, Settings, read, unknown_variables
+from .settings import Settings, unknown_variables
 
-__all__ = ("NONE", "SPOOL", "Composition", "choose", "compose", "credentials", "relay")
+__all__ = ("Account", "Composition", "compose", "credentials", "relay")
 
-NONE = "none"
-"""The name that closes a leg."""
+_GUARDED_BY = ("SMTP_ALLOWED_SENDERS", "SMTP_ALLOWED_RECIPIENTS")
+_GUARD = "allowed"
+"""The name under which the log and ``check`` know the guard, which stands before all other filters."""
 
-SPOOL = "spool"
-"""The relay that hands on to another one, which `SPOOL_RELAY` names."""
+@dataclass(frozen=True)
+class Account:
+    """An account's settings and its own plugins. A leg that it does not have is ``None``.
 
-_LEGS = (("MAILDROP_PLUGIN", registry.MAILDROP), ("RELAY_PLUGIN", registry.RELAY))
-_CREDENTIALS = {"MAILDROP_PLUGIN": "BACKEND_IMAP_CREDENTIALS", "RELAY_PLUGIN": "BACKEND_SMTP_CREDENTIALS"}
+    ``credentials`` are those that its legs asked for, by name; they are to be closed after the legs.
+    """
+
+    name: str
+    settings: Settings
+    maildrop: Maildrop | None
+    relay: Relay | None
+    credentials: Mapping[str, Credentials] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Composition:
-    """Settings, the plugins that they name, and our certificate. A leg that is closed is ``None``.
+    """What is served: a leg that is closed is ``None``. Without an accounts file the one account has no name.
 
-    ``credentials`` are those that the legs asked for, by name; they are to be closed after the legs.
+    ``filters`` are those of the whole process, in their order; an account's own stand in front of its relay.
     """
 
     settings: Settings
     maildrop: Maildrop | None
     relay: Relay | None
     tls: ssl.SSLContext | None = None
-    credentials: Mapping[str, Credentials] = field(default_factory=dict)
+    filters: dict[str, Filter] = field(default_factory=dict)
+    accounts: tuple[Account, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    users: Users | None = None
+    recent: RecentLogins = field(default_factory=RecentLogins)
+
+    @property
+    def credentials(self) -> tuple[Credentials, ...]:
+        """Those of all accounts."""
+        return tuple(one for account in self.accounts for one in account.credentials.values())
 
 
-def choose(environ: Mapping[str, str]) -> tuple[Settings, dict[str, Any], list[str]]:
-    """The settings, those that plugins declare included; the legs' classes by variable; what is wrong there.
-
-    The mistakes in the settings themselves stand in ``Settings.mistakes``.
-    """
-    settings = read(environ)
-    mistakes = []
-    classes: dict[str, Any] = {}
-    for variable, group in _named(settings):
-        try:
-            classes[variable] = registry.load(registry.find(group, settings[variable]))
-        except registry.PluginError as error:
-            mistakes.append(f"{variable}: {error}")
-    declared = [setting for plugin in classes.values() for setting in registry.declared_settings(plugin)]
-    classes = {variable: plugin for variable, plugin in classes.items() if variable in _CREDENTIALS}
-    if declared:
-        settings = read(environ, dict.fromkeys((*TABLE, *declared)))
-    return settings, classes, mistakes
-
-
-def _named(settings: Settings) -> list[tuple[str, str]]:
-    """The variables that name a plugin which may be used, each with its group."""
-    legs = [(variable, group) for variable, group in _LEGS if settings[variable] != NONE]
-    credentials = [(_CREDENTIALS[variable], registry.CREDENTIALS) for variable, _ in legs]
-    next_relay = [("SPOOL_RELAY", registry.RELAY)] if settings["RELAY_PLUGIN"].rpartition(":")[2] == SPOOL else []
-    return legs + next_relay + credentials
-
-
-def compose(environ: Mapping[str, str] | None = None) -> Composition:
+def compose(environ: Mapping[str, str] | None = None, recent: RecentLogins | None = None) -> Composition:
     """Read the settings, load the named plugins and construct them; nothing is connected.
 
-    Raises :class:`SettingsMistake` with all mistakes of all of them.
+    ``recent`` are the POP3 logins that an earlier composition has seen. Raises :class:`SettingsMistake` with all
+    mistakes of all of them.
     """
     environ = os.environ if environ is None else environ
-    settings, classes, mistakes = choose(environ)
-    mistakes[:0] = settings.mistakes
-    if all(settings[variable] == NONE for variable, _ in _LEGS):
+    choice = choose(environ)
+    settings, mistakes = choice.settings, list(choice.mistakes)
+    if all(settings[variable] == NONE for variable in LEGS):
         mistakes.append("MAILDROP_PLUGIN: both legs are closed with `none`; open at least one")
-    named = {line.partition(":")[0].removesuffix("_FILE") for line in settings.mistakes}
-    plugins: dict[str, Any] = {}
-    shared: dict[str, Credentials] = {}
-    for variable, plugin in classes.items():
-        kind = variable.removesuffix("_PLUGIN").lower()
-        try:
-            name = f"{kind}.{settings[variable].replace(':', '.')}"
-            plugins[variable] = plugin(PluginContext(name, settings, shared))
-        except SettingsMistake as mistake:
-            # A password whose file can't be read isn't also "not set".
-            mistakes.extend(line for line in mistake.lines if line.partition(":")[0] not in named)
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            mistakes.append(f"{variable}: plugin {settings[variable]!r} can not be set up: {reason}")
+    process, lines = _made(choice.process)
+    mistakes += lines
+    accounts = []
+    for chosen in choice.accounts:
+        made, lines = _made(chosen)
+        accounts.append(made.account(chosen))
+        mistakes += chosen.located(lines)
+    rules: tuple[Rule, ...] = ()
+    if choice.file is not None:
+        legs = {chosen.name: chosen.legs for chosen in choice.accounts}
+        places = {name: table.place for name, table in choice.file.accounts.items()}
+        rules, lines = effective(choice.file.rules, legs, places, settings["POP3_LOGIN"], settings["SMTP_AUTH"])
+        mistakes += [*lines, *_closed_legs(settings, choice.accounts)]
+    userless = settings["ACCOUNTS_FILE"] is None or (choice.file is not None and not choice.file.users)
+    for variable in ("POP3_LOGIN", "SMTP_AUTH"):
+        if settings[variable] == "accounts" and userless:
+            mistakes.append(f"{variable}: `accounts` needs users; name them in ACCOUNTS_FILE, under [users]")
     tls = None
     try:
         tls = server_context(settings)
     except SettingsMistake as mistake:
-        mistakes.extend(line for line in mistake.lines if line.partition(":")[0] not in named)
+        mistakes.extend(_not_said(mistake.lines, settings))
     if mistakes:
         # Only a warning where all else is well; but here it may be why something else is "not set".
         unknown = unknown_variables(environ, settings.declared)
         mistakes += [f"{name}: no such setting, did you mean {meant}?" for name, meant in unknown]
         # Both legs say what is wrong with credentials that they share.
         raise SettingsMistake(*dict.fromkeys(mistakes))
-    return Composition(settings, plugins.get("MAILDROP_PLUGIN"), plugins.get("RELAY_PLUGIN"), tls, shared)
+    if choice.file is None:
+        account = Account("", settings, process.maildrop, process.paced(settings), process.credentials)
+        return Composition(settings, account.maildrop, account.relay, tls, process.filters, (account,))
+    return _routed(Composition(settings, None, None, tls, process.filters, tuple(accounts), rules), choice.file, recent)
 
 
-def credentials(environ: Mapping[str, str]) -> Mapping[str, Credentials]:
-    """The credentials of both legs by name, constructed without the legs. Raises :class:`SettingsMistake`."""
-    settings, _, mistakes = choose(environ)
-    mistakes[:0] = settings.mistakes
-    context = PluginContext("credentials", settings)
-    for variable, group in _named(settings):
-        if group == registry.CREDENTIALS:
-            try:
-                context.credentials(variable)
-            except SettingsMistake as mistake:
-                mistakes.extend(mistake.lines)
+def _not_said(lines: Iterable[str], settings: Settings) -> list[str]:
+    """Without what is about a variable that could not be read: a password whose file can't be isn't also "not set"."""
+    said = {line.partition(":")[0].removesuffix("_FILE") for line in settings.mistakes}
+    return [line for line in lines if line.partition(":")[0] not in said]
+
+
+@dataclass(frozen=True)
+class _Made:
+    """Plugins, each an instance of its own."""
+
+    maildrop: Maildrop | None
+    relay: Relay | None
+    filters: dict[str, Filter]
+    credentials: Mapping[str, Credentials]
+
+    def paced(self, settings: Settings) -> Relay | None:
+        """The relay, slowed down where that is asked for."""
+        return None if self.relay is None else paced(self.relay, settings)
+
+    def account(self, chosen: Chosen) -> Account:
+        """Them as an account: the filters stand before the pace, for what they refuse need not wait."""
+        relay = self.paced(chosen.settings)
+        if relay is not None and self.filters:
+            relay = FilteredRelay(relay, self.filters)
+        return Account(chosen.name, chosen.settings, self.maildrop, relay, self.credentials)
+
+
+def _made(chosen: Chosen) -> tuple[_Made, list[str]]:
+    """What was chosen, constructed, and what it has to say against its settings."""
+    settings = chosen.settings
+    mistakes: list[str] = []
+    plugins: dict[Named, Any] = {}
+    shared: dict[str, Credentials] = {}
+    guarded = any(settings[variable] is not None for variable in _GUARDED_BY)
+    sends = ("RELAY_PLUGIN", settings["RELAY_PLUGIN"]) in chosen.classes
+    guard = {(FILTERS, _GUARD): GuardFilter} if guarded and sends else {}
+    for (variable, name), plugin in {**guard, **chosen.classes}.items():
+        if variable in ASKED_FOR:
+            continue
+        kind = GROUPS[variable].rpartition(".")[2]
+        context = PluginContext(f"{kind}.{name.replace(':', '.')}", settings, chosen.name, shared)
+        try:
+            plugins[variable, name] = plugin(context)
+        except SettingsMistake as mistake:
+            mistakes.extend(_not_said(mistake.lines, settings))
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            mistakes.append(f"{variable}: plugin {name!r} can not be set up: {reason}")
+    maildrop, relay = (plugins.get((variable, settings[variable])) for variable in LEGS)
+    filters = {name: plugin for (variable, name), plugin in plugins.items() if variable == FILTERS}
+    return _Made(maildrop, relay, filters, shared), mistakes
+
+
+def _closed_legs(settings: Settings, accounts: Iterable[Chosen]) -> list[str]:
+    """The environment opens and closes the listeners, an account only its part of what is behind them."""
+    mistakes: list[str] = []
+    for variable, leg in LEGS.items():
+        having = [chosen for chosen in accounts if leg in chosen.legs]
+        if settings[variable] == NONE:
+            words = f"{variable}: the {leg} listener is closed: {variable} is `none` in the environment"
+            mistakes += [line for chosen in having for line in chosen.located([words])]
+        elif not having:
+            mistakes.append(f"{variable}: no account has this leg; set it to `none` in the environment too")
+    return mistakes
+
+
+def _routed(composition: Composition, file: AccountsFile, recent: RecentLogins | None) -> Composition:
+    """The same with routers before the accounts' plugins."""
+    users, recent = Users(file.users), recent or RecentLogins()
+    maildrops = {account.name: account.maildrop for account in composition.accounts if account.maildrop is not None}
+    relays = {account.name: account.relay for account in composition.accounts if account.relay is not None}
+    judge = users if composition.settings["POP3_LOGIN"] == "accounts" else None
+    return replace(
+        composition,
+        maildrop=RoutedMaildrop(maildrops, composition.rules, recent, judge) if maildrops else None,
+        relay=RoutedRelay(relays, composition.rules, recent) if relays else None,
+        users=users,
+        recent=recent,
+    )
+
+
+def credentials(environ: Mapping[str, str]) -> dict[str, Mapping[str, Credentials]]:
+    """Account → its credentials by name, constructed without the legs; ``""`` without an accounts file.
+
+    Raises :class:`SettingsMistake`.
+    """
+    choice = choose(environ)
+    mistakes = list(choice.mistakes)
+    found: dict[str, Mapping[str, Credentials]] = {}
+    for chosen in choice.accounts if choice.file is not None else (choice.process,):
+        context = PluginContext("credentials", chosen.settings, chosen.name)
+        for variable, _ in chosen.classes:
+            if variable in CREDENTIALS.values():
+                try:
+                    context.credentials(variable)
+                except SettingsMistake as mistake:
+                    mistakes.extend(chosen.located(_not_said(mistake.lines, chosen.settings)))
+        found[chosen.name] = context.shared
     if mistakes:
         raise SettingsMistake(*dict.fromkeys(mistakes))
-    return context.shared
+    return found
 
 
 def relay(environ: Mapping[str, str]) -> Relay:

@@ -16,6 +16,9 @@ from .replies import printable, severity
 
 __all__ = ("KeyValueFormatter", "configure", "event", "failure")
 
+_PLAIN = re.compile(r"[!#-<>-~]{1,2000}")
+"""What is shown as it is: printable ASCII without blank, quotation mark and equals sign."""
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -66,7 +69,10 @@ def _one_line(text: str) -> str:
 
 
 def _shown(value: object) -> str:
-    text = _one_line(str(value))
+    text = str(value)
+    if _PLAIN.fullmatch(text):
+        return text
+    text = _one_line(text)
     # Quoted, so that a value which a peer chose can not look like the next fact.
     return json.dumps(text) if not text or re.search(r'[ ="]', text) else text
 

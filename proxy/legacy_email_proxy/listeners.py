@@ -11,7 +11,12 @@ from .contracts import SettingsMistake
 
 __all__ = ("PLUGIN_OF", "bind", "shown")
 
-PLUGIN_OF = {"POP3": "MAILDROP_PLUGIN", "POP3S": "MAILDROP_PLUGIN", "SMTP": "RELAY_PLUGIN"}
+PLUGIN_OF = {
+    "POP3": "MAILDROP_PLUGIN",
+    "POP3S": "MAILDROP_PLUGIN",
+    "SMTP": "RELAY_PLUGIN",
+    "SMTPS": "RELAY_PLUGIN",
+}
 """Each listener, by the first word of its variables → the variable that names what is behind it."""
 
 

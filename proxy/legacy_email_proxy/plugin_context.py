@@ -19,22 +19,28 @@ __all__ = ("PluginContext",)
 class PluginContext:
     """See :class:`~legacy_email_proxy.contracts.Context`. ``name`` is ``kind.plugin``: the logger's and folder's.
 
-    ``shared`` holds the credentials plugins that are made already, by name: all contexts of a process have one.
+    Where there are several accounts, ``account`` stands behind it: nothing that is kept for one is read by another.
+    ``shared`` holds the credentials plugins that are made already, by name: all contexts of an account have one.
     """
 
     name: str
     settings: Mapping[str, Any]
+    account: str = ""
     shared: dict[str, Credentials] = field(default_factory=dict)
+
+    @property
+    def _own_name(self) -> str:
+        return f"{self.name}.{self.account}" if self.account else self.name
 
     @property
     def logger(self) -> logging.Logger:
         """The plugin's own logger, below the project's."""
-        return logging.getLogger(f"legacy_email_proxy.{self.name}")
+        return logging.getLogger(f"legacy_email_proxy.{self._own_name}")
 
     @property
     def state_dir(self) -> Path:
-        """``STATE_DIR/kind.plugin``, made on first use."""
-        path: Path = self.settings["STATE_DIR"] / self.name
+        """``STATE_DIR/kind.plugin`` or ``STATE_DIR/kind.plugin.account``, made on first use."""
+        path: Path = self.settings["STATE_DIR"] / self._own_name
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         return path
 
@@ -66,7 +72,8 @@ class PluginContext:
         kind = group.rpartition(".")[2]
         try:
             plugin = registry.load(registry.find(group, name))
-            return plugin(PluginContext(f"{kind}.{name.replace(':', '.')}", self.settings, self.shared))
+            own_name = f"{kind}.{name.replace(':', '.')}"
+            return plugin(PluginContext(own_name, self.settings, self.account, self.shared))
         except registry.PluginError as error:
             raise SettingsMistake(f"{variable}: {error}") from None
         except SettingsMistake:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, get_args
 
-from .contracts import Credentials, Maildrop, Relay, Setting, SettingType
+from .contracts import Credentials, Filter, Maildrop, Relay, Setting, SettingType
 
 __all__ = (
     "CREDENTIALS",
+    "FILTER",
     "GROUPS",
     "MAILDROP",
     "RELAY",
@@ -28,8 +29,9 @@ __all__ = (
 
 MAILDROP = "legacy_email_proxy.maildrop"
 RELAY = "legacy_email_proxy.relay"
+FILTER = "legacy_email_proxy.filter"
 CREDENTIALS = "legacy_email_proxy.credentials"
-GROUPS: dict[str, type] = {MAILDROP: Maildrop, RELAY: Relay, CREDENTIALS: Credentials}
+GROUPS: dict[str, type] = {MAILDROP: Maildrop, RELAY: Relay, FILTER: Filter, CREDENTIALS: Credentials}
 """Entry-point group → the contract that its plugins keep."""
 
 _CONTEXTS = ("open", "transaction")

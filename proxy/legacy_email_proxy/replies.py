@@ -19,6 +19,7 @@ from .contracts import (
     MaildropBusy,
     MessageGone,
     MessageUnavailable,
+    NoCredentials,
     Overloaded,
     Refused,
     StorageFull,
@@ -35,6 +36,7 @@ __all__ = (
     "pop3_error",
     "pop3_line",
     "printable",
+    "refusal",
     "severity",
     "smtp_reply",
 )
@@ -64,8 +66,11 @@ class SMTP:
     ACCEPTED = Reply(250, "2.0.0", "OK, the backend has taken over the message")
     BYE = Reply(221, "2.0.0", "Bye")
     CANNOT_VERIFY = Reply(252, "2.5.0", "Cannot VRFY, send some mail and see")
-    HELP = Reply(214, "2.0.0", "HELO EHLO MAIL RCPT DATA RSET NOOP QUIT VRFY HELP")
+    HELP = Reply(214, "2.0.0", "HELO EHLO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP")
+    READY_FOR_TLS = Reply(220, "2.0.0", "Begin TLS")
+    LOGGED_IN = Reply(235, "2.7.0", "Logged in")
     GO_AHEAD = Reply(354, "", "End data with <CR><LF>.<CR><LF>")
+    CHUNK_OK = Reply(250, "2.0.0", "OK, the next chunk please")
 
     LINE_TOO_LONG = Reply(500, "5.5.2", "Line too long")
     NOT_ASCII = Reply(500, "5.5.2", "Commands are ASCII")
@@ -77,13 +82,32 @@ class SMTP:
     BAD_SEQUENCE = Reply(503, "5.5.1", "Bad sequence of commands")
     HELLO_FIRST = Reply(503, "5.5.1", "Send HELO or EHLO first")
     UNKNOWN_PARAMETER = Reply(555, "5.5.4", "Parameter not recognized")
+    UNKNOWN_MECHANISM = Reply(504, "5.5.4", "That mechanism is not offered")
+    MALFORMED_RESPONSE = Reply(501, "5.5.2", "Authentication cancelled, or not a response to the challenge")
+    RESPONSE_TOO_LONG = Reply(500, "5.5.6", "Authentication response is too long")
+    LOGIN_REFUSED = Reply(535, "5.7.8", "User name or password is wrong")
+    LOGIN_NOT_JUDGED = Reply(454, "4.7.0", "Can not check logins now, try again later")
     TOO_BIG = Reply(552, "5.3.4", "Message is larger than this server takes")
+    HEADER_TOO_LONG = Reply(552, "5.3.4", "The message's header is larger than this server takes")
+    LOOP = Reply(554, "5.4.6", "Too many hops, this message goes in circles")
     TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients, send the rest in another message")
     NO_VALID_RECIPIENTS = Reply(554, "5.5.1", "No valid recipients")
+    NO_RECIPIENTS_YET = Reply(451, "4.5.1", "No valid recipients, try again later")
+    NEEDS_SMTPUTF8 = Reply(553, "5.6.7", "An address that is not ASCII needs SMTPUTF8")
+    NO_SMTPUTF8 = Reply(550, "5.6.7", "The backend does not take SMTPUTF8")
+    BARE_END = Reply(554, "5.5.2", "The message must end with <CR><LF>.<CR><LF>, not with a bare <LF>")
+    STALLED = Reply(451, "4.4.2", "Too slow, the message was given up, try again later")
+
+    LOGIN_NEEDED = Reply(530, "5.7.0", "Log in first")
+    NO_ACCOUNT = Reply(550, "5.7.1", "There is no account here for this mail")
+    SENDER_NOT_ALLOWED = Reply(550, "5.7.1", "This sender may not send here")
+    RECIPIENT_NOT_ALLOWED = Reply(550, "5.7.1", "Nothing may be sent to this recipient from here")
+    ANOTHER_MESSAGE = Reply(452, "4.5.3", "This recipient goes another way, send it in another message")
 
     NOT_ALLOWED = Reply(554, "5.7.1", "Your address may not use this server")
     TOO_MANY_CONNECTIONS = Reply(421, "4.3.2", "Too many connections, try again later")
     TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors, goodbye")
+    TOO_MUCH_CHATTER = Reply(421, "4.7.0", "Too many commands without a message, goodbye")
     WRONG_PROTOCOL = Reply(421, "4.7.0", "This is a plain SMTP server, goodbye")
     SHUTTING_DOWN = Reply(421, "4.3.2", "Shutting down, try again later")
     TIMEOUT = Reply(421, "4.4.2", "Idle for too long, goodbye")
@@ -119,6 +143,10 @@ _POLICY: dict[type[Failure], Policy] = {
     CredentialsRefused: Policy(
         Reply(451, "4.7.0", "The backend refused the proxy's credentials"),
         "SYS/TEMP", "the backend refused the proxy's credentials", logging.ERROR,
+    ),
+    NoCredentials: Policy(
+        Reply(451, "4.7.0", "The proxy has nothing to log in with at the backend"),
+        "SYS/TEMP", "the proxy has nothing to log in with at the backend", logging.ERROR,
     ),
     Unusable: Policy(
         Reply(451, "4.3.5", "The backend can not be used as it is set up"),
@@ -165,6 +193,15 @@ def severity(failure: BaseException) -> int:
     return _policy(failure).level
 
 
+class _Own(Refused):
+    """A refusal of the proxy's own: what it says is meant for the client, whatever its code."""
+
+
+def refusal(reply: Reply, detail: str = "") -> Refused:
+    """A refusal of the proxy's own, in the words of the table above."""
+    return _Own(reply.code, reply.enhanced, reply.text, detail=detail)
+
+
 def smtp_reply(failure: BaseException) -> Reply:
     """The reply to give for ``failure``; anything that is no :class:`Failure` is 451 4.3.0."""
     if isinstance(failure, Refused):
@@ -173,7 +210,7 @@ def smtp_reply(failure: BaseException) -> Reply:
 
 
 def _verdict(refused: Refused) -> Reply:
-    if refused.about_us:
+    if refused.about_us and not isinstance(refused, _Own):
         return Reply(451, "4.3.0", "The backend did not take this, try again later")
     digit = str(refused.code)[0]
     enhanced = refused.enhanced

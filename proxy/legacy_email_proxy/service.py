@@ -7,7 +7,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import anyio
@@ -15,15 +15,22 @@ from anyio.abc import TaskGroup
 
 from . import __version__, events
 from .access import Address, Admission
-from .composition import NONE, Composition
+from .certificate import renew
+from .choice import NONE
+from .composition import Composition
 from .container import gateway
-from .contracts import Credentials, Maildrop, Relay, SettingsMistake
+from .contracts import Credentials, Filter, Maildrop, Relay, SettingsMistake
+from .current import Current, CurrentMaildrop, CurrentRelay
 from .listeners import PLUGIN_OF, bind, shown
 from .pop3.options import Options as POP3Options
 from .pop3.server import Server as POP3Server
+from .smtp.authentication import anybody
 from .smtp.handler import RelayHandler
+from .smtp.headers import HeaderOptions
+from .smtp.options import SessionOptions
+from .smtp.reception import Patience
+from .smtp.rewriting import Rewriting
 from .smtp.server import SMTPServer
-from .smtp.session import SessionOptions
 
 __all__ = ("Addresses", "serve")
 
@@ -39,12 +46,18 @@ class Addresses:
     pop3: tuple[tuple[str, int], ...]
     smtp: tuple[tuple[str, int], ...]
     pop3s: tuple[tuple[str, int], ...] = ()
+    smtps: tuple[tuple[str, int], ...] = ()
 
 
-async def serve(composition: Composition, on_ready: Callable[[Addresses], None] = lambda _: None) -> None:
+async def serve(
+    composition: Composition,
+    on_ready: Callable[[Addresses], None] = lambda _: None,
+    recompose: Callable[[Composition], Composition] | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends the drain at once. No backend need be up for it.
 
-    Raises :class:`SettingsMistake` when a listener can not be opened.
+    At SIGHUP new sessions get what ``recompose`` makes; what it raises leaves everything as it was. Raises
+    :class:`SettingsMistake` when a listener can not be opened.
     """
     # Before any task group: that would wrap the mistake, and the user would read a traceback instead of one line.
     opened = _open(composition)
@@ -55,20 +68,49 @@ async def serve(composition: Composition, on_ready: Callable[[Addresses], None] 
             sock.close()
         raise
     addresses = Addresses(**{listener.lower(): _places(sockets) for listener, sockets in opened.items()})
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    listened_to = (signal.SIGTERM, signal.SIGINT, *((signal.SIGHUP,) if recompose else ()))
+    with anyio.open_signal_receiver(*listened_to) as signals:
         async with anyio.create_task_group() as group:
-            async with _running(composition, opened):
+            async with _running(composition, opened) as current:
                 on_ready(addresses)
-                name = signal.Signals(await anext(signals)).name
-                events.event(_log, logging.INFO, "stopping", signal=name)
+                while (number := await anext(signals)) == signal.SIGHUP and recompose:
+                    _reload(current, recompose)
+                events.event(_log, logging.INFO, "stopping", signal=signal.Signals(number).name)
                 group.start_soon(_hurry, signals, group)
             group.cancel_scope.cancel()
     events.event(_log, logging.INFO, "stopped")
 
 
 async def _hurry(signals: AsyncIterator[signal.Signals], group: TaskGroup) -> None:
-    await anext(signals)
+    while await anext(signals) == signal.SIGHUP:
+        pass
     group.cancel_scope.cancel()
+
+
+def _reload(current: Current, recompose: Callable[[Composition], Composition]) -> None:
+    """Give new sessions what the files hold now, or say what is wrong there and leave everything as it is."""
+    former = current.composition
+    try:
+        renewed = recompose(former)
+        for leg, before, now in (("POP3", former.maildrop, renewed.maildrop), ("SMTP", former.relay, renewed.relay)):
+            if (before is None) != (now is None):
+                raise SettingsMistake(f"the {leg} listener opens and closes with a restart only")
+        if (former.tls is None) != (renewed.tls is None):
+            raise SettingsMistake("TLS_CERT_FILE: TLS comes and goes with a restart only")
+        if former.tls is not None:
+            # The listeners hold this context, so it stays, and the new one was but a trial.
+            renew(former.tls, renewed.settings)
+        # So do the filters of the whole process; the new ones have done nothing yet that would have to be ended.
+        renewed = replace(renewed, tls=former.tls, filters=former.filters)
+    except SettingsMistake as mistake:
+        for line in mistake.lines:
+            events.event(_log, logging.ERROR, "not reloaded", mistake=line)
+    except Exception as error:
+        events.failure(_log, "not reloaded", error)
+    else:
+        current.replace(renewed)
+        accounts = ",".join(account.name for account in renewed.accounts)
+        events.event(_log, logging.INFO, "reloaded", **({"accounts": accounts} if accounts else {}))
 
 
 def _open(composition: Composition) -> dict[str, list[socket.socket]]:
@@ -97,25 +139,30 @@ async def _start(relay: Relay | None) -> None:
 
 
 @asynccontextmanager
-async def _running(composition: Composition, opened: dict[str, list[socket.socket]]) -> AsyncIterator[None]:
+async def _running(composition: Composition, opened: dict[str, list[socket.socket]]) -> AsyncIterator[Current]:
     """Both legs, serving; leaving drains them and lets the plugins go."""
     settings = composition.settings
     events.event(
         _log, logging.INFO, "started", version=__version__,
         pop3=_listed(opened["POP3"]), pop3s=_listed(opened["POP3S"]), maildrop=settings["MAILDROP_PLUGIN"],
-        smtp=_listed(opened["SMTP"]), relay=settings["RELAY_PLUGIN"],
+        smtp=_listed(opened["SMTP"]), smtps=_listed(opened["SMTPS"]), relay=settings["RELAY_PLUGIN"],
+        filters=",".join(composition.filters),
     )  # fmt: skip
+    if composition.tls is not None and settings["TLS_LEGACY"]:
+        words = "devices may use versions of TLS and ciphers that are no longer safe"
+        events.event(_log, logging.WARNING, words, see="TLS_LEGACY")
     async with anyio.create_task_group() as group:
         pop3 = smtp = None
         warn = _warn_of(gateway())
+        current = Current(composition, lambda former: group.start_soon(_close, *_legs_of(former)))
         if composition.maildrop is not None:
-            pop3 = _pop3(composition, composition.maildrop, warn)
+            pop3 = _pop3(composition, CurrentMaildrop(current), warn)
             group.start_soon(pop3.serve, opened["POP3"], opened["POP3S"])
         if composition.relay is not None:
-            smtp, handler = _smtp(composition, composition.relay, warn)
-            await smtp.start(opened["SMTP"])
+            smtp, handler = _smtp(current, warn)
+            await smtp.start(opened["SMTP"], opened["SMTPS"])
         try:
-            yield
+            yield current
         finally:
             async with anyio.create_task_group() as draining:
                 for leg in (pop3, smtp):
@@ -123,8 +170,8 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
                         draining.start_soon(leg.drain, settings["DRAIN_SECONDS"])
             if smtp is not None:
                 await handler.aclose()
-            # The credentials last: the legs may still be logging in.
-            await _close(composition.maildrop, composition.relay, *composition.credentials.values())
+            now = current.composition
+            await _close(*_legs_of(now), *now.filters.values())
 
 
 def _pop3(composition: Composition, maildrop: Maildrop, on_admitted: Callable[[Address], None]) -> POP3Server:
@@ -137,16 +184,21 @@ def _pop3(composition: Composition, maildrop: Maildrop, on_admitted: Callable[[A
     )
 
 
-def _smtp(
-    composition: Composition, relay: Relay, on_admitted: Callable[[Address], None]
-) -> tuple[SMTPServer, RelayHandler]:
+def _smtp(current: Current, on_admitted: Callable[[Address], None]) -> tuple[SMTPServer, RelayHandler]:
+    composition = current.composition
     settings = composition.settings
-    handler = RelayHandler(relay, settings["SMTP_MAX_OCTETS"])
+    hostname = _hostname()
+    rewriting = Rewriting(HeaderOptions.from_settings(settings, hostname), composition.filters)
+    proven = settings["SMTP_AUTH"] == "accounts"
+    handler = RelayHandler(CurrentRelay(current), settings["SMTP_MAX_OCTETS"], rewriting, logins_proven=proven)
     options = SessionOptions(
-        hostname=_hostname(),
+        hostname=hostname,
         max_octets=settings["SMTP_MAX_OCTETS"],
-        idle_seconds=settings["SMTP_IDLE_SECONDS"],
+        patience=Patience(settings["SMTP_PROGRESS_SECONDS"], settings["SMTP_IDLE_SECONDS"]),
         admission=Admission.from_settings(settings, on_admitted),
+        lf_end_networks=settings["SMTP_LF_END_NETWORKS"] or (),
+        tls=composition.tls,
+        verifier=current.prove if proven else anybody if settings["SMTP_AUTH"] == "any" else None,
     )
     return SMTPServer(handler, options), handler
 
@@ -169,7 +221,12 @@ def _hostname() -> str:
     return socket.gethostname() or "localhost"
 
 
-async def _close(*plugins: Maildrop | Relay | Credentials | None) -> None:
+def _legs_of(composition: Composition) -> Sequence[Maildrop | Relay | Credentials | None]:
+    """What is a composition's own and no later one's. The credentials last: the legs may still be logging in."""
+    return (composition.maildrop, composition.relay, *composition.credentials)
+
+
+async def _close(*plugins: Maildrop | Relay | Filter | Credentials | None) -> None:
     for plugin in plugins:
         if plugin is None:
             continue

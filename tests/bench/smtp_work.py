@@ -16,6 +16,8 @@ from realservers.certificates import Certificates
 from realservers.processes import short_folder
 
 WORK = ("twenty", "one", "large", "far", "memory", "idle")
+BACKEND_CONNECTIONS = 27
+"""Of these one address gets three quarters: twenty, which is what Postfix opens to one destination (by default)."""
 SECONDS = 120.0
 """For one piece of work, once."""
 
@@ -56,6 +58,7 @@ class Leg:
             BACKEND_SMTP_USER="user",
             BACKEND_SMTP_PASS="password",
             BACKEND_SMTP_CA_FILE=str(self._sink.ca_file),
+            BACKEND_SMTP_MAX_CONNECTIONS=str(BACKEND_CONNECTIONS),
             SMTP_MAX_OCTETS=str(2 * self._sizes.huge_octets),
         )
 
@@ -80,6 +83,7 @@ class Leg:
             )
         size = f"{octets // 1000} kB" if octets < 1_000_000 else f"{octets // 1_000_000} MB"
         name = f"{count} × {size} over {connections} connection{'s' if connections > 1 else ''}"
+        name += f", {min(connections, 20)} to the backend" if connections > 1 else ""
         return [Row(name, "msg/s", rate, [Target("≥", beside_splice, "limit"), Target("≥", beside_rival, "rival")])]
 
     def twenty(self) -> list[Row]:

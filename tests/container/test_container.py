@@ -18,6 +18,7 @@ import pytest
 from container.podman import Container, image, inspect, podman, require_podman, run, running
 from legacy_email_proxy import __version__
 from legacy_email_proxy.settings import TABLE
+from realservers.certificates import Certificates
 from realservers.dovecot import Dovecot
 from realservers.postfix import Postfix
 from realservers.processes import ask, free_ports
@@ -149,6 +150,18 @@ def test_it_is_healthy_while_it_serves(built: str, serving: Container) -> None:
     done = run(built, *HARDENED, command=("healthcheck",))
     assert done.status == 1
     assert [line.partition(" ")[0] for line in done.mistakes] == ["POP3", "SMTP"]
+
+
+def test_it_is_healthy_with_all_four_listeners(built: str, certificates: Certificates, tmp_path: Path) -> None:
+    both = tmp_path / "both.pem"
+    both.write_bytes(certificates.good.key_file.read_bytes() + certificates.good.certificate_file.read_bytes())
+    both.chmod(0o644)
+    environment = {**MAILDIR, "TLS_CERT_FILE": "/both.pem", "POP3S_BIND_PORT": "995", "SMTPS_BIND_PORT": "465"}
+    with running(built, *HARDENED, f"--volume={both}:/both.pem:ro", environment=environment) as container:
+        container.wait_until_started()
+        assert "pop3s=0.0.0.0:995" in container.log
+        assert "smtps=0.0.0.0:465" in container.log
+        assert podman("healthcheck", "run", container.name).returncode == 0
 
 
 def test_it_stops_at_once_and_in_order(serving: Container) -> None:

@@ -19,6 +19,8 @@ from legacy_email_proxy.contracts import (
     Context,
     Credentials,
     Failure,
+    Filter,
+    Header,
     Maildrop,
     MaildropSession,
     Password,
@@ -41,7 +43,7 @@ def methods(contract: type) -> set[str]:
 
 
 def test_the_relay_keeps_the_contract_by_the_test_beside_it(tmp_path: Path) -> None:
-    relay, _, _, test = blocks("python")
+    relay, *_, test = blocks("python")
     (tmp_path / "acme_mail").mkdir()
     (tmp_path / "acme_mail" / "archive.py").write_text(relay)
     (tmp_path / "test_archive.py").write_text(test)
@@ -58,10 +60,12 @@ def test_the_relay_keeps_the_contract_by_the_test_beside_it(tmp_path: Path) -> N
     assert re.search(r"\b[3-9]\d passed", done.stdout), done.stdout
 
 
-def test_the_relay_is_the_one_of_the_distribution() -> None:
+def test_the_examples_are_those_of_the_distribution() -> None:
     folder = ROOT / "tests" / "site_plugin"
     assert blocks("python")[0] == (folder / "acme_mail" / "archive.py").read_text()
-    shown, written = tomllib.loads(blocks("toml")[0]), tomllib.loads((folder / "pyproject.toml").read_text())
+    # It and its own tests run in tests/site.
+    assert blocks("python")[1] == (folder / "acme_mail" / "devices.py").read_text()
+    shown, written = tomllib.loads("".join(blocks("toml"))), tomllib.loads((folder / "pyproject.toml").read_text())
     for key in ("name", "version", "dependencies"):
         assert shown["project"][key] == written["project"][key]
     for group, points in shown["project"]["entry-points"].items():
@@ -71,7 +75,7 @@ def test_the_relay_is_the_one_of_the_distribution() -> None:
 
 def test_the_refusal_is_one() -> None:
     with pytest.raises(Refused):
-        exec(blocks("python")[2], vars(contracts).copy())
+        exec(blocks("python")[3], vars(contracts).copy())
 
 
 async def test_the_credentials_keep_the_contract() -> None:
@@ -79,12 +83,12 @@ async def test_the_credentials_keep_the_contract() -> None:
         return f"{user}'s password"
 
     names: dict[str, Any] = {"ask_the_vault": ask_the_vault}
-    exec(blocks("python")[1], names)
+    exec(next(block for block in blocks("python") if "VaultCredentials" in block), names)
     assert _violations(names["VaultCredentials"], Credentials) == []
     assert await names["VaultCredentials"](None).secret(Account("imap", "alice")) == Password("alice's password")
 
 
-CONTRACTS = [Relay, Transaction, Maildrop, MaildropSession, Credentials, Authorizable, Context]
+CONTRACTS = [Relay, Transaction, Maildrop, MaildropSession, Filter, Header, Credentials, Authorizable, Context]
 
 
 @pytest.mark.parametrize("contract", CONTRACTS)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ssl
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -36,10 +38,71 @@ def test_a_good_one(certificates: Certificates, tmp_path: Path) -> None:
         assert context.minimum_version is ssl.TLSVersion.TLSv1_2
 
 
+def shaken(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[str, str]:
+    """Version and cipher that the two agree on, without a socket. Raises :class:`ssl.SSLError`."""
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [client.wrap_bio(down, up, server_hostname="localhost"), server.wrap_bio(up, down, server_side=True)]
+    for turn in range(10):
+        with suppress(ssl.SSLWantReadError):
+            ends[turn % 2].do_handshake()
+    cipher = ends[0].cipher()
+    assert cipher
+    return ends[0].version() or "", cipher[0]
+
+
+def old_client(certificates: Certificates, version: str, ciphers: str) -> ssl.SSLContext:
+    client = ssl.create_default_context(cafile=certificates.ca_file)
+    client.set_ciphers(f"{ciphers}:@SECLEVEL=0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        client.minimum_version = client.maximum_version = ssl.TLSVersion[version]
+    return client
+
+
+def listener(certificates: Certificates, *, legacy: bool) -> ssl.SSLContext:
+    files = {"TLS_CERT_FILE": str(certificates.good.certificate_file), "TLS_KEY_FILE": str(certificates.good.key_file)}
+    context = server_context(read({**files, "TLS_LEGACY": str(legacy).lower()}))
+    assert context
+    return context
+
+
+@pytest.mark.skipif(not (ssl.HAS_TLSv1 and ssl.HAS_TLSv1_1), reason="this OpenSSL has no TLS 1.0 and 1.1 at all")
+@pytest.mark.parametrize("version", ["TLSv1", "TLSv1_1"])
+@pytest.mark.parametrize("ciphers", ["ALL", "ECDHE-ECDSA-AES128-SHA"])
+def test_old_tls_only_with_its_setting(certificates: Certificates, version: str, ciphers: str) -> None:
+    client = old_client(certificates, version, ciphers)
+    assert shaken(listener(certificates, legacy=True), client)[0].replace(".", "_") == version
+    with pytest.raises(ssl.SSLError, match=r"UNSUPPORTED_PROTOCOL|VERSION"):
+        shaken(listener(certificates, legacy=False), client)
+
+
+def test_old_ciphers_only_with_the_setting(certificates: Certificates) -> None:
+    client = old_client(certificates, "TLSv1_2", "ECDHE-ECDSA-AES128-SHA")
+    assert shaken(listener(certificates, legacy=True), client) == ("TLSv1.2", "ECDHE-ECDSA-AES128-SHA")
+    with pytest.raises(ssl.SSLError):
+        shaken(listener(certificates, legacy=False), client)
+
+
+def test_also_with_the_setting_new_clients_get_the_newest(certificates: Certificates) -> None:
+    client = ssl.create_default_context(cafile=certificates.ca_file)
+    assert shaken(listener(certificates, legacy=True), client)[0] == "TLSv1.3"
+
+
+def test_nothing_without_a_key_or_a_certificate_is_ever_offered(certificates: Certificates) -> None:
+    offered = {cipher["name"] for cipher in listener(certificates, legacy=True).get_ciphers()}
+    assert not {name for name in offered if "NULL" in name or name.startswith(("ADH", "AECDH", "EXP"))}
+    client = old_client(certificates, "TLSv1_2", "aNULL:eNULL")
+    client.check_hostname = False
+    client.verify_mode = ssl.CERT_NONE
+    with pytest.raises(ssl.SSLError):
+        shaken(listener(certificates, legacy=True), client)
+
+
 def test_half_of_what_is_needed() -> None:
-    assert mistakes(TLS_KEY_FILE="/k", POP3S_BIND_PORT="995") == [
+    assert mistakes(TLS_KEY_FILE="/k", POP3S_BIND_PORT="995", SMTPS_BIND_PORT="465") == [
         "TLS_KEY_FILE: a key without a certificate; set TLS_CERT_FILE too",
         "POP3S_BIND_PORT: TLS needs a certificate; set TLS_CERT_FILE",
+        "SMTPS_BIND_PORT: TLS needs a certificate; set TLS_CERT_FILE",
     ]
 
 

@@ -37,6 +37,13 @@ START_MISTAKES = {
         MINIMAL | {"BACKEND_SMTP_CA_FILE": __file__},
         [f"BACKEND_SMTP_CA_FILE: can not read '{__file__}': it holds no PEM certificate"],
     ),
+    "no such filter": (
+        MINIMAL | {"SMTP_FILTERS": "sendr, other"},
+        ["SMTP_FILTERS: there is no filter plugin 'sendr', did you mean 'sender' (", "SMTP_FILTERS: there is no "],
+    ),
+    "a filter without its setting": (MINIMAL | {"SMTP_FILTERS": "sender"}, ["SMTP_SENDER: not set; "]),
+    "a sender that is none": (MINIMAL | {"SMTP_SENDER": "scanner"}, ["SMTP_SENDER: 'scanner' is no address; "]),
+    "how much is unknown": (MINIMAL | {"SMTP_SENDER_REWRITE": "all"}, ["SMTP_SENDER_REWRITE: must be one of: both, "]),
     "user without password": (MINIMAL | {"BACKEND_SMTP_USER": "x"}, ["BACKEND_SMTP_PASS: "]),
     "not an address of this machine": (
         MINIMAL | {"SMTP_BIND_ADDR": "192.0.2.99,here.invalid,a..b"},
@@ -119,7 +126,8 @@ def test_plugins_lists_the_built_in_ones() -> None:
     assert done.returncode == 0
     rows = [line.split() for line in done.stdout.splitlines()[1:]]
     version = legacy_email_proxy.__version__
-    for name, group in (("imap", "maildrop"), ("maildir", "maildrop"), ("smtps", "relay"), ("maildir", "relay")):
+    for name, group in (("imap", "maildrop"), ("maildir", "maildrop"), ("smtps", "relay"), ("maildir", "relay"),
+                        ("sender", "filter")):  # fmt: skip
         assert [name, f"legacy_email_proxy.{group}", "legacy-email-proxy", version, "ok"] in rows
 
 

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import argparse
 import re
+import ssl
 from pathlib import Path
 
 import pytest
 
 from legacy_email_proxy import cli
 from legacy_email_proxy.access import Admission
+from legacy_email_proxy.accounts.file import CONDITIONS
+from legacy_email_proxy.composition import compose
 from legacy_email_proxy.contracts import Setting
 from legacy_email_proxy.pop3.commands import COMMANDS, Mistake, State, capabilities, parse
 from legacy_email_proxy.pop3.options import Options
-from legacy_email_proxy.settings import TABLE
+from legacy_email_proxy.settings import PROFILES, TABLE, read
+from legacy_email_proxy.smtp.authentication import anybody
 from legacy_email_proxy.smtp.handler import RelayHandler
-from legacy_email_proxy.smtp.session import SessionOptions, SMTPSession
+from legacy_email_proxy.smtp.options import SessionOptions
+from legacy_email_proxy.smtp.reception import Patience
+from legacy_email_proxy.smtp.session import SMTPSession
 from smtp.relays import MemoryRelay
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +47,45 @@ def settings_row(setting: Setting) -> str:
 def test_the_settings_table_is_the_codes() -> None:
     rows = marked("table", "settings").splitlines()[2:]
     assert rows == [settings_row(setting) for setting in TABLE]
+
+
+def profile_rows() -> list[str]:
+    """One row for each provider: where the legs go, and what else its profile says."""
+    rows = []
+    places = [f"BACKEND_{leg}_{what}" for leg in ("IMAP", "SMTP") for what in ("HOST", "PORT", "USE_SSL")]
+    upgrades = {"IMAP": "BACKEND_IMAP_USE_STARTTLS", "SMTP": "BACKEND_SMTP_USE_TLS"}
+    for name, texts in PROFILES.items():
+        settings = read({"PROVIDER": name})
+        cells = [
+            f"`{settings[f'BACKEND_{leg}_HOST']}` port {settings[f'BACKEND_{leg}_PORT']}"
+            f"{', STARTTLS' if settings[upgrade] else ''}"
+            if settings[f"BACKEND_{leg}_HOST"]
+            else "yours"
+            for leg, upgrade in upgrades.items()
+        ]
+        rest = [f"`{key}={text}`" for key, text in texts.items() if key not in (*places, *upgrades.values())]
+        rows.append(f"| `{name}` | {' | '.join(cells)} | {' '.join(rest)} |")
+    return rows
+
+
+def test_the_providers_table_is_the_codes() -> None:
+    assert marked("table", "profiles").splitlines()[2:] == profile_rows()
+
+
+async def test_the_example_of_several_accounts_works(tmp_path: Path) -> None:
+    text = README.partition("## Several accounts\n")[2].partition("```toml\n")[2].partition("```")[0]
+    file = tmp_path / "accounts.toml"
+    file.write_text(text.replace("/run/secrets", str(tmp_path)))
+    for name in ("office", "scanner"):
+        (tmp_path / name).write_text("secret\n")
+    composition = compose({"ACCOUNTS_FILE": str(file), "POP3_LOGIN": "accounts"})
+    assert [account.name for account in composition.accounts] == ["office", "scanner"]
+    assert [rule.account for rule in composition.rules] == ["scanner", "office"]
+
+
+def test_every_condition_is_documented() -> None:
+    rows = marked("table", "conditions").splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == list(CONDITIONS)
 
 
 def support(name: str) -> dict[str, str]:
@@ -81,20 +126,24 @@ def test_what_the_pop3_table_denies_is_an_error() -> None:
 
 async def test_the_smtp_table_is_the_codes() -> None:
     handler = RelayHandler(MemoryRelay(), 1 << 20)
-    options = SessionOptions("x", 1 << 20, 1.0, Admission((), 1, 1))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    admission = Admission((), 1, 1)
+    options = SessionOptions("x", 1 << 20, Patience(1.0, 1.0), admission, tls=tls, verifier=anybody)
     session = SMTPSession(handler, options)
     table = support("smtp")
     verbs = set(session._smtp_methods)
-    silent = {"EXPN", "AUTH", "STARTTLS"}
+    silent = {"EXPN"}
     assert {keyword for keyword, answer in table.items() if answer != "no"} >= verbs - silent
     assert all(table[verb] == "no" for verb in silent)
-    announced: set[str] = set()
-    session.reply = lambda reply: announced.update(line[4:].split()[0] for line in str(reply).split("\r\n"))  # type: ignore[method-assign]
+    lines: list[str] = []
+    session.reply = lambda reply: lines.extend(str(reply).split("\r\n"))  # type: ignore[method-assign]
     session.session = session._create_session()
     session.session.peer = ("127.0.0.1", 1)  # type: ignore[assignment]
     await session.smtp_EHLO("x")
+    announced = {re.split("[ =]", line[4:])[0] for line in lines}
     assert {keyword for keyword, answer in table.items() if answer == "yes"} >= announced - {"x"}
-    assert {"PIPELINING", "SIZE", "8BITMIME", "ENHANCEDSTATUSCODES", "HELP"} == announced - {"x"}
+    always = {"PIPELINING", "SIZE", "8BITMIME", "ENHANCEDSTATUSCODES", "CHUNKING", "LIMITS", "HELP", "STARTTLS", "AUTH"}
+    assert always == announced - {"x"}
 
 
 def test_every_command_is_documented() -> None:
@@ -106,7 +155,8 @@ def test_every_command_is_documented() -> None:
 def test_every_variable_named_anywhere_exists() -> None:
     known = {setting.name for setting in TABLE}
     known |= {f"{name}_FILE" for name in known}
-    pattern = r"\b(?:POP3S?|TLS|SMTP|BACKEND|MAILDROP|RELAY|LOG|MAX|ALLOWED|DRAIN|OAUTH2|SPOOL)_[A-Z0-9_]*[A-Z0-9]\b"
+    prefixes = "POP3S?|TLS|SMTPS?|BACKEND|MAILDROP|RELAY|LOG|MAX|ALLOWED|DRAIN|ACCOUNTS|OAUTH2|SPOOL"
+    pattern = rf"\b(?:{prefixes})_[A-Z0-9_]*[A-Z0-9]\b"
     for path in (ROOT / "README.md", ROOT / "proxy" / "README.md", ROOT / "Containerfile"):
         named = set(re.findall(pattern, path.read_text()))
         assert named - known == set(), path
@@ -124,7 +174,7 @@ def test_links_lead_somewhere() -> None:
 
 def test_the_map_names_only_modules_that_exist() -> None:
     core = ROOT / "proxy" / "legacy_email_proxy"
-    for name in re.findall(r"`((?:smtp|pop3|settings|contracts|commands)/\w+)", MAP):
+    for name in re.findall(r"`((?:smtp|pop3|accounts|settings|contracts|commands)/\w+)", MAP):
         assert (core / f"{name}.py").exists(), name
 
 

@@ -304,8 +304,21 @@ class _Session:
             await self._perform(action, command, ())
             return
         await self._stream.send(b"+ \r\n")
+        if not command.endswith(" PLAIN"):
+            await self._take_token(command)
+            return
         _, user, password = base64.b64decode(await self._line()).decode().split("\0")
         await self._do("PLAIN", command, self._judged(user, password))
+
+    async def _take_token(self, command: str) -> None:
+        """XOAUTH2 and OAUTHBEARER: a token that is no account's is told what is wrong, and waits for an answer."""
+        response = base64.b64decode(await self._line()).decode()
+        found = re.fullmatch(r"(?:user=|n,a=)([^,\x01]*)[^=]*(?:host=.*)?\x01auth=Bearer ([^\x01]*)\x01\x01", response)
+        assert found is not None, response
+        if (found[1], found[2]) not in self._server.accounts:
+            await self._stream.send(b"+ " + base64.b64encode(b'{"status":"401","scope":"mail"}') + b"\r\n")
+            await self._line()
+        await self._do("TOKEN", command, self._judged(found[1], found[2]))
 
     def _judged(self, user: str, password: str) -> Iterator[bytes]:
         self._connection.user, self._connection.password = user, password

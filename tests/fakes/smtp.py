@@ -5,7 +5,8 @@
         ...
 
 A step is a command's name, or one of `TLS` (before an implicit handshake), `GREETING`, `AUTH` (every line of the
-login), `BODY` (content, see `after`) and `.` (end-of-data). `(step, n)` is its n-th time on this server, counted over
+login), `BODY` (content, see `after`), `BDAT` (a chunk that isn't the last) and `.` (end-of-data, or the last chunk).
+`(step, n)` is its n-th time on this server, counted over
 all connections; a bare step is every time. What the script does not name is answered as a well-behaved server does.
 """
 
@@ -238,6 +239,9 @@ class _Session:
         self._buffer = bytearray()
         self._mail = ""
         self._rcpt: list[str] = []
+        self._kept = bytearray()
+        self._octets = 0
+        self._digest = hashlib.sha256()
 
     async def run(self) -> None:
         if self._server.encryption == "implicit":
@@ -292,6 +296,8 @@ class _Session:
             answers.append(line)
 
     def _judge(self, mechanism: str, answers: Sequence[str]) -> str:
+        if mechanism not in ("PLAIN", "LOGIN"):
+            return "504 5.5.4 what?"
         fields = [base64.b64decode(answer).decode("utf-8") for answer in answers]
         user, password = fields[0].split("\0")[1:] if mechanism == "PLAIN" else fields[:2]
         self._connection.user, self._connection.password = user, password
@@ -309,14 +315,52 @@ class _Session:
         said = await self._do("DATA", line, "354 go ahead" if self._rcpt else "503 5.5.1 RCPT first")
         if not said.startswith("354"):
             return
-        content, octets, sha256 = await self._content()
+        await self._end(*await self._content())
+
+    async def do_BDAT(self, line: str) -> None:
+        """A chunk is read whatever is said of it (RFC 3030 §2); after a refused one, none counts until RSET."""
+        _, octets, *last = line.split(" ")
+        chunk = await self._chunk(int(octets))
+        self._digest.update(chunk)
+        self._octets += len(chunk)
+        if self._server.keep_content:
+            self._kept += chunk
+        if last:
+            await self._end(bytes(self._kept), self._octets, self._digest.hexdigest())
+            return
+        said = await self._do("BDAT", line, f"250 2.0.0 {octets} octets" if self._rcpt else "503 5.5.1 RCPT first")
+        if not said.startswith("2"):
+            self._rcpt = []
+
+    async def _chunk(self, octets: int) -> bytes:
+        action = self._server.act("BODY")
+        limit = getattr(action, "after", 0)
+        acted = action is None
+        chunk = bytearray()
+        while True:
+            came = min(octets - len(chunk), len(self._buffer))
+            chunk += self._buffer[:came]
+            del self._buffer[:came]
+            self._server.body_octets += came
+            await self._server.notice()
+            if not acted and len(chunk) >= limit:
+                acted = True
+                await self._perform(action, "BODY", None)
+            if not self._server.read_body.is_set():
+                await self._server.read_body.wait()
+            if len(chunk) == octets:
+                return bytes(chunk)
+            await self._fill()
+
+    async def _end(self, content: bytes, octets: int, sha256: str) -> None:
         message = Message(self._mail, tuple(self._rcpt), content, octets, sha256)
+        taken = "250 2.0.0 queued" if self._rcpt else "554 5.5.1 for nobody"
         self._forget()
         self._connection.commands.append(".")
         action = self._server.act(".")
         if isinstance(action, Drop) and action.accept:
             self._server.messages.append(message)
-        if (await self._perform(action, ".", "250 2.0.0 queued")).startswith("2"):
+        if (await self._perform(action, ".", taken)).startswith("2"):
             self._server.messages.append(message)
         await self._server.notice()
 
@@ -334,6 +378,9 @@ class _Session:
     def _forget(self) -> None:
         self._mail = ""
         self._rcpt = []
+        self._kept = bytearray()
+        self._octets = 0
+        self._digest = hashlib.sha256()
 
     # Content.
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import atexit
 import itertools
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +42,7 @@ def settings(**given: Any) -> dict[str, Any]:
         "BACKEND_IMAP_PORT": 993,
         "BACKEND_IMAP_USER": USER,
         "BACKEND_IMAP_PASS": Secret(PASSWORD),
+        "BACKEND_IMAP_CREDENTIALS": "password",
         "BACKEND_IMAP_USE_SSL": True,
         "BACKEND_IMAP_USE_STARTTLS": False,
         "BACKEND_IMAP_CA_FILE": None,
@@ -132,18 +132,3 @@ async def collect(session: MaildropSession, position: int, into: bytearray) -> N
 
 def login(user: str = USER, password: str = PASSWORD) -> Login:
     return Login(user, Secret(password))
-
-
-def missing_tests(table: Mapping[str, Sequence[str]]) -> list[str]:
-    """Those that a table names as `file:function`, without `test_` and below this folder, and that do not exist."""
-    missing = []
-    for row, tests in table.items():
-        for test in tests:
-            file, _, name = test.partition(":")
-            folder, _, module = file.rpartition("/")
-            path = TESTS / (folder or "imap") / f"test_{module}.py"
-            tree = ast.parse(path.read_text()) if path.exists() else ast.Module([], [])
-            nodes = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
-            if f"test_{name}" not in {node.name for node in nodes}:
-                missing.append(f"{row}: {test}")
-    return missing

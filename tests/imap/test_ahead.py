@@ -99,6 +99,49 @@ async def test_limits_of_one_batch(certificates: Certificates) -> None:
     assert [len(batch) for batch in asked] == [1, 8, 26, 1, 26, 26, 12], "as many as fit, each time"
 
 
+async def test_the_next_are_read_while_the_client_takes_the_rest(certificates: Certificates) -> None:
+    async with pair(certificates.good, *MAIL, script={("BODY", 3): Hang(rows(10, 11))}) as (maildrop, server):
+        async with maildrop.open(CLIENT, None) as session:
+            assert await outcomes(session, range(5)) == MAIL[:5]
+            await anyio.wait_all_tasks_blocked()
+            assert bodies(server) == [[1], list(range(2, 10))], "not before half of them is taken"
+            assert await read(session, 5) == MAIL[5]
+            await server.until(lambda server: server.times("BODY") == 3)
+            assert bodies(server)[2:] == [list(range(10, COUNT + 1))]
+            assert await outcomes(session, range(6, 9)) == MAIL[6:9], "which goes on without waiting for it"
+            with anyio.move_on_after(SHORT):
+                await read(session, 9)
+                pytest.fail("it is on its way, and not asked for again")
+
+
+async def test_a_failure_to_read_the_next_is_told_to_who_asks_for_it(certificates: Certificates) -> None:
+    script: dict[Step, Action] = {("BODY", number): Drop() for number in range(3, 100)}
+    async with pair(certificates.good, *MAIL, script=script) as (maildrop, server):
+        async with maildrop.open(CLIENT, None) as session:
+            found = await outcomes(session, range(6))
+            await server.until(lambda server: server.times("BODY") >= 3)
+            found += await outcomes(session, range(6, 11))
+    assert found == [*MAIL[:9], Disconnected, Disconnected]
+
+
+async def test_a_server_that_is_busy_when_the_next_are_read(
+    certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    busy = "NO [UNAVAILABLE] come back later"
+    script: dict[Step, Action] = {("BODY", 3): Drop(), **{("AUTHENTICATE", number): busy for number in range(2, 20)}}
+    caplog.set_level("INFO")
+    async with pair(certificates.good, *MAIL, script=script) as (maildrop, server):
+        async with maildrop.open(CLIENT, None) as session:
+            assert await outcomes(session, range(6)) == MAIL[:6]
+            running = session._session._messages._running
+            assert running is not None
+            await running  # which raises nothing: nobody else would look at it
+            assert caplog.messages.count("reading ahead failed") == 1
+            assert await outcomes(session, range(6, 9)) == MAIL[6:9], "what is here is not lost by it"
+            server.script.clear()
+            assert await outcomes(session, range(9, COUNT)) == MAIL[9:]
+
+
 async def test_sessions_share_what_was_read(certificates: Certificates) -> None:
     async def use() -> None:
         async with maildrop.open(CLIENT, None) as session:
@@ -110,7 +153,7 @@ async def test_sessions_share_what_was_read(certificates: Certificates) -> None:
                 clients.start_soon(use)
         batches = [batch for batch in bodies(server) if len(batch) > 1]
         assert sorted(uid for batch in batches for uid in batch) == list(range(2, COUNT + 1)), "each came once"
-        assert len(bodies(server)) == 20 + len(batches)
+        assert [batch for batch in bodies(server) if len(batch) == 1] == [[1]], "the first as well"
         messages = maildrop._accounts._shelves._messages
         assert messages.octets == 0, "nothing is kept when nobody is there any more"
         assert messages._kept == messages._coming == {}
@@ -255,12 +298,12 @@ async def test_uidvalidity_that_changes(certificates: Certificates) -> None:
 
 
 async def test_a_client_that_leaves_while_others_wait(certificates: Certificates) -> None:
-    async with pair(certificates.good, *MAIL, script={("BODY", 3): Hang(rows(2, 3))}) as (maildrop, server):
+    async with pair(certificates.good, *MAIL, script={("BODY", 2): Hang(rows(2, 3))}) as (maildrop, server):
         async with maildrop.open(CLIENT, None) as leaving, maildrop.open(CLIENT, None) as staying:
             assert await read(leaving, 0) == await read(staying, 0) == MAIL[0]
             async with anyio.create_task_group() as group:
                 group.start_soon(read, leaving, 1)
-                await server.until(lambda server: server.times("BODY") == 3)
+                await server.until(lambda server: server.times("BODY") == 2)
                 async with anyio.create_task_group() as waiting:
 
                     async def read_on() -> None:

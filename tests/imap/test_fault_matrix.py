@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from fakes.imap import Action, Connection, Mailbox, Message, Step
-from imap.support import CLIENT, missing_tests, pair, read
+from imap.support import CLIENT, pair, read
 from legacy_email_proxy.contracts import MessageGone
+from matrix import missing_tests
 from realservers.certificates import Certificates
 
 MATRIX = {
@@ -52,8 +53,8 @@ MATRIX = {
 
 def test_every_row_has_its_test() -> None:
     assert MATRIX.keys() == {f"C{number}" for number in (*range(1, 22), 25, 26)}
-    assert missing_tests(MATRIX) == []
-    assert missing_tests({"C1": ["login:no_such_test", "nowhere:greetings"]}) != []
+    assert missing_tests(MATRIX, "imap") == []
+    assert missing_tests({"C1": ["login:no_such_test", "nowhere:greetings"]}, "imap") != []
 
 
 async def test_expunged_before_it_was_read(certificates: Certificates) -> None:

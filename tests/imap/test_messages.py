@@ -238,7 +238,7 @@ async def test_a_connection_that_dies_after_the_first_piece_is_not_replaced(cert
 
 
 async def test_a_reader_that_stops_early(certificates: Certificates) -> None:
-    async with pair(certificates.good, b"x" * 5_000_000, ONE, BACKEND_IMAP_MAX_CONNECTIONS=1) as (maildrop, server):
+    async with pair(certificates.good, b"x" * 20_000_000, ONE, BACKEND_IMAP_MAX_CONNECTIONS=1) as (maildrop, server):
         async with maildrop.open(CLIENT, None) as session:
             for _ in range(3):
                 pieces = session.retrieve(session.entries[0].unique_id)
@@ -246,7 +246,8 @@ async def test_a_reader_that_stops_early(certificates: Certificates) -> None:
                 await pieces.aclose()
                 assert await read(session, 1) == ONE, "the slot is free again"
         assert len(server.connections) == 4
-        assert server.sent_octets < 15_000_000, "the rest was not read"
+        # Some MB wait in the system's buffers.
+        assert server.sent_octets < 45_000_000, "the rest was not read"
 
 
 async def test_a_reader_that_is_cancelled(certificates: Certificates) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from fakes.imap import Action, Cut, Drop, Mailbox
+from fakes.imap import Action, Cut, Drop, Hang, Mailbox
 from imap.support import PASSWORD, USER, maildrop_for, pair
 from legacy_email_proxy.contracts import Level
 from realservers.certificates import Certificates
@@ -66,6 +69,31 @@ async def test_the_step_that_fails(
     assert advice in last.advice
     assert last.advice
     assert PASSWORD not in str(last)
+
+
+async def test_a_port_with_tls_is_silent_to_who_comes_without(certificates: Certificates) -> None:
+    async with pair(
+        certificates.good, script={"GREETING": Hang()}, encryption="none", seconds={"connect": 0.2}
+    ) as (maildrop, _):  # fmt: skip
+        finding = (await maildrop.probe())[-1]
+    assert finding.level is BAD
+    assert "BACKEND_IMAP_USE_SSL" in finding.advice
+
+
+@pytest.mark.parametrize("needing", [{"BACKEND_IMAP_DELETE": "keep"}, {"POP3_HIDE_UNFETCHABLE_AFTER": 3}])
+async def test_a_state_folder_that_can_not_be_made(
+    certificates: Certificates, tmp_path: Path, needing: dict[str, Any]
+) -> None:
+    (tmp_path / "file").touch()
+    for further, level in ((needing, BAD), ({}, GOOD)):
+        async with pair(certificates.good, b"one", STATE_DIR=tmp_path / "file" / "state", **further) as (maildrop, _):
+            finding = (await maildrop.probe())[-1]
+        assert finding.level is level
+    async with pair(certificates.good, b"one", STATE_DIR=tmp_path / "file", **needing) as (maildrop, _):
+        finding = (await maildrop.probe())[-1]
+    assert "Not a directory" in finding.text or "File exists" in finding.text
+    assert str(tmp_path) in finding.text
+    assert "STATE_DIR" in finding.advice
 
 
 @pytest.mark.parametrize("name", ["expired", "wrong_host", "other_ca"])

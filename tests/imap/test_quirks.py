@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from fakes.imap import Action, Connection, Drop, Mailbox, Message
-from imap.support import CLIENT, TESTS, login, missing_tests, pair, read, read_top
+from imap.support import CLIENT, TESTS, login, pair, read, read_top
 from legacy_email_proxy.contracts import Disconnected, Failure, MessageGone, MessageUnavailable, Overloaded
 from legacy_email_proxy_plugins.imap.verdicts import Busy
+from matrix import missing_tests
 from realservers.certificates import Certificates
 
 ONE = b"Subject: one\r\n\r\nfirst\r\n"
@@ -279,6 +280,6 @@ def test_every_quirk_has_its_test() -> None:
     assert HANDLED.keys() | NOT_HANDLED.keys() == {f"B{number}" for number in range(1, 37)}
     assert not HANDLED.keys() & NOT_HANDLED.keys()
     assert len(NOT_HANDLED) <= 5
-    assert missing_tests(HANDLED) == []
+    assert missing_tests(HANDLED, "imap") == []
     readme = " ".join((TESTS.parent / "README.md").read_text().split())
     assert [words for words in NOT_HANDLED.values() if words not in readme] == []

@@ -11,6 +11,7 @@ from imap.support import CLIENT, PASSWORD, USER, login, pair, read
 from legacy_email_proxy.contracts import Failure, LoginRefused
 from legacy_email_proxy_plugins.imap import IMAPMaildrop
 from legacy_email_proxy_plugins.imap.folder import open_folder
+from legacy_email_proxy_plugins.imap.index import Index
 from legacy_email_proxy_plugins.imap.index import Mailbox as Selected
 from legacy_email_proxy_plugins.imap.listing import Sizes
 from legacy_email_proxy_plugins.imap.shelf import Messages, Shelf, Shelves
@@ -207,10 +208,10 @@ def test_shelves_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LISTED_MESSAGES", 1000)
     shelves = Shelves()
     with shelves.lent("open") as held:
-        held.listed = module.Listed(1, 1, Sizes.of({}))
+        held.listed = module.Listed(1, Index(1, {}))
         for account in range(50):
             with shelves.lent(account) as shelf:
-                shelf.listed = module.Listed(1, 101, Sizes.of(dict.fromkeys(range(1, 101), 0)))
+                shelf.listed = module.Listed(101, Index(1, dict.fromkeys(range(1, 101), 0)))
             with shelves.lent(("refused", account)):
                 pass
         assert len(shelves._shelves) == 11

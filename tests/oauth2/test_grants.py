@@ -120,7 +120,7 @@ async def test_a_device_code(certificates: Certificates, tmp_path: Path) -> None
             await credentials.secret(IMAP)
         person = Person()
         async with anyio.create_task_group() as group:
-            group.start_soon(lambda: credentials.authorize("default", person, listen=False))
+            group.start_soon(lambda: credentials.authorize(person, listen=False))
             await until(lambda: fake.times("token") >= 2)
             assert fake.url("activate") in person.said[0]
             fake.approve(person.said[0].split()[-1])
@@ -134,12 +134,12 @@ async def test_a_device_that_is_denied(certificates: Certificates, tmp_path: Pat
         person = Person()
         person.say = lambda text: fake.deny("CODE-0")  # type: ignore[method-assign]
         with pytest.raises(GrantRefused, match="the consent was refused"):
-            await credentials.authorize("default", person, listen=False)
+            await credentials.authorize(person, listen=False)
 
 
 async def test_an_authorization_code_pasted_back(certificates: Certificates, tmp_path: Path) -> None:
     async with pair(certificates.good, tmp_path, "authorization_code") as (credentials, fake):
-        await credentials.authorize("default", Person(fake.browse), listen=False)
+        await credentials.authorize(Person(fake.browse), listen=False)
         assert (await credentials.secret(IMAP)).reveal() == fake.tokens[0].text
         verifier = fake.forms[0]["code_verifier"]
         assert 43 <= len(verifier) <= 128
@@ -161,7 +161,7 @@ async def test_what_is_pasted_may_be_wrong(certificates: Certificates, tmp_path:
 
     async with pair(certificates.good, tmp_path, "authorization_code") as (credentials, fake):
         with pytest.raises(Failure, match=words):
-            await credentials.authorize("default", Person(partial(change, fake)), listen=False)
+            await credentials.authorize(Person(partial(change, fake)), listen=False)
         assert not fake.tokens
 
 
@@ -170,7 +170,7 @@ async def test_a_loopback_redirect(certificates: Certificates, tmp_path: Path) -
     async with pair(certificates.good, tmp_path, "authorization_code", **redirect) as (credentials, fake):
         person = Person()
         async with anyio.create_task_group() as group:
-            group.start_soon(lambda: credentials.authorize("default", person, listen=True))
+            group.start_soon(lambda: credentials.authorize(person, listen=True))
             await until(lambda: bool(person.said))
             async with httpx2.AsyncClient(trust_env=False) as browser:
                 target = fake.browse(person.url)
@@ -185,11 +185,11 @@ async def test_a_consent_without_a_refresh_token_is_none(certificates: Certifica
     async with pair(certificates.good, tmp_path, "authorization_code", server={"script": {"token": answer}}) as both:
         credentials, fake = both
         with pytest.raises(Failure, match=r"none to renew it with .see OAUTH2_SCOPE .many providers want offline_acc"):
-            await credentials.authorize("default", Person(fake.browse), listen=False)
+            await credentials.authorize(Person(fake.browse), listen=False)
 
 
 async def test_an_application_asks_for_no_consent(certificates: Certificates, tmp_path: Path) -> None:
     given = {"OAUTH2_CLIENT_SECRET": SECRET}
     async with pair(certificates.good, tmp_path, "client_credentials", **given) as (credentials, _):
         with pytest.raises(Failure, match="OAUTH2_GRANT is client_credentials, which asks for nobody's consent"):
-            await credentials.authorize("default", Person(), listen=False)
+            await credentials.authorize(Person(), listen=False)

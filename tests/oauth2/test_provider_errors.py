@@ -23,7 +23,7 @@ SEEN = {
     "NO [ALERT] IMAP access is disabled for your domain. Please contact your domain administrator": "IMAP is switched",
     "534-5.7.9 Application-specific password required.": "app password",
     "NO [ALERT] Application-specific password required: https://support.google.com": "app password",
-    "334 status=400 schemes=Bearer scope=https://mail.google.com/": "not for mail",
+    "334 status=400 schemes=Bearer scope=https://mail.google.com/": "not good for mail",
     "535-5.7.8 Username and Password not accepted. For more information, go to 535 5.7.8"
     " https://support.google.com/mail/?p=BadCredentials x - gsmtp": "Google did not take the login",
     "invalid_client AADSTS7000215: Invalid client secret provided.": "the client secret is wrong",

@@ -10,8 +10,9 @@ import anyio
 import pytest
 
 from fakes.oauth2 import Drop, Hang, Status
-from legacy_email_proxy.contracts import CredentialsRefused, Failure, StorageFull, logged_in
+from legacy_email_proxy.contracts import CredentialsRefused, Failure, NoCredentials, StorageFull, logged_in
 from legacy_email_proxy_plugins.oauth2 import OAuth2Credentials
+from legacy_email_proxy_plugins.oauth2.errors import GrantRefused
 from legacy_email_proxy_plugins.oauth2.tokens import Keeper
 from oauth2.support import IMAP, SECRET, SMTP, Person, credentials_for, pair
 from realservers.certificates import Certificates
@@ -26,10 +27,10 @@ class Clock:
 
 
 def keeper_of(credentials: OAuth2Credentials, clock: Callable[[], float]) -> Keeper:
-    """The default account's, going by this clock."""
-    store, logger = credentials._store("default"), credentials._context.logger
+    """The account's, going by this clock."""
+    store, logger = credentials._store(), credentials._context.logger
     keeper = Keeper(credentials._configuration, credentials._grants, store, logger, clock)
-    credentials._keepers["default"] = keeper
+    credentials.__dict__["_keeper"] = keeper
     return keeper
 
 
@@ -65,7 +66,7 @@ async def test_all_who_waited_cancelled_and_the_rotated_token_is_stored(
         fake.may_answer.set()
         await credentials.aclose()
         (stored,) = fake.refresh_tokens
-        record = await credentials._store("default").load()
+        record = await credentials._store().load()
         assert record.refresh_token is not None
         assert record.refresh_token.reveal() == stored
 
@@ -74,7 +75,7 @@ async def test_fifty_wait_for_one_failure(certificates: Certificates, tmp_path: 
     server = {"script": {"token": Status(400, {"error": "invalid_grant"})}}
     async with pair(certificates.good, tmp_path, "refresh_token", server=server) as (credentials, fake):
         ends = await asyncio.gather(*(credentials.secret(IMAP) for _ in range(50)), return_exceptions=True)
-        assert {type(end).__mro__[1] for end in ends} == {CredentialsRefused}
+        assert {type(end) for end in ends} == {GrantRefused}
         assert fake.times("token") == 1
 
 
@@ -132,6 +133,23 @@ async def test_a_pause_grows_and_ends(certificates: Certificates, tmp_path: Path
         assert asked[-1] <= 32, "in a day"
 
 
+async def test_a_pause_does_not_outlast_a_consent(certificates: Certificates, tmp_path: Path) -> None:
+    clock = Clock()
+    async with pair(certificates.good, tmp_path, "authorization_code", server={"lifetime": 100}) as (credentials, fake):
+        keeper = keeper_of(credentials, clock)
+        for _ in range(8):
+            with pytest.raises(NoCredentials):
+                await keeper.token()
+            clock.now += keeper._act_pause.left
+        with pytest.raises(NoCredentials):
+            await keeper.token()
+        assert keeper._act_pause.left == 3600
+        await credentials.authorize(Person(fake.browse), listen=False)
+        first = await keeper.token()
+        clock.now += 200
+        assert await keeper.token() != first, "the hour isn't over"
+
+
 @pytest.mark.parametrize("rotate", [True, False])
 async def test_rotation(certificates: Certificates, tmp_path: Path, rotate: bool) -> None:
     clock = Clock()
@@ -177,9 +195,9 @@ async def test_authorize_reaches_the_process_that_is_running(certificates: Certi
         with pytest.raises(CredentialsRefused):
             await service.secret(IMAP)
         beside = credentials_for(fake, certificates.ca_file, tmp_path, "authorization_code")
-        await beside.authorize("default", Person(fake.browse), listen=False)
+        await beside.authorize(Person(fake.browse), listen=False)
         first = await service.secret(IMAP)
-        await beside.authorize("default", Person(fake.browse), listen=False)
+        await beside.authorize(Person(fake.browse), listen=False)
         assert await service.secret(IMAP) != first
         assert fake.times("token") == 2
 
@@ -275,7 +293,7 @@ async def test_a_rotated_token_is_not_used_before_it_is_stored(
         clock.now += 60
         assert (await keeper.token()).reveal() == fake.tokens[0].text
         assert fake.times("token") == 1
-        assert (await credentials._store("default").load()).refresh_token is not None
+        assert (await credentials._store().load()).refresh_token is not None
 
 
 @pytest.mark.parametrize("grant", ["client_credentials", "refresh_token"])
@@ -308,8 +326,8 @@ async def test_status_tells_the_last_error_and_no_secret(certificates: Certifica
         with pytest.raises(CredentialsRefused):
             await keeper.token()
         beside = credentials_for(fake, certificates.ca_file, tmp_path, "refresh_token")
-        (status,) = await beside.status()
-        assert (status.account, status.grant, status.scope) == ("default", "refresh_token", "mail")
+        status = await beside.status()
+        assert (status.grant, status.scope) == ("refresh_token", "mail")
         assert status.expires is not None
         assert status.refreshed is not None
         assert (status.expires - status.refreshed).total_seconds() == 1000

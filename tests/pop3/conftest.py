@@ -18,7 +18,6 @@ from legacy_email_proxy.access import Admission
 from legacy_email_proxy.contracts import Maildrop
 from legacy_email_proxy.pop3.server import Server
 from pop3.maildrops import OPTIONS, MemoryMaildrop
-from realservers.certificates import Certificates
 
 
 @dataclass
@@ -108,18 +107,6 @@ async def start_leg() -> AsyncIterator[StartLeg]:
         if isinstance(leg.maildrop, MemoryMaildrop):
             assert leg.maildrop.entered == leg.maildrop.left
             assert leg.maildrop.iterators == leg.maildrop.closed
-
-
-@pytest.fixture(scope="session")
-def server_tls(certificates: Certificates) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificates.good.certificate_file, certificates.good.key_file)
-    return context
-
-
-@pytest.fixture(scope="session")
-def client_tls(certificates: Certificates) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=certificates.ca_file)
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 from legacy_email_proxy.contracts import Entry, Login, MessageGone, Secret
 from legacy_email_proxy.pop3.requests import Open, Reply, Retrieve, Verdict
 from legacy_email_proxy.pop3.session import Session
+from places import missing
 from pop3.conftest import StartLeg
 from pop3.maildrops import OPTIONS, MemoryMaildrop, Play
-from pop3.places import missing
 
 QUIRKS = {
     "P1 Outlook sends UIDL without an argument only": "test_p1_uidl_without_an_argument",

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from legacy_email_proxy.contracts import LoginRefused
+from places import missing
 from pop3.conftest import StartLeg
 from pop3.maildrops import MemoryMaildrop, Play
-from pop3.places import missing
 
 ROWS = {
     "C19 DELE and then a drop": ["pop3/test_server.py::test_without_quit_nothing_is_deleted"],

@@ -8,6 +8,10 @@ import struct
 
 import pytest
 
+from legacy_email_proxy.accounts.maildrop import RoutedMaildrop
+from legacy_email_proxy.accounts.recent import RecentLogins
+from legacy_email_proxy.accounts.rules import Rule
+from legacy_email_proxy.accounts.users import PasswordHash, Users
 from legacy_email_proxy.contracts import LoginRefused
 from pop3.conftest import Leg, StartLeg, until
 from pop3.maildrops import MemoryMaildrop
@@ -100,3 +104,14 @@ async def test_of_many_at_once_one_gets_it(start_leg: StartLeg) -> None:
             writer.close()
             await writer.wait_closed()
     assert sorted(reply == IN_USE for reply in replies) == [False] + [True] * 19
+
+
+async def test_one_lock_for_an_account_whoever_logs_in(start_leg: StartLeg) -> None:
+    users = Users({name: PasswordHash.of("p") for name in ("u", "v", "w")})
+    rules = [Rule("b", users=frozenset({"w"})), Rule("a")]
+    router = RoutedMaildrop({"a": MemoryMaildrop(), "b": MemoryMaildrop()}, rules, RecentLogins(), users)
+    leg = await start_leg(router, lock=True, ask_backend=True)
+    async with leg.logged_in():
+        for user, answer in ((b"v", b"-ERR [IN-USE] "), (b"w", b"+OK ")):
+            lines = (await leg.exchange(b"USER " + user + b"\r\nPASS p\r\nQUIT\r\n")).splitlines()
+            assert lines[2].startswith(answer), lines

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from legacy_email_proxy import sasl
 from legacy_email_proxy.contracts import Login, LoginRefused, Secret
-from legacy_email_proxy.pop3 import sasl
-from legacy_email_proxy.pop3.commands import Mechanism, Mistake
 from legacy_email_proxy.pop3.requests import Open, Verdict
 from legacy_email_proxy.pop3.session import Session
 from legacy_email_proxy.pop3.wire import MAX_LINE_OCTETS
+from legacy_email_proxy.sasl import Malformed, Mechanism
 from pop3.conftest import StartLeg
 from pop3.maildrops import MemoryMaildrop, Play
 
@@ -41,7 +41,7 @@ def test_any_response_is_credentials_or_a_mistake(mechanism: Mechanism, response
     for response in responses:
         try:
             credentials = exchange.respond(response)
-        except Mistake:
+        except Malformed:
             return
         if credentials is not None:
             text = credentials.user + credentials.password.reveal()
@@ -54,7 +54,7 @@ NOT_BASE64 = [b"x", b"=", b"ab=c", b"YWI=YWI=", b"YW I=", b"YWI", b"\xff\xff\xff
 
 @pytest.mark.parametrize("line", NOT_BASE64)
 def test_what_is_not_base64(line: bytes) -> None:
-    with pytest.raises(Mistake, match="not base64"):
+    with pytest.raises(Malformed, match="not base64"):
         sasl.decode(line)
 
 

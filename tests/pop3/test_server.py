@@ -13,7 +13,7 @@ import struct
 import time
 import tracemalloc
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from ipaddress import ip_network
 
 import pytest
@@ -779,3 +779,18 @@ async def test_idle_sessions_are_cheap(start_leg: StartLeg) -> None:
             client.close()
     assert per_session < 30 * 1024
     await leg.ended()
+
+
+async def test_the_maildrop_knows_the_listener(start_leg: StartLeg, monkeypatch: pytest.MonkeyPatch) -> None:
+    ports: list[int] = []
+    maildrop = MemoryMaildrop()
+    plain = maildrop.open
+
+    def noted(client: Client, login: Login | None) -> AbstractAsyncContextManager[MemorySession]:
+        ports.append(client.port)
+        return plain(client, login)
+
+    monkeypatch.setattr(maildrop, "open", noted)
+    leg = await start_leg(maildrop)
+    await leg.exchange(b"USER u\r\nPASS p\r\nQUIT\r\n")
+    assert ports == [leg.address[1]]

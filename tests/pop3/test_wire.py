@@ -154,6 +154,17 @@ def test_content_comes_back(content: bytes, cuts: list[int]) -> None:
     assert decode(encode(split(content, cuts))) == normalised(content)
 
 
+@given(
+    RAW,
+    st.sampled_from([b"\r\n", b"\r", b"x" * 70 + b".\r\n", b"\xff\x0a\x0d"]),
+    st.integers(0, 60),
+    st.integers(0, 9999),
+)
+def test_one_odd_place_in_much_that_is_ordinary(odd: bytes, ordinary: bytes, times: int, cut: int) -> None:
+    content = ordinary * times + odd + ordinary * times
+    assert decode(encode(split(content, [cut]))) == normalised(content)
+
+
 @given(RAW, st.lists(st.integers(0, 9999), max_size=12), st.integers(0, 6))
 def test_top_is_header_blank_line_and_lines(content: bytes, cuts: list[int], lines: int) -> None:
     assert decode(encode(split(content, cuts), lines)) == top_of(normalised(content), lines)

@@ -5,6 +5,7 @@ A test that needs a server set up otherwise starts its own, in a `with` block: t
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 
 import pytest
@@ -19,6 +20,20 @@ from realservers.postfix import Postfix
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """Server certificates, one good and the others bad, and the CA files."""
     return Certificates.write(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def server_tls(certificates: Certificates) -> ssl.SSLContext:
+    """What a listener of ours shows: the good certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.good.certificate_file, certificates.good.key_file)
+    return context
+
+
+@pytest.fixture(scope="session")
+def client_tls(certificates: Certificates) -> ssl.SSLContext:
+    """A client that trusts that certificate, for `localhost`."""
+    return ssl.create_default_context(cafile=certificates.ca_file)
 
 
 @pytest.fixture(scope="session")

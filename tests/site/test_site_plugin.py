@@ -45,6 +45,8 @@ def folders(tmp_path: Path) -> dict[str, str]:
         "MAILDROP_PLUGIN": "notices",
         "ACME_ARCHIVE_PATH": str(tmp_path / "archive"),
         "ACME_NOTICES_PATH": str(tmp_path / "notices"),
+        "SMTP_ADD_RECEIVED": "false",
+        "SMTP_ADD_MISSING": "false",
         "STATE_DIR": str(tmp_path / "state"),
     }
 
@@ -112,7 +114,7 @@ def test_commands_tell_of_it(installed: dict[str, str], folders: dict[str, str])
 def test_mail_goes_in_by_smtp_and_out_by_pop3(installed: dict[str, str], folders: dict[str, str]) -> None:
     archive, notices = Path(folders["ACME_ARCHIVE_PATH"]), Path(folders["ACME_NOTICES_PATH"])
     with running({**installed, **folders}) as proxy:
-        send(proxy)
+        assert send(proxy) == {}
         (filed,) = archive.iterdir()
         assert filed.suffix == ".eml"
         assert filed.read_bytes() == MESSAGE
@@ -122,9 +124,37 @@ def test_mail_goes_in_by_smtp_and_out_by_pop3(installed: dict[str, str], folders
         assert [file.name for file in notices.iterdir()] == ["kept.eml"]
 
 
-def send(proxy: Proxy) -> None:
+def test_a_filter_of_the_site(installed: dict[str, str], folders: dict[str, str]) -> None:
+    filters = {"SMTP_FILTERS": "devices", "SMTP_SENDER": "all@acme.example", "SMTP_SENDER_REPLY_TO": "true"}
+    with running({**installed, **folders, **filters}) as proxy:
+        assert " filters=devices,sender" in proxy.lines(" started ")[0]
+        refused = send(proxy, "archive@acme.example", "elsewhere@example.org")
+        assert refused == {"elsewhere@example.org": (550, b"5.7.1 Devices write to acme.example only")}
+        assert "filter devices: 550 5.7.1" in proxy.wait_for("smtp recipient refused")[0]
+    (filed,) = Path(folders["ACME_ARCHIVE_PATH"]).iterdir()
+    assert filed.read_bytes() == (
+        b"Subject: meter\r\n"
+        b"From: Acme's devices <all@acme.example>\r\n"
+        b"X-Device: 127.0.0.1\r\n"
+        b"Reply-To: devices@acme.example\r\n\r\n.42\r\n"
+    )
+    checked = run("check", **installed, **folders, **filters).stdout
+    assert "filter devices: loaded" in checked
+    assert "filter sender: all mail comes from all@acme.example" in checked
+
+
+def test_a_broken_filter_that_is_named_stops_the_start(installed: dict[str, str], folders: dict[str, str]) -> None:
+    done = run(**{**installed, **folders, "SMTP_FILTERS": "devices,broken"})
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "SMTP_FILTERS: " in line
+    assert "broken (acme-mail 1.2.0)" in line
+    assert REASON in line
+
+
+def send(proxy: Proxy, *readers: str) -> dict[str, tuple[int, bytes]]:
     with smtplib.SMTP(*proxy.smtp, timeout=20) as device:
-        assert device.sendmail("device@acme.example", ["archive@acme.example"], MESSAGE) == {}
+        return device.sendmail("device@acme.example", readers or ["archive@acme.example"], MESSAGE)
 
 
 def fetch_and_delete(proxy: Proxy) -> bytes:

@@ -4,20 +4,66 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_network
+from typing import Any
 
 import pytest
 
 from legacy_email_proxy.access import Admission
+from legacy_email_proxy.smtp.authentication import Verifier
 from legacy_email_proxy.smtp.handler import RelayHandler
+from legacy_email_proxy.smtp.options import SessionOptions
+from legacy_email_proxy.smtp.reception import Patience
+from legacy_email_proxy.smtp.rewriting import Rewriting
 from legacy_email_proxy.smtp.server import SMTPServer
-from legacy_email_proxy.smtp.session import SessionOptions
+from legacy_email_proxy.smtp.session import SMTPSession
 from smtp.relays import MemoryRelay
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)
+
+
+class Wire(asyncio.Transport):
+    """A connection without a socket: what the session says stands in ``said``."""
+
+    def __init__(self, session: SMTPSession) -> None:
+        super().__init__({"peername": ("127.0.0.1", 1)})
+        self.said = b""
+        self.session = session
+        session.connection_made(self)
+
+    def write(self, octets: Any) -> None:
+        self.said += octets
+
+    def is_closing(self) -> bool:
+        return self.session.transport is None
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def close(self) -> None:
+        if self.session.transport is not None:
+            self.session.connection_lost(None)
+
+    abort = close
+
+    async def send(self, octets: bytes) -> None:
+        """Send, and wait until the session wants more."""
+        self.session.data_received(octets)
+        while (waiter := self.session._incoming._waiter) is None or waiter.done():  # noqa: ASYNC110 (it has no event)
+            await asyncio.sleep(0)
 
 
 @dataclass
@@ -28,6 +74,16 @@ class Leg:
     handler: RelayHandler
     relay: MemoryRelay
     address: tuple[str, int]
+    tls_address: tuple[str, int] | None = None
+
+    @asynccontextmanager
+    async def wire(self) -> AsyncIterator[Wire]:
+        wire = Wire(self.server._session())
+        try:
+            yield wire
+        finally:
+            wire.close()
+            await self.server._no_sessions()
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
@@ -62,24 +118,37 @@ async def start_leg() -> AsyncIterator[StartLeg]:
             *,
             max_octets: int = 1 << 20,
             idle_seconds: float = 20,
+            progress_seconds: float = 20,
+            lf_end_networks: tuple[Any, ...] = (),
             networks: tuple[object, ...] = LOOPBACK,
             max_connections: int = 100,
             max_per_address: int = 100,
             hostname: str = "proxy.test",
+            rewriting: Rewriting | None = None,
+            tls: ssl.SSLContext | None = None,
+            verifier: Verifier | None = None,
+            login_delay_seconds: float = 0,
+            logins_proven: bool = False,
         ) -> Leg:
             relay = relay or MemoryRelay()
-            handler = RelayHandler(relay, max_octets)
+            handler = RelayHandler(relay, max_octets, rewriting, logins_proven=logins_proven)
             admission = Admission(networks, max_connections, max_per_address)  # type: ignore[arg-type]
-            server = SMTPServer(handler, SessionOptions(hostname, max_octets, idle_seconds, admission))
+            options = SessionOptions(
+                hostname, max_octets, Patience(progress_seconds, idle_seconds), admission, lf_end_networks,
+                tls, verifier, login_delay_seconds,
+            )  # fmt: skip
+            server = SMTPServer(handler, options)
             sock = socket.create_server(("127.0.0.1", 0))
-            await server.start([sock])
+            secured = [socket.create_server(("127.0.0.1", 0))] if tls else []
+            address, tls_address = sock.getsockname(), secured[0].getsockname() if secured else None
+            await server.start([sock], secured)
 
             async def stop() -> None:
                 await server.drain(0)
                 assert relay.entered == relay.left
 
             stack.push_async_callback(stop)
-            return Leg(server, handler, relay, sock.getsockname())
+            return Leg(server, handler, relay, address, tls_address)
 
         yield start
 

@@ -14,6 +14,7 @@ from legacy_email_proxy.contracts import (
     Finding,
     Parameters,
     Receipt,
+    Recipient,
     Refused,
     RelayCapabilities,
     Unreachable,
@@ -28,6 +29,7 @@ class Delivered:
     reverse_path: str
     parameters: Parameters
     forward_paths: list[str] = field(default_factory=list)
+    recipient_parameters: list[Parameters] = field(default_factory=list)
     content: bytes = b""
 
 
@@ -46,7 +48,9 @@ def _verdict(text: str) -> None:
 class MemoryRelay:
     """Keeps what it was given.
 
-    ``hold`` can stop ``send`` after the content ended, before its verdict; ``holding`` tells that it did, or that the
+    ``groups`` makes it take recipients by the group, ``places`` bounds its transactions as a pool does; ``asked`` is
+    what it was asked for, ``content`` all octets that it was given, delivered or not. ``hold`` can stop ``send`` after
+    the content ended, before its verdict; ``holding`` tells that it did, or that the
     verdict on ``stuck@…`` is being waited for.
     """
 
@@ -55,6 +59,11 @@ class MemoryRelay:
         self.entered = 0
         self.left = 0
         self.max_octets: int | None = None
+        self.smtputf8 = self.dsn = False
+        self.asked: list[tuple[str, ...] | str] = []
+        self.groups = False
+        self.places: asyncio.Semaphore | None = None
+        self.content = b""
         self.hold: asyncio.Event | None = None
         self.holding = asyncio.Event()
         self.octets = 0
@@ -62,17 +71,23 @@ class MemoryRelay:
         self.keep_content = True
         self.receipt: Receipt | None = Receipt("250 2.0.0 queued as 42")
         self.leaving: asyncio.Event | None = None
+        self.delay_seconds = 0.0
 
     @asynccontextmanager
     async def transaction(
         self, client: Client, reverse_path: str, parameters: Parameters
     ) -> AsyncIterator[MemoryTransaction]:
         _verdict(reverse_path)
+        if self.places is not None:
+            await self.places.acquire()
         self.entered += 1
         task = asyncio.current_task()
+        kind = GroupTransaction if self.groups else MemoryTransaction
         try:
-            yield MemoryTransaction(self, Delivered(client, reverse_path, parameters))
+            yield kind(self, Delivered(client, reverse_path, parameters))
         finally:
+            if self.places is not None:
+                self.places.release()
             while self.leaving is not None and not self.leaving.is_set():
                 with suppress(asyncio.CancelledError):
                     await self.leaving.wait()
@@ -80,7 +95,7 @@ class MemoryRelay:
             self.left += 1
 
     def capabilities(self) -> RelayCapabilities:
-        return RelayCapabilities(max_octets=self.max_octets)
+        return RelayCapabilities(self.max_octets, self.smtputf8, self.dsn)
 
     async def probe(self) -> Sequence[Finding]:
         return ()
@@ -95,21 +110,25 @@ class MemoryTransaction:
         self._message = message
 
     async def add_recipient(self, forward_path: str, parameters: Parameters) -> None:
+        self._relay.asked.append(forward_path)
         _verdict(forward_path)
         if forward_path.startswith("stuck@"):
             self._relay.holding.set()
             await asyncio.Event().wait()
         self._message.forward_paths.append(forward_path)
+        self._message.recipient_parameters.append(parameters)
 
     async def send(self, content: AsyncIterator[bytes]) -> Receipt:
         if not self._relay.read_content:
             return Receipt("nonsense")
         async for piece in content:
             self._relay.octets += len(piece)
+            self._relay.content += piece if self._relay.keep_content else b""
             if self._relay.keep_content:
                 self._message.content += piece
             if b"X-Stop-Reading: yes" in self._message.content:
                 _verdict("refuse-554")
+        await asyncio.sleep(self._relay.delay_seconds)
         self._relay.holding.set()
         if self._relay.hold is not None:
             await self._relay.hold.wait()
@@ -117,3 +136,21 @@ class MemoryTransaction:
             _verdict(found[1].decode())
         self._relay.delivered.append(self._message)
         return self._relay.receipt  # type: ignore[return-value]
+
+
+class GroupTransaction(MemoryTransaction):
+    async def add_recipients(
+        self, recipients: Sequence[Recipient], *, content_follows: bool
+    ) -> Sequence[Refused | None]:
+        self._relay.asked.append((*(each.forward_path for each in recipients), f"content_follows={content_follows}"))
+        verdicts: list[Refused | None] = []
+        for each in recipients:
+            try:
+                _verdict(each.forward_path)
+            except Refused as refused:
+                verdicts.append(refused)
+            else:
+                verdicts.append(None)
+                self._message.forward_paths.append(each.forward_path)
+                self._message.recipient_parameters.append(each.parameters)
+        return verdicts

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from legacy_email_proxy.smtp.content import DataDecoder, normalised
+from legacy_email_proxy.contracts import normalised
+from legacy_email_proxy.smtp.content import ChunkDecoder, DataDecoder, LFDataDecoder
 
 CASES = [
     # plain
@@ -35,8 +36,22 @@ CASES = [
 ]
 
 
-def decode(pieces: list[bytes]) -> tuple[bytes, bytes, bool]:
-    decoder = DataDecoder()
+LF_CASES = [
+    (b"a\r\n.\r\nb", b"a\r\n", b"b"),
+    (b"a\n.\nb", b"a\r\n", b"b"),
+    (b"a\n.\r\nb", b"a\r\n", b"b"),
+    (b"a\r\n.\nb", b"a\r\n", b"b"),
+    (b".\nb", b"", b"b"),
+    (b"..\n...\r\n.x\n.\n", b".\r\n..\r\nx\r\n", b""),
+    # A bare CR is an ending of a line here no more than elsewhere, while the end is looked for.
+    (b"a\r.\rb\r.\n.\nc", b"a\r\n.\r\nb\r\n.\r\n", b"c"),
+    (b"a\n.\r\r\n.\n", b"a\r\n\r\n\r\n", b""),
+    (b"a\r\r\n.\n", b"a\r\n\r\n", b""),
+]
+
+
+def decode(pieces: list[bytes], kind: type[DataDecoder] = DataDecoder) -> tuple[bytes, bytes, bool]:
+    decoder = kind()
     content = rest = b""
     for piece in pieces:
         if decoder.ended:
@@ -55,6 +70,15 @@ def test_whole_and_split_everywhere(octets: bytes, content: bytes, rest: bytes) 
             assert decode([octets[:first], octets[first:second], octets[second:]]) == (content, rest, True)
 
 
+@pytest.mark.parametrize(("octets", "content", "rest"), LF_CASES)
+def test_where_lf_ends_a_message(octets: bytes, content: bytes, rest: bytes) -> None:
+    assert decode([octets], LFDataDecoder) == (content, rest, True)
+    for first in range(len(octets) + 1):
+        for second in range(first, len(octets) + 1):
+            pieces = [octets[:first], octets[first:second], octets[second:]]
+            assert decode(pieces, LFDataDecoder) == (content, rest, True)
+
+
 @pytest.mark.parametrize("octets", [b"", b"a", b"a\r\n.", b"a\r\n.\r", b"a\n.\n", b"a\r\n.x\r\n", b"a\r.\r"])
 def test_not_ended(octets: bytes) -> None:
     assert not decode([octets])[2]
@@ -63,12 +87,54 @@ def test_not_ended(octets: bytes) -> None:
 PIECES = st.lists(st.sampled_from([b"\r", b"\n", b".", b"\r\n", b"\r\n.", b"\r\n.\r\n", b"a", b"\0", b"\xff"]))
 
 
+BARE = re.compile(rb"(?<!\r)\n|\r(?!\n)")
+
+
+@pytest.mark.parametrize("kind", [DataDecoder, LFDataDecoder])
+@given(pieces=PIECES)
+def test_any_cut_gives_the_same(kind: type[DataDecoder], pieces: list[bytes]) -> None:
+    whole = decode([b"".join(pieces)], kind)
+    assert decode(pieces, kind) == whole
+    assert not BARE.search(whole[0])
+
+
+def reference(octets: bytes) -> tuple[bytes, bytes, bool]:
+    """What :class:`DataDecoder` does, octet after octet and as the RFC says it."""
+    text = b"\r\n" + octets
+    end = text.find(b"\r\n.\r\n")
+    content = text[: end + 2] if end >= 0 else text
+    lines = content.split(b"\r\n")
+    plain = b"\r\n".join([lines[0], *(line.removeprefix(b".") for line in lines[1:])])[2:]
+    return re.sub(rb"\r\n|\r|\n", b"\r\n", plain), text[end + 5 :] if end >= 0 else b"", end >= 0
+
+
 @given(PIECES)
-def test_any_cut_gives_the_same(pieces: list[bytes]) -> None:
-    whole = decode([b"".join(pieces)])
-    assert decode(pieces) == whole
-    content = whole[0]
-    assert not re.search(rb"(?<!\r)\n|\r(?!\n)", content)
+def test_the_decoder_against_the_rfc(pieces: list[bytes]) -> None:
+    content, rest, ended = decode(pieces)
+    expected = reference(b"".join(pieces))
+    assert (rest, ended) == expected[1:]
+    assert content == expected[0] if ended else expected[0].startswith(content)
+
+
+@given(PIECES)
+def test_any_chunks_give_the_same(pieces: list[bytes]) -> None:
+    decoder = ChunkDecoder()
+    content = b"".join(decoder.feed(piece, last=False) for piece in pieces) + decoder.feed(b"", last=True)
+    whole = b"".join(pieces)
+    assert content == ChunkDecoder().feed(whole, last=True)
+    assert not BARE.search(content)
+    assert content in (normalised(whole), normalised(whole) + b"\r\n")
+    assert content.endswith(b"\r\n") or not whole
+
+
+@given(PIECES)
+def test_an_end_that_only_a_lenient_server_sees_is_noticed(pieces: list[bytes]) -> None:
+    decoder = DataDecoder()
+    for piece in pieces:
+        if not decoder.ended:
+            decoder.feed(piece)
+    text = b"\r\n" + b"".join(pieces)
+    assert decoder.stopped_at_bare_end == (not decoder.ended and bool(re.search(rb"\n\.\r?\n\Z", text)))
 
 
 @given(st.lists(st.sampled_from([b".", b"a", b"\r\n", b"..", b"\xe9", b"\0"])))

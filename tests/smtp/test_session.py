@@ -9,15 +9,20 @@ import smtplib
 import socket
 import struct
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from ipaddress import ip_network
+from pathlib import Path
 
 import aiosmtpd
 import pytest
 from aiosmtpd.smtp import SMTP as StockSMTP
 
+from legacy_email_proxy.access import Admission
+from legacy_email_proxy.smtp import connection as connection_module
 from legacy_email_proxy.smtp import session as session_module
 from legacy_email_proxy.smtp.handler import RelayHandler
+from legacy_email_proxy.smtp.options import SessionOptions
+from legacy_email_proxy.smtp.reception import Patience
 from smtp.conftest import Leg, StartLeg
 from smtp.relays import MemoryRelay
 
@@ -37,18 +42,38 @@ def reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
+def descriptors() -> int:
+    """How many file descriptors this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def facts(caplog: pytest.LogCaptureFixture, words: str) -> list[dict[str, object]]:
     return [record.__dict__["facts"] for record in caplog.records if record.getMessage() == words]
 
 
-def test_the_aiosmtpd_that_we_know() -> None:
-    assert aiosmtpd.__version__.startswith("1.4."), "read its changes against smtp/session.py"
-    ours = vars(session_module.SMTPSession)
+async def test_the_aiosmtpd_that_we_know() -> None:
+    assert aiosmtpd.__version__.startswith("1.4."), "read its changes against smtp/connection.py"
+    overridden = vars(connection_module.SMTPConnection)
     for name in ("_create_session", "_reset_timeout", "_handle_client", "connection_lost", "eof_received", "push"):
         assert callable(getattr(StockSMTP, name)), name
-        assert name in ours
+        assert name in overridden
     assert callable(StockSMTP._call_handler_hook)
     assert callable(StockSMTP._create_envelope)
+    handler = RelayHandler(MemoryRelay(), 1 << 20)
+    stock = StockSMTP(handler, hostname="x", loop=asyncio.get_running_loop())
+    options = SessionOptions("x", 1 << 20, Patience(1, 1), Admission((), 1, 1))
+    ours = session_module.SMTPSession(handler, options)
+    assert ours._handle_hooks == stock._handle_hooks
+    assert set(ours._smtp_methods) == set(stock._smtp_methods) | {"BDAT"}
+    assert set(vars(stock)) - set(vars(ours)) == {
+        # Set at connection_made, or a class attribute of ours.
+        *("session", "envelope"),
+        # Of what is replaced: its own command loop, DATA, AUTH, STARTTLS, PROXY and timer.
+        *("_decode_data", "enable_SMTPUTF8", "_ehlo_hook_ver", "_enforce_call_limit"),
+        *("_auth_callback", "_auth_methods", "_auth_require_tls", "_auth_required", "_authenticator"),
+        *("require_starttls", "tls_context", "_tls_handshake_okay", "_tls_protocol"),
+        *("_proxy_timeout", "_timeout_duration", "_timeout_handle"),
+    }
 
 
 async def test_half_close_behind_the_message_is_answered(leg: Leg) -> None:
@@ -190,7 +215,7 @@ async def test_long_command_lines(leg: Leg, octets: int, code: bytes) -> None:
 @pytest.mark.parametrize("mistake", [b"", b"XYZZY", b"RCPT TO:<x@y>", b"NOOP \xff", b"NO\rOP", b"NOOP\0", b"x" * 3000])
 async def test_every_kind_of_mistake_is_counted(leg: Leg, mistake: bytes) -> None:
     replies = (await leg.exchange((mistake + b"\r\n") * 25)).splitlines()
-    assert len(replies) == 1 + session_module.MAX_ERRORS
+    assert len(replies) == 1 + connection_module.MAX_ERRORS
     assert replies[-1] == b"421 4.7.0 Too many errors, goodbye"
     assert all(reply.startswith(b"50") for reply in replies[1:-1])
 
@@ -237,7 +262,7 @@ async def test_http_is_noticed_behind_an_overlong_request_line(leg: Leg) -> None
 async def test_a_flood_of_commands_leaves_others_their_turn(leg: Leg) -> None:
     async with leg.connected() as (_, flooding), leg.connected() as (reader, writer):
         await reader.readline()
-        flooding.write(b"NOOP\r\n" * 20_000)
+        flooding.write(b"HELO x\r\nMAIL FROM:<>\r\n" + b"RCPT TO:<b@example.com>\r\n" * 20_000)
         await flooding.drain()
         answered = 0
         while not flooding.transport.is_closing() and answered < 20:
@@ -263,6 +288,22 @@ async def test_a_relay_without_a_receipt_is_not_believed(leg: Leg, caplog: pytes
     leg.relay.receipt = None
     assert b"451 4.3.0 " in await leg.exchange(MESSAGE)
     assert "no Receipt" in str(facts(caplog, "smtp message not relayed")[0]["cause"])
+
+
+async def test_a_plugin_that_cancels_on_its_way_out_leaves_no_socket_open(
+    leg: Leg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.asynccontextmanager
+    async def transaction(*_: object) -> AsyncIterator[object]:
+        try:
+            yield object()
+        finally:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(leg.relay, "transaction", transaction)
+    with contextlib.suppress(ConnectionError):
+        async with asyncio.timeout(5):
+            await leg.exchange(ENVELOPE.partition(b"RCPT")[0])
 
 
 async def test_a_cancellation_that_is_the_plugins_own_is_told_as_temporary(leg: Leg) -> None:
@@ -340,13 +381,17 @@ async def test_slow_data_is_kept_alive_while_it_makes_progress(start_leg: StartL
 
 async def test_client_that_never_reads_is_cut_off(start_leg: StartLeg, caplog: pytest.LogCaptureFixture) -> None:
     leg = await start_leg(idle_seconds=0.3)
+    flood_of_recipients = b"HELO x\r\nMAIL FROM:<>\r\n" + b"RCPT TO:<b@example.com>\r\n" * 100_000
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.setblocking(False)
         loop = asyncio.get_running_loop()
+        before = descriptors()
         await loop.sock_connect(client, leg.address)
-        flood = asyncio.create_task(loop.sock_sendall(client, b"HELP\r\n" * 400_000))
+        flood = asyncio.create_task(loop.sock_sendall(client, flood_of_recipients))
         await eventually(lambda: facts(caplog, "smtp session ended"))
+        # The client's own end is still open, ours is not.
+        await eventually(lambda: not leg.server._sessions and descriptors() == before)
         flood.cancel()
         await asyncio.gather(flood, return_exceptions=True)
 
@@ -397,13 +442,16 @@ async def test_drain_tells_idle_sessions_and_lets_a_transaction_finish(leg: Leg)
         await asyncio.open_connection(*leg.address)
 
 
-async def test_drain_ends_what_does_not_finish(leg: Leg) -> None:
+async def test_drain_ends_what_does_not_finish(leg: Leg, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     async with leg.connected() as (reader, writer):
         writer.write(ENVELOPE)
         await reader.readuntil(b"354 ")
         await leg.server.drain(0.05)
     assert leg.relay.delivered == []
     assert leg.relay.left == 1
+    # "dropped" would make the device the culprit.
+    assert facts(caplog, "smtp session ended")[0]["verdict"] == "stopped in the middle of a message (see DRAIN_SECONDS)"
 
 
 async def test_log_line_of_a_message_and_of_a_session(leg: Leg, caplog: pytest.LogCaptureFixture) -> None:
@@ -420,8 +468,14 @@ async def test_log_line_of_a_message_and_of_a_session(leg: Leg, caplog: pytest.L
     assert ended["session"] == message["session"]
 
 
-async def test_a_look_whether_somebody_is_there_is_no_news(leg: Leg, caplog: pytest.LogCaptureFixture) -> None:
-    for said, level in ((b"", logging.DEBUG), (b"HELO x\r\n", logging.INFO), (b"x\r\n", logging.INFO)):
+async def test_a_look_is_no_news_and_a_wrong_protocol_a_warning(leg: Leg, caplog: pytest.LogCaptureFixture) -> None:
+    cases = (
+        (b"", logging.DEBUG),
+        (b"HELO x\r\n", logging.INFO),
+        (b"x\r\n", logging.INFO),
+        (b"GET / HTTP/1.1\r\n", logging.WARNING),
+    )
+    for said, level in cases:
         caplog.clear()
         await leg.exchange(said)
         await eventually(lambda: facts(caplog, "smtp session ended"))
@@ -456,3 +510,8 @@ async def test_the_handler_is_an_ordinary_aiosmtpd_handler(verdict: str | None) 
     assert [(one.reverse_path, one.forward_paths, one.content) for one in relay.delivered] == [
         ("", ["b@example.com"], b"one\r\n.two\r\n")
     ]
+
+
+async def test_the_relay_knows_the_listener(leg: Leg) -> None:
+    await leg.exchange(MESSAGE)
+    assert leg.relay.delivered[0].client.port == leg.address[1]

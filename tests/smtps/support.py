@@ -7,11 +7,12 @@ import logging
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fakes.smtp import Action, Encryption, FakeSMTPServer, Step
-from legacy_email_proxy.contracts import Client, Parameters, Receipt, Refused, Secret
+from legacy_email_proxy.contracts import Client, Parameters, Receipt, Recipient, Refused, Secret
 from legacy_email_proxy.plugin_context import PluginContext
 from legacy_email_proxy_plugins.smtps import Limits, SMTPSRelay, Timeouts
 from realservers.certificates import Certificate
@@ -21,6 +22,31 @@ CLIENT = Client("192.0.2.1", "s1", "scanner")
 USER, PASSWORD = "alice", "p\u00e4ss w0rd 4 tests"
 SENDER, RECIPIENT = "scanner@example.test", "bob@example.test"
 CONTENT = b"Subject: scan\r\n\r\n.dots\r\n..\r\n.\r\nbye\r\n"
+
+KEYWORDS = ("SIZE 50000000", "8BITMIME", "SMTPUTF8", "AUTH PLAIN LOGIN")
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """How a message is handed on: what the backend offers, and whether the device sends its envelope at once."""
+
+    name: str
+    keywords: tuple[str, ...]
+    together: bool = False
+
+    @property
+    def chunking(self) -> bool:
+        return "CHUNKING" in self.keywords
+
+
+PLAIN = Dialogue("plain", KEYWORDS)
+PIPELINED = Dialogue("pipelined", (*KEYWORDS, "PIPELINING"))
+TOGETHER = Dialogue("together", (*KEYWORDS, "PIPELINING"), together=True)
+CHUNKED = Dialogue("chunked", (*KEYWORDS, "PIPELINING", "CHUNKING"))
+DIALOGUES = (PLAIN, PIPELINED, TOGETHER, CHUNKED)
+
+# Whole ones of the blocks in which content leaves, so that all of it does before its end is known.
+BLOCKS = b"0123456789abcd\r\n" * 8192 * 2
 
 # Long enough for a busy machine, short enough for a test that waits for one of them.
 SHORT = 0.3
@@ -33,6 +59,7 @@ def settings(**given: Any) -> dict[str, Any]:
         "BACKEND_SMTP_PORT": 465,
         "BACKEND_SMTP_USER": None,
         "BACKEND_SMTP_PASS": None,
+        "BACKEND_SMTP_CREDENTIALS": "password",
         "BACKEND_SMTP_USE_SSL": True,
         "BACKEND_SMTP_USE_TLS": False,
         "BACKEND_SMTP_CA_FILE": None,
@@ -79,20 +106,20 @@ async def relaying(
     *,
     encryption: Encryption = "implicit",
     server_encryption: Encryption | None = None,
+    dialogue: Dialogue = PLAIN,
     keywords: tuple[str, ...] | None = None,
     keep_content: bool = True,
     **relay_arguments: Any,
 ) -> AsyncIterator[tuple[FakeSMTPServer, SMTPSRelay]]:
     """A backend and a relay to it. At the end no connection may be left, and no task."""
     tasks = asyncio.all_tasks()
-    options: dict[str, Any] = {} if keywords is None else {"keywords": keywords}
     async with FakeSMTPServer(
         tls=server_tls(certificate),
         encryption=server_encryption or encryption,
         script=script,
         accounts={USER: PASSWORD},
         keep_content=keep_content,
-        **options,
+        keywords=dialogue.keywords if keywords is None else keywords,
     ) as server:
         relay = relay_to(server.port, certificate.ca_file, encryption=encryption, **relay_arguments)
         try:
@@ -118,17 +145,25 @@ async def deliver(
     content: bytes | AsyncIterator[bytes] = CONTENT,
     reverse_path: str = SENDER,
     parameters: Parameters | None = None,
+    dialogue: Dialogue = PLAIN,
+    client: Client = CLIENT,
 ) -> Receipt:
     """One transaction as the core leads it: refused recipients are skipped, and without any other there is no DATA."""
     refused: Refused | None = None
-    async with relay.transaction(CLIENT, reverse_path, parameters or {}) as transaction:
+    async with relay.transaction(client, reverse_path, parameters or {}) as transaction:
         accepted = 0
-        for forward_path in forward_paths or (RECIPIENT,):
-            try:
-                await transaction.add_recipient(forward_path, {})
-                accepted += 1
-            except Refused as failure:
-                refused = failure
+        recipients = [Recipient(forward_path) for forward_path in forward_paths or (RECIPIENT,)]
+        if dialogue.together:
+            verdicts = await transaction.add_recipients(recipients, content_follows=True)
+            accepted = verdicts.count(None)
+            refused = next(filter(None, verdicts), None)
+        else:
+            for recipient in recipients:
+                try:
+                    await transaction.add_recipient(recipient.forward_path, recipient.parameters)
+                    accepted += 1
+                except Refused as failure:
+                    refused = failure
         if accepted:
             return await transaction.send(pieces(content) if isinstance(content, bytes) else content)
     assert refused is not None

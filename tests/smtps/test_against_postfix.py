@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 
 from fakes.smtp import Encryption
-from legacy_email_proxy.contracts import CredentialsRefused, Level, Refused, Unverified
+from legacy_email_proxy.contracts import CredentialsRefused, Level, Recipient, Refused, Unverified
 from legacy_email_proxy_plugins.smtps import SMTPSRelay
 from realservers.accounts import Account
 from realservers.certificates import Certificates
 from realservers.dovecot import Dovecot
 from realservers.postfix import LATER_RECIPIENT, REFUSED_FIELD, REFUSED_SENDER, UNKNOWN_RECIPIENT, Postfix
-from smtps.support import deliver, relay_to
+from smtps.support import CLIENT, CONTENT, PLAIN, SENDER, TOGETHER, deliver, pieces, relay_to
 
 ENCRYPTIONS: list[Encryption] = ["implicit", "starttls"]
 
@@ -50,6 +51,81 @@ async def test_messages_arrive_octet_for_octet(
             assert receipt.detail.startswith("250 2.0.0")
         arrived = await asyncio.to_thread(dovecot.wait_for_messages, account.name, 2)
     assert [message[message.index(b"From: ") :] for message in arrived] == [UGLY] * 2
+
+
+TRACE = re.compile(rb"\A(?:(?:Return-Path|Delivered-To|Received): .*\r\n(?:[ \t].*\r\n)*)*")
+LONG = b"Subject: long\r\n\r\n" + b".0123456789\x80\r\n..\r\n.\r\n" * 30_000
+
+
+@pytest.fixture(scope="module")
+def without_chunking(certificates: Certificates, dovecot: Dovecot) -> Iterator[Postfix]:
+    settings = {"smtpd_discard_ehlo_keywords": "chunking"}
+    with Postfix.start(certificates.good, dovecot, settings=settings) as postfix:
+        yield postfix
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("way", ["DATA", "BDAT"])
+async def test_octet_for_octet_by_both_ways(
+    way: str, together: bool, postfix: Postfix, without_chunking: Postfix, dovecot: Dovecot, account: Account,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """Long ones too, in several blocks, whose borders fall anywhere."""
+    cuts = [UGLY, b"".join([UGLY, LONG]), LONG]
+    async with relaying(without_chunking if way == "DATA" else postfix, account) as relay:
+        for content in cuts:
+            sliced = (content[start : start + 54321] for start in range(0, len(content), 54321))
+            await deliver(relay, account.address, content=pieces(*sliced), dialogue=TOGETHER if together else PLAIN)
+        arrived = await asyncio.to_thread(dovecot.wait_for_messages, account.name, len(cuts))
+    assert sorted(TRACE.sub(b"", message) for message in arrived) == sorted(cuts)
+    said = [record.getMessage() for record in caplog.records]
+    assert ("C: DATA" in said) == (way == "DATA")
+    assert said.count("C: RSET") == 0
+
+
+@pytest.mark.parametrize("way", ["DATA", "BDAT"])
+async def test_a_group_of_recipients(
+    way: str, postfix: Postfix, without_chunking: Postfix, dovecot: Dovecot, account: Account
+) -> None:
+    def group(*paths: str) -> list[Recipient]:
+        return [Recipient(path) for path in paths]
+
+    def codes(verdicts: Sequence[Refused | None]) -> list[int | None]:
+        return [each.code if each else None for each in verdicts]
+
+    async with relaying(without_chunking if way == "DATA" else postfix, account) as relay:
+        async with relay.transaction(CLIENT, SENDER, {}) as transaction:
+            verdicts = await transaction.add_recipients(
+                group(UNKNOWN_RECIPIENT, account.address, LATER_RECIPIENT, UNKNOWN_RECIPIENT), content_follows=True
+            )
+            assert codes(verdicts) == [550, None, 450, 550]
+            await transaction.send(pieces(CONTENT))
+        # All refused, and then one that is not; the sender refused; and the connection serves on.
+        async with relay.transaction(CLIENT, SENDER, {}) as transaction:
+            verdicts = await transaction.add_recipients(group(UNKNOWN_RECIPIENT, LATER_RECIPIENT), content_follows=True)
+            assert codes(verdicts) == [550, 450]
+            assert codes(await transaction.add_recipients(group(account.address), content_follows=True)) == [None]
+            await transaction.send(pieces(CONTENT))
+        async with relay.transaction(CLIENT, REFUSED_SENDER, {}) as transaction:
+            verdicts = await transaction.add_recipients(group(account.address, account.address), content_follows=True)
+            assert codes(verdicts) == [550, 550]
+        async with relay.transaction(CLIENT, SENDER, {}) as transaction:
+            await transaction.add_recipients(group(account.address), content_follows=True)
+        await deliver(relay, account.address, dialogue=TOGETHER)
+        assert len(await asyncio.to_thread(dovecot.wait_for_messages, account.name, 3)) == 3
+
+
+async def test_content_that_breaks_off_between_chunks(postfix: Postfix, dovecot: Dovecot, account: Account) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield LONG
+        raise LookupError
+
+    async with relaying(postfix, account) as relay:
+        with pytest.raises(LookupError):
+            await deliver(relay, account.address, content=broken())
+        await deliver(relay, account.address)
+        (message,) = await asyncio.to_thread(dovecot.wait_for_messages, account.name, 1)
+        assert b"long" not in message
 
 
 @pytest.mark.parametrize("encryption", ENCRYPTIONS)

@@ -11,19 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from legacy_email_proxy.contracts import Refused, Secret
+from legacy_email_proxy_plugins.smtps.commands import Extensions, command, mail_command, rcpt_command
 from legacy_email_proxy_plugins.smtps.content import ContentEncoder
-from legacy_email_proxy_plugins.smtps.dialogue import (
+from legacy_email_proxy_plugins.smtps.login import Exchange
+from legacy_email_proxy_plugins.smtps.replies import (
     MAX_LINE_OCTETS,
     MAX_REPLY_OCTETS,
-    Extensions,
+    UNASKED,
     Malformed,
     Reply,
     ReplyReader,
-    command,
-    mail_command,
-    rcpt_command,
 )
-from legacy_email_proxy_plugins.smtps.login import Exchange
 
 REPLIES = [
     (b"250 OK\r\n", [Reply(250, ("OK",))]),
@@ -51,23 +49,25 @@ NO_REPLIES = [
 ]
 
 
-def read(*pieces: bytes) -> tuple[list[Reply], bool]:
+def read(*pieces: bytes, owed: int = 50) -> tuple[list[Reply], str]:
     reader = ReplyReader()
+    reader.ask(owed)
     for piece in pieces:
         reader.feed(piece)
     replies = []
     while (reply := reader.next()) is not None:
         replies.append(reply)
-    return replies, reader.pending
+    return replies, reader.part
 
 
 @pytest.mark.parametrize(("octets", "replies"), REPLIES)
 def test_replies_are_the_same_in_one_piece_and_in_many(octets: bytes, replies: list[Reply]) -> None:
     single = [octets[i : i + 1] for i in range(len(octets))]
-    assert read(octets) == (replies, False)
-    assert read(*single) == (replies, False)
-    assert read(octets, b"25") == (replies, True)
-    assert read(octets, b"250-\r\n") == (replies, True)
+    assert read(octets) == (replies, "")
+    assert read(*single) == (replies, "")
+    assert read(octets, b"25") == (replies, "25")
+    assert read(octets, b"250-\r\n") == (replies, "250")
+    assert read(octets, b"\r")[1]
 
 
 @pytest.mark.parametrize("octets", NO_REPLIES)
@@ -101,14 +101,78 @@ def test_any_octets_are_replies_or_malformed(pieces: list[bytes]) -> None:
 )
 def test_a_reply_has_a_limit(octets: bytes) -> None:
     with pytest.raises(Malformed, match=r"octets|no reply"):
-        read(*(octets[i : i + 1000] for i in range(0, len(octets), 1000)))
+        read(*(octets[i : i + 1000] for i in range(0, len(octets), 1000)), owed=1)
 
 
 def test_replies_that_were_taken_do_not_count_against_the_limit() -> None:
     reader = ReplyReader()
     for _ in range(MAX_REPLY_OCTETS // 4):
+        reader.ask(1)
         reader.feed(b"250-a\r\n250 b\r\n")
         assert reader.next() is not None
+
+
+def test_many_recipients_have_room_for_their_verdicts() -> None:
+    reader = ReplyReader()
+    reader.ask(1000)
+    reader.feed(b"550 5.1.1 %b\r\n" % (b"x" * 400) * 1000)
+    assert sum(reader.next() is not None for _ in range(1001)) == 1000
+
+
+SURPLUS = [
+    (b"250 a\r\n", 1, "", 1),
+    (b"250 a\r\n250 b\r\n", 1, "250 b", None),
+    (b"250 a\r\n250 b\r\n", 2, "", 2),
+    (b"250 a\r\n250-b\r\n", 1, "250 b", 1),
+    (b"250 a\r\n2", 1, "2", 1),
+    (b"250 a\r\n\r", 1, "a blank", 1),
+    (b"250 a\r\n250 b\r\n2", 2, "2", 2),
+    # It says goodbye: what came before that stands.
+    (b"250 a\r\n421 b\r\n", 1, "421 b", 1),
+    (b"250 a\r\n421 b\r\n250 c\r\n", 1, "421 b", 1),
+    (b"250 a\r\n250 b\r\n421 c\r\n", 1, "250 b", None),
+    (b"421 a\r\n", 0, "421 a", 0),
+    (b"250 a\r\n", 0, "250 a", None),
+    (b"", 3, "", 0),
+]
+
+
+@pytest.mark.parametrize(("octets", "asked", "unasked", "taken"), SURPLUS)
+def test_what_nobody_asked_for_is_noticed_and_makes_the_rest_worthless(
+    octets: bytes, asked: int, unasked: str, taken: int | None
+) -> None:
+    reader = ReplyReader()
+    reader.ask(asked)
+    reader.feed(octets)
+    assert reader.unasked == unasked
+    if taken is None:
+        with pytest.raises(Malformed, match=UNASKED):
+            reader.next()
+    else:
+        for left in range(taken, 0, -1):
+            assert reader.owed == asked - taken + left
+            assert reader.next() is not None
+        assert taken < asked or reader.unasked == unasked
+
+
+@given(st.integers(0, 5), st.integers(0, 8), st.lists(st.integers(0, 200), max_size=6))
+def test_never_more_replies_are_given_than_were_asked_for(asked: int, sent: int, cuts: list[int]) -> None:
+    reader = ReplyReader()
+    reader.ask(asked)
+    octets = b"".join(b"250-%d\r\n250 .\r\n" % number for number in range(sent))
+    borders = [0, *sorted(min(cut, len(octets)) for cut in cuts), len(octets)]
+    taken = 0
+    for start, end in pairwise(borders):
+        reader.feed(octets[start:end])
+        try:
+            while taken < asked and (reply := reader.next()) is not None:
+                assert reply.lines[0] == str(taken)
+                taken += 1
+        except Malformed:
+            assert sent > asked
+            break
+    assert taken <= min(asked, sent)
+    assert bool(reader.unasked) == (sent > asked)
 
 
 ENHANCED = [
@@ -199,21 +263,30 @@ LEGAL = st.one_of(
 @given(LEGAL)
 def test_a_path_arrives_octet_for_octet(path: str) -> None:
     assert mail_command(path, {}, Extensions()) == b"MAIL FROM:<" + path.encode() + b">\r\n"
-    assert rcpt_command(path, {}) == b"RCPT TO:<" + path.encode() + b">\r\n"
+    assert rcpt_command(path, {}, {}, Extensions()) == b"RCPT TO:<" + path.encode() + b">\r\n"
 
 
-@given(st.text(max_size=40), st.text(max_size=20))
+COMMANDS = [
+    rb"MAIL FROM:<(?P<path>[^\r\n]*)>(?: SIZE=[0-9]+)?(?: BODY=8BITMIME)? SMTPUTF8(?: RET=\w+)?(?: ENVID=[!-~]+)?\r\n",
+    rb"RCPT TO:<(?P<path>[^\r\n]*)>(?: NOTIFY=[A-Z,]+)?(?: ORCPT=[!-~]+)?\r\n",
+]
+
+
+@given(st.text(max_size=40), st.one_of(st.text(max_size=20), st.from_regex(r"rfc822;[^\n]{1,9}|[A-Z+,=\r\n ]{1,9}")))
 def test_no_path_and_no_parameter_ever_makes_a_second_command_or_parameter(path: str, value: str) -> None:
-    parameters = {"SIZE": value, "BODY": value, "SMTPUTF8": None}
-    extensions = Extensions({"SIZE": (), "8BITMIME": (), "SMTPUTF8": ()})
+    parameters = {
+        "SIZE": value, "BODY": value, "SMTPUTF8": None, "RET": value, "ENVID": value, "NOTIFY": value, "ORCPT": value,
+    }  # fmt: skip
+    extensions = Extensions({"SIZE": (), "8BITMIME": (), "SMTPUTF8": (), "DSN": ()})
     try:
-        line = mail_command(path, parameters, extensions)
+        lines = [
+            mail_command(path, parameters, extensions),
+            rcpt_command(path, parameters, parameters, extensions),
+        ]
     except Refused:
-        line = b""
-    if line:
-        found = re.fullmatch(
-            rb"MAIL FROM:<(?P<path>[^\r\n]*)>(?: SIZE=[0-9]+)?(?: BODY=8BITMIME)? SMTPUTF8\r\n", line, re.DOTALL
-        )
+        return
+    for line, pattern in zip(lines, COMMANDS, strict=True):
+        found = re.fullmatch(pattern, line, re.DOTALL)
         assert found is not None
         assert found["path"] == path.encode()
         unquoted = re.sub(rb'"(?:[^"\\]|\\.)*"', b"", found["path"])
@@ -226,8 +299,8 @@ def test_a_command_holds_no_control_characters(word: str) -> None:
         command("EHLO", word)
 
 
-def sent(*pieces: bytes) -> bytes:
-    encoder = ContentEncoder()
+def sent(*pieces: bytes, dots: bool = True) -> bytes:
+    encoder = ContentEncoder(dots=dots)
     return b"".join([*map(encoder.encode, pieces), encoder.end()])
 
 
@@ -249,6 +322,7 @@ def test_clean_content_arrives_octet_for_octet_however_it_is_split(words: list[b
     borders = [0, *sorted(min(cut, len(content)) for cut in cuts), len(content)]
     pieces = [content[start:end] for start, end in pairwise(borders)]
     assert received(sent(*pieces)) == content
+    assert sent(*pieces, dots=False) == content
 
 
 @given(UGLY)
@@ -261,3 +335,4 @@ def test_no_content_ever_ends_early_or_holds_a_bare_line_end(pieces: list[bytes]
     if expected and not expected.endswith(b"\r\n"):
         expected += b"\r\n"
     assert received(octets) == expected
+    assert sent(*pieces, dots=False) == expected

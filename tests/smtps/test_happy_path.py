@@ -9,7 +9,7 @@ import pytest
 from fakes.smtp import Encryption
 from legacy_email_proxy.contracts import Parameters, Refused, RelayCapabilities
 from realservers.certificates import Certificates
-from smtps.support import CONTENT, LOGGER, PASSWORD, RECIPIENT, SENDER, USER, deliver, logged, pieces, relaying
+from smtps.support import CLIENT, CONTENT, LOGGER, PASSWORD, RECIPIENT, SENDER, USER, deliver, logged, pieces, relaying
 
 HELLO = "EHLO [127.0.0.1]"
 LOGIN = "AUTH PLAIN AGFsaWNlAHDDpHNzIHcwcmQgNCB0ZXN0cw=="
@@ -62,7 +62,10 @@ async def test_without_a_user_nobody_logs_in(certificates: Certificates) -> None
         (("SIZE", "8BITMIME"), {"SIZE": None, "BODY": None}, ""),
         (("SIZE",), {"SIZE": "1 X=2"}, ""),
         (("SMTPUTF8",), {"SMTPUTF8": None}, " SMTPUTF8"),
-        (("DSN", "AUTH"), {"RET": "FULL", "ENVID": "x", "AUTH": "<>"}, ""),
+        (("DSN", "AUTH"), {"RET": "FULL", "ENVID": "x+2B", "AUTH": "<>"}, " RET=FULL ENVID=x+2B"),
+        (("DSN",), {"RET": "ALL", "ENVID": "x y"}, ""),
+        (("DSN",), {"RET": "HDRS", "ENVID": "x=y", "NOTIFY": "NEVER"}, " RET=HDRS"),
+        ((), {"RET": "FULL", "ENVID": "x"}, ""),
     ],
 )
 async def test_only_what_the_backend_offers_is_asked_of_it(
@@ -71,6 +74,28 @@ async def test_only_what_the_backend_offers_is_asked_of_it(
     async with relaying(certificates.good, keywords=keywords, user=None) as (server, relay):
         await deliver(relay, parameters=parameters)
         assert server.messages[0].mail == f"MAIL FROM:<{SENDER}>{mail}"
+
+
+@pytest.mark.parametrize(
+    ("keywords", "parameters", "rcpt"),
+    [
+        ((), {"NOTIFY": "NEVER", "ORCPT": "rfc822;bob@x"}, ""),
+        (("DSN",), {"NOTIFY": "NEVER", "ORCPT": "rfc822;bob@x"}, " NOTIFY=NEVER ORCPT=rfc822;bob@x"),
+        (("DSN",), {"NOTIFY": "success,FAILURE,delay"}, " NOTIFY=success,FAILURE,delay"),
+        (("DSN",), {"NOTIFY": "NEVER,SUCCESS", "ORCPT": "bob", "RET": "FULL", "X": "1"}, ""),
+        (("DSN",), {"NOTIFY": "", "ORCPT": None}, ""),
+        (("DSN",), {"ORCPT": "rfc822;a\r\nQUIT"}, ""),
+    ],
+)
+async def test_what_a_sender_wants_to_be_notified_of(
+    keywords: tuple[str, ...], parameters: Parameters, rcpt: str, certificates: Certificates
+) -> None:
+    async with relaying(certificates.good, keywords=keywords, user=None) as (server, relay):
+        async with relay.transaction(CLIENT, SENDER, {}) as transaction:
+            await transaction.add_recipient(RECIPIENT, parameters)
+            await transaction.send(pieces(CONTENT))
+        assert server.messages[0].rcpt == (f"RCPT TO:<{RECIPIENT}>{rcpt}",)
+        assert relay.capabilities().dsn is bool(keywords)
 
 
 async def test_internationalized_mail(certificates: Certificates) -> None:
@@ -98,6 +123,8 @@ async def test_the_null_reverse_path(certificates: Certificates) -> None:
     ("keywords", "capabilities"),
     [
         (("SIZE 1000000", "8BITMIME"), RelayCapabilities(1000000)),
+        (("smtputf8", "DSN"), RelayCapabilities(None, smtputf8=True, dsn=True)),
+        (("SIZE 5", "DSN"), RelayCapabilities(5, dsn=True)),
         (("SIZE 0",), RelayCapabilities(None)),
         (("SIZE", "8bitmime"), RelayCapabilities(None)),
         (("SIZE many",), RelayCapabilities(None)),

@@ -13,19 +13,20 @@ import pytest
 from legacy_email_proxy.contracts import Disconnected
 from legacy_email_proxy_plugins.smtps import Timeouts
 from realservers.certificates import Certificates
-from smtps.support import SHORT, deliver, relaying
+from smtps.support import CHUNKED, PLAIN, SHORT, Dialogue, deliver, relaying
 
 BLOCK = (b"x" * 76 + b"\r\n") * 840
 BLOCKS = 50_000_000 // len(BLOCK)
 MEBIBYTE = 1 << 20
 
 
-async def test_50_megabytes_cost_a_few(certificates: Certificates) -> None:
+@pytest.mark.parametrize("dialogue", [PLAIN, CHUNKED], ids=lambda each: each.name)
+async def test_50_megabytes_cost_a_few(dialogue: Dialogue, certificates: Certificates) -> None:
     async def content() -> AsyncIterator[bytes]:
         for _ in range(BLOCKS):
             yield BLOCK
 
-    async with relaying(certificates.good, keep_content=False) as (server, relay):
+    async with relaying(certificates.good, dialogue=dialogue, keep_content=False) as (server, relay):
         await deliver(relay)
         tracemalloc.start()
         try:

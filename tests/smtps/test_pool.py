@@ -161,7 +161,7 @@ async def test_whatever_quit_is_answered_with_the_end_is_bounded(action: Action,
 async def test_never_more_connections_than_allowed(certificates: Certificates) -> None:
     script: dict[Step, Action] = {".": Say("250 2.0.0 OK", 0.02)}
     async with relaying(certificates.good, script, BACKEND_SMTP_MAX_CONNECTIONS=3) as (server, relay):
-        await asyncio.gather(*(deliver(relay) for _ in range(12)))
+        await asyncio.gather(*(deliver(relay, client=replace(CLIENT, address=f"{n % 6}")) for n in range(12)))
         assert len(server.messages) == 12
         assert len(server.connections) == 3
 
@@ -223,3 +223,28 @@ async def test_a_stuck_transaction_stops_no_other(certificates: Certificates) ->
             await deliver(relay)
         stuck.cancel()
         await asyncio.gather(stuck, return_exceptions=True)
+
+
+@pytest.mark.parametrize("step", ["GREETING", "AUTH"])
+async def test_at_the_end_a_connection_that_is_being_made_is_ended_too(step: str, certificates: Certificates) -> None:
+    async with relaying(certificates.good, {step: Hang()}) as (server, relay):
+        task = asyncio.create_task(deliver(relay))
+        await server.until(lambda server: step in server.steps)
+        await relay.aclose()
+        await asyncio.sleep(0)
+        await relay.aclose()
+        with pytest.raises(Overloaded, match="shutting down"):
+            await task
+        assert len(server.connections) == 1
+
+
+async def test_at_the_end_nothing_begins_again(certificates: Certificates) -> None:
+    async with relaying(certificates.good, {("MAIL", 2): Hang()}) as (server, relay):
+        await deliver(relay)
+        task = asyncio.create_task(deliver(relay))
+        await server.until(lambda server: server.steps.count("MAIL") == 2)
+        await relay.aclose()
+        with pytest.raises(Overloaded, match="shutting down"):
+            await task
+        assert len(server.connections) == 1
+        assert len(server.messages) == 1

@@ -94,7 +94,7 @@ SETTING_UP: list[tuple[Encryption, str, Action, type[Failure], str]] = [
     ("none", "GREETING", Drip("220 as slow as this", SHORT / 10), Unreachable, "no whole reply"),
     ("none", "GREETING", Drop(), Disconnected, "waiting for the greeting: it closed"),
     ("none", "GREETING", BIG, Disconnected, "more than 65536 octets"),
-    ("none", "GREETING", Raw(b"220 a\r\n220 b\r\n"), Disconnected, "while sending EHLO: it sent, unasked, 220 b"),
+    ("none", "GREETING", Raw(b"220 a\r\n220 b\r\n"), Disconnected, "waiting for the greeting: it sent, unasked: 220 b"),
     ("none", "EHLO", "502 5.5.1 what?", Unusable, "does not take EHLO"),
     ("none", "EHLO", "451 4.3.0 later", Overloaded, "EHLO"),
     ("none", "EHLO", "421 4.3.2 later", Overloaded, "EHLO"),
@@ -296,12 +296,22 @@ async def test_a_login_that_hangs_does_not_keep_the_others_for_ever() -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-ECHOES = [
+ECHOES: list[Action] = [
     f"500 5.5.2 unknown command: AUTH PLAIN {PLAIN}",
     f"535 5.7.8 {USER}, {PASSWORD} is wrong",
     f"535 5.7.8 {PASSWORD.upper()}",
     f"501 5.5.2 cut off: {PLAIN[:20]}",
     f"334 {PLAIN}",
+    f"235 2.7.0 welcome\n{PASSWORD}",
+    f"334 x\n250 {PLAIN}",
+    Raw(f"what is {PASSWORD}?\r\n".encode()),
+    Raw(b"x" * 70 + f"{PASSWORD}\r\n".encode()),
+    Raw(f"AUTH PLAIN {PLAIN}\r\n".encode()),
+    Raw(f"535 no\r\n500 what is {PASSWORD}?\r\n".encode()),
+    Raw(f"235 yes\r\n500 {PLAIN} {base64.b64encode(PASSWORD.encode()).decode()}?\r\n".encode()),
+    Raw(f"235 yes\r\n{PASSWORD}".encode()),
+    Drop(f"535 {PASSWORD}".encode()),
+    Drop(f"535-no\r\n535-{PLAIN}\r\n".encode()),
     f"454 {base64.b64encode(PASSWORD.encode()).decode()}",
 ]
 
@@ -309,7 +319,7 @@ ECHOES = [
 @pytest.mark.parametrize("echo", ECHOES)
 @pytest.mark.parametrize("keywords", [("AUTH PLAIN",), ("AUTH LOGIN",)], ids=["PLAIN", "LOGIN"])
 async def test_no_secret_is_ever_shown(
-    echo: str, keywords: tuple[str, ...], certificates: Certificates, caplog: pytest.LogCaptureFixture
+    echo: Action, keywords: tuple[str, ...], certificates: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with relaying(certificates.good, {("AUTH", 1): echo}, keywords=keywords) as (_, relay):
         failures = [await asyncio.gather(deliver(relay), return_exceptions=True) for _ in range(2)]
@@ -317,3 +327,40 @@ async def test_no_secret_is_ever_shown(
         assert "auth" in seen
         for secret in (PASSWORD, PLAIN[:20], base64.b64encode(PASSWORD.encode()).decode()):
             assert secret.lower() not in seen
+        # Nor a part of it, in whatever charset the log shows the rest.
+        assert "ss w0rd" not in seen
+
+
+@pytest.mark.parametrize("step", ["MAIL", "RCPT"])
+async def test_no_secret_is_shown_when_it_comes_back_later(
+    step: str, certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    script: dict[Step, Action] = {(step, 1): Raw(f"what is {PASSWORD}?\r\n".encode())}
+    async with relaying(certificates.good, script) as (_, relay):
+        with pytest.raises(Disconnected, match=r"what is \*\*\*\?") as failure:
+            await deliver(relay)
+        assert "w0rd" not in f"{caplog.text} {failure.value}"
+
+
+@pytest.mark.parametrize(
+    ("step", "code"),
+    [("MAIL", 550), ("MAIL", 299), ("RCPT", 450), ("RCPT", 421), ("DATA", 554), ("DATA", 250), (".", 554), (".", 250)],
+)
+@pytest.mark.parametrize("secret", [PASSWORD, PLAIN])
+async def test_no_secret_is_shown_when_it_comes_back_in_a_verdict(
+    step: str, code: int, secret: str, certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with relaying(certificates.good, {(step, 1): f"{code} what is {secret}?"}) as (_, relay):
+        (end,) = await asyncio.gather(deliver(relay), return_exceptions=True)
+        seen = f"{caplog.text} {end!r} {end!s} {getattr(end, 'detail', '')} {getattr(end, 'text', '')}"
+        assert "what is ***?" in seen
+        assert "w0rd" not in seen
+        assert PLAIN not in seen
+
+
+async def test_starttls_injection_is_told_as_such(certificates: Certificates) -> None:
+    script: dict[Step, Action] = {"STARTTLS": Raw(b"220 go\r\n250 AUTH PLAIN\r\n")}
+    async with relaying(certificates.good, script, encryption="starttls") as (server, relay):
+        with pytest.raises(Unverified, match="somebody on the way may have put them there"):
+            await deliver(relay)
+        assert server.verbs == ["EHLO", "STARTTLS"]

@@ -96,6 +96,13 @@ async def test_every_failure_is_a_finding_with_advice(
         assert PASSWORD not in str([*rest, last])
 
 
+async def test_another_kind_of_server_is_a_matter_of_name_and_port(certificates: Certificates) -> None:
+    async with relaying(certificates.good, {"GREETING": b"* OK [CAPABILITY IMAP4rev1] ready\r\n"}) as (_, relay):
+        (finding,) = await relay.probe()
+        assert "BACKEND_SMTP_HOST, BACKEND_SMTP_PORT" in finding.text
+        assert "is this the server to which mail programs send" in finding.advice
+
+
 async def test_a_backend_that_does_not_say_goodbye_is_in_order(certificates: Certificates) -> None:
     timeouts = replace(Timeouts(), quit=SHORT)
     async with relaying(certificates.good, {"QUIT": Hang()}, timeouts=timeouts) as (_, relay):

@@ -22,7 +22,7 @@ from legacy_email_proxy.contracts import (
 from legacy_email_proxy.testing import context_for
 from legacy_email_proxy_plugins.spool import SpoolRelay
 
-CLIENT = Client("192.0.2.9", "s1", "scanner")
+CLIENT = Client("192.0.2.9", "s1", "scanner", "printer", 25)
 SENDER, RECIPIENT = "scanner@example.test", "bob@example.test"
 CONTENT = b"From: scanner@example.test\r\nSubject: scan\r\n\r\n.dots\r\n..\r\nbye\r\n"
 

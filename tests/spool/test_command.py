@@ -38,6 +38,8 @@ def down(tmp_path: Path) -> dict[str, str]:
         "RELAY_PLUGIN": "spool",
         "BACKEND_SMTP_HOST": "127.0.0.1",
         "BACKEND_SMTP_PORT": str(port),
+        "SMTP_ADD_RECEIVED": "false",
+        "SMTP_ADD_MISSING": "false",
     }
 
 

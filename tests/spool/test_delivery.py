@@ -352,7 +352,7 @@ def _fill(database: sqlite3.Connection, count: int) -> None:
     for number in range(count):
         database.execute(
             "INSERT INTO message (state, received, since, due, client, reverse_path, parameters, octets)"
-            " VALUES ('queued', 1, 1, ?, '[\"\", \"\", \"\"]', ?, '{}', 3)",
+            " VALUES ('queued', 1, 1, ?, '[\"\", \"\", \"\", \"\", 0]', ?, '{}', 3)",
             (number, f"{number}@example.test"),
         )
     database.execute(

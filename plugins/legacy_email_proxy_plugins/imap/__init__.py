@@ -8,10 +8,11 @@ A session opens the folder once and then borrows a connection for each exchange:
     folder     what has to be listed, and what not    ahead      the next messages before they are asked for
     connection IMAP, synchronously                    client     imaplib and IMAPClient over our ``wire``
     index      UIDs, octets, unique-ids; ``listing``  body       one message, proven; ``batch``: several
-    wire       octets within deadlines                stream     thread → event loop
+    wire       octets within deadlines, ``tls``       stream     thread → event loop
     view       what of the folder is shown            deletion   what QUIT means        actions    on many UIDs at once
     options    the site's choices                     memory     of a folder, on disk   throttle   the server's pauses
     watch      messages that can not be had           substitute Exchange's stand-ins   unique_ids
+    opening    one look at the folder for many
 
 Never SEARCH, EXAMINE, message sequence numbers or a plain EXPUNGE; always ``BODY.PEEK[]``, so that no \Seen is set.
 """

@@ -1,16 +1,18 @@
 """Reads messages before a session asks for them, because clients ask for one after the other.
 
 Many small messages in one FETCH cost little more than one of them. It begins when a session has asked for two in a row,
-so that a device which takes one message a day costs nothing more, and it grows with each time it was right.
+so that a device which takes one message a day costs nothing more, and it grows with each time it was right. When half
+of what was read has been taken, the next is read while the client takes the rest.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
 
-from legacy_email_proxy.contracts import Disconnected, MessageGone, MessageUnavailable
+from legacy_email_proxy.contracts import Disconnected, Failure, MessageGone, MessageUnavailable
 
 from .connection import Connection
 from .index import Index
@@ -36,17 +38,22 @@ class ReadAhead:
 
     What is here was fetched while a session of this account was open, complete and under its UID. It may be handed
     out once another client has expunged the message: under this UID and UIDVALIDITY it never was another. A session
-    that asks out of turn, or again, is told what the server says now.
+    that asks out of turn, or again, is told what the server says now. The first message that a session asks for is
+    shared if other sessions of the account are open.
     """
 
     __slots__ = (
         "_count",
         "_expected",
+        "_has_room",
         "_index",
         "_logger",
+        "_looked_until",
+        "_margin",
         "_messages",
         "_pool",
         "_read_until",
+        "_running",
         "_same_folder",
         "_shelf",
         "item",
@@ -64,18 +71,27 @@ class ReadAhead:
         self._logger = log
         self._expected = -1
         self._read_until = 0
+        self._looked_until = 0
+        self._margin = 0
+        self._has_room = True
         self._count = 1
+        self._running: asyncio.Task[None] | None = None
 
     async def get(self, uid: int) -> bytes | None:
         """The octets of ``item``; ``None`` if it should be asked for alone, whose failure then is the right one."""
         position = self._index.position(uid)
+        if self._index.sizes.octets[position] >= LARGE_OCTETS:
+            self._expected = position + 1
+            return None
+        first = self._expected < 0 and self._shelf.users > 1
         in_a_row, self._expected = position == self._expected, position + 1
-        if not in_a_row:
+        if not (in_a_row or first):
             self._count = 1
             return None
         key = (self._index.uidvalidity, uid, self.item)
         octets = self._messages.get(self._shelf, key)
         if octets is not None:
+            self._look_ahead(position)
             return octets
         coming = self._messages.coming(self._shelf, key)
         if coming is not None:
@@ -84,10 +100,36 @@ class ReadAhead:
         if position < self._read_until:
             # It was here, and was thrown out before its turn: there are too many sessions for the room there is.
             self._count = max(1, self._count // _GROWTH)
-        else:
+            self._has_room = False
+        elif in_a_row:
             self._count = min(MAX_MESSAGES, self._count * _GROWTH)
         planned = self._plan(position)
-        return await self._fetch(planned, uid) if len(planned) > 1 else None
+        return await self._fetch(planned, uid) if len(planned) > in_a_row else None
+
+    def _look_ahead(self, position: int) -> None:
+        """Begin to read what comes next, if the message at ``position`` is behind the half of what there is."""
+        start = max(self._looked_until, position + 1)
+        if start - position > self._margin or self._running is not None or not self._has_room:
+            return
+        self._count = min(MAX_MESSAGES, self._count * _GROWTH)
+        self._looked_until = start + self._count
+        # It may outlive the session: ended early, it would end a connection that others could use.
+        self._running = asyncio.create_task(self._fetch_meanwhile(start))
+
+    async def _fetch_meanwhile(self, start: int) -> None:
+        try:
+            # Not before the task runs: until then another may begin to fetch the same.
+            if planned := self._plan(start):
+                await self._fetch(planned)
+        except Failure as failure:
+            # If it concerns the client, the client will hear it when it asks for the message.
+            self._note(failure)
+        finally:
+            self._running = None
+
+    def _note(self, failure: Failure) -> None:
+        self._logger.info("reading ahead failed", extra={"facts": {"cause": str(failure)}})
+        self._count = 1
 
     def _plan(self, position: int) -> dict[int, int]:
         """UID → octets of what to fetch now: nothing, or the message at ``position`` and some behind it."""
@@ -109,7 +151,8 @@ class ReadAhead:
                 break
         return planned
 
-    async def _fetch(self, planned: dict[int, int], wanted: int) -> bytes | None:
+    async def _fetch(self, planned: dict[int, int], wanted: int = 0) -> bytes | None:
+        """Fetch them, keep them, and return the octets of ``wanted``."""
         uidvalidity = self._index.uidvalidity
         keys = {uid: (uidvalidity, uid, self.item) for uid in planned}
         room = 2 * sum(planned.values()) + _SLACK_OCTETS
@@ -118,15 +161,15 @@ class ReadAhead:
                 got = await self._pool.exchange(partial(self._fetch_in_thread, list(planned), room))
             except (Disconnected, MessageGone, MessageUnavailable) as failure:
                 # One of them may be what the server stumbles over. Those before it must not suffer.
-                self._logger.info("reading ahead failed", extra={"facts": {"cause": str(failure)}})
-                self._count = 1
+                self._note(failure)
                 return None
             for uid, octets in got.items():
                 # An empty answer for a message that has a size is a matter for one question, not for sixty-four.
                 if octets or not planned[uid]:
                     fetched[keys[uid]] = octets
-        self._read_until = self._index.position(next(reversed(planned))) + 1
-        return fetched.get(keys[wanted])
+        self._margin = len(planned) // 2
+        self._read_until = self._looked_until = self._index.position(next(reversed(planned))) + 1
+        return fetched.get(keys[wanted]) if wanted else None
 
     def _fetch_in_thread(self, uids: list[int], room: int, connection: Connection) -> dict[int, bytes]:
         self._same_folder(connection, self._index.uidvalidity)

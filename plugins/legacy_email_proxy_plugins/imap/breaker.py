@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from legacy_email_proxy.contracts import CredentialsRefused
+from legacy_email_proxy.contracts import CredentialsRefused, NoCredentials
 
 __all__ = ("Breaker",)
 
@@ -27,6 +27,7 @@ class Breaker:
         self._pause = 0.0
         self._closed_until = 0.0
         self._proven = False
+        self._look_at = ""
         self._trial: asyncio.Event | None = None
 
     @asynccontextmanager
@@ -37,7 +38,7 @@ class Breaker:
         left = self._closed_until - self._clock()
         if left > 0:
             detail = f"the server refused this login before; it is not asked again for {left:.0f} s"
-            raise CredentialsRefused(detail, look_at="BACKEND_IMAP_USER, BACKEND_IMAP_PASS")
+            raise CredentialsRefused(detail, look_at=self._look_at)
         trial = None
         # Those that waited for a trial which proved nothing (no connection, say) all go on, not one after the other.
         if not self._proven and self._trial is None:
@@ -45,8 +46,10 @@ class Breaker:
         try:
             yield
             self._proven, self._pause = True, 0.0
-        except CredentialsRefused:
-            self._proven = False
+        except NoCredentials:
+            raise
+        except CredentialsRefused as refused:
+            self._proven, self._look_at = False, refused.look_at
             self._pause = min(max(self._pause * 2, self.FIRST_PAUSE_SECONDS), self.LONGEST_PAUSE_SECONDS)
             self._closed_until = self._clock() + self._pause
             raise

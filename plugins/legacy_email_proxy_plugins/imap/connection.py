@@ -28,7 +28,7 @@ from legacy_email_proxy.contracts import (
 from .batch import Batch
 from .body import Body, Parts, rows
 from .client import ANSWER_OCTETS, IMAP4, Client, check, parsed, text_of
-from .credentials import disguises, is_sendable, login_parts, plain_response
+from .credentials import disguises, is_sendable, login_parts, plain_response, token_login
 from .index import Mailbox, uid_sets
 from .listing import MAX_UID, Listing, Sizes
 from .server import Security, Server
@@ -102,7 +102,9 @@ class Connection:
             raise Unreachable(detail, look_at="BACKEND_IMAP_HOST, BACKEND_IMAP_PORT") from error
         except (Disconnected, ValueError) as error:
             detail = f"{server.name} accepts the connection, but: {error}"
-            raise Unreachable(detail, look_at="BACKEND_IMAP_HOST, BACKEND_IMAP_PORT") from error
+            # A port for TLS from the first octet says nothing to who waits for a greeting.
+            tls = "" if server.security is Security.IMPLICIT_TLS else ", BACKEND_IMAP_USE_SSL"
+            raise Unreachable(detail, look_at=f"BACKEND_IMAP_HOST, BACKEND_IMAP_PORT{tls}") from error
         self.capabilities = frozenset(self._imap.capabilities)
         self._in_step = True
 
@@ -126,7 +128,7 @@ class Connection:
         imap._get_capabilities()
 
     def login(self, login: Login, *, clients_own: bool) -> None:
-        """Prove who we are: AUTHENTICATE PLAIN where it is offered, else LOGIN.
+        """Prove who we are: with a password by AUTHENTICATE PLAIN where it is offered, else LOGIN; or with a token.
 
         Raises :class:`LoginRefused` or :class:`CredentialsRefused`, depending on ``clients_own``, only when the server
         judged the password; else :class:`Unusable`, :class:`Overloaded` or :class:`Disconnected`.
@@ -134,15 +136,20 @@ class Connection:
         if not is_sendable(login):
             detail = "NUL or a line end in user or password: not sent"
             raise login_failure("NO", detail, clients_own=clients_own)
+        token = token_login(login, self.capabilities, self._server.host, self._server.port)
         plain = "AUTH=PLAIN" in self.capabilities
-        if not plain and "LOGINDISABLED" in self.capabilities:
+        if token is None and not plain and "LOGINDISABLED" in self.capabilities:
             offered = ", ".join(sorted(name for name in self.capabilities if name.startswith("AUTH="))) or "none"
             detail = f"the server takes no password (LOGINDISABLED; mechanisms: {offered})"
             raise Unusable(detail, look_at="BACKEND_IMAP_USE_SSL, BACKEND_IMAP_USE_STARTTLS")
-        self._imap.secrets = disguises(login)
+        # With those of an earlier try: a server may repeat any line that it did not like.
+        now = disguises(login) if token is None else token.disguises
+        self._imap.secrets = (*self._imap.secrets, *now)
         imap = self._imap
-        with self._exchange("log in", refused=partial(login_failure, clients_own=clients_own)):
-            if plain:
+        with self._exchange("log in", refused=partial(login_failure, clients_own=clients_own, token=token)):
+            if token is not None:
+                imap.authenticate(token.mechanism, cast("Callable[[bytes], bytes]", token.answer))
+            elif plain:
                 answers = [plain_response(login)]
                 # A second challenge has no answer in PLAIN; None cancels.
                 imap.authenticate("PLAIN", lambda _: answers.pop() if answers else cast("bytes", None))

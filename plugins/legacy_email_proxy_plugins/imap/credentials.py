@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-from legacy_email_proxy.contracts import Login
+from legacy_email_proxy.contracts import BearerToken, Login, Unusable
 
-__all__ = ("disguises", "is_sendable", "login_parts", "plain_response", "redacted")
+from ..sasl import BEARER_MECHANISMS, BearerLogin, bearer_mechanism, explained
+
+__all__ = ("TokenExchange", "disguises", "is_sendable", "login_parts", "plain_response", "redacted", "token_login")
 
 
 def _octets(text: str) -> bytes:
@@ -41,6 +43,34 @@ def login_parts(tag: bytes, login: Login) -> list[bytes]:
             parts.append(octets)
         parts[-1] += following
     return parts
+
+
+class TokenExchange:
+    """Answers the server's challenges. ``said`` is what it had against the token, decoded."""
+
+    def __init__(self, bearer: BearerLogin) -> None:
+        self.mechanism = bearer.mechanism
+        self.disguises = bearer.disguises()
+        self.said = ""
+        self._answers = [bearer.acknowledgement(), bearer.response()]
+
+    def answer(self, challenge: bytes) -> bytes | None:
+        """The next answer; ``None`` cancels, for there is no third."""
+        self.said = explained(challenge) or self.said
+        return self._answers.pop() if self._answers else None
+
+
+def token_login(login: Login, capabilities: Collection[str], host: str, port: int) -> TokenExchange | None:
+    """How to log in with a token; ``None`` for a password. Raises :class:`Unusable` where no token is taken."""
+    if not isinstance(login.password, BearerToken):
+        return None
+    offered = [name.removeprefix("AUTH=") for name in capabilities if name.startswith("AUTH=")]
+    mechanism = bearer_mechanism(offered)
+    if mechanism is None:
+        named = ", ".join(sorted(offered)) or "none"
+        detail = f"the server takes no token: it offers {named}, and a token needs {' or '.join(BEARER_MECHANISMS)}"
+        raise Unusable(detail, look_at="BACKEND_IMAP_CREDENTIALS")
+    return TokenExchange(BearerLogin(mechanism, login.user, login.password, host, port))
 
 
 def disguises(login: Login) -> tuple[str, ...]:

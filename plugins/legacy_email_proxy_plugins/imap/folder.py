@@ -21,22 +21,27 @@ def open_folder(shelf: Shelf, connection: Connection) -> Index:
     listed = shelf.listed
     sizes = None if listed is None else _continued(listed, mailbox, connection)
     undisturbed = True
-    if sizes is None:
-        sizes, undisturbed = connection.listing()
+    if listed is not None and sizes is listed.index.sizes:
+        index = listed.index  # The very same, so that what is made of it can be shared as well.
+    else:
+        if sizes is None:
+            sizes, undisturbed = connection.listing()
+        index = Index(mailbox.uidvalidity, sizes)
     if undisturbed and len(sizes) == sizes.below(mailbox.uidnext) == mailbox.exists:
-        shelf.listed = Listed(mailbox.uidvalidity, mailbox.uidnext, sizes)
-    return Index(mailbox.uidvalidity, sizes)
+        shelf.listed = Listed(mailbox.uidnext, index)
+    return index
 
 
 def _continued(listed: Listed, mailbox: Mailbox, connection: Connection) -> Sizes | None:
     """What was listed and what has come since; ``None`` if that is not the whole folder."""
-    if mailbox.uidvalidity != listed.uidvalidity or not listed.uidnext <= mailbox.uidnext:
+    known = listed.index.sizes
+    if mailbox.uidvalidity != listed.index.uidvalidity or not listed.uidnext <= mailbox.uidnext:
         return None
-    arrived = mailbox.exists - len(listed.sizes)
+    arrived = mailbox.exists - len(known)
     if mailbox.uidnext == listed.uidnext:
-        return listed.sizes if arrived == 0 else None
+        return known if arrived == 0 else None
     if arrived < 0:
         return None
     later, undisturbed = connection.listing(listed.uidnext)
     # A message that came after SELECT counted is welcome, but proves nothing.
-    return listed.sizes.with_later(later) if undisturbed and later.below(mailbox.uidnext) == arrived else None
+    return known.with_later(later) if undisturbed and later.below(mailbox.uidnext) == arrived else None

@@ -48,9 +48,13 @@ class Index(Sequence[Entry]):
         return len(self._uids)
 
     @property
-    def octets(self) -> int:
-        """Of all messages together."""
-        return sum(self._octets)
+    def octets(self) -> Sequence[int]:
+        """Of all messages; see :class:`~legacy_email_proxy.contracts.Columns`."""
+        return self._octets
+
+    def unique_ids(self, start: int, stop: int) -> Sequence[str]:
+        """Of the messages from index ``start`` up to, without, ``stop``."""
+        return list(map(self.unique_id, self._uids[start:stop]))
 
     @overload
     def __getitem__(self, position: int) -> Entry: ...

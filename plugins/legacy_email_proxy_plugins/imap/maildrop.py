@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
 from legacy_email_proxy.contracts import (
+    Account,
     Client,
     Context,
     CredentialsRefused,
@@ -64,12 +65,21 @@ class IMAPMaildrop:
             raise CredentialsRefused(detail, look_at="BACKEND_IMAP_USER, POP3_LOGIN")
         with self._accounts.pool(used, clients_own=login is not None) as pool:
             # A connection that is open already proves nothing about the password that this client has just given.
-            memory = Memory(lambda: self._context.state_dir, self._server.name, used.user, self._server.folder)
-            index = await pool.exchange(partial(self._list, pool.shelf, memory), fresh=login is not None)
+            memory = self._memory(used)
+            if login is None:
+                index = await pool.openings.join(
+                    lambda opening: pool.exchange(partial(self._list, pool.shelf, memory, opening.begun))
+                )
+            else:
+                index = await pool.exchange(partial(self._list, pool.shelf, memory, lambda: None), fresh=True)
             session = IMAPSession(pool, index, partial(self._remove, memory), self._logger)
             yield WatchedSession(session, self._options, memory, self._logger)
 
-    def _list(self, shelf: Shelf, memory: Memory, connection: Connection) -> Index:
+    def _memory(self, login: Login) -> Memory:
+        return Memory(lambda: self._context.state_dir, self._server.name, login.user, self._server.folder)
+
+    def _list(self, shelf: Shelf, memory: Memory, begin: Callable[[], None], connection: Connection) -> Index:
+        begin()
         return shown(connection, open_folder(shelf, connection), self._options, memory)
 
     def _remove(self, memory: Memory, connection: Connection, uidvalidity: int, uids: Collection[int]) -> None:
@@ -87,7 +97,11 @@ class IMAPMaildrop:
         findings: list[Finding] = []
         with self._accounts.pool(self._login or _NOBODY, clients_own=self._login is None) as pool:
             try:
-                job = partial(inspect, self._server, self._login, self._options, findings)
+                login, credentials = self._login, self._server.credentials
+                memory = self._memory(login) if login else None
+                if login is not None and credentials is not None:
+                    login = Login(login.user, await credentials.secret(Account("imap", login.user)))
+                job = partial(inspect, self._server, login, self._options, memory, findings)
                 await pool.exchange(job, fresh=True, log_in=False, untouched=lambda: not findings)
             except Failure as failure:
                 findings.append(failed(failure))

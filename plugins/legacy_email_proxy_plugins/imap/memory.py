@@ -6,6 +6,7 @@ it, because a new password does not make a new mailbox. UIDs and counts are in i
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -85,6 +86,12 @@ class Memory:
             except OSError as error:
                 raise self._failure("write", error) from error
 
+    def ready(self) -> None:
+        """Raise what :meth:`change` would raise in a folder that is not there or not ours to write."""
+        folder = self._file.parent
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise self._failure("write", PermissionError(errno.EACCES, "the folder can not be written", str(folder)))
+
     @property
     def _file(self) -> Path:
         try:
@@ -94,8 +101,9 @@ class Memory:
 
     def _failure(self, verb: str, error: Exception) -> Failure:
         reason = getattr(error, "strerror", None) or type(error).__name__
+        place = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
         return Failure(
-            f"can not {verb} {self._name}.json, which keeps deleted messages away: {reason}", look_at="STATE_DIR"
+            f"can not {verb} {self._name}.json, which keeps deleted messages away: {reason}{place}", look_at="STATE_DIR"
         )
 
 

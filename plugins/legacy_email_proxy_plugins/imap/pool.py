@@ -12,14 +12,16 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
 
-from legacy_email_proxy.contracts import Disconnected, Login, Overloaded
+from legacy_email_proxy.contracts import Account, Disconnected, Login, Overloaded, Secret, logged_in
 
 from .breaker import Breaker
 from .connection import Connection
+from .opening import Openings
 from .server import Server
 from .shelf import Shelf
 from .throttle import Throttle
@@ -48,6 +50,7 @@ class Pool:
         self._throttle = throttle or Throttle()
         self.shelf: Shelf
         """Of the sessions that use this pool; set by who lends it to them."""
+        self.openings = Openings()
         self._server = server
         self._login = login
         self._clients_own = clients_own
@@ -103,8 +106,6 @@ class Pool:
         lease = _Lease()
         self._lent.add(lease)
         try:
-            if self._closing:
-                raise Disconnected("the proxy is shutting down")
             kept = None if fresh else self._take_idle(lease)
             if kept is not None:
                 try:
@@ -118,14 +119,22 @@ class Pool:
                 async with self._breaker_attempt():
                     return await self._in_thread(lease, function)
             async with self._breaker_attempt():
-                await self._in_thread(lease, self._open)
+                await self._in_thread(lease, Connection.connect)
+                await self._log_in(lease)
             return await self._in_thread(lease, function)
         finally:
             self._give_back(lease)
 
-    def _open(self, connection: Connection) -> None:
-        connection.connect()
-        connection.login(self._login, clients_own=self._clients_own)
+    async def _log_in(self, lease: _Lease) -> None:
+        credentials, user = self._server.credentials, self._login.user
+        if self._clients_own or credentials is None:
+            await self._in_thread(lease, partial(Connection.login, login=self._login, clients_own=self._clients_own))
+            return
+
+        async def attempt(secret: Secret) -> None:
+            await self._in_thread(lease, partial(Connection.login, login=Login(user, secret), clients_own=False))
+
+        await logged_in(credentials, Account("imap", user), attempt)
 
     def _breaker_attempt(self) -> AbstractAsyncContextManager[None]:
         return nullcontext() if self._breaker is None else self._breaker.attempt()
@@ -156,6 +165,8 @@ class Pool:
     async def _in_thread(self, lease: _Lease, function: Callable[[Connection], T]) -> T:
         connection = lease.connection
         assert connection is not None, "nothing lent"  # noqa: S101
+        if self._closing:
+            raise Disconnected("the proxy is shutting down")
         lease.future = future = self._executor.submit(function, connection)
         try:
             return await asyncio.wrap_future(future)

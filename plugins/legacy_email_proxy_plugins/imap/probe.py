@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from legacy_email_proxy.contracts import CredentialsRefused, Failure, Finding, Level, Login, Unreachable, Unverified
+from legacy_email_proxy.contracts import (
+    CredentialsRefused,
+    Failure,
+    Finding,
+    Level,
+    Login,
+    NoCredentials,
+    Unreachable,
+    Unverified,
+)
 
+from ..provider_errors import meaning_of
 from .actions import find_trash
 from .connection import Connection
 from .deletion import stays
+from .memory import Memory
 from .options import Deletion, Options
 from .server import Security, Server
 
@@ -16,7 +27,12 @@ _WORTH_NAMING = ("UIDPLUS", "MOVE", "ID", "IDLE", "CONDSTORE", "SPECIAL-USE", "C
 
 
 def inspect(
-    server: Server, login: Login | None, options: Options, findings: list[Finding], connection: Connection
+    server: Server,
+    login: Login | None,
+    options: Options,
+    memory: Memory | None,
+    findings: list[Finding],
+    connection: Connection,
 ) -> None:
     """Go through all steps in the worker thread, telling ``findings``. Raises what stopped it."""
     connection.connect()
@@ -30,7 +46,7 @@ def inspect(
                 "set BACKEND_IMAP_USE_SSL or BACKEND_IMAP_USE_STARTTLS to true",
             )
         )
-    if login is None:
+    if login is None or memory is None:
         findings.append(Finding(Level.GOOD, "not logged in: each client brings its own login (POP3_LOGIN=backend)"))
         return
     connection.login(login, clients_own=False)
@@ -56,6 +72,8 @@ def inspect(
                 "POP3 clients can read but not delete; give the account the right to, or set BACKEND_IMAP_FOLDER",
             )
         )
+    if stays(options.deletion, connection) or options.hide_after is not None:
+        memory.ready()
     if options.deletion is Deletion.TRASH:
         trash = find_trash(connection)
         if trash is None or trash == connection.folder:
@@ -68,6 +86,10 @@ def inspect(
 
 def failed(failure: Failure) -> Finding:
     """The step that did not work."""
+    if isinstance(failure, NoCredentials):
+        return Finding(Level.BAD, f"nothing to log in with: {failure.detail}", f"look at {failure.look_at}")
+    if isinstance(failure, CredentialsRefused) and (meaning := meaning_of(failure.detail)):
+        return Finding(Level.BAD, f"{failure.detail}: {meaning.words}", meaning.advice)
     look_at = f"look at {failure.look_at}" if failure.look_at else "try again later"
     if isinstance(failure, CredentialsRefused):
         advice = f"{look_at}; many providers want an app password here, or have IMAP switched off by default"

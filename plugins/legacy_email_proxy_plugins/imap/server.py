@@ -7,7 +7,7 @@ import ssl
 from dataclasses import dataclass, field
 from enum import Enum
 
-from legacy_email_proxy.contracts import Context, Login, Secret, SettingsMistake
+from legacy_email_proxy.contracts import Context, Credentials, Login, Secret, SettingsMistake
 
 __all__ = ("Patience", "Security", "Server", "configured_login", "configured_server")
 
@@ -51,6 +51,8 @@ class Server:
     tls: ssl.SSLContext | None
     folder: str
     max_connections: int
+    credentials: Credentials | None = None
+    """What the settings' own account logs in with; ``None`` where each client brings its own login."""
     patience: Patience = field(default_factory=Patience)
 
     @property
@@ -65,9 +67,10 @@ def configured_server(context: Context) -> Server:
     mistakes: list[str] = []
     if not settings["BACKEND_IMAP_HOST"]:
         mistakes.append("BACKEND_IMAP_HOST: not set; name the IMAP server or choose another MAILDROP_PLUGIN")
-    if settings["POP3_LOGIN"] == "any":
+    by_password = settings["BACKEND_IMAP_CREDENTIALS"] == "password"
+    if settings["POP3_LOGIN"] != "backend":
         for variable, what in (("BACKEND_IMAP_USER", "login"), ("BACKEND_IMAP_PASS", "password")):
-            if not settings[variable]:
+            if not settings[variable] and (by_password or what == "login"):
                 mistakes.append(
                     f"{variable}: not set; it is the {what} at the IMAP server (only POP3_LOGIN=backend does without)"
                 )
@@ -88,6 +91,12 @@ def configured_server(context: Context) -> Server:
             tls = context.tls("BACKEND_IMAP_CA_FILE")
         except SettingsMistake as mistake:
             mistakes.extend(mistake.lines)
+    credentials = None
+    if settings["BACKEND_IMAP_USER"] and (settings["BACKEND_IMAP_PASS"] or not by_password):
+        try:
+            credentials = context.credentials("BACKEND_IMAP_CREDENTIALS")
+        except SettingsMistake as mistake:
+            mistakes.extend(mistake.lines)
     if mistakes:
         raise SettingsMistake(*mistakes)
     return Server(
@@ -97,10 +106,17 @@ def configured_server(context: Context) -> Server:
         tls=tls,
         folder=settings["BACKEND_IMAP_FOLDER"],
         max_connections=settings["BACKEND_IMAP_MAX_CONNECTIONS"],
+        credentials=credentials,
     )
 
 
 def configured_login(context: Context) -> Login | None:
-    """The account of the settings; ``None`` if there is none, as ``POP3_LOGIN=backend`` allows."""
-    user, password = context.settings["BACKEND_IMAP_USER"], context.settings["BACKEND_IMAP_PASS"]
-    return Login(user, password) if user and password else None
+    """The account of the settings; ``None`` if there is none, as ``POP3_LOGIN=backend`` allows.
+
+    What it logs in with, the server's ``credentials`` say at each login.
+    """
+    settings = context.settings
+    user, password = settings["BACKEND_IMAP_USER"], settings["BACKEND_IMAP_PASS"]
+    if settings["BACKEND_IMAP_CREDENTIALS"] != "password":
+        password = Secret("")
+    return Login(user, password) if user and password is not None else None

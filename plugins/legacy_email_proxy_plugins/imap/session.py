@@ -41,22 +41,13 @@ class IMAPSession:
         """The messages as they were when the maildrop was opened."""
         return self._index
 
-    def retrieve(self, unique_id: str) -> AsyncGenerator[bytes, None]:
-        """The whole message; the last piece comes only after the server's OK."""
-        return self._read_ahead(unique_id, self._messages)
+    async def read_ahead(self, unique_id: str) -> bytes | None:
+        """The whole message, if it is here before it is asked for; else, or if it can not be had, ``None``."""
+        return await self._messages.get(self._uid(unique_id))
 
-    async def _read_ahead(self, unique_id: str, ahead: ReadAhead) -> AsyncGenerator[bytes, None]:
-        """What ``ahead`` has, or could have, read of this message."""
+    async def stream(self, unique_id: str, item: str = "BODY.PEEK[]") -> AsyncGenerator[bytes, None]:
+        """The whole message, or its header; the last piece comes only after the server's OK."""
         uid = self._uid(unique_id)
-        octets = await ahead.get(uid)
-        if octets is not None:
-            yield octets
-            return
-        async with aclosing(self._streamed(uid, ahead.item)) as pieces:
-            async for piece in pieces:
-                yield piece
-
-    async def _streamed(self, uid: int, item: str) -> AsyncGenerator[bytes, None]:
         pipe = Pipe()
         job = partial(_fetch, self._index.uidvalidity, uid, item, pipe.put)
         # A task of its own, because the exchange goes on while its pieces are taken.
@@ -72,12 +63,16 @@ class IMAPSession:
 
     async def top(self, unique_id: str, lines: int) -> AsyncGenerator[bytes, None]:
         """The header and at least the first ``lines`` lines of the body, read in windows."""
+        uid = self._uid(unique_id)
         if lines <= 0:
-            async with aclosing(self._read_ahead(unique_id, self._headers)) as pieces:
+            header = await self._headers.get(uid)
+            if header is not None:
+                yield header
+                return
+            async with aclosing(self.stream(unique_id, self._headers.item)) as pieces:
                 async for piece in pieces:
                     yield piece
             return
-        uid = self._uid(unique_id)
         counter, offset, listed = TopCounter(lines), 0, self._index.sizes[uid]
         while True:
             try:

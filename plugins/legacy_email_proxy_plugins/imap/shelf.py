@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from .listing import Sizes
+from .index import Index
 
 __all__ = ("Listed", "Messages", "Shelf", "Shelves")
 
@@ -31,9 +31,8 @@ Key = tuple[int, int, str]
 class Listed:
     """A folder that was listed completely: there was no other message with a UID below ``uidnext``."""
 
-    uidvalidity: int
     uidnext: int
-    sizes: Sizes
+    index: Index
 
 
 class Messages:
@@ -124,7 +123,7 @@ class Shelves:
         left, messages = 0, 0
         for key, shelf in reversed(list(self._shelves.items())):
             if shelf.listed is not None:
-                messages += len(shelf.listed.sizes)
+                messages += len(shelf.listed.index)
                 left += 1
             if not shelf.users and (shelf.listed is None or messages > LISTED_MESSAGES or left > MAX_SHELVES):
                 del self._shelves[key]

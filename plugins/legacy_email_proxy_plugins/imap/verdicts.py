@@ -18,6 +18,8 @@ from legacy_email_proxy.contracts import (
     Unusable,
 )
 
+from .credentials import TokenExchange
+
 __all__ = ("Busy", "is_busy", "is_throttling", "login_failure", "overloaded", "refusal", "response_code")
 
 _CODE = re.compile(r"\s*\[([A-Za-z0-9-]+)")
@@ -84,9 +86,11 @@ def overloaded(text: str) -> Busy:
     return Busy(text)
 
 
-def login_failure(status: str, text: str, *, clients_own: bool) -> Failure:
+def login_failure(status: str, text: str, *, clients_own: bool, token: TokenExchange | None = None) -> Failure:
     """What a NO or BAD to the login means. ``clients_own``: it was the client's USER and PASS."""
     code = response_code(text)
+    if token is not None and token.said:
+        text = f"{text} ({token.said})"
     if status != "NO":
         return Disconnected(f"the server did not understand the login: {status} {text}")
     if is_busy(text):
@@ -99,7 +103,8 @@ def login_failure(status: str, text: str, *, clients_own: bool) -> Failure:
             # No fault of the password: a client told [AUTH] would ask its owner for another one.
             return Failure(f"the server wants its administrator to look at this account: {text}")
         return LoginRefused(f"the server refused the client's login: {text}")
-    return CredentialsRefused(f"the server refused the login: {text}", look_at="BACKEND_IMAP_USER, BACKEND_IMAP_PASS")
+    look_at = f"BACKEND_IMAP_USER, BACKEND_IMAP_{'PASS' if token is None else 'CREDENTIALS'}"
+    return CredentialsRefused(f"the server refused the login: {text}", look_at=look_at)
 
 
 def refusal(doing: str, status: str, text: str, *, look_at: str = "") -> Failure:

@@ -40,13 +40,19 @@ class WatchedSession:
     async def retrieve(self, unique_id: str) -> AsyncGenerator[bytes, None]:
         """The whole message. Raises :class:`MessageUnavailable` also for what the server sent in its place."""
         try:
-            async with aclosing(self._session.retrieve(unique_id)) as pieces:
-                first = True
-                async for piece in pieces:
-                    if first and is_substitute(piece, partial(self._listed, unique_id)):
-                        raise MessageUnavailable("the server sent a substitute for the message, saying that it failed")
-                    first = False
-                    yield piece
+            # Not a generator of its own: that would cost each small message as much as finding it does.
+            octets = await self._session.read_ahead(unique_id)
+            if octets is not None:
+                self._refuse_substitute(unique_id, octets)
+                yield octets
+            else:
+                async with aclosing(self._session.stream(unique_id)) as pieces:
+                    first = True
+                    async for piece in pieces:
+                        if first:
+                            self._refuse_substitute(unique_id, piece)
+                        first = False
+                        yield piece
         except MessageUnavailable as failure:
             await self._note(unique_id, failure)
             raise
@@ -67,6 +73,10 @@ class WatchedSession:
         except MessageUnavailable as failure:
             await self._note(unique_id, failure)
             raise
+
+    def _refuse_substitute(self, unique_id: str, first_piece: bytes) -> None:
+        if is_substitute(first_piece, partial(self._listed, unique_id)):
+            raise MessageUnavailable("the server sent a substitute for the message, saying that it failed")
 
     def _listed(self, unique_id: str) -> int:
         return next((entry.octets for entry in self.entries if entry.unique_id == unique_id), 0)

@@ -18,6 +18,7 @@ from typing import Any
 from legacy_email_proxy.contracts import Disconnected, Unreachable, Unverified
 
 from .server import Patience
+from .tls import TLS
 
 __all__ = ("MAX_LINE_OCTETS", "PIECE_OCTETS", "Wire")
 
@@ -35,6 +36,7 @@ class Wire:
     def __init__(self, patience: Patience) -> None:
         self._patience = patience
         self._socket: sockets.socket | None = None
+        self._tls: TLS | None = None
         self._reader: io.BufferedReader | None = None
         self._deadline = math.inf
         self._budget = 0
@@ -45,14 +47,14 @@ class Wire:
 
     @property
     def socket(self) -> sockets.socket:
-        """The socket as it is now; TLS replaces it."""
+        """The TCP connection, also when TLS is spoken over it."""
         assert self._socket is not None, "not connected"  # noqa: S101 (an order of calls that is ours to keep)
         return self._socket
 
     @property
     def tls_version(self) -> str:
         """Such as ``TLSv1.3``; empty without TLS."""
-        return (self._socket.version() or "") if isinstance(self._socket, ssl.SSLSocket) else ""
+        return self._tls.version if self._tls is not None else ""
 
     # Opening
 
@@ -84,9 +86,8 @@ class Wire:
             # Whoever sits in the middle could put words into the protected session with them (the STARTTLS injection).
             raise Unverified("octets in the clear came behind the server's answer to STARTTLS")
         try:
-            self._take(context.wrap_socket(self.socket, server_hostname=host, do_handshake_on_connect=False))
-            self.socket.settimeout(max(0.001, self._left()))
-            self.socket.do_handshake()  # type: ignore[attr-defined]
+            tls = TLS(self._receive, self.socket.sendall, context, host)
+            tls.do_handshake()
         except ssl.SSLCertVerificationError as error:
             detail = f"the certificate of {host} does not verify: {error.verify_message or error.reason}"
             raise Unverified(detail, look_at="BACKEND_IMAP_CA_FILE") from error
@@ -98,6 +99,7 @@ class Wire:
         except OSError as error:
             detail = f"the TLS handshake with {host} failed: {_reason(error)}"
             raise Unreachable(detail, look_at="BACKEND_IMAP_PORT") from error
+        self._tls = tls
         self._read_from_socket()
 
     def _take(self, sock: sockets.socket) -> None:
@@ -179,24 +181,28 @@ class Wire:
         self._refuse_if_aborted()
         try:
             self._wait_at_most(max(0.001, min(self._left(), self._patience.read)))
-            self.socket.sendall(octets)
+            (self._tls or self.socket).sendall(octets)
         except OSError as error:
             raise Disconnected(f"the connection broke while sending: {_reason(error)}") from error
 
     def receive_into(self, buffer: Any) -> int:
         """For the reader alone: what is there, or 0 at the end. Raises :class:`Disconnected`."""
-        self._refuse_if_aborted()
-        left = self._left()
-        if left <= 0:
-            raise Disconnected("the server's answer took too long")
         try:
-            self._wait_at_most(min(left, self._patience.read))
-            octets = self.socket.recv_into(buffer)
+            octets = self._receive(buffer) if self._tls is None else self._tls.recv_into(buffer)
         except OSError as error:
             self._refuse_if_aborted()
             raise Disconnected(f"no answer from the server: {_reason(error)}") from error
         self._received += octets
         return octets
+
+    def _receive(self, buffer: Any) -> int:
+        # Before each call, because a server could also drip a single TLS record.
+        self._refuse_if_aborted()
+        left = self._left()
+        if left <= 0:
+            raise Disconnected("the server's answer took too long")
+        self._wait_at_most(min(left, self._patience.read))
+        return self.socket.recv_into(buffer)
 
     # The end
 
@@ -205,9 +211,7 @@ class Wire:
         self.aborted = True
         if self._socket is not None:
             with suppress(OSError):
-                # Not SSLSocket.shutdown: that takes the TLS layer off, and the thread that reads would be given what is
-                # left in the kernel's buffer, ciphertext, as if it were the server's words.
-                sockets.socket.shutdown(self._socket, sockets.SHUT_RDWR)
+                self._socket.shutdown(sockets.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the socket; again does nothing."""

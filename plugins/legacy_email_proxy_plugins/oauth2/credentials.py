@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
-
-from anyio.to_thread import run_sync
+from functools import cached_property
 
 from legacy_email_proxy.contracts import (
-    DEFAULT_ACCOUNT,
     Account,
     BearerToken,
     Context,
@@ -30,6 +27,9 @@ from .store import Store
 from .tokens import Keeper
 
 __all__ = ("OAuth2Credentials",)
+
+_ONLY_ACCOUNT = "default"
+"""The name of the file where accounts have no names."""
 
 
 class OAuth2Credentials:
@@ -52,24 +52,23 @@ class OAuth2Credentials:
         if mistakes:
             raise SettingsMistake(*mistakes)
         self._grants = Grants(self._configuration, Endpoints(tls))
-        self._keepers: dict[str, Keeper] = {}
 
     async def secret(self, account: Account) -> BearerToken:
         """See :meth:`Credentials.secret`."""
-        return await self._keeper(account.name).token()
+        return await self._keeper.token()
 
     async def refused(self, account: Account, secret: Password | BearerToken) -> bool:
         """See :meth:`Credentials.refused`."""
-        return await self._keeper(account.name).refused(secret)
+        return await self._keeper.refused(secret)
 
     async def probe(self) -> Sequence[Finding]:
         """Whether there is a token, and what it is good for."""
         try:
-            await self._keeper(DEFAULT_ACCOUNT).token()
+            await self._keeper.token()
         except Failure as failure:
             text, _, advice = failure.detail.partition(" -> ")
             return (Finding(Level.BAD, text, advice or f"look at {failure.look_at or 'the log'}"),)
-        record = await self._store(DEFAULT_ACCOUNT).load()
+        record = await self._store().load()
         left = record.expires - datetime.now(UTC).timestamp()
         scope = f", for {record.scope}" if record.scope else ""
         findings = [
@@ -80,23 +79,18 @@ class OAuth2Credentials:
             findings.append(Finding(Level.WARNING, "the refresh token is stored without encryption", advice))
         return findings
 
-    async def authorize(self, account: str, dialogue: Dialogue, *, listen: bool) -> None:
+    async def authorize(self, dialogue: Dialogue, *, listen: bool) -> None:
         """See :meth:`Authorizable.authorize`."""
         granted = await consent(self._configuration, self._grants, dialogue, listen=listen)
-        await self._keeper(account).adopt(granted)
+        await self._keeper.adopt(granted)
 
-    async def status(self) -> Sequence[TokenStatus]:
+    async def status(self) -> TokenStatus:
         """See :meth:`Authorizable.status`."""
-        names = await run_sync(lambda: Store.accounts(self._folder()))
-        return [await self._status(name) for name in dict.fromkeys((DEFAULT_ACCOUNT, *names))]
-
-    async def _status(self, name: str) -> TokenStatus:
         try:
-            record = await self._store(name).load()
+            record = await self._store().load()
         except Failure as failure:
-            return TokenStatus(name, self._configuration.grant, error=str(failure))
+            return TokenStatus(self._configuration.grant, error=str(failure))
         return TokenStatus(
-            name,
             record.grant or self._configuration.grant,
             record.scope,
             _moment(record.expires),
@@ -106,20 +100,15 @@ class OAuth2Credentials:
 
     async def aclose(self) -> None:
         """See :meth:`Credentials.aclose`."""
-        for keeper in self._keepers.values():
-            await keeper.aclose()
+        await self._keeper.aclose()
 
-    def _folder(self) -> Path:
-        return self._context.state_dir
+    def _store(self) -> Store:
+        name = self._context.account or _ONLY_ACCOUNT
+        return Store(lambda: self._context.state_dir, name, self._context.settings["OAUTH2_STORE_KEY"])
 
-    def _store(self, name: str) -> Store:
-        return Store(self._folder, name, self._context.settings["OAUTH2_STORE_KEY"])
-
-    def _keeper(self, name: str) -> Keeper:
-        if name not in self._keepers:
-            logger = self._context.logger
-            self._keepers[name] = Keeper(self._configuration, self._grants, self._store(name), logger)
-        return self._keepers[name]
+    @cached_property
+    def _keeper(self) -> Keeper:
+        return Keeper(self._configuration, self._grants, self._store(), self._context.logger)
 
 
 def _moment(seconds: float) -> datetime | None:

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Iterable
 from urllib.parse import quote, quote_plus
 
-from legacy_email_proxy.contracts import CredentialsRefused, Disconnected, Failure, Overloaded, Secret
+from legacy_email_proxy.contracts import Disconnected, Failure, NoCredentials, Overloaded, Secret
 
 from ..provider_errors import meaning_of
 from .http import Answer
@@ -18,7 +18,7 @@ _WAIT = frozenset({"temporarily_unavailable", "server_error"})
 _LOOK_AT = "OAUTH2_GRANT and the other OAUTH2 settings"
 
 
-class GrantRefused(CredentialsRefused):
+class GrantRefused(NoCredentials):
     """The provider gives no token until somebody acts. ``code`` is its ``error`` (RFC 6749 §5.2)."""
 
     def __init__(self, detail: str, *, look_at: str = _LOOK_AT, code: str = "") -> None:

@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import anyio
 from anyio.to_thread import run_sync
@@ -68,11 +68,6 @@ class Store:
         self._derived: tuple[bytes, bytes] | None = None
         self._seen: tuple[int, ...] | None = None
         self._record = Record()
-
-    @staticmethod
-    def accounts(folder: Path) -> list[str]:
-        """The names of all accounts that have a file there."""
-        return sorted(unquote(file.name.removesuffix(".json")) for file in folder.glob("*.json"))
 
     async def load(self) -> Record:
         """What is stored now, read again only where the file has changed. Raises :class:`Damaged`."""

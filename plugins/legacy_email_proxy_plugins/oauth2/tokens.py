@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
-from legacy_email_proxy.contracts import BearerToken, CredentialsRefused, Failure, Secret, StorageFull
+from legacy_email_proxy.contracts import BearerToken, Failure, NoCredentials, Secret, StorageFull
 
 from .configuration import Configuration
 from .grants import Granted, Grants
@@ -149,7 +149,7 @@ class Keeper:
         self._task = None
         if not task.cancelled() and (error := task.exception()) is not None:
             # Nobody may be waiting for it; whoever is, raises it as well.
-            self._logger.error("no token: %s", error)
+            self._logger.error("no token: %s", error, exc_info=None if isinstance(error, Failure) else error)
 
     async def _renew(self) -> BearerToken:
         record = Record()
@@ -194,7 +194,7 @@ class Keeper:
             return record.refresh_token
         if seed is None:
             detail = "there is no refresh token yet: run `legacy-email-proxy authorize`"
-            raise CredentialsRefused(detail, look_at="OAUTH2_GRANT, OAUTH2_REFRESH_TOKEN")
+            raise NoCredentials(detail, look_at="OAUTH2_GRANT, OAUTH2_REFRESH_TOKEN")
         return seed
 
     def _record_of(self, granted: Granted, refresh_token: Secret | None) -> Record:
@@ -222,7 +222,7 @@ class Keeper:
         self._held = None
 
     async def _failed(self, failure: Failure, record: Record) -> None:
-        (self._act_pause if isinstance(failure, CredentialsRefused) else self._wait_pause).lengthen()
+        (self._act_pause if isinstance(failure, NoCredentials) else self._wait_pause).lengthen()
         self._failure, self._failed_with = failure, _fingerprint(record.refresh_token)
         if self._held is not None:
             return

@@ -1,8 +1,9 @@
 """The relay ``smtps``: passes mail on through an authenticated SMTP server, over verified TLS.
 
-``relay`` fulfils the contract, ``pool`` keeps connections, ``connection`` leads the dialogue on one, ``wire`` moves the
-octets; ``dialogue`` and ``content`` are the protocol without I/O, ``login`` the octets of AUTH and the pause after a
-refused password, ``probe`` what ``check`` says.
+``relay`` fulfils the contract, ``pool`` keeps connections. On a ``connection``, ``opening`` leads the dialogue up to
+the login, ``envelope`` and ``sending`` that of one message; ``dial`` and ``wire`` move the octets. ``commands``,
+``replies`` and ``content`` are the protocol without I/O, ``login`` the octets of AUTH and the pause after a refused
+password, ``probe`` what ``check`` says.
 """
 
 from __future__ import annotations

@@ -1,40 +1,27 @@
-"""One connection to the backend: greeting, TLS, login, and mail transactions one after the other (RFC 5321 §3).
+"""One connection to the backend: commands go out and replies come back, whoever needs them for what.
 
-Every failure says during what it happened. The border that matters is the final dot: before it nothing can have been
-delivered, after it nobody knows until the backend has answered (RFC 1047).
+``opening`` makes it usable, ``envelope`` and ``sending`` lead mail transactions on it, one after the other. Every
+failure says during what it happened.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import logging
-import ssl
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
 
-from legacy_email_proxy.contracts import (
-    Disconnected,
-    Overloaded,
-    Parameters,
-    Receipt,
-    Unreachable,
-    Unusable,
-    Unverified,
-)
+from legacy_email_proxy.contracts import Disconnected, Refused
 
-from .content import ContentEncoder
-from .dialogue import Extensions, Reply, command, mail_command, rcpt_command, refusal
-from .endpoint import Encryption, Endpoint
-from .login import Breaker, Exchange, login_failure
+from .commands import Extensions, command
+from .endpoint import Endpoint
+from .replies import CLOSING, Reply, redacted, without_secrets
 from .timeouts import Timeouts
-from .wire import Broken, Wire, connect
+from .wire import Broken, Wire
 
 __all__ = ("Connection", "State")
 
-_BLOCK_OCTETS = 65536
-_CLOSING = 421
-"""Answers no command: the backend closes the connection (RFC 5321 §3.8)."""
+_RESET = "while sending RSET"
+_QUOTED = 80
 
 
 class State(Enum):
@@ -47,280 +34,160 @@ class State(Enum):
 
 
 class Connection:
-    """Speaks with the backend, one command and one reply at a time. Lent to one transaction at a time."""
+    """Speaks with the backend. Lent to one transaction at a time."""
 
     def __init__(self, wire: Wire, endpoint: Endpoint, timeouts: Timeouts, logger: logging.Logger) -> None:
-        self._wire = wire
-        self._endpoint = endpoint
-        self._timeouts = timeouts
-        self._logger = logger
-        self._mail_parameters: Parameters = {}
+        self.wire = wire
+        self.endpoint = endpoint
+        self.timeouts = timeouts
+        self.logger = logger
         self.state = State.NEW
+        self.pipelining = False
+        self.chunking = False
         self.extensions = Extensions()
+        self.secrets: tuple[str, ...] = ()
+        """What was sent to log in, and may come back from the backend at any time."""
         self.transactions = 0
         self.timed_out = False
-        """Whether it ended because the backend fell silent, and not because it hung up."""
+        """Whether it ended because the backend fell silent on this transaction, and not because it hung up."""
+        self._unsettled = 0
+        """Replies that an earlier transaction has asked for and did not wait for; the last of them answers RSET."""
 
-    # Setting up.
+    def offered(self, extensions: Extensions) -> None:
+        """Take what EHLO said."""
+        self.extensions = extensions
+        self.pipelining = "PIPELINING" in extensions
+        # Without PIPELINING each chunk would wait for its reply, where DATA waits once.
+        self.chunking = self.pipelining and "CHUNKING" in extensions
 
-    @classmethod
-    async def open(cls, endpoint: Endpoint, timeouts: Timeouts, logger: logging.Logger) -> Connection:
-        """Connect, verify, and say EHLO; :meth:`login` comes next.
+    # Commands and replies. All raise Disconnected, and the connection is of no use after that.
 
-        Raises :class:`Unreachable`, :class:`Unverified`, :class:`Overloaded`, :class:`Unusable` or
-        :class:`Disconnected`, and never :class:`Refused`: no client's mail is judged here.
-        """
-        connection = cls(await connect(endpoint.host, endpoint.port, timeouts.connect), endpoint, timeouts, logger)
+    async def ask(self, line: bytes, phase: str, seconds: float) -> Reply:
+        """One command, and its reply."""
+        if self._unsettled and not self.pipelining:
+            await self._settle()
+        self.send((line,), phase)
+        return await self.reply(phase, seconds)
+
+    def send(self, lines: Sequence[bytes], phase: str) -> None:
+        """Commands, in one write. Each is owed a reply, which :meth:`reply` gives in this order."""
+        if self.logger.isEnabledFor(logging.DEBUG):
+            for line in lines:
+                self.logger.debug("C: %s", ascii(line.decode("utf-8").rstrip())[1:-1])
+        self.write(b"".join(lines), len(lines), phase)
+
+    def write(self, octets: bytes, replies: int, phase: str) -> None:
+        """Octets that ask for so many replies, and are nothing for the log."""
         try:
-            await connection._start()
-        except BaseException:
-            connection.abort()
-            raise
-        return connection
-
-    async def _start(self) -> None:
-        if self._endpoint.encryption is Encryption.IMPLICIT:
-            await self._start_tls()
-        await self._greeting()
-        await self._hello()
-        if self._endpoint.encryption is Encryption.STARTTLS:
-            await self._command_starttls()
-            await self._start_tls()
-            # What was offered in the clear may be anybody's words (RFC 3207 §4.2).
-            await self._hello()
-
-    async def _greeting(self) -> None:
-        reply = await self._reply("waiting for the greeting", self._timeouts.greeting, unreachable=True)
-        if 400 <= reply.code < 500:
-            raise Overloaded(f"{self._endpoint} greets with {reply}")
-        if reply.code != 220:
-            raise Unreachable(f"{self._endpoint} greets with {reply}", look_at="BACKEND_SMTP_HOST, BACKEND_SMTP_PORT")
-
-    async def _hello(self) -> None:
-        phase = "while sending EHLO"
-        reply = await self._ask(command("EHLO", self._own_name()), phase, self._timeouts.hello)
-        if reply.code == 250:
-            self.extensions = Extensions.parse(reply)
-        elif reply.code >= 500:
-            raise Unusable(f"{self._endpoint} does not take EHLO: {reply}", look_at="BACKEND_SMTP_HOST")
-        elif reply.negative:
-            raise Overloaded(f"{self._endpoint} answers EHLO with {reply}")
-        else:
-            raise self._out_of_step(phase, reply)
-
-    def _own_name(self) -> str:
-        """Our address as a literal (RFC 5321 §4.1.3). A name would have to be looked up."""
-        address = ipaddress.ip_address(str(self._wire.address[0]).partition("%")[0])
-        if isinstance(address, ipaddress.IPv6Address):
-            if address.ipv4_mapped is None:
-                return f"[IPv6:{address}]"
-            address = address.ipv4_mapped
-        return f"[{address}]"
-
-    async def _command_starttls(self) -> None:
-        look_at = "BACKEND_SMTP_USE_TLS, BACKEND_SMTP_PORT"
-        if "STARTTLS" not in self.extensions:
-            raise Unverified(f"{self._endpoint} does not offer STARTTLS; nothing was sent", look_at=look_at)
-        reply = await self._ask(command("STARTTLS"), "while sending STARTTLS", self._timeouts.hello)
-        if reply.code != 220:
-            raise Unverified(f"{self._endpoint} refuses STARTTLS: {reply}; nothing was sent", look_at=look_at)
-        if self._wire.unexpected:
-            raise Unverified(
-                f"{self._endpoint} sent octets in the clear behind its answer to STARTTLS: somebody on the way may "
-                f"have put them there ({self._wire.unexpected}); nothing was sent",
-                look_at=look_at,
-            )
-
-    async def _start_tls(self) -> None:
-        if self._endpoint.tls is None:
-            raise Unverified("there is no TLS context")
-        try:
-            await self._wire.start_tls(self._endpoint.tls, self._endpoint.host, self._timeouts.tls)
-        except ssl.SSLCertVerificationError as error:
-            reason = error.verify_message or str(error)
-            raise Unverified(
-                f"the certificate of {self._endpoint} does not verify: {reason}; nothing was sent",
-                look_at="BACKEND_SMTP_CA_FILE",
-            ) from None
-        except ssl.SSLError as error:
-            raise Unverified(
-                f"{self._endpoint} does not speak TLS with us: {error.reason or error}; nothing was sent",
-                look_at="BACKEND_SMTP_PORT, BACKEND_SMTP_USE_SSL, BACKEND_SMTP_USE_TLS",
-            ) from None
+            self.wire.write(octets, replies)
         except Broken as broken:
-            kind = Unreachable if broken.timed_out else Disconnected
-            raise kind(f"{self._endpoint}: in the TLS handshake: {broken}", look_at="BACKEND_SMTP_PORT") from None
+            raise self.lost(broken, phase) from None
 
-    async def login(self, breaker: Breaker) -> str:
-        """Log in, if there is a user; returns the mechanism. One attempt, with one mechanism.
+    async def reply(self, phase: str, seconds: float) -> Reply:
+        """The reply to the oldest command. A 421 is none."""
+        if self._unsettled:
+            await self._settle()
+        reply = await self.take(phase, seconds)
+        if reply.code == CLOSING:
+            raise self.out_of_step(phase, reply)
+        return reply
 
-        Raises :class:`CredentialsRefused`, :class:`Overloaded`, :class:`Unusable` or :class:`Disconnected`.
-        """
-        mechanism = ""
-        if self._endpoint.user is not None:
-            exchange = Exchange.choose(self.extensions, self._endpoint.user, self._endpoint.password)
-            async with breaker.attempt(self._timeouts.auth):
-                await self._authenticate(exchange)
-            mechanism = exchange.mechanism
-        self.state = State.READY
-        return mechanism
-
-    async def _authenticate(self, exchange: Exchange) -> None:
-        phase = "while sending AUTH"
-        reply = None
-        for line in exchange.lines():
-            if reply is not None and reply.code != 334:
-                break
-            self._logger.debug("C: AUTH %s ***", exchange.mechanism)
-            reply = await self._exchange(line, phase, self._timeouts.auth)
-            self._logger.debug("S: %s", exchange.shown(reply))
-        if reply is None or reply.code == 235:
-            return
-        self.abort()
-        if reply.negative:
-            raise login_failure(reply, exchange.shown(reply))
-        raise Disconnected(f"{self._endpoint}: {phase}: it said {exchange.shown(reply)}, which is no end of a login")
-
-    # A mail transaction.
-
-    async def mail(self, reverse_path: str, parameters: Parameters) -> None:
-        """Open a transaction. :class:`Refused` is the verdict on the sender, and leaves the connection usable."""
-        line = mail_command(reverse_path, parameters, self.extensions)
-        self.transactions += 1
-        self._mail_parameters = parameters
-        # Already now, so that a refused MAIL is followed by RSET. Postfix remembers the SIZE of one that it refused as
-        # too big, and would refuse the next message on this connection, whosever it is.
-        self.state = State.ENVELOPE
-        await self._judged(line, "while sending MAIL", self._timeouts.mail)
-
-    async def rcpt(self, forward_path: str) -> None:
-        """Name a recipient. :class:`Refused` is the verdict on this one, and leaves the transaction open."""
-        line = rcpt_command(forward_path, self._mail_parameters)
-        await self._judged(line, "while sending RCPT", self._timeouts.rcpt)
-
-    async def _judged(self, line: bytes, phase: str, seconds: float) -> None:
-        reply = await self._ask(line, phase, seconds)
-        if reply.negative:
-            raise refusal(reply, phase)
-        if reply.code // 10 != 25:
-            raise self._out_of_step(phase, reply)
-
-    async def data(self, content: AsyncIterator[bytes]) -> Receipt:
-        """Send the content and wait for the verdict. What ``content`` raises passes, and nothing is delivered then."""
-        phase = "while sending DATA"
-        reply = await self._ask(command("DATA"), phase, self._timeouts.data)
-        if reply.negative:
-            raise refusal(reply, phase)
-        if reply.code != 354:
-            raise self._out_of_step(phase, reply)
-        encoder = ContentEncoder()
-        # Whatever is raised in here, by the content too, closes the connection: without an end-of-data the backend has
-        # to forget what it has got.
-        with self._during("before the final dot"):
-            async for piece in content:
-                for start in range(0, len(piece), _BLOCK_OCTETS):
-                    self._wire.write(encoder.encode(piece[start : start + _BLOCK_OCTETS]))
-                    await self._wire.drain(self._timeouts.block)
-            await self._wire.settle()
-            # Together with the check in write: whatever was said before this dot is no answer to it.
-            self._wire.write(encoder.end())
-        phase = "after the final dot"
+    async def take(self, phase: str, seconds: float, show: Callable[[Reply], str] | None = None) -> Reply:
+        """The next reply, whatever it says. ``show`` says it in words for the log."""
         try:
-            reply = await self._reply(phase, self._timeouts.final_dot)
-        except Disconnected as lost:
-            raise self._uncertain(lost.detail) from None
-        if reply.positive:
-            self.state = State.READY
-            return Receipt(str(reply))
-        if reply.negative:
-            if reply.code == _CLOSING:
-                self.abort()
-            raise refusal(reply, phase)
-        raise self._uncertain(self._out_of_step(phase, reply).detail)
+            reply = await self.wire.reply(seconds)
+        except Broken as broken:
+            raise self.lost(broken, phase) from None
+        except BaseException:
+            # A command whose reply nobody waited for: the next one would get it.
+            self.abort()
+            raise
+        if show is not None:
+            self.logger.debug("S: %s", show(reply))
+        elif self.logger.isEnabledFor(logging.DEBUG):
+            self.logger.debug("S: %s", self.shown(reply))
+        return reply
 
-    def _uncertain(self, detail: str) -> Disconnected:
-        return Disconnected(f"{detail}; the message may have been delivered: the backend did not answer the final dot")
+    def lost(self, broken: Broken, phase: str) -> Disconnected:
+        """Close, and say what happened."""
+        self.timed_out = broken.timed_out and not self._unsettled
+        self.abort()
+        said = f": {redacted(broken.said, self.secrets)[:_QUOTED]}" if broken.said else ""
+        return Disconnected(f"{self.endpoint}: {phase}: {broken}{said}")
 
-    async def reset(self) -> None:
-        """After a transaction that did not end well: make the connection ready for another one, or finish it."""
+    def out_of_step(self, phase: str, reply: Reply) -> Disconnected:
+        """Close, because of a reply that answers nothing."""
+        self.abort()
+        return Disconnected(f"{self.endpoint}: {phase}: it said {self.shown(reply)}")
+
+    def refusal(self, reply: Reply, phase: str) -> Refused:
+        """The backend's 4yz or 5yz as the verdict that the device shall read."""
+        text = without_secrets(reply.text, self.secrets)
+        return Refused(reply.code, reply.enhanced, text, detail=f"{phase}: the backend said {self.shown(reply)}")
+
+    def shown(self, reply: Reply) -> str:
+        """The reply, for anybody's eyes."""
+        return redacted(reply.whole, self.secrets)
+
+    # Between two transactions.
+
+    def reset(self) -> None:
+        """After a transaction that did not end well: make the connection ready for another one, or finish it.
+
+        RSET goes out now, so that the backend lets go of what it holds; the next transaction takes its reply.
+        """
         if self.state is not State.ENVELOPE:
             return
-        try:
-            reply = await self._ask(command("RSET"), "while sending RSET", self._timeouts.rset)
-        except Disconnected:
-            return
-        if reply.positive:
-            self.state = State.READY
-        else:
+        if self.wire.owed > self._unsettled:
+            # Replies on their way are those to a transaction that nobody leads any more.
             self.abort()
+            return
+        if self.discard(command("RSET"), _RESET):
+            self.state = State.READY
+
+    def discard(self, line: bytes, phase: str) -> bool:
+        """Send a command of whose reply nobody wants to know; false if that fails. RSET has to be the last of these."""
+        try:
+            self.send((line,), phase)
+        except Disconnected:
+            return False
+        self._unsettled += 1
+        return True
+
+    async def _settle(self) -> None:
+        while self._unsettled:
+            reply = await self.take(_RESET, self.timeouts.rset)
+            self._unsettled -= 1
+            if reply.code == CLOSING or not (reply.positive or self._unsettled):
+                raise self.out_of_step(_RESET, reply)
 
     # Leaving.
 
     @property
     def reusable(self) -> bool:
-        """Whether it is ready and the backend has neither hung up nor said anything since."""
-        return self.state is State.READY and not self._wire.unexpected
+        """Whether it is ready, and the backend has neither hung up nor said anything that it was not asked for."""
+        return self.state is State.READY and self.wire.fault is None
 
     @property
     def tls_version(self) -> str:
         """See :attr:`Wire.tls_version`."""
-        return self._wire.tls_version
+        return self.wire.tls_version
 
     def abort(self) -> None:
         """Close at once, whatever is going on."""
         self.state = State.FINISHED
-        self._wire.abort()
+        self.wire.abort()
 
     def leave(self) -> None:
         """Say QUIT and close, without waiting: the farewell has its own deadline."""
         self.state = State.FINISHED
-        self._wire.leave(command("QUIT"), self._timeouts.quit)
+        self.wire.leave(command("QUIT"), self.timeouts.quit)
 
     @property
     def gone(self) -> bool:
         """Whether the socket is closed."""
-        return self._wire.gone
+        return self.wire.gone
 
     async def closed(self) -> None:
         """Wait until the socket is closed."""
-        await self._wire.closed()
-
-    # One command, one reply.
-
-    async def _ask(self, line: bytes, phase: str, seconds: float) -> Reply:
-        if self._logger.isEnabledFor(logging.DEBUG):
-            self._logger.debug("C: %s", ascii(line.decode("utf-8").rstrip())[1:-1])
-        reply = await self._exchange(line, phase, seconds)
-        self._logger.debug("S: %s", reply)
-        if reply.code == _CLOSING and self.state is not State.NEW:
-            raise self._out_of_step(phase, reply)
-        return reply
-
-    async def _exchange(self, line: bytes, phase: str, seconds: float) -> Reply:
-        with self._during(phase):
-            self._wire.write(line)
-        return await self._reply(phase, seconds)
-
-    async def _reply(self, phase: str, seconds: float, *, unreachable: bool = False) -> Reply:
-        with self._during(phase, unreachable=unreachable):
-            return await self._wire.reply(seconds)
-
-    @contextmanager
-    def _during(self, phase: str, *, unreachable: bool = False) -> Iterator[None]:
-        try:
-            yield
-        except Broken as broken:
-            self.timed_out = broken.timed_out
-            self.abort()
-            detail = f"{self._endpoint}: {phase}: {broken}"
-            if unreachable and broken.timed_out:
-                raise Unreachable(detail, look_at="BACKEND_SMTP_HOST, BACKEND_SMTP_PORT") from None
-            raise Disconnected(detail) from None
-        except BaseException:
-            # A command whose reply nobody waited for: the next one would get it.
-            self.abort()
-            raise
-
-    def _out_of_step(self, phase: str, reply: Reply) -> Disconnected:
-        self.abort()
-        return Disconnected(f"{self._endpoint}: {phase}: it said {reply}")
+        await self.wire.closed()

@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
-import re
+from legacy_email_proxy.contracts import normalised
 
 __all__ = ("ContentEncoder",)
 
-_LINE_END = re.compile(rb"\r\n|\r|\n")
-
 
 class ContentEncoder:
-    """Turns content, given in pieces of any size, into what follows a 354.
+    """Turns content, given in pieces of any size, into what follows a 354 or, without ``dots``, a BDAT.
 
     The core promises CRLF line ends. Here is the one place of this plugin that does not take its word: a bare CR or LF
     that slipped in becomes CRLF. Left alone, ``LF . LF`` ends the message for some servers, and what follows would be
     read as commands under our login.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, dots: bool) -> None:
+        self._dots = dots
         self._held = b""
         self._at_line_start = True
 
     def encode(self, piece: bytes) -> bytes:
         """The octets to send for this piece. A CR at its end waits for the next one."""
-        octets = self._held + piece
-        self._held = b""
+        octets = self._held + piece if self._held else piece
         if octets.endswith(b"\r"):
             octets, self._held = octets[:-1], b"\r"
+        else:
+            self._held = b""
         if not octets:
             return b""
-        pairs = octets.count(b"\r\n")
-        if octets.count(b"\n") != pairs or octets.count(b"\r") != pairs:
-            octets = _LINE_END.sub(b"\r\n", octets)
-        stuffed = octets.replace(b"\r\n.", b"\r\n..")
-        if self._at_line_start and octets.startswith(b"."):
-            stuffed = b"." + stuffed
+        octets = normalised(octets)
+        at_line_start = self._at_line_start
         self._at_line_start = octets.endswith(b"\r\n")
-        return stuffed
+        # Most of a long message has no dot at all, because base64 has none.
+        if self._dots and b"." in octets:
+            if at_line_start and octets.startswith(b"."):
+                octets = b"." + octets
+            return octets.replace(b"\r\n.", b"\r\n..")
+        return octets
 
     def end(self) -> bytes:
-        """The end-of-data, after a line end if the content has none: a dot in the middle of a line ends nothing."""
-        return b".\r\n" if self._at_line_start and not self._held else b"\r\n.\r\n"
+        """What ends the content: a line end if it has none, for a last line is none without it, and a dot if wanted."""
+        line_end = b"" if self._at_line_start and not self._held else b"\r\n"
+        return line_end + b".\r\n" if self._dots else line_end

@@ -6,7 +6,7 @@ import ssl
 from dataclasses import dataclass
 from enum import Enum
 
-from legacy_email_proxy.contracts import Context, Secret, SettingsMistake
+from legacy_email_proxy.contracts import Context, Credentials, Secret, SettingsMistake
 
 __all__ = ("Encryption", "Endpoint")
 
@@ -21,14 +21,16 @@ class Encryption(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """The backend. ``tls`` is there unless ``encryption`` is NONE; without a ``user`` nobody logs in."""
+    """The backend. ``tls`` is there unless ``encryption`` is NONE; without a ``user`` nobody logs in, and there are no
+    ``credentials``.
+    """
 
     host: str
     port: int
     encryption: Encryption
     tls: ssl.SSLContext | None
     user: str | None
-    password: Secret
+    credentials: Credentials | None
     max_connections: int
 
     @classmethod
@@ -41,9 +43,12 @@ class Endpoint:
         password: Secret | None = settings["BACKEND_SMTP_PASS"]
         if not host:
             mistakes.append("BACKEND_SMTP_HOST: not set; give the name of your provider's SMTP server")
-        if user and not password:
+        by_password = settings["BACKEND_SMTP_CREDENTIALS"] == "password"
+        if not by_password and not user:
+            mistakes.append("BACKEND_SMTP_USER: not set; BACKEND_SMTP_CREDENTIALS needs to know who logs in")
+        if user and not password and by_password:
             mistakes.append("BACKEND_SMTP_PASS: not set, though BACKEND_SMTP_USER is; set both or neither")
-        if password and not user:
+        if password and not user and by_password:
             mistakes.append("BACKEND_SMTP_USER: not set, though BACKEND_SMTP_PASS is; set both or neither")
         if "\0" in (user or "") or "\0" in (password.reveal() if password else ""):
             mistakes.append(
@@ -59,6 +64,12 @@ class Endpoint:
                 tls = context.tls("BACKEND_SMTP_CA_FILE")
             except SettingsMistake as mistake:
                 mistakes.extend(mistake.lines)
+        credentials = None
+        if user:
+            try:
+                credentials = context.credentials("BACKEND_SMTP_CREDENTIALS")
+            except SettingsMistake as mistake:
+                mistakes.extend(mistake.lines)
         if mistakes:
             raise SettingsMistake(*mistakes)
         return cls(
@@ -67,7 +78,7 @@ class Endpoint:
             encryption=encryption,
             tls=tls,
             user=user or None,
-            password=password or Secret(""),
+            credentials=credentials,
             max_connections=settings["BACKEND_SMTP_MAX_CONNECTIONS"],
         )
 

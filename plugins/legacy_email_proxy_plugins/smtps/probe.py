@@ -10,15 +10,18 @@ from legacy_email_proxy.contracts import (
     Failure,
     Finding,
     Level,
+    NoCredentials,
     Overloaded,
     Unreachable,
     Unusable,
     Unverified,
 )
 
+from ..provider_errors import meaning_of
 from .connection import Connection
 from .endpoint import Encryption, Endpoint
 from .login import Breaker
+from .opening import log_in
 
 __all__ = ("probe",)
 
@@ -30,6 +33,11 @@ _ADVICE: dict[type[Failure], str] = {
     Overloaded: "try again later",
     Unusable: "ask your provider which port and login a mail program has to use",
 }
+
+_WRONG_PLACE = (
+    "check the name and the port: is this the server to which mail programs send, and does BACKEND_SMTP_USE_SSL or "
+    "BACKEND_SMTP_USE_TLS fit the port (465 and 587)?"
+)
 
 _WORTH_KNOWING = ("8BITMIME", "SMTPUTF8", "PIPELINING", "CHUNKING")
 
@@ -44,21 +52,29 @@ async def probe(
         async with asyncio.timeout(seconds):
             connection = await connect()
             findings.append(_reached(endpoint, connection))
-            mechanism = await connection.login(breaker)
+            mechanism = await log_in(connection, breaker)
             findings.append(_logged_in(endpoint, mechanism))
             findings.extend(_offers(connection))
         connection.leave()
         await connection.closed()
     except Failure as failure:
-        findings.append(
-            Finding(Level.BAD, str(failure), _ADVICE.get(type(failure), "look into the log of the backend"))
-        )
+        findings.append(_failed(failure))
     except TimeoutError:
-        findings.append(Finding(Level.BAD, f"{endpoint} did not answer within {seconds:g} s", _ADVICE[Unreachable]))
+        advice = _ADVICE[Unreachable] if endpoint.encryption is Encryption.IMPLICIT else _WRONG_PLACE
+        findings.append(Finding(Level.BAD, f"{endpoint} did not answer within {seconds:g} s", advice))
     finally:
         if connection is not None:
             connection.abort()
     return findings
+
+
+def _failed(failure: Failure) -> Finding:
+    if isinstance(failure, NoCredentials):
+        return Finding(Level.BAD, f"nothing to log in with: {failure.detail}", f"look at {failure.look_at}")
+    if isinstance(failure, CredentialsRefused) and (meaning := meaning_of(failure.detail)):
+        return Finding(Level.BAD, f"{failure}: {meaning.words}", meaning.advice)
+    otherwise = _WRONG_PLACE if failure.look_at else "look into the log of the backend"
+    return Finding(Level.BAD, str(failure), _ADVICE.get(type(failure), otherwise))
 
 
 def _reached(endpoint: Endpoint, connection: Connection) -> Finding:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Self
 
 from legacy_email_proxy.contracts import (
     Client,
@@ -13,16 +14,19 @@ from legacy_email_proxy.contracts import (
     Finding,
     Parameters,
     Receipt,
+    Recipient,
     Refused,
     RelayCapabilities,
-    Transaction,
 )
 
-from .connection import Connection
+from .connection import Connection, State
 from .endpoint import Encryption, Endpoint
+from .envelope import Envelope
 from .login import Breaker
+from .opening import log_in, open_connection
 from .pool import Limits, Loan, Pool
 from .probe import probe
+from .sending import send_chunks, send_data
 from .timeouts import Timeouts
 
 __all__ = ("SMTPSRelay",)
@@ -40,41 +44,28 @@ class SMTPSRelay:
         self._capabilities = RelayCapabilities()
         if self._endpoint.encryption is Encryption.NONE and self._endpoint.user is not None:
             self._logger.warning(
-                "the password for %s goes over the network in the clear (see BACKEND_SMTP_USE_SSL or _USE_TLS)",
+                "password or token for %s goes over the network in the clear (see BACKEND_SMTP_USE_SSL or _USE_TLS)",
                 self._endpoint,
             )
 
     async def _connect(self) -> Connection:
         connection = await self._open()
         try:
-            await connection.login(self._breaker)
+            await log_in(connection, self._breaker)
         except BaseException:
             connection.abort()
             raise
         return connection
 
     async def _open(self) -> Connection:
-        connection = await Connection.open(self._endpoint, self._timeouts, self._logger)
-        self._capabilities = RelayCapabilities(connection.extensions.max_octets)
+        connection = await open_connection(self._endpoint, self._timeouts, self._logger)
+        offered = connection.extensions
+        self._capabilities = RelayCapabilities(offered.max_octets, "SMTPUTF8" in offered, "DSN" in offered)
         return connection
 
-    @asynccontextmanager
-    async def transaction(
-        self, client: Client, reverse_path: str, parameters: Parameters
-    ) -> AsyncIterator[Transaction]:
-        """See :meth:`contracts.Relay.transaction`. A refused sender is told here, at MAIL."""
-        async with self._pool.lend() as loan:
-            try:
-                await _mail(loan, reverse_path, parameters)
-                yield _Transaction(loan.connection)
-            except Exception:
-                await loan.connection.reset()
-                raise
-            except BaseException:
-                # Cancelled: nobody has the time to be polite.
-                loan.connection.abort()
-                raise
-            await loan.connection.reset()
+    def transaction(self, client: Client, reverse_path: str, parameters: Parameters) -> _Transaction:
+        """See :meth:`contracts.Relay.transaction`. A refused sender is told at MAIL or at the first recipient."""
+        return _Transaction(self._pool, client.address, reverse_path, parameters)
 
     def capabilities(self) -> RelayCapabilities:
         """See :meth:`contracts.Relay.capabilities`: what the last EHLO said."""
@@ -89,30 +80,90 @@ class SMTPSRelay:
         await self._pool.aclose()
 
 
-async def _mail(loan: Loan, reverse_path: str, parameters: Parameters) -> None:
-    try:
-        await loan.connection.mail(reverse_path, parameters)
-    except Disconnected:
-        if not loan.reused or loan.connection.timed_out:
-            raise
-        # The backend closed it while it was idle. Nothing of this message was accepted there, so a second try makes no
-        # second copy; from the first accepted RCPT on, nobody could know that.
-        await loan.renew()
-        await loan.connection.mail(reverse_path, parameters)
-
-
 class _Transaction:
-    """See :class:`contracts.Transaction`."""
+    """See :class:`contracts.PipeliningTransaction`. Entering it borrows a connection, leaving it gives that back."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._accepted = 0
+    def __init__(self, pool: Pool, address: str, reverse_path: str, parameters: Parameters) -> None:
+        self._pool = pool
+        self._address = address
+        self._reverse_path = reverse_path
+        self._parameters = parameters
+        self._loan: Loan
+        self._envelope: Envelope
+
+    async def __aenter__(self) -> Self:
+        self._loan = await self._pool.lend(self._address)
+        try:
+            try:
+                await self._mail()
+            except Disconnected:
+                if not self._may_begin_again:
+                    raise
+                await self._begin_again()
+        except BaseException as error:
+            self._leave(error)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._leave(error)
+
+    def _leave(self, error: BaseException | None) -> None:
+        try:
+            if error is None or isinstance(error, Exception):
+                self._envelope.leave()
+            else:
+                # Cancelled: nobody has the time to be polite.
+                self._loan.connection.abort()
+        finally:
+            self._pool.give_back(self._loan)
+
+    async def _mail(self) -> None:
+        self._envelope = Envelope(self._loan.connection, self._reverse_path, self._parameters)
+        await self._envelope.mail()
+
+    @property
+    def _may_begin_again(self) -> bool:
+        """Whether the backend closed the connection while it was idle, and has accepted nothing of this message.
+
+        A second try then makes no second copy; from the first accepted command on, nobody could know that.
+        """
+        return self._loan.reused and self._envelope.untouched and not self._loan.connection.timed_out
+
+    async def _begin_again(self) -> None:
+        await self._loan.renew()
+        await self._mail()
 
     async def add_recipient(self, forward_path: str, parameters: Parameters) -> None:
-        await self._connection.rcpt(forward_path)
-        self._accepted += 1
+        """See :meth:`contracts.Transaction.add_recipient`."""
+        (refused,) = await self.add_recipients((Recipient(forward_path, parameters),), content_follows=False)
+        if refused is not None:
+            raise refused
+
+    async def add_recipients(
+        self, recipients: Sequence[Recipient], *, content_follows: bool
+    ) -> Sequence[Refused | None]:
+        """See :meth:`contracts.PipeliningTransaction.add_recipients`."""
+        try:
+            return await self._envelope.rcpt(recipients, content_follows=content_follows)
+        except Disconnected:
+            if not self._may_begin_again:
+                raise
+        try:
+            await self._begin_again()
+        except Refused as refused:
+            # The new connection does without PIPELINING, or does not take such a sender.
+            return [refused] * len(recipients)
+        return await self._envelope.rcpt(recipients, content_follows=content_follows)
 
     async def send(self, content: AsyncIterator[bytes]) -> Receipt:
-        if not self._accepted:
+        """See :meth:`contracts.Transaction.send`."""
+        connection, envelope = self._loan.connection, self._envelope
+        if not envelope.accepted and connection.state is not State.FINISHED:
             raise Refused(554, "5.5.1", "No valid recipients")
-        return await self._connection.data(content)
+        if connection.chunking:
+            return await send_chunks(connection, content)
+        go_ahead, envelope.go_ahead = envelope.go_ahead, None
+        return await send_data(connection, content, go_ahead)

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ("Timeouts",)
+__all__ = ("LEAST_OCTETS_PER_SECOND", "Timeouts")
+
+LEAST_OCTETS_PER_SECOND = 1000
+"""A backend that takes content more slowly than this, beyond the first :attr:`Timeouts.block` seconds of waiting for
+it, is given up. It is twice what Postfix asks of a sender under stress, so the device's own line may be the slower one,
+and it bounds for how long a backend that takes an octet now and then can hold a connection."""
 
 
 @dataclass(frozen=True, slots=True)

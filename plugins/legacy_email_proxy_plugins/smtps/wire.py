@@ -1,64 +1,103 @@
-"""Octets to and from one backend: connecting, TLS, whole replies before a deadline, and writing with backpressure.
+"""Octets to and from one backend: TLS, whole replies before a deadline, and writing with backpressure.
 
 It knows no commands. Whatever is wrong is raised as :class:`Broken`, and the connection above says during what.
+
+Commands may be sent before the replies to earlier ones are here, so nothing but counting tells whose reply is whose.
+The count holds by four rules; where one is broken the connection ends, and nothing that came is a verdict:
+
+1. Every write says how many replies it asks for.
+2. Before a write, nothing may have come beyond what was asked for by then, not even half a line: it can't be an answer.
+3. When a reply is taken, no further one may lie behind the last that is owed, except a 421, which answers nothing.
+4. What makes a message delivered, an end-of-data or a last chunk, is written only while no reply at all is owed, and
+   after :meth:`Wire.settle` has looked for what arrived unnoticed. What comes next is the verdict on the message.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
+import math
+import select
 import ssl
 from typing import Any, cast
 
-from legacy_email_proxy.contracts import Unreachable
+from .replies import UNASKED, Malformed, Reply, ReplyReader
+from .tls import TLS
 
-from .dialogue import Malformed, Reply, ReplyReader
-
-__all__ = ("Broken", "Wire", "connect")
+__all__ = ("Broken", "Wire")
 
 _WRITE_BUFFER_OCTETS = 65536
-_TLS_SHUTDOWN_SECONDS = 1.0
 
 
 class Broken(Exception):
-    """The connection is of no use any more. ``timed_out`` tells silence from a hang-up or nonsense."""
+    """The connection is of no use any more. ``timed_out`` tells silence from a hang-up or nonsense.
 
-    def __init__(self, reason: str, *, timed_out: bool = False) -> None:
+    ``said`` is what the backend said instead, whole and as it came: it may hold a secret, and is not for the log as it
+    is.
+    """
+
+    def __init__(self, reason: str, said: str = "", *, timed_out: bool = False) -> None:
         super().__init__(reason)
+        self.said = said
         self.timed_out = timed_out
 
 
 class Wire(asyncio.Protocol):
-    """One TCP connection. After :class:`Broken`, only :meth:`abort` makes sense."""
+    """One TCP connection; it owes a first reply, the greeting. After :class:`Broken`, only :meth:`abort` is of use."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
+        self._poll: select.poll | None = None
+        self._tls: TLS | None = None
+        self._agreed: asyncio.Future[None] | None = None
         self._reader = ReplyReader()
+        self._reader.ask(1)
         self._ended = ""
+        self._said = ""
         self._lost: asyncio.Future[None] = self._loop.create_future()
         self._arrived: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._leaving: asyncio.TimerHandle | None = None
+        # One timer for the whole connection, moved when it rings: one for each reply costs more than the reply.
+        self._alarm: asyncio.TimerHandle | None = None
+        self._deadline = math.inf
+        self._overdue = False
 
     # What the event loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See :class:`asyncio.Protocol`."""
-        self._adopt(transport)
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(_WRITE_BUFFER_OCTETS)
+        if (peer := transport.get_extra_info("socket")) is not None:
+            self._poll = select.poll()
+            self._poll.register(peer.fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
+        """See :class:`asyncio.Protocol`."""
+        if self._tls is None:
+            self._take(data)
+        elif self._tls.agreed:
+            self._take(self._decrypted(data))
+        else:
+            self._shake_hands(data)
+        if self._tls is not None and self._tls.closed:
+            self.eof_received()
+            self._close()
+
+    def _take(self, data: bytes) -> None:
         """Nothing is read after the end: what follows nonsense can't be matched to a command."""
+        if not data:
+            return
         if self._leaving is not None:
-            self._transport_().close()
+            self._close()
         elif not self._ended:
             try:
                 self._reader.feed(data)
             except Malformed as error:
-                self._end(str(error))
-                self.abort()
-            self._wake()
+                self._nonsense(error)
+            if self._reader.arrived:
+                self._wake()
 
     def eof_received(self) -> None:
         """The peer will say no more; the transport is closed by returning ``None``."""
@@ -67,8 +106,11 @@ class Wire(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See :class:`asyncio.Protocol`."""
         self._end(f"the connection was lost: {exc}" if exc else "it closed the connection")
-        if self._leaving is not None:
-            self._leaving.cancel()
+        for timer in (self._leaving, self._alarm):
+            if timer is not None:
+                timer.cancel()
+        if self._agreed is not None and not self._agreed.done():
+            self._agreed.set_exception(Broken(self._ended))
         if not self._lost.done():
             self._lost.set_result(None)
         self.resume_writing()
@@ -84,32 +126,55 @@ class Wire(asyncio.Protocol):
             self._writable.set_result(None)
         self._writable = None
 
-    def _adopt(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(_WRITE_BUFFER_OCTETS)
-
     def _transport_(self) -> asyncio.Transport:
         if self._transport is None:
             raise Broken("it is not connected")
         return self._transport
 
-    def _end(self, reason: str) -> None:
-        self._ended = self._ended or reason
+    def _end(self, reason: str, said: str = "") -> None:
+        if not self._ended:
+            self._ended, self._said = reason, said
         self._wake()
         self.resume_writing()
+
+    def _nonsense(self, error: Malformed) -> None:
+        # With it goes what came before: nobody can tell any more what that was an answer to.
+        self._reader = ReplyReader()
+        self._end(str(error), error.said)
+        self.abort()
 
     def _wake(self) -> None:
         if self._arrived is not None and not self._arrived.done():
             self._arrived.set_result(None)
 
+    def _ring(self) -> None:
+        self._alarm = None
+        if self._deadline <= self._loop.time():
+            self._overdue = True
+            self._wake()
+        elif self._deadline < math.inf:
+            self._alarm = self._loop.call_at(self._deadline, self._ring)
+
     # What the connection calls.
 
     @property
-    def unexpected(self) -> str:
-        """What came, or happened, although nothing was asked for; ``""`` when all is quiet."""
-        if self._reader.pending:
-            return f"it sent, unasked, {self._reader}"
-        return self._ended
+    def owed(self) -> int:
+        """Replies that were asked for and not taken yet."""
+        return self._reader.owed
+
+    @property
+    def arrived(self) -> bool:
+        """Whether :meth:`reply` would not have to wait."""
+        return self._reader.arrived
+
+    @property
+    def fault(self) -> Broken | None:
+        """What came, or happened, although nothing was asked for; ``None`` when all is quiet."""
+        if said := self._reader.unasked:
+            return Broken(UNASKED, said)
+        if self._ended:
+            return Broken(self._ended, self._said)
+        return None
 
     @property
     def address(self) -> tuple[Any, ...]:
@@ -120,78 +185,140 @@ class Wire(asyncio.Protocol):
     @property
     def tls_version(self) -> str:
         """Such as ``TLSv1.3``; ``""`` in the clear."""
-        tls = self._transport_().get_extra_info("ssl_object")
-        return (tls.version() or "") if tls is not None else ""
+        return self._tls.version if self._tls is not None else ""
 
     async def reply(self, seconds: float) -> Reply:
-        """The next whole reply. Raises :class:`Broken` when there is none before the deadline."""
+        """The reply to the oldest question. Raises :class:`Broken` when it is not whole before the deadline."""
+        reply = self._next()
+        if reply is not None:
+            return reply
+        self._deadline = self._loop.time() + seconds
+        if self._alarm is None or self._alarm.when() > self._deadline:
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm = self._loop.call_at(self._deadline, self._ring)
         try:
-            async with asyncio.timeout(seconds):
-                while (reply := self._reader.next()) is None:
-                    if self._ended:
-                        part = f" in the middle of a reply ({self._reader})" if self._reader.pending else ""
-                        raise Broken(self._ended + part)
-                    self._arrived = self._loop.create_future()
-                    await self._arrived
-        except TimeoutError:
-            raise Broken(f"no whole reply within {seconds:g} s", timed_out=True) from None
+            while (reply := self._next()) is None:
+                if self._ended:
+                    if part := self._reader.part:
+                        raise Broken(f"{self._ended} in the middle of a reply", part)
+                    raise Broken(self._ended, self._said)
+                if self._overdue:
+                    raise Broken(f"no whole reply within {seconds:g} s", self._reader.part, timed_out=True)
+                self._arrived = self._loop.create_future()
+                await self._arrived
+        finally:
+            self._deadline, self._overdue = math.inf, False
         return reply
+
+    def _next(self) -> Reply | None:
+        try:
+            return self._reader.next()
+        except Malformed as error:
+            self._nonsense(error)
+            return None
 
     async def settle(self) -> None:
         """Let the event loop read what has arrived already."""
-        # Twice: the first pass only finds out which sockets are readable, and resumes us before it reads them.
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        if self._poll is None or self._poll.poll(0):
+            # Twice: the first pass only finds out which sockets are readable, and resumes us before it reads them.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
 
-    def write(self, octets: bytes) -> None:
-        """Send. Nothing may be pending: a reply that came before its command would be taken for the command's."""
-        if unexpected := self.unexpected:
-            raise Broken(unexpected)
+    def write(self, octets: bytes, replies: int) -> None:
+        """Send commands that ask for so many replies, or content that asks for none. Raises :class:`Broken`."""
+        if fault := self.fault:
+            raise fault
+        self._reader.ask(replies)
+        self._send(octets)
+
+    def _send(self, octets: bytes) -> None:
+        if self._tls is not None:
+            try:
+                octets = self._tls.encrypted(octets)
+            except ssl.SSLError as error:
+                self._end(f"the connection was lost: {error}")
+                self.abort()
+                raise Broken(self._ended) from None
         self._transport_().write(octets)
 
-    async def drain(self, seconds: float) -> None:
-        """Wait until little is left to be sent. Raises :class:`Broken` after ``seconds`` without any progress."""
+    async def drain(self, seconds: float, at_most: float) -> float:
+        """Wait until little is left to be sent; returns for how long.
+
+        Raises :class:`Broken` after ``seconds`` without any progress, or when little progress has taken ``at_most``.
+        """
         # A pass of the loop for each block: one huge piece must not keep every other session waiting.
         await asyncio.sleep(0)
+        if self._writable is None and not self._ended:
+            return 0.0
+        began = self._loop.time()
+        until = began + at_most
         while (writable := self._writable) is not None:
             left = self._unsent()
             # wait, not timeout: that would cancel the future, on which resume_writing relies.
-            await asyncio.wait((writable,), timeout=seconds)
-            if not writable.done() and self._unsent() >= left:
+            await asyncio.wait((writable,), timeout=min(seconds, max(0.0, until - self._loop.time())))
+            if writable.done():
+                continue
+            if self._loop.time() >= until:
+                raise Broken("it takes the content too slowly", timed_out=True)
+            if self._unsent() >= left:
                 raise Broken(f"it took nothing for {seconds:g} s", timed_out=True)
         if self._ended:
-            raise Broken(self._ended)
+            raise Broken(self._ended, self._said)
+        return self._loop.time() - began
 
     def _unsent(self) -> int:
         return self._transport_().get_write_buffer_size()
 
     async def start_tls(self, context: ssl.SSLContext, host: str, seconds: float) -> None:
         """Switch to TLS and verify. Raises :class:`ssl.SSLError` or :class:`Broken`; nothing else was sent by then."""
-        if unexpected := self.unexpected:
-            raise Broken(unexpected)
-        plain = self._transport_()
+        if fault := self.fault:
+            raise fault
+        if self._reader.arrived or self._reader.part:
+            # Some event loops read before whoever connected is resumed. Kept, it would stand before what comes in TLS.
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, "it spoke in the clear before TLS")
+        # From here on what arrives belongs to the handshake: octets that follow the 220 in the clear break it, and
+        # never end up among the replies.
+        self._tls = TLS(context, host)
+        self._agreed = self._loop.create_future()
+        self._shake_hands(b"")
         try:
-            # Reading stops before the first await in there: octets that follow the 220 in the clear end up in the
-            # handshake, which they break, and never among the replies.
-            transport = await self._loop.start_tls(
-                plain,
-                self,
-                context,
-                server_hostname=host,
-                ssl_handshake_timeout=seconds,
-                ssl_shutdown_timeout=_TLS_SHUTDOWN_SECONDS,
-            )
+            async with asyncio.timeout(seconds):
+                await self._agreed
         except BaseException as error:
-            # In a handshake asyncio keeps the loss of the connection to itself.
-            plain.abort()
-            self.connection_lost(None)
-            if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
-                timed_out = "taking longer" in str(error)
-                raise Broken(str(error) or "it closed the connection", timed_out=timed_out) from None
+            self.abort()
+            if isinstance(error, TimeoutError):
+                raise Broken(f"it is taking longer than {seconds:g} s", timed_out=True) from None
             raise
-        if transport is None:
-            raise Broken("it closed the connection")
-        self._adopt(transport)
+
+    def _shake_hands(self, octets: bytes) -> None:
+        assert self._tls is not None and self._agreed is not None  # noqa: S101, PT018 (for the type checker)
+        error = None
+        try:
+            self._tls.shake_hands(octets)
+        except ssl.SSLError as failed:
+            error = failed
+        # Also what tells the peer's operator why.
+        self._transport_().write(self._tls.outgoing)
+        if self._agreed.done():
+            return
+        if error is not None:
+            self._agreed.set_exception(error)
+        elif self._tls.agreed:
+            self._agreed.set_result(None)
+            self._take(self._decrypted(b""))
+
+    def _decrypted(self, octets: bytes) -> bytes:
+        assert self._tls is not None  # noqa: S101 (for the type checker)
+        try:
+            said = self._tls.decrypted(octets)
+        except ssl.SSLError as error:
+            self._end(f"the connection was lost: {error}")
+            self.abort()
+            return b""
+        if answer := self._tls.outgoing:  # it asked for new keys
+            self._transport_().write(answer)
+        return said
 
     def abort(self) -> None:
         """Close now; what was not sent yet never will be."""
@@ -199,14 +326,23 @@ class Wire(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def _close(self) -> None:
+        """Close when all has been sent."""
+        transport = self._transport_()
+        if self._tls is not None and not transport.is_closing():
+            transport.write(self._tls.farewell())
+        transport.close()
+
     def leave(self, octets: bytes, seconds: float) -> None:
         """Send a last command and close when anything, or nothing for ``seconds``, comes back. Does not wait."""
         if self._ended or self._leaving is not None:
             self.abort()
             return
-        transport = self._transport_()
-        transport.write(octets)
-        self._leaving = self._loop.call_later(seconds, transport.abort)
+        try:
+            self._send(octets)
+        except Broken:
+            return
+        self._leaving = self._loop.call_later(seconds, self._transport_().abort)
 
     @property
     def gone(self) -> bool:
@@ -216,44 +352,3 @@ class Wire(asyncio.Protocol):
     async def closed(self) -> None:
         """Wait until the socket is closed."""
         await asyncio.wait((self._lost,))
-
-
-async def connect(host: str, port: int, seconds: float) -> Wire:
-    """Connect to the first address of ``host`` that answers. Raises :class:`Unreachable`."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
-    try:
-        async with asyncio.timeout_at(deadline):
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except TimeoutError:
-        raise Unreachable(
-            f"the name {host} was not resolved within {seconds:g} s", look_at="BACKEND_SMTP_HOST"
-        ) from None
-    except (OSError, UnicodeError) as error:
-        raise Unreachable(f"the name {host} can not be resolved: {error}", look_at="BACKEND_SMTP_HOST") from None
-    failures = []
-    for index, (family, kind, protocol, _, address) in enumerate(found):
-        # Each address gets a fair share, so that a first one that swallows everything leaves time for the others.
-        until = loop.time() + (deadline - loop.time()) / (len(found) - index)
-        try:
-            async with asyncio.timeout_at(until):
-                return await _connect_to(socket.socket(family, kind, protocol), address)
-        except TimeoutError:
-            failures.append(f"{address[0]}: no answer")
-        except OSError as error:
-            failures.append(f"{address[0]}: {os.strerror(error.errno) if error.errno else error}")
-    raise Unreachable(
-        f"{host} port {port} does not answer ({'; '.join(failures)})", look_at="BACKEND_SMTP_HOST, BACKEND_SMTP_PORT"
-    )
-
-
-async def _connect_to(plain: socket.socket, address: Any) -> Wire:
-    loop = asyncio.get_running_loop()
-    try:
-        plain.setblocking(False)
-        await loop.sock_connect(plain, address)
-        _, wire = await loop.create_connection(Wire, sock=plain)
-    except BaseException:
-        plain.close()
-        raise
-    return wire

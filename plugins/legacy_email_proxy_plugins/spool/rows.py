@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from legacy_email_proxy.contracts import Client
@@ -90,7 +90,7 @@ def apply(connection: sqlite3.Connection, added: Sequence[Row], removed: Sequenc
     start = 0
     for row in added:
         given = row.submission
-        client = json.dumps([given.client.address, given.client.session, given.client.helo])
+        client = json.dumps(astuple(given.client))
         parameters = json.dumps(dict(given.parameters))
         start_of_row = [row.number, State.QUEUED.value, int(row.notice), client, _utf8(given.reverse_path)]
         messages.append([*start_of_row, parameters, row.octets, row.body, *[given.received] * 3])
@@ -218,7 +218,7 @@ def message_of(row: tuple[Any, ...], recipients: Iterable[tuple[Any, ...]]) -> S
             warned=bool(warned),
             notice=bool(notice),
             reason=_text(reason),
-            client=Client(*map(_text, _three(json.loads(client)))),
+            client=_client(json.loads(client)),
             reverse_path=_text(reverse_path),
             parameters=_parameters(parameters),
             octets=int(octets),
@@ -247,10 +247,12 @@ def _text(value: Any) -> str:
     return _utf8(value)
 
 
-def _three(value: Any) -> list[Any]:
-    if not isinstance(value, list) or len(value) != 3:
+def _client(value: Any) -> Client:
+    if not isinstance(value, list) or len(value) != 5:
         raise TypeError("no client")
-    return value
+    *texts, port = value
+    address, session, helo, login = map(_text, texts)
+    return Client(address, session, helo, login, int(port))
 
 
 def _parameters(text: Any) -> dict[str, str | None]:

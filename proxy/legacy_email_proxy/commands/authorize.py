@@ -13,14 +13,17 @@ from anyio.to_thread import run_sync
 
 from .. import events
 from ..composition import credentials
-from ..contracts import DEFAULT_ACCOUNT, Authorizable, Failure, SettingsMistake
+from ..contracts import Authorizable, Failure, SettingsMistake
 
 __all__ = ("add_arguments", "run")
+
+_ONLY_ACCOUNT = "default"
+"""What the account is called where accounts have no names."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which account, or all of them."""
-    parser.add_argument("account", nargs="?", default=DEFAULT_ACCOUNT, metavar="ACCOUNT", help="(%(default)s)")
+    parser.add_argument("account", nargs="?", metavar="ACCOUNT", help="of ACCOUNTS_FILE, where several can be meant")
     parser.add_argument("--status", action="store_true", help="show each account's token, without any secret")
     parser.add_argument(
         "--listen", action="store_true", help="the browser runs on this machine: catch its way back on a loopback port"
@@ -50,41 +53,61 @@ class _Terminal:
 
 
 async def _authorize(options: argparse.Namespace) -> int:
-    found = [cast(Authorizable, plugin) for plugin in credentials(os.environ).values() if hasattr(plugin, "authorize")]
-    if not found:
+    every = credentials(os.environ)
+    try:
+        found = {
+            account: [cast(Authorizable, plugin) for plugin in plugins.values() if hasattr(plugin, "authorize")]
+            for account, plugins in every.items()
+        }
+        failed = False
+        for account in _meant({name for name, plugins in found.items() if plugins}, options):
+            for plugin in found[account]:
+                failed |= await (_show(account, plugin) if options.status else _consent(account, plugin, options))
+        return int(failed)
+    finally:
+        for plugins in every.values():
+            for each in plugins.values():
+                await each.aclose()
+
+
+def _meant(accounts: set[str], options: argparse.Namespace) -> list[str]:
+    """The accounts to deal with. A consent is one mailbox's, so there it is one of them."""
+    if not accounts:
         raise SettingsMistake(
             "BACKEND_IMAP_CREDENTIALS, BACKEND_SMTP_CREDENTIALS: nothing here needs a consent; set them to oauth2"
         )
-    failed = False
-    for plugin in found:
-        try:
-            failed |= await (_show(plugin) if options.status else _consent(plugin, options))
-        finally:
-            await plugin.aclose()
-    return int(failed)
+    named = options.account
+    if named is not None and named not in accounts and {named, *accounts} != {_ONLY_ACCOUNT, ""}:
+        raise SettingsMistake(f"ACCOUNT: {named!r} is no account with a consent; there is {_listed(accounts)}")
+    if named is None and len(accounts) > 1 and not options.status:
+        raise SettingsMistake(f"ACCOUNT: say whose consent it is; there is {_listed(accounts)}")
+    return [named] if named in accounts else sorted(accounts)
 
 
-async def _consent(plugin: Authorizable, options: argparse.Namespace) -> bool:
+def _listed(accounts: set[str]) -> str:
+    return ", ".join(sorted(name or _ONLY_ACCOUNT for name in accounts))
+
+
+async def _consent(account: str, plugin: Authorizable, options: argparse.Namespace) -> bool:
     try:
-        await plugin.authorize(options.account, _Terminal(), listen=options.listen)
+        await plugin.authorize(_Terminal(), listen=options.listen)
     except Failure as failure:
         print(f"legacy-email-proxy: {failure}", file=sys.stderr)
         return True
-    print(f"Done: the token for account {options.account} is stored; a proxy that is running uses it from now on.")
+    name = account or _ONLY_ACCOUNT
+    print(f"Done: the token for account {name} is stored; a running proxy uses it at its next login.")
     return False
 
 
-async def _show(plugin: Authorizable) -> bool:
-    failed = False
-    for status in await plugin.status():
-        failed |= bool(status.error)
-        print(f"account {status.account}")
-        print(f"  grant         {status.grant or '-'}")
-        print(f"  scope         {status.scope or '-'}")
-        print(f"  expires       {_shown(status.expires)}")
-        print(f"  last refresh  {_shown(status.refreshed)}")
-        print(f"  last error    {status.error or '-'}")
-    return failed
+async def _show(account: str, plugin: Authorizable) -> bool:
+    status = await plugin.status()
+    print(f"account {account or _ONLY_ACCOUNT}")
+    print(f"  grant         {status.grant or '-'}")
+    print(f"  scope         {status.scope or '-'}")
+    print(f"  expires       {_shown(status.expires)}")
+    print(f"  last refresh  {_shown(status.refreshed)}")
+    print(f"  last error    {status.error or '-'}")
+    return bool(status.error)
 
 
 def _shown(moment: datetime | None) -> str:

@@ -1,15 +1,18 @@
-"""Check the settings, the plugins and both backends, and say in plain words what was found and what to do."""
+"""Check the settings, the plugins and all backends, and say in plain words what was found and what to do."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import os
+from collections.abc import Iterator
 
 import anyio
 
-from ..composition import compose
-from ..contracts import Credentials, Finding, Level, Maildrop, Relay
+from ..access import canonical
+from ..accounts.rules import Facts, Leg, candidates, choose
+from ..composition import Composition, compose
+from ..contracts import Credentials, Filter, Finding, Level, Maildrop, Relay, SettingsMistake
 from ..settings import unknown_variables
 
 __all__ = ("add_arguments", "run")
@@ -18,38 +21,86 @@ _PROBE_SECONDS = 90.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No options."""
+    """Without options everything is tried; with a client, the accounts file is asked which account it would get."""
+    about = parser.add_argument_group("which account would a client get, by the rules of ACCOUNTS_FILE")
+    about.add_argument("--client", metavar="ADDRESS", help="its address")
+    about.add_argument("--login", metavar="USER", default="", help="the local user whose password it proves")
+    about.add_argument("--port", type=int, default=0, help="the port of the listener to which it comes")
+    about.add_argument("--sender", metavar="ADDRESS", default="", help="from whom it sends; nothing for <>")
+    about.add_argument("--recipient", metavar="ADDRESS", default="", help="to whom it sends")
 
 
 def run(options: argparse.Namespace) -> int:
     """Exit status 0: all works. 1: something failed. 2: the settings can not work (the lines say which)."""
     # What a plugin would log, its findings say; both on one screen would read as two problems.
     logging.getLogger("legacy_email_proxy").setLevel(logging.CRITICAL)
-    return anyio.run(_check, backend="asyncio")
+    return anyio.run(_check, options, backend="asyncio")
 
 
-async def _check() -> int:
+async def _check(options: argparse.Namespace) -> int:
     composition = compose()
+    if options.client is not None:
+        return _choices(composition, options)
     print(f"{Level.GOOD.value:<8} settings: no mistake found")
     for variable, meant in unknown_variables(os.environ, composition.settings.declared):
         _print("settings", Finding(Level.WARNING, f"{variable} is not a setting", f"did you mean {meant}?"))
     bad = False
-    for variable, plugin in (("MAILDROP_PLUGIN", composition.maildrop), ("RELAY_PLUGIN", composition.relay)):
-        label = f"{variable.removesuffix('_PLUGIN').lower()} {composition.settings[variable]}"
+    for label, plugin in _plugins(composition):
         if plugin is None:
             _print(label, Finding(Level.GOOD, "this leg is closed"))
             continue
-        for finding in await _findings(plugin):
+        # What has nothing to say is listed all the same: a filter that isn't is one that was forgotten.
+        for finding in await _findings(plugin) or [Finding(Level.GOOD, "loaded")]:
             _print(label, finding)
             bad |= finding.level is Level.BAD
-    for name, credentials in composition.credentials.items():
+    for label, credentials in _credentials(composition):
+        # Passwords have nothing to say: the legs have tried them.
         for finding in await _findings(credentials):
-            _print(f"credentials {name}", finding)
+            _print(label, finding)
             bad |= finding.level is Level.BAD
     return int(bad)
 
 
-async def _findings(plugin: Maildrop | Relay | Credentials) -> list[Finding]:
+def _plugins(composition: Composition) -> Iterator[tuple[str, Maildrop | Relay | Filter | None]]:
+    """All that can be asked, under the name by which the user knows it."""
+    for account in composition.accounts:
+        before = f"{account.name} " if account.name else ""
+        yield f"{before}maildrop {account.settings['MAILDROP_PLUGIN']}", account.maildrop
+        yield f"{before}relay {account.settings['RELAY_PLUGIN']}", account.relay
+    for name, one in composition.filters.items():
+        yield f"filter {name}", one
+
+
+def _credentials(composition: Composition) -> Iterator[tuple[str, Credentials]]:
+    for account in composition.accounts:
+        before = f"{account.name} " if account.name else ""
+        for name, one in account.credentials.items():
+            yield f"{before}credentials {name}", one
+
+
+def _choices(composition: Composition, options: argparse.Namespace) -> int:
+    """Say which rule the client meets on each leg; exit status 1 if on none."""
+    if canonical(options.client) is None:
+        raise SettingsMistake(f"--client: {options.client!r} is no address")
+    if not composition.rules:
+        raise SettingsMistake("--client: without ACCOUNTS_FILE there is one account, and it is everybody's")
+    met = False
+    for leg, sender in ((Leg.POP3, None), (Leg.SMTP, options.sender)):
+        facts = Facts(leg, options.client, options.port, options.login, sender)
+        found = candidates(composition.rules, facts)
+        if leg is Leg.SMTP and options.recipient:
+            chosen = choose(found, options.recipient)
+            found = (chosen,) if chosen else ()
+        for match in found:
+            only = "" if match.recipients is None else f" to {', '.join(sorted(match.recipients.entries))}"
+            _print(f"{leg}{only}", Finding(Level.GOOD, f"account {match.account}, by the rule at {match.rule.place}"))
+        if not found:
+            _print(leg, Finding(Level.WARNING, "no rule fits, so it gets no account"))
+        met |= bool(found)
+    return int(not met)
+
+
+async def _findings(plugin: Maildrop | Relay | Filter | Credentials) -> list[Finding]:
     found: list[Finding] = []
     with anyio.move_on_after(_PROBE_SECONDS) as scope:
         try:

@@ -8,7 +8,7 @@ import socket
 import ssl
 import sys
 
-from ..composition import NONE
+from ..choice import NONE
 from ..listeners import PLUGIN_OF
 from ..settings import Settings, read
 
@@ -38,10 +38,13 @@ def _silent(settings: Settings, listener: str) -> list[str]:
     for address in settings[f"{listener}_BIND_ADDR"]:
         place = (_reachable(address), port)
         try:
-            with _connected(place, tls=listener == "POP3S") as connection:
+            with _connected(place, tls=listener.endswith("S")) as connection:
                 if not connection.recv(1):
                     failures.append(f"{listener} at {place[0]} port {place[1]} hung up without a word")
         except OSError as error:
+            # Who may not connect at all is told so in the clear, before any handshake.
+            if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+                continue
             failures.append(f"{listener} at {place[0]} port {place[1]} does not answer: {error.strerror or error}")
     return failures
 

@@ -35,7 +35,7 @@ async def _serve_and_leave() -> None:
     composition = compose()
     for variable, meant in unknown_variables(os.environ, composition.settings.declared):
         events.event(_log, logging.WARNING, "unknown variable", variable=variable, did_you_mean=meant)
-    await serve(composition)
+    await serve(composition, recompose=lambda former: compose(recent=former.recent))
     # Leaving in the ordinary way waits for every thread, and one that waits for a dead resolver, backend or disk would
     # hold a drained process until it is killed. Whatever had to be finished has been, or its grace period is over.
     logging.shutdown()

@@ -1,4 +1,4 @@
-"""Print the effective settings, secrets hidden, and where each came from."""
+"""Print the effective settings, secrets hidden, and where each came from; those of an account where they differ."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import argparse
 import os
 import sys
 
-from ..composition import choose
-from ..settings import unknown_variables
+from ..choice import choose
+from ..contracts import Setting
+from ..settings import Settings, unknown_variables
 
 __all__ = ("add_arguments", "run")
 
@@ -18,13 +19,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Exit status 2 when there are mistakes, which follow the settings on standard error."""
-    settings, _, mistakes = choose(os.environ)
+    choice = choose(os.environ)
+    settings = choice.settings
     width = max(len(setting.name) for setting in settings.declared)
     for setting in settings.declared:
-        value = setting.shown(settings[setting.name])
-        print(f"{setting.name:<{width}}  {value or '-'}  ({settings.origins[setting.name]})")
+        _print(setting, settings, width)
+    for account in choice.accounts:
+        if account.name:
+            print(f"\n[accounts.{account.name}]")
+            for setting in account.settings.declared:
+                if account.settings.origins[setting.name] != settings.origins[setting.name]:
+                    _print(setting, account.settings, width)
     for variable, meant in unknown_variables(os.environ, settings.declared):
         print(f"legacy-email-proxy: {variable}: no such setting, did you mean {meant}?", file=sys.stderr)
-    for line in (*settings.mistakes, *mistakes):
+    for line in choice.mistakes:
         print(f"legacy-email-proxy: {line}", file=sys.stderr)
-    return 2 if settings.mistakes or mistakes else 0
+    return 2 if choice.mistakes else 0
+
+
+def _print(setting: Setting, settings: Settings, width: int) -> None:
+    value = setting.shown(settings[setting.name])
+    print(f"{setting.name:<{width}}  {value or '-'}  ({settings.origins[setting.name]})")

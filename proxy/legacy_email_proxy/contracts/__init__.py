@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from .context import Context
 from .credentials import (
-    DEFAULT_ACCOUNT,
     Account,
     Authorizable,
     BearerToken,
@@ -27,6 +26,7 @@ from .failures import (
     MaildropBusy,
     MessageGone,
     MessageUnavailable,
+    NoCredentials,
     Overloaded,
     Refused,
     SettingsMistake,
@@ -35,8 +35,11 @@ from .failures import (
     Unusable,
     Unverified,
 )
+from .filter import Envelope, Filter
 from .finding import Finding, Level
-from .maildrop import Entry, Login, Maildrop, MaildropSession
+from .header import Header
+from .line_ends import normalised
+from .maildrop import Columns, Entry, Login, Maildrop, MaildropSession, NamedSession
 from .queue import QUEUE_ACTIONS, Queue, QueueAction
 from .relay import (
     PipeliningTransaction,
@@ -51,21 +54,24 @@ from .secret import Secret
 from .setting import Setting, SettingType
 
 __all__ = (
-    "DEFAULT_ACCOUNT",
     "NULL_REVERSE_PATH",
     "QUEUE_ACTIONS",
     "Account",
     "Authorizable",
     "BearerToken",
     "Client",
+    "Columns",
     "Context",
     "Credentials",
     "CredentialsRefused",
     "Dialogue",
     "Disconnected",
     "Entry",
+    "Envelope",
     "Failure",
+    "Filter",
     "Finding",
+    "Header",
     "Level",
     "Login",
     "LoginRefused",
@@ -75,6 +81,8 @@ __all__ = (
     "Message",
     "MessageGone",
     "MessageUnavailable",
+    "NamedSession",
+    "NoCredentials",
     "Overloaded",
     "Parameters",
     "Password",
@@ -99,4 +107,5 @@ __all__ = (
     "Unverified",
     "WholeMessageRelay",
     "logged_in",
+    "normalised",
 )

@@ -24,6 +24,10 @@ class Context(Protocol):
         """Variable → value: every built-in setting, and those that the plugin declared. Unset ones are ``None``."""
 
     @property
+    def account(self) -> str:
+        """The account of ``ACCOUNTS_FILE`` that this instance belongs to; ``""`` for one of the whole process."""
+
+    @property
     def logger(self) -> logging.Logger:
         """The plugin's own logger. Never log a message's content or a :class:`Secret`'s text."""
 
@@ -39,8 +43,8 @@ class Context(Protocol):
         """
 
     def credentials(self, variable: str) -> Credentials:
-        """The credentials plugin that the named variable names, one instance for all who name it. To be had in the
-        constructor.
+        """The credentials plugin that the named variable names, one instance for all plugins of the account that name
+        it. To be had in the constructor.
 
         It is closed by the core. Raises :class:`SettingsMistake` when it can't be had.
         """

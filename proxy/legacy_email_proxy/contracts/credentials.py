@@ -2,7 +2,8 @@
 
 Entry-point group ``legacy_email_proxy.credentials``. The entry point names a class that is called with one
 :class:`~legacy_email_proxy.contracts.context.Context`, in the event loop, and must not do I/O in its constructor. A
-backend plugin gets it from :meth:`Context.credentials`; both legs share one instance of each plugin that they name.
+backend plugin gets it from :meth:`Context.credentials`; both legs of an account share one instance of each plugin that
+they name, and no two accounts do: :attr:`Context.account` says which it is.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from .finding import Finding
 from .secret import Secret
 
 __all__ = (
-    "DEFAULT_ACCOUNT",
     "Account",
     "Authorizable",
     "BearerToken",
@@ -28,19 +28,15 @@ __all__ = (
     "logged_in",
 )
 
-DEFAULT_ACCOUNT = "default"
-"""The name of the account where there is one."""
-
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Who logs in, and where: ``user`` is the login name on that leg, ``name`` the account that it belongs to."""
+    """Who logs in, and where: ``user`` is the login name on that leg."""
 
     leg: Literal["imap", "smtp"]
     user: str
-    name: str = DEFAULT_ACCOUNT
 
 
 class Password(Secret):
@@ -56,12 +52,12 @@ class BearerToken(Secret):
 
 
 class Credentials(Protocol):
-    """Knows secrets. One instance serves all sessions of the process."""
+    """Knows secrets. One instance serves all sessions of an account."""
 
     async def secret(self, account: Account) -> Password | BearerToken:
         """What to log in with now. It may be asked for at every login, so it answers from memory where it can.
 
-        Must bound its own time. Raises :class:`CredentialsRefused` when somebody has to act before there is one, and
+        Must bound its own time. Raises :class:`NoCredentials` when somebody has to act before there is one, and
         :class:`Unreachable`, :class:`Overloaded` or another failure when waiting may help.
         """
 
@@ -75,7 +71,7 @@ class Credentials(Protocol):
         """Try what it is that gives the secrets; failures are findings, not exceptions."""
 
     async def aclose(self) -> None:
-        """Finish what must not be lost and let go; called once, when the process drains."""
+        """Finish what must not be lost and let go; called once, when nobody can log in with it any more."""
 
 
 class Dialogue(Protocol):
@@ -90,9 +86,8 @@ class Dialogue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TokenStatus:
-    """How one account stands, without any secret. ``None``, or an empty text: not known, or there was none."""
+    """How the account stands, without any secret. ``None``, or an empty text: not known, or there was none."""
 
-    account: str
     grant: str
     scope: str = ""
     expires: datetime | None = None
@@ -103,15 +98,15 @@ class TokenStatus:
 class Authorizable(Credentials, Protocol):
     """Credentials that need somebody's consent once. Optional: the command ``authorize`` looks for these methods."""
 
-    async def authorize(self, account: str, dialogue: Dialogue, *, listen: bool) -> None:
+    async def authorize(self, dialogue: Dialogue, *, listen: bool) -> None:
         """Lead through the consent and keep what it gives, so that a service that is running uses it from then on.
 
         ``listen``: the browser runs on this machine, so its way back may be caught on a loopback port. Raises a
         :class:`Failure` when there is no consent.
         """
 
-    async def status(self) -> Sequence[TokenStatus]:
-        """How each account stands, from what is kept; asks nobody."""
+    async def status(self) -> TokenStatus:
+        """How the account stands, from what is kept; asks nobody."""
 
 
 async def logged_in(

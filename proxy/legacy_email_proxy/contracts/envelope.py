@@ -16,11 +16,17 @@ Parameters = Mapping[str, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """The peer of one session. ``session`` is a short label that every log line of the session carries."""
+    """The peer of one session. ``session`` is a short label that every log line of the session carries.
+
+    ``login`` is the user whose password it proved to this proxy (SMTP AUTH), ``""`` for nobody; ``port`` is that of the
+    listener to which it came, 0 where that is not known.
+    """
 
     address: str
     session: str
     helo: str = ""
+    login: str = ""
+    port: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ __all__ = (
     "MaildropBusy",
     "MessageGone",
     "MessageUnavailable",
+    "NoCredentials",
     "Overloaded",
     "Refused",
     "SettingsMistake",
@@ -57,6 +58,10 @@ class Unverified(Failure):
 
 class CredentialsRefused(Failure):
     """The backend refused the proxy's own credentials."""
+
+
+class NoCredentials(CredentialsRefused):
+    """There is nothing to log in with until somebody acts. The backend was not asked, so no pause towards it is due."""
 
 
 class Unusable(Failure):

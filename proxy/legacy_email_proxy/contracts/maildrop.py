@@ -11,18 +11,20 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from .envelope import Client
 from .finding import Finding
 from .secret import Secret
 
-__all__ = ("Entry", "Login", "Maildrop", "MaildropSession")
+__all__ = ("Columns", "Entry", "Login", "Maildrop", "MaildropSession", "NamedSession")
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """What the client gave with USER and PASS. Present only where ``POP3_LOGIN`` says that the backend judges it."""
+    """The user and the password that a client gave. A maildrop gets one only where ``POP3_LOGIN`` says that the
+    backend judges it.
+    """
 
     user: str
     password: Secret
@@ -35,12 +37,24 @@ class Entry(NamedTuple):
     octets: int
 
 
+@runtime_checkable
+class Columns(Protocol):
+    """What ``entries`` may offer besides, so that a listing of 100 000 messages needs no :class:`Entry` for each."""
+
+    @property
+    def octets(self) -> Sequence[int]:
+        """The octets of all entries, in their order."""
+
+    def unique_ids(self, start: int, stop: int) -> Sequence[str]:
+        """The unique-ids of the entries from index ``start`` up to, without, ``stop``."""
+
+
 class MaildropSession(Protocol):
     """An open maildrop. ``entries`` is fixed in order and content while it is open. Calls come one at a time."""
 
     @property
     def entries(self) -> Sequence[Entry]:
-        """The messages as they were when the maildrop was opened."""
+        """The messages as they were when the maildrop was opened; :class:`Columns` as well, if it likes."""
 
     def retrieve(self, unique_id: str) -> AsyncGenerator[bytes, None]:
         """The whole message, in pieces of any size, as the mailbox holds it (no dot-stuffing).
@@ -60,6 +74,17 @@ class MaildropSession(Protocol):
         Returning means that they are gone, or were gone already. Raising means that the client reads ``-ERR``; doing
         it again in a later session must be safe.
         """
+
+
+class NamedSession(MaildropSession, Protocol):
+    """A session that says which maildrop it is, from a plugin that opens different ones for one login.
+
+    It is optional: the lock of ``POP3_LOCK`` goes by the user of a session without this.
+    """
+
+    @property
+    def maildrop_name(self) -> str:
+        """What tells it from the others."""
 
 
 class Maildrop(Protocol):

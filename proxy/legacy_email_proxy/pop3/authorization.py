@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from .. import sasl
 from ..replies import pop3_line
-from . import sasl
-from .commands import Command, Mechanism, Mistake
+from ..sasl import Mechanism
+from .commands import Command, Mistake
 from .requests import Open, Reply
 from .wire import END_OF_REPLY, MAX_LINE_OCTETS, encode_line
 
@@ -64,18 +67,22 @@ class Authorization:
         exchange = sasl.begin(Mechanism(command.mechanism))
         if command.initial_response is None:
             return self._challenge(exchange)
-        # "=" stands for a response without octets (RFC 5034 §4).
-        initial = command.initial_response.reveal().encode("latin-1")
-        return self.respond(exchange, b"" if initial == b"=" else initial)
+        return self._respond(exchange, sasl.initial, command.initial_response.reveal().encode("latin-1"))
 
     def respond(self, exchange: sasl.Exchange, line: bytes) -> Reply | Open:
         """The client's response to the challenge."""
-        credentials = exchange.respond(sasl.decode(line.rstrip(b" \t")))
-        if credentials is None:
+        return self._respond(exchange, sasl.decode, line.rstrip(b" \t"))
+
+    def _respond(self, exchange: sasl.Exchange, decode: Callable[[bytes], bytes], line: bytes) -> Reply | Open:
+        try:
+            login = exchange.respond(decode(line))
+        except sasl.Malformed as malformed:
+            raise Mistake(str(malformed)) from None
+        if login is None:
             return self._challenge(exchange)
-        self.user = credentials.user
-        return Open(credentials.user, credentials.password)
+        self.user = login.user
+        return Open(login.user, login.password)
 
     def _challenge(self, exchange: sasl.Exchange) -> Reply:
         self._exchange = exchange
-        return Reply(encode_line(sasl.challenge_line(exchange)))
+        return Reply(encode_line(f"+ {sasl.challenge(exchange)}"))

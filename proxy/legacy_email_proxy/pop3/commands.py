@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 
 from ..contracts import Secret
+from ..sasl import Malformed, Mechanism, credential
 from .options import Options
 
 __all__ = (
@@ -18,12 +19,10 @@ __all__ = (
     "Arguments",
     "Command",
     "Keyword",
-    "Mechanism",
     "Mistake",
     "Row",
     "State",
     "capabilities",
-    "credential",
     "parse",
 )
 
@@ -58,13 +57,6 @@ class Keyword(StrEnum):
     STLS = "STLS"
     LAST = "LAST"
     XTND = "XTND"
-
-
-class Mechanism(StrEnum):
-    """The SASL mechanisms of AUTH."""
-
-    PLAIN = "PLAIN"
-    LOGIN = "LOGIN"
 
 
 class Arguments(Enum):
@@ -156,7 +148,6 @@ class Command:
 
 
 _NUMBER = re.compile(rb"[0-9]{1,10}")
-_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _MECHANISM = re.compile(rb"[A-Za-z0-9_-]{1,20}")
 _FIELD_NAME = re.compile(rb"[\x21-\x39\x3b-\x7e]{1,70}")
 
@@ -180,9 +171,9 @@ def parse(line: bytes) -> Command:
         case Arguments.NAME:
             if not rest:
                 raise Mistake(f"usage: {row.usage}")
-            return Command(row.keyword, user=credential(rest, row.keyword))
+            return Command(row.keyword, user=_credential(rest, row))
         case Arguments.PASSWORD:
-            return Command(row.keyword, password=Secret(credential(line[len(word) + 1 :], row.keyword)))
+            return Command(row.keyword, password=Secret(_credential(line[len(word) + 1 :], row)))
         case Arguments.NUMBER:
             return Command(row.keyword, _message_number(rest, row))
         case Arguments.OPTIONAL_NUMBER:
@@ -214,13 +205,11 @@ def _xtnd(row: Row, rest: bytes) -> Command:
     return Command(row.keyword, _message_number(number, row) if number else 0, header=header.decode())
 
 
-def credential(octets: bytes, keyword: Keyword) -> str:
-    """A user name or password as the backend shall get it. Raises :class:`Mistake`."""
-    # A CR or NUL that passed here could end the backend's command early and begin another one.
-    if _CONTROL.search(octets):
-        raise Mistake(f"control characters are not allowed in {keyword}")
-    # Octets that are no UTF-8 survive as surrogates, so that a Latin-1 password reaches the backend as it was typed.
-    return octets.decode("utf-8", "surrogateescape")
+def _credential(octets: bytes, row: Row) -> str:
+    try:
+        return credential(octets)
+    except Malformed as malformed:
+        raise Mistake(f"{malformed} in {row.keyword}") from None
 
 
 def _number(argument: bytes, row: Row) -> int:

@@ -6,7 +6,9 @@ memory during a RETR), and gives up reading as soon as a write fails (so a QUIT 
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
+import math
 import socket
 import ssl
 import struct
@@ -15,14 +17,16 @@ import termios
 from contextlib import suppress
 
 import anyio
-from anyio.lowlevel import checkpoint
 
 from . import handshake
 
-__all__ = ("LINGER_SECONDS", "RECEIVE_OCTETS", "Connection", "Stalled")
+__all__ = ("LINGER_SECONDS", "RECEIVE_OCTETS", "TURN_OCTETS", "Connection", "Stalled")
 
 RECEIVE_OCTETS = 16384
 """Octets taken at a time. Commands are short, and this much of them is what a session may hold."""
+
+TURN_OCTETS = 65536
+"""What a client that always has room, and commands for more, is sent before others get their turn."""
 
 LINGER_SECONDS = 1.0
 """How long a connection that we close is still read from, so that the last reply arrives."""
@@ -37,12 +41,21 @@ class Stalled(Exception):
 class Connection:
     """Wraps an accepted socket; used by one task."""
 
-    __slots__ = ("_deaf", "_progress_seconds", "_socket")
+    __slots__ = (
+        *("_alarm", "_alarm_at", "_deaf", "_loop", "_progress_seconds", "_sent", "_socket", "_until", "_waiter"),
+        "_watched",
+    )
 
     def __init__(self, accepted: socket.socket, progress_seconds: float) -> None:
         self._socket = accepted
         self._progress_seconds = progress_seconds
         self._deaf = False
+        self._loop = asyncio.get_running_loop()
+        self._watched = False
+        self._waiter: asyncio.Future[bytes] | None = None
+        self._until = self._alarm_at = math.inf
+        self._alarm: asyncio.TimerHandle | None = None
+        self._sent = 0
         accepted.setblocking(False)
         with suppress(OSError):
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -54,24 +67,78 @@ class Connection:
 
     async def start_tls(self, context: ssl.SSLContext) -> str:
         """Do the handshake and return the version. Raises :class:`HandshakeFailed`; the connection is closed then."""
+        self._unwatch()
         secured = await handshake.handshake(self._socket, context)
         self._socket = secured
         return secured.version() or ""
 
-    async def receive(self) -> bytes:
-        """The next octets, ``b""`` when the client has sent its last."""
-        while True:
-            # What TLS has decrypted already doesn't make the socket readable.
-            if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
-                await checkpoint()
-            else:
-                await anyio.wait_readable(self._socket)
-            try:
-                return self._socket.recv(RECEIVE_OCTETS)
-            except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
-                continue
-            except OSError:
-                return b""
+    async def receive(self, until: float = math.inf) -> bytes:
+        """The next octets, ``b""`` when the client has sent its last; other tasks get their turn before.
+
+        Raises :class:`TimeoutError` when the loop's clock has passed ``until``.
+        """
+        self._sent = 0
+        if self._loop.time() >= until:
+            # A client that drips octets without end would otherwise always be found ready before the alarm.
+            raise TimeoutError
+        # What TLS has decrypted already doesn't make the socket readable.
+        if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+            await asyncio.sleep(0)
+            octets = self._take()
+            if octets is not None:
+                return octets
+        if not self._watched:
+            self._loop.add_reader(self._socket, self._on_readable)
+            self._watched = True
+        self._waiter = self._loop.create_future()
+        self._until = math.inf
+        self.hurry(until)
+        try:
+            return await self._waiter
+        finally:
+            self._waiter = None
+
+    def hurry(self, until: float) -> None:
+        """End a :meth:`receive` that is waiting no later than that."""
+        self._until = min(self._until, until)
+        # An alarm that rings too early looks again. So one serves many commands, instead of a timer for each.
+        if self._until < self._alarm_at:
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm_at = self._until
+            self._alarm = self._loop.call_at(self._until, self._on_alarm)
+
+    def _on_alarm(self) -> None:
+        self._alarm, self._alarm_at = None, math.inf
+        if self._waiter is None or self._waiter.done():
+            return
+        if self._loop.time() >= self._until:
+            self._waiter.set_exception(TimeoutError())
+        else:
+            self.hurry(self._until)
+
+    def _on_readable(self) -> None:
+        if self._waiter is None or self._waiter.done():
+            # Commands that were sent ahead. They wait in the system, and the loop must not be woken by them until then.
+            self._unwatch()
+            return
+        octets = self._take()
+        if octets is not None:
+            self._waiter.set_result(octets)
+
+    def _unwatch(self) -> None:
+        # Only here, and not after each command: most clients send the next one when nothing else is going on.
+        if self._watched:
+            self._loop.remove_reader(self._socket)
+            self._watched = False
+
+    def _take(self) -> bytes | None:
+        try:
+            return self._socket.recv(RECEIVE_OCTETS)
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+            return None
+        except OSError:
+            return b""
 
     async def send(self, octets: bytes) -> None:
         """Send all, or become deaf. Raises :class:`Stalled` when there is no progress for ``progress_seconds``."""
@@ -83,8 +150,10 @@ class Connection:
                 await self._writable()
             except OSError:
                 self._deaf = True
-        # A client that always has room, and commands for more, would otherwise keep the loop to itself.
-        await checkpoint()
+        self._sent += len(octets)
+        if self._sent >= TURN_OCTETS:
+            self._sent = 0
+            await asyncio.sleep(0)
 
     async def _writable(self) -> None:
         untaken = self._untaken()
@@ -116,8 +185,9 @@ class Connection:
                 self._socket.unwrap()
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
-            with anyio.move_on_after(LINGER_SECONDS):
-                while await self.receive():
+            until = self._loop.time() + LINGER_SECONDS
+            with suppress(TimeoutError):
+                while await self.receive(until):
                     pass
         self.close()
 
@@ -129,4 +199,8 @@ class Connection:
 
     def close(self) -> None:
         """Close. It may be called again."""
+        self._unwatch()
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm, self._alarm_at = None, math.inf
         self._socket.close()

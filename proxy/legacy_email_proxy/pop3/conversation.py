@@ -9,18 +9,17 @@ from __future__ import annotations
 import logging
 import math
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import assert_never
 
 import anyio
 
 from .. import events
 from ..contracts import Client, Failure, Login, LoginRefused, Maildrop, MaildropSession
+from ..handshakes import HandshakeFailed, HungUp
 from ..replies import printable
 from .commands import State
 from .connection import Connection, Stalled
-from .handshake import HandshakeFailed, HungUp
 from .locks import MaildropLocks
 from .options import Options
 from .requests import Close, Commit, NeedData, Open, Reply, Retrieve, StartTLS, Verdict
@@ -72,7 +71,6 @@ class Conversation:
         self._outgoing_octets = 0
         self._commands_seen = -1
         self._idle_since = 0.0
-        self._reading: anyio.CancelScope | None = None
         self._drain_deadline = math.inf
 
     async def run(self) -> None:
@@ -92,8 +90,7 @@ class Conversation:
             self.cancel()
             return
         self._drain_deadline = anyio.current_time() + DRAIN_PAUSE_SECONDS
-        if self._reading is not None:
-            self._reading.deadline = min(self._reading.deadline, self._drain_deadline)
+        self._connection.hurry(self._drain_deadline)
 
     def cancel(self) -> None:
         """Stop where it stands."""
@@ -178,7 +175,8 @@ class Conversation:
             opened = await stack.enter_async_context(self._maildrop.open(self._client, login))
             if self._options.lock:
                 # Not before: the lock would tell who has no password that somebody is there.
-                stack.enter_context(self._locks.hold(login.user if login else ""))
+                name = getattr(opened, "maildrop_name", login.user if login else "")
+                stack.enter_context(self._locks.hold(name))
         except Failure as failure:
             self._log_failure("pop3 login failed", failure)
             if isinstance(failure, LoginRefused):
@@ -189,13 +187,20 @@ class Conversation:
         return opened
 
     async def _retrieve(self, maildrop: MaildropSession, request: Retrieve) -> None:
+        if request.lines is None:
+            pieces = maildrop.retrieve(request.unique_id)
+        else:
+            pieces = maildrop.top(request.unique_id, request.lines)
         try:
-            async with _pieces(maildrop, request) as pieces:
+            try:
                 async for piece in pieces:
                     for start in range(0, len(piece) or 1, _SLICE_OCTETS):
                         await self._put(self._session.message_piece(piece[start : start + _SLICE_OCTETS]))
                     if self._connection.deaf or self._session.enough:
                         break
+            finally:
+                # Whatever happened: it may hold a connection to the backend.
+                await pieces.aclose()
             if not self._connection.deaf:
                 await self._put(self._session.message_end())
                 await self._flush()
@@ -238,11 +243,12 @@ class Conversation:
             if self._drain_deadline < math.inf:
                 self._drain_deadline = self._idle_since + DRAIN_PAUSE_SECONDS
         deadline = min(self._idle_since + self._options.idle_seconds, self._drain_deadline)
-        with anyio.CancelScope(deadline=deadline) as self._reading:
-            self._session.receive_data(await self._connection.receive())
-        if self._reading.cancelled_caught:
+        try:
+            octets = await self._connection.receive(deadline)
+        except TimeoutError:
             self._session.end(Verdict.IDLE if self._drain_deadline == math.inf else Verdict.DRAINED)
-        self._reading = None
+        else:
+            self._session.receive_data(octets)
 
     async def _last_words(self) -> None:
         try:
@@ -287,21 +293,6 @@ class Conversation:
         if self._session.user is not None:
             facts["user"] = printable(self._session.user)
         return facts
-
-
-@asynccontextmanager
-async def _pieces(maildrop: MaildropSession, request: Retrieve) -> AsyncIterator[AsyncIterator[bytes]]:
-    """The message's iterator, closed at the end whatever happens: it may hold a connection to the backend."""
-    if request.lines is None:
-        pieces = maildrop.retrieve(request.unique_id)
-    else:
-        pieces = maildrop.top(request.unique_id, request.lines)
-    try:
-        yield pieces
-    finally:
-        aclose = getattr(pieces, "aclose", None)
-        if aclose is not None:
-            await aclose()
 
 
 def _must_pass(error: BaseException) -> bool:

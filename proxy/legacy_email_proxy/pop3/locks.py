@@ -17,13 +17,13 @@ class MaildropLocks:
         self._held: set[str] = set()
 
     @contextmanager
-    def hold(self, user: str) -> Iterator[None]:
-        """Hold the maildrop of this user, ``""`` for the configured one. Raises :class:`MaildropBusy`.
+    def hold(self, name: str) -> Iterator[None]:
+        """Hold the maildrop of this name or user, ``""`` for the configured one. Raises :class:`MaildropBusy`.
 
         To be called for a maildrop that is open, so that only a password that was proven learns of the lock. Most
         servers take ``Me`` and ``me`` for one user, so these two are one here.
         """
-        key = user.casefold()
+        key = name.casefold()
         if key in self._held:
             raise MaildropBusy("another session holds this maildrop", look_at="POP3_LOCK")
         self._held.add(key)

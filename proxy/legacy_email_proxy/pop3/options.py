@@ -21,7 +21,7 @@ the backend waits with it, and a few stuck devices would hold all that an accoun
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """``implementation`` is what CAPA names; ``ask_backend``: USER and PASS are the backend's to judge.
+    """``implementation`` is what CAPA names; ``ask_backend``: USER and PASS are the maildrop's to judge.
 
     ``expire`` is the argument of EXPIRE in CAPA, ``""`` where the provider's retention isn't known. ``stls``: there is
     a certificate, so STLS is offered.
@@ -43,7 +43,7 @@ class Options:
         """The options that the ``POP3_…`` variables give."""
         return cls(
             implementation=implementation,
-            ask_backend=settings["POP3_LOGIN"] == "backend",
+            ask_backend=settings["POP3_LOGIN"] != "any",
             idle_seconds=settings["POP3_IDLE_SECONDS"],
             expire=settings["POP3_EXPIRE_DAYS"] or "",
             replace_nul=settings["POP3_REPLACE_NUL"],

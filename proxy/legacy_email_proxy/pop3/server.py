@@ -118,7 +118,8 @@ class Server:
             refusal = self._admission.admit(address)
             if refusal is None:
                 # Known before its task runs, so that a drain in between doesn't overlook it.
-                conversation = self._conversation(accepted, address, secured=secured)
+                client = Client(address, secrets.token_hex(4), port=listener.getsockname()[1])
+                conversation = self._conversation(accepted, client, secured=secured)
                 self._conversations.add(conversation)
                 sessions.start_soon(self._converse, conversation, address)
             else:
@@ -131,10 +132,10 @@ class Server:
             accepted.setblocking(False)
             accepted.send(_NOT_ALLOWED if refusal is Refusal.NOT_ALLOWED else _TOO_MANY)
 
-    def _conversation(self, accepted: socket.socket, address: str, *, secured: bool) -> Conversation:
+    def _conversation(self, accepted: socket.socket, client: Client, *, secured: bool) -> Conversation:
         return Conversation(
             Connection(accepted, self._options.progress_seconds),
-            Client(address, secrets.token_hex(4)),
+            client,
             self._maildrop,
             self._options,
             self._locks,

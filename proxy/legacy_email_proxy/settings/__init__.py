@@ -1,8 +1,9 @@
-"""The environment variables: declared in ``table``, read by ``reader``."""
+"""The environment variables: declared in ``table``, read by ``reader``; ``profiles`` knows the mail providers."""
 
 from __future__ import annotations
 
-from .reader import Settings, read, unknown_variables
-from .table import TABLE
+from .profiles import PROFILES
+from .reader import Layer, Settings, networks, read, unknown_variables
+from .table import PROCESS_WIDE, TABLE
 
-__all__ = ("TABLE", "Settings", "read", "unknown_variables")
+__all__ = ("PROCESS_WIDE", "PROFILES", "TABLE", "Layer", "Settings", "networks", "read", "unknown_variables")

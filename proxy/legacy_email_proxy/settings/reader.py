@@ -1,4 +1,8 @@
-"""Reads settings from the environment: ``X`` or ``X_FILE``, empty is unset, all mistakes at once."""
+"""Reads settings from the environment: ``X`` or ``X_FILE``, empty is unset, all mistakes at once.
+
+They lie in layers, and the highest that has a variable gives it: an account of the accounts file, the profile that
+this account names, the environment, the profile that the environment names, the built-in defaults.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +19,23 @@ import environs
 import marshmallow
 
 from ..contracts import Secret, Setting
+from .profiles import PROFILES
 from .table import TABLE
 
-__all__ = ("Settings", "read", "unknown_variables")
+__all__ = ("Layer", "Settings", "networks", "read", "unknown_variables")
 
 _EXCLUSIVE = (
     ("BACKEND_IMAP_USE_SSL", "BACKEND_IMAP_USE_STARTTLS"),
     ("BACKEND_SMTP_USE_SSL", "BACKEND_SMTP_USE_TLS"),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Variable → text, as the environment would hold it, and where that is from, in words, by variable."""
+
+    texts: Mapping[str, str]
+    origins: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -48,19 +61,28 @@ class Settings(Mapping[str, Any]):
         return len(self.values_)
 
 
-class _Environment(environs.Env):
-    """environs over a given mapping, in which an empty variable is unset and ``X_FILE`` names a file that holds X."""
+_ENVIRONMENT = "environment"
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+
+class _Environment(environs.Env):
+    """environs over layers, in which an empty variable is unset and ``X_FILE`` names a file that holds X."""
+
+    def __init__(self, layers: Iterable[Layer]) -> None:
         super().__init__(eager=False)
-        self._given = environ
+        self._layers = tuple(layers)
         self.origins: dict[str, str] = {}
+        self.ranks: dict[str, int] = {}
         self.mistakes: list[str] = []
         for name, parser in _PARSERS.items():
             self.add_parser(name, parser)
 
     def _get_value(self, env_key: str, default: Any) -> Any:
-        plain, file = self._given.get(env_key, ""), self._given.get(f"{env_key}_FILE", "")
+        names = (env_key, f"{env_key}_FILE")
+        rank = next((rank for rank, layer in enumerate(self._layers) if any(map(layer.texts.get, names))), None)
+        if rank is None:
+            return default
+        layer = self._layers[rank]
+        plain, file = (layer.texts.get(name, "") for name in names)
         if plain and file:
             self.mistakes.append(f"{env_key}: set twice, as {env_key} and as {env_key}_FILE; remove one of them")
         if file and not plain:
@@ -74,7 +96,8 @@ class _Environment(environs.Env):
             plain = text.removesuffix("\n").removesuffix("\r")
         if not plain:
             return default
-        self.origins[env_key] = f"file {file}" if file else "environment"
+        self.origins[env_key] = f"file {file}" if file else layer.origins.get(env_key, _ENVIRONMENT)
+        self.ranks[env_key] = rank
         return plain
 
 
@@ -98,8 +121,9 @@ def _path(text: str) -> Path:
         raise environs.EnvError("there is no such user's folder.") from None
 
 
-def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-    networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
+def networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    """The networks of a list in CIDR notation. Raises :class:`ValueError` in words."""
+    found: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
     for item in _list(text):
         try:
             network = ipaddress.ip_network(item)
@@ -108,13 +132,13 @@ def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network,
         if network.version == 6 and network.subnet_of(_MAPPED):
             # A client's address is judged without this prefix, so such a network would never match.
             raise environs.EnvError(f"{item}: write an IPv4 network in the IPv4 way.")
-        networks.append(network)
-    return tuple(networks)
+        found.append(network)
+    return tuple(found)
 
 
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
-_PARSERS = {"networks": _networks, "secret": Secret, "days": _days, "list_": _list, "path_": _path}
+_PARSERS = {"networks": networks, "secret": Secret, "days": _days, "list_": _list, "path_": _path}
 _METHODS = {
     "text": "str", "secret": "secret", "integer": "int", "flag": "bool", "seconds": "float",
     "days": "days", "path": "path_", "list": "list_", "networks": "networks",
@@ -137,11 +161,32 @@ def _validators(setting: Setting) -> list[marshmallow.validate.Validator]:
     return found
 
 
-def read(environ: Mapping[str, str] | None = None, declared: Iterable[Setting] = TABLE) -> Settings:
+def _layers(environ: Mapping[str, str], account: Layer | None) -> list[Layer]:
+    """The layers above the built-in defaults, highest first."""
+    environment = Layer(environ, {})
+    if account is None:
+        return [environment, *_profile(environment)]
+    # An account that names its provider means it: its mail must not go to the host that the environment names.
+    own = _profile(account)
+    return [account, *own, environment] if own else [account, environment, *_profile(environment)]
+
+
+def _profile(layer: Layer) -> list[Layer]:
+    # A wrong one is said when PROVIDER itself is read.
+    name = _Environment([layer])._get_value("PROVIDER", None)
+    if name not in PROFILES:
+        return []
+    texts = PROFILES[name]
+    return [Layer(texts, dict.fromkeys(texts, f"profile {name}"))]
+
+
+def read(
+    environ: Mapping[str, str] | None = None, declared: Iterable[Setting] = TABLE, account: Layer | None = None
+) -> Settings:
     """Read every declared variable. Each mistake is one line; a secret's value is in none of them."""
     environ = os.environ if environ is None else environ
     declared = tuple(declared)
-    env = _Environment(environ)
+    env = _Environment(_layers(environ, account))
     values: dict[str, Any] = {}
     for setting in declared:
         default = _state_dir(environ) if setting.name == "STATE_DIR" else setting.default
@@ -153,15 +198,17 @@ def read(environ: Mapping[str, str] | None = None, declared: Iterable[Setting] =
     origins = {setting.name: env.origins.get(setting.name, "default") for setting in declared}
     mistakes = [*dict.fromkeys(env.mistakes), *_rejected(env, declared)]
     for implicit, upgrade in _EXCLUSIVE:
-        if implicit not in values or not values[upgrade]:
-            continue
-        if origins[implicit] == "default":
-            values[implicit], origins[implicit] = False, f"because of {upgrade}"
-        elif values[implicit]:
-            mistakes.append(
-                f"{upgrade}: {implicit} and {upgrade} are both true, but a connection starts either with TLS or in"
-                f" the clear; keep {implicit} for ports 465 and 993, {upgrade} for 587 and 143"
-            )
+        if implicit in values and values[implicit] and values[upgrade]:
+            # The default is the lowest layer of all.
+            first, second = (env.ranks.get(name, 1 << 8) for name in (implicit, upgrade))
+            if first == second:
+                mistakes.append(
+                    f"{upgrade}: {implicit} and {upgrade} are both true, but a connection starts either with TLS or in"
+                    f" the clear; keep {implicit} for ports 465 and 993, {upgrade} for 587 and 143"
+                )
+                continue
+            lower, higher = (implicit, upgrade) if first > second else (upgrade, implicit)
+            values[lower], origins[lower] = False, f"because of {higher}"
     return Settings(values, origins, declared, tuple(mistakes))
 
 
@@ -178,7 +225,7 @@ def _rejected(env: _Environment, declared: Iterable[Setting]) -> Iterator[str]:
 
 
 def _parse_default(setting: Setting, default: str) -> Any:
-    return getattr(_Environment({setting.name: default}), _METHODS[setting.type])(setting.name)
+    return getattr(_Environment([Layer({setting.name: default}, {})]), _METHODS[setting.type])(setting.name)
 
 
 def _words(message: str) -> str:

@@ -6,8 +6,9 @@ README's table, ``settings``, the reader and its mistakes all read these rows; a
 from __future__ import annotations
 
 from ..contracts import Setting
+from .profiles import PROFILES
 
-__all__ = ("TABLE",)
+__all__ = ("PROCESS_WIDE", "TABLE")
 
 _CORE = (
     Setting("POP3_BIND_ADDR", "list", "0.0.0.0", "Addresses on which POP3 listens, IPv4 or IPv6, separated by commas."),
@@ -16,10 +17,12 @@ _CORE = (
     Setting("POP3S_BIND_PORT", "integer", None, "Port of that listener, usually 995; without it there is none. Needs `TLS_CERT_FILE`.", minimum=0, maximum=65535),
     Setting("SMTP_BIND_ADDR", "list", "0.0.0.0", "Addresses on which SMTP listens, IPv4 or IPv6, separated by commas."),
     Setting("SMTP_BIND_PORT", "integer", "25", "Port of the SMTP listener; 0 takes any free one.", minimum=0, maximum=65535),
-    Setting("TLS_CERT_FILE", "path", None, "PEM file with the certificate (and its chain) that devices are shown; with it the POP3 listener offers STLS."),
+    Setting("SMTPS_BIND_ADDR", "list", "0.0.0.0", "Addresses on which SMTP with TLS from the first octet listens."),
+    Setting("SMTPS_BIND_PORT", "integer", None, "Port of that listener, usually 465; without it there is none. Needs `TLS_CERT_FILE`.", minimum=0, maximum=65535),
+    Setting("TLS_CERT_FILE", "path", None, "PEM file with the certificate (and its chain) that devices are shown; with it POP3 offers STLS and SMTP offers STARTTLS."),
     Setting("TLS_KEY_FILE", "path", None, "PEM file with its key, not protected by a password; not needed when `TLS_CERT_FILE` holds the key too."),
-    Setting("MAILDROP_PLUGIN", "text", "imap", "Where POP3 reads mail: `imap`, `maildir` or a plugin of yours; `none` closes the POP3 listener."),
-    Setting("RELAY_PLUGIN", "text", "smtps", "Where SMTP hands mail on: `smtps`, `spool`, `maildir` or a plugin of yours; `none` closes the SMTP listener."),
+    Setting("TLS_LEGACY", "flag", "false", "Let devices use TLS 1.0 and 1.1 and ciphers that are no longer safe, on all listeners: what they send can then be read, or changed, by a determined attacker on the way."),
+    Setting("ACCOUNTS_FILE", "path", None, "TOML file with several accounts and the rules that choose one: see [Several accounts](#several-accounts)."),
     Setting(
         "ALLOWED_NETWORKS", "networks",
         "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,169.254.0.0/16,fe80::/10,fc00::/7",
@@ -29,20 +32,44 @@ _CORE = (
     Setting("MAX_CONNECTIONS_PER_ADDRESS", "integer", "200", "Connections at once from one address, for POP3 and SMTP each.", minimum=1),
     Setting(
         "POP3_LOGIN", "text", "any",
-        "`any`: any USER and PASS open the configured mailbox. `backend`: USER and PASS are the login at the IMAP server.",
-        choices=("any", "backend"),
+        "`any`: any USER and PASS open the configured mailbox. `backend`: USER and PASS are the login at the IMAP server. `accounts`: they are a user of `ACCOUNTS_FILE`.",
+        choices=("any", "backend", "accounts"),
     ),
     Setting("POP3_IDLE_SECONDS", "seconds", "600", "A POP3 session without a command for this long is closed, and nothing is deleted (RFC 1939 wants at least 600).", minimum=1),
     Setting("POP3_LOCK", "flag", "false", "One session at a time for each mailbox, as RFC 1939 has it; the next one reads `-ERR [IN-USE]`."),
     Setting("POP3_EXPIRE_DAYS", "days", None, "After how many days the provider removes mail, or `NEVER`; announced to clients as `EXPIRE`."),
     Setting("POP3_REPLACE_NUL", "flag", "false", "Send NUL as 0x80: Outlook hangs on NUL."),
     Setting("POP3_ADD_BLANK_LINE", "flag", "false", "End a header that has no body with the blank line that it lacks: Outlook Express and Netscape break without."),
+    Setting(
+        "SMTP_AUTH", "text", "off",
+        "`off`: no login is offered. `any`: AUTH is offered, for devices that insist on it, and takes any user and password; who doesn't log in may send all the same. `accounts`: it takes a user of `ACCOUNTS_FILE`, and rules can ask for that.",
+        choices=("off", "any", "accounts"),
+    ),
     Setting("SMTP_IDLE_SECONDS", "seconds", "300", "An SMTP session without a command, or without progress in DATA, for this long is closed with 421.", minimum=1),
+    Setting("SMTP_PROGRESS_SECONDS", "seconds", "60", "A device that in an open mail transaction sends no command for this long, or less than 500 octets a second of its message on average over it, loses its connection to the backend and reads 451.", minimum=1),
+    Setting("SMTP_LF_END_NETWORKS", "networks", None, "Networks (CIDR) of old devices that end a message with a bare LF instead of CRLF; see [Security](#security) before you set it."),
     Setting("SMTP_MAX_OCTETS", "integer", "52428800", "Largest message taken, announced as SIZE and lowered to the backend's own.", minimum=65536),
+    Setting("SMTP_FILTERS", "list", None, "Filter plugins that may change or refuse what devices send, in order, separated by commas."),
+    Setting("SMTP_ADD_RECEIVED", "flag", "true", "Put a `Received` line on top of each message: which device it came from, when, and the session in the log."),
+    Setting("SMTP_ADD_MISSING", "flag", "true", "Add `Date`, `Message-ID` and, from the envelope, `From` where a message has none: providers refuse mail without."),
+    Setting("SMTP_REMOVE_BCC", "flag", "false", "Remove `Bcc` from the header, for devices that send it along."),
+    Setting("SMTP_LONG_LINES", "text", "pass", "Lines over 998 octets, which some servers refuse. `pass`: they go on as they are. `encode`: text goes on as quoted-printable, long headers are folded.", choices=("pass", "encode")),
     Setting("DRAIN_SECONDS", "seconds", "8", "At SIGTERM or SIGINT, sessions in a transaction get this long to finish (podman and docker kill after 10).", minimum=0),
     Setting("STATE_DIR", "path", "", "Folder for what must outlive a restart; `/var/lib/legacy-email-proxy` in the container, the user's state folder elsewhere."),
     Setting("LOG_LEVEL", "text", "info", "How much is logged to standard error.", choices=("debug", "info", "warning", "error")),
     Setting("LOG_FORMAT", "text", "text", "`text` for people, `json` for machines.", choices=("text", "json")),
+)  # fmt: skip
+
+_ACCOUNT = (
+    Setting("MAILDROP_PLUGIN", "text", "imap", "Where POP3 reads mail: `imap`, `maildir` or a plugin of yours; `none` closes the POP3 listener."),
+    Setting("RELAY_PLUGIN", "text", "smtps", "Where SMTP hands mail on: `smtps`, `spool`, `maildir` or a plugin of yours; `none` closes the SMTP listener."),
+    Setting(
+        "PROVIDER", "text", None,
+        "A provider whose names, ports and limits are known: see [Providers](#providers). Whatever you set yourself goes before it.",
+        choices=tuple(PROFILES),
+    ),
+    Setting("SMTP_ALLOWED_SENDERS", "list", None, "Senders (`user@domain`, `@domain`, `<>` for notifications) that may send; without it all may."),
+    Setting("SMTP_ALLOWED_RECIPIENTS", "list", None, "Recipients (`user@domain`, `@domain`) to whom may be sent; without it to all."),
 )  # fmt: skip
 
 _IMAP = (
@@ -81,7 +108,14 @@ _SMTPS = (
     Setting("BACKEND_SMTP_USE_SSL", "flag", "true", "Speak TLS from the first octet (SMTPS)."),
     Setting("BACKEND_SMTP_USE_TLS", "flag", "false", "Start in the clear and switch to TLS with STARTTLS before the login; set alone it switches `BACKEND_SMTP_USE_SSL` off."),
     Setting("BACKEND_SMTP_CA_FILE", "path", None, "PEM file with the CAs to trust instead of the system's."),
-    Setting("BACKEND_SMTP_MAX_CONNECTIONS", "integer", "10", "Connections to the SMTP server at once.", minimum=1),
+    Setting("BACKEND_SMTP_MAX_CONNECTIONS", "integer", "10", "Connections to the SMTP server at once; one client address gets three quarters of them at most.", minimum=1),
+    Setting("BACKEND_SMTP_MESSAGES_PER_MINUTE", "integer", None, "How many messages the provider takes in a minute. Over it a device waits up to 30 seconds for its turn, then it is told to come back later.", minimum=1),
+)  # fmt: skip
+
+_SENDER = (
+    Setting("SMTP_SENDER", "text", None, "The address that all mail shall come from, for a provider that takes no other; set, it switches the filter `sender` on."),
+    Setting("SMTP_SENDER_REWRITE", "text", "both", "Where that address goes. `envelope`: the sender of `MAIL`. `header`: the fields `From` and `Sender`. `both`.", choices=("both", "envelope", "header")),
+    Setting("SMTP_SENDER_REPLY_TO", "flag", "false", "Let replies go to the device's own address: it becomes `Reply-To` where there is none."),
 )  # fmt: skip
 
 _OAUTH2 = (
@@ -132,4 +166,7 @@ _SPOOL = (
 
 # Settings that only one built-in plugin reads stand here and not in the plugin, because their names are the product's
 # own interface: they are documented, and a misspelt one is noticed, also while the plugin isn't loaded.
-TABLE = _CORE + _IMAP + _SMTPS + _OAUTH2 + _SPOOL + _MAILDIR
+TABLE = _CORE + _ACCOUNT + _IMAP + _SMTPS + _SENDER + _OAUTH2 + _SPOOL + _MAILDIR
+
+PROCESS_WIDE = frozenset(setting.name for setting in _CORE)
+"""What is one for the whole process; every other variable may differ from account to account."""

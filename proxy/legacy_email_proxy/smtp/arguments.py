@@ -1,16 +1,32 @@
-"""What follows MAIL and RCPT: a path and options that can be passed on, or the reply that says why not."""
+"""What follows MAIL, RCPT and BDAT: something that can be acted upon, or the reply that says why not."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from ..replies import SMTP, Reply
 from .paths import BadParameter, BadPath, parse
 
-__all__ = ("Rejected", "forward_path", "reverse_path")
+__all__ = ("Chunk", "Rejected", "chunk", "forward_path", "reverse_path")
 
-_NUMBER = re.compile(r"[0-9]{1,20}")
-_BODIES = ("7BIT", "8BITMIME")
+_XTEXT = r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})+"
+_MAIL = {
+    "SIZE": re.compile(r"[0-9]{1,20}"),
+    "BODY": re.compile(r"7BIT|8BITMIME", re.IGNORECASE),
+    "SMTPUTF8": re.compile(""),
+    "RET": re.compile(r"FULL|HDRS", re.IGNORECASE),
+    "ENVID": re.compile(rf"(?=.{{1,100}}$){_XTEXT}"),
+    "AUTH": re.compile(r".*"),
+}
+_RCPT = {
+    "NOTIFY": re.compile(r"NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DELAY))*", re.IGNORECASE),
+    "ORCPT": re.compile(rf"(?=.{{1,500}}$)[A-Za-z0-9-]+;{_XTEXT}"),
+}
+# RFC 3461 §4.2 and §4.4 forbid to change these two on their way.
+_VERBATIM = ("ENVID", "ORCPT")
+_CHUNK = re.compile(r"([0-9]{1,20})(?:[ \t]+(LAST))?", re.IGNORECASE)
 
 
 class Rejected(ValueError):
@@ -21,30 +37,40 @@ class Rejected(ValueError):
         self.reply = reply
 
 
-def reverse_path(argument: str) -> tuple[str, list[str]]:
-    """``FROM:<path> KEY=value …`` → path (``""`` is the null one) and the options that count: SIZE and BODY.
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What a BDAT announces: so many octets of content, the ``last`` of the message or not."""
 
-    ``AUTH=``, which some clients send to whom never offered it, and DSN's parameters are taken and dropped.
+    octets: int
+    last: bool
+
+
+def reverse_path(argument: str) -> tuple[str, list[str]]:
+    """``FROM:<path> KEY=value …`` → path (``""`` is the null one) and the options that count.
+
+    ``AUTH=``, which some clients send to whom never offered it, is taken and dropped (RFC 4954 §5: we trust nobody's).
     """
-    path, parameters = _split("FROM:", argument, SMTP.BAD_PATH, {"AUTH", "RET", "ENVID"}, {"SIZE", "BODY"})
-    if "SIZE" in parameters and not _NUMBER.fullmatch(parameters["SIZE"]):
-        raise Rejected(SMTP.SYNTAX)
-    if "BODY" in parameters and parameters["BODY"].upper() not in _BODIES:
-        raise Rejected(SMTP.SYNTAX)
-    return path, [f"{key}={value.upper()}" for key, value in parameters.items()]
+    path, options = _split("FROM:", argument, SMTP.BAD_PATH, _MAIL)
+    if not path.isascii() and "SMTPUTF8" not in options:
+        raise Rejected(SMTP.NEEDS_SMTPUTF8)
+    return path, [option for option in options if not option.startswith("AUTH")]
 
 
 def forward_path(argument: str) -> tuple[str, list[str]]:
-    """``TO:<path> KEY=value …`` → path, never empty, and options, of which none counts; DSN's are dropped."""
-    path, _ = _split("TO:", argument, SMTP.BAD_FORWARD_PATH, {"NOTIFY", "ORCPT"}, set())
+    """``TO:<path> KEY=value …`` → path, never empty, and options."""
+    path, options = _split("TO:", argument, SMTP.BAD_FORWARD_PATH, _RCPT)
     if not path:
         raise Rejected(SMTP.BAD_FORWARD_PATH)
-    return path, []
+    return path, options
 
 
-def _split(
-    keyword: str, argument: str, bad_path: Reply, dropped: set[str], known: set[str]
-) -> tuple[str, dict[str, str]]:
+def chunk(argument: str) -> Chunk | None:
+    """``octets [LAST]`` → what follows; ``None`` if that can not be told, so that nobody knows where it ends."""
+    found = _CHUNK.fullmatch(argument)
+    return Chunk(int(found[1]), found[2] is not None) if found else None
+
+
+def _split(keyword: str, argument: str, bad_path: Reply, forms: Mapping[str, re.Pattern[str]]) -> tuple[str, list[str]]:
     if argument[: len(keyword)].upper() != keyword:
         raise Rejected(SMTP.SYNTAX)
     try:
@@ -53,7 +79,14 @@ def _split(
         raise Rejected(bad_path) from None
     except BadParameter:
         raise Rejected(SMTP.SYNTAX) from None
-    kept = {key: value or "" for key, value in parameters.items() if key not in dropped}
-    if not known.issuperset(kept):
+    return path, [_option(key, value, forms) for key, value in parameters.items()]
+
+
+def _option(key: str, value: str | None, forms: Mapping[str, re.Pattern[str]]) -> str:
+    if key not in forms:
         raise Rejected(SMTP.UNKNOWN_PARAMETER)
-    return path, kept
+    if not forms[key].fullmatch(value or ""):
+        raise Rejected(SMTP.SYNTAX)
+    if value is None:
+        return key
+    return f"{key}={value if key in _VERBATIM else value.upper()}"

@@ -9,18 +9,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiosmtpd.smtp import Envelope, Session
 
 from .. import events
-from ..contracts import NULL_REVERSE_PATH, Client, Failure, Parameters, Receipt, Refused, Relay, Transaction
-from ..replies import SMTP, Reply, smtp_reply
-from .content import normalised
-from .incoming import DeviceLost
+from ..contracts import (
+    NULL_REVERSE_PATH,
+    Client,
+    Failure,
+    Parameters,
+    Receipt,
+    Recipient,
+    Refused,
+    Relay,
+    RelayCapabilities,
+    Transaction,
+)
+from ..contracts import Envelope as MailEnvelope
+from ..replies import SMTP, Reply, refusal, smtp_reply
+from .headers import protocol
+from .interruptions import Interruption
+from .measured import Measured
+from .reception import stalled
+from .rewriting import Outgoing, Rewriting
 
 __all__ = ("RelayHandler",)
 
@@ -33,18 +48,26 @@ class _Open:
 
     transaction: Transaction
     client: Client
-    reverse_path: str
-    exits: AsyncExitStack
+    mail: MailEnvelope
+    context: AbstractAsyncContextManager[Transaction]
     forward_paths: list[str] = field(default_factory=list)
     failed: Reply | None = None
+    left: bool = False
 
 
 class RelayHandler:
-    """Hooks of one listener. ``max_octets`` bounds a message; the relay may lower it."""
+    """Hooks of one listener. ``max_octets`` bounds a message; the relay may lower it.
 
-    def __init__(self, relay: Relay, max_octets: int) -> None:
+    ``logins_proven``: who logged in is who they say, so the relay and the filters are told.
+    """
+
+    def __init__(
+        self, relay: Relay, max_octets: int, rewriting: Rewriting | None = None, *, logins_proven: bool = False
+    ) -> None:
         self._relay = relay
         self._max_octets = max_octets
+        self._rewriting = rewriting or Rewriting()
+        self._logins_proven = logins_proven
         self._open: dict[Session, _Open] = {}
         self._watched: set[Session] = set()
         self._farewells: set[asyncio.Task[None]] = set()
@@ -58,11 +81,14 @@ class RelayHandler:
     async def handle_EHLO(
         self, server: Any, session: Session, envelope: Envelope, hostname: str, responses: list[str]
     ) -> list[str]:
-        """EHLO begins afresh; the announced SIZE is lowered to what the relay last said that it takes."""
+        """EHLO begins afresh; SIZE is lowered to the relay's, and what it can't do is not announced."""
         await self._leave(session)
         session.host_name = hostname
-        size = f"250-SIZE {self._limit()}"
-        return [size if line.startswith("250-SIZE ") else line for line in responses]
+        capabilities = self._relay.capabilities()
+        lacking = {"SMTPUTF8": not capabilities.smtputf8, "DSN": not capabilities.dsn}
+        size = f"250-SIZE {self._limit(capabilities)}"
+        lines = [line for line in responses if not lacking.get(line[4:])]
+        return [size if line.startswith("250-SIZE ") else line for line in lines]
 
     async def handle_MAIL(
         self, server: Any, session: Session, envelope: Envelope, address: str, mail_options: Sequence[str]
@@ -72,20 +98,26 @@ class RelayHandler:
         await self._leave(session)
         # aiosmtpd writes the null reverse-path as "<>"; this is the one place where it becomes ours.
         reverse_path = NULL_REVERSE_PATH if address == "<>" else address
-        parameters = _parameters(mail_options)
-        if int(parameters.get("SIZE") or 0) > self._limit():
+        capabilities = self._relay.capabilities()
+        parameters = _parameters(mail_options, capabilities)
+        if int(parameters.get("SIZE") or 0) > self._limit(capabilities):
             return str(SMTP.TOO_BIG)
+        if "SMTPUTF8" in parameters and not capabilities.smtputf8:
+            return str(SMTP.NO_SMTPUTF8)
         client = Client(
             address=str(session.peer[0]) if session.peer else "",
             session=getattr(session, "label", "-"),
             helo=session.host_name or "",
+            port=_port(server.transport),
+            login=getattr(session, "user", "") if self._logins_proven else "",
         )
-        exits = AsyncExitStack()
         try:
-            transaction = await exits.enter_async_context(self._relay.transaction(client, reverse_path, parameters))
+            mail = await self._rewriting.mail(client, reverse_path, parameters)
+            context = self._relay.transaction(client, mail.reverse_path, parameters)
+            transaction = await context.__aenter__()
         except Exception as error:
             return str(self._refuse("smtp sender refused", error, client, sender=reverse_path))
-        self._open[session] = _Open(transaction, client, reverse_path, exits)
+        self._open[session] = _Open(transaction, client, mail, context)
         envelope.mail_from = address
         return str(SMTP.SENDER_OK)
 
@@ -93,24 +125,103 @@ class RelayHandler:
         self, server: Any, session: Session, envelope: Envelope, address: str, rcpt_options: Sequence[str]
     ) -> str:
         """Ask the relay for its verdict on one recipient."""
+        return (await self.handle_RCPTS(server, session, envelope, [(address, rcpt_options)], False))[0]
+
+    async def handle_RCPTS(
+        self,
+        server: Any,
+        session: Session,
+        envelope: Envelope,
+        addresses: Sequence[tuple[str, Sequence[str]]],
+        content_follows: bool,
+    ) -> list[str]:
+        """Ask for the verdicts on recipients that came together, all at once if the relay can; one reply for each.
+
+        Our own session calls this; aiosmtpd knows no such hook.
+        """
         opened = self._open.get(session)
         if opened is None:
-            return str(SMTP.BAD_SEQUENCE)
-        if opened.failed:
-            return str(opened.failed)
+            return [str(SMTP.BAD_SEQUENCE)] * len(addresses)
         try:
-            await opened.transaction.add_recipient(address, _parameters(rcpt_options))
+            replies = await self._verdicts(session, opened, addresses, content_follows)
         except Exception as error:
-            reply = self._refuse(
-                "smtp recipient refused", error, opened.client, sender=opened.reverse_path, recipient=address
-            )
-            if not isinstance(error, Refused):
-                # What was said of earlier recipients is void now: a 250 after this would lose their mail.
-                await self._fail(session, reply)
-            return str(reply)
-        opened.forward_paths.append(address)
-        envelope.rcpt_tos.append(address)
-        return str(SMTP.RECIPIENT_OK)
+            # One reply for all of them, and the device would take the reply to its next command for a recipient's.
+            reply = self._refuse("smtp recipient refused", error, opened.client, sender=opened.mail.reverse_path)
+            await self._fail(session, reply)
+            return [str(reply)] * len(addresses)
+        envelope.rcpt_tos += [address for (address, _), reply in zip(addresses, replies, strict=True) if reply is None]
+        return [str(reply or SMTP.RECIPIENT_OK) for reply in replies]
+
+    async def _verdicts(
+        self,
+        session: Session,
+        opened: _Open,
+        addresses: Sequence[tuple[str, Sequence[str]]],
+        content_follows: bool,
+    ) -> list[Reply | None]:
+        """The refusal of each address, ``None`` for accepted: what the filters say, then the relay."""
+        capabilities = self._relay.capabilities()
+        replies = list[Reply | None]()
+        wanted = list[Recipient]()
+        for address, options in addresses:
+            recipient = Recipient(address, _parameters(options, capabilities))
+            reply = opened.failed
+            if reply is None:
+                try:
+                    path = await self._path(opened, wanted, address)
+                    wanted.append(Recipient(path, recipient.parameters))
+                except Exception as error:
+                    reply = self._refuse_recipient(opened, error, recipient)
+                    if not isinstance(error, Refused):
+                        await self._fail(session, reply)
+            replies.append(reply)
+        verdicts = await self._ask(session, opened, wanted, content_follows)
+        opened.forward_paths += [
+            each.forward_path for each, verdict in zip(wanted, verdicts, strict=True) if verdict is None
+        ]
+        rest = iter(verdicts)
+        return [next(rest) if reply is None else reply for reply in replies]
+
+    async def _path(self, opened: _Open, before: Sequence[Recipient], address: str) -> str:
+        """The forward-path to ask for. A filter sees those that came together with it as if they were accepted."""
+        paths = [*opened.forward_paths, *(each.forward_path for each in before)]
+        path = await self._rewriting.recipient(opened.mail, paths, address)
+        if not path.isascii() and "SMTPUTF8" not in opened.mail.parameters:
+            raise refusal(SMTP.NEEDS_SMTPUTF8)
+        return path
+
+    async def _ask(
+        self, session: Session, opened: _Open, recipients: Sequence[Recipient], content_follows: bool
+    ) -> list[Reply | None]:
+        """The refusal of each recipient, ``None`` for accepted. Nothing is accepted by a transaction that failed."""
+        transaction, verdicts = opened.transaction, list[Reply | None]()
+        if opened.failed is None and recipients and hasattr(transaction, "add_recipients"):
+            try:
+                refusals = await transaction.add_recipients(recipients, content_follows=content_follows)
+                if len(refusals) != len(recipients):
+                    raise Failure("the relay plugin gave another number of verdicts than there were recipients")
+            except Exception as error:
+                await self._fail(session, self._refuse_recipient(opened, error, recipients[0]))
+            else:
+                return [
+                    refusal and self._refuse_recipient(opened, refusal, recipient)
+                    for recipient, refusal in zip(recipients, refusals, strict=True)
+                ]
+        for recipient in recipients:
+            reply = opened.failed
+            if reply is None:
+                try:
+                    await transaction.add_recipient(recipient.forward_path, recipient.parameters)
+                except Exception as error:
+                    reply = self._refuse_recipient(opened, error, recipient)
+                    if not isinstance(error, Refused):
+                        await self._fail(session, reply)
+            verdicts.append(reply)
+        return verdicts
+
+    def _refuse_recipient(self, opened: _Open, error: Exception, recipient: Recipient) -> Reply:
+        facts = {"sender": opened.mail.reverse_path, "recipient": recipient.forward_path}
+        return self._refuse("smtp recipient refused", error, opened.client, **facts)
 
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> str:
         """Pass the content on; 250 only when the relay has handed over the responsibility for it."""
@@ -120,12 +231,13 @@ class RelayHandler:
         if opened.failed:
             await self._leave(session)
             return str(opened.failed)
-        content = _Measured(_pieces(envelope.content))
-        facts = {"sender": opened.reverse_path, "recipients": ",".join(opened.forward_paths)}
+        facts = {"sender": opened.mail.reverse_path, "recipients": ",".join(opened.forward_paths)}
+        content = Measured(envelope.content)
         try:
-            content.limit = self._limit()
-            receipt = await self._send(opened.transaction, content)
-        except DeviceLost:
+            content.limit = self._limit(self._relay.capabilities())
+            outgoing = self._rewriting.content(opened.mail, opened.forward_paths, _protocol(session), content)
+            receipt = await self._send(opened.transaction, outgoing)
+        except Interruption:
             raise
         except Exception as error:
             return str(self._refuse("smtp message not relayed", error, opened.client, **facts, octets=content.octets))
@@ -141,12 +253,12 @@ class RelayHandler:
         finally:
             await self._leave(session)
 
-    async def _send(self, transaction: Transaction, content: _Measured) -> Receipt:
+    async def _send(self, transaction: Transaction, content: Outgoing) -> Receipt:
         try:
             receipt = await transaction.send(content)
         except Exception:
             if content.error is not None:
-                # Whatever the relay made of it: the device or its message was the cause.
+                # Whatever the relay made of it: the device, its message or a filter was the cause.
                 raise content.error from None
             raise
         if content.error is not None:
@@ -167,6 +279,13 @@ class RelayHandler:
         await self._leave(session)
         return str(SMTP.BYE)
 
+    async def handle_STALLED(self, server: Any, session: Session, envelope: Envelope) -> None:
+        """Our own session calls this when the device leaves an open transaction unused; aiosmtpd knows no such hook."""
+        opened = self._open.get(session)
+        if opened is not None and not opened.failed:
+            failure = stalled("sent no command in time")
+            await self._fail(session, self._refuse("smtp transaction given up", failure, opened.client))
+
     async def handle_CLOSE(self, server: Any, session: Session, envelope: Envelope) -> None:
         """Our own session calls this when it ends, however it ends; aiosmtpd knows no such hook."""
         opened = self._open.pop(session, None)
@@ -183,8 +302,8 @@ class RelayHandler:
         """Wait for transactions that are still being abandoned."""
         await asyncio.gather(*self._farewells, return_exceptions=True)
 
-    def _limit(self) -> int:
-        theirs = self._relay.capabilities().max_octets
+    def _limit(self, capabilities: RelayCapabilities) -> int:
+        theirs = capabilities.max_octets
         return min(self._max_octets, theirs) if theirs else self._max_octets
 
     def _watch(self, session: Session) -> None:
@@ -209,14 +328,20 @@ class RelayHandler:
             await self._exit(opened)
 
     async def _fail(self, session: Session, reply: Reply) -> None:
-        """Leave the relay's transaction but remember its end, so that DATA can not begin without it."""
+        """Leave the relay's transaction but remember its end: what was said of earlier recipients is void now.
+
+        Without that, DATA would begin without it, and a 250 would lose their mail.
+        """
         opened = self._open[session]
         opened.failed = reply
         await self._exit(opened)
 
     async def _exit(self, opened: _Open, thrown: BaseException | None = None) -> None:
+        if opened.left:
+            return
+        opened.left = True
         try:
-            await opened.exits.__aexit__(type(thrown) if thrown else None, thrown, None)
+            await opened.context.__aexit__(type(thrown) if thrown else None, thrown, None)
         except Exception as error:
             # The verdict has been given already; a plugin that stumbles on its way out must not change it.
             events.failure(_log, "smtp transaction not left cleanly", error, session=opened.client.session)
@@ -227,52 +352,26 @@ class RelayHandler:
         return reply
 
 
-class _Measured:
-    """Content on its way to the relay: counted, bounded, and remembered to have ended."""
-
-    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
-        self._pieces = pieces
-        self.limit = 0
-        self.octets = 0
-        self.ended = False
-        self.error: BaseException | None = None
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        try:
-            piece = await anext(self._pieces)
-        except StopAsyncIteration:
-            self.ended = True
-            raise
-        except Exception as error:
-            self.error = error
-            raise
-        self.octets += len(piece)
-        if self.octets > self.limit:
-            too_big = SMTP.TOO_BIG
-            self.error = Refused(too_big.code, too_big.enhanced, too_big.text, detail=f"over {self.limit} octets")
-            raise self.error
-        return piece
+def _port(transport: asyncio.BaseTransport | None) -> int:
+    """The listener's port."""
+    place = transport.get_extra_info("sockname") if transport is not None else None
+    return place[1] if isinstance(place, tuple) else 0
 
 
-async def _whole(content: bytes) -> AsyncIterator[bytes]:
-    yield normalised(content)
+def _protocol(session: Session) -> str:
+    return protocol(
+        extended=bool(session.extended_smtp), secured=session.ssl is not None, authenticated=bool(session.authenticated)
+    )
 
 
-def _pieces(content: Any) -> AsyncIterator[bytes]:
-    if isinstance(content, str):
-        content = content.encode("utf-8", "surrogateescape")
-    if isinstance(content, bytes):
-        return _whole(content)
-    pieces: AsyncIterator[bytes] = content
-    return pieces
+_DSN = frozenset({"RET", "ENVID", "NOTIFY", "ORCPT"})
 
 
-def _parameters(options: Sequence[str]) -> Parameters:
+def _parameters(options: Sequence[str], capabilities: RelayCapabilities) -> Parameters:
+    """The parameters that the relay has a use for: DSN's are taken from every device, and dropped for want of it."""
     found: dict[str, str | None] = {}
     for option in options:
         keyword, equals, value = option.partition("=")
-        found[keyword.upper()] = value if equals else None
+        if capabilities.dsn or keyword.upper() not in _DSN:
+            found[keyword.upper()] = value if equals else None
     return found

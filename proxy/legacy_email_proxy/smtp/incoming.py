@@ -1,31 +1,24 @@
-"""What a device sends: command lines and message content out of one buffer, each with its deadline."""
+"""What a device sends: the octets that have arrived and were not used yet, and the waiting for more.
+
+Commands and content come out of the one buffer. Nothing is copied where a piece is used as it came.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
-from .content import DataDecoder
-
-__all__ = ("MAX_LINE_OCTETS", "DeviceLost", "DeviceStalled", "Incoming", "IncomingContent", "LineTooLong")
+__all__ = ("MAX_LINE_OCTETS", "Incoming", "LineTooLong")
 
 MAX_LINE_OCTETS = 2048
 """Longest command line taken, CRLF included. RFC 5321 §4.5.3.1.4 asks for 512 and more with each extension."""
 
-_READ_OCTETS = 1 << 16
+_ENOUGH_OCTETS = 1 << 16
 _BEGINNING_OCTETS = 16
 
 
-class DeviceLost(ConnectionError):
-    """The device vanished before its message ended."""
-
-
-class DeviceStalled(DeviceLost):
-    """The device is still connected but made no progress in time."""
-
-
 class LineTooLong(ValueError):
-    """A command line was longer than :data:`MAX_LINE_OCTETS`; all but its ``beginning`` has been thrown away."""
+    """A line was longer than it may be; all but its ``beginning`` has been thrown away."""
 
     def __init__(self, beginning: bytes) -> None:
         super().__init__(beginning)
@@ -33,120 +26,162 @@ class LineTooLong(ValueError):
 
 
 class Incoming:
-    """The octets that have arrived and were not used yet. At most one of its methods runs at a time."""
+    """Filled by the protocol, emptied by the session, of which at most one method waits at a time.
 
-    def __init__(self, reader: asyncio.StreamReader, idle_seconds: float) -> None:
-        self._reader = reader
-        self._idle_seconds = idle_seconds
-        self._buffer = bytearray()
-        self._waiting: asyncio.Timeout | None = None
+    ``before_waiting`` is called whenever the device has to speak next. From :data:`_ENOUGH_OCTETS` unused octets on the
+    transport stops reading, which bounds what a session costs.
+    """
+
+    _transport: asyncio.ReadTransport | None
+
+    def __init__(self, transport: asyncio.ReadTransport, before_waiting: Callable[[], None]) -> None:
+        self._transport = transport
+        self._before_waiting = before_waiting
+        self._loop = asyncio.get_running_loop()
+        self._buffer = b""
+        self._start = 0
+        self._paused = self._ended = self._ignoring = False
+        self._waiter: asyncio.Future[None] | None = None
+        # One timer, moved on when it goes off: a timer for each command would cost more than the command.
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    # ------------------------------------------------------------------------------------------------ for the protocol
+
+    def feed(self, octets: bytes) -> None:
+        """Take what has arrived."""
+        if self._ignoring:
+            return
+        self._buffer = self._buffer[self._start :] + octets if self._start < len(self._buffer) else octets
+        self._start = 0
+        if len(self._buffer) >= _ENOUGH_OCTETS and not self._paused:
+            self._paused = True
+            if self._transport is not None:
+                self._transport.pause_reading()
+        self._wake()
+
+    def end(self) -> None:
+        """Nothing more will arrive."""
+        self._ended = True
+        self._wake()
+
+    def leave(self) -> None:
+        """Forget what has arrived; from now until :meth:`settle` what arrives comes from another transport."""
+        self.take()
+        self._paused = False
+        self._transport = None
+
+    def settle(self, transport: asyncio.ReadTransport) -> None:
+        """``transport`` is that other one."""
+        self._transport = transport
+        if self._paused:
+            transport.pause_reading()
 
     def interrupt(self) -> None:
-        """Let a wait for a command end now, with :class:`TimeoutError`. Content is not interrupted."""
-        if self._waiting is not None and not self._waiting.expired():
-            self._waiting.reschedule(0)
+        """Let a wait for something to use end now, with :class:`TimeoutError`."""
+        if self._waiter is not None and not self._waiter.done() and not self._ignoring:
+            self._waiter.set_exception(TimeoutError())
 
-    async def first_octet(self) -> int:
-        """The first octet of the session, left in the buffer; 0 where the device said nothing and left."""
-        try:
-            async with asyncio.timeout(self._idle_seconds) as self._waiting:
-                await self._more()
-        finally:
-            self._waiting = None
-        return self._buffer[0] if self._buffer else 0
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
-    async def line(self) -> bytes | None:
-        """The next command line without its CRLF or LF; ``None`` when the device has left.
+    # ------------------------------------------------------------------------------------------------- for the session
 
-        Raises :class:`TimeoutError` when the line is not whole within the idle time, counted from its beginning: one
-        octet now and then does not keep a session alive. Raises :class:`LineTooLong`.
-        """
-        searched, beginning = 0, b""
-        try:
-            async with asyncio.timeout(self._idle_seconds) as self._waiting:
-                while (end := self._buffer.find(b"\n", searched)) < 0:
-                    if len(self._buffer) >= MAX_LINE_OCTETS:
-                        # Thrown away as it comes, or an endless line would be held in memory.
-                        beginning = beginning or bytes(self._buffer[:_BEGINNING_OCTETS])
-                        self._buffer.clear()
-                    searched = len(self._buffer)
-                    if not await self._more():
-                        return None
-        finally:
-            self._waiting = None
-        line = bytes(self._buffer[:end])
-        del self._buffer[: end + 1]
-        if beginning or len(line) >= MAX_LINE_OCTETS:
-            raise LineTooLong(beginning or line[:_BEGINNING_OCTETS])
-        return line.removesuffix(b"\r")
+    @property
+    def first_octet(self) -> int:
+        """The next octet that was not used yet; 0 if none has arrived."""
+        return self._buffer[self._start] if len(self) else 0
 
-    async def chunk(self) -> bytes:
-        """Whatever has arrived, at least one octet. Raises :class:`DeviceLost`."""
-        if not self._buffer:
-            try:
-                async with asyncio.timeout(self._idle_seconds):
-                    await self._more()
-            except TimeoutError:
-                raise DeviceStalled("the device made no progress in DATA") from None
-            if not self._buffer:
-                raise DeviceLost("the device left in the middle of DATA")
-        octets = bytes(self._buffer)
-        self._buffer.clear()
+    def __len__(self) -> int:
+        """How many octets wait to be used."""
+        return len(self._buffer) - self._start
+
+    def take(self, limit: int | None = None) -> bytes:
+        """What has arrived, at most ``limit`` octets of it."""
+        start, end = self._start, len(self._buffer)
+        if limit is not None and end - start > limit:
+            self._start = start + limit
+            return self._buffer[start : self._start]
+        octets = self._buffer[start:]
+        self._buffer, self._start = b"", 0
         return octets
 
     def give_back(self, octets: bytes) -> None:
         """Put octets back in front: what came behind an end-of-data are commands."""
-        self._buffer[:0] = octets
+        self._buffer, self._start = octets + self._buffer[self._start :], 0
 
-    async def ignore_rest(self) -> None:
-        """Read until the device has closed its side."""
-        self._buffer.clear()
-        while await self._more():
-            self._buffer.clear()
+    def peek(self) -> bytes | None:
+        """The next command line if it has arrived and is not too long, left where it is."""
+        end = self._buffer.find(b"\n", self._start, self._start + MAX_LINE_OCTETS)
+        return None if end < 0 else self._buffer[self._start : end].removesuffix(b"\r")
 
-    async def _more(self) -> bool:
-        try:
-            octets = await self._reader.read(_READ_OCTETS)
-        except OSError:
-            return False
-        self._buffer += octets
-        return bool(octets)
+    def skip(self) -> None:
+        """Use up the line that was peeked at."""
+        self._start = self._buffer.index(b"\n", self._start) + 1
 
+    async def line(self, seconds: float, max_octets: int = MAX_LINE_OCTETS) -> bytes | None:
+        """The next line without its CRLF or LF; ``None`` when the device has left.
 
-class IncomingContent:
-    """The content behind one DATA command, decoded as it arrives; ``on_end`` is called when its end was seen."""
-
-    def __init__(self, incoming: Incoming, on_end: Callable[[], None]) -> None:
-        self._incoming = incoming
-        self._on_end = on_end
-        self._decoder = DataDecoder()
-
-    @property
-    def ended(self) -> bool:
-        """Whether the end-of-data was seen."""
-        return self._decoder.ended
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        while not self._decoder.ended:
-            content = self._decoder.feed(await self._incoming.chunk())
-            if self._decoder.ended:
-                self._incoming.give_back(self._decoder.rest)
-                self._on_end()
-            if content:
-                return content
-        raise StopAsyncIteration
-
-    async def discard(self, limit: int) -> bool:
-        """Read what is left of the message and forget it; false when it is not over after ``limit`` octets.
-
-        Without this the rest of a refused message would be read as commands.
+        Raises :class:`TimeoutError` when the line is not whole within ``seconds``, counted from its beginning: one
+        octet now and then does not keep a session alive. Raises :class:`LineTooLong`.
         """
-        octets = 0
-        async for content in self:
-            octets += len(content)
-            if octets > limit:
-                return False
-        return True
+        deadline, searched, beginning = 0.0, 0, b""
+        while (end := self._buffer.find(b"\n", self._start + searched)) < 0:
+            if len(self) >= max_octets:
+                # Thrown away as it comes, or an endless line would be held in memory.
+                beginning = beginning or self._buffer[self._start : self._start + _BEGINNING_OCTETS]
+                self.take()
+            searched = len(self)
+            deadline = deadline or self._loop.time() + seconds
+            if not await self.more(deadline):
+                return None
+        line = self._buffer[self._start : end]
+        self._start = end + 1
+        if beginning or len(line) >= max_octets:
+            raise LineTooLong(beginning or line[:_BEGINNING_OCTETS])
+        return line.removesuffix(b"\r")
+
+    async def more(self, deadline: float) -> bool:
+        """Wait until something arrives; false when nothing will. Raises :class:`TimeoutError` at ``deadline``."""
+        if self._ended:
+            return False
+        self._before_waiting()
+        if self._paused:
+            self._paused = False
+            if self._transport is not None:
+                self._transport.resume_reading()
+        if not (had := len(self)):
+            self.take()
+        self._deadline = deadline
+        if self._timer is None or self._timer.when() > deadline:
+            self.stop_timer()
+            self._timer = self._loop.call_at(deadline, self._expire)
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+        return len(self) > had or not self._ended
+
+    async def ignore_rest(self, deadline: float) -> None:
+        """Read until the device has closed its side, and forget what it says. Raises :class:`TimeoutError`."""
+        self._ignoring = True
+        self.take()
+        while await self.more(deadline):
+            pass
+
+    def stop_timer(self) -> None:
+        """Let go of the timer: it would keep the session in memory."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _expire(self) -> None:
+        self._timer = None
+        if self._waiter is None:
+            return
+        if self._loop.time() < self._deadline:
+            self._timer = self._loop.call_at(self._deadline, self._expire)
+        elif not self._waiter.done():
+            self._waiter.set_exception(TimeoutError())

@@ -1,7 +1,8 @@
 """The arguments of MAIL and RCPT: a path and its parameters (RFC 5321 §4.1.2).
 
 An address is never rewritten: what stands between the brackets goes to the backend octet for octet, or the command is
-refused. The only repairs are of what stands around it: missing brackets, blanks, a display name in front.
+refused. The only repairs are of what stands around it: missing brackets, blanks, a display name in front; and the dot
+that ends a domain in the DNS but not in mail (``<a@b.>``) is taken off.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ class BadParameter(ValueError):
     """A parameter is malformed."""
 
 
-_QUOTED = r'"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\[\x20-\x7e])*"'
-_ADDRESS = re.compile(rf'(?:{_QUOTED}|[^\x00-\x20\x7f<>"(),;\\])*')
+_QUOTED = r'"(?:[\x20\x21\x23-\x5b\x5d-\x7e\xa0-\U0010ffff]|\\[\x20-\x7e])*"'
+_ADDRESS = re.compile(rf'(?:{_QUOTED}|[^\x00-\x20\x7f-\x9f<>"(),;\\])*')
+_DOT = re.compile(r"(?<=@)([^@.]+(?:\.[^@.]+)*)\.\Z")
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([\x21-\x7e]+))?")
 
 
@@ -36,7 +38,7 @@ def parse(argument: str) -> tuple[str, Parameters]:
     if bracket and not any(sign in before for sign in "@=>"):
         argument = argument[len(before) :]
     path, rest = _bracketed(argument) if argument.startswith("<") else _bare(argument)
-    return path, _parameters(rest)
+    return _DOT.sub(r"\1", path), _parameters(rest)
 
 
 def _bracketed(argument: str) -> tuple[str, str]:

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from .session import SessionOptions, SMTPSession
+from .connection import SMTPConnection
+from .options import SessionOptions
+from .session import SMTPSession
 
 __all__ = ("SMTPServer",)
 
@@ -22,15 +24,21 @@ class SMTPServer:
         self._handler = handler
         self._options = options
         self._servers: list[asyncio.Server] = []
-        self._sessions: set[SMTPSession] = set()
+        self._sessions: set[SMTPConnection] = set()
         self._empty = asyncio.Event()
         self._draining = False
 
-    async def start(self, sockets: Sequence[socket.socket]) -> None:
-        """Begin to accept. The sockets are bound; they are closed by :meth:`drain`."""
+    async def start(self, sockets: Sequence[socket.socket], tls_sockets: Sequence[socket.socket] = ()) -> None:
+        """Begin to accept, with TLS from the first octet on ``tls_sockets``.
+
+        The sockets are bound; they are closed by :meth:`drain`.
+        """
         loop = asyncio.get_running_loop()
         for sock in sockets:
             self._servers.append(await loop.create_server(self._session, sock=sock, backlog=1024))
+        for sock in tls_sockets:
+            # Not with create_server(ssl=…): a handshake would be counted, limited and logged by nobody.
+            self._servers.append(await loop.create_server(self._secured_session, sock=sock, backlog=1024))
 
     async def drain(self, grace_seconds: float) -> None:
         """Stop accepting; idle sessions get 421, sessions in a transaction may finish it; then the rest is aborted."""
@@ -53,13 +61,16 @@ class SMTPServer:
     def _session(self) -> SMTPSession:
         return SMTPSession(self._handler, self._options, self._began, self._ended)
 
-    def _began(self, session: SMTPSession) -> None:
+    def _secured_session(self) -> SMTPSession:
+        return SMTPSession(self._handler, self._options, self._began, self._ended, secured=True)
+
+    def _began(self, session: SMTPConnection) -> None:
         self._sessions.add(session)
         if self._draining:
             # Accepted in the same turn of the loop in which the listener closed.
             session.drain()
 
-    def _ended(self, session: SMTPSession) -> None:
+    def _ended(self, session: SMTPConnection) -> None:
         self._sessions.discard(session)
         self._empty.set()
 

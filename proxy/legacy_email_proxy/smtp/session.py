@@ -1,292 +1,41 @@
-"""One SMTP session: the one subclass of aiosmtpd's ``SMTP``, and the only module that knows its insides.
+"""One SMTP session: what each command does, and the replies that it gets.
 
-What it changes, and why (each would lose or garble a device's mail, or let one device hurt others):
-
-* the command loop: commands and content come out of one buffer (:mod:`.incoming`); a half-closed connection is still
-  answered; a client that left does not stop a message whose content has ended; deadlines that want progress; a limit
-  on errors; an exception becomes 451 and its text stays here;
-* DATA streams to the handler instead of being collected line by line;
-* addresses are passed on as they are (:mod:`.arguments`); ``MAIL FROM:<>`` names the null reverse-path, ``RCPT TO:<>``
-  nobody;
-* one session shares no limits with another, and asks no resolver for its own name.
-
-Pinned to aiosmtpd 1.4.x by a test that names the attributes used here.
+aiosmtpd's own commands are replaced, because they would lose or garble a device's mail: DATA streams to the handler
+instead of being collected line by line, and so do the chunks of BDAT, which aiosmtpd does not know; recipients that
+arrive together are asked for together; addresses are passed on as they are (:mod:`.arguments`); ``MAIL FROM:<>`` names
+the null reverse-path, ``RCPT TO:<>`` nobody. Life cycle and command loop are in :mod:`.connection`,
+STARTTLS and AUTH in :mod:`.protection`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-import logging
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from ..access import canonical, within
+from ..replies import SMTP, Reply, printable
+from .arguments import Chunk, Rejected, chunk, forward_path, reverse_path
+from .interruptions import Abandoned, DeviceLost, DeviceStalled, Finished, Interruption
+from .protection import ProtectedConnection
+from .reception import ChunkedContent, DataContent, stalled
 
-from aiosmtpd.smtp import SMTP as AiosmtpdSMTP
-from aiosmtpd.smtp import Envelope
-from aiosmtpd.smtp import Session as AiosmtpdSession
-
-from .. import events
-from ..access import Admission, Refusal
-from ..replies import SMTP, Reply, printable, smtp_reply
-from .arguments import Rejected, forward_path, reverse_path
-from .incoming import DeviceStalled, Incoming, IncomingContent, LineTooLong
-
-__all__ = ("MAX_ERRORS", "MAX_RECIPIENTS", "SMTPSession", "SessionOptions")
-
-_log = logging.getLogger("legacy_email_proxy.smtp")
-
-MAX_ERRORS = 20
-"""Errors of the client before it is disconnected. What the backend refuses is none."""
+__all__ = ("MAX_RECIPIENTS", "SMTPSession")
 
 MAX_RECIPIENTS = 1000
 """Recipients of one message; more are told to come in another one (RFC 5321 §4.5.3.1.10)."""
 
-_HTTP = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PRI) ", re.IGNORECASE)
-_TLS_HANDSHAKE = 0x16
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_labels = itertools.count(1)
-_PARTING_SECONDS = 1.0
+_ABANDONING = (b"HELO", b"EHLO", b"RSET", b"QUIT")
 
 
-@dataclass(frozen=True, slots=True)
-class SessionOptions:
-    """What all sessions of a listener share."""
+class SMTPSession(ProtectedConnection):
+    """The commands of one connection."""
 
-    hostname: str
-    max_octets: int
-    idle_seconds: float
-    admission: Admission
-
-
-class LabelledSession(AiosmtpdSession):
-    """aiosmtpd's session with what the log needs: a label, and the octets of each message relayed."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
-        self.label = f"s{next(_labels)}"
-        self.relayed: list[int] = []
-
-
-class _Finished(Exception):
-    """Ends the session; the argument is the verdict for the log."""
-
-
-class SMTPSession(AiosmtpdSMTP):
-    """One connection, from greeting to close."""
-
-    # The StreamReader holds at most twice this before the transport stops reading: it bounds what a session costs.
-    line_length_limit = 1 << 16
-
-    session: LabelledSession
-    envelope: Envelope
-
-    def __init__(
-        self,
-        handler: Any,
-        options: SessionOptions,
-        on_begin: Callable[[SMTPSession], None] = lambda _: None,
-        on_end: Callable[[SMTPSession], None] = lambda _: None,
-    ) -> None:
-        super().__init__(
-            handler,
-            data_size_limit=options.max_octets,
-            hostname=options.hostname,
-            ident="Legacy Email Proxy",
-            loop=asyncio.get_running_loop(),
-        )
-        self._options = options
-        self._on_begin = on_begin
-        self._on_end = on_end
-        self._incoming: Incoming
-        self._errors = 0
-        self._refused_recipients = 0
-        self._draining = self._aborted = False
-        # While this is set the device has handed over its message: the outcome is no longer its to abort.
-        self._committed = False
-
-    # ------------------------------------------------------------------------------------------- aiosmtpd's life cycle
-
-    def _create_session(self) -> LabelledSession:
-        return LabelledSession(self.loop)
-
-    def _reset_timeout(self, duration: float | None = None) -> None:
-        """aiosmtpd's timer cuts a long DATA and a slow backend; the deadlines are in :mod:`.incoming` instead."""
-
-    def eof_received(self) -> bool | None:
-        """A half-close means "no more commands", not "forget the ones I sent": ``nc < file`` must be answered."""
-        return asyncio.StreamReaderProtocol.eof_received(self)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._incoming = Incoming(self._reader, self._options.idle_seconds)
-        assert self._handler_coroutine is not None  # noqa: S101 (for the type checker: super made it)
-        self._handler_coroutine.add_done_callback(lambda _: self._on_end(self))
-        self._on_begin(self)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """Stop the transaction of a client that left, unless its content has ended: then it is delivered, once."""
-        asyncio.StreamReaderProtocol.connection_lost(self, error)
-        self.transport = None
-        if self._handler_coroutine is not None and not self._committed:
-            self._handler_coroutine.cancel()
-
-    async def _handle_client(self) -> None:
-        peer = self.session.peer[0] if self.session.peer else ""
-        refusal = self._options.admission.admit(peer)
-        try:
-            verdict = await self._live(peer, refusal)
-            await self._part()
-            # Somebody who only looks whether we are there, as a health check does all day, is no news.
-            silent = verdict.startswith("dropped") and self.session.host_name is None and not self._errors
-            level = logging.DEBUG if silent else logging.INFO
-            events.event(
-                _log, level, "smtp session ended", session=self.session.label, client=peer,
-                helo=self.session.host_name or "", messages=len(self.session.relayed),
-                octets=sum(self.session.relayed), verdict=verdict,
-            )  # fmt: skip
-        finally:
-            if refusal is None:
-                self._options.admission.release(peer)
-
-    async def _live(self, peer: str, refusal: Refusal | None) -> str:
-        """The session from greeting to its last reply; returns the verdict for the log."""
-        try:
-            if refusal is not None:
-                self.reply(SMTP.NOT_ALLOWED if refusal is Refusal.NOT_ALLOWED else SMTP.TOO_MANY_CONNECTIONS)
-                return f"refused: {refusal.value}"
-            return await self._converse()
-        except _Finished as finished:
-            return str(finished)
-        except DeviceStalled as stalled:
-            self.reply(SMTP.TIMEOUT)
-            return str(stalled)
-        except ConnectionError as error:
-            return f"dropped: {error}"
-        except asyncio.CancelledError:
-            if self.transport is not None and not self._aborted:
-                # Nobody here did that: a plugin's own tasks failed beneath it.
-                self.reply(smtp_reply(asyncio.CancelledError()))
-                return "failed: cancelled by the relay plugin"
-            return "dropped"
-        except Exception as error:
-            events.failure(_log, "smtp session failed", error, session=self.session.label, client=peer)
-            self.reply(smtp_reply(error))
-            return "failed"
-        finally:
-            # From here on a client that leaves cancels nothing: the relay's transaction has to be left in this task.
-            self._committed = True
-            await self._call_handler_hook("CLOSE")
-
-    async def _part(self) -> None:
-        """Close, politely for a moment: with input unread the kernel would reset the connection, last reply and all."""
-        transport = self._writer.transport
-        try:
-            async with asyncio.timeout(_PARTING_SECONDS):
-                await self._writer.drain()
-                if not transport.is_closing() and transport.can_write_eof():
-                    transport.write_eof()
-                    await self._incoming.ignore_rest()
-            transport.close()
-        except (TimeoutError, OSError):
-            # A client that doesn't read would pin the socket for ever: close() waits for the buffer to empty.
-            transport.abort()
-
-    def drain(self) -> None:
-        """No new transaction from now on; an idle session ends with 421 at once."""
-        self._draining = True
-        if not self._in_transaction:
-            self._incoming.interrupt()
-
-    def abort(self) -> None:
-        """End the session now."""
-        self._aborted = True
-        if self._handler_coroutine is not None:
-            self._handler_coroutine.cancel()
-        self._writer.transport.abort()
-
-    @property
-    def _in_transaction(self) -> bool:
-        return self.envelope.mail_from is not None
-
-    # ------------------------------------------------------------------------------------------------ the conversation
-
-    async def _converse(self) -> str:
-        self.reply(f"220 {self.hostname} ESMTP {self.__ident__}")
-        try:
-            if self._draining:
-                raise TimeoutError
-            if await self._incoming.first_octet() == _TLS_HANDSHAKE:
-                self._wrong_protocol("TLS")
-            while (line := await self._next_command()) is not None:
-                await self._obey(line)
-                # Pipelined commands come out of the buffer without waiting: others need their turn too.
-                await asyncio.sleep(0)
-        except TimeoutError:
-            self.reply(SMTP.SHUTTING_DOWN if self._draining else SMTP.TIMEOUT)
-            return "drained" if self._draining else "idle"
-        return "dropped"
-
-    async def _next_command(self) -> bytes | None:
-        if self._draining and not self._in_transaction:
-            raise TimeoutError
-        async with asyncio.timeout(self._options.idle_seconds):
-            await self._writer.drain()
-        while True:
-            try:
-                return await self._incoming.line()
-            except LineTooLong as too_long:
-                self._look_for_http(too_long.beginning)
-                self.error(SMTP.LINE_TOO_LONG)
-
-    async def _obey(self, line: bytes) -> None:
-        self._look_for_http(line)
-        if _CONTROL.search(line):
-            return self.error(SMTP.SYNTAX)
-        try:
-            text = line.decode("ascii" if not self.enable_SMTPUTF8 else "utf-8")
-        except UnicodeDecodeError:
-            return self.error(SMTP.NOT_ASCII)
-        verb, _, argument = text.partition(" ")
-        method = self._smtp_methods.get(verb.upper())
-        if method is None:
-            return self.error(SMTP.UNKNOWN_COMMAND)
-        try:
-            await method(argument.strip())
-        except (_Finished, ConnectionError):
-            raise
-        except Exception as error:
-            self.reply(await self.handle_exception(error))
-        return None
-
-    def reply(self, reply: Reply | str) -> None:
-        """Queue a reply; it goes out at once unless the client does not read."""
-        if self.transport is not None and not self.transport.is_closing():
-            self._writer.write(f"{reply}\r\n".encode("ascii", "replace"))
-
-    def error(self, reply: Reply) -> None:
-        """Queue a reply to a mistake of the client. Raises :class:`_Finished` at one too many."""
-        self._errors += 1
-        if self._errors >= MAX_ERRORS:
-            self.reply(SMTP.TOO_MANY_ERRORS)
-            raise _Finished("too many errors")
-        self.reply(reply)
-
-    async def push(self, status: Any) -> None:
-        """aiosmtpd's own way to reply."""
-        self.reply(status.decode("ascii", "replace") if isinstance(status, bytes) else status)
-
-    def _look_for_http(self, line: bytes) -> None:
-        if self.session.host_name is None and _HTTP.match(line):
-            self._wrong_protocol("HTTP")
-
-    def _wrong_protocol(self, protocol: str) -> None:
-        # Closed before its next line is looked at: the body of an HTTP request could hold SMTP commands.
-        self.reply(SMTP.WRONG_PROTOCOL)
-        raise _Finished(f"spoke {protocol} to the plain SMTP port")
-
-    # ---------------------------------------------------------------------------------------------------- the commands
+    _data_refused = False
+    # What to say to content that comes without a recipient.
+    _without_recipients = SMTP.BAD_SEQUENCE
+    # From the first chunk of a message to the last: what reads them, and whether the present one is still unanswered.
+    _chunks: ChunkedContent | None = None
+    _unanswered = False
+    _announced: Chunk | None = None
+    # The verdict on a message that is over while its other chunks are still coming.
+    _verdict: str | None = None
 
     async def smtp_HELO(self, hostname: str) -> None:
         await self._hello(hostname, extended=False)
@@ -295,20 +44,23 @@ class SMTPSession(AiosmtpdSMTP):
         await self._hello(hostname, extended=True)
 
     async def _hello(self, hostname: str, *, extended: bool) -> None:
-        if not hostname:
-            return self.error(SMTP.SYNTAX)
-        self.envelope = self._create_envelope()
+        # Some devices have no name to give, and nothing here depends on it.
+        self._forget_message()
         self.session.extended_smtp = extended
         name = printable(hostname, limit=255)
         if not extended:
             return self.reply(await self._call_handler_hook("HELO", name))
-        keywords = ("PIPELINING", f"SIZE {self.data_size_limit}", "8BITMIME", "ENHANCEDSTATUSCODES", "HELP")
+        # All that this side can do; the handler knows what of it the relay can't.
+        keywords = (
+            "PIPELINING", f"SIZE {self.data_size_limit}", "8BITMIME", "ENHANCEDSTATUSCODES", "CHUNKING",
+            f"LIMITS RCPTMAX={MAX_RECIPIENTS}", "SMTPUTF8", "DSN", *self.protection_keywords(), "HELP",
+        )  # fmt: skip
         lines = [f"250-{self.hostname}", *(f"250-{keyword}" for keyword in keywords)]
         lines = await self._call_handler_hook("EHLO", name, lines)
         return self.reply("\r\n".join([*lines[:-1], lines[-1].replace("250-", "250 ", 1)]))
 
     async def smtp_MAIL(self, argument: str) -> None:
-        if not self.session.host_name:
+        if self.session.host_name is None:
             return self.error(SMTP.HELLO_FIRST)
         if self._in_transaction:
             return self.error(SMTP.BAD_SEQUENCE)
@@ -316,63 +68,203 @@ class SMTPSession(AiosmtpdSMTP):
             path, options = reverse_path(argument)
         except Rejected as rejected:
             return self.error(rejected.reply)
-        self._refused_recipients = 0
+        self._forget_message()
         return self.reply(await self._call_handler_hook("MAIL", path or "<>", options))
 
     async def smtp_RCPT(self, argument: str) -> None:
-        if not self._in_transaction:
+        if not self._in_transaction or self._chunks is not None:
             return self.error(SMTP.BAD_SEQUENCE)
-        try:
-            path, options = forward_path(argument)
-        except Rejected as rejected:
-            return self.error(rejected.reply)
-        before = len(self.envelope.rcpt_tos)
-        if before >= MAX_RECIPIENTS:
-            return self.reply(SMTP.TOO_MANY_RECIPIENTS)
-        self.reply(await self._call_handler_hook("RCPT", path, options))
-        self._refused_recipients += len(self.envelope.rcpt_tos) == before
+        group, content_follows = self._group(argument)
+        room = max(MAX_RECIPIENTS - len(self.envelope.rcpt_tos), 0)
+        wanted = [each for each in group if not isinstance(each, Reply)][:room]
+        verdicts: list[str] = await self._call_handler_hook("RCPTS", wanted, content_follows) if wanted else []
+        for verdict in verdicts:
+            if verdict[0] == "4":
+                # A device that reads only the last reply throws its mail away at a 5yz.
+                self._without_recipients = SMTP.NO_RECIPIENTS_YET
+            elif verdict[0] == "5" and self._without_recipients is SMTP.BAD_SEQUENCE:
+                self._without_recipients = SMTP.NO_VALID_RECIPIENTS
+        replies = iter(verdicts)
+        for each in group:
+            if isinstance(each, Reply):
+                self.error(each)
+            else:
+                self.reply(next(replies, SMTP.TOO_MANY_RECIPIENTS))
         return None
 
+    def _group(self, argument: str) -> tuple[list[tuple[str, list[str]] | Reply], bool]:
+        """The recipient and those in whole lines behind it, or why one is none; and whether content comes next."""
+        group = [_recipient(argument)]
+        while (line := self._incoming.peek()) is not None and line[:5].upper() == b"RCPT ":
+            if not _plain(line):
+                break
+            self._incoming.skip()
+            group.append(_recipient(line[5:].decode().strip()))
+        if line is None or not _plain(line):
+            # It will be refused for that, and what comes then is another command.
+            return group, False
+        verb, _, argument = line.decode().partition(" ")
+        if verb.upper() == "BDAT":
+            announced = chunk(argument.strip())
+            return group, announced is not None and announced.octets <= self._options.max_octets
+        return group, verb.upper() == "DATA" and not argument.strip()
+
     async def smtp_DATA(self, argument: str) -> None:
-        if argument:
-            return self.error(SMTP.SYNTAX)
-        if not self.envelope.rcpt_tos:
-            return self.reply(SMTP.NO_VALID_RECIPIENTS) if self._refused_recipients else self.error(SMTP.BAD_SEQUENCE)
+        if argument or self._chunks is not None or not self.envelope.rcpt_tos:
+            self._refuse_content(SMTP.SYNTAX if argument else self._without_recipients)
+            self._data_refused = True
+            if len(self._incoming):
+                # RFC 2920 §3.1 has the client wait for this reply. One that did not wait has sent its content, and read
+                # as commands that could be a message of somebody else's making.
+                raise Finished("sent content behind a refused DATA")
+            return
         self.reply(SMTP.GO_AHEAD)
-        content = IncomingContent(self._incoming, self._commit)
-        self.envelope.content = content  # type: ignore[assignment]
+        content = DataContent(self._incoming, self._options.patience, self._commit, lf_ends=self._lf_ends())
         try:
-            try:
-                status = await self._call_handler_hook("DATA")
-            except ConnectionError:
-                raise
-            except Exception as error:
-                # Caught here and not further out: the rest of the content has to be read before the next command is.
-                status = await self.handle_exception(error)
+            status = await self._receive(content)
+            # Without this the rest of a refused message would be read as commands.
             whole = await content.discard(self._options.max_octets)
         finally:
-            self._committed = False
-            self.envelope = self._create_envelope()
-        self.reply(status)
+            self._message_over()
+        self._tell(status)
         if not whole:
-            raise _Finished("message without end")
-        if self.transport is None:
-            raise _Finished("device left before it was told the outcome")
+            raise Finished("message without end")
+
+    async def smtp_BDAT(self, argument: str) -> None:
+        announced = chunk(argument)
+        if announced is None:
+            # Where its octets end can't be told, so that nothing behind it could be trusted to be a command.
+            raise Finished("sent a BDAT that can't be understood", SMTP.SYNTAX)
+        if self._chunks is not None:
+            # Another chunk of the message that the relay is reading: _next_chunk is waiting for it.
+            self._announced = announced
+            return None
+        content = ChunkedContent(self._incoming, self._options.patience, self._commit, announced, self._next_chunk)
+        if announced.octets > self._options.max_octets:
+            raise Finished("announced too large a chunk", SMTP.TOO_BIG)
+        if self._verdict is not None or not self.envelope.rcpt_tos:
+            await content.discard()
+            self._unheard(announced)
+            return None
+        self._chunks, self._unanswered = content, True
+        abandoned = None
+        try:
+            status = await self._receive(content)
+            if self._unanswered:
+                await self._skip_chunk(content, status)
+        except Abandoned as error:
+            abandoned = error
+        finally:
+            self._chunks = None
+            self._message_over()
+        if abandoned is not None:
+            return await self._obey(abandoned.command)
+        if not content.last:
+            self._verdict = status
+        if self._unanswered:
+            self._tell(status)
         return None
+
+    def _unheard(self, announced: Chunk) -> None:
+        """Answer a chunk that belongs to no message, or to one that is over already."""
+        if self._verdict is None:
+            return self._refuse_content(self._without_recipients)
+        self.reply(self._verdict)
+        if announced.last:
+            self._verdict = None
+        return None
+
+    async def _next_chunk(self) -> Chunk:
+        """Answer the chunk that has arrived, and obey what comes until the next one is announced.
+
+        Runs beneath the relay's ``send``; what it raises ends the message.
+        """
+        if self._unanswered:
+            # Not again for a relay that gave up waiting and now asks again.
+            self.reply(SMTP.CHUNK_OK)
+            self._unanswered = False
+        self._announced = None
+        while self._announced is None:
+            try:
+                line = await self._next_command()
+            except TimeoutError:
+                raise DeviceStalled from None
+            if line is None:
+                raise DeviceLost
+            if line.partition(b" ")[0].upper() in _ABANDONING:
+                raise Abandoned(line)
+            await self._obey(line)
+        self._unanswered = True
+        return self._announced
+
+    async def _skip_chunk(self, content: ChunkedContent, status: str) -> None:
+        if content.left > self._options.max_octets:
+            raise Finished("announced too large a chunk", status)
+        await content.discard()
+
+    async def _let_go(self) -> bool:
+        if self._chunks is not None:
+            raise stalled("sent no next chunk in time")
+        await self._call_handler_hook("STALLED")
+        return True
+
+    async def _receive(self, content: DataContent | ChunkedContent) -> str:
+        self.envelope.content = content  # type: ignore[assignment]
+        try:
+            status: str = await self._call_handler_hook("DATA")
+        except Interruption:
+            raise
+        except Exception as error:
+            # Caught here and not further out: the rest of the content has to be read before the next command is.
+            status = await self.handle_exception(error)
+        return status
 
     def _commit(self) -> None:
         self._committed = True
+        self._chatter = 0
+
+    def _message_over(self) -> None:
+        self._committed = False
+        self._forget_message()
+
+    def _forget_message(self) -> None:
+        self.envelope = self._create_envelope()
+        self._without_recipients = SMTP.BAD_SEQUENCE
+        self._verdict = None
+        self._data_refused = False
+
+    def _not_a_command(self) -> None:
+        if self._data_refused:
+            # A device that does not read replies: this is the first line of its content.
+            raise Finished("sent content behind a refused DATA", SMTP.UNKNOWN_COMMAND)
+        super()._not_a_command()
+
+    def _refuse_content(self, reply: Reply) -> None:
+        # That no recipient was accepted is the backend's verdict and no mistake of the client.
+        if reply in (SMTP.BAD_SEQUENCE, SMTP.SYNTAX):
+            self.error(reply)
+        else:
+            self.reply(reply)
+
+    def _tell(self, status: str) -> None:
+        self.reply(status)
+        if self.transport is None:
+            raise Finished("device left before it was told the outcome")
+
+    def _lf_ends(self) -> bool:
+        networks = self._options.lf_end_networks
+        peer = canonical(str(self.session.peer[0])) if networks and self.session.peer else None
+        return peer is not None and within(peer, networks)
 
     async def smtp_RSET(self, argument: str) -> None:
-        self.envelope = self._create_envelope()
+        self._forget_message()
         self.reply(await self._call_handler_hook("RSET"))
 
     async def smtp_NOOP(self, argument: str) -> None:
         self.reply(SMTP.OK)
 
     async def smtp_QUIT(self, argument: str) -> None:
-        self.reply(await self._call_handler_hook("QUIT"))
-        raise _Finished("quit")
+        raise Finished("quit", await self._call_handler_hook("QUIT"))
 
     async def smtp_VRFY(self, argument: str) -> None:
         self.reply(SMTP.CANNOT_VERIFY)
@@ -383,8 +275,13 @@ class SMTPSession(AiosmtpdSMTP):
     async def smtp_HELP(self, argument: str) -> None:
         self.reply(SMTP.HELP)
 
-    async def smtp_AUTH(self, argument: str) -> None:
-        self.error(SMTP.NOT_IMPLEMENTED)
 
-    async def smtp_STARTTLS(self, argument: str) -> None:
-        self.error(SMTP.NOT_IMPLEMENTED)
+def _plain(line: bytes) -> bool:
+    return line.isascii() and line.decode().isprintable()
+
+
+def _recipient(argument: str) -> tuple[str, list[str]] | Reply:
+    try:
+        return forward_path(argument)
+    except Rejected as rejected:
+        return rejected.reply

@@ -1,4 +1,4 @@
-"""What both suites and the tests of a plugin need: a context, a client, messages, and patience with an end."""
+"""What the suites and the tests of a plugin need: a context, a client, messages, and patience with an end."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Delivered:
 
 
 class Suite:
-    """What both suites have."""
+    """What all suites have."""
 
     seconds: float = 30.0
     """A test that takes longer has failed."""

@@ -1,1 +1,1 @@
-"""Acme's plugins: every message that a device sends is archived, and devices read the notices in a folder."""
+"""Acme's plugins: devices write to Acme only, every message is archived, and devices read the notices in a folder."""

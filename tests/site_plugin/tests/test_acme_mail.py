@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from acme_mail.archive import ArchiveRelay
+from acme_mail.devices import DevicesFilter
 from acme_mail.notices import NoticesMaildrop
 
-from legacy_email_proxy.contracts import Maildrop, Relay
-from legacy_email_proxy.testing import Delivered, MaildropSuite, RelaySuite, context_for
+from legacy_email_proxy.contracts import Filter, Maildrop, Relay
+from legacy_email_proxy.testing import Delivered, FilterSuite, MaildropSuite, RelaySuite, context_for
 
 
 def mails(folder: Path) -> list[Path]:
@@ -30,6 +31,12 @@ class TestArchive(RelaySuite):
             return [Delivered(file.read_bytes()) for file in mails(tmp_path)]
 
         return look
+
+
+class TestDevices(FilterSuite):
+    @pytest.fixture
+    async def mail_filter(self, tmp_path: Path) -> Filter:
+        return DevicesFilter(context_for(DevicesFilter, tmp_path))
 
 
 class TestNotices(MaildropSuite):

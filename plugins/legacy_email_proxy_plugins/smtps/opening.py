@@ -1,0 +1,185 @@
+"""A connection from nothing to the end of the login: TCP, greeting, TLS, EHLO, AUTH (RFC 5321 §3.1, 3207, 4954).
+
+No client's mail is judged in here, so nothing of this is ever a :class:`Refused`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import ssl
+from functools import partial
+
+from legacy_email_proxy.contracts import (
+    Account,
+    Disconnected,
+    Overloaded,
+    Secret,
+    Unreachable,
+    Unusable,
+    Unverified,
+    logged_in,
+)
+
+from .commands import Extensions, command
+from .connection import Connection, State
+from .dial import connect
+from .endpoint import Encryption, Endpoint
+from .login import Breaker, Exchange
+from .replies import UNASKED, one_line
+from .timeouts import Timeouts
+from .wire import Broken
+
+__all__ = ("log_in", "open_connection")
+
+_EHLO = "while sending EHLO"
+_AUTH = "while sending AUTH"
+
+
+async def open_connection(endpoint: Endpoint, timeouts: Timeouts, logger: logging.Logger) -> Connection:
+    """Connect, verify, and say EHLO; :func:`log_in` comes next.
+
+    Raises :class:`Unreachable`, :class:`Unverified`, :class:`Overloaded`, :class:`Unusable` or :class:`Disconnected`.
+    """
+    wire = await connect(endpoint.host, endpoint.port, timeouts.connect)
+    connection = Connection(wire, endpoint, timeouts, logger)
+    try:
+        if endpoint.encryption is Encryption.IMPLICIT:
+            await _start_tls(connection)
+        await _greeting(connection)
+        await _hello(connection)
+        if endpoint.encryption is Encryption.STARTTLS:
+            await _command_starttls(connection)
+            await _start_tls(connection)
+            # What was offered in the clear may be anybody's words (RFC 3207 §4.2).
+            await _hello(connection)
+    except BaseException:
+        connection.abort()
+        raise
+    return connection
+
+
+async def _greeting(connection: Connection) -> None:
+    endpoint = connection.endpoint
+    # A port for TLS from the first octet says nothing to who waits for a greeting.
+    tls = "" if endpoint.encryption is Encryption.IMPLICIT else ", BACKEND_SMTP_USE_SSL"
+    look_at = f"BACKEND_SMTP_HOST, BACKEND_SMTP_PORT{tls}"
+    try:
+        reply = await connection.take("waiting for the greeting", connection.timeouts.greeting)
+    except Disconnected as lost:
+        kind = Unreachable if connection.timed_out else Disconnected
+        raise kind(lost.detail, look_at=look_at) from None
+    if 400 <= reply.code < 500:
+        raise Overloaded(f"{endpoint} greets with {reply}")
+    if reply.code != 220:
+        raise Unreachable(f"{endpoint} greets with {reply}", look_at=look_at)
+
+
+async def _hello(connection: Connection) -> None:
+    endpoint = connection.endpoint
+    connection.send((command("EHLO", _own_name(connection)),), _EHLO)
+    reply = await connection.take(_EHLO, connection.timeouts.hello)
+    if reply.code == 250:
+        connection.offered(Extensions.parse(reply))
+    elif reply.code >= 500:
+        raise Unusable(f"{endpoint} does not take EHLO: {reply}", look_at="BACKEND_SMTP_HOST")
+    elif reply.negative:
+        raise Overloaded(f"{endpoint} answers EHLO with {reply}")
+    else:
+        raise connection.out_of_step(_EHLO, reply)
+
+
+def _own_name(connection: Connection) -> str:
+    """Our address as a literal (RFC 5321 §4.1.3). A name would have to be looked up."""
+    address = ipaddress.ip_address(str(connection.wire.address[0]).partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is None:
+            return f"[IPv6:{address}]"
+        address = address.ipv4_mapped
+    return f"[{address}]"
+
+
+async def _command_starttls(connection: Connection) -> None:
+    endpoint = connection.endpoint
+    look_at = "BACKEND_SMTP_USE_TLS, BACKEND_SMTP_PORT"
+    if "STARTTLS" not in connection.extensions:
+        raise Unverified(f"{endpoint} does not offer STARTTLS; nothing was sent", look_at=look_at)
+    connection.send((command("STARTTLS"),), "while sending STARTTLS")
+    lost = None
+    try:
+        reply = await connection.take("while sending STARTTLS", connection.timeouts.hello)
+    except Disconnected as disconnected:
+        lost = disconnected
+    else:
+        if reply.code != 220:
+            raise Unverified(f"{endpoint} refuses STARTTLS: {reply}; nothing was sent", look_at=look_at)
+    fault = connection.wire.fault
+    if fault is not None and str(fault) == UNASKED:
+        raise Unverified(
+            f"{endpoint} sent octets in the clear behind its answer to STARTTLS: somebody on the way may have put "
+            f"them there ({one_line(fault.said)}); nothing was sent",
+            look_at=look_at,
+        )
+    if lost is not None:
+        raise lost
+
+
+async def _start_tls(connection: Connection) -> None:
+    endpoint = connection.endpoint
+    if endpoint.tls is None:
+        raise Unverified("there is no TLS context")
+    try:
+        await connection.wire.start_tls(endpoint.tls, endpoint.host, connection.timeouts.tls)
+    except ssl.SSLCertVerificationError as error:
+        reason = error.verify_message or str(error)
+        raise Unverified(
+            f"the certificate of {endpoint} does not verify: {reason}; nothing was sent", look_at="BACKEND_SMTP_CA_FILE"
+        ) from None
+    except ssl.SSLError as error:
+        raise Unverified(
+            f"{endpoint} does not speak TLS with us: {error.reason or error}; nothing was sent",
+            look_at="BACKEND_SMTP_PORT, BACKEND_SMTP_USE_SSL, BACKEND_SMTP_USE_TLS",
+        ) from None
+    except Broken as broken:
+        kind = Unreachable if broken.timed_out else Disconnected
+        raise kind(f"{endpoint}: in the TLS handshake: {broken}", look_at="BACKEND_SMTP_PORT") from None
+
+
+async def log_in(connection: Connection, breaker: Breaker) -> str:
+    """Log in, if there is a user; returns the mechanism. One attempt, with one mechanism; another one if
+    the credentials have another secret once the first was refused.
+
+    Raises :class:`CredentialsRefused`, :class:`NoCredentials`, :class:`Overloaded`, :class:`Unusable` or
+    :class:`Disconnected`, and what else keeps the credentials from knowing a secret.
+    """
+    endpoint = connection.endpoint
+    mechanism = ""
+    if endpoint.credentials is not None:
+        account = Account("smtp", endpoint.user or "")
+        async with breaker.attempt(connection.timeouts.auth):
+            mechanism = await logged_in(endpoint.credentials, account, partial(_authenticate, connection))
+    connection.state = State.READY
+    return mechanism
+
+
+async def _authenticate(connection: Connection, secret: Secret) -> str:
+    endpoint = connection.endpoint
+    server = (endpoint.host, endpoint.port)
+    exchange = Exchange.choose(connection.extensions, endpoint.user or "", secret, server)
+    # From here on, whatever the backend says may be what it was sent, be it in an earlier attempt.
+    connection.secrets = exchange.secrets = (*connection.secrets, *exchange.secrets)
+    reply = None
+    for line in exchange.lines():
+        if reply is not None and reply.code != 334:
+            break
+        connection.logger.debug("C: AUTH %s ***", exchange.mechanism)
+        connection.write(line, 1, _AUTH)
+        reply = await connection.take(_AUTH, connection.timeouts.auth, exchange.shown)
+    if reply is None or reply.code == 235:
+        return exchange.mechanism
+    if reply.negative:
+        # The connection stays: with another token the next try is made on it.
+        raise exchange.failure(reply)
+    connection.abort()
+    shown = exchange.shown(reply)
+    raise Disconnected(f"{endpoint}: {_AUTH}: it said {shown}, which is no end of a login")

@@ -1,0 +1,188 @@
+"""The content of one message, by DATA or by BDAT (RFC 5321 §4.1.1.4, RFC 3030 §2), and the verdict on it.
+
+The border that matters is the end of the content: before it nothing can have been delivered, after it nobody knows
+until the backend has answered (RFC 1047). So the last octets are held until the content has ended well, and leave in
+one write with what ends it: a small message is a single write, and of one that breaks off the end is never sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from legacy_email_proxy.contracts import Disconnected, Receipt, Refused
+
+from .connection import Connection, State
+from .content import ContentEncoder
+from .envelope import DATA, SENDING_DATA
+from .replies import CLOSING, Reply
+from .timeouts import LEAST_OCTETS_PER_SECOND
+from .wire import Broken
+
+__all__ = ("Pace", "send_chunks", "send_data")
+
+_PIECE_OCTETS = 65536
+
+
+async def send_data(connection: Connection, content: AsyncIterator[bytes], go_ahead: Reply | None) -> Receipt:
+    """Send the content behind DATA, to which ``go_ahead`` is the reply if it was sent already.
+
+    What ``content`` raises passes, and costs the connection: without an end-of-data the backend has to forget it all.
+    """
+    way = _Data(connection, go_ahead)
+    try:
+        way.ask()
+        await _send(way, ContentEncoder(dots=True), content)
+    except BaseException as error:
+        if error is not way.refused:
+            connection.abort()
+        raise
+    return await _verdict(connection, "after the final dot", "the final dot")
+
+
+async def send_chunks(connection: Connection, content: AsyncIterator[bytes]) -> Receipt:
+    """Send the content in chunks, without waiting for the replies to them until the last.
+
+    What ``content`` raises passes. Between two chunks the backend listens to commands, so RSET can follow.
+    """
+    await _send(_Chunks(connection), ContentEncoder(dots=False), content)
+    return await _verdict(connection, "after the last chunk", "the last chunk")
+
+
+class _Way(Protocol):
+    block_octets: int
+    """What is held back at most. From a device that sends as slowly as one may, it comes together before a backend
+    that waits for it gives up (five minutes, RFC 5321 §4.5.3.2.7)."""
+
+    async def put(self, octets: list[bytes]) -> None:
+        """Send some of the content."""
+
+    async def finish(self, octets: list[bytes]) -> None:
+        """Send the rest of it, and its end."""
+
+
+async def _send(way: _Way, encoder: ContentEncoder, content: AsyncIterator[bytes]) -> None:
+    held: list[bytes] = []
+    size = 0
+    async for piece in content:
+        for start in range(0, len(piece), _PIECE_OCTETS):
+            octets = encoder.encode(piece[start : start + _PIECE_OCTETS])
+            held.append(octets)
+            size += len(octets)
+            if size >= way.block_octets:
+                await way.put(held)
+                held.clear()
+                size = 0
+    held.append(encoder.end())
+    await way.finish(held)
+
+
+class Pace:
+    """Sees to it that a backend that takes content takes enough of it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._seconds = connection.timeouts.block
+        self._waited = 0.0
+        self._octets = 0
+
+    async def write(self, octets: bytes, replies: int, phase: str) -> None:
+        """Write, and wait until most of it is on its way."""
+        connection = self._connection
+        connection.write(octets, replies, phase)
+        self._octets += len(octets)
+        at_most = self._seconds + self._octets / LEAST_OCTETS_PER_SECOND - self._waited
+        try:
+            self._waited += await connection.wire.drain(self._seconds, at_most)
+        except Broken as broken:
+            raise connection.lost(broken, phase) from None
+
+
+class _Data:
+    block_octets = 65536
+    _PHASE = "before the final dot"
+
+    def __init__(self, connection: Connection, go_ahead: Reply | None) -> None:
+        self._connection = connection
+        self._pace = Pace(connection)
+        self._go_ahead = go_ahead
+        self._may_send = False
+        self.refused: Refused | None = None
+        """What the backend said to DATA, if it was a refusal; it then still listens to commands."""
+
+    def ask(self) -> None:
+        """Say DATA. The reply is waited for when there is something to send, and the device is read meanwhile."""
+        if self._go_ahead is None:
+            self._connection.send((DATA,), SENDING_DATA)
+
+    async def _leave_to_send(self) -> None:
+        connection = self._connection
+        reply = self._go_ahead or await connection.reply(SENDING_DATA, connection.timeouts.data)
+        if reply.negative:
+            self.refused = connection.refusal(reply, SENDING_DATA)
+            raise self.refused
+        if reply.code != 354:
+            raise connection.out_of_step(SENDING_DATA, reply)
+        self._may_send = True
+
+    async def put(self, octets: list[bytes]) -> None:
+        if not self._may_send:
+            await self._leave_to_send()
+        await self._pace.write(b"".join(octets), 0, self._PHASE)
+
+    async def finish(self, octets: list[bytes]) -> None:
+        if not self._may_send:
+            await self._leave_to_send()
+        await self._connection.wire.settle()
+        self._connection.write(b"".join(octets), 1, self._PHASE)
+
+
+class _Chunks:
+    block_octets = 131072  # each has a reply, which costs as much as sending some ten thousand octets
+    _PHASE = "before the last chunk"
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._pace = Pace(connection)
+
+    async def _judge(self) -> None:
+        reply = await self._connection.reply(self._PHASE, self._connection.timeouts.block)
+        if reply.negative:
+            raise self._connection.refusal(reply, self._PHASE)
+        if reply.code != 250:
+            raise self._connection.out_of_step(self._PHASE, reply)
+
+    async def put(self, octets: list[bytes]) -> None:
+        while self._connection.wire.arrived:
+            await self._judge()
+        await self._pace.write(_chunk(octets, b""), 1, self._PHASE)
+
+    async def finish(self, octets: list[bytes]) -> None:
+        # With a reply still on its way, nobody could tell which one is the verdict.
+        while self._connection.wire.owed:
+            await self._judge()
+        await self._connection.wire.settle()
+        self._connection.write(_chunk(octets, b" LAST"), 1, self._PHASE)
+
+
+def _chunk(octets: list[bytes], last: bytes) -> bytes:
+    return b"".join((b"BDAT %d%b\r\n" % (sum(map(len, octets)), last), *octets))
+
+
+async def _verdict(connection: Connection, phase: str, end: str) -> Receipt:
+    try:
+        reply = await connection.take(phase, connection.timeouts.final_dot)
+    except Disconnected as lost:
+        raise _uncertain(lost, end) from None
+    if reply.positive:
+        connection.state = State.READY
+        return Receipt(connection.shown(reply))
+    if reply.negative:
+        if reply.code == CLOSING:
+            connection.abort()
+        raise connection.refusal(reply, phase)
+    raise _uncertain(connection.out_of_step(phase, reply), end)
+
+
+def _uncertain(lost: Disconnected, end: str) -> Disconnected:
+    return Disconnected(f"{lost.detail}; the message may have been delivered: the backend did not answer {end}")

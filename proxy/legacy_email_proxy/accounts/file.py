@@ -1,0 +1,197 @@
+"""The accounts file: TOML with ``[accounts.NAME]``, ``[users]`` and ``[[rules]]``, read whole, with all its mistakes.
+
+What an account says about settings is kept as it was written; :mod:`.overlay` makes settings of it, for only then it
+is known which plugin, with which settings of its own, the account uses.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..contracts import SettingsMistake
+from ..settings import networks
+from .addresses import Addresses
+from .lines import Lines
+from .rules import BOTH_LEGS, Leg, Rule
+from .users import PasswordHash
+
+__all__ = ("CONDITIONS", "AccountTable", "AccountsFile", "read_accounts")
+
+T = TypeVar("T")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_TABLES = ("accounts", "users", "rules")
+CONDITIONS = ("user", "network", "port", "sender", "recipient", "after_pop3_login_seconds")
+"""The keys of a rule besides ``account``."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountTable:
+    """One ``[accounts.NAME]``: variable → value as TOML gave it, and ``file:line`` of the table and of each value."""
+
+    name: str
+    values: Mapping[str, Any]
+    place: str
+    places: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class AccountsFile:
+    """The whole file. Every account that a rule names exists, and every user."""
+
+    accounts: Mapping[str, AccountTable]
+    users: Mapping[str, PasswordHash]
+    rules: tuple[Rule, ...]
+
+
+def read_accounts(path: Path) -> AccountsFile:
+    """Read and check the file. Raises :class:`SettingsMistake`, one ``file:line: …`` for each mistake."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = tomllib.loads(text)
+    except OSError as error:
+        raise SettingsMistake(f"ACCOUNTS_FILE: can not read {str(path)!r}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsMistake(f"ACCOUNTS_FILE: {str(path)!r} is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        words, line = _syntax(str(error))
+        raise SettingsMistake(f"{path}:{line or len(text.splitlines())}: {words}") from None
+    reading = _Reading(path, Lines(text))
+    found = reading.whole(content)
+    if reading.mistakes:
+        raise SettingsMistake(*reading.mistakes)
+    return found
+
+
+def _syntax(message: str) -> tuple[str, int]:
+    """tomllib's words, and the line that stands in them; 0 for the end of the file."""
+    words, _, place = message.partition(" (at ")
+    line = re.search(r"line (\d+)", place)
+    return words[:1].lower() + words[1:], int(line[1]) if line else 0
+
+
+class _Reading:
+    """One reading of a file, with the mistakes so far."""
+
+    def __init__(self, path: Path, lines: Lines) -> None:
+        self._path = path
+        self._lines = lines
+        self.mistakes: list[str] = []
+
+    def place(self, *key: str | int) -> str:
+        return f"{self._path}:{self._lines.of(*key)}"
+
+    def wrong(self, key: tuple[str | int, ...], words: str) -> None:
+        self.mistakes.append(f"{self.place(*key)}: {words}")
+
+    def whole(self, content: Mapping[str, Any]) -> AccountsFile:
+        for key in content:
+            if key not in _TABLES:
+                self.wrong((key,), f"{key}: no such table{_meant(key, _TABLES)}; there are {', '.join(_TABLES)}")
+        accounts = self.accounts(content.get("accounts", {}))
+        users = self.users(content.get("users", {}))
+        rules = self.rules(content.get("rules", []), accounts, users)
+        return AccountsFile(accounts, users, rules)
+
+    def accounts(self, tables: Any) -> dict[str, AccountTable]:
+        if not isinstance(tables, dict) or not tables:
+            self.wrong(("accounts",), "no account; each one is a table [accounts.NAME]")
+            return {}
+        found = {}
+        for name, values in tables.items():
+            if not isinstance(values, dict):
+                self.wrong(("accounts", name), f"accounts.{name}: must be a table, [accounts.{name}]")
+                continue
+            if not _NAME.fullmatch(name):
+                self.wrong(("accounts", name), f"accounts.{name}: a name is made of letters, digits, - and _")
+            places = {key: self.place("accounts", name, key) for key in values}
+            found[name] = AccountTable(name, values, self.place("accounts", name), places)
+        return found
+
+    def users(self, table: Any) -> dict[str, PasswordHash]:
+        if not isinstance(table, dict):
+            self.wrong(("users",), "users: must be a table, [users], with name = hash")
+            return {}
+        found = {}
+        for name, text in table.items():
+            # Also where it is wrong: then the rules that name this user are not.
+            found[name] = PasswordHash(b"", b"")
+            try:
+                found[name] = PasswordHash.parse(text if isinstance(text, str) else "")
+            except ValueError as error:
+                self.wrong(("users", name), f"users.{name}: {error}")
+        return found
+
+    def rules(self, tables: Any, accounts: Mapping[str, Any], users: Mapping[str, Any]) -> tuple[Rule, ...]:
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            self.wrong(("rules",), "rules: each one is a table [[rules]]")
+            return ()
+        if not tables and accounts:
+            self.wrong(("rules",), "no rule, so nobody gets an account; at least one [[rules]] with account = …")
+        return tuple(self.rule(("rules", number), table, accounts, users) for number, table in enumerate(tables))
+
+    def rule(
+        self, key: tuple[str | int, ...], table: dict[str, Any], accounts: Mapping[str, Any], users: Mapping[str, Any]
+    ) -> Rule:
+        for name in table:
+            if name not in ("account", *CONDITIONS):
+                self.wrong((*key, name), f"{name}: no such key{_meant(name, ('account', *CONDITIONS))}")
+        within = table.get("after_pop3_login_seconds")
+        if within is not None and (isinstance(within, bool) or not isinstance(within, (int, float)) or within <= 0):
+            self.wrong((*key, "after_pop3_login_seconds"), "after_pop3_login_seconds: must be a number above 0")
+            within = None
+        account = table.get("account", "")
+        if "account" not in table and "after_pop3_login_seconds" not in table:
+            self.wrong(key, "account: not set; say to which account this rule leads")
+        elif "account" in table and (not isinstance(account, str) or account not in accounts):
+            self.wrong((*key, "account"), f"account: there is no account {account!r}{_meant(str(account), accounts)}")
+        named = self.texts(key, table, "user", frozenset)
+        for user in sorted((named or frozenset()) - set(users)):
+            self.wrong((*key, "user"), f"user: there is no user {user!r}{_meant(user, users)}")
+        rule = Rule(
+            account=str(account),
+            place=self.place(*key),
+            users=named or frozenset(),
+            networks=self.texts(key, table, "network", lambda texts: networks(",".join(texts))) or (),
+            ports=self.ports(key, table),
+            senders=self.texts(key, table, "sender", Addresses.parse),
+            recipients=self.texts(key, table, "recipient", Addresses.parse),
+            within_seconds=within,
+        )
+        return replace(rule, legs=frozenset({Leg.SMTP}) if rule.of_envelope else BOTH_LEGS)
+
+    def texts(
+        self, key: tuple[str | int, ...], table: dict[str, Any], name: str, parse: Callable[[list[str]], T]
+    ) -> T | None:
+        """A condition that is a text or a list of texts; ``None`` where it is not set, or wrong."""
+        if name not in table:
+            return None
+        given = [table[name]] if isinstance(table[name], str) else table[name]
+        if not isinstance(given, list) or not given or not all(isinstance(one, str) and one for one in given):
+            self.wrong((*key, name), f"{name}: must be a text or a list of texts, not empty")
+            return None
+        try:
+            return parse(given)
+        except ValueError as error:
+            self.wrong((*key, name), f"{name}: {str(error).removesuffix('.')}")
+            return None
+
+    def ports(self, key: tuple[str | int, ...], table: dict[str, Any]) -> frozenset[int]:
+        if "port" not in table:
+            return frozenset()
+        given = table["port"] if isinstance(table["port"], list) else [table["port"]]
+        if not given or not all(type(port) is int and 0 < port < 65536 for port in given):
+            self.wrong((*key, "port"), "port: must be a number from 1 to 65535, or a list of them")
+            return frozenset()
+        return frozenset(given)
+
+
+def _meant(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(names), n=1)
+    return f", did you mean {near[0]!r}?" if near else ""

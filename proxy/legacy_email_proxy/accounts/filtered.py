@@ -1,0 +1,65 @@
+"""The filters that are one account's own, in front of its relay: they can run only once the account is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+from ..contracts import Client, Envelope, Filter, Finding, Parameters, Receipt, Relay, RelayCapabilities, Transaction
+from ..smtp.rewriting import Rewriting
+
+__all__ = ("FilteredRelay",)
+
+
+class FilteredRelay:
+    """See :class:`~legacy_email_proxy.contracts.Relay`. The filters see what those of the whole process have left."""
+
+    def __init__(self, relay: Relay, filters: Mapping[str, Filter]) -> None:
+        self._relay = relay
+        self._filters = filters
+        self._rewriting = Rewriting(filters=dict(filters))
+
+    @asynccontextmanager
+    async def transaction(
+        self, client: Client, reverse_path: str, parameters: Parameters
+    ) -> AsyncIterator[Transaction]:
+        """Open the relay's transaction for the sender that the filters make of this one."""
+        mail = await self._rewriting.mail(client, reverse_path, parameters)
+        async with self._relay.transaction(client, mail.reverse_path, parameters) as transaction:
+            yield _Filtered(transaction, self._rewriting, mail)
+
+    def capabilities(self) -> RelayCapabilities:
+        """The relay's."""
+        return self._relay.capabilities()
+
+    async def probe(self) -> Sequence[Finding]:
+        """The relay's, and what the filters say."""
+        found = [*await self._relay.probe()]
+        for one in self._filters.values():
+            found += await one.probe()
+        return found
+
+    async def aclose(self) -> None:
+        """Close the relay, then the filters."""
+        await self._relay.aclose()
+        for one in self._filters.values():
+            await one.aclose()
+
+
+class _Filtered:
+    """A transaction that takes recipients one by one, for each is asked about."""
+
+    def __init__(self, transaction: Transaction, rewriting: Rewriting, mail: Envelope) -> None:
+        self._transaction = transaction
+        self._rewriting = rewriting
+        self._mail = mail
+        self._accepted: list[str] = []
+
+    async def add_recipient(self, forward_path: str, parameters: Parameters) -> None:
+        forward_path = await self._rewriting.recipient(self._mail, self._accepted, forward_path)
+        await self._transaction.add_recipient(forward_path, parameters)
+        self._accepted.append(forward_path)
+
+    async def send(self, content: AsyncIterator[bytes]) -> Receipt:
+        # Its word for a Received line is not used: that line is put there before, for all accounts alike.
+        return await self._transaction.send(self._rewriting.content(self._mail, self._accepted, "", content))

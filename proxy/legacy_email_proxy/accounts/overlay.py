@@ -1,0 +1,96 @@
+"""What an account says about settings, as a layer above the environment's; and what it does not inherit from there."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..contracts import Setting
+from ..settings import PROCESS_WIDE, Layer
+from .file import AccountTable
+
+__all__ = ("inherited", "overlay")
+
+_TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "text": ((str,), "a text"),
+    "secret": ((str,), "a text"),
+    "path": ((str,), "a text"),
+    "days": ((str, int), "a number of days or NEVER"),
+    "integer": ((str, int), "a number"),
+    "seconds": ((str, int, float), "a number"),
+    "flag": ((str, bool), "true or false"),
+    "list": ((str, list), "a list of texts"),
+    "networks": ((str, list), "a list of texts"),
+}
+
+_LEGS = ("IMAP", "SMTP")
+
+_CONSENT = frozenset({"OAUTH2_REFRESH_TOKEN", "OAUTH2_SUBJECT"})
+"""What is one mailbox's."""
+_APPLICATION = frozenset({"OAUTH2_CLIENT_SECRET", "OAUTH2_CLIENT_KEY", "OAUTH2_CLIENT_CERT", "OAUTH2_SERVICE_ACCOUNT"})
+"""What proves an application to its provider; one application may be good for many mailboxes."""
+_ANOTHER_APPLICATION = frozenset(
+    {"PROVIDER", "OAUTH2_PROVIDER", "OAUTH2_TENANT", "OAUTH2_TOKEN_URL", "OAUTH2_CLIENT_ID"}
+)
+"""Who names one of these speaks of an application, or of a provider, that is not the environment's."""
+
+
+def overlay(table: AccountTable, declared: Iterable[Setting]) -> tuple[Layer, list[str]]:
+    """The account's values as texts, and the mistakes in them."""
+    rows = {setting.name: setting for setting in declared}
+    texts: dict[str, str] = {}
+    mistakes = []
+    for name, value in table.values.items():
+        setting = rows.get(name) or rows.get(name.removesuffix("_FILE"))
+        words = _mistake(name, value, setting, rows)
+        if words:
+            mistakes.append(f"{name}: {words}")
+        else:
+            texts[name] = _text(value)
+    return Layer(texts, table.places), mistakes
+
+
+def _mistake(name: str, value: Any, setting: Setting | None, rows: Mapping[str, Setting]) -> str:
+    if setting is None:
+        near = difflib.get_close_matches(name, [row for row in rows if row not in PROCESS_WIDE], n=1)
+        return f"no such setting{f', did you mean {near[0]}?' if near else ''}"
+    if setting.name in PROCESS_WIDE:
+        return "is one for the whole process; set it in the environment"
+    kinds, words = _TYPES["text" if name != setting.name else setting.type]
+    # bool is an int in Python, but `true` is no port.
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        return f"must be {words}"
+    if isinstance(value, list) and not all(isinstance(one, str) for one in value):
+        return f"must be {words}"
+    if not _text(value):
+        return "is empty; remove it, or give it a value"
+    return ""
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return ",".join(value) if isinstance(value, list) else str(value)
+
+
+def inherited(environ: Mapping[str, str], table: AccountTable) -> dict[str, str]:
+    """The environment without the logins that are not this account's.
+
+    Who names a server does not mean the environment's login there, and who names a user not its password: it would be
+    sent to somebody whom it does not concern. The same with OAuth2: neither go the application's secrets to another
+    token endpoint, nor tokens that they give to another server; but who names a user only may use the application.
+    """
+    foreign: set[str] = set()
+    given = {name.removesuffix("_FILE") for name in table.values}
+    for leg in _LEGS:
+        host, user, password = (f"BACKEND_{leg}_{what}" for what in ("HOST", "USER", "PASS"))
+        if given & {host, "PROVIDER"}:
+            foreign |= {user, password} | _CONSENT | _APPLICATION
+        elif user in given:
+            foreign |= {password} | _CONSENT
+    if given & _ANOTHER_APPLICATION:
+        foreign |= _CONSENT | _APPLICATION
+    foreign -= given
+    foreign |= {f"{name}_FILE" for name in foreign}
+    return {name: text for name, text in environ.items() if name not in foreign}

@@ -1,0 +1,113 @@
+"""The router of the SMTP leg: a relay that passes each transaction to the relay of the account that rules choose."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+
+from .. import events
+from ..contracts import Client, Finding, Parameters, Receipt, Refused, Relay, RelayCapabilities, Transaction
+from ..replies import SMTP, refusal
+from .plugins import close_all, probe_all
+from .recent import RecentLogins
+from .rules import Facts, Leg, Match, Rule, candidates, choose, login_would_help
+
+__all__ = ("RoutedRelay",)
+
+_log = logging.getLogger("legacy_email_proxy.accounts")
+
+
+class RoutedRelay:
+    """See :class:`~legacy_email_proxy.contracts.Relay`. ``relays`` are by account."""
+
+    def __init__(self, relays: Mapping[str, Relay], rules: Sequence[Rule], recent: RecentLogins) -> None:
+        self._relays = relays
+        self._rules = rules
+        self._recent = recent
+
+    @asynccontextmanager
+    async def transaction(
+        self, client: Client, reverse_path: str, parameters: Parameters
+    ) -> AsyncIterator[Transaction]:
+        """Open the account's transaction: at MAIL, unless a rule first wants to know the recipient."""
+        logged_in = tuple((name, age) for name, age in self._recent.of(client.address) if name in self._relays)
+        facts = Facts(Leg.SMTP, client.address, client.port, client.login, reverse_path, logged_in)
+        found = candidates(self._rules, facts)
+        if not found:
+            raise _nobodys(self._rules, facts)
+
+        def opened(match: Match) -> AbstractAsyncContextManager[Transaction]:
+            events.event(
+                _log, logging.DEBUG, "account chosen", session=client.session, account=match.account,
+                rule=match.rule.place,
+            )  # fmt: skip
+            return self._relays[match.account].transaction(client, reverse_path, parameters)
+
+        if found[0].recipients is None:
+            async with opened(found[0]) as transaction:
+                yield transaction
+        else:
+            async with AsyncExitStack() as stack:
+                yield _ByRecipient(found, opened, stack, lambda recipient: _nobodys(self._rules, facts, recipient))
+
+    def capabilities(self) -> RelayCapabilities:
+        """What all accounts have: EHLO comes before anybody knows which one it will be."""
+        each = [relay.capabilities() for relay in self._relays.values()]
+        limits = [one.max_octets for one in each if one.max_octets]
+        return RelayCapabilities(
+            min(limits, default=None), all(one.smtputf8 for one in each), all(one.dsn for one in each)
+        )
+
+    async def probe(self) -> Sequence[Finding]:
+        """What each account's relay finds, with its name in front."""
+        return await probe_all(self._relays)
+
+    async def aclose(self) -> None:
+        """Close all of them."""
+        await close_all(self._relays)
+
+
+def _nobodys(rules: Sequence[Rule], facts: Facts, recipient: str | None = None) -> Refused:
+    """What a client reads for which there is no account. Who could have one reads how to get it (RFC 4954 §6)."""
+    if login_would_help(rules, facts, recipient):
+        return refusal(SMTP.LOGIN_NEEDED, "rules of the accounts file lead to an account only after a login")
+    what = "" if recipient is None else " this recipient"
+    return refusal(SMTP.NO_ACCOUNT, f"no rule of the accounts file fits{what}")
+
+
+class _ByRecipient:
+    """A transaction that is opened at its first recipient. All recipients of a message go through one account."""
+
+    def __init__(
+        self,
+        found: Sequence[Match],
+        opened: Callable[[Match], AbstractAsyncContextManager[Transaction]],
+        stack: AsyncExitStack,
+        nobodys: Callable[[str], Refused],
+    ) -> None:
+        self._found = found
+        self._opened = opened
+        self._stack = stack
+        self._nobodys = nobodys
+        self._account = ""
+        self._transaction: Transaction | None = None
+
+    async def add_recipient(self, forward_path: str, parameters: Parameters) -> None:
+        match = choose(self._found, forward_path)
+        if match is None:
+            raise self._nobodys(forward_path)
+        if self._transaction is None:
+            self._transaction = await self._stack.enter_async_context(self._opened(match))
+            self._account = match.account
+        elif match.account != self._account:
+            # Two backends could give two verdicts on one message, and the device can be told but one. As for a message
+            # with too many recipients (RFC 5321 §4.5.3.1.10) it sends the others in a message of their own.
+            detail = f"it goes to account {match.account}, the message so far to {self._account}"
+            raise refusal(SMTP.ANOTHER_MESSAGE, detail)
+        await self._transaction.add_recipient(forward_path, parameters)
+
+    async def send(self, content: AsyncIterator[bytes]) -> Receipt:
+        if self._transaction is None:
+            raise refusal(SMTP.NO_VALID_RECIPIENTS, "no recipient was accepted")
+        return await self._transaction.send(content)

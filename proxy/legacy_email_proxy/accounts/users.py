@@ -1,0 +1,89 @@
+"""Local users: names and passwords that exist only here, so that a device needs no provider's password.
+
+A password is kept as ``$scrypt$ln=14,r=8,p=1$salt$key`` (base64 without padding), as other programs write it too; one
+set of costs, so that no login takes longer than another.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import anyio
+import anyio.to_thread
+
+from ..contracts import Login, LoginRefused
+
+__all__ = ("PasswordHash", "Users")
+
+_FORM = re.compile(r"\$scrypt\$ln=14,r=8,p=1\$([A-Za-z0-9+/]{22})\$([A-Za-z0-9+/]{43})")
+_AT_ONCE = 2
+"""Each takes 16 MiB and a processor for some 50 ms: a crowd of wrong passwords must not take all there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordHash:
+    """What is kept of a password."""
+
+    salt: bytes
+    key: bytes
+
+    @classmethod
+    def of(cls, password: str) -> Self:
+        """A fresh hash of this password."""
+        salt = secrets.token_bytes(16)
+        return cls(salt, _key(password, salt))
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The hash that ``text`` holds. Raises :class:`ValueError`, without the text: it may be a password."""
+        found = _FORM.fullmatch(text)
+        if found is None:
+            raise ValueError("that is no hash of a password; `legacy-email-proxy password` makes one")
+        salt, key = (base64.b64decode(part + "=" * (-len(part) % 4)) for part in found.groups())
+        return cls(salt, key)
+
+    def __str__(self) -> str:
+        salt, key = (base64.b64encode(octets).decode().rstrip("=") for octets in (self.salt, self.key))
+        return f"$scrypt$ln=14,r=8,p=1${salt}${key}"
+
+    def __repr__(self) -> str:
+        return "***"
+
+    def fits(self, password: str) -> bool:
+        """Whether it was made of this password; takes as long as :meth:`of`."""
+        return hmac.compare_digest(self.key, _key(password, self.salt))
+
+
+def _key(password: str, salt: bytes) -> bytes:
+    # What a client sent that is no UTF-8 arrives as surrogates.
+    octets = password.encode("utf-8", "surrogateescape")
+    return hashlib.scrypt(octets, salt=salt, n=1 << 14, r=8, p=1, maxmem=1 << 26, dklen=32)
+
+
+_NOBODYS = PasswordHash(bytes(16), bytes(32))
+
+
+class Users:
+    """Name → hash."""
+
+    def __init__(self, hashes: Mapping[str, PasswordHash]) -> None:
+        self._hashes = hashes
+        self._limiter = anyio.CapacityLimiter(_AT_ONCE)
+
+    async def verify(self, login: Login) -> bool:
+        """Whether there is this user with this password. An unknown user takes as long as a wrong password."""
+        kept = self._hashes.get(login.user, _NOBODYS)
+        return await anyio.to_thread.run_sync(kept.fits, login.password.reveal(), limiter=self._limiter)
+
+    async def prove(self, login: Login) -> None:
+        """Raises :class:`LoginRefused` unless :meth:`verify` says yes."""
+        if not await self.verify(login):
+            known = "wrong password" if login.user in self._hashes else "no such user"
+            raise LoginRefused(f"{known} in the accounts file", look_at="ACCOUNTS_FILE")

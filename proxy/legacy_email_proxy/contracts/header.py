@@ -1,0 +1,112 @@
+"""The header block of a message as octets: fields are found and changed in place, and never parsed and written anew.
+
+What nobody touched stays octet for octet, whatever it is: badly folded, 8-bit, twice or empty (RFC 5322 §2.2).
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ("Header",)
+
+_FIELD = re.compile(rb"[^\n]*+\n(?:[ \t][^\n]*+(?:\n|\Z))*+|[^\n]++\Z")
+_FOLD = re.compile(rb"\r?\n(?=[ \t])")
+_HARMFUL = re.compile(r"[\r\n\0]")
+_NAME = re.compile(r"[!-9;-~]+")
+_LINE_OCTETS = 78
+"""The length that a line should have at most (RFC 5322 §2.1.1)."""
+
+
+class Header:
+    """The lines of a header block, without the empty line behind it.
+
+    Names are compared without regard to case. Values are text: octets that are not UTF-8 are surrogates in it
+    (``surrogateescape``), so that they go back as they came; NUL is a blank. Encoded words (RFC 2047) are left encoded,
+    and whoever sets a value that is not ASCII encodes it.
+    """
+
+    __slots__ = ("_fields", "_names")
+
+    def __init__(self, octets: bytes = b"") -> None:
+        self._fields: list[bytes] = _FIELD.findall(octets)
+        self._names = [_name(one) for one in self._fields]
+
+    @property
+    def octets(self) -> bytes:
+        """The block as it goes on."""
+        return b"".join(self._fields)
+
+    def __contains__(self, name: str) -> bool:
+        return bool(self._places(name))
+
+    def get(self, name: str) -> str | None:
+        """The unfolded value of the first field of that name, without blanks around it; ``None`` if there is none."""
+        return next((self._value(place) for place in self._places(name)), None)
+
+    def get_all(self, name: str) -> list[str]:
+        """The unfolded values of all fields of that name, from the top."""
+        return [self._value(place) for place in self._places(name)]
+
+    def add(self, name: str, value: str) -> None:
+        """Add a field behind the others, folded at blanks where it is long.
+
+        Raises :class:`ValueError` for a name that is none and for a value with a line end or NUL in it.
+        """
+        line = _folded(name, value)
+        if self._fields and not self._fields[-1].endswith(b"\n"):
+            self._fields[-1] += b"\r\n"
+        self._fields.append(line)
+        self._names.append(_name(line))
+
+    def replace(self, name: str, value: str) -> None:
+        """Put one field in the place of the first one of that name and drop the others; add it if there is none."""
+        places = self._places(name)
+        if not places:
+            self.add(name, value)
+            return
+        self._fields[places[0]] = _folded(name, value)
+        self._drop(places[1:])
+
+    def remove(self, name: str) -> None:
+        """Remove all fields of that name."""
+        self._drop(self._places(name))
+
+    def _drop(self, places: list[int]) -> None:
+        dropped = set(places)
+        if dropped:
+            self._fields = [one for place, one in enumerate(self._fields) if place not in dropped]
+            self._names = [one for place, one in enumerate(self._names) if place not in dropped]
+
+    def _places(self, name: str) -> list[int]:
+        wanted = name.lower().encode()
+        return [place for place, one in enumerate(self._names) if one == wanted]
+
+    def _value(self, place: int) -> str:
+        value = self._fields[place].partition(b":")[2]
+        text = _FOLD.sub(b"", value).strip(b" \t\r\n").decode("utf-8", "surrogateescape")
+        # So that whatever was found can be set again: a device's oddity must not make an error of every try.
+        return _HARMFUL.sub(" ", text)
+
+
+def _name(line: bytes) -> bytes:
+    name, colon, _ = line.partition(b":")
+    # A blank before the colon is obsolete, and still no part of the name (RFC 5322 §4.5).
+    return name.rstrip(b" \t").lower() if colon else b""
+
+
+def _folded(name: str, value: str) -> bytes:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name of a field")
+    if _HARMFUL.search(value):
+        # Otherwise what comes from elsewhere could add fields, or end the header.
+        raise ValueError(f"the value of {name} has a line end or NUL in it")
+    lines: list[bytes] = []
+    line = f"{name}:".encode("ascii")
+    # Folded only before a blank that follows a word, and never into a line of blanks: unfolding gives the same value.
+    for word in re.findall(rb"[ \t]*[^ \t]+", b" " + value.strip(" \t").encode("utf-8", "surrogateescape")):
+        if len(line) + len(word) > _LINE_OCTETS and not line.endswith(b":"):
+            lines.append(line)
+            line = word
+        else:
+            line += word
+    return b"\r\n".join([*lines, line]) + b"\r\n"

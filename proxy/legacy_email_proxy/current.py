@@ -1,0 +1,136 @@
+"""What new sessions get: the composition of the moment, which a reload exchanges under running listeners.
+
+A maildrop that is open and a mail transaction that has begun keep what they have; when the last of them has ended, the
+plugins of the composition that they came from are closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+from .composition import Composition
+from .contracts import (
+    Client,
+    Finding,
+    Login,
+    Maildrop,
+    MaildropSession,
+    Parameters,
+    Relay,
+    RelayCapabilities,
+    Transaction,
+)
+
+__all__ = ("Current", "CurrentMaildrop", "CurrentRelay")
+
+
+@dataclass(slots=True, eq=False)
+class _Lent:
+    """A composition and how many sessions use it."""
+
+    composition: Composition
+    sessions: int = 0
+
+
+class Current:
+    """The composition of the moment. ``retire`` is called for one that was replaced and that nobody uses any more."""
+
+    def __init__(self, composition: Composition, retire: Callable[[Composition], object]) -> None:
+        self._lent = _Lent(composition)
+        self._retire = retire
+
+    @property
+    def composition(self) -> Composition:
+        """What is lent now."""
+        return self._lent.composition
+
+    @contextmanager
+    def borrowed(self) -> Iterator[Composition]:
+        """The composition, kept from being retired while the block runs."""
+        lent = self._lent
+        lent.sessions += 1
+        try:
+            yield lent.composition
+        finally:
+            lent.sessions -= 1
+            self._retire_unused(lent)
+
+    async def prove(self, login: Login) -> None:
+        """Judge a local user's password by the accounts file of the moment. Raises :class:`LoginRefused`."""
+        users = self.composition.users
+        if users is None:
+            raise TypeError("there is no accounts file")
+        await users.prove(login)
+
+    def replace(self, composition: Composition) -> None:
+        """Lend this one from now on."""
+        former, self._lent = self._lent, _Lent(composition)
+        self._retire_unused(former)
+
+    def _retire_unused(self, lent: _Lent) -> None:
+        if lent is not self._lent and not lent.sessions:
+            self._retire(lent.composition)
+
+
+class CurrentMaildrop:
+    """See :class:`~legacy_email_proxy.contracts.Maildrop`: that of the composition which is current at the login."""
+
+    def __init__(self, current: Current) -> None:
+        self._current = current
+
+    @asynccontextmanager
+    async def open(self, client: Client, login: Login | None) -> AsyncIterator[MaildropSession]:
+        """Open a maildrop, and keep its plugin until it is closed."""
+        with self._current.borrowed() as composition:
+            async with _maildrop(composition).open(client, login) as session:
+                yield session
+
+    async def probe(self) -> Sequence[Finding]:
+        """What the current one finds."""
+        return await _maildrop(self._current.composition).probe()
+
+    async def aclose(self) -> None:
+        """Close the current one."""
+        await _maildrop(self._current.composition).aclose()
+
+
+class CurrentRelay:
+    """See :class:`~legacy_email_proxy.contracts.Relay`: that of the composition which is current at MAIL."""
+
+    def __init__(self, current: Current) -> None:
+        self._current = current
+
+    @asynccontextmanager
+    async def transaction(
+        self, client: Client, reverse_path: str, parameters: Parameters
+    ) -> AsyncIterator[Transaction]:
+        """Open a transaction, and keep its plugin until it is over."""
+        with self._current.borrowed() as composition:
+            async with _relay(composition).transaction(client, reverse_path, parameters) as transaction:
+                yield transaction
+
+    def capabilities(self) -> RelayCapabilities:
+        """Those of the current one."""
+        return _relay(self._current.composition).capabilities()
+
+    async def probe(self) -> Sequence[Finding]:
+        """What the current one finds."""
+        return await _relay(self._current.composition).probe()
+
+    async def aclose(self) -> None:
+        """Close the current one."""
+        await _relay(self._current.composition).aclose()
+
+
+def _maildrop(composition: Composition) -> Maildrop:
+    if composition.maildrop is None:
+        raise TypeError("the POP3 leg is closed")
+    return composition.maildrop
+
+
+def _relay(composition: Composition) -> Relay:
+    if composition.relay is None:
+        raise TypeError("the SMTP leg is closed")
+    return composition.relay

@@ -1,0 +1,125 @@
+"""SASL as both legs speak it (RFC 4422): PLAIN (RFC 4616) and LOGIN, each a value machine from responses to a login.
+
+What is around it differs: POP3 asks with ``+``, SMTP with ``334``, and each has its own words for a mistake.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from enum import StrEnum
+from typing import Protocol, assert_never
+
+from .contracts import Login, Secret
+
+__all__ = (
+    "MAX_RESPONSE_OCTETS",
+    "Exchange",
+    "Malformed",
+    "Mechanism",
+    "begin",
+    "challenge",
+    "credential",
+    "decode",
+    "initial",
+)
+
+MAX_RESPONSE_OCTETS = 12288
+"""A base64 line, its line end included: the length that RFC 4954 §4 wants to be taken, for tokens as passwords."""
+
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
+
+
+class Mechanism(StrEnum):
+    """The mechanisms of AUTH. Nothing that needs the password in the clear on our side, as CRAM-MD5 does."""
+
+    PLAIN = "PLAIN"
+    LOGIN = "LOGIN"
+
+
+class Malformed(ValueError):
+    """The response is none; the text is fixed, holds nothing of it, and may be told to the client."""
+
+
+class Exchange(Protocol):
+    """One AUTH: a challenge, and what the response to it leads to."""
+
+    @property
+    def challenge(self) -> bytes:
+        """What the client is asked now."""
+
+    def respond(self, response: bytes) -> Login | None:
+        """Take the response; ``None`` means that there is another challenge. Raises :class:`Malformed`."""
+
+
+def begin(mechanism: Mechanism) -> Exchange:
+    """A fresh exchange."""
+    match mechanism:
+        case Mechanism.PLAIN:
+            return _Plain()
+        case Mechanism.LOGIN:
+            return _Login()
+        case _:
+            assert_never(mechanism)
+
+
+class _Plain:
+    challenge = b""
+
+    def respond(self, response: bytes) -> Login:
+        parts = response.split(b"\x00")
+        if len(parts) != 3 or not parts[1]:
+            raise Malformed("a PLAIN response is authorization identity, NUL, user, NUL, password")
+        authorization, user, password = parts
+        # Nobody here may act for another: a proxy that ignored the identity would open the wrong maildrop.
+        if authorization not in (b"", user):
+            raise Malformed("the authorization identity must be empty or the user itself")
+        return Login(credential(user), Secret(credential(password)))
+
+
+class _Login:
+    # Some Xerox devices hang up at any other wording.
+    challenge = b"Username:"
+
+    def __init__(self) -> None:
+        self._user: str | None = None
+
+    def respond(self, response: bytes) -> Login | None:
+        text = credential(response)
+        if self._user is not None:
+            return Login(self._user, Secret(text))
+        if not text:
+            raise Malformed("the user name is empty")
+        self._user = text
+        self.challenge = b"Password:"
+        return None
+
+
+def challenge(exchange: Exchange) -> str:
+    """The challenge in base64."""
+    return binascii.b2a_base64(exchange.challenge, newline=False).decode()
+
+
+def initial(argument: bytes) -> bytes:
+    """The octets of an initial response, where ``=`` stands for none (RFC 4954 §4, RFC 5034 §4)."""
+    return b"" if argument == b"=" else decode(argument)
+
+
+def decode(line: bytes) -> bytes:
+    """The octets of a response line. Raises :class:`Malformed`, also for ``*``, with which a client gives up."""
+    if line == b"*":
+        raise Malformed("authentication cancelled")
+    try:
+        return binascii.a2b_base64(line, strict_mode=True)
+    except binascii.Error:
+        # Without the cause: binascii's words would be about octets of a password.
+        raise Malformed("the response is not base64") from None
+
+
+def credential(octets: bytes) -> str:
+    """A user name or password as a backend shall get it. Raises :class:`Malformed`."""
+    # A CR or NUL that passed here could end the backend's command early and begin another one.
+    if _CONTROL.search(octets):
+        raise Malformed("control characters are not allowed")
+    # Octets that are no UTF-8 survive as surrogates, so that a Latin-1 password reaches the backend as it was typed.
+    return octets.decode("utf-8", "surrogateescape")

@@ -1,0 +1,53 @@
+"""The TLS handshake beneath a stream protocol of asyncio, as a server, with a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import Any
+
+from ..handshakes import HANDSHAKE_SECONDS, failed
+
+__all__ = ("HANDSHAKE_SECONDS", "SHUTDOWN_SECONDS", "handshake")
+
+SHUTDOWN_SECONDS = 1.0
+"""How long the client's farewell is waited for when we close; asyncio's own would be half a minute of a held socket."""
+
+
+_READ_OCTETS = 1 << 15
+
+
+async def handshake(
+    transport: asyncio.WriteTransport, protocol: asyncio.StreamReaderProtocol, context: ssl.SSLContext
+) -> asyncio.WriteTransport:
+    """The transport that ``protocol`` has from now on.
+
+    Nothing is waited for before the handshake reads: whatever the protocol has received until this call was sent in
+    the clear, and whatever arrives after it is TLS. Raises :class:`~legacy_email_proxy.handshakes.HandshakeFailed`;
+    the connection is closed then.
+    """
+    try:
+        async with asyncio.timeout(HANDSHAKE_SECONDS):
+            secured = await asyncio.get_running_loop().start_tls(
+                transport,
+                protocol,
+                context,
+                server_side=True,
+                ssl_handshake_timeout=2 * HANDSHAKE_SECONDS,
+                ssl_shutdown_timeout=SHUTDOWN_SECONDS,
+            )
+    except OSError as error:
+        raise failed(error) from None
+    if secured is None:
+        # What asyncio returns where the connection was lost without an error.
+        raise failed(ConnectionResetError())
+    _slim(secured)
+    return secured
+
+
+def _slim(secured: Any) -> None:
+    """Make the buffer for reading smaller: asyncio gives each connection 256 KiB, and most of them are idle."""
+    inner = secured._ssl_protocol
+    inner.max_size = _READ_OCTETS
+    inner._ssl_buffer = bytearray(_READ_OCTETS)
+    inner._ssl_buffer_view = memoryview(inner._ssl_buffer)

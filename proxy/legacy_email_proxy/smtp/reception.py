@@ -1,0 +1,190 @@
+"""A message on its way in: the content behind DATA or BDAT, decoded as it arrives, from a device that has to keep on.
+
+A device keeps its place at the backend only while it makes progress: what is waited for it counts, and what the
+backend lets it wait does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+from ..contracts import Refused
+from ..replies import SMTP, refusal
+from .arguments import Chunk
+from .content import ChunkDecoder, DataDecoder, LFDataDecoder
+from .incoming import Incoming
+from .interruptions import DeviceLost, DeviceStalled, Finished
+
+__all__ = ("BARE_END_SECONDS", "MIN_OCTETS_PER_SECOND", "ChunkedContent", "DataContent", "Patience", "stalled")
+
+MIN_OCTETS_PER_SECOND = 500
+"""What a device has to send in a message, on average over the progress time: half of what a modem of 9600 baud does."""
+
+BARE_END_SECONDS = 10.0
+"""Silence behind a line of "." with bare line ends after which the device must believe that its message has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a device is waited for: with a place at the backend, and without."""
+
+    progress_seconds: float
+    idle_seconds: float
+
+
+def stalled(what: str) -> Refused:
+    """The failure that takes a device's place at the backend away; ``what`` it did not do is for the log."""
+    return refusal(SMTP.STALLED, f"the device {what} (see SMTP_PROGRESS_SECONDS)")
+
+
+class _Content(ABC):
+    """What both ways to send a message share: waiting, and forgetting what nobody wants."""
+
+    def __init__(self, incoming: Incoming, patience: Patience, on_end: Callable[[], None]) -> None:
+        self._incoming = incoming
+        self._patience = patience
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._discarding = False
+        # The window over which the rate is measured: what is left of its seconds, and what came in it.
+        self._seconds = patience.progress_seconds
+        self._octets = 0
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    @abstractmethod
+    async def __anext__(self) -> bytes: ...
+
+    async def _arrived(self, limit: int | None = None) -> bytes:
+        """Some octets, at least one and at most ``limit``."""
+        while not (octets := self._incoming.take(limit)):
+            await self._wait()
+        self._octets += len(octets)
+        return octets
+
+    async def _wait(self) -> None:
+        began = self._loop.time()
+        seconds = self._patience.idle_seconds
+        if not self._discarding:
+            seconds = min(seconds, self._seconds)
+        bare_end = self._bare_end()
+        try:
+            more = await self._incoming.more(began + (min(seconds, BARE_END_SECONDS) if bare_end else seconds))
+        except TimeoutError:
+            if bare_end:
+                raise self._ended_by_bare_line() from None
+            if self._discarding or seconds == self._patience.idle_seconds:
+                raise DeviceStalled from None
+            more = True
+        if not more:
+            raise self._ended_by_bare_line() if bare_end else DeviceLost
+        self._account(began)
+
+    def _account(self, began: float) -> None:
+        """Take the time since ``began`` from the device's. Raises :class:`Refused` where it made too little of it."""
+        self._seconds -= self._loop.time() - began
+        if self._seconds <= 0 and not self._discarding:
+            if self._octets < MIN_OCTETS_PER_SECOND * self._patience.progress_seconds:
+                raise stalled(f"sent {self._octets} octets in {self._patience.progress_seconds:g} s")
+            self._seconds, self._octets = self._patience.progress_seconds, 0
+
+    def _bare_end(self) -> bool:
+        return False
+
+    @staticmethod
+    def _ended_by_bare_line() -> Finished:
+        return Finished("ended its message with bare LF (see SMTP_LF_END_NETWORKS)", SMTP.BARE_END)
+
+
+class DataContent(_Content):
+    """The content behind one DATA; ``on_end`` is called when its end was seen."""
+
+    def __init__(
+        self, incoming: Incoming, patience: Patience, on_end: Callable[[], None], *, lf_ends: bool = False
+    ) -> None:
+        super().__init__(incoming, patience, on_end)
+        self._decoder = LFDataDecoder() if lf_ends else DataDecoder()
+
+    async def __anext__(self) -> bytes:
+        while not self._decoder.ended:
+            content = self._decoder.feed(await self._arrived())
+            if self._decoder.ended:
+                self._incoming.give_back(self._decoder.rest)
+                self._on_end()
+            if content:
+                return content
+        raise StopAsyncIteration
+
+    def _bare_end(self) -> bool:
+        return self._decoder.stopped_at_bare_end
+
+    async def discard(self, limit: int) -> bool:
+        """Read what is left of the message and forget it; false when it is not over after ``limit`` octets.
+
+        Without this the rest of a refused message would be read as commands.
+        """
+        self._discarding = True
+        octets = 0
+        async for content in self:
+            octets += len(content)
+            if octets > limit:
+                return False
+        return True
+
+
+class ChunkedContent(_Content):
+    """The content of all chunks of one message (RFC 3030); ``on_end`` is called when the last has arrived.
+
+    The relay reads one message while the device sends several commands: so at the end of a chunk this asks
+    ``next_chunk``, which answers the chunk and reads the commands up to the next one, in the session's one task.
+    """
+
+    def __init__(
+        self,
+        incoming: Incoming,
+        patience: Patience,
+        on_end: Callable[[], None],
+        first: Chunk,
+        next_chunk: Callable[[], Awaitable[Chunk]],
+    ) -> None:
+        super().__init__(incoming, patience, on_end)
+        self._chunk = first
+        self.left = first.octets
+        """Octets of the present chunk that have not arrived."""
+        self._next_chunk = next_chunk
+        self._decoder = ChunkDecoder()
+        self._ended = False
+
+    @property
+    def last(self) -> bool:
+        """Whether the chunk that was announced most recently is the last one."""
+        return self._chunk.last
+
+    async def __anext__(self) -> bytes:
+        while not self._ended:
+            if not self.left and not self._chunk.last:
+                began = self._loop.time()
+                self._chunk = await self._next_chunk()
+                # Before anything is raised: what was announced has to be skipped, or it would be read as commands.
+                self.left = self._chunk.octets
+                self._account(began)
+            octets = b""
+            if self.left:
+                octets = await self._arrived(self.left)
+                self.left -= len(octets)
+            self._ended = self._chunk.last and not self.left
+            if self._ended:
+                self._on_end()
+            if content := self._decoder.feed(octets, last=self._ended):
+                return content
+        raise StopAsyncIteration
+
+    async def discard(self) -> None:
+        """Read what is left of the present chunk and forget it."""
+        self._discarding = True
+        while self.left:
+            self.left -= len(await self._arrived(self.left))

@@ -1,0 +1,170 @@
+"""What happens to a mail transaction between the device and the relay: the filters, and our own lines in the header.
+
+The content is handed on in the pieces in which it comes. Only the header is held until its end; it leaves in one
+piece with what has arrived of the body, so that a small message stays whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import ParamSpec, TypeVar
+
+from ..contracts import Client, Envelope, Failure, Filter, Header, Parameters, Refused
+from ..replies import SMTP, refusal
+from .headers import HeaderOptions, HeaderReader, loops, own_lines
+from .long_lines import LineShortener
+from .paths import BadPath, parse
+
+__all__ = ("FilterBroken", "Outgoing", "Rewriting")
+
+_Answer = TypeVar("_Answer")
+_Arguments = ParamSpec("_Arguments")
+
+
+class FilterBroken(Exception):
+    """A filter raised what it may not; the text names it. Unexpected, so temporary, and logged with its traceback."""
+
+
+class Rewriting:
+    """The rules of one listener: ``filters`` by name, in order, and what is done to each header."""
+
+    def __init__(self, options: HeaderOptions | None = None, filters: dict[str, Filter] | None = None) -> None:
+        self._options = options or HeaderOptions()
+        self._filters = tuple((filters or {}).items())
+
+    async def mail(self, client: Client, given: str, parameters: Parameters) -> Envelope:
+        """The envelope with the reverse-path that the filters make of the one given.
+
+        This and the other methods raise :class:`Refused` when a filter does, and otherwise what is temporary.
+        """
+        envelope = Envelope(client, given, given, (), parameters)
+        for name, one in self._filters:
+            path = await _asked(name, one.reverse_path, envelope)
+            envelope = replace(envelope, reverse_path=_checked(name, path, null=True))
+        return envelope
+
+    async def recipient(self, envelope: Envelope, accepted: Sequence[str], forward_path: str) -> str:
+        """The forward-path that the filters make of this one. ``accepted`` are the ones before it."""
+        if self._filters:
+            envelope = replace(envelope, forward_paths=tuple(accepted))
+        for name, one in self._filters:
+            forward_path = _checked(name, await _asked(name, one.forward_path, envelope, forward_path), null=False)
+        return forward_path
+
+    def content(
+        self, envelope: Envelope, accepted: Sequence[str], protocol: str, pieces: AsyncIterator[bytes]
+    ) -> Outgoing:
+        """The content as it goes on. ``protocol`` is the word for the Received field."""
+        if self._filters:
+            envelope = replace(envelope, forward_paths=tuple(accepted))
+        return Outgoing(self, envelope, protocol, pieces, LineShortener() if self._options.shorten_lines else None)
+
+    async def header(
+        self, envelope: Envelope, protocol: str, block: bytes, rest: bytes, *, too_long: bool
+    ) -> tuple[bytes, bytes]:
+        """``block`` as it goes on, with our own lines above it, and ``rest``, behind an empty line if need be."""
+        options, given = self._options, bool(block)
+        if loops(block):
+            raise refusal(SMTP.LOOP)
+        if too_long:
+            if self._filters or options.remove_bcc:
+                # What they must not let pass could stand where they do not look.
+                raise refusal(SMTP.HEADER_TOO_LONG)
+            options = replace(options, add_missing=False)
+        if self._filters or options.remove_bcc:
+            block = await self._edited(envelope, block)
+        own = own_lines(options, envelope.client, protocol, envelope.reverse_path, block)
+        if not given and not too_long and (own or block) and not rest.startswith(b"\r\n"):
+            # Without it the first line of the text would be read as a field, or would vanish.
+            rest = b"\r\n" + rest
+        return own + block, rest
+
+    async def _edited(self, envelope: Envelope, block: bytes) -> bytes:
+        header = Header(block)
+        for name, one in self._filters:
+            await _asked(name, one.header, envelope, header)
+        if self._options.remove_bcc:
+            header.remove("Bcc")
+        return header.octets
+
+
+class Outgoing:
+    """Content on its way to the relay. It remembers whether it has ended, and what went wrong."""
+
+    def __init__(
+        self,
+        rewriting: Rewriting,
+        envelope: Envelope,
+        protocol: str,
+        pieces: AsyncIterator[bytes],
+        shortener: LineShortener | None,
+    ) -> None:
+        self._rewriting = rewriting
+        self._envelope = envelope
+        self._protocol = protocol
+        self._pieces = pieces
+        self._shortener = shortener
+        self._reader: HeaderReader | None = HeaderReader()
+        # Kept until the header has been dealt with: a relay that waits no longer for it may ask for it again.
+        self._cut: tuple[bytes, bytes] | None = None
+        self.ended = False
+        self.error: Exception | None = None
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self.error is not None:
+            # A relay that goes on after an error must not get what is behind it, as if it were a message.
+            raise self.error
+        try:
+            if self._reader is not None:
+                return await self._beginning(self._reader)
+            piece = await anext(self._pieces)
+            return self._shortener.feed(piece) if self._shortener is not None else piece
+        except StopAsyncIteration:
+            if self._shortener is not None and (last := self._shortener.end()):
+                self._shortener = None
+                return last
+            self.ended = True
+            raise
+        except Exception as error:
+            self.error = error
+            raise
+
+    async def _beginning(self, reader: HeaderReader) -> bytes:
+        while self._cut is None:
+            piece = await anext(self._pieces, None)
+            self._cut = reader.end() if piece is None else reader.feed(piece)
+        block, rest = await self._rewriting.header(
+            self._envelope, self._protocol, *self._cut, too_long=reader.too_long
+        )
+        self._reader = self._cut = None
+        return self._shortener.begin(block, rest) if self._shortener is not None else block + rest
+
+
+async def _asked(
+    name: str, method: Callable[_Arguments, Awaitable[_Answer]], *args: _Arguments.args, **kwargs: _Arguments.kwargs
+) -> _Answer:
+    """A filter's answer; what it raises is told so that the log names the filter."""
+    try:
+        return await method(*args, **kwargs)
+    except Refused as refused:
+        detail = f"filter {name}: {refused.detail}"
+        raise Refused(refused.code, refused.enhanced, refused.text, detail=detail) from None
+    except Failure as failure:
+        # Whatever kind it is: it isn't the backend that is in trouble, so the device must not read that.
+        raise Failure(f"filter {name}: {failure.detail}", look_at=failure.look_at) from failure
+    except Exception as error:
+        raise FilterBroken(f"filter {name}: {type(error).__name__}: {error}") from error
+
+
+def _checked(name: str, path: object, *, null: bool) -> str:
+    """A path that a filter has chosen: it goes into a command to the backend, so it must be one path and no more."""
+    try:
+        if isinstance(path, str) and (path or null) and parse(f"<{path}>") == (path, {}):
+            return path
+    except BadPath:
+        pass
+    raise FilterBroken(f"filter {name}: gave {path!r}, which is no address")

@@ -1,0 +1,307 @@
+"""The accounts file: every mistake is one line that says where it stands."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from legacy_email_proxy.accounts.file import read_accounts
+from legacy_email_proxy.accounts.filtered import FilteredRelay
+from legacy_email_proxy.accounts.lines import Lines
+from legacy_email_proxy.accounts.users import PasswordHash
+from legacy_email_proxy.composition import compose
+from legacy_email_proxy.contracts import Secret, SettingsMistake
+from legacy_email_proxy.plugin_context import PluginContext
+from legacy_email_proxy_plugins.imap.maildrop import IMAPMaildrop
+
+HASH = str(PasswordHash.of("secret of ann"))
+ENVIRON = {
+    "BACKEND_IMAP_HOST": "imap.example",
+    "BACKEND_IMAP_USER": "u",
+    "BACKEND_IMAP_PASS": "hunter2",
+    "BACKEND_SMTP_HOST": "smtp.example",
+    "POP3_LOGIN": "accounts",
+}
+GOOD = f"""\
+[accounts.a]
+BACKEND_IMAP_FOLDER = "Scans"
+
+[accounts.b]
+PROVIDER = "gmail"
+BACKEND_IMAP_USER = "b"
+BACKEND_IMAP_PASS = "b's"
+
+[users]
+ann = "{HASH}"
+
+[[rules]]
+user = "ann"
+account = "b"
+
+[[rules]]
+account = "a"
+"""
+
+
+def mistakes(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -> list[str]:
+    """What is wrong with this file, without the folder's name."""
+    file = tmp_path / "accounts.toml"
+    file.write_text(text)
+    try:
+        compose({**ENVIRON, **(environ or {}), "ACCOUNTS_FILE": str(file)})
+    except SettingsMistake as mistake:
+        return [line.replace(f"{tmp_path}{os.sep}", "") for line in mistake.lines]
+    return []
+
+
+async def test_a_good_file(tmp_path: Path) -> None:
+    file = tmp_path / "accounts.toml"
+    file.write_text(GOOD)
+    composition = compose({**ENVIRON, "ACCOUNTS_FILE": str(file)})
+    a, b = composition.accounts
+    assert (a.name, a.settings["BACKEND_IMAP_FOLDER"], a.settings["BACKEND_IMAP_HOST"]) == (
+        "a",
+        "Scans",
+        "imap.example",
+    )
+    assert a.settings["BACKEND_IMAP_PASS"] == Secret("hunter2")
+    assert a.settings.origins["BACKEND_IMAP_FOLDER"] == f"{file}:2"
+    assert (b.settings["BACKEND_IMAP_HOST"], b.settings["BACKEND_IMAP_USER"]) == ("imap.gmail.com", "b")
+    assert a.maildrop is not b.maildrop
+    assert [rule.place for rule in composition.rules] == [f"{file}:12", f"{file}:16"]
+
+
+BAD = {
+    "no TOML": ("[accounts.a\n", ["accounts.toml:1: expected ']' at the end of a table declaration"]),
+    "a key twice": ("[accounts.a]\nX = 1\nX = 2\n", ["accounts.toml:3: cannot overwrite a value"]),
+    "nothing in it": ("", ["accounts.toml:1: no account; each one is a table [accounts.NAME]"]),
+    "other tables": (GOOD + "[rule]\nx = 1\n", ["accounts.toml:18: rule: no such table, did you mean 'rules'?"]),
+    "a name": ('[accounts."a b"]\n[[rules]]\naccount = "a b"\n', ["accounts.toml:1: accounts.a b: a name is made of"]),
+    "no table": ("accounts.a = 1\n", ["accounts.toml:1: accounts.a: must be a table"]),
+    "no rules": ("[accounts.a]\n", ["accounts.toml:1: no rule, so nobody gets an account"]),
+    "an unknown setting": (
+        GOOD.replace("BACKEND_IMAP_FOLDER", "BACKEND_IMAP_FOLDR"),
+        ["accounts.toml:2: BACKEND_IMAP_FOLDR: no such setting, did you mean BACKEND_IMAP_FOLDER?"],
+    ),
+    "a process's setting": (
+        GOOD.replace('BACKEND_IMAP_FOLDER = "Scans"', "SMTP_BIND_PORT = 25"),
+        ["accounts.toml:2: SMTP_BIND_PORT: is one for the whole process"],
+    ),
+    "a number for a text": (GOOD.replace('"Scans"', "5"), ["accounts.toml:2: BACKEND_IMAP_FOLDER: must be a text"]),
+    "a flag for a number": (
+        GOOD.replace('BACKEND_IMAP_FOLDER = "Scans"', "BACKEND_IMAP_PORT = true"),
+        ["accounts.toml:2: BACKEND_IMAP_PORT: must be a number"],
+    ),
+    "a port that is none": (
+        GOOD.replace('BACKEND_IMAP_FOLDER = "Scans"', "BACKEND_IMAP_PORT = 70000"),
+        ["accounts.toml:2: BACKEND_IMAP_PORT: must be greater than or equal to 1"],
+    ),
+    "a list of numbers": (
+        GOOD.replace('BACKEND_IMAP_FOLDER = "Scans"', "SMTP_ALLOWED_SENDERS = [1]"),
+        ["accounts.toml:2: SMTP_ALLOWED_SENDERS: must be a list of texts"],
+    ),
+    "an address without a domain": (
+        GOOD.replace('BACKEND_IMAP_FOLDER = "Scans"', 'SMTP_ALLOWED_SENDERS = "ann"'),
+        ["accounts.toml:2: SMTP_ALLOWED_SENDERS: 'ann' is no address; write user@domain, or @ann for a whole domain"],
+    ),
+    "an empty value": (GOOD.replace('"Scans"', '""'), ["accounts.toml:2: BACKEND_IMAP_FOLDER: is empty"]),
+    "no such provider": (GOOD.replace("gmail", "gmial"), ["accounts.toml:5: PROVIDER: must be one of: gmail, "]),
+    "no password of its own": (
+        GOOD.replace('BACKEND_IMAP_PASS = "b\'s"\n', ""),
+        ["accounts.toml:4: accounts.b: BACKEND_IMAP_PASS: not set"],
+    ),
+    "no secret's file": (
+        GOOD.replace('BACKEND_IMAP_PASS = "b\'s"', 'BACKEND_IMAP_PASS_FILE = "/not/there"'),
+        ["accounts.toml:7: BACKEND_IMAP_PASS_FILE: can not read '/not/there': No such file"],
+    ),
+    "no such plugin": (
+        GOOD.replace('BACKEND_IMAP_FOLDER = "Scans"', 'RELAY_PLUGIN = "smtp"'),
+        ["accounts.toml:2: RELAY_PLUGIN: there is no relay plugin 'smtp', did you mean 'smtps'"],
+    ),
+    "no hash": (GOOD.replace(HASH, "ann's password"), ["accounts.toml:10: users.ann: that is no hash of a password"]),
+    "no such user": (
+        GOOD.replace('user = "ann"', 'user = "anne"'),
+        ["accounts.toml:13: user: there is no user 'anne'"],
+    ),
+    "no such account": (
+        GOOD.replace('account = "a"', 'account = "A"'),
+        ["accounts.toml:17: account: there is no account 'A'"],
+    ),
+    "no account": (GOOD.replace('account = "a"', ""), ["accounts.toml:16: account: not set"]),
+    "no such condition": (
+        GOOD.replace('user = "ann"', 'users = "ann"'),
+        ["accounts.toml:13: users: no such key, did you mean 'user'?"],
+    ),
+    "no network": (
+        GOOD.replace('user = "ann"', 'network = ["10.0.0.1/8"]'),
+        ["accounts.toml:13: network: 10.0.0.1/8 has host bits set"],
+    ),
+    "no port": (
+        GOOD.replace('user = "ann"', "port = [0]"),
+        ["accounts.toml:13: port: must be a number from 1 to 65535"],
+    ),
+    "an empty condition": (
+        GOOD.replace('user = "ann"', "sender = []"),
+        ["accounts.toml:13: sender: must be a text or"],
+    ),
+    "an account for nobody": (
+        GOOD.replace('account = "a"', 'sender = "@x"\naccount = "b"'),
+        ["accounts.toml:1: accounts.a: no rule leads to it"],
+    ),
+    "a rule twice": (
+        GOOD + '[[rules]]\naccount = "b"\n',
+        ["accounts.toml:18: never reached: the rule at accounts.toml:16 takes all of it"],
+    ),
+    "a rule without a leg": (
+        GOOD.replace('BACKEND_IMAP_FOLDER = "Scans"', 'RELAY_PLUGIN = "none"').replace(
+            "[[rules]]\nacc", '[[rules]]\nsender = "@x"\nacc'
+        ),
+        ["accounts.toml:16: leads nowhere: account a", "accounts.toml:1: accounts.a: no rule leads to it"],
+    ),
+    "a time that is none": (
+        GOOD.replace('user = "ann"', "after_pop3_login_seconds = true"),
+        ["accounts.toml:13: after_pop3_login_seconds: must be a number above 0"],
+    ),
+    "all at once": (
+        GOOD.replace('"Scans"', "5").replace('user = "ann"', 'usr = "ann"').replace(HASH, "x"),
+        ["accounts.toml:10: users.ann: ", "accounts.toml:13: usr: "],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+async def test_one_line_for_each_mistake(case: str, tmp_path: Path) -> None:
+    text, expected = BAD[case]
+    found = mistakes(tmp_path, text)
+    assert len(found) == len(expected), found
+    for line, beginning in zip(found, expected, strict=True):
+        assert line.startswith(beginning), found
+        assert "\n" not in line
+        assert "hunter2" not in line
+        assert "ann's password" not in line
+
+
+NONE = 'MAILDROP_PLUGIN = "none"'
+BETWEEN = {
+    "a closed listener": (GOOD, {"RELAY_PLUGIN": "none"}, []),
+    "an account opens what is closed": (
+        GOOD.replace('BACKEND_IMAP_FOLDER = "Scans"', 'RELAY_PLUGIN = "smtps"'),
+        {"RELAY_PLUGIN": "none"},
+        ["accounts.toml:2: RELAY_PLUGIN: the SMTP listener is closed"],
+    ),
+    "a leg that nobody has": (
+        f'[accounts.a]\n{NONE}\n[[rules]]\naccount = "a"\n',
+        {"POP3_LOGIN": "any"},
+        ["MAILDROP_PLUGIN: no account has this leg"],
+    ),
+    "nobody could log in": ('[accounts.a]\n[[rules]]\naccount = "a"\n', {}, ["POP3_LOGIN: `accounts` needs users"]),
+    "the environment's mistake, once": (
+        GOOD,
+        {"LOG_LEVEL": "loud", "BACKEND_IMAP_PORT": "x"},
+        ["BACKEND_IMAP_PORT: ", "LOG_LEVEL: "],
+    ),
+    "no password is asked for": (
+        GOOD.replace('user = "ann"', "after_pop3_login_seconds = 60"),
+        {"POP3_LOGIN": "any"},
+        ["accounts.toml:12: after_pop3_login_seconds: nobody proves a password by POP3"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BETWEEN)
+async def test_between_the_file_and_the_environment(case: str, tmp_path: Path) -> None:
+    text, environ, expected = BETWEEN[case]
+    found = sorted(mistakes(tmp_path, text, environ))
+    assert len(found) == len(expected), found
+    assert all(line.startswith(beginning) for line, beginning in zip(found, expected, strict=True)), found
+
+
+async def test_no_file(tmp_path: Path) -> None:
+    for path, words in ((tmp_path / "none", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(SettingsMistake) as raised:
+            compose({**ENVIRON, "ACCOUNTS_FILE": str(path)})
+        assert [line for line in raised.value.lines if words in line] == list(raised.value.lines)
+    with pytest.raises(SettingsMistake, match="POP3_LOGIN: `accounts` needs users"):
+        compose(ENVIRON)
+    (tmp_path / "latin").write_bytes(b"\xff")
+    with pytest.raises(SettingsMistake, match="is not UTF-8 text"):
+        read_accounts(tmp_path / "latin")
+
+
+FOREIGN = [
+    ('BACKEND_IMAP_USER = "x"', ("imap.example", "x", None)),
+    ('BACKEND_IMAP_HOST = "other.example"', ("other.example", None, None)),
+    ('PROVIDER = "gmail"', ("imap.gmail.com", None, None)),
+    ('BACKEND_IMAP_PASS = "own"', ("imap.example", "u", Secret("own"))),
+    ('BACKEND_IMAP_FOLDER = "x"', ("imap.example", "u", Secret("hunter2"))),
+]
+
+
+@pytest.mark.parametrize(("line", "expected"), FOREIGN)
+async def test_no_password_goes_where_it_is_not_known(line: str, expected: tuple[object, ...], tmp_path: Path) -> None:
+    from legacy_email_proxy.choice import choose
+
+    file = tmp_path / "accounts.toml"
+    file.write_text(f'[accounts.a]\n{line}\n[[rules]]\naccount = "a"\n')
+    for name, text in (("BACKEND_IMAP_PASS", "hunter2"), ("BACKEND_IMAP_PASS_FILE", str(tmp_path / "secret"))):
+        (tmp_path / "secret").write_text("hunter2\n")
+        environ = {**ENVIRON, "BACKEND_IMAP_PASS": "", name: text, "ACCOUNTS_FILE": str(file)}
+        [account] = choose(environ).accounts
+        assert tuple(account.settings[f"BACKEND_IMAP_{what}"] for what in ("HOST", "USER", "PASS")) == expected
+
+
+def test_lines() -> None:
+    lines = Lines(
+        'x.y = 1\n[a."b c"] # comment\n  k = """\nk2\n"""\n"q=" = 2\n[[r]]\nk = 1\n[[r]]\n\nk = 2\ni = { z = 1 }\n'
+    )
+    expected = {
+        ("x", "y"): 1,
+        ("x",): 1,
+        ("a", "b c"): 2,
+        ("a", "b c", "k"): 3,
+        ("r", 0): 7,
+        ("r", 0, "k"): 8,
+        ("r", 1): 9,
+        ("r", 1, "k"): 11,
+        ("r", 1, "i", "z"): 12,
+        ("nothing",): 1,
+    }
+    assert {key: lines.of(*key) for key in expected} == expected
+
+
+async def test_filters_of_the_process_and_of_an_account(tmp_path: Path) -> None:
+    file = tmp_path / "accounts.toml"
+    file.write_text(GOOD.replace('BACKEND_IMAP_FOLDER = "Scans"', 'SMTP_SENDER = "a@x"\nSMTP_ALLOWED_SENDERS = "@x"'))
+    given = ENVIRON | {"ACCOUNTS_FILE": str(file)}
+    composition = compose(given)
+    assert composition.filters == {}
+    a, b = composition.accounts
+    assert isinstance(a.relay, FilteredRelay)
+    assert list(a.relay._filters) == ["allowed", "sender"]
+    assert not isinstance(b.relay, FilteredRelay)
+    # One that is named is the whole process's.
+    composition = compose(given | {"SMTP_FILTERS": "sender", "SMTP_SENDER": "b@x"})
+    assert list(composition.filters) == ["sender"]
+    assert [isinstance(account.relay, FilteredRelay) for account in composition.accounts] == [True, False]
+    assert isinstance(composition.accounts[0].relay, FilteredRelay)
+    assert list(composition.accounts[0].relay._filters) == ["allowed"]
+    # Without a file all are, the guard first.
+    plain = compose(ENVIRON | {"POP3_LOGIN": "any", "SMTP_SENDER": "a@x", "SMTP_ALLOWED_SENDERS": "@x"})
+    assert list(plain.filters) == ["allowed", "sender"]
+    assert not isinstance(plain.relay, FilteredRelay)
+    assert compose(ENVIRON | {"POP3_LOGIN": "any"}).filters == {}
+
+
+async def test_each_account_keeps_its_state_apart(tmp_path: Path) -> None:
+    settings = {"STATE_DIR": tmp_path}
+    names = ["", "a", "b"]
+    contexts = [PluginContext("maildrop.imap", settings, name) for name in names]
+    assert [context.state_dir.name for context in contexts] == ["maildrop.imap", "maildrop.imap.a", "maildrop.imap.b"]
+    assert contexts[1].logger.name == "legacy_email_proxy.maildrop.imap.a"
+    file = tmp_path / "accounts.toml"
+    file.write_text(GOOD)
+    seen = [account.maildrop for account in compose({**ENVIRON, "ACCOUNTS_FILE": str(file)}).accounts]
+    given = [one._context for one in seen if isinstance(one, IMAPMaildrop)]
+    assert [context.account for context in given if isinstance(context, PluginContext)] == ["a", "b"]

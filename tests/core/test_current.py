@@ -1,0 +1,135 @@
+"""A reload: new sessions get the new composition, old ones keep theirs, which is closed after the last of them."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import anyio
+import pytest
+
+from legacy_email_proxy import service
+from legacy_email_proxy.accounts.users import PasswordHash, Users
+from legacy_email_proxy.composition import Account, Composition
+from legacy_email_proxy.contracts import Client, Login, LoginRefused, Secret, SettingsMistake
+from legacy_email_proxy.current import Current, CurrentMaildrop, CurrentRelay
+from legacy_email_proxy.plugin_context import PluginContext
+from legacy_email_proxy.settings import read
+from legacy_email_proxy_plugins.password import PasswordCredentials
+from pop3.maildrops import MemoryMaildrop
+from smtp.relays import MemoryRelay
+
+CLIENT = Client("127.0.0.1", "s1")
+
+
+def composed(*, relay: bool = True) -> Composition:
+    return Composition(read({}), MemoryMaildrop(), MemoryRelay() if relay else None)
+
+
+async def test_who_gets_what_and_when_it_is_closed() -> None:
+    first, second, third = composed(), composed(), composed()
+    retired: list[Composition] = []
+    current = Current(first, retired.append)
+    maildrop, relay = CurrentMaildrop(current), CurrentRelay(current)
+    async with maildrop.open(CLIENT, None):
+        async with relay.transaction(CLIENT, "x@y", {}):
+            current.replace(second)
+            assert isinstance(second.relay, MemoryRelay)
+            async with relay.transaction(CLIENT, "x@y", {}):
+                assert second.relay.entered == 1
+        assert retired == []
+    assert retired == [first]
+    current.replace(third)
+    assert retired == [first, second]
+    async with maildrop.open(CLIENT, None):
+        pass
+    assert retired == [first, second]
+
+
+async def test_a_session_that_could_not_open_holds_nothing() -> None:
+    first, second = composed(), composed()
+    retired: list[Composition] = []
+    current = Current(first, retired.append)
+    assert isinstance(first.maildrop, MemoryMaildrop)
+    first.maildrop.fail_open.append(ValueError("bug"))
+    with pytest.raises(ValueError, match="bug"):
+        async with CurrentMaildrop(current).open(CLIENT, None):
+            pass
+    current.replace(second)
+    assert retired == [first]
+
+
+@pytest.mark.parametrize(
+    ("raised", "lines"),
+    [
+        (SettingsMistake("a:1: one", "a:2: two"), ["a:1: one", "a:2: two"]),
+        (ValueError("bug"), ["ValueError: bug"]),
+        (None, ["the SMTP listener opens and closes with a restart only"]),
+    ],
+)
+async def test_what_can_not_be_reloaded_changes_nothing(
+    raised: Exception | None, lines: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    first = composed()
+    current = Current(first, lambda _: None)
+
+    def recompose(former: Composition) -> Composition:
+        assert former is first
+        if raised is not None:
+            raise raised
+        return composed(relay=False)
+
+    service._reload(current, recompose)
+    assert current.composition is first
+    told = [record for record in caplog.records if record.getMessage() == "not reloaded"]
+    assert [next(iter(vars(record)["facts"].values())) for record in told] == lines
+    assert all(record.levelno == logging.ERROR for record in told)
+
+
+async def test_a_stuck_old_plugin_does_not_stop_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stuck(MemoryRelay):
+        async def aclose(self) -> None:
+            await anyio.sleep_forever()
+
+    monkeypatch.setattr(service, "_CLOSING_SECONDS", 0.05)
+    old, new = Composition(read({}), None, Stuck()), composed()
+    async with service._running(old, {"POP3": [], "POP3S": [], "SMTP": [], "SMTPS": []}) as current:
+        service._reload(current, lambda _: Composition(new.settings, None, new.relay))
+        assert current.composition.relay is new.relay
+
+
+async def test_an_accounts_credentials_go_with_its_composition_and_after_its_legs() -> None:
+    closed: list[str] = []
+
+    class Closing(MemoryRelay):
+        async def aclose(self) -> None:
+            closed.append("relay")
+
+    class Named(PasswordCredentials):
+        async def aclose(self) -> None:
+            closed.append("credentials")
+
+    def with_credentials() -> Composition:
+        settings, relay = read({}), Closing()
+        account = Account("a", settings, None, relay, {"password": Named(PluginContext("credentials.x", settings))})
+        return Composition(settings, None, relay, accounts=(account,))
+
+    old, new = with_credentials(), with_credentials()
+    async with service._running(old, {"POP3": [], "POP3S": [], "SMTP": [], "SMTPS": []}) as current:
+        service._reload(current, lambda _: new)
+        with anyio.fail_after(5):
+            while len(closed) < 2:  # noqa: ASYNC110
+                await anyio.sleep(0.005)
+        assert closed == ["relay", "credentials"]
+    assert closed == ["relay", "credentials"] * 2
+
+
+async def test_logins_are_judged_by_the_users_of_the_moment() -> None:
+    ann = Login("ann", Secret("old"))
+    first, second = (replace(composed(), users=Users({"ann": PasswordHash.of(text)})) for text in ("old", "new"))
+    current = Current(first, lambda _: None)
+    await current.prove(ann)
+    current.replace(second)
+    with pytest.raises(LoginRefused):
+        await current.prove(ann)
+    await current.prove(Login("ann", Secret("new")))
