@@ -54,7 +54,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("legacy_email_proxy_plugins.spool.relay.steady_clock", lambda: clock)
+    monkeypatch.setattr("legacy_email_proxy_plugins.spool.spool.steady_clock", lambda: clock)
     monkeypatch.setitem(Delivery.__init__.__kwdefaults__ or {}, "chance", lambda: 0.0)
     return clock
 
@@ -320,14 +320,14 @@ async def test_what_was_done_but_can_not_be_written_down_is_not_done_again(
     monkeypatch.setattr(delivery_module, "_TROUBLE_SECONDS", 0.01)
     backend = Backend()
     async with spooling(backend, tmp_path) as spool:
-        record, failures = spool._store.record, [Overloaded("disk")] * 5
+        record, failures = spool._spool.store.record, [Overloaded("disk")] * 5
 
         async def failing(outcome: Any) -> None:
             if failures:
                 raise failures.pop()
             await record(outcome)
 
-        monkeypatch.setattr(spool._store, "record", failing)
+        monkeypatch.setattr(spool._spool.store, "record", failing)
         await send(spool)
         await until_states(spool)
     assert len(backend.tried) == 1
@@ -351,8 +351,8 @@ async def test_many_waiting_cost_no_memory_and_go_in_order(tmp_path: Path) -> No
 def _fill(database: sqlite3.Connection, count: int) -> None:
     for number in range(count):
         database.execute(
-            "INSERT INTO message (state, received, since, due, client, reverse_path, parameters, octets)"
-            " VALUES ('queued', 1, 1, ?, '[\"\", \"\", \"\", \"\", 0]', ?, '{}', 3)",
+            "INSERT INTO message (account, state, received, since, due, client, reverse_path, parameters, octets)"
+            " VALUES ('', 'queued', 1, 1, ?, '[\"\", \"\", \"\", \"\", 0]', ?, '{}', 3)",
             (number, f"{number}@example.test"),
         )
     database.execute(

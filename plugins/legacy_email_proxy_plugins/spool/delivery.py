@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -37,18 +38,25 @@ def steady_clock() -> Callable[[], float]:
 
 
 class Delivery:
-    """Runs from :meth:`start` to :meth:`stop`, in the event loop."""
+    """Delivers an account's mail from :meth:`start` to :meth:`stop`, in the event loop.
+
+    ``under_way`` are the numbers of all messages that are on their way in this process, whoever delivers them.
+    """
 
     def __init__(
         self,
+        account: str,
         store: Store,
         relay: Relay,
         options: Options,
         logger: logging.Logger,
         *,
+        under_way: set[int],
         clock: Callable[[], float],
         chance: Callable[[], float] = random.random,
     ) -> None:
+        self.account = account
+        self._under_way = under_way
         self._store = store
         self._relay = relay
         self._options = options
@@ -62,8 +70,24 @@ class Delivery:
         self._attempting: set[int] = set()
         self._wake = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
+        self._successor: Delivery | None = None
         self._stopping = False
         self._behind = True
+
+    @property
+    def successor(self) -> Delivery | None:
+        """Who delivers the account's mail now. While there is one, nothing new is begun here."""
+        return self._successor
+
+    @successor.setter
+    def successor(self, successor: Delivery | None) -> None:
+        self._successor = successor
+        self._behind = True
+        self._wake.set()
+
+    @property
+    def _rests(self) -> bool:
+        return self._stopping or self._successor is not None
 
     def start(self) -> None:
         """Begin."""
@@ -71,22 +95,34 @@ class Delivery:
 
     def wake(self) -> None:
         """Something may be due."""
-        self._wake.set()
+        if self._successor is not None:
+            self._successor.wake()
+        else:
+            self._wake.set()
 
     def offer(self, message: SpooledMessage) -> None:
         """A new message, just stored. It is begun at once, without reading it again, if nothing else waits its turn."""
-        if self._behind or self._gate.closed or self._stopping or len(self._busy) >= self._options.connections * _AHEAD:
+        full = len(self._busy) >= self._options.connections * _AHEAD
+        if self._successor is not None:
+            self._successor.offer(message)
+        elif self._behind or self._gate.closed or self._stopping or full:
             self._behind = True
             self._wake.set()
         else:
             self._begin(message)
 
-    async def stop(self, grace_seconds: float) -> None:
-        """Begin nothing new, let what is under way end in that time, and give the rest back."""
+    async def stop(self) -> None:
+        """Begin nothing new, and wait until what is under way has come to its end."""
         self._stopping = True
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
+        while self._busy:
+            await asyncio.wait(self._busy.values())
+
+    async def hurry(self, grace_seconds: float) -> None:
+        """Begin nothing new, let what is under way end in that time, and give the rest back."""
+        self._stopping = True
         if self._busy:
             await asyncio.wait(self._busy.values(), timeout=grace_seconds)
         # Those that have their verdicts already only write them down, and have another moment for that.
@@ -106,7 +142,7 @@ class Delivery:
 
     async def _turn(self) -> None:
         self._wake.clear()
-        wait = self._gate.wait_seconds()
+        wait = math.inf if self._rests else self._gate.wait_seconds()
         room = self._options.connections * _AHEAD - len(self._busy)
         if self._gate.closed:
             room = 1
@@ -116,14 +152,18 @@ class Delivery:
         if wait == 0 and room > 0:
             # What is offered while the store is asked may be in the answer, or not.
             self._behind = True
-            messages = await self._store.lease(self._clock(), room, set(self._busy))
+            messages = await self._store.lease(self.account, self._clock(), room, self._under_way)
+            if self._rests:
+                for message in messages:
+                    self._store.give_back(message.number)
+                return
             for message in messages:
                 self._begin(message)
             if messages:
                 return
             if not self._wake.is_set():
                 self._behind = False
-            due = await self._store.next_due(set(self._busy))
+            due = await self._store.next_due(self.account, self._under_way)
             wait = _LONGEST_SLEEP if due is None else due - self._clock()
         elif wait == 0:
             wait = _LONGEST_SLEEP
@@ -137,11 +177,13 @@ class Delivery:
         self._untried.add(message.number)
         task = asyncio.get_running_loop().create_task(self._handle(message, probe=self._gate.closed))
         self._busy[message.number] = task
+        self._under_way.add(message.number)
         task.add_done_callback(lambda _: self._ended(message.number))
 
     def _ended(self, number: int) -> None:
         del self._busy[number]
-        self._wake.set()
+        self._under_way.discard(number)
+        self.wake()
 
     async def _handle(self, message: SpooledMessage, *, probe: bool) -> None:
         try:
@@ -152,6 +194,7 @@ class Delivery:
             outcome = self._later(message, message.waiting, error, orderly=False)
         if outcome is None:
             self._untried.discard(message.number)
+            self._store.give_back(message.number)
             # The turn of what is due comes in its order, and this one's with it.
             self._behind = True
             return
@@ -178,7 +221,7 @@ class Delivery:
             if message.unfinished >= self._options.poison_tries:
                 return self._set_aside(message, f"{self._options.poison_tries} tries in a row came to no orderly end")
             async with self._slots:
-                if self._stopping or (self._gate.closed and not probe):
+                if self._rests or (self._gate.closed and not probe):
                     return None
                 self._untried.discard(message.number)
                 made = await self._attempt(message)
@@ -327,5 +370,5 @@ def _unexpected(error: BaseException) -> BaseException | None:
 def _facts(message: SpooledMessage) -> dict[str, object]:
     return {
         "message": message.number, "session": message.client.session, "sender": message.reverse_path,
-        "octets": message.octets, "try": message.tries + 1,
+        "octets": message.octets, "try": message.tries + 1, **({"account": message.account} if message.account else {}),
     }  # fmt: skip

@@ -28,8 +28,8 @@ __all__ = (
 )
 
 COLUMNS = (
-    "message.number, state, received, since, due, tries, unfinished, warned, notice, reason, client, reverse_path,"
-    " parameters, message.octets, body"
+    "message.number, account, state, received, since, due, tries, unfinished, warned, notice, reason, client,"
+    " reverse_path, parameters, message.octets, body"
 )
 
 
@@ -43,8 +43,9 @@ def _places(count: int) -> str:
 BATCH = f"""
 CREATE TEMP VIEW batch AS SELECT '' AS messages, '' AS recipients, '' AS contents, x'' AS octets, '' AS removed;
 CREATE TEMP TRIGGER apply INSTEAD OF INSERT ON batch BEGIN
-    INSERT INTO message (number, state, notice, client, reverse_path, parameters, octets, body, received, since, due)
-        SELECT {_places(11)} FROM json_each(NEW.messages);
+    INSERT INTO message
+        (number, account, state, notice, client, reverse_path, parameters, octets, body, received, since, due)
+        SELECT {_places(12)} FROM json_each(NEW.messages);
     INSERT INTO recipient (message, number, forward_path, parameters)
         SELECT {_places(4)} FROM json_each(NEW.recipients);
     INSERT INTO content (message, octets)
@@ -92,8 +93,10 @@ def apply(connection: sqlite3.Connection, added: Sequence[Row], removed: Sequenc
         given = row.submission
         client = json.dumps(astuple(given.client))
         parameters = json.dumps(dict(given.parameters))
-        start_of_row = [row.number, State.QUEUED.value, int(row.notice), client, _utf8(given.reverse_path)]
-        messages.append([*start_of_row, parameters, row.octets, row.body, *[given.received] * 3])
+        messages.append([
+            row.number, given.account, State.QUEUED.value, int(row.notice), client, _utf8(given.reverse_path),
+            parameters, row.octets, row.body, *[given.received] * 3,
+        ])  # fmt: skip
         recipients += [
             [row.number, place, _utf8(path), json.dumps(dict(its)) if its else "{}"]
             for place, (path, its) in enumerate(given.recipients)
@@ -110,7 +113,8 @@ def spooled(row: Row) -> SpooledMessage:
     """What :func:`fetch` would give for a new message."""
     given = row.submission
     return SpooledMessage(
-        number=row.number, state=State.QUEUED, received=given.received, since=given.received, due=given.received,
+        number=row.number, account=given.account, state=State.QUEUED,
+        received=given.received, since=given.received, due=given.received,
         tries=0, unfinished=0, warned=False, notice=row.notice, reason="", client=given.client,
         reverse_path=given.reverse_path, parameters=given.parameters, octets=row.octets, body=row.body,
         recipients=[Recipient(place, path, its) for place, (path, its) in enumerate(given.recipients)],
@@ -205,10 +209,11 @@ def _whole(found: Any, octets: int) -> bytes:
 def message_of(row: tuple[Any, ...], recipients: Iterable[tuple[Any, ...]]) -> SpooledMessage:
     """From a row of :data:`COLUMNS` and those of its recipients. Raises :class:`Unreadable`."""
     try:
-        number, state, received, since, due, tries, unfinished, warned, notice, reason, *rest = row
+        number, account, state, received, since, due, tries, unfinished, warned, notice, reason, *rest = row
         client, reverse_path, parameters, octets, body = rest
         message = SpooledMessage(
             number=int(number),
+            account=_text(account),
             state=State(state),
             received=float(received),
             since=float(since),

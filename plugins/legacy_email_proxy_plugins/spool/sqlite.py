@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sqlite3
-from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -52,11 +53,12 @@ class SQLiteStore:
         self._messages = self._octets = 0
         self._free: tuple[float, int | None] = (float("-inf"), None)
         self._suspect: int | None = None
+        self._leasing = asyncio.Lock()
         self._marks = Marks(path.with_name(f"{path.name}.trying"))
         self._reserve = Reserve(path.with_name(f"{path.name}.reserve"))
         self._last = 0
 
-    async def open(self, *, due_before: float) -> None:
+    async def open(self) -> None:
         """See :meth:`.store.Store.open`."""
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -64,7 +66,7 @@ class SQLiteStore:
             await self._writer.open(self._connect)
             await self._threads.run(self._bodies.prepare)
             crashed = self._marks.open()
-            names = await self._writer.run(lambda connection: self._take_stock(connection, due_before, crashed))
+            names = await self._writer.run(lambda connection: self._take_stock(connection, crashed))
             self._marks.wipe()
             await self._threads.run(self._reserve.keep)
             await self._sweep(names)
@@ -102,14 +104,13 @@ class SQLiteStore:
             raise
         return connection
 
-    def _take_stock(self, connection: sqlite3.Connection, due_before: float, crashed: Sequence[int]) -> set[str]:
+    def _take_stock(self, connection: sqlite3.Connection, crashed: Sequence[int]) -> set[str]:
         connection.executemany(
             "UPDATE message SET unfinished = unfinished + 1 WHERE number = ?", [(number,) for number in crashed]
         )
         (self._last,) = connection.execute(
             "SELECT max(coalesce(max(seq), 0), (SELECT coalesce(max(number), 0) FROM message)) FROM sqlite_sequence"
         ).fetchone()
-        connection.execute("UPDATE message SET due = ? WHERE state = 'queued' AND due > ?", (due_before, due_before))
         self._messages, self._octets = connection.execute(
             "SELECT count(*), coalesce(sum(octets), 0) FROM message"
         ).fetchone()
@@ -121,6 +122,27 @@ class SQLiteStore:
             self._logger.info("the spool: %d bodies that no message needs any more were removed", removed)
         if foreign:
             self._logger.warning("the spool: %s: not ours, and left alone: %s", self._bodies.folder, foreign[:10])
+
+    async def adopt(self, account: str, *, due_before: float) -> int:
+        """See :meth:`.store.Store.adopt`."""
+
+        def work(connection: sqlite3.Connection) -> int:
+            connection.execute(
+                "UPDATE message SET due = ? WHERE state = 'queued' AND account = ? AND due > ?",
+                (due_before, account, due_before),
+            )
+            found = connection.execute("SELECT count(*) FROM message WHERE account = ?", (account,)).fetchone()
+            return int(found[0])
+
+        return await self._writer.run(work)
+
+    async def accounts(self) -> Mapping[str, int]:
+        """See :meth:`.store.Store.accounts`."""
+        return await self._writer.run(
+            lambda connection: dict(
+                connection.execute("SELECT account, count(*) FROM message GROUP BY account ORDER BY account").fetchall()
+            )
+        )
 
     # In.
 
@@ -155,33 +177,34 @@ class SQLiteStore:
 
     # Out.
 
-    async def lease(self, now: float, limit: int, but: Collection[int]) -> list[SpooledMessage]:
+    async def lease(self, account: str, now: float, limit: int, but: Collection[int]) -> list[SpooledMessage]:
         """See :meth:`.store.Store.lease`."""
-        if self._suspect not in but:
-            self._suspect = None
-        leased, suspect, unreadable = await self._writer.run(
-            lambda connection: self._lease(connection, now, limit, frozenset(but))
-        )
-        self._suspect = suspect
+        async with self._leasing:
+            busy = frozenset(but)
+            if self._suspect not in busy:
+                self._suspect = None
+            leased, self._suspect, unreadable = await self._writer.run(
+                lambda connection: self._lease(connection, account, now, limit, busy)
+            )
         for number, reason in unreadable:
             self._logger.error("message %d is set aside: %s", number, reason)
         return leased
 
     def _lease(
-        self, connection: sqlite3.Connection, now: float, limit: int, but: frozenset[int]
+        self, connection: sqlite3.Connection, account: str, now: float, limit: int, but: frozenset[int]
     ) -> tuple[list[SpooledMessage], int | None, list[tuple[int, str]]]:
         due = connection.execute(
-            "SELECT number FROM message WHERE state = 'queued' AND due <= ? AND unfinished < ?"
+            "SELECT number FROM message WHERE state = 'queued' AND account = ? AND due <= ? AND unfinished < ?"
             " ORDER BY due, number LIMIT ?",
-            (now, _SUSPECT, limit + len(but)),
+            (account, now, _SUSPECT, limit + len(but)),
         )
         numbers = [number for (number,) in due if number not in but][:limit]
         suspect = self._suspect
         if suspect is None and len(numbers) < limit:
             found = connection.execute(
-                "SELECT number FROM message WHERE state = 'queued' AND due <= ? AND unfinished >= ?"
+                "SELECT number FROM message WHERE state = 'queued' AND account = ? AND due <= ? AND unfinished >= ?"
                 " ORDER BY unfinished, due, number LIMIT ?",
-                (now, _SUSPECT, 1 + len(but)),
+                (account, now, _SUSPECT, 1 + len(but)),
             )
             suspect = next((number for (number,) in found if number not in but), None)
             numbers += [] if suspect is None else [suspect]
@@ -197,12 +220,13 @@ class SQLiteStore:
                 leased.append(message)
         return leased, suspect, unreadable
 
-    async def next_due(self, but: Collection[int]) -> float | None:
+    async def next_due(self, account: str, but: Collection[int]) -> float | None:
         """See :meth:`.store.Store.next_due`."""
         but = frozenset(but)
         found = await self._writer.run(
             lambda connection: connection.execute(
-                "SELECT number, due FROM message WHERE state = 'queued' ORDER BY due, number LIMIT ?", (1 + len(but),)
+                "SELECT number, due FROM message WHERE state = 'queued' AND account = ? ORDER BY due, number LIMIT ?",
+                (account, 1 + len(but)),
             ).fetchall()
         )
         return next((due for number, due in found if number not in but), None)

@@ -6,7 +6,7 @@ Whatever is awaited here has, on return, been written to stable storage. Errors 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,24 +44,33 @@ class Incoming(Protocol):
 class Store(Protocol):
     """One spool."""
 
-    async def open(self, *, due_before: float) -> None:
-        """Take possession. Nothing is left due later than ``due_before``, which no clock that is right has written.
+    async def open(self) -> None:
+        """Take possession. Raises :class:`SettingsMistake` when that can't be had, as when another process has it."""
 
-        Raises :class:`SettingsMistake` when that can't be had, as when another process has it.
+    async def adopt(self, account: str, *, due_before: float) -> int:
+        """An account's messages are taken out from now on; returns how many there are.
+
+        None of them is left due later than ``due_before``, which no clock that is right has written.
         """
+
+    async def accounts(self) -> Mapping[str, int]:
+        """How many messages there are of each account that has any."""
 
     def receive(self) -> Incoming:
         """Begin to take a message."""
 
-    async def lease(self, now: float, limit: int, but: Collection[int]) -> list[SpooledMessage]:
-        """Messages to try now, in the order in which they fell due; never one of ``but``.
+    async def lease(self, account: str, now: float, limit: int, but: Collection[int]) -> list[SpooledMessage]:
+        """Messages of an account to try now, in the order in which they fell due.
 
-        Of those that two tries in a row did not bring to an orderly end, only one is given at a time, and only while
-        none of ``but`` is one: so the innocent are told from the one that crashes the process.
+        Never one of ``but``: all that are on their way in this process, of whatever account. It is read when it is this
+        call's turn, and what the call before has given is in it by then.
+
+        Of those that two tries in a row did not bring to an orderly end, only one is given at a time, of whatever
+        account, and only while none of ``but`` is one: so the innocent are told from the one that crashes the process.
         """
 
-    async def next_due(self, but: Collection[int]) -> float | None:
-        """When the next one falls due."""
+    async def next_due(self, account: str, but: Collection[int]) -> float | None:
+        """When the account's next one falls due."""
 
     def begin(self, number: int) -> None:
         """The try of a message begins. If the process ends before :meth:`record` or :meth:`give_back`, that try counts
@@ -69,7 +78,7 @@ class Store(Protocol):
         """
 
     def give_back(self, number: int) -> None:
-        """That try was called off."""
+        """The try of a message that was leased was called off, or not begun at all."""
 
     async def record(self, outcome: Outcome) -> None:
         """Write down what has come of a try: the message may be gone after that, its content too."""
