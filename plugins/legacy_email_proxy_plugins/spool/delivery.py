@@ -84,6 +84,8 @@ class Delivery:
         self._successor = successor
         self._behind = True
         self._wake.set()
+        if successor is not None:
+            self._give_up_untried()
 
     @property
     def _rests(self) -> bool:
@@ -114,6 +116,7 @@ class Delivery:
     async def stop(self) -> None:
         """Begin nothing new, and wait until what is under way has come to its end."""
         self._stopping = True
+        self._give_up_untried()
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
@@ -131,6 +134,10 @@ class Delivery:
                 self._busy[number].cancel()
             if self._busy:
                 await asyncio.wait(self._busy.values(), timeout=seconds)
+
+    def _give_up_untried(self) -> None:
+        for number in self._untried:
+            self._busy[number].cancel()
 
     async def _run(self) -> None:
         while True:
@@ -183,6 +190,9 @@ class Delivery:
     def _ended(self, number: int) -> None:
         del self._busy[number]
         self._under_way.discard(number)
+        if number in self._untried:
+            self._untried.discard(number)
+            self._store.give_back(number)
         self.wake()
 
     async def _handle(self, message: SpooledMessage, *, probe: bool) -> None:
@@ -193,8 +203,6 @@ class Delivery:
             self._logger.error("message %d: %s", message.number, error, exc_info=_unexpected(error))
             outcome = self._later(message, message.waiting, error, orderly=False)
         if outcome is None:
-            self._untried.discard(message.number)
-            self._store.give_back(message.number)
             # The turn of what is due comes in its order, and this one's with it.
             self._behind = True
             return
@@ -219,6 +227,7 @@ class Delivery:
     async def _try(self, message: SpooledMessage, *, probe: bool) -> Outcome | None:
         try:
             if message.unfinished >= self._options.poison_tries:
+                self._untried.discard(message.number)
                 return self._set_aside(message, f"{self._options.poison_tries} tries in a row came to no orderly end")
             async with self._slots:
                 if self._rests or (self._gate.closed and not probe):

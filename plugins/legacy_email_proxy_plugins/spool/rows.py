@@ -23,6 +23,7 @@ __all__ = (
     "fetch_all",
     "message_of",
     "settle",
+    "settle_notice",
     "spooled",
     "update_recipients",
 )
@@ -152,6 +153,22 @@ def settle(connection: sqlite3.Connection, number: int, now: float) -> tuple[int
         connection.execute("UPDATE message SET state = 'dead', due = ?, unfinished = 0 WHERE number = ?", (now, number))
         return None
     return delete(connection, number)
+
+
+def settle_notice(connection: sqlite3.Connection, number: int, now: float) -> list[tuple[int, str | None]]:
+    """If this was a notification: those whom it is about are notified once anybody has it, and dead if nobody will."""
+    fates = {fate for (fate,) in connection.execute("SELECT fate FROM recipient WHERE message = ?", (number,))}
+    if Fate.DELIVERED.value in fates:
+        fate = Fate.NOTIFIED
+    elif Fate.WAITING.value not in fates:
+        fate = Fate.DEAD
+    else:
+        return []
+    about = connection.execute("SELECT DISTINCT message FROM recipient WHERE notice = ?", (number,)).fetchall()
+    connection.execute(
+        "UPDATE recipient SET fate = ?, notice = NULL WHERE notice = ? AND fate = 'failed'", (fate.value, number)
+    )
+    return [gone for (original,) in about if (gone := settle(connection, original, now))]
 
 
 def fetch(connection: sqlite3.Connection, number: int, *, with_content: bool = False) -> SpooledMessage | None:

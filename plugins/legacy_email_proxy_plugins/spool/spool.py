@@ -18,6 +18,8 @@ from itertools import pairwise
 from typing import ClassVar
 from weakref import WeakValueDictionary
 
+import anyio
+
 from legacy_email_proxy.contracts import Failure, Relay
 
 from .control import Control
@@ -32,6 +34,7 @@ __all__ = ("Spool",)
 
 _SETTLED_SECONDS = 1.0
 """Accounts come and go together, at the start and when settings are read anew; then it shows whose mail is nobody's."""
+_CLOSING_SECONDS = 4.0
 
 
 class Spool:
@@ -166,7 +169,11 @@ class Spool:
     async def _enter(self) -> None:
         if self._store is None:
             store = self.place.store(self._logger)
-            await store.open()
+            try:
+                await store.open()
+            except BaseException:
+                await _let_go(store)
+                raise
             self._store = store
         self._users += 1
 
@@ -174,7 +181,7 @@ class Spool:
         self._users -= 1
         if not self._users and self._store is not None:
             store, self._store = self._store, None
-            await store.aclose()
+            await _let_go(store)
 
     # Mail of an account that is no more, or does not spool any more, or not here.
 
@@ -192,3 +199,9 @@ class Spool:
                     facts = {"account": account or "(none)", "messages": messages, "spool": self.place.path}
                     words = "mail stays in the spool: there is no account of this name that delivers it"
                     self._logger.warning(words, extra={"facts": facts})
+
+
+async def _let_go(store: Store) -> None:
+    # Also when we are cancelled: a lock that stayed ours would keep this process itself from opening the file again.
+    with anyio.move_on_after(_CLOSING_SECONDS, shield=True):
+        await store.aclose()

@@ -283,7 +283,7 @@ class SQLiteStore:
                 number,
             ),
         )  # fmt: skip
-        removed = [*_settle_notice(connection, number, outcome.due)]
+        removed = [*rows.settle_notice(connection, number, outcome.due)]
         if gone := rows.settle(connection, number, outcome.due):
             removed.append(gone)
         return sum(len(notice.content) for notice in outcome.notices), removed
@@ -384,19 +384,3 @@ def _content(connection: sqlite3.Connection, number: int) -> bytes | Unreadable:
     if message is None or message.content is None:
         return Unreadable("it is gone")
     return message.content
-
-
-def _settle_notice(connection: sqlite3.Connection, number: int, now: float) -> list[tuple[int, str | None]]:
-    """If this was a notification: those whom it is about are notified once anybody has it, and dead if nobody will."""
-    fates = {fate for (fate,) in connection.execute("SELECT fate FROM recipient WHERE message = ?", (number,))}
-    if Fate.DELIVERED.value in fates:
-        fate = Fate.NOTIFIED
-    elif Fate.WAITING.value not in fates:
-        fate = Fate.DEAD
-    else:
-        return []
-    about = connection.execute("SELECT DISTINCT message FROM recipient WHERE notice = ?", (number,)).fetchall()
-    connection.execute(
-        "UPDATE recipient SET fate = ?, notice = NULL WHERE notice = ? AND fate = 'failed'", (fate.value, number)
-    )
-    return [gone for (original,) in about if (gone := rows.settle(connection, original, now))]
