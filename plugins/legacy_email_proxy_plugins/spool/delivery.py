@@ -56,6 +56,7 @@ class Delivery:
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.account = account
+        self._whose = {"account": account} if account else {}
         self._under_way = under_way
         self._store = store
         self._relay = relay
@@ -259,13 +260,14 @@ class Delivery:
     def _tell_gate(self, made: Attempt) -> None:
         if made.judged:
             if self._gate.judged():
-                self._logger.info("the backend is there again")
+                self._logger.info("the backend is there again", extra={"facts": self._whose})
             return
         failure = made.failure or made.refused[0][1]
         pause = self._gate.failed(failure)
         if pause:
+            facts = {**self._whose, "cause": str(failure), "seconds": round(pause)}
             self._logger.warning(
-                "the backend is of no use (%s): all mail waits, and one message is tried in %.0f s", failure, pause
+                "the backend is of no use: all mail waits, and then one message is tried", extra={"facts": facts}
             )
 
     async def _outcome(self, message: SpooledMessage, made: Attempt) -> Outcome:
