@@ -66,8 +66,13 @@ class SQLiteStore:
             await self._writer.open(self._connect)
             await self._threads.run(self._bodies.prepare)
             crashed = self._marks.open()
-            names = await self._writer.run(lambda connection: self._take_stock(connection, crashed))
+            names, interrupted = await self._writer.run(lambda connection: self._take_stock(connection, crashed))
             self._marks.wipe()
+            if interrupted:
+                self._logger.warning(
+                    "messages may have been delivered: the process ended while they were tried; they may arrive twice",
+                    extra={"facts": {"messages": ",".join(map(str, interrupted))}},
+                )
             await self._threads.run(self._reserve.keep)
             await self._sweep(names)
         except Locked as locked:
@@ -104,17 +109,21 @@ class SQLiteStore:
             raise
         return connection
 
-    def _take_stock(self, connection: sqlite3.Connection, crashed: Sequence[int]) -> set[str]:
-        connection.executemany(
-            "UPDATE message SET unfinished = unfinished + 1 WHERE number = ?", [(number,) for number in crashed]
-        )
+    def _take_stock(self, connection: sqlite3.Connection, crashed: Sequence[int]) -> tuple[set[str], list[int]]:
+        """Returns the names of bodies that are needed, and those of the crashed messages that are still there."""
+        interrupted = [
+            number
+            for number in crashed
+            if connection.execute("UPDATE message SET unfinished = unfinished + 1 WHERE number = ?", (number,)).rowcount
+        ]
         (self._last,) = connection.execute(
             "SELECT max(coalesce(max(seq), 0), (SELECT coalesce(max(number), 0) FROM message)) FROM sqlite_sequence"
         ).fetchone()
         self._messages, self._octets = connection.execute(
             "SELECT count(*), coalesce(sum(octets), 0) FROM message"
         ).fetchone()
-        return {name for (name,) in connection.execute("SELECT body FROM message WHERE body IS NOT NULL")}
+        names = {name for (name,) in connection.execute("SELECT body FROM message WHERE body IS NOT NULL")}
+        return names, sorted(interrupted)
 
     async def _sweep(self, names: set[str]) -> None:
         removed, foreign = await self._threads.run(self._bodies.sweep, names)
