@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from . import registry
-from .contracts import Credentials, SettingsMistake
+from .contracts import Credentials, Relay, SettingsMistake
+from .pace import paced
 
 __all__ = ("PluginContext",)
 
@@ -27,6 +29,8 @@ class PluginContext:
     settings: Mapping[str, Any]
     account: str = ""
     shared: dict[str, Credentials] = field(default_factory=dict)
+    next_relays: list[Relay] = field(default_factory=list)
+    """Those that the plugin hands on to."""
 
     @property
     def _own_name(self) -> str:
@@ -59,15 +63,26 @@ class PluginContext:
         """The credentials plugin that ``variable`` names, made when it is first asked for."""
         name: str = self.settings[variable]
         if name not in self.shared:
-            try:
-                plugin = registry.load(registry.find(registry.CREDENTIALS, name))
-                own_name = f"credentials.{name.replace(':', '.')}"
-                self.shared[name] = plugin(PluginContext(own_name, self.settings, self.account, self.shared))
-            except registry.PluginError as error:
-                raise SettingsMistake(f"{variable}: {error}") from None
-            except SettingsMistake:
-                raise
-            except Exception as error:
-                reason = f"{type(error).__name__}: {error}"
-                raise SettingsMistake(f"{variable}: plugin {name!r} can not be set up: {reason}") from error
+            self.shared[name] = self._made(registry.CREDENTIALS, variable)
         return self.shared[name]
+
+    def relay(self, variable: str) -> Relay:
+        """A relay of the plugin that ``variable`` names, which keeps the pace that its backend asks for."""
+        relay = paced(self._made(registry.RELAY, variable), self.settings, math.inf)
+        self.next_relays.append(relay)
+        return relay
+
+    def _made(self, group: str, variable: str) -> Any:
+        name: str = self.settings[variable]
+        kind = group.rpartition(".")[2]
+        try:
+            plugin = registry.load(registry.find(group, name))
+            own_name = f"{kind}.{name.replace(':', '.')}"
+            return plugin(PluginContext(own_name, self.settings, self.account, self.shared))
+        except registry.PluginError as error:
+            raise SettingsMistake(f"{variable}: {error}") from None
+        except SettingsMistake:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise SettingsMistake(f"{variable}: plugin {name!r} can not be set up: {reason}") from error
