@@ -66,13 +66,8 @@ class SQLiteStore:
             await self._writer.open(self._connect)
             await self._threads.run(self._bodies.prepare)
             crashed = self._marks.open()
-            names, interrupted = await self._writer.run(lambda connection: self._take_stock(connection, crashed))
+            names = await self._writer.run(lambda connection: self._take_stock(connection, crashed))
             self._marks.wipe()
-            if interrupted:
-                self._logger.warning(
-                    "messages may have been delivered: the process ended while they were tried; they may arrive twice",
-                    extra={"facts": {"messages": ",".join(map(str, interrupted))}},
-                )
             await self._threads.run(self._reserve.keep)
             await self._sweep(names)
         except Locked as locked:
@@ -109,21 +104,17 @@ class SQLiteStore:
             raise
         return connection
 
-    def _take_stock(self, connection: sqlite3.Connection, crashed: Sequence[int]) -> tuple[set[str], list[int]]:
-        """Returns the names of bodies that are needed, and those of the crashed messages that are still there."""
-        interrupted = [
-            number
-            for number in crashed
-            if connection.execute("UPDATE message SET unfinished = unfinished + 1 WHERE number = ?", (number,)).rowcount
-        ]
+    def _take_stock(self, connection: sqlite3.Connection, crashed: Sequence[int]) -> set[str]:
+        connection.executemany(
+            "UPDATE message SET unfinished = unfinished + 1 WHERE number = ?", [(number,) for number in crashed]
+        )
         (self._last,) = connection.execute(
             "SELECT max(coalesce(max(seq), 0), (SELECT coalesce(max(number), 0) FROM message)) FROM sqlite_sequence"
         ).fetchone()
         self._messages, self._octets = connection.execute(
             "SELECT count(*), coalesce(sum(octets), 0) FROM message"
         ).fetchone()
-        names = {name for (name,) in connection.execute("SELECT body FROM message WHERE body IS NOT NULL")}
-        return names, sorted(interrupted)
+        return {name for (name,) in connection.execute("SELECT body FROM message WHERE body IS NOT NULL")}
 
     async def _sweep(self, names: set[str]) -> None:
         removed, foreign = await self._threads.run(self._bodies.sweep, names)
@@ -135,15 +126,24 @@ class SQLiteStore:
     async def adopt(self, account: str, *, due_before: float) -> int:
         """See :meth:`.store.Store.adopt`."""
 
-        def work(connection: sqlite3.Connection) -> int:
+        def work(connection: sqlite3.Connection) -> tuple[int, list[int]]:
             connection.execute(
                 "UPDATE message SET due = ? WHERE state = 'queued' AND account = ? AND due > ?",
                 (due_before, account, due_before),
             )
-            found = connection.execute("SELECT count(*) FROM message WHERE account = ?", (account,)).fetchone()
-            return int(found[0])
+            (count,) = connection.execute("SELECT count(*) FROM message WHERE account = ?", (account,)).fetchone()
+            unfinished = connection.execute(
+                "SELECT number FROM message WHERE state = 'queued' AND account = ? AND unfinished > 0", (account,)
+            )
+            return count, [number for (number,) in unfinished]
 
-        return await self._writer.run(work)
+        count, unfinished = await self._writer.run(work)
+        if unfinished:
+            self._logger.warning(
+                "messages may have been delivered: their last try was cut short, and they may arrive twice",
+                extra={"facts": {"account": account, "messages": ",".join(map(str, unfinished))}},
+            )
+        return count
 
     async def accounts(self) -> Mapping[str, int]:
         """See :meth:`.store.Store.accounts`."""
