@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fakes.imap import Action, Encryption, FakeIMAPServer, Mailbox, Step
+from fakes.imap import Action, Encryption, FakeIMAPServer, Mailbox
+from fakes.server import Step
 from legacy_email_proxy.contracts import Client, Login, MaildropSession, Secret
 from legacy_email_proxy.plugin_context import PluginContext
 from legacy_email_proxy_plugins.imap import IMAPMaildrop

@@ -8,7 +8,8 @@ import socket
 
 import pytest
 
-from fakes.imap import Action, Cut, Drip, Drop, Hang, Mailbox, Reset, Step
+from fakes.imap import Action, Cut, Drip, Drop, Hang, Mailbox, Reset
+from fakes.server import Step
 from imap.support import CLIENT, SHORT, USER, login, maildrop_for, pair, patient
 from legacy_email_proxy.contracts import (
     CredentialsRefused,

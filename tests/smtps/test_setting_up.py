@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from fakes.smtp import Action, Drip, Drop, Encryption, Hang, Raw, Reset, Step
+from fakes.server import Step
+from fakes.smtp import Action, Drip, Drop, Encryption, Hang, Raw, Reset
 from legacy_email_proxy.contracts import (
     CredentialsRefused,
     Disconnected,
