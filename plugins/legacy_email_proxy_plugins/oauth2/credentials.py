@@ -74,6 +74,10 @@ class OAuth2Credentials:
         findings = [
             Finding(Level.GOOD, f"there is a token by {self._configuration.grant}, good for {left:.0f} s{scope}")
         ]
+        if self._keeper.renewed_early:
+            text = "a mail server refused the stored token before its time was over, so it was renewed"
+            advice = "if that happens again and again: does the provider revoke tokens, or the account lack a right?"
+            findings.append(Finding(Level.WARNING, text, advice))
         if self._context.settings["OAUTH2_STORE_KEY"] is None and not self._configuration.is_app:
             advice = "set OAUTH2_STORE_KEY_FILE, unless STATE_DIR is encrypted anyway"
             findings.append(Finding(Level.WARNING, "the refresh token is stored without encryption", advice))

@@ -82,6 +82,11 @@ class Keeper:
         self._logger.info("the backend refused the token, which is renewed", extra={"facts": {"scope": record.scope}})
         return True
 
+    @property
+    def renewed_early(self) -> bool:
+        """Whether a backend has refused a token that should still have been good."""
+        return bool(self._unwanted)
+
     async def adopt(self, granted: Granted) -> None:
         """Keep what a consent gave. Raises :class:`StorageFull`, or ``Overloaded`` if another process is busy."""
         async with self._store.locked():

@@ -17,10 +17,10 @@ from legacy_email_proxy.contracts import (
     Unverified,
 )
 
+from ..breaker import Breaker
 from ..provider_errors import meaning_of
 from .connection import Connection
 from .endpoint import Encryption, Endpoint
-from .login import Breaker
 from .opening import log_in
 
 __all__ = ("probe",)
