@@ -89,4 +89,5 @@ class Breaker:
         self._pause = min(self._pause * 2 or FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS)
         self._open_until = self._clock() + self._pause
         self._refused = {secret.fingerprint(): refused}
-        self._logger.error("%s: not tried again for %.0f s, so that the account is not locked", refused, self._pause)
+        words = "%s: the same password or token is not tried again for %.0f s, so that the account is not locked"
+        self._logger.warning(words, refused, self._pause)

@@ -227,9 +227,9 @@ async def test_a_refused_password_is_not_tried_again_and_told_once(
         assert server.verbs.count("AUTH") == 1
         assert "535 5.7.8 wrong; not tried again for" in str(failures[-1])
         assert "BACKEND_SMTP_PASS" in str(failures[-1])
-    errors = logged(caplog.records, logging.ERROR)
-    assert len(errors) == 1
-    assert "not tried again for 60 s" in errors[0]
+    warnings = logged(caplog.records, logging.WARNING)
+    assert len(warnings) == 1
+    assert "the same password or token is not tried again for 60 s" in warnings[0]
 
 
 ECHOES: list[Action] = [
