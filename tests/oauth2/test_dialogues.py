@@ -23,6 +23,7 @@ from legacy_email_proxy.contracts import (
     Overloaded,
     Password,
     Unusable,
+    Unverified,
 )
 from legacy_email_proxy.plugin_context import PluginContext
 from legacy_email_proxy_plugins.imap import IMAPMaildrop
@@ -258,7 +259,7 @@ class Empty(Stub):
 
     async def secret(self, account: Account) -> BearerToken:
         if not self.tokens:
-            raise NoCredentials("authorize first")
+            raise NoCredentials("no consent -> run: authorize")
         return await super().secret(account)
 
 
@@ -272,10 +273,10 @@ async def test_who_has_nothing_to_log_in_with_does_not_pause_towards_the_backend
     ):
         maildrop, relay = maildrop_of(imap_server, certificates, stub), relay_of(smtp_server, certificates, stub)
         for _ in range(2):
-            with pytest.raises(NoCredentials, match="authorize first"):
+            with pytest.raises(NoCredentials, match="run: authorize"):
                 async with maildrop.open(imap.CLIENT, None):
                     pass
-            with pytest.raises(NoCredentials, match="authorize first"):
+            with pytest.raises(NoCredentials, match="run: authorize"):
                 await smtps.deliver(relay)
         stub.tokens.append("new")
         async with maildrop.open(imap.CLIENT, None):
@@ -336,3 +337,35 @@ async def test_check_tries_a_renewed_token_as_the_service_does(certificates: Cer
         assert [finding.level for finding in await maildrop.probe()] == [Level.GOOD, Level.BAD]
         assert imap_server.times("TOKEN") == 2
         await maildrop.aclose()
+
+
+class Broken(Stub):
+    """Its own server can't be had."""
+
+    async def secret(self, account: Account) -> BearerToken:
+        raise Unverified("the certificate of the token endpoint does not verify", look_at="OAUTH2_CA_FILE")
+
+
+async def test_check_advises_on_what_gives_the_token_where_that_failed(certificates: Certificates) -> None:
+    tls = smtps.server_tls(certificates.good)
+    async with (
+        fake_imap(certificates, "new", capabilities=("AUTH=XOAUTH2",)) as imap_server,
+        FakeSMTPServer(tls=tls, keywords=["AUTH XOAUTH2"]) as smtp_server,
+    ):
+        for plugin in (
+            maildrop_of(imap_server, certificates, Broken()),
+            relay_of(smtp_server, certificates, Broken()),
+        ):
+            finding = (await plugin.probe())[-1]
+            assert finding.level is Level.BAD
+            assert finding.text == "the certificate of the token endpoint does not verify"
+            assert finding.advice.startswith("look at OAUTH2_CA_FILE")
+            assert "BACKEND" not in finding.advice
+            await plugin.aclose()
+        for plugin in (
+            maildrop_of(imap_server, certificates, Empty()),
+            relay_of(smtp_server, certificates, Empty()),
+        ):
+            finding = (await plugin.probe())[-1]
+            assert (finding.text, finding.advice) == ("nothing to log in with: no consent", "run: authorize")
+            await plugin.aclose()

@@ -85,7 +85,8 @@ def inspect(
 def failed(failure: Failure) -> Finding:
     """The step that did not work."""
     if isinstance(failure, NoCredentials):
-        return Finding(Level.BAD, f"nothing to log in with: {failure.detail}", f"look at {failure.look_at}")
+        text, _, advice = failure.detail.partition(" -> ")
+        return Finding(Level.BAD, f"nothing to log in with: {text}", advice or f"look at {failure.look_at}")
     if isinstance(failure, CredentialsRefused) and (meaning := meaning_of(failure.detail)):
         return Finding(Level.BAD, f"{failure.detail}: {meaning.words}", meaning.advice)
     look_at = f"look at {failure.look_at}" if failure.look_at else "try again later"

@@ -67,8 +67,9 @@ class OAuth2Credentials:
             await self._keeper.token()
         except Failure as failure:
             text, _, advice = failure.detail.partition(" -> ")
-            return (Finding(Level.BAD, text, advice or f"look at {failure.look_at or 'the log'}"),)
-        record = await self._store().load()
+            otherwise = f"look at {failure.look_at}" if failure.look_at else "try again later"
+            return (Finding(Level.BAD, text, advice or otherwise),)
+        record = await self._keeper.current()
         left = record.expires - datetime.now(UTC).timestamp()
         scope = f", for {record.scope}" if record.scope else ""
         findings = [
@@ -99,7 +100,7 @@ class OAuth2Credentials:
             record.scope,
             _moment(record.expires),
             _moment(record.obtained),
-            record.error,
+            record.error or self._keeper.missing(record),
         )
 
     async def aclose(self) -> None:
