@@ -21,7 +21,7 @@ from .accounts.users import Users
 from .certificate import server_context
 from .choice import CREDENTIALS, FILTERS, GROUPS, LEGS, NONE, Chosen, Named, choose
 from .contracts import Credentials, Filter, Maildrop, Relay, SettingsMistake
-from .plugin_context import PluginContext
+from .plugin_context import PluginContext, construct
 from .settings import Settings, unknown_variables
 
 __all__ = ("Account", "Composition", "compose", "credentials")
@@ -152,15 +152,12 @@ def _made(chosen: Chosen) -> tuple[_Made, list[str]]:
         if variable in CREDENTIALS.values():
             # Made when a leg asks for them.
             continue
-        kind = GROUPS[variable].rpartition(".")[2]
-        context = PluginContext(f"{kind}.{name.replace(':', '.')}", settings, chosen.name, shared)
         try:
-            plugins[variable, name] = plugin(context)
+            plugins[variable, name] = construct(
+                plugin, (variable, GROUPS[variable], name), settings, chosen.name, shared
+            )
         except SettingsMistake as mistake:
             mistakes.extend(_not_said(mistake.lines, settings))
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            mistakes.append(f"{variable}: plugin {name!r} can not be set up: {reason}")
     maildrop, relay = (plugins.get((variable, settings[variable])) for variable in LEGS)
     filters = {name: plugin for (variable, name), plugin in plugins.items() if variable == FILTERS}
     return _Made(maildrop, relay, filters, shared), mistakes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from . import registry
 from .contracts import Credentials, SettingsMistake
 
-__all__ = ("PluginContext",)
+__all__ = ("PluginContext", "construct")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +61,29 @@ class PluginContext:
         if name not in self.shared:
             try:
                 plugin = registry.load(registry.find(registry.CREDENTIALS, name))
-                own_name = f"credentials.{name.replace(':', '.')}"
-                self.shared[name] = plugin(PluginContext(own_name, self.settings, self.account, self.shared))
             except registry.PluginError as error:
                 raise SettingsMistake(f"{variable}: {error}") from None
-            except SettingsMistake:
-                raise
-            except Exception as error:
-                reason = f"{type(error).__name__}: {error}"
-                raise SettingsMistake(f"{variable}: plugin {name!r} can not be set up: {reason}") from error
+            named = (variable, registry.CREDENTIALS, name)
+            self.shared[name] = construct(plugin, named, self.settings, self.account, self.shared)
         return self.shared[name]
+
+
+def construct(
+    plugin: Callable[[PluginContext], Any],
+    named: tuple[str, str, str],
+    settings: Mapping[str, Any],
+    account: str,
+    shared: dict[str, Credentials],
+) -> Any:
+    """An instance of ``plugin`` with a context of its own; ``named`` are the variable, the entry-point group and the
+    name by which it was chosen. Raises :class:`SettingsMistake`.
+    """
+    variable, group, name = named
+    kind = group.rpartition(".")[2]
+    try:
+        return plugin(PluginContext(f"{kind}.{name.replace(':', '.')}", settings, account, shared))
+    except SettingsMistake:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise SettingsMistake(f"{variable}: plugin {name!r} can not be set up: {reason}") from error
