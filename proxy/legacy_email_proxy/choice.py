@@ -13,7 +13,7 @@ from .accounts.rules import Leg
 from .contracts import Setting, SettingsMistake
 from .settings import TABLE, Settings, read
 
-__all__ = ("CREDENTIALS", "FILTERS", "GROUPS", "LEGS", "NONE", "Choice", "Chosen", "Named", "choose")
+__all__ = ("ASKED_FOR", "CREDENTIALS", "FILTERS", "GROUPS", "LEGS", "NONE", "Choice", "Chosen", "Named", "choose")
 
 NONE = "none"
 """The name that closes a leg."""
@@ -22,11 +22,16 @@ LEGS = {"MAILDROP_PLUGIN": Leg.POP3, "RELAY_PLUGIN": Leg.SMTP}
 FILTERS = "SMTP_FILTERS"
 CREDENTIALS = {"MAILDROP_PLUGIN": "BACKEND_IMAP_CREDENTIALS", "RELAY_PLUGIN": "BACKEND_SMTP_CREDENTIALS"}
 """Leg → the variable that names what its backend plugin logs in with."""
+NEXT_RELAY = {"spool": "SPOOL_RELAY"}
+"""Relay that hands on to another one → the variable that names that one."""
+ASKED_FOR = frozenset({*CREDENTIALS.values(), *NEXT_RELAY.values()})
+"""What names plugins that are made when another plugin asks its context for them."""
 GROUPS = {
     "MAILDROP_PLUGIN": registry.MAILDROP,
     "RELAY_PLUGIN": registry.RELAY,
     FILTERS: registry.FILTER,
     **dict.fromkeys(CREDENTIALS.values(), registry.CREDENTIALS),
+    **dict.fromkeys(NEXT_RELAY.values(), registry.RELAY),
 }
 _SWITCHED_ON_BY = {"SMTP_SENDER": "sender"}
 """Setting → the built-in filter that it switches on, behind all that are named: it then has the last word."""
@@ -85,7 +90,7 @@ def choose(environ: Mapping[str, str]) -> Choice:
     """Read the settings, those that plugins declare included, and load the named plugins' classes."""
     settings = read(environ)
     if settings["ACCOUNTS_FILE"] is None:
-        process, mistakes = _chosen(environ, [*_legs(settings), *_filters(settings), *_credentials(settings)])
+        process, mistakes = _chosen(environ, [*_legs(settings), *_filters(settings), *_asked_for(settings)])
         return Choice(process, (), None, tuple(mistakes))
     try:
         file = read_accounts(settings["ACCOUNTS_FILE"])
@@ -96,7 +101,7 @@ def choose(environ: Mapping[str, str]) -> Choice:
     for table in file.accounts.values():
         own, _ = _settings(environ, table, TABLE)
         filters = [one for one in _filters(own) if one not in listed]
-        pairs.append(_chosen(environ, [*_legs(own), *filters, *_credentials(own)], table))
+        pairs.append(_chosen(environ, [*_legs(own), *filters, *_asked_for(own)], table))
     accounts = tuple(chosen for chosen, _ in pairs)
     declared = [setting for chosen in accounts for setting in chosen.settings.declared]
     process, mistakes = _chosen(environ, listed, declared=declared)
@@ -122,8 +127,10 @@ def _filters(settings: Settings) -> list[Named]:
     return list(dict.fromkeys(named)) if settings["RELAY_PLUGIN"] != NONE else []
 
 
-def _credentials(settings: Settings) -> list[Named]:
-    return [(CREDENTIALS[leg], settings[CREDENTIALS[leg]]) for leg, _ in _legs(settings)]
+def _asked_for(settings: Settings) -> list[Named]:
+    variables = [CREDENTIALS[leg] for leg, _ in _legs(settings)]
+    following = NEXT_RELAY.get(settings["RELAY_PLUGIN"].rpartition(":")[2])
+    return [(variable, settings[variable]) for variable in (*variables, *([following] if following else []))]
 
 
 def _chosen(

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .commands import authorize, check, demo, healthcheck, password, plugins, serve, settings
+from .commands import authorize, check, demo, healthcheck, password, plugins, serve, settings, spool
 from .contracts import SettingsMistake
 
 __all__ = ("main",)
 
-_COMMANDS = (serve, demo, check, plugins, settings, password, authorize, healthcheck)
+_COMMANDS = (serve, demo, check, plugins, settings, spool, password, authorize, healthcheck)
 
 EXIT_MISTAKES = 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from . import registry
-from .contracts import Credentials, SettingsMistake
+from .contracts import Credentials, Relay, SettingsMistake
+from .pace import paced
 
-__all__ = ("PluginContext", "construct")
+__all__ = ("PluginContext",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,15 @@ class PluginContext:
     settings: Mapping[str, Any]
     account: str = ""
     shared: dict[str, Credentials] = field(default_factory=dict)
+    next_relays: list[Relay] = field(default_factory=list)
+    """Those that the plugin hands on to."""
+
+    @classmethod
+    def of(
+        cls, group: str, name: str, settings: Mapping[str, Any], account: str, shared: dict[str, Credentials]
+    ) -> PluginContext:
+        """For the plugin of this name in an entry-point group."""
+        return cls(f"{group.rpartition('.')[2]}.{name.replace(':', '.')}", settings, account, shared)
 
     @property
     def _own_name(self) -> str:
@@ -59,31 +70,29 @@ class PluginContext:
         """The credentials plugin that ``variable`` names, made when it is first asked for."""
         name: str = self.settings[variable]
         if name not in self.shared:
-            try:
-                plugin = registry.load(registry.find(registry.CREDENTIALS, name))
-            except registry.PluginError as error:
-                raise SettingsMistake(f"{variable}: {error}") from None
-            named = (variable, registry.CREDENTIALS, name)
-            self.shared[name] = construct(plugin, named, self.settings, self.account, self.shared)
+            self.shared[name] = self._named(registry.CREDENTIALS, variable)
         return self.shared[name]
 
+    def relay(self, variable: str) -> Relay:
+        """A relay of the plugin that ``variable`` names, which keeps the pace that its backend asks for."""
+        relay = paced(self._named(registry.RELAY, variable), self.settings, math.inf)
+        self.next_relays.append(relay)
+        return relay
 
-def construct(
-    plugin: Callable[[PluginContext], Any],
-    named: tuple[str, str, str],
-    settings: Mapping[str, Any],
-    account: str,
-    shared: dict[str, Credentials],
-) -> Any:
-    """An instance of ``plugin`` with a context of its own; ``named`` are the variable, the entry-point group and the
-    name by which it was chosen. Raises :class:`SettingsMistake`.
-    """
-    variable, group, name = named
-    kind = group.rpartition(".")[2]
-    try:
-        return plugin(PluginContext(f"{kind}.{name.replace(':', '.')}", settings, account, shared))
-    except SettingsMistake:
-        raise
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise SettingsMistake(f"{variable}: plugin {name!r} can not be set up: {reason}") from error
+    def _named(self, group: str, variable: str) -> Any:
+        name: str = self.settings[variable]
+        try:
+            plugin = registry.load(registry.find(group, name))
+        except registry.PluginError as error:
+            raise SettingsMistake(f"{variable}: {error}") from None
+        return PluginContext.of(group, name, self.settings, self.account, self.shared).construct(plugin, variable, name)
+
+    def construct(self, plugin: Callable[[PluginContext], Any], variable: str, name: str) -> Any:
+        """An instance of ``plugin`` with this context; ``variable`` named it so. Raises :class:`SettingsMistake`."""
+        try:
+            return plugin(self)
+        except SettingsMistake:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise SettingsMistake(f"{variable}: plugin {name!r} can not be set up: {reason}") from error

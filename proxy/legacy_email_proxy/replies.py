@@ -178,10 +178,6 @@ _POLICY: dict[type[Failure], Policy] = {
     ),
 }  # fmt: skip
 
-_OWN_FAULT = frozenset({421, *range(500, 505), 530, 534, 535, 538})
-"""Codes that judge the proxy (its syntax, its credentials, its connection), whatever they were said about. Passed on
-as they are, a 5yz of these would make the device drop a message for a mistake that isn't its own."""
-
 _ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
 
 
@@ -214,7 +210,7 @@ def smtp_reply(failure: BaseException) -> Reply:
 
 
 def _verdict(refused: Refused) -> Reply:
-    if refused.code in _OWN_FAULT and not isinstance(refused, _Own):
+    if refused.about_us and not isinstance(refused, _Own):
         return Reply(451, "4.3.0", "The backend did not take this, try again later")
     digit = str(refused.code)[0]
     enhanced = refused.enhanced

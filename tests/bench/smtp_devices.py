@@ -23,6 +23,14 @@ def send(port: int, board: Board, *, count: int, octets: int, connections: int, 
 
     RuntimeError where one is refused, TimeoutError where they take longer.
     """
+    _, delivered = spool(port, board, count=count, octets=octets, connections=connections, seconds=seconds)
+    return delivered
+
+
+def spool(
+    port: int, board: Board, *, count: int, octets: int, connections: int, seconds: float
+) -> tuple[float, float]:
+    """As `send`, through what accepts first and delivers later: the seconds until the last 250, and until the sink."""
     program = require("smtp-source", "is Postfix's load generator, without which no load is measured")
     before, begun = board.messages, time.perf_counter()
     options = {"-s": connections, "-m": count, "-l": octets, "-f": SENDER, "-t": RECIPIENT}
@@ -32,9 +40,9 @@ def send(port: int, board: Board, *, count: int, octets: int, connections: int, 
     )
     if done.returncode:
         raise RuntimeError(f"smtp-source: {done.stderr.strip()}")
-    left = seconds - (time.perf_counter() - begun)
-    wait_until(lambda: board.messages >= before + count, f"the sink has {count} messages", left)
-    return time.perf_counter() - begun
+    accepted = time.perf_counter() - begun
+    wait_until(lambda: board.messages >= before + count, f"the sink has {count} messages", seconds - accepted)
+    return accepted, time.perf_counter() - begun
 
 
 class Device:

@@ -155,9 +155,8 @@ def test_every_command_is_documented() -> None:
 def test_every_variable_named_anywhere_exists() -> None:
     known = {setting.name for setting in TABLE}
     known |= {f"{name}_FILE" for name in known}
-    pattern = (
-        r"\b(?:POP3S?|TLS|SMTPS?|BACKEND|MAILDROP|RELAY|LOG|MAX|ALLOWED|DRAIN|ACCOUNTS|OAUTH2)_[A-Z0-9_]*[A-Z0-9]\b"
-    )
+    prefixes = "POP3S?|TLS|SMTPS?|BACKEND|MAILDROP|RELAY|LOG|MAX|ALLOWED|DRAIN|ACCOUNTS|OAUTH2|SPOOL"
+    pattern = rf"\b(?:{prefixes})_[A-Z0-9_]*[A-Z0-9]\b"
     for path in (ROOT / "README.md", ROOT / "proxy" / "README.md", ROOT / "Containerfile"):
         named = set(re.findall(pattern, path.read_text()))
         assert named - known == set(), path

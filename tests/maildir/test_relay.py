@@ -13,7 +13,8 @@ import anyio
 import pytest
 
 from legacy_email_proxy.contracts import Failure, StorageFull
-from legacy_email_proxy_plugins.maildir import MaildirRelay, threads
+from legacy_email_proxy_plugins import threads
+from legacy_email_proxy_plugins.maildir import MaildirRelay
 from legacy_email_proxy_plugins.maildir.relay import PIECE_OCTETS
 from maildir.conftest import pieces, send, tree, until
 

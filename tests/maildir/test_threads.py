@@ -8,8 +8,8 @@ import anyio
 import pytest
 
 from legacy_email_proxy.contracts import Failure
-from legacy_email_proxy_plugins.maildir import threads as module
-from legacy_email_proxy_plugins.maildir.threads import WORKERS, Threads
+from legacy_email_proxy_plugins import threads as module
+from legacy_email_proxy_plugins.threads import WORKERS, Threads
 from maildir.conftest import until
 
 

@@ -19,9 +19,9 @@ from legacy_email_proxy.contracts import (
     SettingsMistake,
 )
 
+from ..threads import Threads
 from .folder import Filed, Folder, sync_directory
 from .probe import probe
-from .threads import Threads
 
 __all__ = ("PIECE_OCTETS", "MaildirMaildrop")
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from legacy_email_proxy.contracts import Failure, Finding, Level
 
+from ..threads import Threads
 from .folder import Folder
-from .threads import Threads
 
 __all__ = ("probe",)
 

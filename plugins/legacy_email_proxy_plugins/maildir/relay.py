@@ -19,10 +19,10 @@ from legacy_email_proxy.contracts import (
     Transaction,
 )
 
+from ..threads import Threads
 from .folder import Folder
 from .incoming import Incoming
 from .probe import probe
-from .threads import Threads
 
 __all__ = ("PIECE_OCTETS", "MaildirRelay")
 

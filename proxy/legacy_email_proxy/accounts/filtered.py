@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
-from ..contracts import Client, Envelope, Filter, Finding, Parameters, Receipt, Relay, RelayCapabilities, Transaction
+from ..contracts import Client, Envelope, Filter, Finding, Parameters, Receipt, Recipient, Refused, Relay, Transaction
+from ..layer import RelayLayer
 from ..smtp.rewriting import Rewriting
+from .groups import asked, in_place
 
 __all__ = ("FilteredRelay",)
 
 
-class FilteredRelay:
+class FilteredRelay(RelayLayer):
     """See :class:`~legacy_email_proxy.contracts.Relay`. The filters see what those of the whole process have left."""
 
     def __init__(self, relay: Relay, filters: Mapping[str, Filter]) -> None:
-        self._relay = relay
+        super().__init__(relay)
         self._filters = filters
         self._rewriting = Rewriting(filters=dict(filters))
 
@@ -28,26 +30,22 @@ class FilteredRelay:
         async with self._relay.transaction(client, mail.reverse_path, parameters) as transaction:
             yield _Filtered(transaction, self._rewriting, mail)
 
-    def capabilities(self) -> RelayCapabilities:
-        """The relay's."""
-        return self._relay.capabilities()
-
     async def probe(self) -> Sequence[Finding]:
         """The relay's, and what the filters say."""
-        found = [*await self._relay.probe()]
+        found = [*await super().probe()]
         for one in self._filters.values():
             found += await one.probe()
         return found
 
     async def aclose(self) -> None:
         """Close the relay, then the filters."""
-        await self._relay.aclose()
+        await super().aclose()
         for one in self._filters.values():
             await one.aclose()
 
 
 class _Filtered:
-    """A transaction that takes recipients one by one, for each is asked about."""
+    """See :class:`~legacy_email_proxy.contracts.PipeliningTransaction`: the relay's, for other paths."""
 
     def __init__(self, transaction: Transaction, rewriting: Rewriting, mail: Envelope) -> None:
         self._transaction = transaction
@@ -56,9 +54,30 @@ class _Filtered:
         self._accepted: list[str] = []
 
     async def add_recipient(self, forward_path: str, parameters: Parameters) -> None:
-        forward_path = await self._rewriting.recipient(self._mail, self._accepted, forward_path)
-        await self._transaction.add_recipient(forward_path, parameters)
-        self._accepted.append(forward_path)
+        (refused,) = await self.add_recipients((Recipient(forward_path, parameters),), content_follows=False)
+        if refused is not None:
+            raise refused
+
+    async def add_recipients(
+        self, recipients: Sequence[Recipient], *, content_follows: bool
+    ) -> Sequence[Refused | None]:
+        looked: list[Recipient | Refused] = []
+        wanted: list[Recipient] = []
+        for recipient in recipients:
+            # A filter sees those that came together with it as if they were accepted.
+            before = [*self._accepted, *(each.forward_path for each in wanted)]
+            try:
+                path = await self._rewriting.recipient(self._mail, before, recipient.forward_path)
+            except Refused as refused:
+                looked.append(refused)
+            else:
+                wanted.append(Recipient(path, recipient.parameters))
+                looked.append(wanted[-1])
+        verdicts = await asked(self._transaction, wanted, content_follows=content_follows)
+        self._accepted += [
+            each.forward_path for each, verdict in zip(wanted, verdicts, strict=True) if verdict is None
+        ]
+        return in_place(looked, verdicts)
 
     async def send(self, content: AsyncIterator[bytes]) -> Receipt:
         # Its word for a Received line is not used: that line is put there before, for all accounts alike.

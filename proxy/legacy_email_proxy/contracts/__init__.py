@@ -40,12 +40,22 @@ from .finding import Finding, Level
 from .header import Header
 from .line_ends import normalised
 from .maildrop import Columns, Entry, Login, Maildrop, MaildropSession, NamedSession
-from .relay import PipeliningTransaction, Recipient, Relay, RelayCapabilities, Transaction, WholeMessageRelay
+from .queue import QUEUE_ACTIONS, Queue, QueueAction
+from .relay import (
+    PipeliningTransaction,
+    Recipient,
+    Relay,
+    RelayCapabilities,
+    StartingRelay,
+    Transaction,
+    WholeMessageRelay,
+)
 from .secret import Secret
 from .setting import Setting, SettingType
 
 __all__ = (
     "NULL_REVERSE_PATH",
+    "QUEUE_ACTIONS",
     "Account",
     "Authorizable",
     "BearerToken",
@@ -77,6 +87,8 @@ __all__ = (
     "Parameters",
     "Password",
     "PipeliningTransaction",
+    "Queue",
+    "QueueAction",
     "Receipt",
     "Recipient",
     "Refused",
@@ -86,6 +98,7 @@ __all__ = (
     "Setting",
     "SettingType",
     "SettingsMistake",
+    "StartingRelay",
     "StorageFull",
     "TokenStatus",
     "Transaction",

@@ -6,9 +6,12 @@ import logging
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .credentials import Credentials
+
+if TYPE_CHECKING:
+    from .relay import Relay
 
 __all__ = ("Context",)
 
@@ -44,4 +47,12 @@ class Context(Protocol):
         it. To be had in the constructor.
 
         It is closed by the core. Raises :class:`SettingsMistake` when it can't be had.
+        """
+
+    def relay(self, variable: str) -> Relay:
+        """A relay of the plugin that the named variable names, made for the caller, who closes it. To be had in the
+        constructor.
+
+        If it has a ``start``, the caller calls that too (:class:`StartingRelay`). Raises :class:`SettingsMistake` when
+        it can't be had.
         """

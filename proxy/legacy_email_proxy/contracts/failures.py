@@ -26,6 +26,8 @@ __all__ = (
     "Unverified",
 )
 
+_ABOUT_US = frozenset({421, *range(500, 505), 530, 534, 535, 538})
+
 
 class Failure(Exception):
     """Something failed, temporarily as far as anybody knows.
@@ -104,6 +106,19 @@ class Refused(Failure):
         self.code = code
         self.enhanced = enhanced
         self.text = text
+
+    @property
+    def about_us(self) -> bool:
+        """Whether the code judges the proxy (its syntax, its credentials, its connection), whatever it was said about.
+
+        Passed on as it is, a 5yz of these would make a device drop a message for a mistake that isn't its own.
+        """
+        return self.code in _ABOUT_US
+
+    @property
+    def permanent(self) -> bool:
+        """Whether trying again is of no use."""
+        return self.code >= 500 and not self.about_us
 
 
 class SettingsMistake(Exception):

@@ -17,7 +17,15 @@ from .envelope import Client, Message, Parameters, Receipt
 from .failures import Refused
 from .finding import Finding
 
-__all__ = ("PipeliningTransaction", "Recipient", "Relay", "RelayCapabilities", "Transaction", "WholeMessageRelay")
+__all__ = (
+    "PipeliningTransaction",
+    "Recipient",
+    "Relay",
+    "RelayCapabilities",
+    "StartingRelay",
+    "Transaction",
+    "WholeMessageRelay",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +62,10 @@ class Transaction(Protocol):
     async def send(self, content: AsyncIterator[bytes]) -> Receipt:
         """Hand on the content and wait for the verdict. Called at most once, with at least one accepted recipient.
 
-        ``content`` yields octets with CRLF line ends and without dot-stuffing, in pieces of any size; they are read
-        from the device as they are asked for. If iterating raises, the device vanished or its message was refused:
-        nothing may be delivered, and the exception must pass. Returning means that somebody durable is responsible
-        for *every* accepted recipient; only then does the device read 250.
+        ``content`` yields octets with CRLF line ends, neither CR nor LF alone among them, and without dot-stuffing, in
+        pieces of any size; they are read from the device as they are asked for. If iterating raises, the device
+        vanished or its message was refused: nothing may be delivered, and the exception must pass. Returning means
+        that somebody durable is responsible for *every* accepted recipient; only then does the device read 250.
         """
 
 
@@ -99,6 +107,17 @@ class Relay(Protocol):
 
     async def aclose(self) -> None:
         """Let go of all connections; called once, when the process drains."""
+
+
+class StartingRelay(Relay, Protocol):
+    """A relay that has something to do also while no device speaks. It is optional."""
+
+    async def start(self) -> None:
+        """Called once, in the event loop, before the first device is served by it, and not at all by ``check``.
+
+        When the settings are read anew, that is while its predecessor is still at work, which is closed later. Raises
+        :class:`SettingsMistake` when it can't work; the service then doesn't start, or goes on with the predecessor.
+        """
 
 
 class WholeMessageRelay(ABC):

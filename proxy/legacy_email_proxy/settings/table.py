@@ -62,7 +62,7 @@ _CORE = (
 
 _ACCOUNT = (
     Setting("MAILDROP_PLUGIN", "text", "imap", "Where POP3 reads mail: `imap`, `maildir` or a plugin of yours; `none` closes the POP3 listener."),
-    Setting("RELAY_PLUGIN", "text", "smtps", "Where SMTP hands mail on: `smtps`, `maildir` or a plugin of yours; `none` closes the SMTP listener."),
+    Setting("RELAY_PLUGIN", "text", "smtps", "Where SMTP hands mail on: `smtps`, `spool`, `maildir` or a plugin of yours; `none` closes the SMTP listener."),
     Setting(
         "PROVIDER", "text", None,
         "A provider whose names, ports and limits are known: see [Providers](#providers). Whatever you set yourself goes before it.",
@@ -152,9 +152,21 @@ _MAILDIR = (
     Setting("RELAY_MAILDIR_PATH", "path", None, "The Maildir into which mail goes with `RELAY_PLUGIN=maildir`."),
 )
 
+_SPOOL = (
+    Setting("SPOOL_URL", "text", None, "Where the spool is kept: `sqlite:///` and the path of a file; without it `spool.db` in `STATE_DIR`."),
+    Setting("SPOOL_RELAY", "text", "smtps", "Where `RELAY_PLUGIN=spool` hands mail on: `smtps`, `maildir` or a plugin of yours."),
+    Setting("SPOOL_RETRY_SECONDS", "list", "60,300,900,1800,3600", "After how long a message is tried again, each time; the last one repeats, and up to a fifth is added by chance."),
+    Setting("SPOOL_GIVE_UP_SECONDS", "seconds", "432000", "How old a message gets before it is given up (five days).", minimum=1),
+    Setting("SPOOL_WARN_SECONDS", "seconds", "0", "How old a message gets before its sender is told that it is late; 0: never.", minimum=0),
+    Setting("SPOOL_POSTMASTER", "text", None, "An address that is told of mail which can't be delivered."),
+    Setting("SPOOL_NOTIFY", "text", "both", "Who is told: the `sender`, the `postmaster`, or `both`, as far as there is one.", choices=("sender", "postmaster", "both")),
+    Setting("SPOOL_MAX_OCTETS", "integer", "10737418240", "How much mail may wait; over it devices are told to come back later.", minimum=65536),
+    Setting("SPOOL_POISON_TRIES", "integer", "10", "How often a message may crash the relay or the proxy before it is set aside.", minimum=1),
+)  # fmt: skip
+
 # Settings that only one built-in plugin reads stand here and not in the plugin, because their names are the product's
 # own interface: they are documented, and a misspelt one is noticed, also while the plugin isn't loaded.
-TABLE = _CORE + _ACCOUNT + _IMAP + _SMTPS + _SENDER + _OAUTH2 + _MAILDIR
+TABLE = _CORE + _ACCOUNT + _IMAP + _SMTPS + _SENDER + _OAUTH2 + _SPOOL + _MAILDIR
 
 PROCESS_WIDE = frozenset(setting.name for setting in _CORE)
 """What is one for the whole process; every other variable may differ from account to account."""

@@ -71,7 +71,7 @@ class Threads:
         if error.errno is None:
             return Failure(f"no answer from the file system within {ANSWER_SECONDS:g} s", look_at=self._variable)
         kind = StorageFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else Failure
-        return kind(f"{error.strerror}: {error.filename or 'the Maildir'}", look_at=self._variable)
+        return kind(f"{error.strerror}: {error.filename or 'a file'}", look_at=self._variable)
 
     def close(self) -> None:
         """Let the threads end. Those that hang are not waited for."""

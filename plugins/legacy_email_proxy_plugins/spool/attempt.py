@@ -1,0 +1,123 @@
+"""One try to hand a message on: the verdict on each recipient, and what is known when there was none."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+import anyio
+
+from legacy_email_proxy.contracts import Failure, PipeliningTransaction, Receipt, Refused, Relay, Transaction
+from legacy_email_proxy.contracts import Recipient as Addressed
+
+from .message import Recipient, SpooledMessage
+
+__all__ = ("ATTEMPT_SECONDS", "Attempt", "attempt")
+
+ATTEMPT_SECONDS = 3600.0
+"""For a relay that never comes to an end: its message's turn is over, so that it holds no connection for ever."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What came of it.
+
+    ``failure`` is what was raised by a relay that had no verdict; then none of the recipients that are neither
+    ``delivered`` nor ``refused`` has one. ``ambiguous``: by then it had the whole content, so that it may have been
+    delivered although nobody said so (RFC 1047).
+    """
+
+    delivered: list[Recipient] = field(default_factory=list)
+    refused: list[tuple[Recipient, Refused]] = field(default_factory=list)
+    failure: Exception | None = None
+    ambiguous: bool = False
+    detail: str = ""
+
+    @property
+    def judged(self) -> bool:
+        """Whether the backend is there and has a mind of its own."""
+        if self.failure is not None:
+            return False
+        return bool(self.delivered) or any(not refusal.about_us for _, refusal in self.refused)
+
+
+class _Content:
+    """The content on its way to the relay, remembered to have ended, or to have failed on our side."""
+
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+        self._pieces = pieces
+        self.ended = False
+        self.error: Exception | None = None
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await anext(self._pieces)
+        except StopAsyncIteration:
+            self.ended = True
+            raise
+        except Exception as error:
+            self.error = error
+            raise
+
+
+async def attempt(relay: Relay, message: SpooledMessage, content: AsyncGenerator[bytes, None]) -> Attempt:
+    """Hand ``message`` on to the recipients that wait. Raises only what reading ``content`` raised."""
+    made, pieces = Attempt(), _Content(content)
+    try:
+        with anyio.fail_after(ATTEMPT_SECONDS):
+            await _transact(relay, message, pieces, made)
+    except Exception as error:
+        if pieces.error is not None:
+            raise pieces.error from None
+        if made.delivered:
+            pass  # it stumbled on its way out; the verdict had been given
+        elif isinstance(error, Refused):
+            judged = {id(recipient) for recipient, _ in made.refused}
+            made.refused += [(each, error) for each in message.waiting if id(each) not in judged]
+        else:
+            made.failure = error
+            made.ambiguous = pieces.ended
+    finally:
+        await content.aclose()
+    return made
+
+
+async def _transact(relay: Relay, message: SpooledMessage, content: _Content, made: Attempt) -> None:
+    # The size is known by now, so that a backend can refuse what is too big before it is sent (RFC 1870).
+    parameters = {**message.parameters, "SIZE": str(message.octets)}
+    async with relay.transaction(message.client, message.reverse_path, parameters) as transaction:
+        accepted = await _recipients(transaction, message.waiting, made)
+        if not accepted:
+            return
+        receipt = await transaction.send(content)
+        if content.error is not None:
+            raise content.error
+        if not isinstance(receipt, Receipt):
+            raise Failure("the relay plugin's send() returned no Receipt, so nobody knows who has the message")
+        if not content.ended and message.octets:
+            raise Failure("the relay plugin returned before it had read the whole message")
+        made.delivered = accepted
+        made.detail = receipt.detail
+
+
+async def _recipients(transaction: Transaction, waiting: Sequence[Recipient], made: Attempt) -> list[Recipient]:
+    together: PipeliningTransaction | None = transaction if hasattr(transaction, "add_recipients") else None  # type: ignore[assignment]
+    verdicts: Sequence[Refused | None]
+    if together is not None:
+        group = [Addressed(each.forward_path, each.parameters) for each in waiting]
+        verdicts = await together.add_recipients(group, content_follows=True)
+    else:
+        verdicts = [await _one(transaction, each) for each in waiting]
+    made.refused += [(each, verdict) for each, verdict in zip(waiting, verdicts, strict=True) if verdict is not None]
+    return [each for each, verdict in zip(waiting, verdicts, strict=True) if verdict is None]
+
+
+async def _one(transaction: Transaction, recipient: Recipient) -> Refused | None:
+    try:
+        await transaction.add_recipient(recipient.forward_path, recipient.parameters)
+    except Refused as verdict:
+        return verdict
+    return None

@@ -1,0 +1,143 @@
+"""Bodies that are too large for a database row: each is a file of its own, written and synced before its record is.
+
+The record is what counts. A file that no record names is what a crash left behind: of a message whose device never read
+250, or of one that is done. Everything here blocks, but for :meth:`Bodies.read`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import threading
+from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from ..threads import Threads
+from .store import Unreadable
+
+__all__ = ("Bodies", "BodyFile", "sync_directory")
+
+_NAME = re.compile(r"[0-9a-f]{32}")
+_BLOCK_OCTETS = 1024 * 1024
+
+
+def sync_directory(path: Path) -> None:
+    """Have the directory's entries on disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class BodyFile:
+    """A file that is being written. One thread at a time works on it, whoever has given up waiting for that."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name = secrets.token_hex(16)
+        self._path = folder / self.name
+        self._descriptor: int | None = None
+        self._turn = threading.Lock()
+        self._discarded = False
+
+    def write(self, pieces: Sequence[bytes]) -> None:
+        """Append ``pieces``."""
+        with self._turn:
+            if self._discarded:
+                return
+            if self._descriptor is None:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+                self._descriptor = os.open(self._path, flags, 0o600)
+            for piece in pieces:
+                left = memoryview(piece)
+                while left:
+                    left = left[os.write(self._descriptor, left) :]
+
+    def finish(self, pieces: Sequence[bytes]) -> None:
+        """Append ``pieces``; on return the file and its name are on disk."""
+        self.write(pieces)
+        with self._turn:
+            if self._descriptor is None:
+                return
+            try:
+                os.fsync(self._descriptor)
+            finally:
+                os.close(self._descriptor)
+                self._descriptor = None
+            sync_directory(self._path.parent)
+
+    def discard(self) -> None:
+        """Remove it."""
+        with self._turn:
+            self._discarded = True
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
+            self._path.unlink(missing_ok=True)
+
+
+class Bodies:
+    """The folder beside the database."""
+
+    def __init__(self, folder: Path, threads: Threads) -> None:
+        self.folder = folder
+        self._threads = threads
+
+    def prepare(self) -> None:
+        """Make the folder."""
+        with suppress(FileExistsError):
+            self.folder.mkdir(mode=0o700)
+            sync_directory(self.folder.parent)
+
+    def create(self) -> BodyFile:
+        """A new file; nothing is on disk yet."""
+        return BodyFile(self.folder)
+
+    async def read(self, name: str, octets: int) -> AsyncGenerator[bytes, None]:
+        """The octets of a file. Raises :class:`Unreadable` when they aren't all there, or are more."""
+        if not _NAME.fullmatch(name):
+            raise Unreadable(f"{name!a} is no name of a body")
+        path = self.folder / name
+        try:
+            file = await self._threads.run(path.open, "rb", 0)
+        except Exception as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise Unreadable(f"its body {path} is missing") from None
+            raise
+        left = octets
+        try:
+            size = await self._threads.run(_size, file.fileno())
+            if size != octets:
+                raise Unreadable(f"its body {path} has {size} octets instead of {octets}")
+            while left:
+                piece = await self._threads.run(file.read, min(left, _BLOCK_OCTETS))
+                if not piece:
+                    raise Unreadable(f"its body {path} ends {left} octets early")
+                left -= len(piece)
+                yield piece
+        finally:
+            file.close()
+
+    def remove(self, names: Collection[str]) -> None:
+        """Remove the files of messages that are done. One that stays is found at the next start."""
+        for name in names:
+            if _NAME.fullmatch(name):
+                with suppress(OSError):
+                    (self.folder / name).unlink()
+
+    def sweep(self, known: Collection[str]) -> tuple[int, list[str]]:
+        """Remove what no record names; returns how many those were, and the names of files that aren't ours."""
+        removed, foreign = 0, []
+        for entry in os.scandir(self.folder):
+            if not _NAME.fullmatch(entry.name):
+                foreign.append(entry.name)
+            elif entry.name not in known:
+                (self.folder / entry.name).unlink(missing_ok=True)
+                removed += 1
+        return removed, sorted(foreign)
+
+
+def _size(descriptor: int) -> int:
+    return os.fstat(descriptor).st_size

@@ -1,0 +1,385 @@
+"""Delivers what is stored: in the order in which it falls due, over a bounded number of connections, again and again
+until each recipient has it or has failed for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from legacy_email_proxy.contracts import Failure, Relay
+
+from .attempt import Attempt, attempt
+from .message import Fate, Notice, Outcome, Recipient, SpooledMessage, State, Verdict
+from .notification import addressees, header_of, notice
+from .options import Options
+from .schedule import Gate, retry_after
+from .store import Store, Unreadable
+
+__all__ = ("Delivery", "steady_clock")
+
+_AHEAD = 3
+"""Messages that are on their way for each connection: one is delivered, the others are read and written down."""
+
+_TROUBLE_SECONDS = 5.0
+_LONGEST_SLEEP = 60.0
+_RECORD_SECONDS = 1.0
+
+
+def steady_clock() -> Callable[[], float]:
+    """Seconds since 1970, by a clock that does not jump: one that is set back a day would let everything wait."""
+    offset = time.time() - time.monotonic()
+    return lambda: time.monotonic() + offset
+
+
+class Delivery:
+    """Delivers an account's mail from :meth:`start` to :meth:`stop`, in the event loop.
+
+    ``under_way`` are the numbers of all messages that are on their way in this process, whoever delivers them.
+    """
+
+    def __init__(
+        self,
+        account: str,
+        store: Store,
+        relay: Relay,
+        options: Options,
+        logger: logging.Logger,
+        *,
+        under_way: set[int],
+        clock: Callable[[], float],
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.account = account
+        self._whose = {"account": account} if account else {}
+        self._under_way = under_way
+        self._store = store
+        self._relay = relay
+        self._options = options
+        self._logger = logger
+        self._clock = clock
+        self._chance = chance
+        self._gate = Gate(options.retry_seconds, clock)
+        self._slots = asyncio.Semaphore(options.connections)
+        self._busy: dict[int, asyncio.Task[None]] = {}
+        self._untried: set[int] = set()
+        self._attempting: set[int] = set()
+        self._wake = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
+        self._successor: Delivery | None = None
+        self._stopping = False
+        self._behind = True
+
+    @property
+    def successor(self) -> Delivery | None:
+        """Who delivers the account's mail now. While there is one, nothing new is begun here."""
+        return self._successor
+
+    @successor.setter
+    def successor(self, successor: Delivery | None) -> None:
+        self._successor = successor
+        self._behind = True
+        self._wake.set()
+        if successor is not None:
+            self._give_up_untried()
+
+    @property
+    def _rests(self) -> bool:
+        return self._stopping or self._successor is not None
+
+    def start(self) -> None:
+        """Begin."""
+        self._running = asyncio.get_running_loop().create_task(self._run())
+
+    def wake(self) -> None:
+        """Something may be due."""
+        if self._successor is not None:
+            self._successor.wake()
+        else:
+            self._wake.set()
+
+    def offer(self, message: SpooledMessage) -> None:
+        """A new message, just stored. It is begun at once, without reading it again, if nothing else waits its turn."""
+        full = len(self._busy) >= self._options.connections * _AHEAD
+        if self._successor is not None:
+            self._successor.offer(message)
+        elif self._behind or self._gate.closed or self._stopping or full:
+            self._behind = True
+            self._wake.set()
+        else:
+            self._begin(message)
+
+    async def stop(self) -> None:
+        """Begin nothing new, and wait until what is under way has come to its end."""
+        self._stopping = True
+        self._give_up_untried()
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+        while self._busy:
+            await asyncio.wait(self._busy.values())
+
+    async def hurry(self, grace_seconds: float) -> None:
+        """Begin nothing new, let what is under way end in that time, and give the rest back."""
+        self._stopping = True
+        if self._busy:
+            await asyncio.wait(self._busy.values(), timeout=grace_seconds)
+        # Those that have their verdicts already only write them down, and have another moment for that.
+        for seconds, numbers in ((_RECORD_SECONDS, self._attempting | self._untried), (None, set(self._busy))):
+            for number in numbers & set(self._busy):
+                self._busy[number].cancel()
+            if self._busy:
+                await asyncio.wait(self._busy.values(), timeout=seconds)
+
+    def _give_up_untried(self) -> None:
+        for number in self._untried:
+            self._busy[number].cancel()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._turn()
+            except Exception as error:
+                self._logger.error("the spool can not be read: %s", error, exc_info=_unexpected(error))
+                await asyncio.sleep(_TROUBLE_SECONDS)
+
+    async def _turn(self) -> None:
+        self._wake.clear()
+        wait = math.inf if self._rests else self._gate.wait_seconds()
+        room = self._options.connections * _AHEAD - len(self._busy)
+        if self._gate.closed:
+            room = 1
+        # By the group, and not one for each that ends: every lease is a commit.
+        elif room < self._options.connections:
+            room = 0
+        if wait == 0 and room > 0:
+            # What is offered while the store is asked may be in the answer, or not.
+            self._behind = True
+            messages = await self._store.lease(self.account, self._clock(), room, self._under_way)
+            if self._rests:
+                for message in messages:
+                    self._store.give_back(message.number)
+                return
+            for message in messages:
+                self._begin(message)
+            if messages:
+                return
+            if not self._wake.is_set():
+                self._behind = False
+            due = await self._store.next_due(self.account, self._under_way)
+            wait = _LONGEST_SLEEP if due is None else due - self._clock()
+        elif wait == 0:
+            wait = _LONGEST_SLEEP
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(max(wait, 0.0), _LONGEST_SLEEP)):
+                await self._wake.wait()
+
+    def _begin(self, message: SpooledMessage) -> None:
+        if self._gate.closed:
+            self._gate.probe()
+        self._untried.add(message.number)
+        task = asyncio.get_running_loop().create_task(self._handle(message, probe=self._gate.closed))
+        self._busy[message.number] = task
+        self._under_way.add(message.number)
+        task.add_done_callback(lambda _: self._ended(message.number))
+
+    def _ended(self, number: int) -> None:
+        del self._busy[number]
+        self._under_way.discard(number)
+        if number in self._untried:
+            self._untried.discard(number)
+            self._store.give_back(number)
+        self.wake()
+
+    async def _handle(self, message: SpooledMessage, *, probe: bool) -> None:
+        try:
+            outcome = await self._try(message, probe=probe)
+        except Exception as error:
+            # Of our own making; the message must neither be lost nor tried in a circle.
+            self._logger.error("message %d: %s", message.number, error, exc_info=_unexpected(error))
+            outcome = self._later(message, message.waiting, error, orderly=False)
+        if outcome is None:
+            # The turn of what is due comes in its order, and this one's with it.
+            self._behind = True
+            return
+        await self._record(message, outcome)
+
+    async def _record(self, message: SpooledMessage, outcome: Outcome) -> None:
+        said = False
+        while True:
+            try:
+                await self._store.record(outcome)
+                return
+            except Failure as failure:
+                # What has been delivered must not be delivered again, so this stays busy until it is written down.
+                if not said:
+                    self._logger.error(
+                        "message %d: what came of it can not be written down, and is kept in mind: %s",
+                        message.number, failure,
+                    )  # fmt: skip
+                said = True
+                await asyncio.sleep(_TROUBLE_SECONDS)
+
+    async def _try(self, message: SpooledMessage, *, probe: bool) -> Outcome | None:
+        try:
+            if message.unfinished >= self._options.poison_tries:
+                self._untried.discard(message.number)
+                return self._set_aside(message, f"{self._options.poison_tries} tries in a row came to no orderly end")
+            async with self._slots:
+                if self._rests or (self._gate.closed and not probe):
+                    return None
+                self._untried.discard(message.number)
+                made = await self._attempt(message)
+            self._tell_gate(made)
+            probe = False
+        except Unreadable as error:
+            return self._set_aside(message, str(error))
+        finally:
+            if probe:
+                # It has told the gate nothing, and the next one has to.
+                self._gate.abandon()
+        return await self._outcome(message, made)
+
+    async def _attempt(self, message: SpooledMessage) -> Attempt:
+        self._attempting.add(message.number)
+        self._store.begin(message.number)
+        try:
+            return await attempt(self._relay, message, self._store.content(message))
+        except asyncio.CancelledError:
+            self._logger.warning("message %d: cut off, and tried again at the next start", message.number)
+            self._store.give_back(message.number)
+            raise
+        finally:
+            self._attempting.discard(message.number)
+
+    def _tell_gate(self, made: Attempt) -> None:
+        if made.judged:
+            if self._gate.judged():
+                self._logger.info("the backend is there again", extra={"facts": self._whose})
+            return
+        failure = made.failure or made.refused[0][1]
+        pause = self._gate.failed(failure)
+        if pause:
+            facts = {**self._whose, "cause": str(failure), "seconds": round(pause)}
+            self._logger.warning(
+                "the backend is of no use: all mail waits, and then one message is tried", extra={"facts": facts}
+            )
+
+    async def _outcome(self, message: SpooledMessage, made: Attempt) -> Outcome:
+        now = self._clock()
+        tried = message.waiting
+        judged = {recipient.number for recipient, _ in made.refused}
+        for recipient in made.delivered:
+            recipient.fate = Fate.DELIVERED
+            recipient.verdict = Verdict(250, "", made.detail, now)
+        if made.delivered:
+            self._logger.info(
+                "message delivered",
+                extra={"facts": {**_facts(message), "recipients": len(made.delivered), "backend": made.detail}},
+            )
+        failed = []
+        for recipient, refusal in made.refused:
+            recipient.verdict = Verdict.of(refusal, now)
+            if refusal.permanent:
+                failed.append(recipient)
+        if made.failure is not None:
+            self._tell_failure(message, made, made.failure)
+            for recipient in message.waiting:
+                if recipient.number not in judged:
+                    recipient.verdict = Verdict.of(made.failure, now)
+        expired = now - message.since >= self._options.give_up_seconds
+        if expired:
+            failed = list(message.waiting)
+        orderly = made.failure is None or isinstance(made.failure, Failure)
+        if not orderly and message.unfinished + 1 >= self._options.poison_tries:
+            return self._set_aside(message, f"it made the relay fail {message.unfinished + 1} times: {made.failure!r}")
+        return await self._closing(message, tried, failed, orderly=orderly)
+
+    def _tell_failure(self, message: SpooledMessage, made: Attempt, failure: Exception) -> None:
+        if made.ambiguous:
+            self._logger.warning(
+                "message may have been delivered: it is tried again, and may arrive twice",
+                extra={"facts": {**_facts(message), "cause": str(failure)}},
+            )
+        elif _unexpected(failure):
+            self._logger.error(
+                "message not delivered", exc_info=failure, extra={"facts": {**_facts(message), "cause": repr(failure)}}
+            )
+        else:
+            self._logger.info("message not delivered", extra={"facts": {**_facts(message), "cause": str(failure)}})
+
+    async def _closing(
+        self, message: SpooledMessage, tried: list[Recipient], failed: list[Recipient], *, orderly: bool
+    ) -> Outcome:
+        """The outcome, with the notifications that it brings about."""
+        now = self._clock()
+        notices: list[Notice] = []
+        if failed:
+            told = addressees(message, self._options)
+            if told:
+                notices.append(await self._notice(message, failed, told, delayed=False))
+            fate = Fate.FAILED if told else Fate.NOTIFIED if message.notice else Fate.DEAD
+            for recipient in failed:
+                recipient.fate = fate
+                self._log_failed(message, recipient, fate)
+        late = 0 < self._options.warn_seconds <= now - message.since
+        warned = late and not message.warned and bool(message.waiting)
+        if warned and (told := addressees(message, self._options)):
+            notices.append(await self._notice(message, message.waiting, told, delayed=True))
+        due = now
+        state = State.NOTIFYING
+        if message.waiting:
+            wait = retry_after(message.tries + 1, self._options.retry_seconds, self._chance)
+            due = max(now, min(now + wait, message.since + self._options.give_up_seconds))
+            state = State.QUEUED
+        return Outcome(message, tried, due, state, orderly=orderly, warned=warned, notices=notices)
+
+    def _log_failed(self, message: SpooledMessage, recipient: Recipient, fate: Fate) -> None:
+        verdict = recipient.verdict
+        said = "" if verdict is None else f"{verdict.code or ''} {verdict.enhanced} {verdict.text}".strip()
+        words = {
+            Fate.FAILED: "recipient failed for good, the sender is notified",
+            Fate.DEAD: "recipient failed for good, nobody can be notified: the message is kept",
+            Fate.NOTIFIED: "notification failed for good",
+        }[fate]
+        self._logger.warning(
+            words, extra={"facts": {**_facts(message), "recipient": recipient.forward_path, "reply": said}}
+        )
+
+    async def _notice(
+        self, message: SpooledMessage, recipients: list[Recipient], told: list[str], *, delayed: bool
+    ) -> Notice:
+        try:
+            header = await header_of(self._store.content(message))
+        except (Unreadable, Failure):
+            header = b""
+        return notice(message, recipients, told, header, self._options, self._clock(), delayed=delayed)
+
+    def _later(
+        self, message: SpooledMessage, recipients: list[Recipient], error: Exception, *, orderly: bool
+    ) -> Outcome:
+        now = self._clock()
+        for recipient in recipients:
+            recipient.verdict = Verdict.of(error, now)
+        wait = retry_after(message.tries + 1, self._options.retry_seconds, self._chance)
+        return Outcome(message, recipients, now + wait, orderly=orderly)
+
+    def _set_aside(self, message: SpooledMessage, reason: str) -> Outcome:
+        self._logger.error("message set aside", extra={"facts": {**_facts(message), "reason": reason}})
+        return Outcome(message, (), self._clock(), State.SET_ASIDE, reason, orderly=False)
+
+
+def _unexpected(error: BaseException) -> BaseException | None:
+    return None if isinstance(error, Failure) else error
+
+
+def _facts(message: SpooledMessage) -> dict[str, object]:
+    return {
+        "message": message.number, "session": message.client.session, "sender": message.reverse_path,
+        "octets": message.octets, "try": message.tries + 1, **({"account": message.account} if message.account else {}),
+    }  # fmt: skip

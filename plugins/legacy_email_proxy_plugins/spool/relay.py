@@ -1,0 +1,166 @@
+"""The relay of ``RELAY_PLUGIN=spool``: takes responsibility itself, and hands on when the backend is ready."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+
+from legacy_email_proxy.contracts import (
+    Client,
+    Context,
+    Failure,
+    Finding,
+    Level,
+    Parameters,
+    QueueAction,
+    Receipt,
+    RelayCapabilities,
+    StorageFull,
+    Transaction,
+)
+
+from .control import ask
+from .delivery import Delivery
+from .message import Submission
+from .options import Options
+from .place import Place
+from .spool import Spool
+from .sqlite import LOOK_AT
+from .store import Room
+
+__all__ = ("SpoolRelay",)
+
+_ROOM_FACTOR = 1.5
+
+
+class SpoolRelay:
+    """Stores durably, then delivers through the relay that ``SPOOL_RELAY`` names. See :class:`contracts.Relay`."""
+
+    grace_seconds = 2.0
+    """What deliveries that are under way get to come to their end when the service stops."""
+
+    def __init__(self, context: Context) -> None:
+        self._options = Options.from_context(context)
+        self._account = context.account
+        self._logger = context.logger
+        self._next = context.relay("SPOOL_RELAY")
+        everybodys = logging.getLogger(context.logger.name.removesuffix(f".{context.account}"))
+        self._spool = Spool.at(Place.from_context(context), everybodys)
+        self._delivery: Delivery | None = None
+
+    @property
+    def queue_name(self) -> str:
+        """See :attr:`contracts.Queue.queue_name`."""
+        return str(self._spool.place.path)
+
+    async def start(self) -> None:
+        """See :meth:`contracts.StartingRelay.start`: take possession of the store, and deliver what waits in it."""
+        if start := getattr(self._next, "start", None):
+            await start()
+        self._delivery = await self._spool.join(self._account, self._next, self._options, self._logger)
+
+    @asynccontextmanager
+    async def transaction(
+        self, client: Client, reverse_path: str, parameters: Parameters
+    ) -> AsyncIterator[Transaction]:
+        """See :meth:`contracts.Relay.transaction`. Refused at once where a message would not fit."""
+        if self._delivery is None:
+            raise Failure("the spool is not open")
+        self._check(await self._spool.store.room())
+        yield _Transaction(self._spool, self._delivery, client, reverse_path, parameters)
+
+    def _check(self, room: Room) -> None:
+        if room.octets >= self._options.max_octets:
+            raise StorageFull(f"{room.octets} octets of mail wait in the spool", look_at="SPOOL_MAX_OCTETS")
+        needed = _ROOM_FACTOR * self._options.message_octets
+        if room.free_octets is not None and room.free_octets < needed:
+            raise StorageFull(
+                f"only {room.free_octets // 2**20} MiB are free on the disk of the spool, and {needed / 2**20:.0f} are"
+                " needed so that a large message fits",
+                look_at=LOOK_AT,
+            )
+
+    def capabilities(self) -> RelayCapabilities:
+        """See :meth:`contracts.Relay.capabilities`: those of the next relay, as far as it knows them by now."""
+        return self._next.capabilities()
+
+    async def probe(self) -> Sequence[Finding]:
+        """See :meth:`contracts.Relay.probe`: the next relay, and how many messages wait."""
+        return [await self._finding(), *await self._next.probe()]
+
+    async def _finding(self) -> Finding:
+        path = self._spool.place.path
+        if not path.exists():
+            return Finding(Level.GOOD, f"spool {path}: does not exist yet and will be made")
+        try:
+            items = [item async for item in self.administer("list", ()) if isinstance(item, Mapping)]
+        except Exception as error:
+            return Finding(Level.BAD, f"spool {path}: {error}")
+        states = [item["state"] for item in items if item["account"] == self._account]
+        text = f"spool {path}: {len(states)} messages"
+        stuck = sum(state in ("dead", "set aside") for state in states)
+        if stuck:
+            return Finding(
+                Level.WARNING, f"{text}, {stuck} of them given up", "look with `legacy-email-proxy spool list`"
+            )
+        return Finding(Level.GOOD, text)
+
+    async def administer(
+        self, action: QueueAction, numbers: Sequence[int]
+    ) -> AsyncGenerator[Mapping[str, Any] | bytes, None]:
+        """See :meth:`contracts.Queue.administer`: by the service that runs, or, where none does, by ourselves."""
+        if self._delivery is None:
+            try:
+                async for answer in ask(self._spool.place.socket, action, numbers):
+                    yield answer
+                return
+            except (FileNotFoundError, ConnectionRefusedError):
+                pass
+        # Opening takes the lock that a service holds: one that runs without answering is never disturbed.
+        async with self._spool.opened() as workbench:
+            async for answer in workbench.do(action, numbers):
+                yield answer
+
+    async def aclose(self) -> None:
+        """See :meth:`contracts.Relay.aclose`."""
+        delivery, self._delivery = self._delivery, None
+        if delivery is None:
+            await self._next.aclose()
+        else:
+            await self._spool.part(delivery, self._next, self.grace_seconds)
+
+
+class _Transaction:
+    def __init__(
+        self, spool: Spool, delivery: Delivery, client: Client, reverse_path: str, parameters: Parameters
+    ) -> None:
+        self._spool = spool
+        self._delivery = delivery
+        self._client = client
+        self._reverse_path = reverse_path
+        self._parameters = parameters
+        self._recipients: list[tuple[str, Parameters]] = []
+
+    async def add_recipient(self, forward_path: str, parameters: Parameters) -> None:
+        self._recipients.append((forward_path, parameters))
+
+    async def send(self, content: AsyncIterator[bytes]) -> Receipt:
+        incoming = self._spool.store.receive()
+        try:
+            async for piece in content:
+                await incoming.write(piece)
+            submission = Submission(
+                self._delivery.account, self._client, self._reverse_path, self._parameters, self._recipients,
+                self._spool.clock(),
+            )  # fmt: skip
+            message = await incoming.commit(submission)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await incoming.discard()
+            raise
+        self._delivery.offer(message)
+        return Receipt(f"spooled as message {message.number}")

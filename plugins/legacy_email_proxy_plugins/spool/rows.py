@@ -1,0 +1,295 @@
+"""The statements: what is written for a message and its recipients, and how rows become a message again."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
+
+from legacy_email_proxy.contracts import Client
+
+from .message import Fate, Recipient, SpooledMessage, State, Submission, Verdict
+from .store import Unreadable
+
+__all__ = (
+    "BATCH",
+    "COLUMNS",
+    "Row",
+    "apply",
+    "delete",
+    "fetch",
+    "fetch_all",
+    "message_of",
+    "settle",
+    "settle_notice",
+    "spooled",
+    "update_recipients",
+)
+
+COLUMNS = (
+    "message.number, account, state, received, since, due, tries, unfinished, warned, notice, reason, client,"
+    " reverse_path, parameters, message.octets, body"
+)
+
+
+def _places(count: int) -> str:
+    """The columns of a row that came as a JSON array."""
+    return ", ".join(f"json_extract(value, '$[{place}]')" for place in range(count))
+
+
+# What comes in and what goes out, for many messages, in one statement. A column is a JSON array of rows, but for the
+# contents: those come in one piece, and each row says which octet of it is its first, and how many it has.
+BATCH = f"""
+CREATE TEMP VIEW batch AS SELECT '' AS messages, '' AS recipients, '' AS contents, x'' AS octets, '' AS removed;
+CREATE TEMP TRIGGER apply INSTEAD OF INSERT ON batch BEGIN
+    INSERT INTO message
+        (number, account, state, notice, client, reverse_path, parameters, octets, body, received, since, due)
+        SELECT {_places(12)} FROM json_each(NEW.messages);
+    INSERT INTO recipient (message, number, forward_path, parameters)
+        SELECT {_places(4)} FROM json_each(NEW.recipients);
+    INSERT INTO content (message, octets)
+        SELECT json_extract(value, '$[0]'),
+            coalesce(substr(NEW.octets, json_extract(value, '$[1]'), json_extract(value, '$[2]')), x'')
+        FROM json_each(NEW.contents);
+    DELETE FROM message WHERE number IN (SELECT value FROM json_each(NEW.removed));
+    DELETE FROM recipient WHERE message IN (SELECT value FROM json_each(NEW.removed));
+    DELETE FROM content WHERE message IN (SELECT value FROM json_each(NEW.removed));
+END;
+"""  # noqa: S608
+_APPLY = "INSERT INTO batch VALUES (?, ?, ?, ?, ?)"
+
+_SELECT_RECORDS = f"SELECT {COLUMNS}, NULL FROM message WHERE number IN (SELECT value FROM json_each(?))"  # noqa: S608
+_SELECT_MESSAGES = (
+    f"SELECT {COLUMNS}, inline.octets FROM message LEFT JOIN content AS inline"  # noqa: S608
+    " ON inline.message = message.number WHERE number IN (SELECT value FROM json_each(?))"
+)
+_SELECT_RECIPIENTS = (
+    "SELECT message, number, forward_path, parameters, fate, verdict FROM recipient"
+    " WHERE message IN (SELECT value FROM json_each(?)) ORDER BY message, number"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A new message, due when it was received; its content beside it, or in the file that ``body`` names."""
+
+    number: int
+    submission: Submission
+    octets: int
+    content: bytes | None
+    body: str | None
+    notice: bool = False
+
+
+def apply(connection: sqlite3.Connection, added: Sequence[Row], removed: Sequence[int]) -> None:
+    """Write messages, and remove others with all that belongs to them, in one statement.
+
+    Raises ``ValueError`` for text that UTF-8 can't hold.
+    """
+    messages, recipients, contents = [], [], []
+    start = 0
+    for row in added:
+        given = row.submission
+        client = json.dumps(astuple(given.client))
+        parameters = json.dumps(dict(given.parameters))
+        messages.append([
+            row.number, given.account, State.QUEUED.value, int(row.notice), client, _utf8(given.reverse_path),
+            parameters, row.octets, row.body, *[given.received] * 3,
+        ])  # fmt: skip
+        recipients += [
+            [row.number, place, _utf8(path), json.dumps(dict(its)) if its else "{}"]
+            for place, (path, its) in enumerate(given.recipients)
+        ]
+        if row.content is not None:
+            contents.append([row.number, start + 1, len(row.content)])
+            start += len(row.content)
+    octets = b"".join([row.content for row in added if row.content is not None])
+    given_rows = (json.dumps(messages), json.dumps(recipients), json.dumps(contents), octets, json.dumps(removed))
+    connection.execute(_APPLY, given_rows)
+
+
+def spooled(row: Row) -> SpooledMessage:
+    """What :func:`fetch` would give for a new message."""
+    given = row.submission
+    return SpooledMessage(
+        number=row.number, account=given.account, state=State.QUEUED,
+        received=given.received, since=given.received, due=given.received,
+        tries=0, unfinished=0, warned=False, notice=row.notice, reason="", client=given.client,
+        reverse_path=given.reverse_path, parameters=given.parameters, octets=row.octets, body=row.body,
+        recipients=[Recipient(place, path, its) for place, (path, its) in enumerate(given.recipients)],
+        content=row.content,
+    )  # fmt: skip
+
+
+def delete(connection: sqlite3.Connection, number: int) -> tuple[int, str | None] | None:
+    """Remove a message; returns its octets and its body's name, ``None`` when there is no such message."""
+    row: tuple[int, str | None] | None = connection.execute(
+        "SELECT octets, body FROM message WHERE number = ?", (number,)
+    ).fetchone()
+    apply(connection, (), [number])
+    return row
+
+
+def update_recipients(connection: sqlite3.Connection, message: int, changed: Iterable[Recipient]) -> None:
+    """Write down fates and verdicts."""
+    connection.executemany(
+        "UPDATE recipient SET fate = ?, verdict = ? WHERE message = ? AND number = ?",
+        [(each.fate.value, _verdict_text(each.verdict), message, each.number) for each in changed],
+    )
+
+
+def settle(connection: sqlite3.Connection, number: int, now: float) -> tuple[int, str | None] | None:
+    """See whether a message is done with, now that some recipients' fates have changed.
+
+    Nobody waits and nobody has to be told any more: it is removed, and this returns what :func:`delete` does; unless
+    somebody could not be told: then it is dead, and stays.
+    """
+    fates = {fate for (fate,) in connection.execute("SELECT fate FROM recipient WHERE message = ?", (number,))}
+    if Fate.WAITING.value in fates or Fate.FAILED.value in fates:
+        return None
+    if Fate.DEAD.value in fates:
+        connection.execute("UPDATE message SET state = 'dead', due = ?, unfinished = 0 WHERE number = ?", (now, number))
+        return None
+    return delete(connection, number)
+
+
+def settle_notice(connection: sqlite3.Connection, number: int, now: float) -> list[tuple[int, str | None]]:
+    """If this was a notification: those whom it is about are notified once anybody has it, and dead if nobody will."""
+    fates = {fate for (fate,) in connection.execute("SELECT fate FROM recipient WHERE message = ?", (number,))}
+    if Fate.DELIVERED.value in fates:
+        fate = Fate.NOTIFIED
+    elif Fate.WAITING.value not in fates:
+        fate = Fate.DEAD
+    else:
+        return []
+    about = connection.execute("SELECT DISTINCT message FROM recipient WHERE notice = ?", (number,)).fetchall()
+    connection.execute(
+        "UPDATE recipient SET fate = ?, notice = NULL WHERE notice = ? AND fate = 'failed'", (fate.value, number)
+    )
+    return [gone for (original,) in about if (gone := settle(connection, original, now))]
+
+
+def fetch(connection: sqlite3.Connection, number: int, *, with_content: bool = False) -> SpooledMessage | None:
+    """One message. Raises :class:`Unreadable`."""
+    found = _fetched(connection, [number], with_content=with_content).get(number)
+    if isinstance(found, Unreadable):
+        raise found
+    return found
+
+
+def fetch_all(connection: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, SpooledMessage | Unreadable]:
+    """Those that there are, with their contents if they are small; or why one can not be read."""
+    found = _fetched(connection, numbers, with_content=True)
+    if len(found) < len(numbers):
+        # Text that is none keeps a whole answer from being read.
+        for number in numbers:
+            found |= _fetched(connection, [number], with_content=True)
+    return found
+
+
+def _fetched(
+    connection: sqlite3.Connection, numbers: Sequence[int], *, with_content: bool
+) -> dict[int, SpooledMessage | Unreadable]:
+    listed = json.dumps(numbers)
+    try:
+        rows = connection.execute(_SELECT_MESSAGES if with_content else _SELECT_RECORDS, (listed,)).fetchall()
+        recipients = connection.execute(_SELECT_RECIPIENTS, (listed,)).fetchall()
+    except sqlite3.OperationalError as error:
+        if hasattr(error, "sqlite_errorcode"):
+            raise
+        return {numbers[0]: Unreadable(f"its record makes no sense: {error}")} if len(numbers) == 1 else {}
+    theirs: dict[int, list[tuple[Any, ...]]] = {}
+    for message, *recipient in recipients:
+        theirs.setdefault(message, []).append(tuple(recipient))
+    found: dict[int, SpooledMessage | Unreadable] = {}
+    for *row, octets in rows:
+        try:
+            message = message_of(tuple(row), theirs.get(row[0], ()))
+            if with_content and message.body is None:
+                message.content = _whole(octets, message.octets)
+            found[row[0]] = message
+        except Unreadable as error:
+            found[row[0]] = error
+    return found
+
+
+def _whole(found: Any, octets: int) -> bytes:
+    if not isinstance(found, bytes):
+        raise Unreadable("its content is missing")
+    if len(found) != octets:
+        raise Unreadable(f"its content has {len(found)} octets instead of {octets}")
+    return found
+
+
+def message_of(row: tuple[Any, ...], recipients: Iterable[tuple[Any, ...]]) -> SpooledMessage:
+    """From a row of :data:`COLUMNS` and those of its recipients. Raises :class:`Unreadable`."""
+    try:
+        number, account, state, received, since, due, tries, unfinished, warned, notice, reason, *rest = row
+        client, reverse_path, parameters, octets, body = rest
+        message = SpooledMessage(
+            number=int(number),
+            account=_text(account),
+            state=State(state),
+            received=float(received),
+            since=float(since),
+            due=float(due),
+            tries=int(tries),
+            unfinished=int(unfinished),
+            warned=bool(warned),
+            notice=bool(notice),
+            reason=_text(reason),
+            client=_client(json.loads(client)),
+            reverse_path=_text(reverse_path),
+            parameters=_parameters(parameters),
+            octets=int(octets),
+            body=None if body is None else _text(body),
+            recipients=[
+                Recipient(int(place), _text(path), _parameters(given), Fate(fate), _verdict(verdict))
+                for place, path, given, fate, verdict in recipients
+            ],
+        )
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise Unreadable(f"its record makes no sense: {error}") from None
+    if not message.recipients:
+        raise Unreadable("it has no recipients")
+    return message
+
+
+def _utf8(text: str) -> str:
+    # JSON would carry half a character into the database, from where nothing could be read with it.
+    text.encode("utf-8")
+    return text
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} where text should be")
+    return _utf8(value)
+
+
+def _client(value: Any) -> Client:
+    if not isinstance(value, list) or len(value) != 5:
+        raise TypeError("no client")
+    *texts, port = value
+    address, session, helo, login = map(_text, texts)
+    return Client(address, session, helo, login, int(port))
+
+
+def _parameters(text: Any) -> dict[str, str | None]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise TypeError("no parameters")
+    return {_text(keyword): None if given is None else _text(given) for keyword, given in value.items()}
+
+
+def _verdict_text(verdict: Verdict | None) -> str | None:
+    return None if verdict is None else json.dumps([verdict.code, verdict.enhanced, verdict.text, verdict.time])
+
+
+def _verdict(text: Any) -> Verdict | None:
+    if text is None:
+        return None
+    code, enhanced, said, time = json.loads(text)
+    return Verdict(int(code), _text(enhanced), _text(said), float(time))

@@ -1,0 +1,87 @@
+"""When to try again: each message by its own tries, and all of them by how the backend is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from legacy_email_proxy.contracts import (
+    CredentialsRefused,
+    Overloaded,
+    Refused,
+    Unreachable,
+    Unusable,
+    Unverified,
+)
+
+__all__ = ("JITTER", "Gate", "retry_after")
+
+JITTER = 0.2
+"""The most that chance adds to an interval, so that what failed together does not come back together."""
+
+_BACKENDS_FAULT = (Unreachable, Unverified, CredentialsRefused, Unusable, Overloaded)
+_FAILURES_IN_A_ROW = 3
+
+
+def retry_after(tries: int, intervals: Sequence[float], chance: Callable[[], float]) -> float:
+    """The seconds from the ``tries``-th try (from 1) to the next; ``chance`` gives numbers from 0 to 1."""
+    return intervals[min(tries, len(intervals)) - 1] * (1 + JITTER * chance())
+
+
+class Gate:
+    """Closed while the backend is of no use, so that not every message has to find that out for itself.
+
+    When it has been closed for a while, one message may try (a probe); the gate opens when the backend has a verdict
+    for it, whatever verdict. Refused credentials close it for longer each time: tries in a row lock an account.
+    """
+
+    def __init__(self, intervals: Sequence[float], clock: Callable[[], float]) -> None:
+        self._intervals = intervals
+        self._clock = clock
+        self._closed_until = -math.inf
+        self._closed = False
+        self._probing = False
+        self._failures = 0
+        self._refusals = 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing but a probe may pass."""
+        return self._closed
+
+    def wait_seconds(self) -> float:
+        """How long until a message may pass; 0: now; infinite: while a probe is on its way."""
+        if not self._closed:
+            return 0.0
+        return math.inf if self._probing else max(0.0, self._closed_until - self._clock())
+
+    def probe(self) -> None:
+        """The message that passes now is the probe."""
+        self._probing = True
+
+    def abandon(self) -> None:
+        """The probe was not tried after all."""
+        self._probing = False
+
+    def judged(self) -> bool:
+        """The backend had a verdict. Returns whether the gate was closed until now."""
+        was_closed, self._closed, self._probing = self._closed, False, False
+        self._failures = self._refusals = 0
+        return was_closed
+
+    def failed(self, failure: BaseException) -> float:
+        """The backend had none. Returns for how long the gate closes, 0 if it does not."""
+        self._failures += 1
+        was_closed, self._probing = self._closed, False
+        alone = isinstance(failure, _BACKENDS_FAULT) or (isinstance(failure, Refused) and failure.about_us)
+        if not (was_closed or alone or self._failures >= _FAILURES_IN_A_ROW):
+            return 0.0
+        if was_closed and self._clock() < self._closed_until:
+            # One of those that were on their way when the gate closed.
+            return 0.0
+        pause = self._intervals[0]
+        if isinstance(failure, CredentialsRefused):
+            self._refusals += 1
+            pause = self._intervals[min(self._refusals, len(self._intervals)) - 1]
+        self._closed, self._closed_until = True, self._clock() + pause
+        return pause

@@ -1,0 +1,101 @@
+"""The spool's SQLite file: its tables, how it is opened, and what becomes of one that can not be read."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from .bodies import sync_directory
+from .rows import BATCH
+
+__all__ = ("VERSION", "TooNewError", "connect", "is_damage", "set_aside")
+
+VERSION = 1
+"""Of the tables; kept in the file as ``user_version``."""
+
+_TABLES = """
+CREATE TABLE message (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    account TEXT NOT NULL,
+    state TEXT NOT NULL,
+    received REAL NOT NULL,
+    since REAL NOT NULL,
+    due REAL NOT NULL,
+    tries INTEGER NOT NULL DEFAULT 0,
+    unfinished INTEGER NOT NULL DEFAULT 0,
+    warned INTEGER NOT NULL DEFAULT 0,
+    notice INTEGER NOT NULL DEFAULT 0,
+    reason TEXT NOT NULL DEFAULT '',
+    client TEXT NOT NULL,
+    reverse_path TEXT NOT NULL,
+    parameters TEXT NOT NULL,
+    octets INTEGER NOT NULL,
+    body TEXT
+);
+CREATE INDEX message_due ON message (account, due, number) WHERE state = 'queued';
+CREATE TABLE recipient (
+    message INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    forward_path TEXT NOT NULL,
+    parameters TEXT NOT NULL,
+    fate TEXT NOT NULL DEFAULT 'waiting',
+    verdict TEXT,
+    notice INTEGER,
+    PRIMARY KEY (message, number)
+) WITHOUT ROWID;
+CREATE INDEX recipient_notice ON recipient (notice) WHERE notice IS NOT NULL;
+CREATE TABLE content (message INTEGER PRIMARY KEY, octets BLOB NOT NULL);
+"""
+
+_WAL_PAGES = 4000
+"""How far the write-ahead log grows before it is worked in: some 16 MiB, so that this is not done all the time."""
+
+
+class TooNewError(Exception):
+    """The file was written by a later version of this program."""
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the file, or make it. Raises ``OSError``, ``sqlite3.Error`` or :class:`TooNewError`."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Before SQLite opens it: closing a descriptor of a file gives up all locks that the process has on it.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    connection = sqlite3.connect(path, isolation_level=None, timeout=5.0)
+    try:
+        # Exclusive: nobody else can open it, not even to look, and no shared memory is needed.
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA journal_mode = WAL")
+        # Every commit is synced before it returns; NORMAL would lose the last ones when the power fails.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > VERSION:
+            raise TooNewError(f"it has version {version}, and this program knows {VERSION}")
+        if version == 0:
+            connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
+            sync_directory(path.parent)
+        connection.executescript(BATCH)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether it says that the file is no database, or a broken one, or one with other tables."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename an unreadable file, with all that belongs to it, so that a new one can take its place."""
+    suffix = f".unreadable-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}"
+    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm", f"{path.name}-journal", f"{path.name}.bodies"):
+        with suppress(FileNotFoundError):
+            path.with_name(name).rename(path.with_name(name + suffix))
+    sync_directory(path.parent)
+    return path.with_name(path.name + suffix)

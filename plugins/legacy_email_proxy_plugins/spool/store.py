@@ -1,0 +1,105 @@
+"""The contract of a store: where the spool is durable. Several kinds are possible; the rest of the spool knows none.
+
+Whatever is awaited here has, on return, been written to stable storage. Errors of the disk are raised as
+:class:`StorageFull` or :class:`Failure`; then nothing of the call has happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from .message import Outcome, SpooledMessage, State, Submission
+
+__all__ = ("Incoming", "Room", "Store", "Unreadable")
+
+
+class Unreadable(Exception):
+    """One stored message can not be read; the others are not affected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How much is stored, and how much the disk still has; ``None`` where nobody can tell."""
+
+    messages: int
+    octets: int
+    free_octets: int | None
+
+
+class Incoming(Protocol):
+    """A message on its way in. Memory is bounded, whatever its size."""
+
+    async def write(self, piece: bytes) -> None:
+        """Take the next octets."""
+
+    async def commit(self, submission: Submission) -> SpooledMessage:
+        """Store it, due at once. Only now somebody is responsible for it."""
+
+    async def discard(self) -> None:
+        """Forget it. Nothing happens after :meth:`commit` has been called."""
+
+
+class Store(Protocol):
+    """One spool."""
+
+    async def open(self) -> None:
+        """Take possession. Raises :class:`SettingsMistake` when that can't be had, as when another process has it."""
+
+    async def adopt(self, account: str, *, due_before: float) -> int:
+        """An account's messages are taken out from now on; returns how many there are.
+
+        None of them is left due later than ``due_before``, which no clock that is right has written.
+        """
+
+    async def accounts(self) -> Mapping[str, int]:
+        """How many messages there are of each account that has any."""
+
+    def receive(self) -> Incoming:
+        """Begin to take a message."""
+
+    async def lease(self, account: str, now: float, limit: int, but: Collection[int]) -> list[SpooledMessage]:
+        """Messages of an account to try now, in the order in which they fell due.
+
+        Never one of ``but``: all that are on their way in this process, of whatever account. It is read when it is this
+        call's turn, and what the call before has given is in it by then.
+
+        Of those that two tries in a row did not bring to an orderly end, only one is given at a time, of whatever
+        account, and only while none of ``but`` is one: so the innocent are told from the one that crashes the process.
+        """
+
+    async def next_due(self, account: str, but: Collection[int]) -> float | None:
+        """When the account's next one falls due."""
+
+    def begin(self, number: int) -> None:
+        """The try of a message begins. If the process ends before :meth:`record` or :meth:`give_back`, that try counts
+        as one without an orderly end.
+        """
+
+    def give_back(self, number: int) -> None:
+        """The try of a message that was leased was called off, or not begun at all."""
+
+    async def record(self, outcome: Outcome) -> None:
+        """Write down what has come of a try: the message may be gone after that, its content too."""
+
+    def content(self, message: SpooledMessage) -> AsyncGenerator[bytes, None]:
+        """The content, in pieces. Raises :class:`Unreadable` when it is not whole."""
+
+    async def numbers(self) -> Sequence[int]:
+        """All there are, in order."""
+
+    async def get(self, number: int) -> SpooledMessage | None:
+        """One message, with nothing changed. Raises :class:`Unreadable`."""
+
+    async def move(self, number: int, state: State, now: float) -> bool:
+        """The operator's decision. Queued means: due now, with all its tries before it, the dead revived."""
+
+    async def drop(self, number: int) -> bool:
+        """The operator's decision: away with it, nobody is told."""
+
+    async def room(self) -> Room:
+        """How full it is; cheap enough to ask at each MAIL."""
+
+    async def aclose(self) -> None:
+        """Let go of it."""

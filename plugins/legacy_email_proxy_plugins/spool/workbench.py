@@ -1,0 +1,99 @@
+"""What an operator can do with the spool, as answers that JSON can hold; see ``legacy-email-proxy spool``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from legacy_email_proxy.contracts import QUEUE_ACTIONS, Failure, QueueAction
+
+from .message import SpooledMessage, State
+from .store import Store, Unreadable
+
+__all__ = ("Workbench",)
+
+_MOVES = {"retry": State.QUEUED, "release": State.QUEUED, "hold": State.HELD}
+
+
+class Workbench:
+    """Works on an open store; ``wake`` is called when something has become due."""
+
+    def __init__(self, store: Store, clock: Callable[[], float], wake: Callable[[], None]) -> None:
+        self._store = store
+        self._clock = clock
+        self._wake = wake
+
+    async def do(self, action: QueueAction, numbers: Sequence[int]) -> AsyncGenerator[Mapping[str, Any] | bytes, None]:
+        """See :meth:`contracts.Queue.administer`."""
+        if action not in QUEUE_ACTIONS:
+            raise Failure(f"the spool knows no {action!r}")
+        for number in numbers if numbers or action != "list" else await self._store.numbers():
+            if action == "export":
+                message = await self._message(number)
+                async with aclosing(self._store.content(message)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+            else:
+                answer = await self._one(action, number)
+                if answer is not None:
+                    yield answer
+        self._wake()
+
+    async def _one(self, action: QueueAction, number: int) -> Mapping[str, Any] | None:
+        if action == "list":
+            return await self._shown(number)
+        if action == "show":
+            return _described(await self._message(number))
+        if action == "release" and (await self._message(number)).state is not State.HELD:
+            raise Failure(f"message {number} is not held")
+        done = await (
+            self._store.drop(number) if action == "drop" else self._store.move(number, _MOVES[action], self._clock())
+        )
+        if not done:
+            raise Failure(f"there is no message {number}")
+        return {"number": number, "done": action}
+
+    async def _shown(self, number: int) -> Mapping[str, Any] | None:
+        try:
+            message = await self._store.get(number)
+        except Unreadable as error:
+            return {"number": number, "account": None, "state": State.SET_ASIDE.value, "reason": str(error)}
+        # None: it has been delivered since the numbers were read.
+        return None if message is None else _described(message)
+
+    async def _message(self, number: int) -> SpooledMessage:
+        try:
+            message = await self._store.get(number)
+        except Unreadable as error:
+            raise Failure(f"message {number}: {error}") from None
+        if message is None:
+            raise Failure(f"there is no message {number}")
+        return message
+
+
+def _described(message: SpooledMessage) -> dict[str, Any]:
+    return {
+        "number": message.number,
+        "account": message.account,
+        "state": message.state.value,
+        "received": message.received,
+        "due": message.due if message.state is State.QUEUED else None,
+        "tries": message.tries,
+        "reason": message.reason,
+        "sender": message.reverse_path,
+        "client": message.client.address,
+        "octets": message.octets,
+        "notification": message.notice,
+        "recipients": [
+            {
+                "address": each.forward_path,
+                "fate": each.fate.value,
+                "tried": each.verdict.time if each.verdict else None,
+                "reply": f"{each.verdict.code or ''} {each.verdict.enhanced} {each.verdict.text}".strip()
+                if each.verdict
+                else "",
+            }
+            for each in message.recipients
+        ],
+    }

@@ -1,0 +1,186 @@
+"""The one connection to the SQLite file, in the one thread that ever has it, with many callers' work in one commit.
+
+One connection is a rule and not a habit: SQLite before 3.51.3 can lose commits when two connections of which one is
+checkpointing meet in WAL mode (the "WAL-reset bug"), and the Pythons that people have are linked with older ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from legacy_email_proxy.contracts import Failure, StorageFull
+
+__all__ = ("Bulk", "Writer", "storage_failure")
+
+_BATCH = 256
+"""Callers whose work is committed together, at most."""
+
+_Result = TypeVar("_Result")
+Bulk = Callable[[sqlite3.Connection, list[Any]], Sequence[Any]]
+
+
+@dataclass(slots=True)
+class _Job:
+    work: Callable[[sqlite3.Connection], Any] | None
+    argument: Any
+    future: asyncio.Future[Any]
+    result: Any = None
+    error: BaseException | None = None
+
+
+def storage_failure(error: BaseException, look_at: str) -> BaseException:
+    """What an error of SQLite or of the system means for the device."""
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        kind = StorageFull if code == sqlite3.SQLITE_FULL else Failure
+        return kind(f"the spool's database: {error}", look_at=look_at)
+    if isinstance(error, OSError):
+        kind = StorageFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else Failure
+        return kind(f"the spool: {error.strerror}: {error.filename or 'its file'}", look_at=look_at)
+    return error
+
+
+class Writer:
+    """Runs work on the connection. While one commit waits for the disk, the work for the next one gathers."""
+
+    def __init__(self, bulk: Bulk, look_at: str) -> None:
+        self._bulk = bulk
+        self._look_at = look_at
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._closed = False
+
+    async def open(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        """Start the thread, and in it the connection. Raises what ``connect`` raises."""
+        self._loop = asyncio.get_running_loop()
+        opened: asyncio.Future[None] = self._loop.create_future()
+        # A daemon, because a dead disk may never let it end.
+        self._thread = threading.Thread(target=self._main, args=(connect, opened), name="spool-writer", daemon=True)
+        self._thread.start()
+        await opened
+
+    async def run(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
+        """Do ``work`` in a transaction; on return it is committed, and on disk.
+
+        ``work`` may be done again from the start when a neighbour in the commit has failed. When the waiting task is
+        cancelled, it goes on alone. Raises :class:`StorageFull` or :class:`Failure` when it was not done.
+        """
+        return cast(_Result, await self._done(work, None))
+
+    async def together(self, argument: Any) -> Any:
+        """As :meth:`run`, for what many callers want at once: ``bulk`` gets a list of arguments, and gives the results.
+
+        ``bulk`` does it in one statement. After each statement the thread has to get the interpreter's lock back from a
+        busy event loop, so it is the number of statements, and not of rows, that counts.
+        """
+        return await self._done(None, argument)
+
+    def _done(self, work: Callable[[sqlite3.Connection], Any] | None, argument: Any) -> asyncio.Future[Any]:
+        if self._thread is None or self._closed:
+            raise Failure("the spool is closed", look_at=self._look_at)
+        job = _Job(work, argument, self._loop.create_future())
+        self._jobs.put(job)
+        return job.future
+
+    async def aclose(self) -> None:
+        """Finish what was asked for, and close the connection."""
+        if self._thread is None or self._closed:
+            return
+        self._closed = True
+        self._jobs.put(None)
+        while self._thread.is_alive():  # noqa: ASYNC110 (a thread sets no event of the loop when it has ended)
+            await asyncio.sleep(0.005)
+
+    # In the thread.
+
+    def _main(self, connect: Callable[[], sqlite3.Connection], opened: asyncio.Future[None]) -> None:
+        try:
+            connection = connect()
+        except BaseException as error:
+            self._tell([(opened, None, error)])
+            return
+        self._tell([(opened, None, None)])
+        del opened
+        try:
+            while (jobs := self._gather()) is not None:
+                self._commit(connection, jobs)
+                self._tell([(job.future, job.result, job.error) for job in jobs])
+        finally:
+            connection.close()
+
+    def _gather(self) -> list[_Job] | None:
+        job = self._jobs.get()
+        if job is None:
+            return None
+        jobs = [job]
+        try:
+            while len(jobs) < _BATCH:
+                job = self._jobs.get_nowait()
+                if job is None:
+                    self._jobs.put(None)
+                    break
+                jobs.append(job)
+        except queue.Empty:
+            pass
+        return jobs
+
+    def _commit(self, connection: sqlite3.Connection, jobs: list[_Job]) -> None:
+        try:
+            _transaction(connection, jobs, self._bulk)
+        except Exception as error:
+            if len(jobs) == 1:
+                jobs[0].error = storage_failure(error, self._look_at)
+                return
+            # Which of them it was, nobody knows: each for itself, so that none suffers from another one's record.
+            for job in jobs:
+                self._commit(connection, [job])
+
+    def _tell(self, ends: list[tuple[asyncio.Future[Any], Any, BaseException | None]]) -> None:
+        # Without its loop, nobody waits any more.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(_resolve, ends)
+
+
+def _transaction(connection: sqlite3.Connection, jobs: list[_Job], bulk: Bulk) -> None:
+    together = [job for job in jobs if job.work is None]
+    if len(together) == len(jobs):
+        # One statement is a transaction of its own.
+        _do_together(connection, together, bulk)
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if together:
+            _do_together(connection, together, bulk)
+        for job in jobs:
+            if job.work is not None:
+                job.result = job.work(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        # Some errors of the disk have rolled it back already.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _do_together(connection: sqlite3.Connection, jobs: list[_Job], bulk: Bulk) -> None:
+    for job, result in zip(jobs, bulk(connection, [each.argument for each in jobs]), strict=True):
+        job.result = result
+
+
+def _resolve(ends: list[tuple[asyncio.Future[Any], Any, BaseException | None]]) -> None:
+    for future, result, error in ends:
+        if future.done():
+            continue
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)

@@ -1,0 +1,119 @@
+"""The work of the spool: durable 250s and deliveries, beside Postfix, whose queue is on the same disk."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+
+from bench import command, mail
+from bench.measure import Work, compare
+from bench.rivals import postfix_relay
+from bench.servers import Proxy, optional, proxy, smtps_sink
+from bench.smtp_devices import Device, spool
+from bench.table import Row, Target
+from realservers.certificates import Certificates
+from realservers.processes import short_folder
+
+WORK = ("small", "large", "latency")
+SECONDS = 180.0
+"""For one piece of work, once."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything."""
+
+    rounds: int = 3
+    small: int = 5000
+    small_octets: int = 2000
+    large: int = 60
+    large_octets: int = 5_000_000
+    latency: int = 300
+
+
+QUICK = Sizes(rounds=1, small=1000, large=12, latency=50)
+
+
+class Spools:
+    """The sink, and before it in turns the rival and this project."""
+
+    def __init__(self, stack: ExitStack, sizes: Sizes) -> None:
+        self._sizes = sizes
+        certificates = Certificates.write(stack.enter_context(short_folder("bench-certificates-")))
+        self._sink = stack.enter_context(smtps_sink(certificates.good))
+        self._rival = optional(stack, command.note, lambda: postfix_relay(certificates.good, self._sink.port))
+
+    def _proxy(self) -> AbstractContextManager[Proxy]:
+        return proxy(
+            MAILDROP_PLUGIN="none",
+            RELAY_PLUGIN="spool",
+            BACKEND_SMTP_HOST="localhost",
+            BACKEND_SMTP_PORT=str(self._sink.port),
+            BACKEND_SMTP_USER="user",
+            BACKEND_SMTP_PASS="password",
+            BACKEND_SMTP_CA_FILE=str(self._sink.ca_file),
+        )
+
+    def _load(self, count: int, octets: int, connections: int, accepted: float, delivered: float) -> list[Row]:
+        def through(port: int | None) -> Work | None:
+            return None if port is None else lambda: rates(port)
+
+        def rates(port: int) -> Sequence[float]:
+            board = self._sink.board
+            took = spool(port, board, count=count, octets=octets, connections=connections, seconds=SECONDS)
+            return [count / seconds for seconds in took]
+
+        with self._proxy() as running:
+            in_, out = compare(
+                command.note,
+                lambda: rates(running.smtp_port),
+                rival=through(self._rival),
+                rounds=self._sizes.rounds,
+                figures=2,
+            )
+        size = f"{octets // 1000} kB" if octets < 1_000_000 else f"{octets // 1_000_000} MB"
+        name = f"{count} × {size} over {connections} connections"
+        return [
+            Row(f"{name}, durable 250s", "msg/s", in_, [Target("≥", accepted, "rival")]),
+            Row(f"{name}, delivered", "msg/s", out, [Target("≥", delivered, "rival")]),
+        ]
+
+    def small(self) -> list[Row]:
+        return self._load(self._sizes.small, self._sizes.small_octets, 20, 3, 2.5)
+
+    def large(self) -> list[Row]:
+        return self._load(self._sizes.large, self._sizes.large_octets, 4, 1.5, 1.5)
+
+    def latency(self) -> list[Row]:
+        """How long one device, alone, waits from its final dot to the 250, the envelope included."""
+        (content,) = mail.messages(1, self._sizes.small_octets)
+
+        def median(port: int) -> Sequence[float]:
+            took = []
+            with Device(port) as device:
+                for _ in range(self._sizes.latency):
+                    begun = time.perf_counter()
+                    device.send(content, pipelining=True)
+                    took.append((time.perf_counter() - begun) * 1000)
+            return [statistics.median(took)]
+
+        rival = self._rival
+        with self._proxy() as running:
+            (figures,) = compare(
+                command.note,
+                lambda: median(running.smtp_port),
+                rival=None if rival is None else lambda: median(rival),
+                rounds=self._sizes.rounds,
+            )
+        return [Row("one device, median of a message", "ms", figures, [Target("≤", 1, "rival")])]
+
+
+def main() -> int:
+    def start(stack: ExitStack, quick: bool) -> Mapping[str, command.Scenario]:
+        work = Spools(stack, QUICK if quick else Sizes())
+        return {name: getattr(work, name) for name in WORK}
+
+    return command.main("Spool", WORK, start)

@@ -1,0 +1,461 @@
+"""What becomes of a message after its 250: tries, verdicts, notifications, and what is set aside."""
+
+from __future__ import annotations
+
+import email
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from legacy_email_proxy.contracts import (
+    CredentialsRefused,
+    Disconnected,
+    Overloaded,
+    Refused,
+    SettingsMistake,
+    Unreachable,
+    Unusable,
+    Unverified,
+)
+from legacy_email_proxy_plugins.spool import delivery as delivery_module
+from legacy_email_proxy_plugins.spool.delivery import Delivery
+from spool.support import (
+    CONTENT,
+    SENDER,
+    Backend,
+    bodies,
+    listed,
+    operate,
+    raises,
+    send,
+    spooling,
+    until,
+    until_states,
+    until_tries,
+)
+
+LARGE = b"Subject: large\r\n\r\n" + b"0123456789abcde\r\n" * 10_000
+
+
+class Clock:
+    """A wall clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("legacy_email_proxy_plugins.spool.spool.steady_clock", lambda: clock)
+    monkeypatch.setitem(Delivery.__init__.__kwdefaults__ or {}, "chance", lambda: 0.0)
+    return clock
+
+
+def tick(spool: Any, clock: Clock, seconds: float) -> None:
+    clock.now += seconds
+    spool._delivery.wake()
+
+
+TEMPORARY = Refused(450, "4.2.1", "not now")
+PERMANENT = Refused(550, "5.1.1", "no such user")
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        TEMPORARY,
+        Refused(421, "4.3.2", "bye"),
+        Refused(535, "5.7.8", "your password"),
+        Refused(500, "5.5.2", "what?"),
+        Disconnected("gone"),
+        Unreachable("away"),
+        Unusable("x"),
+        ValueError("a bug"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("step", ["sender", "recipient", "before_dot"])
+async def test_what_is_temporary_is_tried_again(tmp_path: Path, clock: Clock, step: str, failure: Exception) -> None:
+    backend = Backend(**{step: raises([failure])})  # type: ignore[arg-type]
+    async with spooling(backend, tmp_path) as spool:
+        await send(spool)
+        await until(lambda: len(backend.tried) == 1)
+        item = await until_tries(spool, 1)
+        assert item["due"] == clock.now + 60
+        assert str(getattr(failure, "text", failure)) in item["recipients"][0]["reply"]
+        tick(spool, clock, 61)
+        await until_states(spool)
+        assert backend.contents == [CONTENT]
+
+
+async def test_the_schedule(tmp_path: Path, clock: Clock) -> None:
+    backend = Backend(recipient=raises([TEMPORARY] * 8))
+    begun, waits = clock.now, []
+    async with spooling(backend, tmp_path, SPOOL_RETRY_SECONDS="60,300,3600") as spool:
+        await send(spool)
+        for number in range(1, 9):
+            await until(lambda number=number: len(backend.tried) == number)  # type: ignore[misc]
+            item = await until_tries(spool, number)
+            waits.append(item["due"] - clock.now)
+            tick(spool, clock, waits[-1])
+        await until_states(spool)
+    assert waits == [60, 300, *[3600] * 6]
+    assert clock.now - begun == sum(waits)
+
+
+async def test_each_recipient_has_a_fate_of_its_own(tmp_path: Path, clock: Clock) -> None:
+    verdicts = {"late@example.test": [TEMPORARY], "wrong@example.test": [PERMANENT]}
+
+    def judge(path: str) -> None:
+        if verdicts.get(path):
+            raise verdicts[path].pop()
+
+    backend = Backend(recipient=judge)
+    async with spooling(backend, tmp_path) as spool:
+        await send(spool, "good@example.test", "late@example.test", "wrong@example.test")
+        await until(lambda: len(backend.delivered) == 2)
+        await until_states(spool, "queued")
+        original, notice = backend.delivered
+        assert original.forward_paths == ("good@example.test",)
+        assert (notice.reverse_path, notice.forward_paths) == ("", (SENDER,))
+        assert b"Final-Recipient: rfc822; wrong@example.test" in notice.content
+        assert b"late@" not in notice.content
+        assert b"good@" not in notice.content
+        (item,) = await listed(spool)
+        assert [each["fate"] for each in item["recipients"]] == ["delivered", "waiting", "notified"]
+        tick(spool, clock, 61)
+        await until_states(spool)
+        assert [each.forward_paths for each in backend.delivered[2:]] == [("late@example.test",)]
+
+
+@pytest.mark.parametrize("step", ["sender", "recipient", "before_dot"])
+async def test_a_permanent_verdict_is_notified(tmp_path: Path, step: str) -> None:
+    backend = Backend(**{step: raises([Refused(554, "5.7.1", "spam,\r\nit is")])})  # type: ignore[arg-type]
+    async with spooling(backend, tmp_path) as spool:
+        await send(spool, content=LARGE)
+        await until_states(spool)
+        assert bodies(tmp_path) == []
+    (notice,) = backend.delivered
+    message: Any = email.message_from_bytes(notice.content)
+    assert message.get_content_type() == "multipart/report"
+    assert message.get_param("report-type") == "delivery-status"
+    assert message["Auto-Submitted"] == "auto-replied"
+    assert message["To"] == f"<{SENDER}>"
+    words, status, header = message.get_payload()
+    assert "bob@example.test" in words.get_payload()
+    _, fields = status.get_payload()
+    assert fields["Action"] == "failed"
+    assert fields["Status"] == "5.7.1"
+    assert fields["Final-Recipient"] == "rfc822; bob@example.test"
+    assert fields["Diagnostic-Code"] == "smtp; 554 5.7.1 spam, it is"
+    assert header.get_content_type() == "text/rfc822-headers"
+    assert header.get_payload() == "Subject: large\r\n"
+
+
+async def test_no_notification_for_the_null_reverse_path(tmp_path: Path) -> None:
+    backend = Backend(recipient=raises([PERMANENT]))
+    async with spooling(backend, tmp_path) as spool:
+        await send(spool, reverse_path="")
+        (item,) = await until_states(spool, "dead")
+        assert backend.delivered == []
+        assert item["recipients"][0]["reply"] == "550 5.1.1 no such user"
+        await operate(spool, "retry", item["number"])
+        await until_states(spool)
+    assert backend.contents == [CONTENT]
+
+
+async def test_a_message_whose_notification_fails_is_kept(tmp_path: Path) -> None:
+    backend = Backend(recipient=raises([PERMANENT, Refused(550, "5.1.1", "nor the sender")]))
+    async with spooling(backend, tmp_path) as spool:
+        await send(spool, content=LARGE)
+        (item,) = await until_states(spool, "dead")
+        assert item["sender"] == SENDER
+        exported = b"".join(await operate(spool, "export", item["number"]))
+        assert exported == LARGE
+    assert backend.delivered == []
+    async with spooling(Backend(), tmp_path) as spool:
+        await until_states(spool, "dead")
+
+
+async def test_a_message_is_kept_until_its_notification_is_taken(tmp_path: Path, clock: Clock) -> None:
+    backend = Backend(recipient=raises([PERMANENT, TEMPORARY]))
+    async with spooling(backend, tmp_path) as spool:
+        await send(spool)
+        await until(lambda: len(backend.tried) == 2)
+        await until_states(spool, "notifying", "queued")
+        tick(spool, clock, 61)
+        await until_states(spool)
+    assert len(backend.delivered) == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"SPOOL_POSTMASTER": "pm@example.test"}, (SENDER, "pm@example.test")),
+        ({"SPOOL_POSTMASTER": "pm@example.test", "SPOOL_NOTIFY": "postmaster"}, ("pm@example.test",)),
+        ({"SPOOL_POSTMASTER": "pm@example.test", "SPOOL_NOTIFY": "sender"}, (SENDER,)),
+        ({"SPOOL_POSTMASTER": SENDER}, (SENDER,)),
+    ],
+)
+async def test_who_is_told(tmp_path: Path, variables: dict[str, str], told: tuple[str, ...]) -> None:
+    backend = Backend(recipient=raises([PERMANENT]))
+    async with spooling(backend, tmp_path, **variables) as spool:
+        await send(spool)
+        await until_states(spool)
+    (notice,) = backend.delivered
+    assert notice.forward_paths == told
+
+
+async def test_given_up_after_its_time(tmp_path: Path, clock: Clock) -> None:
+    backend = Backend(recipient=raises([TEMPORARY] * 4))
+    async with spooling(backend, tmp_path, SPOOL_GIVE_UP_SECONDS="400") as spool:
+        await send(spool)
+        for number, seconds in enumerate((60, 300, 40), 1):
+            await until(lambda number=number: len(backend.tried) == number)  # type: ignore[misc]
+            await until_tries(spool, number)
+            tick(spool, clock, seconds)
+        await until_states(spool)
+    (notice,) = backend.delivered
+    assert b"Status: 5.4.7\r\n" in notice.content
+    assert b"450 4.2.1 not now" in notice.content
+
+
+async def test_told_once_that_it_is_late(tmp_path: Path, clock: Clock) -> None:
+    backend = Backend(recipient=lambda path: raises([TEMPORARY])(path) if path != SENDER else None)
+    async with spooling(backend, tmp_path, SPOOL_WARN_SECONDS="300") as spool:
+        await send(spool)
+        for number in range(1, 6):
+            await until(lambda number=number: backend.tried.count(SENDER) == number)  # type: ignore[misc]
+            await until_tries(spool, number)
+            tick(spool, clock, 3600)
+        await until_states(spool, "queued")
+        backend.recipient = lambda _: None
+        tick(spool, clock, 3600)
+        await until_states(spool)
+    warning, original = backend.delivered
+    assert original.content == CONTENT
+    assert b"Action: delayed\r\n" in warning.content
+    assert b"Will-Retry-Until: " in warning.content
+    assert warning.forward_paths == (SENDER,)
+
+
+async def test_an_ambiguous_end_is_told(tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    backend = Backend(after_dot=raises([Disconnected("no answer to the final dot")]))
+    async with spooling(backend, tmp_path) as spool:
+        await send(spool)
+        await until(lambda: "message may have been delivered: it is tried again" in caplog.text)
+        await until_tries(spool, 1)
+        tick(spool, clock, 61)
+        await until_states(spool)
+    assert backend.contents == [CONTENT, CONTENT]
+
+
+@pytest.mark.parametrize(
+    "failure", [Unreachable("away"), Unverified("x"), CredentialsRefused("535"), Overloaded("busy"), Unusable("x")]
+)
+async def test_a_backend_that_is_down_is_tried_by_one_message_at_a_time(
+    tmp_path: Path, clock: Clock, failure: Exception
+) -> None:
+    down = True
+
+    def sender(_: str) -> None:
+        if down:
+            raise failure
+
+    backend = Backend(sender=sender)
+    async with spooling(backend, tmp_path, BACKEND_SMTP_MAX_CONNECTIONS="3") as spool:
+        await send(spool, reverse_path="first@example.test")
+        await until(lambda: backend.tried)
+        delivery: Any = spool._delivery
+        await until(lambda: delivery._gate.closed)
+        for number in range(200):
+            clock.now += 0.001
+            await send(spool, reverse_path=f"{number}@example.test")
+        for number in range(2, 5):
+            tick(spool, clock, 3600)
+            await until(lambda number=number: len(backend.tried) == number)  # type: ignore[misc]
+            await until(lambda: not delivery._busy)
+        down = False
+        tick(spool, clock, 3600)
+        await until_states(spool)
+        assert len(backend.tried) == 4 + 201
+        assert backend.most_at_once <= 3
+        order = [each.reverse_path for each in backend.delivered]
+    # Those that were not tried yet first, as they came; within the three that go at once, any order is right.
+    places = [order.index(f"{number}@example.test") for number in range(3, 200)]
+    assert all(abs(place - number) <= 8 for number, place in enumerate(places))
+
+
+async def test_a_message_that_crashes_the_relay_is_set_aside(tmp_path: Path, clock: Clock) -> None:
+    def recipient(path: str) -> None:
+        if path == "poison@example.test":
+            raise ZeroDivisionError
+
+    backend = Backend(recipient=recipient)
+    async with spooling(backend, tmp_path, SPOOL_POISON_TRIES="3") as spool:
+        await send(spool, "poison@example.test")
+        for number in range(1, 4):
+            await send(spool)
+            await until(lambda number=number: len(backend.delivered) == number)  # type: ignore[misc]
+            await until_tries(spool, number)
+            tick(spool, clock, 3600)
+        (item,) = await until_states(spool, "set aside")
+        assert "ZeroDivisionError" in item["reason"]
+        backend.recipient = lambda _: None
+        await operate(spool, "retry", item["number"])
+        await until_states(spool)
+
+
+async def test_what_was_done_but_can_not_be_written_down_is_not_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery_module, "_TROUBLE_SECONDS", 0.01)
+    backend = Backend()
+    async with spooling(backend, tmp_path) as spool:
+        record, failures = spool._spool.store.record, [Overloaded("disk")] * 5
+
+        async def failing(outcome: Any) -> None:
+            if failures:
+                raise failures.pop()
+            await record(outcome)
+
+        monkeypatch.setattr(spool._spool.store, "record", failing)
+        await send(spool)
+        await until_states(spool)
+    assert len(backend.tried) == 1
+
+
+async def test_many_waiting_cost_no_memory_and_go_in_order(tmp_path: Path) -> None:
+    async with spooling(Backend(), tmp_path):
+        pass
+    with sqlite3.connect(tmp_path / "spool.db") as database:
+        _fill(database, 3000)
+    database.close()
+    backend = Backend(keep=False)
+    async with spooling(backend, tmp_path) as spool:
+        await until(lambda: len(backend.delivered) > 5)
+        assert len(spool._delivery._busy) <= 30  # type: ignore[union-attr]
+        await until(lambda: len(backend.delivered) == 3000, 30)
+        order = [int(each.reverse_path.partition("@")[0]) for each in backend.delivered]
+    assert all(abs(place - number) <= 30 for place, number in enumerate(order))
+
+
+def _fill(database: sqlite3.Connection, count: int) -> None:
+    for number in range(count):
+        database.execute(
+            "INSERT INTO message (account, state, received, since, due, client, reverse_path, parameters, octets)"
+            " VALUES ('', 'queued', 1, 1, ?, '[\"\", \"\", \"\", \"\", 0]', ?, '{}', 3)",
+            (number, f"{number}@example.test"),
+        )
+    database.execute(
+        "INSERT INTO recipient (message, number, forward_path, parameters)"
+        " SELECT number, 0, 'x@example.test', '{}' FROM message"
+    )
+    database.execute("INSERT INTO content SELECT number, x'610d0a' FROM message")
+
+
+DAMAGE: dict[str, Callable[[sqlite3.Connection], Any]] = {
+    "client": lambda database: database.execute("UPDATE message SET client = 'x' WHERE number = 1"),
+    "parameters": lambda database: database.execute("UPDATE message SET parameters = '[]' WHERE number = 1"),
+    "state of a recipient": lambda database: database.execute("UPDATE recipient SET fate = 'lost' WHERE message = 1"),
+    "no recipient": lambda database: database.execute("DELETE FROM recipient WHERE message = 1"),
+    "no content": lambda database: database.execute("DELETE FROM content WHERE message = 1"),
+    "content cut": lambda database: database.execute("UPDATE content SET octets = x'61' WHERE message = 1"),
+    "text for content": lambda database: database.execute("UPDATE content SET octets = 'text' WHERE message = 1"),
+    "foreign body": lambda database: database.execute("UPDATE message SET body = '../../etc/passwd' WHERE number = 1"),
+    "no body": lambda database: database.execute(f"UPDATE message SET body = '{'0' * 32}' WHERE number = 1"),
+    "blob for a path": lambda database: database.execute("UPDATE message SET reverse_path = x'ff' WHERE number = 1"),
+    "no UTF-8": lambda database: database.execute("UPDATE message SET reason = CAST(x'ff' AS TEXT) WHERE number = 1"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+async def test_what_can_not_be_read_stops_nobody(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with spooling(Backend(before_dot=lambda _: anyio.sleep_forever()), tmp_path) as spool:
+        await send(spool, reverse_path="one@example.test")
+        await send(spool, reverse_path="two@example.test")
+    with sqlite3.connect(tmp_path / "spool.db") as database:
+        DAMAGE[damage](database)
+    database.close()
+    backend = Backend()
+    async with spooling(backend, tmp_path) as spool:
+        await until(lambda: backend.delivered)
+        (item,) = await until_states(spool, "set aside")
+        assert item["number"] == 1
+        assert item["reason"]
+        assert "set aside" in caplog.text
+        assert [each.reverse_path for each in backend.delivered] == ["two@example.test"]
+        await operate(spool, "drop", 1)
+        await until_states(spool)
+
+
+async def test_a_file_with_broken_pages_is_kept_and_a_new_one_begun(tmp_path: Path) -> None:
+    async with spooling(Backend(before_dot=lambda _: anyio.sleep_forever()), tmp_path) as spool:
+        await send(spool)
+    with sqlite3.connect(tmp_path / "spool.db") as database:
+        (page,) = database.execute("SELECT rootpage FROM sqlite_master WHERE name = 'message'").fetchone()
+    database.close()
+    with (tmp_path / "spool.db").open("r+b") as file:
+        file.seek(4096 * (page - 1))
+        file.write(b"\xff" * 4096)
+    backend = Backend()
+    async with spooling(backend, tmp_path) as spool:
+        await send(spool)
+        await until(lambda: backend.contents == [CONTENT])
+    assert len(unreadable(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("content", [b"no database at all" * 1000, b"", b"SQLite format 3\0" + b"\xff" * 8000])
+async def test_an_unreadable_file_is_kept_and_a_new_one_begun(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "spool.db").write_bytes(content)
+    backend = Backend()
+    async with spooling(backend, tmp_path) as spool:
+        await send(spool)
+        await until(lambda: backend.delivered)
+    if content:
+        (kept,) = unreadable(tmp_path)
+        assert kept.read_bytes() == content
+        assert "can not be read" in caplog.text
+
+
+def unreadable(folder: Path) -> list[Path]:
+    return sorted(folder.glob("spool.db.unreadable-*"))
+
+
+async def test_a_later_version_is_left_alone(tmp_path: Path) -> None:
+    async with spooling(Backend(), tmp_path):
+        pass
+    with sqlite3.connect(tmp_path / "spool.db") as database:
+        database.execute("PRAGMA user_version = 99")
+    database.close()
+    with pytest.raises(SettingsMistake, match="version 99"):
+        async with spooling(Backend(), tmp_path):
+            pass
+
+
+async def test_a_truncated_body_is_set_aside_and_foreign_files_are_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with spooling(Backend(before_dot=lambda _: anyio.sleep_forever()), tmp_path) as spool:
+        await send(spool, content=LARGE)
+    (body,) = bodies(tmp_path)
+    body.write_bytes(LARGE[:-1])
+    (body.parent / "notes.txt").write_text("mine")
+    (body.parent / ("f" * 32)).write_text("left by a crash")
+    backend = Backend()
+    async with spooling(backend, tmp_path) as spool:
+        (item,) = await until_states(spool, "set aside")
+        assert "octets instead of" in item["reason"]
+    assert backend.delivered == []
+    assert {file.name for file in bodies(tmp_path)} == {body.name, "notes.txt"}
+    assert "notes.txt" in caplog.text
