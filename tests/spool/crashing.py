@@ -83,28 +83,28 @@ def mark(at: Killer) -> None:
     bodies_module.os = _MarkedOS(at)  # type: ignore[attr-defined,assignment]
     transaction = writer_module._transaction
 
-    def committed(connection: Any, jobs: Any, bulk: Any) -> None:
+    def committed(connection: Any, jobs: Any, bulk: Any, begin: str) -> None:
         puts = any(isinstance(job.argument, tuple) for job in jobs)
         closes = any(isinstance(job.argument, int) for job in jobs)
         if puts:
             at("before commit")
         if closes:
             at("before closing")
-        transaction(connection, jobs, bulk)
+        transaction(connection, jobs, bulk, begin)
         if puts:
             at("after commit")
         if closes:
             at("after closing")
 
     writer_module._transaction = committed
-    remove = bodies_module.Bodies.remove
+    remove = bodies_module.BodyFiles.remove
 
     def removed(self: Any, names: Any) -> None:
         at("before unlink")
         remove(self, names)
         at("after unlink")
 
-    bodies_module.Bodies.remove = removed  # type: ignore[method-assign]
+    bodies_module.BodyFiles.remove = removed  # type: ignore[method-assign]
 
 
 def _content(number: int) -> bytes:

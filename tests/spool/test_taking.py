@@ -124,7 +124,7 @@ async def test_an_error_of_the_database_is_no_250(
     backend = Backend()
     async with spooling(backend, tmp_path) as spool:
 
-        def failing(connection: Any, jobs: Any, bulk: Any) -> None:
+        def failing(connection: Any, jobs: Any, bulk: Any, begin: str) -> None:
             error = sqlite3.OperationalError("as the test wants it")
             error.sqlite_errorcode = code
             raise error

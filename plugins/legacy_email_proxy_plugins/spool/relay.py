@@ -26,8 +26,9 @@ from .control import Control, ask
 from .delivery import Delivery, steady_clock
 from .message import Submission
 from .options import Options, store_path
+from .relational import LOOK_AT
 from .schedule import JITTER
-from .sqlite import LOOK_AT, SQLiteStore
+from .sqlite import SQLiteStore
 from .store import Room, Store
 from .workbench import Workbench
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import time
 from contextlib import suppress
 from pathlib import Path
 
+from legacy_email_proxy.contracts import Failure, StorageFull
+
 from .bodies import sync_directory
 from .rows import BATCH
 
-__all__ = ("VERSION", "TooNewError", "connect", "is_damage", "set_aside")
+__all__ = ("VERSION", "TooNewError", "connect", "is_damage", "set_aside", "storage_failure")
 
 VERSION = 1
 """Of the tables; kept in the file as ``user_version``."""
@@ -82,6 +85,18 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def storage_failure(error: BaseException, look_at: str) -> BaseException:
+    """What an error of SQLite or of the system means for the device."""
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        kind = StorageFull if code == sqlite3.SQLITE_FULL else Failure
+        return kind(f"the spool's database: {error}", look_at=look_at)
+    if isinstance(error, OSError):
+        kind = StorageFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else Failure
+        return kind(f"the spool: {error.strerror}: {error.filename or 'its file'}", look_at=look_at)
+    return error
 
 
 def is_damage(error: sqlite3.Error) -> bool:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import anyio
@@ -15,43 +14,33 @@ from legacy_email_proxy.contracts import Failure, SettingsMistake, StorageFull
 
 from ..threads import Threads
 from . import rows
-from .arriving import Arriving
-from .bodies import Bodies
+from .bodies import BodyFiles
 from .lock import Locked, SpoolLock
 from .marks import Marks
-from .message import Fate, Outcome, SpooledMessage, State, Submission
+from .message import Outcome, SpooledMessage
+from .relational import LOOK_AT, SUSPECT, RelationalStore
 from .reserve import RESERVE_OCTETS, Reserve
-from .schema import TooNewError, connect, is_damage, set_aside
-from .store import Room, Unreadable
-from .writer import Writer
+from .schema import TooNewError, connect, is_damage, set_aside, storage_failure
+from .store import Room
 
-__all__ = ("LOOK_AT", "SQLiteStore")
-
-LOOK_AT = "SPOOL_URL"
+__all__ = ("SQLiteStore",)
 
 _FREE_SECONDS = 1.0
 _AMPLE = 16
 """So many times the reserve must be free before it is kept back again."""
-_SUSPECT = 2
-"""Tries without an orderly end after which a message is only tried alone. One crash takes along all its neighbours."""
 
-
-_Given = tuple[Submission, bytes | None, str | None, int]
-
-
-class SQLiteStore:
+class SQLiteStore(RelationalStore):
     """See :class:`~.store.Store`."""
 
     def __init__(self, path: Path, logger: logging.Logger) -> None:
+        threads = Threads(LOOK_AT)
+        self._files = BodyFiles(path.with_name(f"{path.name}.bodies"), threads)
+        super().__init__(
+            self._files, threads, logger, begin="BEGIN IMMEDIATE", failure=lambda error: storage_failure(error, LOOK_AT)
+        )
         self.path = path
-        self._logger = logger
         self._lock = SpoolLock(path)
-        self._writer = Writer(self._apply, LOOK_AT)
-        self._threads = Threads(LOOK_AT)
-        self._bodies = Bodies(path.with_name(f"{path.name}.bodies"), self._threads)
-        self._messages = self._octets = 0
         self._free: tuple[float, int | None] = (float("-inf"), None)
-        self._suspect: int | None = None
         self._marks = Marks(path.with_name(f"{path.name}.trying"))
         self._reserve = Reserve(path.with_name(f"{path.name}.reserve"))
         self._last = 0
@@ -62,7 +51,7 @@ class SQLiteStore:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock.take()
             await self._writer.open(self._connect)
-            await self._threads.run(self._bodies.prepare)
+            await self._threads.run(self._files.prepare)
             crashed = self._marks.open()
             names = await self._writer.run(lambda connection: self._take_stock(connection, due_before, crashed))
             self._marks.wipe()
@@ -116,40 +105,13 @@ class SQLiteStore:
         return {name for (name,) in connection.execute("SELECT body FROM message WHERE body IS NOT NULL")}
 
     async def _sweep(self, names: set[str]) -> None:
-        removed, foreign = await self._threads.run(self._bodies.sweep, names)
+        removed, foreign = await self._threads.run(self._files.sweep, names)
         if removed:
             self._logger.info("the spool: %d bodies that no message needs any more were removed", removed)
         if foreign:
-            self._logger.warning("the spool: %s: not ours, and left alone: %s", self._bodies.folder, foreign[:10])
+            self._logger.warning("the spool: %s: not ours, and left alone: %s", self._files.folder, foreign[:10])
 
-    # In.
-
-    def receive(self) -> Arriving:
-        """See :meth:`.store.Store.receive`."""
-        return Arriving(self.put, self._bodies, self._threads)
-
-    async def put(self, submission: Submission, content: bytes | None, body: str | None, octets: int) -> SpooledMessage:
-        """Write the record of a message of which the body, if it has one, is on disk."""
-        number = await self._writer.together((submission, content, body, octets))
-        self._messages += 1
-        self._octets += octets
-        return rows.spooled(rows.Row(number, submission, octets, content, body))
-
-    def _apply(self, connection: sqlite3.Connection, given: list[_Given | int]) -> list[int]:
-        """What is put gets its number, which is the result; a number is a message that is done."""
-        added, removed, numbers = [], [], []
-        for each in given:
-            if isinstance(each, int):
-                removed.append(each)
-                numbers.append(each)
-            else:
-                submission, content, body, octets = each
-                added.append(rows.Row(self._number(), submission, octets, content, body))
-                numbers.append(self._last)
-        rows.apply(connection, added, removed)
-        return numbers
-
-    def _number(self) -> int:
+    def _number(self, connection: sqlite3.Connection) -> int:
         self._last += 1
         return self._last
 
@@ -159,21 +121,18 @@ class SQLiteStore:
         """See :meth:`.store.Store.lease`."""
         if self._suspect not in but:
             self._suspect = None
-        leased, suspect, unreadable = await self._writer.run(
+        leased, self._suspect = await self._writer.run(
             lambda connection: self._lease(connection, now, limit, frozenset(but))
         )
-        self._suspect = suspect
-        for number, reason in unreadable:
-            self._logger.error("message %d is set aside: %s", number, reason)
         return leased
 
     def _lease(
         self, connection: sqlite3.Connection, now: float, limit: int, but: frozenset[int]
-    ) -> tuple[list[SpooledMessage], int | None, list[tuple[int, str]]]:
+    ) -> tuple[list[SpooledMessage], int | None]:
         due = connection.execute(
             "SELECT number FROM message WHERE state = 'queued' AND due <= ? AND unfinished < ?"
             " ORDER BY due, number LIMIT ?",
-            (now, _SUSPECT, limit + len(but)),
+            (now, SUSPECT, limit + len(but)),
         )
         numbers = [number for (number,) in due if number not in but][:limit]
         suspect = self._suspect
@@ -181,21 +140,11 @@ class SQLiteStore:
             found = connection.execute(
                 "SELECT number FROM message WHERE state = 'queued' AND due <= ? AND unfinished >= ?"
                 " ORDER BY unfinished, due, number LIMIT ?",
-                (now, _SUSPECT, 1 + len(but)),
+                (now, SUSPECT, 1 + len(but)),
             )
             suspect = next((number for (number,) in found if number not in but), None)
             numbers += [] if suspect is None else [suspect]
-        leased: list[SpooledMessage] = []
-        unreadable: list[tuple[int, str]] = []
-        readable = rows.fetch_all(connection, numbers)
-        for number in numbers:
-            message = readable.get(number)
-            if isinstance(message, Unreadable):
-                unreadable.append((number, str(message)))
-                _move(connection, number, State.SET_ASIDE, str(message))
-            elif message is not None:
-                leased.append(message)
-        return leased, suspect, unreadable
+        return self._readable(connection, numbers), suspect
 
     async def next_due(self, but: Collection[int]) -> float | None:
         """See :meth:`.store.Store.next_due`."""
@@ -217,112 +166,14 @@ class SQLiteStore:
 
     async def record(self, outcome: Outcome) -> None:
         """See :meth:`.store.Store.record`."""
-        message = outcome.message
         try:
-            added, removed = await self._written(outcome)
+            await super().record(outcome)
         except StorageFull:
             if not self._reserve.kept:
                 raise
             await self._threads.run(self._reserve.spend)
-            added, removed = await self._written(outcome)
-        self._marks.clear(message.number)
-        self._messages += len(outcome.notices) - len(removed)
-        self._octets += added - sum(octets for octets, _ in removed)
-        await self._remove(body for _, body in removed)
-
-    async def _written(self, outcome: Outcome) -> tuple[int, list[tuple[int, str | None]]]:
-        """See :meth:`_record`."""
-        message = outcome.message
-        if not message.notice and all(each.fate is Fate.DELIVERED for each in message.recipients):
-            await self._writer.together(message.number)
-            return 0, [(message.octets, message.body)]
-        return await self._writer.run(lambda connection: self._record(connection, outcome))
-
-    def _record(self, connection: sqlite3.Connection, outcome: Outcome) -> tuple[int, list[tuple[int, str | None]]]:
-        """Returns the octets that the notices add, and of each message that is removed its octets and its body."""
-        number = outcome.message.number
-        rows.update_recipients(connection, number, outcome.changed)
-        for notice in outcome.notices:
-            written = self._number()
-            row = rows.Row(written, notice.submission, len(notice.content), notice.content, None, notice=True)
-            rows.apply(connection, [row], ())
-            connection.executemany(
-                "UPDATE recipient SET notice = ? WHERE message = ? AND number = ?",
-                [(written, number, place) for place in notice.about],
-            )
-        connection.execute(
-            "UPDATE message SET due = ?, tries = tries + 1, warned = max(warned, ?), reason = ?,"
-            " unfinished = CASE WHEN ? THEN 0 ELSE unfinished + 1 END,"
-            " state = CASE WHEN state = 'held' AND ? = 'queued' THEN 'held' ELSE ? END WHERE number = ?",
-            (
-                outcome.due, outcome.warned, outcome.reason, outcome.orderly, outcome.state.value, outcome.state.value,
-                number,
-            ),
-        )  # fmt: skip
-        removed = [*_settle_notice(connection, number, outcome.due)]
-        if gone := rows.settle(connection, number, outcome.due):
-            removed.append(gone)
-        return sum(len(notice.content) for notice in outcome.notices), removed
-
-    async def _remove(self, bodies: Iterable[str | None]) -> None:
-        names = [body for body in bodies if body is not None]
-        if names:
-            await self._threads.run(self._bodies.remove, names)
-
-    async def content(self, message: SpooledMessage) -> AsyncGenerator[bytes, None]:
-        """See :meth:`.store.Store.content`."""
-        if message.body is not None:
-            async with aclosing(self._bodies.read(message.body, message.octets)) as pieces:
-                async for piece in pieces:
-                    yield piece
-        elif message.content is not None:
-            yield message.content
-        else:
-            found = await self._writer.run(lambda connection: _content(connection, message.number))
-            if isinstance(found, Unreadable):
-                raise found
-            yield found
-
-    # For the operator.
-
-    async def numbers(self) -> Sequence[int]:
-        """See :meth:`.store.Store.numbers`."""
-        found = await self._writer.run(
-            lambda connection: connection.execute("SELECT number FROM message ORDER BY number").fetchall()
-        )
-        return [number for (number,) in found]
-
-    async def get(self, number: int) -> SpooledMessage | None:
-        """See :meth:`.store.Store.get`."""
-        return await self._writer.run(lambda connection: rows.fetch(connection, number))
-
-    async def move(self, number: int, state: State, now: float) -> bool:
-        """See :meth:`.store.Store.move`."""
-
-        def work(connection: sqlite3.Connection) -> bool:
-            revived = (Fate.WAITING.value, number, Fate.DEAD.value, Fate.FAILED.value)
-            if state is State.QUEUED:
-                connection.execute(
-                    "UPDATE recipient SET fate = ?, notice = NULL WHERE message = ? AND fate IN (?, ?)", revived
-                )
-                connection.execute(
-                    "UPDATE message SET due = ?, unfinished = 0, reason = '',"
-                    " since = CASE WHEN state IN ('queued', 'held') THEN since ELSE ? END WHERE number = ?",
-                    (now, now, number),
-                )
-            return _move(connection, number, state)
-
-        return await self._writer.run(work)
-
-    async def drop(self, number: int) -> bool:
-        """See :meth:`.store.Store.drop`."""
-        removed = await self._writer.run(lambda connection: rows.delete(connection, number))
-        if removed is None:
-            return False
-        self._messages -= 1
-        self._octets -= removed[0]
-        await self._remove([removed[1]])
-        return True
+            await super().record(outcome)
+        self._marks.clear(outcome.message.number)
 
     async def room(self) -> Room:
         """See :meth:`.store.Store.room`. The disk is asked once a second."""
@@ -343,36 +194,3 @@ class SQLiteStore:
         self._marks.close()
         self._lock.release()
 
-
-def _move(connection: sqlite3.Connection, number: int, state: State, reason: str = "") -> bool:
-    changed = connection.execute(
-        "UPDATE message SET state = ?, reason = CASE WHEN ? = '' THEN reason ELSE ? END WHERE number = ?",
-        (state.value, reason, reason, number),
-    )
-    return changed.rowcount == 1
-
-
-def _content(connection: sqlite3.Connection, number: int) -> bytes | Unreadable:
-    try:
-        message = rows.fetch(connection, number, with_content=True)
-    except Unreadable as error:
-        return error
-    if message is None or message.content is None:
-        return Unreadable("it is gone")
-    return message.content
-
-
-def _settle_notice(connection: sqlite3.Connection, number: int, now: float) -> list[tuple[int, str | None]]:
-    """If this was a notification: those whom it is about are notified once anybody has it, and dead if nobody will."""
-    fates = {fate for (fate,) in connection.execute("SELECT fate FROM recipient WHERE message = ?", (number,))}
-    if Fate.DELIVERED.value in fates:
-        fate = Fate.NOTIFIED
-    elif Fate.WAITING.value not in fates:
-        fate = Fate.DEAD
-    else:
-        return []
-    about = connection.execute("SELECT DISTINCT message FROM recipient WHERE notice = ?", (number,)).fetchall()
-    connection.execute(
-        "UPDATE recipient SET fate = ?, notice = NULL WHERE notice = ? AND fate = 'failed'", (fate.value, number)
-    )
-    return [gone for (original,) in about if (gone := rows.settle(connection, original, now))]

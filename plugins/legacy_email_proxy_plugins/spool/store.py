@@ -10,9 +10,15 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from legacy_email_proxy.contracts import Failure
+
 from .message import Outcome, SpooledMessage, State, Submission
 
-__all__ = ("Incoming", "Room", "Store", "Unreadable")
+__all__ = ("Incoming", "Interrupted", "Room", "Store", "Unreadable")
+
+
+class Interrupted(Failure):
+    """The connection to the store broke, or there was none. What was being written may be there, or not."""
 
 
 class Unreadable(Exception):
