@@ -77,6 +77,7 @@ class Delivery:
         """A new message, just stored. It is begun at once, without reading it again, if nothing else waits its turn."""
         if self._behind or self._gate.closed or self._stopping or len(self._busy) >= self._options.connections * _AHEAD:
             self._behind = True
+            self._store.give_back(message.number)
             self._wake.set()
         else:
             self._begin(message)
@@ -149,9 +150,13 @@ class Delivery:
         except Exception as error:
             # Of our own making; the message must neither be lost nor tried in a circle.
             self._logger.error("message %d: %s", message.number, error, exc_info=_unexpected(error))
-            outcome = self._later(message, message.waiting, error, orderly=False)
+            outcome = self._later(message, message.waiting, error, orderly=isinstance(error, Failure))
+        except asyncio.CancelledError:
+            self._store.give_back(message.number)
+            raise
         if outcome is None:
             self._untried.discard(message.number)
+            self._store.give_back(message.number)
             # The turn of what is due comes in its order, and this one's with it.
             self._behind = True
             return
@@ -199,7 +204,6 @@ class Delivery:
             return await attempt(self._relay, message, self._store.content(message))
         except asyncio.CancelledError:
             self._logger.warning("message %d: cut off, and tried again at the next start", message.number)
-            self._store.give_back(message.number)
             raise
         finally:
             self._attempting.discard(message.number)

@@ -1,17 +1,14 @@
-"""What the spool's settings say, checked; and where its files are."""
+"""What the spool's settings say, checked."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from legacy_email_proxy.contracts import Context, SettingsMistake
 
-__all__ = ("Options", "store_path")
-
-_SCHEME = "sqlite:///"
+__all__ = ("Options",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +58,3 @@ class Options:
             # Many providers let an account write in its own name only.
             daemon=postmaster or (user if user and "@" in user else None),
         )
-
-
-def store_path(context: Context) -> Path:
-    """The SQLite file. Raises :class:`SettingsMistake` for another kind of URL."""
-    url: str | None = context.settings["SPOOL_URL"]
-    if url is None:
-        folder: Path = context.settings["STATE_DIR"]
-        return folder / "spool.db"
-    path = url.removeprefix(_SCHEME).lstrip("/")
-    if not url.startswith(_SCHEME) or not path:
-        raise SettingsMistake(f"SPOOL_URL: write {_SCHEME} and the path of a file, like {_SCHEME}srv/mail/spool.db")
-    # Never relative to wherever the service was started from: it would lose sight of its mail.
-    return Path("/") / path

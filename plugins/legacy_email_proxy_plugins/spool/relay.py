@@ -25,11 +25,11 @@ from legacy_email_proxy.contracts import (
 from .control import Control, ask
 from .delivery import Delivery, steady_clock
 from .message import Submission
-from .options import Options, store_path
+from .options import Options
 from .relational import LOOK_AT
 from .schedule import JITTER
-from .sqlite import SQLiteStore
 from .store import Room, Store
+from .stores import store_of
 from .workbench import Workbench
 
 __all__ = ("SpoolRelay",)
@@ -45,33 +45,37 @@ class SpoolRelay:
 
     def __init__(self, context: Context) -> None:
         self._options = Options.from_context(context)
-        self._path = store_path(context)
         self._socket = context.settings["STATE_DIR"] / "spool.sock"
         self._logger = context.logger
         self._next = context.relay("SPOOL_RELAY")
         self._clock = steady_clock()
-        self._store: Store = SQLiteStore(self._path, self._logger)
+        self._new_store: Callable[[], Store] = lambda: store_of(context)
+        self._store = self._new_store()
+        self._warnings: Sequence[str] = ()
         self._delivery: Delivery | None = None
         self._control: Control | None = None
 
     async def start(self) -> None:
         """See :meth:`contracts.StartingRelay.start`: take possession of the store, and deliver what waits in it."""
-        await self._open()
+        await self._open(self._store, self._woken)
         if start := getattr(self._next, "start", None):
             await start()
         self._delivery = Delivery(self._store, self._next, self._options, self._logger, clock=self._clock)
-        self._control = Control(self._socket, self._workbench(self._delivery.wake), self._logger)
-        await self._control.start()
+        if not self._store.shared:
+            workbench = Workbench(self._store, self._clock, self._delivery.wake)
+            self._control = Control(self._socket, workbench, self._logger)
+            await self._control.start()
         self._delivery.start()
         room = await self._store.room()
-        self._logger.info("the spool is open", extra={"facts": {"spool": self._path, "messages": room.messages}})
+        self._logger.info("the spool is open", extra={"facts": {"spool": self._store.name, "messages": room.messages}})
 
-    async def _open(self) -> None:
+    async def _open(self, store: Store, wake: Callable[[], None] | None) -> None:
         longest = max(self._options.retry_seconds) * (1 + JITTER)
-        await self._store.open(due_before=self._clock() + longest)
+        await store.open(due_before=self._clock() + longest, wake=wake)
 
-    def _workbench(self, wake: Callable[[], None]) -> Workbench:
-        return Workbench(self._store, self._clock, wake)
+    def _woken(self) -> None:
+        if self._delivery is not None:
+            self._delivery.wake()
 
     @asynccontextmanager
     async def transaction(
@@ -100,44 +104,50 @@ class SpoolRelay:
 
     async def probe(self) -> Sequence[Finding]:
         """See :meth:`contracts.Relay.probe`: the next relay, and how many messages wait."""
-        return [await self._finding(), *await self._next.probe()]
+        return [*await self._findings(), *await self._next.probe()]
 
-    async def _finding(self) -> Finding:
-        if not self._path.exists():
-            return Finding(Level.GOOD, f"spool {self._path}: does not exist yet and will be made")
+    async def _findings(self) -> list[Finding]:
+        name = f"spool {self._store.name}"
+        if not self._store.exists:
+            return [Finding(Level.GOOD, f"{name}: does not exist yet and will be made")]
         try:
             states = [item["state"] async for item in self.administer("list", ()) if isinstance(item, Mapping)]
         except Exception as error:
-            return Finding(Level.BAD, f"spool {self._path}: {error}")
-        text = f"spool {self._path}: {len(states)} messages"
+            return [Finding(Level.BAD, f"{name}: {error}")]
+        text = f"{name}: {len(states)} messages"
         stuck = sum(state in ("dead", "set aside") for state in states)
+        found = Finding(Level.GOOD, text)
         if stuck:
-            return Finding(
+            found = Finding(
                 Level.WARNING, f"{text}, {stuck} of them given up", "look with `legacy-email-proxy spool list`"
             )
-        return Finding(Level.GOOD, text)
+        return [found, *(Finding(Level.WARNING, f"{name}: {warning}") for warning in self._warnings)]
 
     async def administer(
         self, action: QueueAction, numbers: Sequence[int]
     ) -> AsyncGenerator[Mapping[str, Any] | bytes, None]:
-        """See :meth:`contracts.Queue.administer`: by the service that runs, or, where none does, by ourselves."""
+        """See :meth:`contracts.Queue.administer`: by the service that runs, or, where none has to, by ourselves."""
         if self._delivery is not None:
-            answers = self._workbench(self._delivery.wake).do(action, numbers)
-        else:
-            answers = ask(self._socket, action, numbers)
-        try:
-            async for answer in answers:
+            async for answer in Workbench(self._store, self._clock, self._delivery.wake).do(action, numbers):
                 yield answer
             return
-        except (FileNotFoundError, ConnectionRefusedError):
-            pass
-        # Opening takes the lock that a service holds: one that runs without answering is never disturbed.
-        await self._open()
+        if not self._store.shared:
+            try:
+                async for answer in ask(self._socket, action, numbers):
+                    yield answer
+                return
+            except (FileNotFoundError, ConnectionRefusedError):
+                pass
+        # Opening takes the lock, if there is one, that a service holds: one that runs without answering is never
+        # disturbed.
+        store = self._new_store()
+        await self._open(store, None)
+        self._warnings = store.warnings
         try:
-            async for answer in self._workbench(lambda: None).do(action, numbers):
+            async for answer in Workbench(store, self._clock, lambda: None).do(action, numbers):
                 yield answer
         finally:
-            await self._store.aclose()
+            await store.aclose()
 
     async def aclose(self) -> None:
         """See :meth:`contracts.Relay.aclose`."""

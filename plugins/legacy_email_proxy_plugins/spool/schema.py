@@ -13,8 +13,9 @@ from legacy_email_proxy.contracts import Failure, StorageFull
 
 from .bodies import sync_directory
 from .rows import BATCH
+from .store import TooNewError
 
-__all__ = ("VERSION", "TooNewError", "connect", "is_damage", "set_aside", "storage_failure")
+__all__ = ("VERSION", "connect", "is_damage", "set_aside", "storage_failure")
 
 VERSION = 1
 """Of the tables; kept in the file as ``user_version``."""
@@ -54,10 +55,6 @@ CREATE TABLE content (message INTEGER PRIMARY KEY, octets BLOB NOT NULL);
 
 _WAL_PAGES = 4000
 """How far the write-ahead log grows before it is worked in: some 16 MiB, so that this is not done all the time."""
-
-
-class TooNewError(Exception):
-    """The file was written by a later version of this program."""
 
 
 def connect(path: Path) -> sqlite3.Connection:

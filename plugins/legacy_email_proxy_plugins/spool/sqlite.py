@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import anyio
@@ -20,8 +20,8 @@ from .marks import Marks
 from .message import Outcome, SpooledMessage
 from .relational import LOOK_AT, SUSPECT, RelationalStore
 from .reserve import RESERVE_OCTETS, Reserve
-from .schema import TooNewError, connect, is_damage, set_aside, storage_failure
-from .store import Room
+from .schema import connect, is_damage, set_aside, storage_failure
+from .store import Room, TooNewError
 
 __all__ = ("SQLiteStore",)
 
@@ -32,6 +32,9 @@ _AMPLE = 16
 class SQLiteStore(RelationalStore):
     """See :class:`~.store.Store`."""
 
+    shared = False
+    warnings: Sequence[str] = ()
+
     def __init__(self, path: Path, logger: logging.Logger) -> None:
         threads = Threads(LOOK_AT)
         self._files = BodyFiles(path.with_name(f"{path.name}.bodies"), threads)
@@ -39,13 +42,19 @@ class SQLiteStore(RelationalStore):
             self._files, threads, logger, begin="BEGIN IMMEDIATE", failure=lambda error: storage_failure(error, LOOK_AT)
         )
         self.path = path
+        self.name = str(path)
         self._lock = SpoolLock(path)
         self._free: tuple[float, int | None] = (float("-inf"), None)
         self._marks = Marks(path.with_name(f"{path.name}.trying"))
         self._reserve = Reserve(path.with_name(f"{path.name}.reserve"))
         self._last = 0
 
-    async def open(self, *, due_before: float) -> None:
+    @property
+    def exists(self) -> bool:
+        """See :attr:`.store.Store.exists`."""
+        return self.path.exists()
+
+    async def open(self, *, due_before: float, wake: Callable[[], None] | None = None) -> None:
         """See :meth:`.store.Store.open`."""
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,12 +1,12 @@
 """The contract of a store: where the spool is durable. Several kinds are possible; the rest of the spool knows none.
 
 Whatever is awaited here has, on return, been written to stable storage. Errors of the disk are raised as
-:class:`StorageFull` or :class:`Failure`; then nothing of the call has happened.
+:class:`StorageFull` or :class:`Failure`; then nothing of the call has happened, unless it is :class:`Interrupted`.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,11 +14,15 @@ from legacy_email_proxy.contracts import Failure
 
 from .message import Outcome, SpooledMessage, State, Submission
 
-__all__ = ("Incoming", "Interrupted", "Room", "Store", "Unreadable")
+__all__ = ("Incoming", "Interrupted", "Room", "Store", "TooNewError", "Unreadable")
 
 
 class Interrupted(Failure):
     """The connection to the store broke, or there was none. What was being written may be there, or not."""
+
+
+class TooNewError(Exception):
+    """The tables were made by a later version of this program."""
 
 
 class Unreadable(Exception):
@@ -41,7 +45,7 @@ class Incoming(Protocol):
         """Take the next octets."""
 
     async def commit(self, submission: Submission) -> SpooledMessage:
-        """Store it, due at once. Only now somebody is responsible for it."""
+        """Store it, due at once, and leased. Only now somebody is responsible for it."""
 
     async def discard(self) -> None:
         """Forget it. Nothing happens after :meth:`commit` has been called."""
@@ -50,8 +54,22 @@ class Incoming(Protocol):
 class Store(Protocol):
     """One spool."""
 
-    async def open(self, *, due_before: float) -> None:
+    name: str
+    """For the log: where it is, without a password."""
+    shared: bool
+    """Whether several processes may have it open, each leasing its own; otherwise it is one process's at a time."""
+    warnings: Sequence[str]
+    """What an operator should know, once it is open."""
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is something to open; otherwise it will be made."""
+
+    async def open(self, *, due_before: float, wake: Callable[[], None] | None = None) -> None:
         """Take possession. Nothing is left due later than ``due_before``, which no clock that is right has written.
+
+        ``wake`` is called when others have made something due; without it nothing will be leased, and nothing changes
+        but what the operator decides.
 
         Raises :class:`SettingsMistake` when that can't be had, as when another process has it.
         """
@@ -62,6 +80,7 @@ class Store(Protocol):
     async def lease(self, now: float, limit: int, but: Collection[int]) -> list[SpooledMessage]:
         """Messages to try now, in the order in which they fell due; never one of ``but``.
 
+        They are nobody else's until :meth:`record` or :meth:`give_back`, which has to come for each of them.
         Of those that two tries in a row did not bring to an orderly end, only one is given at a time, and only while
         none of ``but`` is one: so the innocent are told from the one that crashes the process.
         """
@@ -75,7 +94,7 @@ class Store(Protocol):
         """
 
     def give_back(self, number: int) -> None:
-        """That try was called off."""
+        """Nothing has come of that lease: the message was not tried, or the try was called off."""
 
     async def record(self, outcome: Outcome) -> None:
         """Write down what has come of a try: the message may be gone after that, its content too."""
