@@ -18,7 +18,14 @@ import psutil
 import psycopg
 
 from realservers.processes import (
-    STOP_SECONDS, Daemon, ask, on_free_ports, require, short_folder, unavailable, wait_until,
+    STOP_SECONDS,
+    Daemon,
+    ask,
+    on_free_ports,
+    require,
+    short_folder,
+    unavailable,
+    wait_until,
 )  # fmt: skip
 from realservers.server import Server
 
@@ -38,6 +45,8 @@ class Postgres(Server):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self._folder = folder
+        self._command: list[str] = []
+        self._running = False
         self._names = map("spool{}".format, itertools.count(1))
         self.port = 0
 
@@ -48,10 +57,10 @@ class Postgres(Server):
         with ExitStack() as stack:
             folder = stack.enter_context(short_folder("postgres-"))
             self = cls(folder)
-            self._as_user = _as_user(folder)
-            self._command = [*self._as_user, str(programs / "postgres"), "-D", str(folder / "data")]
+            user = _as_user(folder)
+            self._command = [*user, str(programs / "postgres"), "-D", str(folder / "data")]
             initdb = [str(programs / "initdb"), "-D", str(folder / "data"), "-U", "postgres", "-A", "trust"]
-            ask(*self._as_user, *initdb, "-E", "UTF8", "--locale=C", "--no-sync")
+            ask(*user, *initdb, "-E", "UTF8", "--locale=C", "--no-sync")
             with (folder / "data" / "postgresql.conf").open("a") as file:
                 ours = {"fsync": "off", "max_connections": "200", "unix_socket_directories": f"'{folder}'"}
                 file.writelines(f"{name} = {value}\n" for name, value in (ours | dict(settings or {})).items())
@@ -121,10 +130,9 @@ def _as_user(folder: Path) -> list[str]:
     """What to put before a command so that it does not run as root, and owns the folder."""
     if os.geteuid() != 0:
         return []
-    for name in USERS:
-        with suppress(KeyError):
-            user = pwd.getpwnam(name)
-            os.chown(folder, user.pw_uid, user.pw_gid)
-            setpriv = require("setpriv", "runs PostgreSQL as another user than root")
-            return [setpriv, f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
-    unavailable("there is no user that PostgreSQL could run as")
+    user = next((each for each in pwd.getpwall() if each.pw_name in USERS), None)
+    if user is None:
+        unavailable("there is no user that PostgreSQL could run as")
+    os.chown(folder, user.pw_uid, user.pw_gid)
+    setpriv = require("setpriv", "runs PostgreSQL as another user than root")
+    return [setpriv, f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]

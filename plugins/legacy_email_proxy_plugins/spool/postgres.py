@@ -182,7 +182,7 @@ class PostgresStore(RelationalStore):
         found = self._found(link, now, 0, SUSPECT, but, limit)
         suspect = self._suspect
         if suspect is None and len(found) < limit:
-            alone = self._found(link, now, SUSPECT, _ENDLESS, but, 1)
+            alone = self._found(link, now, SUSPECT, _ENDLESS, [*but, *(number for _, number, _ in found)], 1)
             suspect = alone[0][1] if alone else None
             found += alone
         dead = {owner for _, _, owner in found if owner is not None} - {self._owner.name}
@@ -219,14 +219,12 @@ class PostgresStore(RelationalStore):
     def give_back(self, number: int) -> None:
         """See :meth:`.store.Store.give_back`."""
         if self._leases.drop(number):
-            freed = asyncio.ensure_future(self._writer.run(lambda link: self._give_back(link, [number])))
-            freed.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._writer.begin(lambda link: self._give_back(link, number))
 
-    def _give_back(self, link: Link, numbers: list[int]) -> None:
+    def _give_back(self, link: Link, number: int) -> None:
         link.execute(
-            f"UPDATE message SET {_FREE}, unfinished = greatest(unfinished - 1, 0)"  # noqa: S608
-            " WHERE number = ANY (?::bigint[]) AND owner = ?",
-            (numbers, self._owner.name),
+            f"UPDATE message SET {_FREE}, unfinished = unfinished - 1 WHERE number = ? AND owner = ?",  # noqa: S608
+            (number, self._owner.name),
         )
 
     async def record(self, outcome: Outcome) -> None:

@@ -71,6 +71,11 @@ class Writer:
         """
         return cast(_Result, await self._done(work, None))
 
+    def begin(self, work: Callable[[Connection], object]) -> None:
+        """As :meth:`run`, behind what was asked for before; nobody waits, and nobody hears of a failure."""
+        if self._thread is not None and not self._closed:
+            self._done(work, None).add_done_callback(lambda done: done.cancelled() or done.exception())
+
     async def together(self, argument: Any) -> Any:
         """As :meth:`run`, for what many callers want at once: ``bulk`` gets a list of arguments, and gives the results.
 
