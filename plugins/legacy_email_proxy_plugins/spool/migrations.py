@@ -74,25 +74,30 @@ def migrate(link: Link) -> None:
     """
     if _version(link) == len(MIGRATIONS):
         return
-    link.execute("BEGIN")
+    # Before the transaction: in it, the server might not see what was made while it waited.
+    link.execute("SELECT pg_advisory_lock(?)", (_LOCK,))
     try:
-        link.execute("SELECT pg_advisory_xact_lock(?)", (_LOCK,))
-        version = _version(link)
-        if version > len(MIGRATIONS):
-            raise TooNewError(f"it has version {version}, and this program knows {len(MIGRATIONS)}")
-        if not link.execute("SELECT to_regnamespace(?)::text", (SCHEMA,)).fetchone()[0]:  # type: ignore[index]
-            link.execute(f"CREATE SCHEMA {SCHEMA}")
-        if version == 0:
-            link.execute("CREATE TABLE version (number integer NOT NULL)")
-            link.execute("INSERT INTO version VALUES (0)")
-        for script in MIGRATIONS[version:]:
-            link.execute(script)
-        link.execute("UPDATE version SET number = ?", (len(MIGRATIONS),))
-        link.execute("COMMIT")
+        _bring_up_to_date(link)
     except BaseException:
-        if link.in_transaction:
-            link.execute("ROLLBACK")
+        link.close()
         raise
+    link.execute("SELECT pg_advisory_unlock(?)", (_LOCK,))
+
+
+def _bring_up_to_date(link: Link) -> None:
+    link.execute("BEGIN")
+    version = _version(link)
+    if version > len(MIGRATIONS):
+        raise TooNewError(f"it has version {version}, and this program knows {len(MIGRATIONS)}")
+    if not link.execute("SELECT to_regnamespace(?)::text", (SCHEMA,)).fetchone()[0]:  # type: ignore[index]
+        link.execute(f"CREATE SCHEMA {SCHEMA}")
+    if version == 0:
+        link.execute("CREATE TABLE version (number integer NOT NULL)")
+        link.execute("INSERT INTO version VALUES (0)")
+    for script in MIGRATIONS[version:]:
+        link.execute(script)
+    link.execute("UPDATE version SET number = ?", (len(MIGRATIONS),))
+    link.execute("COMMIT")
 
 
 def _version(link: Link) -> int:

@@ -23,7 +23,7 @@ from .leases import Leases
 from .link import Link, conninfo, server_answers
 from .listening import CHANNEL, listen
 from .message import Fate, Outcome, SpooledMessage, State, Submission
-from .migrations import SCHEMA, migrate
+from .migrations import MIGRATIONS, SCHEMA, migrate
 from .owner import Owner
 from .pieces import Pieces
 from .relational import LOOK_AT, SUSPECT, RelationalStore
@@ -65,6 +65,7 @@ class PostgresStore(RelationalStore):
 
     shared = True
     exists = True
+    version = len(MIGRATIONS)
 
     def __init__(self, url: str, state_dir: Path, logger: logging.Logger) -> None:
         """Raises ``ValueError`` for a URL that is none."""

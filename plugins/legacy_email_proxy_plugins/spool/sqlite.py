@@ -20,7 +20,7 @@ from .marks import Marks
 from .message import Outcome, SpooledMessage
 from .relational import LOOK_AT, SUSPECT, RelationalStore
 from .reserve import RESERVE_OCTETS, Reserve
-from .schema import connect, is_damage, set_aside, storage_failure
+from .schema import VERSION, connect, is_damage, set_aside, storage_failure
 from .store import Room, TooNewError
 
 __all__ = ("SQLiteStore",)
@@ -33,6 +33,7 @@ class SQLiteStore(RelationalStore):
     """See :class:`~.store.Store`."""
 
     shared = False
+    version = VERSION
     warnings: Sequence[str] = ()
 
     def __init__(self, path: Path, logger: logging.Logger) -> None:

@@ -58,6 +58,8 @@ class Store(Protocol):
     """For the log: where it is, without a password."""
     shared: bool
     """Whether several processes may have it open, each leasing its own; otherwise it is one process's at a time."""
+    version: int
+    """Of its tables, once it is open."""
     warnings: Sequence[str]
     """What an operator should know, once it is open."""
 
