@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +12,6 @@ from .accounts.file import AccountsFile
 from .accounts.filtered import FilteredRelay
 from .accounts.guard import GuardFilter
 from .accounts.maildrop import RoutedMaildrop
-from .accounts.pace import paced
 from .accounts.reach import effective
 from .accounts.recent import RecentLogins
 from .accounts.relay import RoutedRelay
@@ -20,11 +19,12 @@ from .accounts.rules import Rule
 from .accounts.users import Users
 from .certificate import server_context
 from .choice import ASKED_FOR, CREDENTIALS, FILTERS, GROUPS, LEGS, NONE, Chosen, Named, choose
-from .contracts import Credentials, Filter, Maildrop, Relay, SettingsMistake
+from .contracts import Credentials, Filter, Maildrop, Queue, Relay, SettingsMistake
+from .pace import paced
 from .plugin_context import PluginContext
 from .settings import Settings, unknown_variables
 
-__all__ = ("Account", "Composition", "compose", "credentials", "relay")
+__all__ = ("Account", "Composition", "compose", "credentials", "relays")
 
 _GUARDED_BY = ("SMTP_ALLOWED_SENDERS", "SMTP_ALLOWED_RECIPIENTS")
 _GUARD = "allowed"
@@ -34,7 +34,8 @@ _GUARD = "allowed"
 class Account:
     """An account's settings and its own plugins. A leg that it does not have is ``None``.
 
-    ``credentials`` are those that its legs asked for, by name; they are to be closed after the legs.
+    ``credentials`` are those that its legs asked for, by name; they are to be closed after the legs. ``queue`` is what
+    its relay keeps, if it does that.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Account:
     maildrop: Maildrop | None
     relay: Relay | None
     credentials: Mapping[str, Credentials] = field(default_factory=dict)
+    queue: Queue | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def compose(environ: Mapping[str, str] | None = None, recent: RecentLogins | Non
         # Both legs say what is wrong with credentials that they share.
         raise SettingsMistake(*dict.fromkeys(mistakes))
     if choice.file is None:
-        account = Account("", settings, process.maildrop, process.paced(settings), process.credentials)
+        account = Account("", settings, process.maildrop, process.relay, process.credentials, process.queue)
         return Composition(settings, account.maildrop, account.relay, tls, process.filters, (account,))
     return _routed(Composition(settings, None, None, tls, process.filters, tuple(accounts), rules), choice.file, recent)
 
@@ -126,43 +128,48 @@ class _Made:
     relay: Relay | None
     filters: dict[str, Filter]
     credentials: Mapping[str, Credentials]
-
-    def paced(self, settings: Settings) -> Relay | None:
-        """The relay, slowed down where that is asked for."""
-        return None if self.relay is None else paced(self.relay, settings)
+    queue: Queue | None
 
     def account(self, chosen: Chosen) -> Account:
         """Them as an account: the filters stand before the pace, for what they refuse need not wait."""
-        relay = self.paced(chosen.settings)
+        relay = self.relay
         if relay is not None and self.filters:
             relay = FilteredRelay(relay, self.filters)
-        return Account(chosen.name, chosen.settings, self.maildrop, relay, self.credentials)
+        return Account(chosen.name, chosen.settings, self.maildrop, relay, self.credentials, self.queue)
 
 
-def _made(chosen: Chosen) -> tuple[_Made, list[str]]:
-    """What was chosen, constructed, and what it has to say against its settings."""
+def _made(chosen: Chosen, but: Collection[str] = ()) -> tuple[_Made, list[str]]:
+    """What was chosen, constructed, and what it has to say against its settings; nothing that ``but`` names."""
     settings = chosen.settings
     mistakes: list[str] = []
     plugins: dict[Named, Any] = {}
     shared: dict[str, Credentials] = {}
+    queue = None
     guarded = any(settings[variable] is not None for variable in _GUARDED_BY)
     sends = ("RELAY_PLUGIN", settings["RELAY_PLUGIN"]) in chosen.classes
     guard = {(FILTERS, _GUARD): GuardFilter} if guarded and sends else {}
     for (variable, name), plugin in {**guard, **chosen.classes}.items():
-        if variable in ASKED_FOR:
+        if variable in ASKED_FOR or variable in but:
             continue
         kind = GROUPS[variable].rpartition(".")[2]
         context = PluginContext(f"{kind}.{name.replace(':', '.')}", settings, chosen.name, shared)
         try:
-            plugins[variable, name] = plugin(context)
+            made = plugin(context)
         except SettingsMistake as mistake:
             mistakes.extend(_not_said(mistake.lines, settings))
+            continue
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             mistakes.append(f"{variable}: plugin {name!r} can not be set up: {reason}")
+            continue
+        if variable == "RELAY_PLUGIN":
+            queue = made if hasattr(made, "administer") else None
+            # It is the backend that can take no more in a minute. What hands on to it takes as much as is sent.
+            made = made if context.next_relays else paced(made, settings)
+        plugins[variable, name] = made
     maildrop, relay = (plugins.get((variable, settings[variable])) for variable in LEGS)
     filters = {name: plugin for (variable, name), plugin in plugins.items() if variable == FILTERS}
-    return _Made(maildrop, relay, filters, shared), mistakes
+    return _Made(maildrop, relay, filters, shared, queue), mistakes
 
 
 def _closed_legs(settings: Settings, accounts: Iterable[Chosen]) -> list[str]:
@@ -215,9 +222,19 @@ def credentials(environ: Mapping[str, str]) -> dict[str, Mapping[str, Credential
     return found
 
 
-def relay(environ: Mapping[str, str]) -> Relay:
-    """The relay alone, constructed and not started. Raises :class:`SettingsMistake`."""
-    made = compose({**environ, "MAILDROP_PLUGIN": NONE}).relay
-    if made is None:
-        raise SettingsMistake("RELAY_PLUGIN: this leg is closed")
-    return made
+def relays(environ: Mapping[str, str]) -> list[Account]:
+    """The accounts with nothing but their relays, constructed and not started; one without a name where there is no
+    accounts file.
+
+    Raises :class:`SettingsMistake`.
+    """
+    choice = choose(environ)
+    mistakes = list(choice.mistakes)
+    accounts = []
+    for chosen in choice.accounts if choice.file is not None else (choice.process,):
+        made, lines = _made(chosen, but=("MAILDROP_PLUGIN", FILTERS))
+        mistakes += chosen.located(lines)
+        accounts.append(made.account(chosen))
+    if mistakes:
+        raise SettingsMistake(*dict.fromkeys(mistakes))
+    return accounts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 
 from . import registry
 from .contracts import Credentials, Relay, SettingsMistake
+from .pace import paced
 
 __all__ = ("PluginContext",)
 
@@ -27,6 +29,8 @@ class PluginContext:
     settings: Mapping[str, Any]
     account: str = ""
     shared: dict[str, Credentials] = field(default_factory=dict)
+    next_relays: list[Relay] = field(default_factory=list)
+    """Those that the plugin hands on to."""
 
     @property
     def _own_name(self) -> str:
@@ -63,8 +67,9 @@ class PluginContext:
         return self.shared[name]
 
     def relay(self, variable: str) -> Relay:
-        """A relay of the plugin that ``variable`` names."""
-        relay: Relay = self._made(registry.RELAY, variable)
+        """A relay of the plugin that ``variable`` names, which keeps the pace that its backend asks for."""
+        relay = paced(self._made(registry.RELAY, variable), self.settings, math.inf)
+        self.next_relays.append(relay)
         return relay
 
     def _made(self, group: str, variable: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -21,6 +21,7 @@ from .composition import Composition
 from .container import gateway
 from .contracts import Credentials, Filter, Maildrop, Relay, SettingsMistake
 from .current import Current, CurrentMaildrop, CurrentRelay
+from .layer import start
 from .listeners import PLUGIN_OF, bind, shown
 from .pop3.options import Options as POP3Options
 from .pop3.server import Server as POP3Server
@@ -35,6 +36,8 @@ from .smtp.server import SMTPServer
 __all__ = ("Addresses", "serve")
 
 _log = logging.getLogger("legacy_email_proxy.service")
+_STARTING_SECONDS = 10.0
+"""What new plugins get to begin when the settings are read anew: until then no signal is heard."""
 _CLOSING_SECONDS = 5.0
 """What a plugin gets to let go of its connections; a stuck one must not keep the process."""
 
@@ -62,8 +65,8 @@ async def serve(
     # Before any task group: that would wrap the mistake, and the user would read a traceback instead of one line.
     opened = _open(composition)
     try:
-        await _start(composition.relay)
-    except SettingsMistake:
+        await _start(composition)
+    except BaseException:
         for sock in chain.from_iterable(opened.values()):
             sock.close()
         raise
@@ -74,7 +77,7 @@ async def serve(
             async with _running(composition, opened) as current:
                 on_ready(addresses)
                 while (number := await anext(signals)) == signal.SIGHUP and recompose:
-                    _reload(current, recompose)
+                    await _reload(current, recompose)
                 events.event(_log, logging.INFO, "stopping", signal=signal.Signals(number).name)
                 group.start_soon(_hurry, signals, group)
             group.cancel_scope.cancel()
@@ -87,7 +90,7 @@ async def _hurry(signals: AsyncIterator[signal.Signals], group: TaskGroup) -> No
     group.cancel_scope.cancel()
 
 
-def _reload(current: Current, recompose: Callable[[Composition], Composition]) -> None:
+async def _reload(current: Current, recompose: Callable[[Composition], Composition]) -> None:
     """Give new sessions what the files hold now, or say what is wrong there and leave everything as it is."""
     former = current.composition
     try:
@@ -102,6 +105,8 @@ def _reload(current: Current, recompose: Callable[[Composition], Composition]) -
             renew(former.tls, renewed.settings)
         # So do the filters of the whole process; the new ones have done nothing yet that would have to be ended.
         renewed = replace(renewed, tls=former.tls, filters=former.filters)
+        with anyio.fail_after(_STARTING_SECONDS):
+            await _start(renewed)
     except SettingsMistake as mistake:
         for line in mistake.lines:
             events.event(_log, logging.ERROR, "not reloaded", mistake=line)
@@ -132,10 +137,15 @@ def _open(composition: Composition) -> dict[str, list[socket.socket]]:
     return opened
 
 
-async def _start(relay: Relay | None) -> None:
-    start: Callable[[], Awaitable[None]] | None = getattr(relay, "start", None)
-    if start is not None:
-        await start()
+async def _start(composition: Composition) -> None:
+    """Let the relay begin what it does by itself. If it can't, all that is the composition's own is closed again."""
+    if composition.relay is None:
+        return
+    try:
+        await start(composition.relay)
+    except BaseException:
+        await _close(*_legs_of(composition))
+        raise
 
 
 @asynccontextmanager

@@ -79,7 +79,7 @@ async def test_what_can_not_be_reloaded_changes_nothing(
             raise raised
         return composed(relay=False)
 
-    service._reload(current, recompose)
+    await service._reload(current, recompose)
     assert current.composition is first
     told = [record for record in caplog.records if record.getMessage() == "not reloaded"]
     assert [next(iter(vars(record)["facts"].values())) for record in told] == lines
@@ -94,7 +94,7 @@ async def test_a_stuck_old_plugin_does_not_stop_the_service(monkeypatch: pytest.
     monkeypatch.setattr(service, "_CLOSING_SECONDS", 0.05)
     old, new = Composition(read({}), None, Stuck()), composed()
     async with service._running(old, {"POP3": [], "POP3S": [], "SMTP": [], "SMTPS": []}) as current:
-        service._reload(current, lambda _: Composition(new.settings, None, new.relay))
+        await service._reload(current, lambda _: Composition(new.settings, None, new.relay))
         assert current.composition.relay is new.relay
 
 
@@ -116,7 +116,7 @@ async def test_an_accounts_credentials_go_with_its_composition_and_after_its_leg
 
     old, new = with_credentials(), with_credentials()
     async with service._running(old, {"POP3": [], "POP3S": [], "SMTP": [], "SMTPS": []}) as current:
-        service._reload(current, lambda _: new)
+        await service._reload(current, lambda _: new)
         with anyio.fail_after(5):
             while len(closed) < 2:  # noqa: ASYNC110
                 await anyio.sleep(0.005)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -20,6 +20,7 @@ from legacy_email_proxy.contracts import (
     RelayCapabilities,
     Transaction,
 )
+from legacy_email_proxy.plugin_context import PluginContext
 from legacy_email_proxy.testing import context_for
 from legacy_email_proxy_plugins.spool import SpoolRelay
 from spool.stores import SQLite, TestedStore
@@ -116,8 +117,9 @@ class _Transaction:
 class SpoolContext:
     """The context that the service would hand to the spool, but for the next relay, which is ours."""
 
-    def __init__(self, state_dir: Path, backend: Any, **variables: str) -> None:
-        self._context: Context = context_for(SpoolRelay, state_dir, **variables)
+    def __init__(self, state_dir: Path, backend: Any, account: str, **variables: str) -> None:
+        context = cast(PluginContext, context_for(SpoolRelay, state_dir, **variables))
+        self._context: Context = replace(context, account=account)
         self._backend = backend
 
     def __getattr__(self, name: str) -> Any:
@@ -128,16 +130,16 @@ class SpoolContext:
         return self._backend
 
 
-def spool_to(backend: Any, state_dir: Path, **variables: str) -> SpoolRelay:
+def spool_to(backend: Any, state_dir: Path, account: str = "", **variables: str) -> SpoolRelay:
     """A spool that is not started."""
-    return SpoolRelay(SpoolContext(state_dir, backend, **{**store.variables, **variables}))
+    return SpoolRelay(SpoolContext(state_dir, backend, account, **{**store.variables, **variables}))
 
 
 @asynccontextmanager
-async def spooling(backend: Any, state_dir: Path, **variables: str) -> AsyncIterator[SpoolRelay]:
+async def spooling(backend: Any, state_dir: Path, account: str = "", **variables: str) -> AsyncIterator[SpoolRelay]:
     """A spool that works; at the end it is stopped, and leaves no task behind."""
     before = asyncio.all_tasks()
-    spool = spool_to(backend, state_dir, **variables)
+    spool = spool_to(backend, state_dir, account, **variables)
     spool.grace_seconds = 0.05
     await spool.start()
     try:

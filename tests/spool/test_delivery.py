@@ -57,7 +57,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("legacy_email_proxy_plugins.spool.relay.steady_clock", lambda: clock)
+    monkeypatch.setattr("legacy_email_proxy_plugins.spool.spool.steady_clock", lambda: clock)
     monkeypatch.setitem(Delivery.__init__.__kwdefaults__ or {}, "chance", lambda: 0.0)
     return clock
 
@@ -323,14 +323,14 @@ async def test_what_was_done_but_can_not_be_written_down_is_not_done_again(
     monkeypatch.setattr(delivery_module, "_TROUBLE_SECONDS", 0.01)
     backend = Backend()
     async with spooling(backend, tmp_path) as spool:
-        record, failures = spool._store.record, [Overloaded("disk")] * 5
+        record, failures = spool._spool.store.record, [Overloaded("disk")] * 5
 
         async def failing(outcome: Any) -> None:
             if failures:
                 raise failures.pop()
             await record(outcome)
 
-        monkeypatch.setattr(spool._store, "record", failing)
+        monkeypatch.setattr(spool._spool.store, "record", failing)
         await send(spool)
         await until_states(spool)
     assert len(backend.tried) == 1
@@ -353,8 +353,8 @@ def _fill(state_dir: Path, count: int) -> None:
     columns, values = support.store.message_columns
     support.store.execute(
         state_dir,
-        f"INSERT INTO message (number, state, received, since, due, client, reverse_path, parameters, octets{columns})"
-        f" VALUES (?, 'queued', 1, 1, ?, '[\"\", \"\", \"\", \"\", 0]', ?, '{{}}', 3{values})",
+        "INSERT INTO message (number, account, state, received, since, due, client, reverse_path, parameters,"
+        f" octets{columns}) VALUES (?, '', 'queued', 1, 1, ?, '[\"\", \"\", \"\", \"\", 0]', ?, '{{}}', 3{values})",
         *[(number + 1, number, f"{number}@example.test") for number in range(count)],
     )
     support.store.execute(

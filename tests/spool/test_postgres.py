@@ -26,7 +26,7 @@ from legacy_email_proxy_plugins.spool.migrations import migrate
 from legacy_email_proxy_plugins.spool.owner import Owner
 from legacy_email_proxy_plugins.spool.store import Interrupted
 from realservers.postgres import Postgres
-from spool import sharing, support
+from spool import support, surviving
 from spool.stores import PostgreSQL
 from spool.support import (
     CONTENT,
@@ -104,7 +104,7 @@ async def test_a_killed_proxys_messages_are_taken_over_when_its_leases_end(
     backend = Backend()
     async with spooling(backend, tmp_path / "survivor") as survivor:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, sharing.__file__, str(tmp_path / "killed"), store.url, str(count), str(3 * short_leases),
+            sys.executable, surviving.__file__, str(tmp_path / "killed"), store.url, str(count), str(3 * short_leases),
             stdout=subprocess.PIPE,
         )  # fmt: skip
         try:
@@ -132,7 +132,7 @@ async def test_started_again_it_has_its_own_at_once(tmp_path: Path) -> None:
     await send(dying)
     other = spool_to(Backend(), tmp_path / "other")
     await other.start()
-    store: Any = dying._store
+    store: Any = dying._spool.store
     # As when it is killed: nothing is given back.
     store._leave = lambda _: None
     store._give_back = lambda *_: None
@@ -222,7 +222,7 @@ async def test_the_operator_beside_services_that_run(tmp_path: Path) -> None:
 
 async def test_a_crash_leaves_no_body_behind_for_good(tmp_path: Path, store: PostgreSQL) -> None:
     async with spooling(Backend(), tmp_path) as spool:
-        incoming = spool._store.receive()
+        incoming = spool._spool.store.receive()
         await incoming.write(LARGE)
         assert len(bodies(tmp_path)) == 1
     async with spooling(Backend(), tmp_path / "other"):
@@ -288,8 +288,8 @@ async def test_a_service_starts_without_its_server_and_heals(tmp_path: Path, own
             with pytest.raises(Failure) as caught:
                 await send(spool, content=content)
             assert smtp_reply(caught.value).code == 451
-        with pytest.raises(SettingsMistake, match="SPOOL_URL: can not use postgresql:"):
-            await listed(spool_to(Backend(), tmp_path, SPOOL_URL=url))
+        with pytest.raises(Failure, match="no connection to PostgreSQL"):
+            await listed(spool_to(Backend(), tmp_path / "elsewhere", SPOOL_URL=url))
         await anyio.to_thread.run_sync(own_server.start_again)
         with anyio.fail_after(10):
             while True:
@@ -464,7 +464,7 @@ async def test_a_database_that_can_not_work_is_one_line(
 
 
 def test_a_missing_driver_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "legacy_email_proxy_plugins.spool.postgres", None)
+    monkeypatch.setitem(sys.modules, "legacy_email_proxy_plugins.spool.link", None)
     with pytest.raises(SettingsMistake, match=r"pip install 'legacy-email-proxy\[postgres\]'"):
         spool_to(Backend(), tmp_path)
 
@@ -473,7 +473,7 @@ async def test_commits_are_synced_whatever_the_database_says(tmp_path: Path, sto
     for setting in ("synchronous_commit = off", "statement_timeout = 1"):
         store.execute(tmp_path, f"ALTER DATABASE {store.url.rpartition('/')[2]} SET {setting}")
     async with spooling(Backend(), tmp_path) as spool:
-        inner: Any = spool._store
+        inner: Any = spool._spool.store
         asked = "SELECT current_setting('synchronous_commit'), current_setting('statement_timeout')"
         assert await inner._writer.run(lambda link: link.execute(asked).fetchone()) == ("on", "0")
 

@@ -18,6 +18,7 @@ from legacy_email_proxy.replies import smtp_reply
 from legacy_email_proxy_plugins.spool import bodies as bodies_module
 from legacy_email_proxy_plugins.spool import delivery as delivery_module
 from legacy_email_proxy_plugins.spool import writer as writer_module
+from legacy_email_proxy_plugins.spool.spool import Spool
 from spool.support import CONTENT, SENDER, SQLITE, Backend, bodies, listed, operate, send, spool_to, spooling, until
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -175,7 +176,7 @@ async def test_refused_at_mail_while_the_disk_is_full(tmp_path: Path, monkeypatc
         with pytest.raises(StorageFull, match="SPOOL_URL"):
             await send(spool)
         space["free"] = 3 * 65536
-        spool._store._free = (0.0, None)  # type: ignore[attr-defined]
+        spool._spool.store._free = (0.0, None)  # type: ignore[attr-defined]
         await send(spool)
         await until(lambda: backend.contents == [CONTENT])
 
@@ -191,9 +192,11 @@ async def test_refused_at_mail_while_too_much_waits(tmp_path: Path) -> None:
 
 
 @SQLITE
-async def test_a_second_service_refuses_to_start(tmp_path: Path) -> None:
+async def test_a_second_service_refuses_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with spooling(stuck(), tmp_path) as first:
         await send(first)
+        # As another process sees it: that has no part in what this one has open.
+        monkeypatch.setattr(Spool, "_of_this_process", {})
         second = spool_to(Backend(), tmp_path)
         with pytest.raises(SettingsMistake) as caught:
             await second.start()

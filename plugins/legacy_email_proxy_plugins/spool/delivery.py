@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -37,18 +38,26 @@ def steady_clock() -> Callable[[], float]:
 
 
 class Delivery:
-    """Runs from :meth:`start` to :meth:`stop`, in the event loop."""
+    """Delivers an account's mail from :meth:`start` to :meth:`stop`, in the event loop.
+
+    ``under_way`` are the numbers of all messages that are on their way in this process, whoever delivers them.
+    """
 
     def __init__(
         self,
+        account: str,
         store: Store,
         relay: Relay,
         options: Options,
         logger: logging.Logger,
         *,
+        under_way: set[int],
         clock: Callable[[], float],
         chance: Callable[[], float] = random.random,
     ) -> None:
+        self.account = account
+        self._whose = {"account": account} if account else {}
+        self._under_way = under_way
         self._store = store
         self._relay = relay
         self._options = options
@@ -62,8 +71,26 @@ class Delivery:
         self._attempting: set[int] = set()
         self._wake = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
+        self._successor: Delivery | None = None
         self._stopping = False
         self._behind = True
+
+    @property
+    def successor(self) -> Delivery | None:
+        """Who delivers the account's mail now. While there is one, nothing new is begun here."""
+        return self._successor
+
+    @successor.setter
+    def successor(self, successor: Delivery | None) -> None:
+        self._successor = successor
+        self._behind = True
+        self._wake.set()
+        if successor is not None:
+            self._give_up_untried()
+
+    @property
+    def _rests(self) -> bool:
+        return self._stopping or self._successor is not None
 
     def start(self) -> None:
         """Begin."""
@@ -71,23 +98,36 @@ class Delivery:
 
     def wake(self) -> None:
         """Something may be due."""
-        self._wake.set()
+        if self._successor is not None:
+            self._successor.wake()
+        else:
+            self._wake.set()
 
     def offer(self, message: SpooledMessage) -> None:
         """A new message, just stored. It is begun at once, without reading it again, if nothing else waits its turn."""
-        if self._behind or self._gate.closed or self._stopping or len(self._busy) >= self._options.connections * _AHEAD:
+        full = len(self._busy) >= self._options.connections * _AHEAD
+        if self._successor is not None:
+            self._successor.offer(message)
+        elif self._behind or self._gate.closed or self._stopping or full:
             self._behind = True
             self._store.give_back(message.number)
             self._wake.set()
         else:
             self._begin(message)
 
-    async def stop(self, grace_seconds: float) -> None:
-        """Begin nothing new, let what is under way end in that time, and give the rest back."""
+    async def stop(self) -> None:
+        """Begin nothing new, and wait until what is under way has come to its end."""
         self._stopping = True
+        self._give_up_untried()
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
+        while self._busy:
+            await asyncio.wait(self._busy.values())
+
+    async def hurry(self, grace_seconds: float) -> None:
+        """Begin nothing new, let what is under way end in that time, and give the rest back."""
+        self._stopping = True
         if self._busy:
             await asyncio.wait(self._busy.values(), timeout=grace_seconds)
         # Those that have their verdicts already only write them down, and have another moment for that.
@@ -97,17 +137,25 @@ class Delivery:
             if self._busy:
                 await asyncio.wait(self._busy.values(), timeout=seconds)
 
+    def _give_up_untried(self) -> None:
+        for number in self._untried:
+            self._busy[number].cancel()
+
     async def _run(self) -> None:
+        said = False
         while True:
             try:
                 await self._turn()
+                said = False
             except Exception as error:
-                self._logger.error("the spool can not be read: %s", error, exc_info=_unexpected(error))
+                if not said:
+                    self._logger.error("the spool can not be read: %s", error, exc_info=_unexpected(error))
+                said = isinstance(error, Failure)
                 await asyncio.sleep(_TROUBLE_SECONDS)
 
     async def _turn(self) -> None:
         self._wake.clear()
-        wait = self._gate.wait_seconds()
+        wait = math.inf if self._rests else self._gate.wait_seconds()
         room = self._options.connections * _AHEAD - len(self._busy)
         if self._gate.closed:
             room = 1
@@ -117,14 +165,18 @@ class Delivery:
         if wait == 0 and room > 0:
             # What is offered while the store is asked may be in the answer, or not.
             self._behind = True
-            messages = await self._store.lease(self._clock(), room, set(self._busy))
+            messages = await self._store.lease(self.account, self._clock(), room, self._under_way)
+            if self._rests:
+                for message in messages:
+                    self._store.give_back(message.number)
+                return
             for message in messages:
                 self._begin(message)
             if messages:
                 return
             if not self._wake.is_set():
                 self._behind = False
-            due = await self._store.next_due(set(self._busy))
+            due = await self._store.next_due(self.account, self._under_way)
             wait = _LONGEST_SLEEP if due is None else due - self._clock()
         elif wait == 0:
             wait = _LONGEST_SLEEP
@@ -138,11 +190,16 @@ class Delivery:
         self._untried.add(message.number)
         task = asyncio.get_running_loop().create_task(self._handle(message, probe=self._gate.closed))
         self._busy[message.number] = task
+        self._under_way.add(message.number)
         task.add_done_callback(lambda _: self._ended(message.number))
 
     def _ended(self, number: int) -> None:
         del self._busy[number]
-        self._wake.set()
+        self._under_way.discard(number)
+        if number in self._untried:
+            self._untried.discard(number)
+            self._store.give_back(number)
+        self.wake()
 
     async def _handle(self, message: SpooledMessage, *, probe: bool) -> None:
         try:
@@ -151,12 +208,7 @@ class Delivery:
             # Of our own making; the message must neither be lost nor tried in a circle.
             self._logger.error("message %d: %s", message.number, error, exc_info=_unexpected(error))
             outcome = self._later(message, message.waiting, error, orderly=isinstance(error, Failure))
-        except asyncio.CancelledError:
-            self._store.give_back(message.number)
-            raise
         if outcome is None:
-            self._untried.discard(message.number)
-            self._store.give_back(message.number)
             # The turn of what is due comes in its order, and this one's with it.
             self._behind = True
             return
@@ -181,9 +233,10 @@ class Delivery:
     async def _try(self, message: SpooledMessage, *, probe: bool) -> Outcome | None:
         try:
             if message.unfinished >= self._options.poison_tries:
+                self._untried.discard(message.number)
                 return self._set_aside(message, f"{self._options.poison_tries} tries in a row came to no orderly end")
             async with self._slots:
-                if self._stopping or (self._gate.closed and not probe):
+                if self._rests or (self._gate.closed and not probe):
                     return None
                 self._untried.discard(message.number)
                 made = await self._attempt(message)
@@ -204,6 +257,7 @@ class Delivery:
             return await attempt(self._relay, message, self._store.content(message))
         except asyncio.CancelledError:
             self._logger.warning("message %d: cut off, and tried again at the next start", message.number)
+            self._store.give_back(message.number)
             raise
         finally:
             self._attempting.discard(message.number)
@@ -211,13 +265,14 @@ class Delivery:
     def _tell_gate(self, made: Attempt) -> None:
         if made.judged:
             if self._gate.judged():
-                self._logger.info("the backend is there again")
+                self._logger.info("the backend is there again", extra={"facts": self._whose})
             return
         failure = made.failure or made.refused[0][1]
         pause = self._gate.failed(failure)
         if pause:
+            facts = {**self._whose, "cause": str(failure), "seconds": round(pause)}
             self._logger.warning(
-                "the backend is of no use (%s): all mail waits, and one message is tried in %.0f s", failure, pause
+                "the backend is of no use: all mail waits, and then one message is tried", extra={"facts": facts}
             )
 
     async def _outcome(self, message: SpooledMessage, made: Attempt) -> Outcome:
@@ -331,5 +386,5 @@ def _unexpected(error: BaseException) -> BaseException | None:
 def _facts(message: SpooledMessage) -> dict[str, object]:
     return {
         "message": message.number, "session": message.client.session, "sender": message.reverse_path,
-        "octets": message.octets, "try": message.tries + 1,
+        "octets": message.octets, "try": message.tries + 1, **({"account": message.account} if message.account else {}),
     }  # fmt: skip

@@ -19,7 +19,7 @@ from legacy_email_proxy.contracts import Failure, StorageFull
 from . import rows
 from .store import Interrupted
 
-__all__ = ("DEFAULTS", "Link", "conninfo", "server_answers")
+__all__ = ("DEFAULTS", "Link", "conninfo", "server_answers", "server_name")
 
 DEFAULTS = {
     "application_name": "legacy-email-proxy",
@@ -49,14 +49,14 @@ WITH given AS (SELECT ?::jsonb AS messages, ?::jsonb AS recipients, ?::jsonb AS 
     ARRAY(SELECT value::bigint FROM jsonb_array_elements_text(?::jsonb)) AS removed),
 messages AS (
     INSERT INTO message
-        (number, state, notice, client, reverse_path, parameters, octets, body, received, since, due,
+        (number, account, state, notice, client, reverse_path, parameters, octets, body, received, since, due,
         body_is_whole, owner, leased_until)
-    SELECT (value->>0)::bigint, value->>1, (value->>2)::int, value->>3, value->>4, value->>5, (value->>6)::bigint,
-        value->>7, (value->>8)::float8, (value->>9)::float8, (value->>10)::float8,
-        value->>7 IS NULL OR (value->>6)::bigint =
-            (SELECT coalesce(sum(octet_length(piece.octets)), 0) FROM piece WHERE piece.body = value->>7),
-        CASE WHEN value->>2 = '0' THEN current_setting('spool.owner') END,
-        CASE WHEN value->>2 = '0' THEN clock_timestamp() + current_setting('spool.lease')::interval END
+    SELECT (value->>0)::bigint, value->>1, value->>2, (value->>3)::int, value->>4, value->>5, value->>6,
+        (value->>7)::bigint, value->>8, (value->>9)::float8, (value->>10)::float8, (value->>11)::float8,
+        value->>8 IS NULL OR (value->>7)::bigint =
+            (SELECT coalesce(sum(octet_length(piece.octets)), 0) FROM piece WHERE piece.body = value->>8),
+        CASE WHEN value->>3 = '0' THEN current_setting('spool.owner') END,
+        CASE WHEN value->>3 = '0' THEN clock_timestamp() + current_setting('spool.lease')::interval END
     FROM given, jsonb_array_elements(messages)),
 recipients AS (
     INSERT INTO recipient (message, number, forward_path, parameters)
@@ -93,6 +93,14 @@ def conninfo(url: str) -> str:
 def server_answers(info: str) -> bool:
     """Whether a server accepts connections there, whoever may have one."""
     return psycopg.pq.PGconn.ping(info.encode()) == psycopg.pq.Ping.OK
+
+
+def server_name(info: str) -> str:
+    """For the log: which database it is, without a password."""
+    given = conninfo_to_dict(info)
+    host = given.get("host") or given.get("hostaddr") or "localhost"
+    port = f":{given['port']}" if given.get("port") else ""
+    return f"postgresql://{host}{port}/{given.get('dbname') or ''}"
 
 
 class Link:

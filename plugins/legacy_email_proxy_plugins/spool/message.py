@@ -61,8 +61,9 @@ class Recipient:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """An envelope as a device submitted it, not stored yet."""
+    """An envelope as a device submitted it, not stored yet; ``account`` is whose relay takes it out again."""
 
+    account: str
     client: Client
     reverse_path: str
     parameters: Parameters
@@ -92,6 +93,7 @@ class SpooledMessage:
     """
 
     number: int
+    account: str
     state: State
     received: float
     since: float

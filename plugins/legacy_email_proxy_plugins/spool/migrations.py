@@ -18,6 +18,7 @@ _BUSY = "autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 200
 _FIRST = f"""
 CREATE TABLE message (
     number bigint PRIMARY KEY,
+    account text NOT NULL,
     state text NOT NULL,
     received double precision NOT NULL,
     since double precision NOT NULL,
@@ -36,7 +37,7 @@ CREATE TABLE message (
     owner text,
     leased_until timestamptz
 ) WITH (fillfactor = 70, {_BUSY});
-CREATE INDEX message_due ON message (due, number) WHERE state = 'queued';
+CREATE INDEX message_due ON message (account, due, number) WHERE state = 'queued';
 CREATE INDEX message_body ON message (body) WHERE body IS NOT NULL;
 CREATE SEQUENCE message_number;
 CREATE TABLE recipient (

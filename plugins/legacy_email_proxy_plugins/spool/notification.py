@@ -64,8 +64,9 @@ def notice(
     host = socket.gethostname() or "localhost"
     content = _report(message, recipients, to, header, options, host, delayed=delayed)
     parameters = {} if content.isascii() else {"BODY": "8BITMIME"}
+    client = Client("", f"notice-of-{message.number}", host)
     submission = Submission(
-        Client("", f"notice-of-{message.number}", host), NULL_REVERSE_PATH, parameters, [(path, {}) for path in to], now
+        message.account, client, NULL_REVERSE_PATH, parameters, [(path, {}) for path in to], now
     )
     return Notice(submission, content, () if delayed else tuple(each.number for each in recipients))
 

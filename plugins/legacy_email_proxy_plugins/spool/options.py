@@ -1,4 +1,4 @@
-"""What the spool's settings say, checked."""
+"""What the spool's settings say, checked; where it is says :mod:`.place`."""
 
 from __future__ import annotations
 

@@ -20,13 +20,13 @@ from legacy_email_proxy.contracts import Failure, SettingsMistake
 from ..threads import Threads
 from . import rows
 from .leases import Leases
-from .link import Link, conninfo, server_answers
+from .link import Link, conninfo, server_answers, server_name
 from .listening import CHANNEL, listen
 from .message import Fate, Outcome, SpooledMessage, State, Submission
 from .migrations import MIGRATIONS, SCHEMA, migrate
 from .owner import Owner
 from .pieces import Pieces
-from .relational import LOOK_AT, SUSPECT, RelationalStore
+from .relational import ENDLESS, LOOK_AT, SUSPECT, RelationalStore
 from .store import Interrupted, Room, TooNewError
 
 __all__ = ("LEASE_SECONDS", "PostgresStore")
@@ -45,32 +45,29 @@ _OPEN_TO_US = "(owner IS NULL OR owner = ? OR (? AND leased_until < clock_timest
 _LEASE = f"""
 WITH found AS (
     SELECT number, owner FROM message
-    WHERE state = 'queued' AND due <= ? AND unfinished >= ? AND unfinished < ? AND number <> ALL (?::bigint[])
-        AND {_OPEN_TO_US}
+    WHERE state = 'queued' AND account = ? AND due <= ? AND unfinished >= ? AND unfinished < ?
+        AND number <> ALL (?::bigint[]) AND {_OPEN_TO_US}
     ORDER BY due, number LIMIT ? FOR UPDATE SKIP LOCKED)
 UPDATE message SET owner = ?, leased_until = clock_timestamp() + current_setting('spool.lease')::interval,
     unfinished = unfinished + 1
 FROM found WHERE message.number = found.number RETURNING message.due, message.number, found.owner
 """  # noqa: S608
 _NEXT_DUE = (
-    "SELECT due FROM message WHERE state = 'queued' AND unfinished < ? AND number <> ALL (?::bigint[])"  # noqa: S608
+    "SELECT due FROM message WHERE state = 'queued' AND account = ? AND unfinished < ? AND number <> ALL (?::bigint[])"  # noqa: S608
     f" AND {_OPEN_TO_US} ORDER BY due, number LIMIT 1"
 )
 _FREE = "owner = NULL, leased_until = NULL"
-_ENDLESS = 2**31 - 1
 
 
 class PostgresStore(RelationalStore):
     """See :class:`~.store.Store`."""
 
-    shared = True
-    exists = True
     version = len(MIGRATIONS)
 
     def __init__(self, url: str, state_dir: Path, logger: logging.Logger) -> None:
         """Raises ``ValueError`` for a URL that is none."""
         self._info = conninfo(url)
-        self.name = _name(self._info)
+        self._name = server_name(self._info)
         self.warnings: Sequence[str] = ()
         self._owner = Owner(state_dir / "spool.owner")
         self._leases = Leases(LEASE_SECONDS)
@@ -78,25 +75,33 @@ class PostgresStore(RelationalStore):
         self._pieces = Pieces(lambda: Link(self._info, self._prepare_for_pieces, LOOK_AT), threads, self._owner.name)
         super().__init__(self._pieces, threads, logger, begin="BEGIN", failure=lambda error: error)
         self._link: Link
-        self._wake: Callable[[], None] | None = None
-        self._due_before = float("inf")
-        self._new = True
+        self._wake: Callable[[], None]
+        self._waiting: dict[str, float] = {}
+        self._stocked = False
         self._numbers: list[int] = []
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def open(self, *, due_before: float, wake: Callable[[], None] | None = None) -> None:
-        """See :meth:`.store.Store.open`. While no server is there, that is no obstacle to a service."""
-        self._wake, self._due_before = wake, due_before
-        if wake is not None:
-            self._owner.take()
+    async def open(self, wake: Callable[[], None]) -> None:
+        """See :meth:`.store.Store.open`. While no server is there, that is no obstacle."""
+        self._wake = wake
         try:
             await self._writer.open(self._connect)
         except Failure as failure:
-            await self.aclose()
-            raise SettingsMistake(f"{LOOK_AT}: can not use {self.name}: {failure.detail}") from None
-        if wake is not None:
-            self._start(self._keep(wake))
-            self._start(listen(self._info, wake))
+            raise SettingsMistake(f"{LOOK_AT}: can not use {self._name}: {failure.detail}") from None
+
+    async def adopt(self, account: str, *, due_before: float) -> int:
+        """See :meth:`.store.Store.adopt`."""
+        if not self._tasks:
+            for warning in self.warnings:
+                self._logger.warning("the spool %s: %s", self._name, warning)
+            self._owner.take()
+            self._start(self._keep())
+            self._start(listen(self._info, self._wake))
+        self._waiting[account] = due_before
+        try:
+            return await super().adopt(account, due_before=due_before)
+        except Interrupted:
+            return 0
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.get_running_loop().create_task(work))
@@ -108,7 +113,7 @@ class PostgresStore(RelationalStore):
         try:
             self._link.connect()
         except Interrupted as failure:
-            if self._wake is None or server_answers(self._info):
+            if server_answers(self._info):
                 raise
             self._logger.warning("%s; devices are told to come back later, until there is one", failure)
         return self._link
@@ -119,16 +124,18 @@ class PostgresStore(RelationalStore):
             migrate(link)
         except TooNewError as error:
             raise Failure(str(error), look_at=LOOK_AT) from None
-        if self._new and self._wake is not None:
-            for warning in self.warnings:
-                self._logger.warning("the spool %s: %s", self.name, warning)
-            self._take_stock(link)
-        self._new = False
+
+    def _adopt(self, connection: Link, account: str, due_before: float) -> int:
+        self._take_stock(connection)
+        del self._waiting[account]
+        return super()._adopt(connection, account, due_before)
 
     def _take_stock(self, link: Link) -> None:
-        previous, due_before = self._owner.previous, self._due_before
+        """See what was left behind, the first time that the server is there."""
+        if self._stocked:
+            return
+        previous = self._owner.previous
         link.execute(f"UPDATE message SET {_FREE} WHERE owner = ?", (previous,))  # noqa: S608
-        link.execute("UPDATE message SET due = ? WHERE state = 'queued' AND due > ?", (due_before, due_before))
         link.execute(
             "DELETE FROM piece WHERE body IN (SELECT body FROM piece WHERE number = 0"  # noqa: S608
             f" AND (owner = ? OR written < now() - interval '{_ORPHAN}'))"
@@ -136,6 +143,7 @@ class PostgresStore(RelationalStore):
             (previous,),
         )
         self._count(link)
+        self._stocked = True
 
     def _count(self, link: Link) -> None:
         found = link.execute("SELECT count(*), coalesce(sum(octets), 0)::bigint FROM message").fetchone()
@@ -169,21 +177,24 @@ class PostgresStore(RelationalStore):
 
     # Out.
 
-    async def lease(self, now: float, limit: int, but: Collection[int]) -> list[SpooledMessage]:
+    async def lease(self, account: str, now: float, limit: int, but: Collection[int]) -> list[SpooledMessage]:
         """See :meth:`.store.Store.lease`."""
-        if self._suspect not in but:
-            self._suspect = None
         asked = time.monotonic()
-        leased, self._suspect = await self._writer.run(lambda link: self._lease(link, now, limit, list(but)))
+        leased = await super().lease(account, now, limit, but)
         for message in leased:
             self._leases.add(message.number, asked, counted=True)
         return leased
 
-    def _lease(self, link: Link, now: float, limit: int, but: list[int]) -> tuple[list[SpooledMessage], int | None]:
-        found = self._found(link, now, 0, SUSPECT, but, limit)
+    def _lease(
+        self, connection: Link, account: str, now: float, limit: int, but: frozenset[int]
+    ) -> tuple[list[SpooledMessage], int | None]:
+        if account in self._waiting:
+            self._adopt(connection, account, self._waiting[account])
+        found = self._found(connection, account, now, 0, SUSPECT, but, limit)
         suspect = self._suspect
         if suspect is None and len(found) < limit:
-            alone = self._found(link, now, SUSPECT, _ENDLESS, [*but, *(number for _, number, _ in found)], 1)
+            busy = but.union(number for _, number, _ in found)
+            alone = self._found(connection, account, now, SUSPECT, ENDLESS, busy, 1)
             suspect = alone[0][1] if alone else None
             found += alone
         dead = {owner for _, _, owner in found if owner is not None} - {self._owner.name}
@@ -193,24 +204,25 @@ class PostgresStore(RelationalStore):
                 " down arrives twice",
                 ", ".join(sorted(owner.rpartition("/")[0] for owner in dead)),
             )
-        messages = self._readable(link, [number for _, number, _ in found])
+        messages = self._readable(connection, [number for _, number, _ in found])
         for message in messages:
             message.unfinished -= 1  # the try that begins is counted there already
         return messages, suspect
 
     def _found(
-        self, link: Link, now: float, least: int, below: int, but: list[int], limit: int
+        self, link: Link, account: str, now: float, least: int, below: int, but: Collection[int], limit: int
     ) -> list[tuple[float, int, str | None]]:
         ours = self._owner.name
-        return sorted(
-            link.execute(_LEASE, (now, least, below, but, ours, self._may_take_over(), limit, ours)).fetchall()
+        found = link.execute(
+            _LEASE, (account, now, least, below, list(but), ours, self._may_take_over(), limit, ours)
         )
+        return sorted(found.fetchall())
 
-    async def next_due(self, but: Collection[int]) -> float | None:
+    async def next_due(self, account: str, but: Collection[int]) -> float | None:
         """See :meth:`.store.Store.next_due`."""
-        below = _ENDLESS if self._suspect is None else SUSPECT
+        asked = (account, self._leasable(but), list(but), self._owner.name)
         found = await self._writer.run(
-            lambda link: link.execute(_NEXT_DUE, (below, list(but), self._owner.name, self._may_take_over())).fetchone()
+            lambda link: link.execute(_NEXT_DUE, (*asked, self._may_take_over())).fetchone()
         )
         return None if found is None else float(found[0])
 
@@ -259,7 +271,7 @@ class PostgresStore(RelationalStore):
         if self._leases.lapsed(number):
             raise Failure("its lease has ended, and another proxy may be trying it", look_at=LOOK_AT)
 
-    async def _keep(self, wake: Callable[[], None]) -> None:
+    async def _keep(self) -> None:
         """Renew what is leased, and see whether others no longer do. Never returns."""
         while True:
             await asyncio.sleep(self._leases.seconds / _RENEWALS)
@@ -271,7 +283,7 @@ class PostgresStore(RelationalStore):
                 continue
             self._leases.renewed(renewed, asked)
             if left:
-                wake()
+                self._wake()
 
     def _renew(self, link: Link, numbers: list[int]) -> tuple[list[int], bool]:
         """Returns those that are ours, and whether anybody else's have come to their end."""
@@ -347,12 +359,3 @@ def _set_up(link: Link, owner: str, lease_seconds: float) -> list[str]:
         for name, value in switched_off.items()
         if value == "off"
     ]
-
-
-def _name(info: str) -> str:
-    """Without the password."""
-    from psycopg.conninfo import conninfo_to_dict
-
-    given = conninfo_to_dict(info)
-    host = given.get("host") or given.get("hostaddr") or "localhost"
-    return f"postgresql://{host}{':' + str(given['port']) if given.get('port') else ''}/{given.get('dbname') or ''}"

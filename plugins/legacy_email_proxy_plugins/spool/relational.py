@@ -5,8 +5,9 @@ The statements are written in SQLite's words; ``link`` knows what PostgreSQL say
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
 
 from ..threads import Threads
@@ -16,12 +17,15 @@ from .message import Fate, Outcome, SpooledMessage, State, Submission
 from .store import Unreadable
 from .writer import Connection, Writer
 
-__all__ = ("LOOK_AT", "SUSPECT", "RelationalStore", "move")
+__all__ = ("ENDLESS", "LOOK_AT", "SUSPECT", "RelationalStore", "move")
 
 LOOK_AT = "SPOOL_URL"
 
 SUSPECT = 2
 """Tries without an orderly end after which a message is only tried alone. One crash takes along all its neighbours."""
+
+ENDLESS = 2**31 - 1
+"""More than any of them has."""
 
 _Given = tuple[Submission, bytes | None, str | None, int]
 
@@ -44,10 +48,37 @@ class RelationalStore:
         self._writer = Writer(self._apply, begin, failure, LOOK_AT)
         self._messages = self._octets = 0
         self._suspect: int | None = None
+        self._leasing = asyncio.Lock()
 
     def _number(self, connection: Connection) -> int:
         """The number of a new message."""
         raise NotImplementedError
+
+    def _lease(
+        self, connection: Connection, account: str, now: float, limit: int, but: frozenset[int]
+    ) -> tuple[list[SpooledMessage], int | None]:
+        """What is leased, and which message of those that are on their way is only tried alone."""
+        raise NotImplementedError
+
+    async def adopt(self, account: str, *, due_before: float) -> int:
+        """See :meth:`.store.Store.adopt`."""
+        return await self._writer.run(lambda connection: self._adopt(connection, account, due_before))
+
+    def _adopt(self, connection: Connection, account: str, due_before: float) -> int:
+        connection.execute(
+            "UPDATE message SET due = ? WHERE state = 'queued' AND account = ? AND due > ?",
+            (due_before, account, due_before),
+        )
+        found = connection.execute("SELECT count(*) FROM message WHERE account = ?", (account,)).fetchone()
+        return int(found[0])
+
+    async def accounts(self) -> Mapping[str, int]:
+        """See :meth:`.store.Store.accounts`."""
+        return await self._writer.run(
+            lambda connection: dict(
+                connection.execute("SELECT account, count(*) FROM message GROUP BY account ORDER BY account").fetchall()
+            )
+        )
 
     # In.
 
@@ -78,6 +109,21 @@ class RelationalStore:
         return numbers
 
     # Out.
+
+    async def lease(self, account: str, now: float, limit: int, but: Collection[int]) -> list[SpooledMessage]:
+        """See :meth:`.store.Store.lease`."""
+        async with self._leasing:
+            busy = frozenset(but)
+            if self._suspect not in busy:
+                self._suspect = None
+            leased, self._suspect = await self._writer.run(
+                lambda connection: self._lease(connection, account, now, limit, busy)
+            )
+        return leased
+
+    def _leasable(self, but: Collection[int]) -> int:
+        """How many tries without an orderly end those have not reached that could be leased now."""
+        return SUSPECT if self._suspect in but else ENDLESS
 
     def _readable(self, connection: Connection, numbers: Sequence[int]) -> list[SpooledMessage]:
         """Of messages that are leased, those that can be read; the others are set aside."""
@@ -132,7 +178,7 @@ class RelationalStore:
 
     def _settled(self, connection: Connection, number: int, now: float) -> list[tuple[int, str | None]]:
         """What is removed, now that some recipients' fates have changed."""
-        removed = [*_settle_notice(connection, number, now)]
+        removed = [*rows.settle_notice(connection, number, now)]
         if gone := rows.settle(connection, number, now):
             removed.append(gone)
         return removed
@@ -215,19 +261,3 @@ def _content(connection: Connection, number: int) -> bytes | Unreadable:
     if message is None or message.content is None:
         return Unreadable("it is gone")
     return message.content
-
-
-def _settle_notice(connection: Connection, number: int, now: float) -> list[tuple[int, str | None]]:
-    """If this was a notification: those whom it is about are notified once anybody has it, and dead if nobody will."""
-    fates = {fate for (fate,) in connection.execute("SELECT fate FROM recipient WHERE message = ?", (number,))}
-    if Fate.DELIVERED.value in fates:
-        fate = Fate.NOTIFIED
-    elif Fate.WAITING.value not in fates:
-        fate = Fate.DEAD
-    else:
-        return []
-    about = connection.execute("SELECT DISTINCT message FROM recipient WHERE notice = ?", (number,)).fetchall()
-    connection.execute(
-        "UPDATE recipient SET fate = ?, notice = NULL WHERE notice = ? AND fate = 'failed'", (fate.value, number)
-    )
-    return [gone for (original,) in about if (gone := rows.settle(connection, original, now))]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -22,15 +23,14 @@ from legacy_email_proxy.contracts import (
     Transaction,
 )
 
-from .control import Control, ask
-from .delivery import Delivery, steady_clock
+from .control import ask
+from .delivery import Delivery
 from .message import Submission
 from .options import Options
+from .place import Place
 from .relational import LOOK_AT
-from .schedule import JITTER
-from .store import Room, Store
-from .stores import store_of
-from .workbench import Workbench
+from .spool import Spool
+from .store import Room
 
 __all__ = ("SpoolRelay",)
 
@@ -45,37 +45,23 @@ class SpoolRelay:
 
     def __init__(self, context: Context) -> None:
         self._options = Options.from_context(context)
-        self._socket = context.settings["STATE_DIR"] / "spool.sock"
+        self._account = context.account
         self._logger = context.logger
         self._next = context.relay("SPOOL_RELAY")
-        self._clock = steady_clock()
-        self._new_store: Callable[[], Store] = lambda: store_of(context)
-        self._store = self._new_store()
-        self._warnings: Sequence[str] = ()
+        everybodys = logging.getLogger(context.logger.name.removesuffix(f".{context.account}"))
+        self._spool = Spool.at(Place.from_context(context), everybodys)
         self._delivery: Delivery | None = None
-        self._control: Control | None = None
+
+    @property
+    def queue_name(self) -> str:
+        """See :attr:`contracts.Queue.queue_name`."""
+        return self._spool.place.name
 
     async def start(self) -> None:
         """See :meth:`contracts.StartingRelay.start`: take possession of the store, and deliver what waits in it."""
-        await self._open(self._store, self._woken)
         if start := getattr(self._next, "start", None):
             await start()
-        self._delivery = Delivery(self._store, self._next, self._options, self._logger, clock=self._clock)
-        if not self._store.shared:
-            workbench = Workbench(self._store, self._clock, self._delivery.wake)
-            self._control = Control(self._socket, workbench, self._logger)
-            await self._control.start()
-        self._delivery.start()
-        room = await self._store.room()
-        self._logger.info("the spool is open", extra={"facts": {"spool": self._store.name, "messages": room.messages}})
-
-    async def _open(self, store: Store, wake: Callable[[], None] | None) -> None:
-        longest = max(self._options.retry_seconds) * (1 + JITTER)
-        await store.open(due_before=self._clock() + longest, wake=wake)
-
-    def _woken(self) -> None:
-        if self._delivery is not None:
-            self._delivery.wake()
+        self._delivery = await self._spool.join(self._account, self._next, self._options, self._logger)
 
     @asynccontextmanager
     async def transaction(
@@ -84,8 +70,8 @@ class SpoolRelay:
         """See :meth:`contracts.Relay.transaction`. Refused at once where a message would not fit."""
         if self._delivery is None:
             raise Failure("the spool is not open")
-        self._check(await self._store.room())
-        yield _Transaction(self._store, self._delivery, client, reverse_path, parameters, self._clock)
+        self._check(await self._spool.store.room())
+        yield _Transaction(self._spool, self._delivery, client, reverse_path, parameters)
 
     def _check(self, room: Room) -> None:
         if room.octets >= self._options.max_octets:
@@ -107,85 +93,70 @@ class SpoolRelay:
         return [*await self._findings(), *await self._next.probe()]
 
     async def _findings(self) -> list[Finding]:
-        name = f"spool {self._store.name}"
-        if not self._store.exists:
+        name = f"spool {self._spool.place.name}"
+        if not self._spool.place.exists:
             return [Finding(Level.GOOD, f"{name}: does not exist yet and will be made")]
         try:
-            states = [item["state"] async for item in self.administer("list", ()) if isinstance(item, Mapping)]
+            items = [item async for item in self.administer("list", ()) if isinstance(item, Mapping)]
         except Exception as error:
             return [Finding(Level.BAD, f"{name}: {error}")]
-        text = f"{name}: {len(states)} messages"
+        states = [item["state"] for item in items if item["account"] == self._account]
+        found = Finding(Level.GOOD, f"{name}: {len(states)} messages")
         stuck = sum(state in ("dead", "set aside") for state in states)
-        found = Finding(Level.GOOD, text)
         if stuck:
-            found = Finding(
-                Level.WARNING, f"{text}, {stuck} of them given up", "look with `legacy-email-proxy spool list`"
-            )
-        return [found, *(Finding(Level.WARNING, f"{name}: {warning}") for warning in self._warnings)]
+            advice = "look with `legacy-email-proxy spool list`"
+            found = Finding(Level.WARNING, f"{found.text}, {stuck} of them given up", advice)
+        return [found, *(Finding(Level.WARNING, f"{name}: {warning}") for warning in self._spool.warnings)]
 
     async def administer(
         self, action: QueueAction, numbers: Sequence[int]
     ) -> AsyncGenerator[Mapping[str, Any] | bytes, None]:
         """See :meth:`contracts.Queue.administer`: by the service that runs, or, where none has to, by ourselves."""
-        if self._delivery is not None:
-            async for answer in Workbench(self._store, self._clock, self._delivery.wake).do(action, numbers):
-                yield answer
-            return
-        if not self._store.shared:
+        socket = self._spool.place.socket
+        if self._delivery is None and socket is not None:
             try:
-                async for answer in ask(self._socket, action, numbers):
+                async for answer in ask(socket, action, numbers):
                     yield answer
                 return
             except (FileNotFoundError, ConnectionRefusedError):
                 pass
-        # Opening takes the lock, if there is one, that a service holds: one that runs without answering is never
-        # disturbed.
-        store = self._new_store()
-        await self._open(store, None)
-        self._warnings = store.warnings
-        try:
-            async for answer in Workbench(store, self._clock, lambda: None).do(action, numbers):
+        # Opening a file takes the lock that a service holds: one that runs without answering is never disturbed.
+        async with self._spool.opened() as workbench:
+            async for answer in workbench.do(action, numbers):
                 yield answer
-        finally:
-            await store.aclose()
 
     async def aclose(self) -> None:
         """See :meth:`contracts.Relay.aclose`."""
-        if self._control is not None:
-            await self._control.aclose()
-        if self._delivery is not None:
-            await self._delivery.stop(self.grace_seconds)
-        await self._next.aclose()
-        await self._store.aclose()
+        delivery, self._delivery = self._delivery, None
+        if delivery is None:
+            await self._next.aclose()
+        else:
+            await self._spool.part(delivery, self._next, self.grace_seconds)
 
 
 class _Transaction:
     def __init__(
-        self,
-        store: Store,
-        delivery: Delivery,
-        client: Client,
-        reverse_path: str,
-        parameters: Parameters,
-        clock: Callable[[], float],
+        self, spool: Spool, delivery: Delivery, client: Client, reverse_path: str, parameters: Parameters
     ) -> None:
-        self._store = store
+        self._spool = spool
         self._delivery = delivery
         self._client = client
         self._reverse_path = reverse_path
         self._parameters = parameters
-        self._clock = clock
         self._recipients: list[tuple[str, Parameters]] = []
 
     async def add_recipient(self, forward_path: str, parameters: Parameters) -> None:
         self._recipients.append((forward_path, parameters))
 
     async def send(self, content: AsyncIterator[bytes]) -> Receipt:
-        incoming = self._store.receive()
+        incoming = self._spool.store.receive()
         try:
             async for piece in content:
                 await incoming.write(piece)
-            submission = Submission(self._client, self._reverse_path, self._parameters, self._recipients, self._clock())
+            submission = Submission(
+                self._delivery.account, self._client, self._reverse_path, self._parameters, self._recipients,
+                self._spool.clock(),
+            )  # fmt: skip
             message = await incoming.commit(submission)
         except BaseException:
             with anyio.CancelScope(shield=True):

@@ -26,13 +26,14 @@ __all__ = (
     "fetch_all",
     "message_of",
     "settle",
+    "settle_notice",
     "spooled",
     "update_recipients",
 )
 
 COLUMNS = (
-    "message.number, state, received, since, due, tries, unfinished, warned, notice, reason, client, reverse_path,"
-    " parameters, message.octets, body"
+    "message.number, account, state, received, since, due, tries, unfinished, warned, notice, reason, client,"
+    " reverse_path, parameters, message.octets, body"
 )
 
 
@@ -46,8 +47,9 @@ def _places(count: int) -> str:
 BATCH = f"""
 CREATE TEMP VIEW batch AS SELECT '' AS messages, '' AS recipients, '' AS contents, x'' AS octets, '' AS removed;
 CREATE TEMP TRIGGER apply INSTEAD OF INSERT ON batch BEGIN
-    INSERT INTO message (number, state, notice, client, reverse_path, parameters, octets, body, received, since, due)
-        SELECT {_places(11)} FROM json_each(NEW.messages);
+    INSERT INTO message
+        (number, account, state, notice, client, reverse_path, parameters, octets, body, received, since, due)
+        SELECT {_places(12)} FROM json_each(NEW.messages);
     INSERT INTO recipient (message, number, forward_path, parameters)
         SELECT {_places(4)} FROM json_each(NEW.recipients);
     INSERT INTO content (message, octets)
@@ -60,6 +62,7 @@ CREATE TEMP TRIGGER apply INSTEAD OF INSERT ON batch BEGIN
 END;
 """  # noqa: S608
 APPLY = "INSERT INTO batch VALUES (?, ?, ?, ?, ?)"
+
 LISTED = "IN (SELECT value FROM json_each(?))"
 
 _SELECT_RECORDS = f"SELECT {COLUMNS}, NULL FROM message WHERE number {LISTED}"  # noqa: S608
@@ -96,8 +99,10 @@ def apply(connection: Connection, added: Sequence[Row], removed: Sequence[int]) 
         given = row.submission
         client = json.dumps(astuple(given.client))
         parameters = json.dumps(dict(given.parameters))
-        start_of_row = [row.number, State.QUEUED.value, int(row.notice), client, _utf8(given.reverse_path)]
-        messages.append([*start_of_row, parameters, row.octets, row.body, *[given.received] * 3])
+        messages.append([
+            row.number, given.account, State.QUEUED.value, int(row.notice), client, _utf8(given.reverse_path),
+            parameters, row.octets, row.body, *[given.received] * 3,
+        ])  # fmt: skip
         recipients += [
             [row.number, place, _utf8(path), json.dumps(dict(its)) if its else "{}"]
             for place, (path, its) in enumerate(given.recipients)
@@ -114,7 +119,8 @@ def spooled(row: Row) -> SpooledMessage:
     """What :func:`fetch` would give for a new message."""
     given = row.submission
     return SpooledMessage(
-        number=row.number, state=State.QUEUED, received=given.received, since=given.received, due=given.received,
+        number=row.number, account=given.account, state=State.QUEUED,
+        received=given.received, since=given.received, due=given.received,
         tries=0, unfinished=0, warned=False, notice=row.notice, reason="", client=given.client,
         reverse_path=given.reverse_path, parameters=given.parameters, octets=row.octets, body=row.body,
         recipients=[Recipient(place, path, its) for place, (path, its) in enumerate(given.recipients)],
@@ -152,6 +158,22 @@ def settle(connection: Connection, number: int, now: float) -> tuple[int, str | 
         connection.execute("UPDATE message SET state = 'dead', due = ?, unfinished = 0 WHERE number = ?", (now, number))
         return None
     return delete(connection, number)
+
+
+def settle_notice(connection: Connection, number: int, now: float) -> list[tuple[int, str | None]]:
+    """If this was a notification: those whom it is about are notified once anybody has it, and dead if nobody will."""
+    fates = {fate for (fate,) in connection.execute("SELECT fate FROM recipient WHERE message = ?", (number,))}
+    if Fate.DELIVERED.value in fates:
+        fate = Fate.NOTIFIED
+    elif Fate.WAITING.value not in fates:
+        fate = Fate.DEAD
+    else:
+        return []
+    about = connection.execute("SELECT DISTINCT message FROM recipient WHERE notice = ?", (number,)).fetchall()
+    connection.execute(
+        "UPDATE recipient SET fate = ?, notice = NULL WHERE notice = ? AND fate = 'failed'", (fate.value, number)
+    )
+    return [gone for (original,) in about if (gone := settle(connection, original, now))]
 
 
 def fetch(connection: Connection, number: int, *, with_content: bool = False) -> SpooledMessage | None:
@@ -209,10 +231,11 @@ def _whole(found: Any, octets: int) -> bytes:
 def message_of(row: tuple[Any, ...], recipients: Iterable[tuple[Any, ...]]) -> SpooledMessage:
     """From a row of :data:`COLUMNS` and those of its recipients. Raises :class:`Unreadable`."""
     try:
-        number, state, received, since, due, tries, unfinished, warned, notice, reason, *rest = row
+        number, account, state, received, since, due, tries, unfinished, warned, notice, reason, *rest = row
         client, reverse_path, parameters, octets, body = rest
         message = SpooledMessage(
             number=int(number),
+            account=_text(account),
             state=State(state),
             received=float(received),
             since=float(since),

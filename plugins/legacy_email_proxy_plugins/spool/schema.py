@@ -23,6 +23,7 @@ VERSION = 1
 _TABLES = """
 CREATE TABLE message (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
+    account TEXT NOT NULL,
     state TEXT NOT NULL,
     received REAL NOT NULL,
     since REAL NOT NULL,
@@ -38,7 +39,7 @@ CREATE TABLE message (
     octets INTEGER NOT NULL,
     body TEXT
 );
-CREATE INDEX message_due ON message (due, number) WHERE state = 'queued';
+CREATE INDEX message_due ON message (account, due, number) WHERE state = 'queued';
 CREATE TABLE recipient (
     message INTEGER NOT NULL,
     number INTEGER NOT NULL,

@@ -32,7 +32,6 @@ _AMPLE = 16
 class SQLiteStore(RelationalStore):
     """See :class:`~.store.Store`."""
 
-    shared = False
     version = VERSION
     warnings: Sequence[str] = ()
 
@@ -43,19 +42,13 @@ class SQLiteStore(RelationalStore):
             self._files, threads, logger, begin="BEGIN IMMEDIATE", failure=lambda error: storage_failure(error, LOOK_AT)
         )
         self.path = path
-        self.name = str(path)
         self._lock = SpoolLock(path)
         self._free: tuple[float, int | None] = (float("-inf"), None)
         self._marks = Marks(path.with_name(f"{path.name}.trying"))
         self._reserve = Reserve(path.with_name(f"{path.name}.reserve"))
         self._last = 0
 
-    @property
-    def exists(self) -> bool:
-        """See :attr:`.store.Store.exists`."""
-        return self.path.exists()
-
-    async def open(self, *, due_before: float, wake: Callable[[], None] | None = None) -> None:
+    async def open(self, wake: Callable[[], None]) -> None:
         """See :meth:`.store.Store.open`."""
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -63,7 +56,7 @@ class SQLiteStore(RelationalStore):
             await self._writer.open(self._connect)
             await self._threads.run(self._files.prepare)
             crashed = self._marks.open()
-            names = await self._writer.run(lambda connection: self._take_stock(connection, due_before, crashed))
+            names = await self._writer.run(lambda connection: self._take_stock(connection, crashed))
             self._marks.wipe()
             await self._threads.run(self._reserve.keep)
             await self._sweep(names)
@@ -101,14 +94,13 @@ class SQLiteStore(RelationalStore):
             raise
         return connection
 
-    def _take_stock(self, connection: sqlite3.Connection, due_before: float, crashed: Sequence[int]) -> set[str]:
+    def _take_stock(self, connection: sqlite3.Connection, crashed: Sequence[int]) -> set[str]:
         connection.executemany(
             "UPDATE message SET unfinished = unfinished + 1 WHERE number = ?", [(number,) for number in crashed]
         )
         (self._last,) = connection.execute(
             "SELECT max(coalesce(max(seq), 0), (SELECT coalesce(max(number), 0) FROM message)) FROM sqlite_sequence"
         ).fetchone()
-        connection.execute("UPDATE message SET due = ? WHERE state = 'queued' AND due > ?", (due_before, due_before))
         self._messages, self._octets = connection.execute(
             "SELECT count(*), coalesce(sum(octets), 0) FROM message"
         ).fetchone()
@@ -127,41 +119,34 @@ class SQLiteStore(RelationalStore):
 
     # Out.
 
-    async def lease(self, now: float, limit: int, but: Collection[int]) -> list[SpooledMessage]:
-        """See :meth:`.store.Store.lease`."""
-        if self._suspect not in but:
-            self._suspect = None
-        leased, self._suspect = await self._writer.run(
-            lambda connection: self._lease(connection, now, limit, frozenset(but))
-        )
-        return leased
-
     def _lease(
-        self, connection: sqlite3.Connection, now: float, limit: int, but: frozenset[int]
+        self, connection: sqlite3.Connection, account: str, now: float, limit: int, but: frozenset[int]
     ) -> tuple[list[SpooledMessage], int | None]:
         due = connection.execute(
-            "SELECT number FROM message WHERE state = 'queued' AND due <= ? AND unfinished < ?"
+            "SELECT number FROM message WHERE state = 'queued' AND account = ? AND due <= ? AND unfinished < ?"
             " ORDER BY due, number LIMIT ?",
-            (now, SUSPECT, limit + len(but)),
+            (account, now, SUSPECT, limit + len(but)),
         )
         numbers = [number for (number,) in due if number not in but][:limit]
         suspect = self._suspect
         if suspect is None and len(numbers) < limit:
             found = connection.execute(
-                "SELECT number FROM message WHERE state = 'queued' AND due <= ? AND unfinished >= ?"
+                "SELECT number FROM message WHERE state = 'queued' AND account = ? AND due <= ? AND unfinished >= ?"
                 " ORDER BY unfinished, due, number LIMIT ?",
-                (now, SUSPECT, 1 + len(but)),
+                (account, now, SUSPECT, 1 + len(but)),
             )
             suspect = next((number for (number,) in found if number not in but), None)
             numbers += [] if suspect is None else [suspect]
         return self._readable(connection, numbers), suspect
 
-    async def next_due(self, but: Collection[int]) -> float | None:
+    async def next_due(self, account: str, but: Collection[int]) -> float | None:
         """See :meth:`.store.Store.next_due`."""
         but = frozenset(but)
         found = await self._writer.run(
             lambda connection: connection.execute(
-                "SELECT number, due FROM message WHERE state = 'queued' ORDER BY due, number LIMIT ?", (1 + len(but),)
+                "SELECT number, due FROM message WHERE state = 'queued' AND account = ? AND unfinished < ?"
+                " ORDER BY due, number LIMIT ?",
+                (account, self._leasable(but), 1 + len(but)),
             ).fetchall()
         )
         return next((due for number, due in found if number not in but), None)

@@ -6,7 +6,7 @@ Whatever is awaited here has, on return, been written to stable storage. Errors 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,41 +54,43 @@ class Incoming(Protocol):
 class Store(Protocol):
     """One spool."""
 
-    name: str
-    """For the log: where it is, without a password."""
-    shared: bool
-    """Whether several processes may have it open, each leasing its own; otherwise it is one process's at a time."""
     version: int
     """Of its tables, once it is open."""
     warnings: Sequence[str]
     """What an operator should know, once it is open."""
 
-    @property
-    def exists(self) -> bool:
-        """Whether there is something to open; otherwise it will be made."""
+    async def open(self, wake: Callable[[], None]) -> None:
+        """Take possession, or one's part of it where several processes may have it open.
 
-    async def open(self, *, due_before: float, wake: Callable[[], None] | None = None) -> None:
-        """Take possession. Nothing is left due later than ``due_before``, which no clock that is right has written.
-
-        ``wake`` is called when others have made something due; without it nothing will be leased, and nothing changes
-        but what the operator decides.
-
-        Raises :class:`SettingsMistake` when that can't be had, as when another process has it.
+        ``wake`` is called when another process has made something due. Raises :class:`SettingsMistake` when it can't
+        be had, as when another process has it.
         """
+
+    async def adopt(self, account: str, *, due_before: float) -> int:
+        """An account's messages are taken out from now on; returns how many there are, as far as that is known.
+
+        None of them is left due later than ``due_before``, which no clock that is right has written.
+        """
+
+    async def accounts(self) -> Mapping[str, int]:
+        """How many messages there are of each account that has any."""
 
     def receive(self) -> Incoming:
         """Begin to take a message."""
 
-    async def lease(self, now: float, limit: int, but: Collection[int]) -> list[SpooledMessage]:
-        """Messages to try now, in the order in which they fell due; never one of ``but``.
+    async def lease(self, account: str, now: float, limit: int, but: Collection[int]) -> list[SpooledMessage]:
+        """Messages of an account to try now, in the order in which they fell due.
 
         They are nobody else's until :meth:`record` or :meth:`give_back`, which has to come for each of them.
-        Of those that two tries in a row did not bring to an orderly end, only one is given at a time, and only while
-        none of ``but`` is one: so the innocent are told from the one that crashes the process.
+        Never one of ``but``: all that are on their way in this process, of whatever account. It is read when it is this
+        call's turn, and what the call before has given is in it by then.
+
+        Of those that two tries in a row did not bring to an orderly end, only one is given at a time, of whatever
+        account, and only while none of ``but`` is one: so the innocent are told from the one that crashes the process.
         """
 
-    async def next_due(self, but: Collection[int]) -> float | None:
-        """When the next one falls due."""
+    async def next_due(self, account: str, but: Collection[int]) -> float | None:
+        """When the account's next one falls due."""
 
     def begin(self, number: int) -> None:
         """The try of a message begins. If the process ends before :meth:`record` or :meth:`give_back`, that try counts
@@ -96,7 +98,7 @@ class Store(Protocol):
         """
 
     def give_back(self, number: int) -> None:
-        """Nothing has come of that lease: the message was not tried, or the try was called off."""
+        """The try of a message that was leased was called off, or not begun at all."""
 
     async def record(self, outcome: Outcome) -> None:
         """Write down what has come of a try: the message may be gone after that, its content too."""

@@ -62,7 +62,7 @@ class Workbench:
         try:
             message = await self._store.get(number)
         except Unreadable as error:
-            return {"number": number, "state": State.SET_ASIDE.value, "reason": str(error)}
+            return {"number": number, "account": None, "state": State.SET_ASIDE.value, "reason": str(error)}
         # None: it has been delivered since the numbers were read.
         return None if message is None else _described(message)
 
@@ -79,6 +79,7 @@ class Workbench:
 def _described(message: SpooledMessage) -> dict[str, Any]:
     return {
         "number": message.number,
+        "account": message.account,
         "state": message.state.value,
         "received": message.received,
         "due": message.due if message.state is State.QUEUED else None,

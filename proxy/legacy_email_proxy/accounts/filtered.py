@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
-from ..contracts import Client, Envelope, Filter, Finding, Parameters, Receipt, Relay, RelayCapabilities, Transaction
+from ..contracts import Client, Envelope, Filter, Finding, Parameters, Receipt, Relay, Transaction
+from ..layer import RelayLayer
 from ..smtp.rewriting import Rewriting
 
 __all__ = ("FilteredRelay",)
 
 
-class FilteredRelay:
+class FilteredRelay(RelayLayer):
     """See :class:`~legacy_email_proxy.contracts.Relay`. The filters see what those of the whole process have left."""
 
     def __init__(self, relay: Relay, filters: Mapping[str, Filter]) -> None:
-        self._relay = relay
+        super().__init__(relay)
         self._filters = filters
         self._rewriting = Rewriting(filters=dict(filters))
 
@@ -28,20 +29,16 @@ class FilteredRelay:
         async with self._relay.transaction(client, mail.reverse_path, parameters) as transaction:
             yield _Filtered(transaction, self._rewriting, mail)
 
-    def capabilities(self) -> RelayCapabilities:
-        """The relay's."""
-        return self._relay.capabilities()
-
     async def probe(self) -> Sequence[Finding]:
         """The relay's, and what the filters say."""
-        found = [*await self._relay.probe()]
+        found = [*await super().probe()]
         for one in self._filters.values():
             found += await one.probe()
         return found
 
     async def aclose(self) -> None:
         """Close the relay, then the filters."""
-        await self._relay.aclose()
+        await super().aclose()
         for one in self._filters.values():
             await one.aclose()
 

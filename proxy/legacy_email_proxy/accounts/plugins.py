@@ -1,4 +1,4 @@
-"""What is done with the plugins of all accounts at once: probing and closing them, each on its own."""
+"""What is done with the plugins of all accounts at once: starting, probing and closing them, each on its own."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from dataclasses import replace
 import anyio
 
 from .. import events
-from ..contracts import Finding, Level, Maildrop, Relay
+from ..contracts import Finding, Level, Maildrop, Relay, SettingsMistake
+from ..layer import start
 
-__all__ = ("close_all", "probe_all")
+__all__ = ("close_all", "probe_all", "start_all")
 
 _log = logging.getLogger("legacy_email_proxy.accounts")
 
@@ -30,6 +31,19 @@ async def probe_all(plugins: Mapping[str, Maildrop] | Mapping[str, Relay]) -> Se
         for account, plugin in plugins.items():
             group.start_soon(probe, account, plugin)
     return [replace(finding, text=f"{account}: {finding.text}") for account in plugins for finding in found[account]]
+
+
+async def start_all(relays: Mapping[str, Relay]) -> None:
+    """Start each, one after the other. Raises :class:`SettingsMistake` with the mistakes of all of them."""
+    mistakes: list[str] = []
+    for relay in relays.values():
+        try:
+            await start(relay)
+        except SettingsMistake as mistake:
+            mistakes.extend(mistake.lines)
+    if mistakes:
+        # Several may say the same of what they have in common.
+        raise SettingsMistake(*dict.fromkeys(mistakes))
 
 
 async def close_all(plugins: Mapping[str, Maildrop] | Mapping[str, Relay]) -> None:

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from .. import events
 from ..contracts import Client, Finding, Parameters, Receipt, Refused, Relay, RelayCapabilities, Transaction
 from ..replies import SMTP, refusal
-from .plugins import close_all, probe_all
+from .plugins import close_all, probe_all, start_all
 from .recent import RecentLogins
 from .rules import Facts, Leg, Match, Rule, candidates, choose, login_would_help
 
@@ -58,6 +58,10 @@ class RoutedRelay:
         return RelayCapabilities(
             min(limits, default=None), all(one.smtputf8 for one in each), all(one.dsn for one in each)
         )
+
+    async def start(self) -> None:
+        """Start those that have something to do by themselves. Raises :class:`SettingsMistake` with all mistakes."""
+        await start_all(self._relays)
 
     async def probe(self) -> Sequence[Finding]:
         """What each account's relay finds, with its name in front."""

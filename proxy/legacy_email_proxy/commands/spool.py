@@ -9,12 +9,12 @@ import sys
 from collections.abc import Mapping
 from contextlib import aclosing
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
 import anyio
 
 from .. import events
-from ..composition import relay
+from ..composition import relays
 from ..contracts import QUEUE_ACTIONS, Failure, Queue, QueueAction, SettingsMistake
 from ..replies import printable
 
@@ -37,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listed = "; ".join(f"{action}: {sentence}" for action, sentence in _SENTENCES.items())
     parser.add_argument("action", choices=QUEUE_ACTIONS, metavar="ACTION", help=listed)
     parser.add_argument("numbers", nargs="*", type=int, metavar="NUMBER", help="numbers of messages, from `list`")
+    sentence = "of ACCOUNTS_FILE: list its messages only; or the one whose own spool is meant"
+    parser.add_argument("--account", metavar="NAME", help=sentence)
     parser.add_argument("--json", action="store_true", help="one JSON object a line, times in seconds since 1970")
 
 
@@ -49,29 +51,52 @@ def run(options: argparse.Namespace) -> int:
         raise SettingsMistake(f"spool {action}: name the messages by their numbers; `spool list` shows them")
     events.configure("error", "text")
     try:
-        anyio.run(_administer, action, numbers, options.json, backend="asyncio")
+        anyio.run(_administer, options, backend="asyncio")
     except Failure as failure:
         print(f"legacy-email-proxy: {failure}", file=sys.stderr)
         return 1
     return 0
 
 
-async def _administer(action: QueueAction, numbers: list[int], as_json: bool) -> None:
-    plugin = relay(os.environ)
+async def _administer(options: argparse.Namespace) -> None:
+    accounts = relays(os.environ)
     try:
-        if not hasattr(plugin, "administer"):
-            raise SettingsMistake("RELAY_PLUGIN: this relay keeps nothing; the spool command is for `spool`")
-        async with aclosing(cast(Queue, plugin).administer(action, numbers)) as answers:
-            async for answer in answers:
-                if isinstance(answer, bytes):
-                    sys.stdout.buffer.write(answer)
-                elif as_json:
-                    print(json.dumps(answer))
-                else:
-                    _print(action, answer)
+        queues = _meant({account.name: account.queue for account in accounts if account.queue is not None}, options)
+        for queue in queues:
+            if len(queues) > 1 and not options.json:
+                print(f"spool {queue.queue_name}")
+            async with aclosing(queue.administer(options.action, options.numbers)) as answers:
+                async for answer in answers:
+                    if isinstance(answer, bytes):
+                        sys.stdout.buffer.write(answer)
+                    elif options.action == "list" and options.account not in (None, answer["account"]):
+                        continue
+                    elif options.json:
+                        print(json.dumps({**answer, "spool": queue.queue_name}))
+                    else:
+                        _print(options.action, answer)
         sys.stdout.flush()
     finally:
-        await plugin.aclose()
+        for account in accounts:
+            if account.relay is not None:
+                await account.relay.aclose()
+            for each in account.credentials.values():
+                await each.aclose()
+
+
+def _meant(queues: Mapping[str, Queue], options: argparse.Namespace) -> list[Queue]:
+    """The queues to deal with, of these, which are by account: all, or the one in which the numbers are unique."""
+    if not queues:
+        raise SettingsMistake("RELAY_PLUGIN: this relay keeps nothing; the spool command is for `spool`")
+    if options.account is not None:
+        if options.account not in queues:
+            there_is = ", ".join(filter(None, queues)) or "none with a name"
+            raise SettingsMistake(f"--account: {options.account!r} is no account with a spool; there is {there_is}")
+        return [queues[options.account]]
+    found = {queue.queue_name: queue for queue in queues.values()}
+    if len(found) > 1 and options.action != "list":
+        raise SettingsMistake(f"--account: there are several spools; say whose is meant: {', '.join(queues)}")
+    return list(found.values())
 
 
 def _print(action: QueueAction, item: Mapping[str, Any]) -> None:
@@ -84,9 +109,10 @@ def _print(action: QueueAction, item: Mapping[str, Any]) -> None:
     if "recipients" not in item:
         print(f"{item['number']:>6}  {item['state']}: {printable(item['reason'])}")
         return
+    account = f" of account {printable(item['account'])}" if item["account"] else ""
     due = f", next try {_shown(item['due'])}" if item["due"] is not None else ""
     print(
-        f"{item['number']:>6}  {item['state']} since {_shown(item['received'])}{due}, {item['tries']} tries,"
+        f"{item['number']:>6}  {item['state']}{account} since {_shown(item['received'])}{due}, {item['tries']} tries,"
         f" {item['octets']} octets, from <{printable(item['sender'])}>"
     )
     if item["reason"]:

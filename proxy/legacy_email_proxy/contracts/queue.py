@@ -14,11 +14,16 @@ QUEUE_ACTIONS: tuple[str, ...] = get_args(QueueAction)
 class Queue(Protocol):
     """What a relay is besides, when it can be administered. It is optional."""
 
+    @property
+    def queue_name(self) -> str:
+        """Which queue it is; the relays of several accounts may have one in common."""
+
     def administer(
         self, action: QueueAction, numbers: Sequence[int]
     ) -> AsyncGenerator[Mapping[str, Any] | bytes, None]:
         """Do ``action`` with the messages of these numbers (``list``: with all), wherever the queue is held.
 
         That may be another process, which has it open; the relay itself is not started. Gives what JSON can hold about
-        each message, ``export`` the octets of one in pieces. Raises :class:`Failure` in plain words.
+        each message, its ``account`` among that, and of ``export`` the octets of one in pieces. Messages of all
+        accounts that have the queue in common are meant. Raises :class:`Failure` in plain words.
         """

@@ -113,9 +113,10 @@ class StartingRelay(Relay, Protocol):
     """A relay that has something to do also while no device speaks. It is optional."""
 
     async def start(self) -> None:
-        """Called once, in the event loop, before the first device is served, and not at all by ``check``.
+        """Called once, in the event loop, before the first device is served by it, and not at all by ``check``.
 
-        Raises :class:`SettingsMistake` when it can't work; the service then doesn't start.
+        When the settings are read anew, that is while its predecessor is still at work, which is closed later. Raises
+        :class:`SettingsMistake` when it can't work; the service then doesn't start, or goes on with the predecessor.
         """
 
 

@@ -1,6 +1,6 @@
 """One of two proxies on a PostgreSQL spool: takes messages, delivers some, sticks in the others, waits to be killed.
 
-python tests/spool/sharing.py FOLDER URL COUNT LEASE_SECONDS
+python tests/spool/surviving.py FOLDER URL COUNT LEASE_SECONDS
 """
 
 from __future__ import annotations

@@ -1,0 +1,46 @@
+"""What stands in front of a relay, and what all such layers have in common: what they don't do themselves, it does."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+
+from .contracts import Client, Finding, Parameters, Relay, RelayCapabilities, Transaction
+
+__all__ = ("RelayLayer", "start")
+
+
+async def start(relay: Relay) -> None:
+    """Let a relay that has something to do by itself begin. Raises :class:`SettingsMistake`."""
+    begin: Callable[[], Awaitable[None]] | None = getattr(relay, "start", None)
+    if begin is not None:
+        await begin()
+
+
+class RelayLayer:
+    """See :class:`~legacy_email_proxy.contracts.StartingRelay`."""
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+
+    def transaction(
+        self, client: Client, reverse_path: str, parameters: Parameters
+    ) -> AbstractAsyncContextManager[Transaction]:
+        """The relay's."""
+        return self._relay.transaction(client, reverse_path, parameters)
+
+    def capabilities(self) -> RelayCapabilities:
+        """The relay's."""
+        return self._relay.capabilities()
+
+    async def probe(self) -> Sequence[Finding]:
+        """What the relay finds."""
+        return await self._relay.probe()
+
+    async def start(self) -> None:
+        """Start the relay."""
+        await start(self._relay)
+
+    async def aclose(self) -> None:
+        """Close the relay."""
+        await self._relay.aclose()
