@@ -121,24 +121,56 @@ async def test_a_killed_proxys_messages_are_taken_over_when_its_leases_end(
         await until_states(survivor, seconds=10)
     there = {number for word, number in said if word == b"delivered"}
     assert sorted(backend.contents) == sorted({b"%d" % number for number in range(count)} - there)
-    assert "taken over from proxies that are gone" in caplog.text
+    assert "messages are taken over, of which the leases have ended" in caplog.text
+
+
+async def _crash(state_dir: Path, *contents: bytes, until_tried: int = 0) -> None:
+    """A service that takes these, begins to deliver what there is, and ends as by SIGKILL: nothing is given back."""
+    backend = Backend(before_dot=lambda _: anyio.sleep_forever())
+    spool = spool_to(backend, state_dir)
+    await spool.start()
+    for content in contents:
+        await send(spool, content=content)
+    await until(lambda: len(backend.tried) >= until_tried)
+    store: Any = spool._spool.store
+    store._leave = store._give_back = lambda *_: None
+    spool.grace_seconds = 0.0
+    await spool.aclose()
+
+
+async def test_what_kills_the_process_is_found_out(tmp_path: Path, store: PostgreSQL) -> None:
+    """Of two messages that were always on their way together, the one that is tried alone comes to its end."""
+    variables = {"SPOOL_POISON_TRIES": "3"}
+    await _crash(tmp_path, b"poison", b"innocent", until_tried=2)
+    # The first try of a message that was just taken is counted only if it was leased for it.
+    store.execute(tmp_path, "UPDATE message SET unfinished = 0")
+    for _ in range(2):
+        await _crash(tmp_path, until_tried=2)
+
+    async def deadly(content: bytes) -> None:
+        if content == b"poison":
+            await anyio.sleep_forever()
+
+    # From here on only one of them is on its way at a time, and the older one first.
+    first = Backend(before_dot=deadly)
+    async with spooling(first, tmp_path, **variables):
+        await until(lambda: first.tried)
+        await anyio.sleep(0.05)
+        assert len(first.tried) == 1
+    await _crash(tmp_path, until_tried=1)
+    backend = Backend()
+    async with spooling(backend, tmp_path, **variables) as spool:
+        (item,) = await until_states(spool, "set aside")
+        assert "3 tries in a row came to no orderly end" in item["reason"]
+    assert backend.contents == [b"innocent"]
 
 
 async def test_started_again_it_has_its_own_at_once(tmp_path: Path) -> None:
     """What was in flight when a process died does not wait for its lease."""
     state_dir = tmp_path / "state"
-    dying = spool_to(Backend(before_dot=lambda _: anyio.sleep_forever()), state_dir)
-    await dying.start()
-    await send(dying)
-    other = spool_to(Backend(), tmp_path / "other")
-    await other.start()
-    store: Any = dying._spool.store
-    # As when it is killed: nothing is given back.
-    store._leave = lambda _: None
-    store._give_back = lambda *_: None
-    dying.grace_seconds = 0.0
-    await dying.aclose()
-    await other.aclose()
+    await _crash(state_dir, CONTENT)
+    async with spooling(Backend(), tmp_path / "other"):
+        pass
     backend = Backend()
     async with spooling(backend, state_dir) as spool:
         await until_states(spool, seconds=5)
@@ -182,7 +214,7 @@ async def test_a_proxy_that_lost_its_lease_stops_before_the_end(
 
 def test_a_lease_ends_here_before_it_ends_there(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr(Leases, "clock", lambda _: now[0])
     held = Leases(60)
     held.add(1, asked=95, counted=True)
     held.add(2, asked=95, counted=False)

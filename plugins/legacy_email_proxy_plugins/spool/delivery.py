@@ -110,7 +110,8 @@ class Delivery:
             self._successor.offer(message)
         elif self._behind or self._gate.closed or self._stopping or full:
             self._behind = True
-            self._store.give_back(message.number)
+            if message.number not in self._under_way:  # else it was leased meanwhile
+                self._store.give_back(message.number)
             self._wake.set()
         else:
             self._begin(message)

@@ -16,15 +16,23 @@ class _Lease:
 
 
 class Leases:
-    """By the monotonic clock, from before the database was asked: it ends here no later than there."""
+    """By a clock that counts while the machine sleeps, from before the database was asked: so that a lease ends here no
+    later than there.
+    """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._leases: dict[int, _Lease] = {}
 
+    @staticmethod
+    def clock() -> float:
+        """In seconds, from some moment on."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
     def add(self, number: int, asked: float, *, counted: bool) -> None:
         """Leased by a statement that was begun at ``asked``; ``counted``: as a try that has not come to its end yet."""
-        self._leases[number] = _Lease(asked + self.seconds, counted)
+        if counted or number not in self._leases:
+            self._leases[number] = _Lease(asked + self.seconds, counted)
 
     def renewed(self, numbers: Iterable[int], asked: float) -> None:
         """These are ours for longer."""
@@ -40,7 +48,7 @@ class Leases:
     def lapsed(self, number: int) -> bool:
         """Whether it was leased, and somebody else may have it by now."""
         lease = self._leases.get(number)
-        return lease is not None and time.monotonic() >= lease.ends
+        return lease is not None and self.clock() >= lease.ends
 
     @property
     def numbers(self) -> list[int]:

@@ -38,6 +38,11 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 """Seconds after a connection that could not be made, before another one is tried; twice as long each time."""
 
 _DISK_FULL = "53100"
+_READ_ONLY = "25006"
+"""After a failover this is the server that has become the replica. Another connection finds the one that is not."""
+
+_LINE = 400
+"""Characters of what libpq says, which may have a line for each of several servers."""
 
 _LISTED = "= ANY (ARRAY(SELECT value::bigint FROM jsonb_array_elements_text(?::jsonb)))"
 
@@ -129,6 +134,11 @@ class Link:
             and self._connection.info.transaction_status is not psycopg.pq.TransactionStatus.IDLE
         )
 
+    @property
+    def connected(self) -> bool:
+        """As far as is known."""
+        return self._connection is not None
+
     def connect(self) -> None:
         """Have a connection. In the middle of a transaction that is always the same one."""
         if self._connection is not None and not self.in_transaction and not _alive(self._connection):
@@ -146,7 +156,7 @@ class Link:
             self.close()
             self._not_before = time.monotonic() + self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-            self._reason = f"no connection to PostgreSQL: {_first_line(error)}"
+            self._reason = f"no connection to PostgreSQL: {_one_line(error)}"
             if isinstance(error, psycopg.Error):
                 raise Interrupted(self._reason, look_at=self._look_at) from None
             raise
@@ -176,9 +186,11 @@ class Link:
     def _failure(self, error: psycopg.Error) -> Exception:
         if self._connection is not None and self._connection.closed:
             self.close()
-            return Interrupted(f"the connection to PostgreSQL broke: {_first_line(error)}", look_at=self._look_at)
+            return Interrupted(f"the connection to PostgreSQL broke: {_one_line(error)}", look_at=self._look_at)
+        if error.sqlstate == _READ_ONLY:
+            self.close()
         kind = StorageFull if error.sqlstate == _DISK_FULL else Failure
-        return kind(f"PostgreSQL: {_first_line(error)}", look_at=self._look_at)
+        return kind(f"PostgreSQL: {_one_line(error)}", look_at=self._look_at)
 
     def close(self) -> None:
         """Let go of the connection, if there is one."""
@@ -201,5 +213,5 @@ def _alive(connection: psycopg.Connection[Any]) -> bool:
     return not connection.closed
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:_LINE] or type(error).__name__

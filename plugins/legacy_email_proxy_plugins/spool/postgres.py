@@ -7,6 +7,7 @@ clock, and another one takes over. A proxy that can't renew stops before the end
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
@@ -69,7 +70,7 @@ class PostgresStore(RelationalStore):
         self._info = conninfo(url)
         self._name = server_name(self._info)
         self.warnings: Sequence[str] = ()
-        self._owner = Owner(state_dir / "spool.owner")
+        self._owner = Owner(state_dir / f"spool.{hashlib.sha256(self._name.encode()).hexdigest()[:12]}.owner")
         self._leases = Leases(LEASE_SECONDS)
         threads = Threads(LOOK_AT)
         self._pieces = Pieces(lambda: Link(self._info, self._prepare_for_pieces, LOOK_AT), threads, self._owner.name)
@@ -78,6 +79,7 @@ class PostgresStore(RelationalStore):
         self._wake: Callable[[], None]
         self._waiting: dict[str, float] = {}
         self._stocked = False
+        self._known = {self._owner.name}
         self._numbers: list[int] = []
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -127,7 +129,7 @@ class PostgresStore(RelationalStore):
 
     def _adopt(self, connection: Link, account: str, due_before: float) -> int:
         self._take_stock(connection)
-        del self._waiting[account]
+        self._waiting.pop(account, None)
         return super()._adopt(connection, account, due_before)
 
     def _take_stock(self, link: Link) -> None:
@@ -170,7 +172,7 @@ class PostgresStore(RelationalStore):
 
     async def put(self, submission: Submission, content: bytes | None, body: str | None, octets: int) -> SpooledMessage:
         """See :meth:`.relational.RelationalStore.put`."""
-        asked = time.monotonic()
+        asked = self._leases.clock()
         message = await super().put(submission, content, body, octets)
         self._leases.add(message.number, asked, counted=False)
         return message
@@ -179,7 +181,7 @@ class PostgresStore(RelationalStore):
 
     async def lease(self, account: str, now: float, limit: int, but: Collection[int]) -> list[SpooledMessage]:
         """See :meth:`.store.Store.lease`."""
-        asked = time.monotonic()
+        asked = self._leases.clock()
         leased = await super().lease(account, now, limit, but)
         for message in leased:
             self._leases.add(message.number, asked, counted=True)
@@ -197,17 +199,21 @@ class PostgresStore(RelationalStore):
             alone = self._found(connection, account, now, SUSPECT, ENDLESS, busy, 1)
             suspect = alone[0][1] if alone else None
             found += alone
-        dead = {owner for _, _, owner in found if owner is not None} - {self._owner.name}
-        if dead:
-            self._logger.warning(
-                "messages are taken over from proxies that are gone (%s); what such a one has sent without writing that"
-                " down arrives twice",
-                ", ".join(sorted(owner.rpartition("/")[0] for owner in dead)),
-            )
+        self._tell_of({owner for _, _, owner in found if owner is not None})
         messages = self._readable(connection, [number for _, number, _ in found])
         for message in messages:
             message.unfinished -= 1  # the try that begins is counted there already
         return messages, suspect
+
+    def _tell_of(self, owners: set[str]) -> None:
+        new = owners - self._known
+        self._known |= owners
+        if new:
+            self._logger.warning(
+                "messages are taken over, of which the leases have ended (%s); what a proxy that is gone had sent"
+                " without writing that down arrives twice",
+                ", ".join(sorted(owner.rpartition("/")[0] for owner in new)),
+            )
 
     def _found(
         self, link: Link, account: str, now: float, least: int, below: int, but: Collection[int], limit: int
@@ -236,7 +242,8 @@ class PostgresStore(RelationalStore):
 
     def _give_back(self, link: Link, number: int) -> None:
         link.execute(
-            f"UPDATE message SET {_FREE}, unfinished = unfinished - 1 WHERE number = ? AND owner = ?",  # noqa: S608
+            f"UPDATE message SET {_FREE}, unfinished = greatest(unfinished - 1, 0)"  # noqa: S608
+            " WHERE number = ? AND owner = ?",
             (number, self._owner.name),
         )
 
@@ -275,7 +282,7 @@ class PostgresStore(RelationalStore):
         """Renew what is leased, and see whether others no longer do. Never returns."""
         while True:
             await asyncio.sleep(self._leases.seconds / _RENEWALS)
-            asked = time.monotonic()
+            asked = self._leases.clock()
             try:
                 renewed, left = await self._writer.run(partial(self._renew, numbers=self._leases.numbers))
             except Failure as failure:
@@ -316,7 +323,7 @@ class PostgresStore(RelationalStore):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._tasks:
+        if self._tasks and self._link.connected:
             try:
                 await self._writer.run(self._leave)
             except Failure as failure:
