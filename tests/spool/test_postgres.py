@@ -212,6 +212,17 @@ async def test_a_proxy_that_lost_its_lease_stops_before_the_end(
     assert backend.contents == [CONTENT]
 
 
+async def test_a_lease_is_renewed_as_long_as_it_takes(tmp_path: Path, short_leases: float) -> None:
+    """Of two messages that are leased together, one waits for the only connection for longer than a lease."""
+    async with spooling(Backend(before_dot=lambda _: anyio.sleep_forever()), tmp_path / "before") as spool:
+        await send(spool)
+        await send(spool)
+    backend = Backend(before_dot=lambda _: anyio.sleep(1.5 * short_leases))
+    async with spooling(backend, tmp_path, BACKEND_SMTP_MAX_CONNECTIONS="1") as spool:
+        await until_states(spool)
+    assert len(backend.tried) == len(backend.delivered) == 2
+
+
 def test_a_lease_ends_here_before_it_ends_there(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(Leases, "clock", lambda _: now[0])
@@ -245,6 +256,7 @@ async def test_the_operator_beside_services_that_run(tmp_path: Path) -> None:
         # By its due time it would wait for a minute; the service is told.
         service._delivery._gate.judged()  # type: ignore[union-attr]
         await operate(other, "retry", item["number"])
+        await until(lambda: backend.delivered)
         await until_states(service)
         assert await operate(other, "migrate") == [{"done": "migrate", "version": len(migrations_module.MIGRATIONS)}]
         assert await operate(service, "migrate") == [{"done": "migrate", "version": len(migrations_module.MIGRATIONS)}]
