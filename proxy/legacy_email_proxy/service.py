@@ -105,8 +105,10 @@ async def _reload(current: Current, recompose: Callable[[Composition], Compositi
             renew(former.tls, renewed.settings)
         # So do the filters of the whole process; the new ones have done nothing yet that would have to be ended.
         renewed = replace(renewed, tls=former.tls, filters=former.filters)
-        with anyio.fail_after(_STARTING_SECONDS):
+        with anyio.move_on_after(_STARTING_SECONDS) as scope:
             await _start(renewed)
+        if scope.cancelled_caught:
+            raise SettingsMistake(f"RELAY_PLUGIN: the new relay did not begin its work within {_STARTING_SECONDS:g} s")
     except SettingsMistake as mistake:
         for line in mistake.lines:
             events.event(_log, logging.ERROR, "not reloaded", mistake=line)

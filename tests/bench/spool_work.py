@@ -12,16 +12,17 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
 from bench import command, mail
-from bench.measure import Work, compare
+from bench.measure import MIB, Peak, Work, compare, resident
 from bench.rivals import postfix_relay
 from bench.servers import Proxy, optional, proxy, smtps_sink
 from bench.smtp_devices import Device, spool
-from bench.table import Row, Target
+from bench.table import Figures, Row, Target
 from realservers.certificates import Certificates
 from realservers.postgres import Postgres
 from realservers.processes import short_folder
 
-WORK = ("small", "large", "latency", "postgres_small", "postgres_large", "postgres_latency")
+_STORE_WORK = ("small", "large", "latency", "memory")
+WORK = (*_STORE_WORK, *(f"postgres_{name}" for name in _STORE_WORK))
 SECONDS = 180.0
 """For one piece of work, once."""
 
@@ -36,6 +37,7 @@ class Sizes:
     large: int = 60
     large_octets: int = 5_000_000
     latency: int = 300
+    huge_octets: int = 100_000_000
 
 
 QUICK = Sizes(rounds=1, small=1000, large=12, latency=50)
@@ -61,6 +63,7 @@ class Spools:
             BACKEND_SMTP_USER="user",
             BACKEND_SMTP_PASS="password",
             BACKEND_SMTP_CA_FILE=str(self._sink.ca_file),
+            SMTP_MAX_OCTETS=str(2 * self._sizes.huge_octets),
         )
 
     def _load(
@@ -140,6 +143,22 @@ class Spools:
                 rounds=self._sizes.rounds,
             )
         return [Row(f"one device, median of a message{_store(url)}", "ms", figures, targets)]
+
+    def memory(self) -> list[Row]:
+        return self._memory()
+
+    def postgres_memory(self) -> list[Row]:
+        return self._of(lambda url: self._memory(url))
+
+    def _memory(self, url: str | None = None) -> list[Row]:
+        """What one very large message adds to the proxy's memory, on its way in and on its way out."""
+        octets, board = self._sizes.huge_octets, self._sink.board
+        with self._proxy(url) as running:
+            spool(running.smtp_port, board, count=20, octets=2000, connections=1, seconds=SECONDS)
+            with Peak(resident(running.pid)) as memory:
+                spool(running.smtp_port, board, count=1, octets=octets, connections=1, seconds=SECONDS)
+        name = f"one message of {octets // 1_000_000} MB in and out, memory grows by{_store(url)}"
+        return [Row(name, "MiB", Figures(memory.growth / MIB), [Target("≤", 5)])]
 
 
 def _store(url: str | None) -> str:

@@ -9,10 +9,14 @@ import anyio
 import pytest
 
 from legacy_email_proxy import service
+from legacy_email_proxy.accounts.filtered import FilteredRelay
+from legacy_email_proxy.accounts.recent import RecentLogins
+from legacy_email_proxy.accounts.relay import RoutedRelay
 from legacy_email_proxy.accounts.users import PasswordHash, Users
 from legacy_email_proxy.composition import Account, Composition
 from legacy_email_proxy.contracts import Client, Login, LoginRefused, Secret, SettingsMistake
 from legacy_email_proxy.current import Current, CurrentMaildrop, CurrentRelay
+from legacy_email_proxy.pace import PacedRelay
 from legacy_email_proxy.plugin_context import PluginContext
 from legacy_email_proxy.settings import read
 from legacy_email_proxy_plugins.password import PasswordCredentials
@@ -84,6 +88,69 @@ async def test_what_can_not_be_reloaded_changes_nothing(
     told = [record for record in caplog.records if record.getMessage() == "not reloaded"]
     assert [next(iter(vars(record)["facts"].values())) for record in told] == lines
     assert all(record.levelno == logging.ERROR for record in told)
+
+
+class Starting(MemoryRelay):
+    """Begins something by itself, or can't."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        super().__init__()
+        self.failure = failure
+        self.started = self.closed = 0
+
+    async def start(self) -> None:
+        self.started += 1
+        if self.failure is not None:
+            raise self.failure
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+async def test_a_new_relay_begins_before_the_old_one_goes() -> None:
+    old, new = Starting(), Starting()
+    retired: list[Composition] = []
+    current = Current(Composition(read({}), None, old), retired.append)
+    await service._reload(current, lambda _: Composition(read({}), None, PacedRelay(FilteredRelay(new, {}), 1)))
+    assert (new.started, new.closed) == (1, 0)
+    assert [each.relay for each in retired] == [old]
+
+
+@pytest.mark.parametrize("failure", [SettingsMistake("SPOOL_URL: no"), ValueError("bug"), TimeoutError()])
+async def test_one_that_can_not_begin_leaves_everything_as_it_was(failure: Exception) -> None:
+    old, good, bad = Starting(), Starting(), Starting(failure)
+    retired: list[Composition] = []
+    current = Current(Composition(read({}), None, old), retired.append)
+    routed = RoutedRelay({"a": good, "b": bad}, (), RecentLogins())
+    await service._reload(current, lambda _: Composition(read({}), None, routed))
+    assert current.composition.relay is old
+    assert retired == []
+    assert [(each.started, each.closed) for each in (old, good, bad)] == [(0, 0), (1, 1), (1, 1)]
+
+
+async def test_one_that_never_comes_to_an_end_of_its_beginning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Stuck(Starting):
+        async def start(self) -> None:
+            await anyio.sleep_forever()
+
+    monkeypatch.setattr(service, "_STARTING_SECONDS", 0.05)
+    first, stuck = composed(), Stuck()
+    current = Current(first, lambda _: None)
+    await service._reload(current, lambda _: Composition(read({}), first.maildrop, stuck))
+    assert current.composition is first
+    assert stuck.closed == 1
+    assert [vars(record)["facts"] for record in caplog.records if record.getMessage() == "not reloaded"] == [
+        {"mistake": "RELAY_PLUGIN: the new relay did not begin its work within 0.05 s"}
+    ]
+
+
+async def test_all_mistakes_of_those_that_can_not_begin_are_told_once() -> None:
+    relays = {name: Starting(SettingsMistake("SPOOL_URL: no", f"{name}: no")) for name in ("a", "b")}
+    with pytest.raises(SettingsMistake) as caught:
+        await RoutedRelay(relays, (), RecentLogins()).start()
+    assert caught.value.lines == ("SPOOL_URL: no", "a: no", "b: no")
 
 
 async def test_a_stuck_old_plugin_does_not_stop_the_service(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,7 @@
         ...
 
 A step is a command's name without `UID`, or one of `TLS` (before an implicit handshake), `GREETING`, `PLAIN` (the
-response of that mechanism), `LISTING` (FETCH of sizes) and `BODY` (FETCH of content). `(step, n)` is its n-th time on
-this server, counted over all connections; a bare step is every time. What the script does not name is answered as a
-well-behaved server does.
+response of that mechanism), `LISTING` (FETCH of sizes) and `BODY` (FETCH of content).
 
 `str`, `bytes`, `Drop`, `Reset` and `Hang` stand in for the command, which is then not carried out. `Cut` and `Drip`
 carry it out and spoil its answer.
@@ -20,11 +18,11 @@ import base64
 import inspect
 import re
 import ssl
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
+from fakes import server
 from fakes.stream import Gone, Stream
 
 __all__ = (
@@ -85,8 +83,6 @@ Action = Simple | Callable[["Connection", str], Simple | Awaitable[Simple]]
 """`str` is the tagged answer without its tag. `bytes` are sent as they are, `TAG` in them replaced by the tag. A
 callable gets the connection and the command and gives an action; `None` is the ordinary answer."""
 
-Step = str | tuple[str, int]
-
 
 @dataclass
 class Message:
@@ -117,26 +113,15 @@ class Mailbox:
 
 
 @dataclass
-class Connection:
-    """One connection as the server saw it. `octets` is all that came, inside TLS where there was TLS."""
+class Connection(server.Connection):
+    """One connection as the server saw it."""
 
-    number: int
-    octets: bytearray = field(default_factory=bytearray)
-    commands: list[str] = field(default_factory=list)
-    tls: bool = False
-    handshake_failed: bool = False
-    user: str | None = None
-    password: str | None = None
     mailbox: Mailbox | None = None
     tag: str = "*"
-    ended: bool = False
 
 
-class FakeIMAPServer:
-    """Listens on a free port of 127.0.0.1 while its `async with` block lasts.
-
-    `accounts` is (user, password) → mailbox.
-    """
+class FakeIMAPServer(server.DialogueServer[Action, Connection]):
+    """`accounts` is (user, password) → mailbox."""
 
     def __init__(
         self,
@@ -144,95 +129,28 @@ class FakeIMAPServer:
         *,
         tls: ssl.SSLContext | None = None,
         encryption: Encryption = "implicit",
-        script: Mapping[Step, Action] | None = None,
+        script: Mapping[server.Step, Action] | None = None,
         capabilities: Sequence[str] = ("AUTH=PLAIN", "UIDPLUS", "ID"),
     ) -> None:
         self.accounts = dict(accounts or {})
-        self.tls = tls
+        super().__init__(tls, script)
         self.encryption = encryption
-        self.script: dict[Step, Action] = dict(script or {})
         self.capabilities = tuple(capabilities)
         self.connections: list[Connection] = []
         self.sent_octets = 0
-        self.port = 0
-        self._times: Counter[str] = Counter()
-        self._changed = asyncio.Condition()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
 
-    async def __aenter__(self) -> Self:
+    async def listen(self) -> asyncio.Server:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Outlet(self._accept), "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        failures = [end for end in await asyncio.gather(*tasks, return_exceptions=True) if isinstance(end, Exception)]
-        await self._server.wait_closed()
-        if failures:  # a mistake of the script or of this server, which no client would show
-            raise failures[0]
-
-    @property
-    def octets(self) -> bytes:
-        """All that came, over all connections."""
-        return b"".join(bytes(connection.octets) for connection in self.connections)
+        return await loop.create_server(lambda: _Outlet(self._accept), "127.0.0.1", self.port)
 
     @property
     def commands(self) -> list[str]:
         """The commands of all connections, without tags, one connection after the other."""
         return [command for connection in self.connections for command in connection.commands]
 
-    @property
-    def open_connections(self) -> int:
-        return sum(not connection.ended for connection in self.connections)
-
-    def times(self, step: str) -> int:
-        """How often this step has come."""
-        return self._times[step]
-
-    async def until(self, condition: Callable[[Self], object], seconds: float = 10.0) -> None:
-        """Wait until it holds; TimeoutError if it does not in time. Looked at whenever something has happened here."""
-        async with asyncio.timeout(seconds):
-            async with self._changed:
-                await self._changed.wait_for(lambda: bool(condition(self)))
-
-    async def notice(self) -> None:
-        """Something happened; wake whoever waits for it."""
-        async with self._changed:
-            self._changed.notify_all()
-
-    def disconnect_all(self) -> None:
-        """Close every connection, as a server does that is restarted."""
-        for task in list(self._tasks):
-            task.cancel()
-
-    def act(self, step: str) -> Action:
-        """What the script has for this time of the step."""
-        self._times[step] += 1
-        return self.script.get((step, self._times[step]), self.script.get(step))
-
     def _accept(self, stream: _Outlet) -> None:
-        task = asyncio.get_running_loop().create_task(self._serve(stream))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _serve(self, stream: _Outlet) -> None:
         connection = Connection(len(self.connections) + 1)
-        self.connections.append(connection)
-        await self.notice()
-        try:
-            await _Session(self, connection, stream).run()
-        except Gone:
-            pass
-        finally:
-            stream.drop()
-            connection.ended = True
-            await self.notice()
+        self.start(self.serve(connection, stream, _Session(self, connection, stream).run()))
 
 
 class _Outlet(Stream):
@@ -260,7 +178,7 @@ class _Session:
     async def run(self) -> None:
         if self._server.encryption == "implicit":
             await self._do("TLS", "", ())
-            await self._start_tls()
+            await self._server.start_tls(self._connection, self._stream)
         await self._do("GREETING", "", [b"* OK fake.test greets you\r\n"])
         while True:
             self._connection.tag, _, command = (await self._command()).partition(" ")
@@ -273,15 +191,6 @@ class _Session:
             else:
                 await carry_out(command)
 
-    async def _start_tls(self) -> None:
-        assert self._server.tls is not None, "the test forgot to give a certificate"
-        try:
-            await self._stream.start_tls(self._server.tls)
-        except Gone:
-            self._connection.handshake_failed = True
-            raise
-        self._connection.tls = True
-
     # Commands.
 
     async def do_CAPABILITY(self, command: str) -> None:
@@ -292,7 +201,7 @@ class _Session:
 
     async def do_STARTTLS(self, command: str) -> None:
         if await self._do("STARTTLS", command, self._tagged("OK go ahead")):
-            await self._start_tls()
+            await self._server.start_tls(self._connection, self._stream)
 
     async def do_LOGIN(self, command: str) -> None:
         user, password = _strings(command.partition(" ")[2])

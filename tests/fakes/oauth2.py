@@ -3,8 +3,7 @@
     async with FakeAuthorizationServer(tls=context) as server:
         server.script = {("token", 1): Status(500, "oops"), "token": Hang()}
 
-A step is `token`, `device` or `introspect`; `(step, n)` is its n-th time, a bare step every time. What the script does
-not name is answered as a well-behaved server does.
+A step is `token`, `device` or `introspect`.
 """
 
 from __future__ import annotations
@@ -16,14 +15,15 @@ import json
 import secrets
 import ssl
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 import jwt
+
+from fakes.server import FakeServer, Step
 
 __all__ = ("Drop", "FakeAuthorizationServer", "Hang", "Raw", "Status", "Token")
 
@@ -63,7 +63,6 @@ class Drop:
 
 
 Action = Status | Raw | Hang | Drop
-Step = str | tuple[str, int]
 
 
 @dataclass
@@ -89,8 +88,8 @@ class Refusal(Exception):
         self.answer = Status(status, {"error": error, "error_description": description})
 
 
-class FakeAuthorizationServer:
-    """Listens on a free port of 127.0.0.1 while its `async with` block lasts. It has one client and one user."""
+class FakeAuthorizationServer(FakeServer[Action]):
+    """It has one client and one user."""
 
     def __init__(
         self,
@@ -106,11 +105,10 @@ class FakeAuthorizationServer:
         rotate: bool = False,
         script: Mapping[Step, Action] | None = None,
     ) -> None:
-        self._tls = tls
+        super().__init__(tls, script)
         self.client_id, self.client_secret, self.client_auth = client_id, client_secret, client_auth
         self.client_key, self.service_key = client_key, service_key
         self.user, self.lifetime, self.rotate = user, lifetime, rotate
-        self.script: dict[Step, Action] = dict(script or {})
         self.requests: list[tuple[str, dict[str, str], dict[str, str]]] = []
         self.tokens: list[Token] = []
         self.refresh_tokens: set[str] = set()
@@ -118,35 +116,16 @@ class FakeAuthorizationServer:
         self.assertions: list[dict[str, Any]] = []
         self.codes: dict[str, dict[str, str]] = {}
         self.devices: dict[str, str] = {}
-        self.port = 0
         self.expires_in: Callable[[float], Any] = int
         self.arrived = asyncio.Event()
         self.may_answer = asyncio.Event()
         self.may_answer.set()
-        self._times: Counter[str] = Counter()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self._tls)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        ends = await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
-        if failures := [end for end in ends if isinstance(end, Exception)]:
-            raise failures[0]
+    async def listen(self) -> asyncio.Server:
+        return await asyncio.start_server(self._accept, "127.0.0.1", self.port, ssl=self.tls)
 
     def url(self, path: str) -> str:
         return f"https://localhost:{self.port}/{path}"
-
-    def times(self, step: str) -> int:
-        return self._times[step]
 
     @property
     def forms(self) -> list[dict[str, str]]:
@@ -179,16 +158,15 @@ class FakeAuthorizationServer:
 
     # Serving.
 
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.start(self._serve(reader, writer))
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
         try:
             await self._exchange(reader, writer)
         except (OSError, asyncio.IncompleteReadError):
             pass
         finally:
-            self._tasks.discard(task)
             writer.transport.abort()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -201,8 +179,7 @@ class FakeAuthorizationServer:
         step = parts.path.strip("/")
         form = {name: values[0] for name, values in parse_qs(parts.query + "&" + body).items()}
         self.requests.append((step, form, headers))
-        self._times[step] += 1
-        action = self.script.get((step, self._times[step]), self.script.get(step))
+        action = self.act(step)
         self.arrived.set()
         await self.may_answer.wait()
         if action is None or (isinstance(action, Drop) and action.granted):

@@ -6,8 +6,6 @@
 
 A step is a command's name, or one of `TLS` (before an implicit handshake), `GREETING`, `AUTH` (every line of the
 login), `BODY` (content, see `after`), `BDAT` (a chunk that isn't the last) and `.` (end-of-data, or the last chunk).
-`(step, n)` is its n-th time on this server, counted over
-all connections; a bare step is every time. What the script does not name is answered as a well-behaved server does.
 """
 
 from __future__ import annotations
@@ -17,12 +15,12 @@ import base64
 import hashlib
 import inspect
 import ssl
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Literal, Self
+from dataclasses import dataclass
+from typing import Literal
 
+from fakes import server
 from fakes.stream import Gone, Stream
 
 __all__ = (
@@ -95,8 +93,6 @@ Simple = str | bytes | Say | Raw | Drop | Reset | Hang | Drip | None
 Action = Simple | Callable[["Connection", str], Simple | Awaitable[Simple]]
 """A callable gets the connection and the line, and gives an action; `None` is the ordinary answer."""
 
-Step = str | tuple[str, int]
-
 
 @dataclass(frozen=True)
 class Message:
@@ -110,39 +106,29 @@ class Message:
 
 
 @dataclass
-class Connection:
-    """One connection as the server saw it. `octets` is all that came, inside TLS where there was TLS."""
-
-    number: int
-    octets: bytearray = field(default_factory=bytearray)
-    commands: list[str] = field(default_factory=list)
-    tls: bool = False
-    handshake_failed: bool = False
-    user: str | None = None
-    password: str | None = None
-    ended: bool = False
+class Connection(server.Connection):
+    """One connection as the server saw it."""
 
     @property
     def verbs(self) -> list[str]:
         return [command.split(" ", 1)[0].partition(":")[0].upper() for command in self.commands]
 
 
-class FakeSMTPServer:
-    """Listens on a free port of 127.0.0.1 while its `async with` block lasts."""
+class FakeSMTPServer(server.DialogueServer[Action, Connection]):
+    """Takes any mail of anybody, once logged in if it has accounts."""
 
     def __init__(
         self,
         *,
         tls: ssl.SSLContext | None = None,
         encryption: Encryption = "implicit",
-        script: Mapping[Step, Action] | None = None,
+        script: Mapping[server.Step, Action] | None = None,
         keywords: Sequence[str] = ("SIZE 50000000", "8BITMIME", "SMTPUTF8", "AUTH PLAIN LOGIN"),
         accounts: Mapping[str, str] | None = None,
         keep_content: bool = True,
     ) -> None:
-        self.tls = tls
+        super().__init__(tls, script)
         self.encryption = encryption
-        self.script: dict[Step, Action] = dict(script or {})
         self.keywords = tuple(keywords)
         self.accounts = dict(accounts or {})
         self.keep_content = keep_content
@@ -152,43 +138,16 @@ class FakeSMTPServer:
         self.steps: list[str] = []
         self.read_body = asyncio.Event()
         self.read_body.set()
-        self.port = 0
-        self._times: Counter[str] = Counter()
-        self._changed = asyncio.Condition()
-        self._tasks: set[asyncio.Task[None]] = set()
         self._streams: dict[int, Stream] = {}
-        self._server: asyncio.Server | None = None
 
-    async def __aenter__(self) -> Self:
+    async def listen(self) -> asyncio.Server:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Stream(self._accept), "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        ends = await asyncio.gather(*self._tasks, return_exceptions=True)
-        failures = [end for end in ends if isinstance(end, Exception)]
-        await self._server.wait_closed()
-        if failures:  # a mistake of the script or of this server, which no client would show
-            raise failures[0]
-
-    @property
-    def octets(self) -> bytes:
-        """All that came, over all connections."""
-        return b"".join(bytes(connection.octets) for connection in self.connections)
+        return await loop.create_server(lambda: Stream(self._accept), "127.0.0.1", self.port)
 
     @property
     def verbs(self) -> list[str]:
         """The verbs of all connections, one connection after the other."""
         return [verb for connection in self.connections for verb in connection.verbs]
-
-    @property
-    def open_connections(self) -> int:
-        return sum(not connection.ended for connection in self.connections)
 
     def hang_up(self, number: int, last: bytes = b"") -> None:
         """Close that connection, although nobody has sent anything; say `last` before."""
@@ -196,39 +155,10 @@ class FakeSMTPServer:
             self._streams[number].write(last)
         self._streams[number].drop()
 
-    async def until(self, condition: Callable[[Self], object], seconds: float = 10.0) -> None:
-        """Wait until it holds; TimeoutError if it does not in time. Looked at whenever something has happened here."""
-        async with asyncio.timeout(seconds):
-            async with self._changed:
-                await self._changed.wait_for(lambda: bool(condition(self)))
-
-    async def notice(self) -> None:
-        """Something happened; wake whoever waits for it."""
-        async with self._changed:
-            self._changed.notify_all()
-
-    def act(self, step: str) -> Action:
-        """What the script has for this time of the step."""
-        self._times[step] += 1
-        return self.script.get((step, self._times[step]), self.script.get(step))
-
     def _accept(self, stream: Stream) -> None:
-        task = asyncio.get_running_loop().create_task(self._serve(stream))
-        self._tasks.add(task)
-
-    async def _serve(self, stream: Stream) -> None:
         connection = Connection(len(self.connections) + 1)
-        self.connections.append(connection)
         self._streams[connection.number] = stream
-        await self.notice()
-        try:
-            await _Session(self, connection, stream).run()
-        except Gone:
-            pass
-        finally:
-            stream.drop()
-            connection.ended = True
-        await self.notice()
+        self.start(self.serve(connection, stream, _Session(self, connection, stream).run()))
 
 
 class _Session:
@@ -246,7 +176,7 @@ class _Session:
     async def run(self) -> None:
         if self._server.encryption == "implicit":
             await self._do("TLS", "", None)
-            await self._start_tls()
+            await self._server.start_tls(self._connection, self._stream)
         await self._do("GREETING", "", "220 fake.test ESMTP")
         while True:
             line = (await self._line()).decode("utf-8", "backslashreplace")
@@ -257,15 +187,6 @@ class _Session:
                 await self._do(verb, line, "500 5.5.1 what?")
             else:
                 await command(line)
-
-    async def _start_tls(self) -> None:
-        assert self._server.tls is not None, "the test forgot to give a certificate"
-        try:
-            await self._stream.start_tls(self._server.tls)
-        except Gone:
-            self._connection.handshake_failed = True
-            raise
-        self._connection.tls = True
 
     # Commands.
 
@@ -281,7 +202,7 @@ class _Session:
 
     async def do_STARTTLS(self, line: str) -> None:
         if (await self._do("STARTTLS", line, "220 2.0.0 go ahead")).startswith("220"):
-            await self._start_tls()
+            await self._server.start_tls(self._connection, self._stream)
 
     async def do_AUTH(self, line: str) -> None:
         _, mechanism, *answers = line.split(" ")

@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fakes.imap import Action, Encryption, FakeIMAPServer, Mailbox, Step
+from fakes.imap import Action, Encryption, FakeIMAPServer, Mailbox
+from fakes.server import Step
 from legacy_email_proxy.contracts import Client, Login, MaildropSession, Secret
 from legacy_email_proxy.plugin_context import PluginContext
 from legacy_email_proxy_plugins.imap import IMAPMaildrop
@@ -71,7 +72,7 @@ def server_tls(certificate: Certificate) -> ssl.SSLContext:
 def patient(maildrop: IMAPMaildrop, **seconds: float) -> IMAPMaildrop:
     """The maildrop, with other times to wait than the product's."""
     maildrop._server = replace(maildrop._server, patience=Patience(**seconds))
-    maildrop._accounts = Accounts(maildrop._server)
+    maildrop._accounts = Accounts(maildrop._server, maildrop._logger)
     return maildrop
 
 

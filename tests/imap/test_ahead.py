@@ -8,7 +8,8 @@ from collections.abc import Callable
 import anyio
 import pytest
 
-from fakes.imap import Action, Connection, Cut, Drop, FakeIMAPServer, Hang, Mailbox, Message, Reset, Step
+from fakes.imap import Action, Connection, Cut, Drop, FakeIMAPServer, Hang, Mailbox, Message, Reset
+from fakes.server import Step
 from imap.support import CLIENT, SHORT, USER, login, pair, read, read_top
 from imap.test_against_dovecot import maildrop_on
 from legacy_email_proxy.contracts import Disconnected, Failure, MaildropSession, MessageGone, MessageUnavailable

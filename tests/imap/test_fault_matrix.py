@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fakes.imap import Action, Connection, Mailbox, Message, Step
+from fakes.imap import Action, Connection, Mailbox, Message
+from fakes.server import Step
 from imap.support import CLIENT, pair, read
 from legacy_email_proxy.contracts import MessageGone
 from matrix import missing_tests

@@ -124,6 +124,14 @@ def test_mail_goes_in_by_smtp_and_out_by_pop3(installed: dict[str, str], folders
         assert [file.name for file in notices.iterdir()] == ["kept.eml"]
 
 
+def test_it_delivers_what_the_spool_has_stored(installed: dict[str, str], folders: dict[str, str]) -> None:
+    archive = Path(folders["ACME_ARCHIVE_PATH"])
+    with running({**installed, **folders, "RELAY_PLUGIN": "spool", "SPOOL_RELAY": "archive"}) as proxy:
+        assert send(proxy) == {}
+        proxy.wait_for("message delivered")
+        assert [file.read_bytes() for file in archive.iterdir()] == [MESSAGE]
+
+
 def test_a_filter_of_the_site(installed: dict[str, str], folders: dict[str, str]) -> None:
     filters = {"SMTP_FILTERS": "devices", "SMTP_SENDER": "all@acme.example", "SMTP_SENDER_REPLY_TO": "true"}
     with running({**installed, **folders, **filters}) as proxy:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fakes.smtp import Action, Encryption, FakeSMTPServer, Step
+from fakes.server import Step
+from fakes.smtp import Action, Encryption, FakeSMTPServer
 from legacy_email_proxy.contracts import Client, Parameters, Receipt, Recipient, Refused, Secret
 from legacy_email_proxy.plugin_context import PluginContext
 from legacy_email_proxy_plugins.smtps import Limits, SMTPSRelay, Timeouts

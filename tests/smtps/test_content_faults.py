@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from fakes.smtp import Action, Drop, FakeSMTPServer, Raw, Reset, Say, Step
+from fakes.server import Step
+from fakes.smtp import Action, Drop, FakeSMTPServer, Raw, Reset, Say
 from legacy_email_proxy.contracts import Disconnected, Failure, Refused
 from realservers.certificates import Certificates
 from smtps.support import (

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from fakes.smtp import Action, Connection, Drip, FakeSMTPServer, Hang, Step
+from fakes.server import Step
+from fakes.smtp import Action, Connection, Drip, FakeSMTPServer, Hang
 from legacy_email_proxy.contracts import Disconnected, Overloaded, Recipient, Refused, Unverified
 from legacy_email_proxy.replies import smtp_reply
 from legacy_email_proxy_plugins.smtps import Timeouts

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from fakes.smtp import Action, Drop, Hang, Raw, Say, Step
+from fakes.server import Step
+from fakes.smtp import Action, Drop, Hang, Raw, Say
 from legacy_email_proxy.contracts import Disconnected, Failure, Recipient, Refused
 from legacy_email_proxy_plugins.smtps import SMTPSRelay, Timeouts
 from legacy_email_proxy_plugins.smtps.commands import Extensions

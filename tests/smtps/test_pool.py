@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from fakes.smtp import Action, Drop, Hang, Reset, Say, Step
+from fakes.server import Step
+from fakes.smtp import Action, Drop, Hang, Reset, Say
 from legacy_email_proxy.contracts import Disconnected, Overloaded, Refused
 from legacy_email_proxy_plugins.smtps import Limits, Timeouts
 from realservers.certificates import Certificates

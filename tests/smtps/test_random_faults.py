@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from fakes.smtp import Action, Connection, Drop, FakeSMTPServer, Raw, Reset, Simple, Step
+from fakes.server import Step
+from fakes.smtp import Action, Connection, Drop, FakeSMTPServer, Raw, Reset, Simple
 from legacy_email_proxy.contracts import Disconnected, Failure
 from legacy_email_proxy_plugins.smtps import Limits, SMTPSRelay, Timeouts
 from realservers.certificates import Certificates

@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 from _pytest.mark import ParameterSet
 
-from fakes.smtp import Action, Drip, Drop, FakeSMTPServer, Hang, Raw, Reset, Step
+from fakes.server import Step
+from fakes.smtp import Action, Drip, Drop, FakeSMTPServer, Hang, Raw, Reset
 from legacy_email_proxy.contracts import Disconnected, Recipient, Refused
 from legacy_email_proxy_plugins.smtps import SMTPSRelay, Timeouts
 from realservers.certificates import Certificates
@@ -203,9 +204,7 @@ async def test_a_goodbye_behind_the_verdict_does_not_change_it(dialogue: Dialogu
 @pytest.mark.parametrize(
     ("second", "told"), [(b"550 5.7.1 spam", "it sent, unasked: 550"), (b"what?", "it sent what is no reply")]
 )
-async def test_two_verdicts_are_none(
-    second: bytes, told: str, dialogue: Dialogue, certificates: Certificates
-) -> None:
+async def test_two_verdicts_are_none(second: bytes, told: str, dialogue: Dialogue, certificates: Certificates) -> None:
     script: dict[Step, Action] = {(".", 1): Raw(b"250 2.0.0 queued\r\n%b\r\n" % second)}
     async with relaying(certificates.good, script, dialogue=dialogue) as (_, relay):
         with pytest.raises(Disconnected, match=rf"{told}.* may have been delivered"):
@@ -339,9 +338,10 @@ async def test_cancelled_at_any_step_nothing_is_delivered_and_the_slot_is_free(
     step: str, dialogue: Dialogue, certificates: Certificates
 ) -> None:
     script: dict[Step, Action] = {} if step == "content" else {(step, 1): Hang()}
-    async with relaying(
-        certificates.good, script, dialogue=dialogue, BACKEND_SMTP_MAX_CONNECTIONS=1
-    ) as (server, relay):
+    async with relaying(certificates.good, script, dialogue=dialogue, BACKEND_SMTP_MAX_CONNECTIONS=1) as (
+        server,
+        relay,
+    ):
         await vanish(relay, server, step, dialogue)
         await server.until(lambda server: server.connections[0].ended)
         assert not server.messages

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from legacy_email_proxy.contracts import (
@@ -217,6 +218,23 @@ async def test_who_is_told(tmp_path: Path, variables: dict[str, str], told: tupl
     assert notice.forward_paths == told
 
 
+@pytest.mark.parametrize(
+    ("variables", "name"),
+    [
+        ({"BACKEND_SMTP_USER": "user@provider.test"}, "user@provider.test"),
+        ({"BACKEND_SMTP_USER": "user@provider.test", "SPOOL_POSTMASTER": "pm@example.test"}, "pm@example.test"),
+        ({"SMTP_SENDER": "only@provider.test", "SPOOL_POSTMASTER": "pm@example.test"}, "only@provider.test"),
+    ],
+)
+async def test_in_whose_name(tmp_path: Path, variables: dict[str, str], name: str) -> None:
+    backend = Backend(recipient=raises([PERMANENT]))
+    async with spooling(backend, tmp_path, **variables) as spool:
+        await send(spool)
+        await until_states(spool)
+    (notice,) = backend.delivered
+    assert email.message_from_bytes(notice.content)["From"] == f"Mail delivery system <{name}>"
+
+
 async def test_given_up_after_its_time(tmp_path: Path, clock: Clock) -> None:
     backend = Backend(recipient=raises([TEMPORARY] * 4))
     async with spooling(backend, tmp_path, SPOOL_GIVE_UP_SECONDS="400") as spool:
@@ -336,17 +354,39 @@ async def test_what_was_done_but_can_not_be_written_down_is_not_done_again(
     assert len(backend.tried) == 1
 
 
-async def test_many_waiting_cost_no_memory_and_go_in_order(tmp_path: Path) -> None:
+async def test_thousands_wait_for_a_backend_without_a_storm_and_go_in_order(tmp_path: Path, clock: Clock) -> None:
+    count, connections, down = 5000, 10, True
     async with spooling(Backend(), tmp_path):
         pass
-    _fill(tmp_path, 3000)
-    backend = Backend(keep=False)
-    async with spooling(backend, tmp_path) as spool:
-        await until(lambda: len(backend.delivered) > 5)
-        assert len(spool._delivery._busy) <= 30  # type: ignore[union-attr]
-        await until(lambda: len(backend.delivered) == 3000, 30)
-        order = [int(each.reverse_path.partition("@")[0]) for each in backend.delivered]
-    assert all(abs(place - number) <= 30 for place, number in enumerate(order))
+    _fill(tmp_path, count)
+
+    def sender(_: str) -> None:
+        if down:
+            raise Unreachable("away")
+
+    # Each takes a moment, so that others come meanwhile.
+    backend = Backend(sender=sender, before_dot=lambda _: anyio.lowlevel.checkpoint(), keep=False)
+    async with spooling(backend, tmp_path, SPOOL_GIVE_UP_SECONDS="9e9") as spool:
+        delivery: Any = spool._delivery
+        await until(lambda: delivery._gate.closed and not delivery._busy)
+        # What was on its way when it showed; from then on one a minute, however many are due.
+        assert len(backend.tried) <= connections
+        before = len(backend.tried)
+        for number in range(1, 31):
+            tick(spool, clock, 61)
+            await until(lambda number=number: len(backend.tried) == before + number)  # type: ignore[misc]
+            await until(lambda: not delivery._busy)
+        down = False
+        tick(spool, clock, 61)
+        await until(lambda: len(backend.delivered) > 100)
+        assert len(delivery._busy) <= 3 * connections
+        await until(lambda: len(backend.delivered) == count, 30)
+        assert len(backend.tried) == before + 30 + count
+        assert backend.most_at_once == connections
+    order = [int(each.reverse_path.partition("@")[0]) for each in backend.delivered]
+    # Those that were tried in vain come when they are due again, and the first that came through was the last probe.
+    first = [number for number in order if number >= before + 31]
+    assert all(abs(place - number) <= 3 * connections for place, number in enumerate(first, before + 31))
 
 
 def _fill(state_dir: Path, count: int) -> None:

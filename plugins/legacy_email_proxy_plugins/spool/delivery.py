@@ -257,7 +257,7 @@ class Delivery:
         try:
             return await attempt(self._relay, message, self._store.content(message))
         except asyncio.CancelledError:
-            self._logger.warning("message %d: cut off, and tried again at the next start", message.number)
+            self._logger.warning("message %d: cut off, so it is tried again, and may arrive twice", message.number)
             self._store.give_back(message.number)
             raise
         finally:

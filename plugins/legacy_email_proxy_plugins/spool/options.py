@@ -56,5 +56,5 @@ class Options:
             notify_sender=notify != "postmaster",
             postmaster=None if notify == "sender" else postmaster,
             # Many providers let an account write in its own name only.
-            daemon=postmaster or (user if user and "@" in user else None),
+            daemon=settings["SMTP_SENDER"] or postmaster or (user if user and "@" in user else None),
         )

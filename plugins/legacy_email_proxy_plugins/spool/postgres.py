@@ -64,6 +64,7 @@ class PostgresStore(RelationalStore):
     """See :class:`~.store.Store`."""
 
     version = len(MIGRATIONS)
+    _cut_short = "unfinished > 0 AND owner IS NULL"
 
     def __init__(self, url: str, state_dir: Path, logger: logging.Logger) -> None:
         """Raises ``ValueError`` for a URL that is none."""
@@ -127,7 +128,7 @@ class PostgresStore(RelationalStore):
         except TooNewError as error:
             raise Failure(str(error), look_at=LOOK_AT) from None
 
-    def _adopt(self, connection: Link, account: str, due_before: float) -> int:
+    def _adopt(self, connection: Link, account: str, due_before: float) -> tuple[int, list[int]]:
         self._take_stock(connection)
         self._waiting.pop(account, None)
         return super()._adopt(connection, account, due_before)
@@ -137,7 +138,11 @@ class PostgresStore(RelationalStore):
         if self._stocked:
             return
         previous = self._owner.previous
-        link.execute(f"UPDATE message SET {_FREE} WHERE owner = ?", (previous,))  # noqa: S608
+        # Of those that were tried as soon as they had been taken, no lease has counted the try.
+        link.execute(
+            f"UPDATE message SET {_FREE}, unfinished = greatest(unfinished, 1) WHERE owner = ?",  # noqa: S608
+            (previous,),
+        )
         link.execute(
             "DELETE FROM piece WHERE body IN (SELECT body FROM piece WHERE number = 0"  # noqa: S608
             f" AND (owner = ? OR written < now() - interval '{_ORPHAN}'))"

@@ -27,11 +27,17 @@ SUSPECT = 2
 ENDLESS = 2**31 - 1
 """More than any of them has."""
 
+_TOLD = 100
+"""Messages that one line of the log names, at most."""
+
 _Given = tuple[Submission, bytes | None, str | None, int]
 
 
 class RelationalStore:
     """See :class:`~.store.Store`. A subclass opens it, leases from it and hands out numbers."""
+
+    _cut_short = "unfinished > 0"
+    """Of which messages the last try came to no end, as a condition."""
 
     def __init__(
         self,
@@ -62,15 +68,27 @@ class RelationalStore:
 
     async def adopt(self, account: str, *, due_before: float) -> int:
         """See :meth:`.store.Store.adopt`."""
-        return await self._writer.run(lambda connection: self._adopt(connection, account, due_before))
+        count, cut_short = await self._writer.run(lambda connection: self._adopt(connection, account, due_before))
+        if cut_short:
+            numbers = ",".join(map(str, cut_short[:_TOLD])) + ("…" if len(cut_short) > _TOLD else "")
+            self._logger.warning(
+                "messages may have been delivered: their last try was cut short, and they may arrive twice",
+                extra={"facts": {"account": account, "messages": numbers}},
+            )
+        return count
 
-    def _adopt(self, connection: Connection, account: str, due_before: float) -> int:
+    def _adopt(self, connection: Connection, account: str, due_before: float) -> tuple[int, list[int]]:
+        """Returns how many messages there are, and those of which the last try came to no end."""
         connection.execute(
             "UPDATE message SET due = ? WHERE state = 'queued' AND account = ? AND due > ?",
             (due_before, account, due_before),
         )
-        found = connection.execute("SELECT count(*) FROM message WHERE account = ?", (account,)).fetchone()
-        return int(found[0])
+        (count,) = connection.execute("SELECT count(*) FROM message WHERE account = ?", (account,)).fetchone()
+        cut_short = connection.execute(
+            f"SELECT number FROM message WHERE state = 'queued' AND account = ? AND {self._cut_short}",  # noqa: S608
+            (account,),
+        )
+        return count, [number for (number,) in cut_short]
 
     async def accounts(self) -> Mapping[str, int]:
         """See :meth:`.store.Store.accounts`."""
