@@ -110,6 +110,8 @@ class Delivery:
             self._successor.offer(message)
         elif self._behind or self._gate.closed or self._stopping or full:
             self._behind = True
+            if message.number not in self._under_way:  # else it was leased meanwhile
+                self._store.give_back(message.number)
             self._wake.set()
         else:
             self._begin(message)
@@ -141,11 +143,15 @@ class Delivery:
             self._busy[number].cancel()
 
     async def _run(self) -> None:
+        said = False
         while True:
             try:
                 await self._turn()
+                said = False
             except Exception as error:
-                self._logger.error("the spool can not be read: %s", error, exc_info=_unexpected(error))
+                if not said:
+                    self._logger.error("the spool can not be read: %s", error, exc_info=_unexpected(error))
+                said = isinstance(error, Failure)
                 await asyncio.sleep(_TROUBLE_SECONDS)
 
     async def _turn(self) -> None:
@@ -202,7 +208,7 @@ class Delivery:
         except Exception as error:
             # Of our own making; the message must neither be lost nor tried in a circle.
             self._logger.error("message %d: %s", message.number, error, exc_info=_unexpected(error))
-            outcome = self._later(message, message.waiting, error, orderly=False)
+            outcome = self._later(message, message.waiting, error, orderly=isinstance(error, Failure))
         if outcome is None:
             # The turn of what is due comes in its order, and this one's with it.
             self._behind = True

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, get_args
 
 __all__ = ("QUEUE_ACTIONS", "Queue", "QueueAction")
 
-QueueAction = Literal["list", "show", "retry", "hold", "release", "drop", "export"]
+QueueAction = Literal["list", "show", "retry", "hold", "release", "drop", "export", "migrate"]
 QUEUE_ACTIONS: tuple[str, ...] = get_args(QueueAction)
 
 
