@@ -138,6 +138,13 @@ def sending(proxy: Proxy, account: Account) -> Iterator[Callable[[], None]]:
         yield finish
 
 
+def let_it_wait(proxy: Proxy) -> None:
+    """Return when the proxy has acted on all that it was sent before: it serves many who came later."""
+    for _ in range(30):
+        with smtplib.SMTP(*proxy.smtp, timeout=SECONDS) as client:
+            client.noop()
+
+
 def kick(dovecot: Dovecot, account: Account) -> None:
     """End the account's IMAP connections, so that the next session has to log in."""
     doveadm = require("doveadm", "comes with Dovecot")
@@ -230,7 +237,8 @@ async def test_fifty_devices_on_a_token_that_has_ended_are_one_renewal(
             device = reading if leg == "pop3" else sending
             with ExitStack() as stack:
                 clients = [stack.enter_context(device(proxy, world.account)) for _ in range(devices)]
-                wait_until(lambda: tokens.times("token") == 2, "a token is asked for", SECONDS)
+                wait_until(lambda: tokens.times("token") >= 2, "a token is asked for", SECONDS)
+                let_it_wait(proxy)
                 from_thread.run_sync(tokens.may_answer.set)
                 for finish in clients:
                     finish()
