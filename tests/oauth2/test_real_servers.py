@@ -276,3 +276,19 @@ async def test_check_says_what_a_refusal_means(certificates: Certificates, tmp_p
         assert "the client secret is wrong -> OAUTH2_CLIENT_SECRET is the secret's value, not its ID" in checked.stdout
         assert "wrong-one" not in checked.stdout + checked.stderr
         assert world.tokens.times("token") == 1, "both legs and the credentials share one refusal"
+
+
+async def test_check_says_that_the_token_is_for_something_else(
+    certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{__name__}.INTROSPECTION", INTROSPECTION + "scope = mail\n")
+    given = {"OAUTH2_GRANT": "client_credentials", "OAUTH2_SCOPE": "openid"}
+    async with provider(certificates.good, tmp_path, "xoauth2", **given) as world:
+        checked = await run_sync(lambda: run("check", **world.variables))
+        assert checked.returncode == 1
+        for leg in ("maildrop imap", "relay smtps"):
+            (line,) = (line for line in checked.stdout.splitlines() if line.startswith(f"FAILED   {leg}"))
+            assert "scope=mail" in line
+            assert "for something else than mail" in line
+            assert "password" not in line
+        assert "for openid" in checked.stdout
