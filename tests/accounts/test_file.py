@@ -165,6 +165,10 @@ BAD = {
         ["accounts.toml:1: accounts.a: no rule leads to it", "accounts.toml:16: leads nowhere: account a"],
     ),
     "a time that is none": (
+        GOOD.replace('user = "ann"', "after_pop3_login_seconds = nan"),
+        ["accounts.toml:13: after_pop3_login_seconds: must be a number above 0"],
+    ),
+    "a time that is no number": (
         GOOD.replace('user = "ann"', "after_pop3_login_seconds = true"),
         ["accounts.toml:13: after_pop3_login_seconds: must be a number above 0"],
     ),

@@ -142,6 +142,15 @@ def test_healthcheck_of_nobody() -> None:
     assert done.stderr.startswith("legacy-email-proxy: SMTP at 127.0.0.1 port 1 does not answer: Connection refused")
 
 
+@pytest.mark.parametrize(
+    "about", [("--sender", "a@b.example"), ("--recipient", "a@b.example"), ("--login", "ann"), ("--port", "25")]
+)
+def test_check_for_a_client_that_is_not_named(about: tuple[str, str]) -> None:
+    done = run("check", *about, **MINIMAL)
+    assert done.returncode == 2
+    assert "--client: not given" in done.stderr
+
+
 def test_check_with_mistakes() -> None:
     done = run("check")
     assert done.returncode == 2

@@ -145,7 +145,7 @@ class _Reading:
             if name not in ("account", *CONDITIONS):
                 self.wrong((*key, name), f"{name}: no such key{_meant(name, ('account', *CONDITIONS))}")
         within = table.get("after_pop3_login_seconds")
-        if within is not None and (isinstance(within, bool) or not isinstance(within, (int, float)) or within <= 0):
+        if within is not None and (isinstance(within, bool) or not isinstance(within, (int, float)) or not within > 0):
             self.wrong((*key, "after_pop3_login_seconds"), "after_pop3_login_seconds: must be a number above 0")
             within = None
         account = table.get("account", "")

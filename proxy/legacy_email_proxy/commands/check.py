@@ -38,6 +38,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _check(options: argparse.Namespace) -> int:
+    if options.client is None and (options.login or options.port or options.sender or options.recipient):
+        raise SettingsMistake("--client: not given; --login, --port, --sender and --recipient are about a client")
     composition = compose()
     if options.client is not None:
         return _choices(composition, options)
