@@ -226,6 +226,13 @@ async def test_between_the_file_and_the_environment(case: str, tmp_path: Path) -
     assert all(line.startswith(beginning) for line, beginning in zip(found, expected, strict=True)), found
 
 
+async def test_a_file_as_some_editors_write_it(tmp_path: Path) -> None:
+    file = tmp_path / "accounts.toml"
+    file.write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
+    composition = compose({**ENVIRON, "ACCOUNTS_FILE": str(file)})
+    assert composition.accounts[0].settings.origins["BACKEND_IMAP_FOLDER"] == f"{file}:2"
+
+
 async def test_no_file(tmp_path: Path) -> None:
     for path, words in ((tmp_path / "none", "No such file"), (tmp_path, "Is a directory")):
         with pytest.raises(SettingsMistake) as raised:

@@ -57,7 +57,8 @@ def read_accounts(path: Path) -> AccountsFile:
     Raises :class:`SettingsMistake` for a file that can not be read at all.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        # With the mark that some editors put in front.
+        text = path.read_text(encoding="utf-8-sig")
         content = tomllib.loads(text)
     except OSError as error:
         raise SettingsMistake(f"ACCOUNTS_FILE: can not read {str(path)!r}: {error.strerror}") from None
