@@ -233,6 +233,16 @@ async def test_the_lock_keeps_others_out(tmp_path: Path, monkeypatch: pytest.Mon
                 pass
 
 
+async def test_where_there_are_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with anyio.fail_after(5), pytest.raises(StorageFull, match="can not be stored: No locks available"):
+        async with store_in(tmp_path).locked():
+            pass
+
+
 @pytest.mark.parametrize("damage", ["directory", "forbidden"])
 async def test_a_file_that_can_not_be_read(tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "default.json"

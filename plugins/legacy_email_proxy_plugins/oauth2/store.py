@@ -115,9 +115,12 @@ class Store:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
-            except OSError:
+            except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise Overloaded("another process is busy with this account's token for too long") from None
+            except OSError as error:
+                # Some network file systems have no locks.
+                raise _unwritable(error) from None
             await anyio.sleep(0.02)
 
     # In threads.
