@@ -267,7 +267,7 @@ class SQLiteStore:
         """See :meth:`_record`."""
         message = outcome.message
         if not message.notice and all(each.fate is Fate.DELIVERED for each in message.recipients):
-            await self._writer.together(message.number)
+            await self._writer.together(message.number, patient=True)
             return 0, [(message.octets, message.body)]
         return await self._writer.run(lambda connection: self._record(connection, outcome))
 
