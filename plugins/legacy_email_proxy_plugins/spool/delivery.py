@@ -26,6 +26,10 @@ __all__ = ("Delivery", "steady_clock")
 _AHEAD = 3
 """Messages that are on their way for each connection: one is delivered, the others are read and written down."""
 
+_OFFERED = 500
+_OFFERED_OCTETS = 4 * 1024 * 1024
+"""New messages that wait for a connection in memory, at most, and their octets; the others are read when it is there."""
+
 _TROUBLE_SECONDS = 5.0
 _LONGEST_SLEEP = 60.0
 _RECORD_SECONDS = 1.0
@@ -69,6 +73,7 @@ class Delivery:
         self._busy: dict[int, asyncio.Task[None]] = {}
         self._untried: set[int] = set()
         self._attempting: set[int] = set()
+        self._octets = 0
         self._wake = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._successor: Delivery | None = None
@@ -105,7 +110,7 @@ class Delivery:
 
     def offer(self, message: SpooledMessage) -> None:
         """A new message, just stored. It is begun at once, without reading it again, if nothing else waits its turn."""
-        full = len(self._busy) >= self._options.connections * _AHEAD
+        full = len(self._busy) >= _OFFERED or self._octets >= _OFFERED_OCTETS
         if self._successor is not None:
             self._successor.offer(message)
         elif self._behind or self._gate.closed or self._stopping or full:
@@ -186,15 +191,19 @@ class Delivery:
         task = asyncio.get_running_loop().create_task(self._handle(message, probe=self._gate.closed))
         self._busy[message.number] = task
         self._under_way.add(message.number)
-        task.add_done_callback(lambda _: self._ended(message.number))
+        self._octets += _held(message)
+        task.add_done_callback(lambda _: self._ended(message))
 
-    def _ended(self, number: int) -> None:
+    def _ended(self, message: SpooledMessage) -> None:
+        number = message.number
         del self._busy[number]
+        self._octets -= _held(message)
         self._under_way.discard(number)
         if number in self._untried:
             self._untried.discard(number)
             self._store.give_back(number)
-        self.wake()
+        if self._behind or self._gate.closed or self._successor is not None:
+            self.wake()
 
     async def _handle(self, message: SpooledMessage, *, probe: bool) -> None:
         try:
@@ -208,6 +217,8 @@ class Delivery:
             self._behind = True
             return
         await self._record(message, outcome)
+        if not outcome.last_of_it:
+            self._behind = True
 
     async def _record(self, message: SpooledMessage, outcome: Outcome) -> None:
         said = False
@@ -372,6 +383,10 @@ class Delivery:
     def _set_aside(self, message: SpooledMessage, reason: str) -> Outcome:
         self._logger.error("message set aside", extra={"facts": {**_facts(message), "reason": reason}})
         return Outcome(message, (), self._clock(), State.SET_ASIDE, reason, orderly=False)
+
+
+def _held(message: SpooledMessage) -> int:
+    return 0 if message.content is None else len(message.content)
 
 
 def _unexpected(error: BaseException) -> BaseException | None:
