@@ -107,7 +107,7 @@ def choose(environ: Mapping[str, str]) -> Choice:
     process, mistakes = _chosen(environ, listed, declared=declared)
     # What is wrong in the environment is inherited by every account.
     ours = [chosen.located(line for line in lines if line not in mistakes) for chosen, lines in pairs]
-    return Choice(process, accounts, file, (*mistakes, *(line for lines in ours for line in lines)))
+    return Choice(process, accounts, file, (*mistakes, *file.mistakes, *(line for lines in ours for line in lines)))
 
 
 def _legs(settings: Settings) -> list[Named]:

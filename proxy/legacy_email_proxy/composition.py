@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from .accounts.file import AccountsFile
@@ -29,6 +32,7 @@ __all__ = ("Account", "Composition", "compose", "credentials", "relays")
 _GUARDED_BY = ("SMTP_ALLOWED_SENDERS", "SMTP_ALLOWED_RECIPIENTS")
 _GUARD = "allowed"
 """The name under which the log and ``check`` know the guard, which stands before all other filters."""
+
 
 @dataclass(frozen=True)
 class Account:
@@ -88,12 +92,14 @@ def compose(environ: Mapping[str, str] | None = None, recent: RecentLogins | Non
         accounts.append(made.account(chosen))
         mistakes += chosen.located(lines)
     rules: tuple[Rule, ...] = ()
-    if choice.file is not None:
+    # The rules of a file that is wrong may lead nowhere.
+    file = None if choice.file is None or choice.file.mistakes else choice.file
+    if file is not None:
         legs = {chosen.name: chosen.legs for chosen in choice.accounts}
-        places = {name: table.place for name, table in choice.file.accounts.items()}
-        rules, lines = effective(choice.file.rules, legs, places, settings["POP3_LOGIN"], settings["SMTP_AUTH"])
+        places = {name: table.place for name, table in file.accounts.items()}
+        rules, lines = effective(file.rules, legs, places, settings["POP3_LOGIN"], settings["SMTP_AUTH"])
         mistakes += [*lines, *_closed_legs(settings, choice.accounts)]
-    userless = settings["ACCOUNTS_FILE"] is None or (choice.file is not None and not choice.file.users)
+    userless = settings["ACCOUNTS_FILE"] is None or (file is not None and not file.users)
     for variable in ("POP3_LOGIN", "SMTP_AUTH"):
         if settings[variable] == "accounts" and userless:
             mistakes.append(f"{variable}: `accounts` needs users; name them in ACCOUNTS_FILE, under [users]")
@@ -107,11 +113,17 @@ def compose(environ: Mapping[str, str] | None = None, recent: RecentLogins | Non
         unknown = unknown_variables(environ, settings.declared)
         mistakes += [f"{name}: no such setting, did you mean {meant}?" for name, meant in unknown]
         # Both legs say what is wrong with credentials that they share.
-        raise SettingsMistake(*dict.fromkeys(mistakes))
+        raise SettingsMistake(*sorted(dict.fromkeys(mistakes), key=partial(_line_in, settings["ACCOUNTS_FILE"])))
     if choice.file is None:
         account = Account("", settings, process.maildrop, process.relay, process.credentials, process.queue)
         return Composition(settings, account.maildrop, account.relay, tls, process.filters, (account,))
     return _routed(Composition(settings, None, None, tls, process.filters, tuple(accounts), rules), choice.file, recent)
+
+
+def _line_in(file: Path | None, mistake: str) -> int:
+    """The line of the accounts file that it is about; 0 for what is about the environment, which comes first."""
+    found = re.match(rf"{re.escape(str(file))}:(\d+): ", mistake)
+    return int(found[1]) if found else 0
 
 
 def _not_said(lines: Iterable[str], settings: Settings) -> list[str]:
@@ -151,16 +163,11 @@ def _made(chosen: Chosen, but: Collection[str] = ()) -> tuple[_Made, list[str]]:
     for (variable, name), plugin in {**guard, **chosen.classes}.items():
         if variable in ASKED_FOR or variable in but:
             continue
-        kind = GROUPS[variable].rpartition(".")[2]
-        context = PluginContext(f"{kind}.{name.replace(':', '.')}", settings, chosen.name, shared)
+        context = PluginContext.of(GROUPS[variable], name, settings, chosen.name, shared)
         try:
-            made = plugin(context)
+            made = context.construct(plugin, variable, name)
         except SettingsMistake as mistake:
             mistakes.extend(_not_said(mistake.lines, settings))
-            continue
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            mistakes.append(f"{variable}: plugin {name!r} can not be set up: {reason}")
             continue
         if variable == "RELAY_PLUGIN":
             queue = made if hasattr(made, "administer") else None

@@ -6,9 +6,11 @@ plugins of the composition that they came from are closed.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Generic, TypeVar
 
 from .composition import Composition
 from .contracts import (
@@ -24,6 +26,8 @@ from .contracts import (
 )
 
 __all__ = ("Current", "CurrentMaildrop", "CurrentRelay")
+
+_Session = TypeVar("_Session")
 
 
 @dataclass(slots=True, eq=False)
@@ -46,16 +50,15 @@ class Current:
         """What is lent now."""
         return self._lent.composition
 
-    @contextmanager
-    def borrowed(self) -> Iterator[Composition]:
-        """The composition, kept from being retired while the block runs."""
-        lent = self._lent
-        lent.sessions += 1
-        try:
-            yield lent.composition
-        finally:
-            lent.sessions -= 1
-            self._retire_unused(lent)
+    def borrow(self) -> _Lent:
+        """The composition, kept from being retired until it is given back."""
+        self._lent.sessions += 1
+        return self._lent
+
+    def give_back(self, lent: _Lent) -> None:
+        """One session less uses it."""
+        lent.sessions -= 1
+        self._retire_unused(lent)
 
     async def prove(self, login: Login) -> None:
         """Judge a local user's password by the accounts file of the moment. Raises :class:`LoginRefused`."""
@@ -74,18 +77,44 @@ class Current:
             self._retire(lent.composition)
 
 
+class _Keeping(AbstractAsyncContextManager[_Session], Generic[_Session]):
+    """A session at a plugin of the current composition, which is kept until the session is over."""
+
+    def __init__(
+        self, current: Current, opened: Callable[[Composition], AbstractAsyncContextManager[_Session]]
+    ) -> None:
+        self._current = current
+        self._opened = opened
+        self._lent: _Lent
+        self._context: AbstractAsyncContextManager[_Session]
+
+    async def __aenter__(self) -> _Session:
+        self._lent = self._current.borrow()
+        try:
+            self._context = self._opened(self._lent.composition)
+            return await self._context.__aenter__()
+        except BaseException:
+            self._current.give_back(self._lent)
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        try:
+            return await self._context.__aexit__(kind, error, traceback)
+        finally:
+            self._current.give_back(self._lent)
+
+
 class CurrentMaildrop:
     """See :class:`~legacy_email_proxy.contracts.Maildrop`: that of the composition which is current at the login."""
 
     def __init__(self, current: Current) -> None:
         self._current = current
 
-    @asynccontextmanager
-    async def open(self, client: Client, login: Login | None) -> AsyncIterator[MaildropSession]:
+    def open(self, client: Client, login: Login | None) -> AbstractAsyncContextManager[MaildropSession]:
         """Open a maildrop, and keep its plugin until it is closed."""
-        with self._current.borrowed() as composition:
-            async with _maildrop(composition).open(client, login) as session:
-                yield session
+        return _Keeping(self._current, lambda composition: _maildrop(composition).open(client, login))
 
     async def probe(self) -> Sequence[Finding]:
         """What the current one finds."""
@@ -102,14 +131,13 @@ class CurrentRelay:
     def __init__(self, current: Current) -> None:
         self._current = current
 
-    @asynccontextmanager
-    async def transaction(
+    def transaction(
         self, client: Client, reverse_path: str, parameters: Parameters
-    ) -> AsyncIterator[Transaction]:
+    ) -> AbstractAsyncContextManager[Transaction]:
         """Open a transaction, and keep its plugin until it is over."""
-        with self._current.borrowed() as composition:
-            async with _relay(composition).transaction(client, reverse_path, parameters) as transaction:
-                yield transaction
+        return _Keeping(
+            self._current, lambda composition: _relay(composition).transaction(client, reverse_path, parameters)
+        )
 
     def capabilities(self) -> RelayCapabilities:
         """Those of the current one."""

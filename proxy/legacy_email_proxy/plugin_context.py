@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,13 @@ class PluginContext:
     shared: dict[str, Credentials] = field(default_factory=dict)
     next_relays: list[Relay] = field(default_factory=list)
     """Those that the plugin hands on to."""
+
+    @classmethod
+    def of(
+        cls, group: str, name: str, settings: Mapping[str, Any], account: str, shared: dict[str, Credentials]
+    ) -> PluginContext:
+        """For the plugin of this name in an entry-point group."""
+        return cls(f"{group.rpartition('.')[2]}.{name.replace(':', '.')}", settings, account, shared)
 
     @property
     def _own_name(self) -> str:
@@ -63,24 +70,27 @@ class PluginContext:
         """The credentials plugin that ``variable`` names, made when it is first asked for."""
         name: str = self.settings[variable]
         if name not in self.shared:
-            self.shared[name] = self._made(registry.CREDENTIALS, variable)
+            self.shared[name] = self._named(registry.CREDENTIALS, variable)
         return self.shared[name]
 
     def relay(self, variable: str) -> Relay:
         """A relay of the plugin that ``variable`` names, which keeps the pace that its backend asks for."""
-        relay = paced(self._made(registry.RELAY, variable), self.settings, math.inf)
+        relay = paced(self._named(registry.RELAY, variable), self.settings, math.inf)
         self.next_relays.append(relay)
         return relay
 
-    def _made(self, group: str, variable: str) -> Any:
+    def _named(self, group: str, variable: str) -> Any:
         name: str = self.settings[variable]
-        kind = group.rpartition(".")[2]
         try:
             plugin = registry.load(registry.find(group, name))
-            own_name = f"{kind}.{name.replace(':', '.')}"
-            return plugin(PluginContext(own_name, self.settings, self.account, self.shared))
         except registry.PluginError as error:
             raise SettingsMistake(f"{variable}: {error}") from None
+        return PluginContext.of(group, name, self.settings, self.account, self.shared).construct(plugin, variable, name)
+
+    def construct(self, plugin: Callable[[PluginContext], Any], variable: str, name: str) -> Any:
+        """An instance of ``plugin`` with this context; ``variable`` named it so. Raises :class:`SettingsMistake`."""
+        try:
+            return plugin(self)
         except SettingsMistake:
             raise
         except Exception as error:

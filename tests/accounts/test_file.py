@@ -166,7 +166,7 @@ BAD = {
     ),
     "all at once": (
         GOOD.replace('"Scans"', "5").replace('user = "ann"', 'usr = "ann"').replace(HASH, "x"),
-        ["accounts.toml:10: users.ann: ", "accounts.toml:13: usr: "],
+        ["accounts.toml:2: BACKEND_IMAP_FOLDER: ", "accounts.toml:10: users.ann: ", "accounts.toml:13: usr: "],
     ),
 }
 

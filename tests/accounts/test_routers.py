@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from ipaddress import ip_network
+from typing import cast
 
 import anyio
 import pytest
@@ -19,7 +20,17 @@ from legacy_email_proxy.accounts.recent import RecentLogins
 from legacy_email_proxy.accounts.relay import RoutedRelay
 from legacy_email_proxy.accounts.rules import Leg, Rule
 from legacy_email_proxy.accounts.users import PasswordHash, Users
-from legacy_email_proxy.contracts import Client, Login, LoginRefused, Refused, Relay, RelayCapabilities, Secret
+from legacy_email_proxy.contracts import (
+    Client,
+    Login,
+    LoginRefused,
+    PipeliningTransaction,
+    Recipient,
+    Refused,
+    Relay,
+    RelayCapabilities,
+    Secret,
+)
 from legacy_email_proxy.plugin_context import PluginContext
 from legacy_email_proxy.replies import SMTP, pop3_error, smtp_reply
 from legacy_email_proxy_plugins.filters.sender import SenderFilter
@@ -95,6 +106,35 @@ async def test_a_recipient_that_goes_another_way_needs_another_message() -> None
     assert await verdict(router, "x@y", "b@partner.example") == ["250"]
     assert delivered(each["partner"]) == [("b@partner.example",)]
     assert [(relay.entered, relay.left) for relay in each.values()] == [(1, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("groups", [True, False])
+async def test_recipients_that_came_together_stay_together(groups: bool) -> None:
+    each = relays("partner", "rest")
+    each["rest"].groups = groups
+    context = PluginContext("x", {"SMTP_ALLOWED_SENDERS": None, "SMTP_ALLOWED_RECIPIENTS": ["@z"]})
+    rest = FilteredRelay(each["rest"], {"allowed": GuardFilter(context)})
+    rules = [Rule("partner", recipients=Addresses.parse(["@partner.example"])), Rule("rest")]
+    router = RoutedRelay({"partner": each["partner"], "rest": rest}, rules, RecentLogins())
+    paths = ["a@z", "b@partner.example", "c@not.allowed", "refuse-450@z", "d@z"]
+    async with router.transaction(CLIENT, "x@y", {}) as transaction:
+        pipelining = cast(PipeliningTransaction, transaction)
+        verdicts = await pipelining.add_recipients([*map(Recipient, paths)], content_follows=True)
+        assert [refused and refused.code for refused in verdicts] == [None, 452, 550, 450, None]
+        await transaction.send(content())
+    asked = ("a@z", "refuse-450@z", "d@z")
+    assert each["rest"].asked == ([(*asked, "content_follows=True")] if groups else [*asked])
+    assert delivered(each["rest"]) == [("a@z", "d@z")]
+
+
+async def test_a_group_that_goes_nowhere_opens_nothing() -> None:
+    each = relays("partner")
+    router = RoutedRelay(each, [Rule("partner", recipients=Addresses.parse(["@partner.example"]))], RecentLogins())
+    async with router.transaction(CLIENT, "x@y", {}) as transaction:
+        pipelining = cast(PipeliningTransaction, transaction)
+        verdicts = await pipelining.add_recipients([Recipient("a@z"), Recipient("b@z")], content_follows=True)
+    assert [str(smtp_reply(refused)) for refused in verdicts if refused] == [str(SMTP.NO_ACCOUNT)] * 2
+    assert each["partner"].entered == 0
 
 
 async def test_no_account_for_this_recipient() -> None:

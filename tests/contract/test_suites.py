@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from contract import faulty_filters, faulty_maildrops, faulty_relays
+from contract import faulty_credentials, faulty_filters, faulty_maildrops, faulty_relays
 from interop.proxy import clean_environment
-from legacy_email_proxy.testing import FilterSuite, MaildropSuite, RelaySuite
+from legacy_email_proxy.testing import CredentialsSuite, FilterSuite, MaildropSuite, RelaySuite
 
 # The first test waits for a whole run of pytest.
 pytestmark = pytest.mark.timeout(300)
 
 TESTS = Path(__file__).parents[1]
-MODULES = (faulty_relays, faulty_maildrops, faulty_filters)
+MODULES = (faulty_relays, faulty_maildrops, faulty_filters, faulty_credentials)
 CLASSES = {name: value for module in MODULES for name, value in vars(module).items() if name.startswith("Test")}
 
 
@@ -58,7 +58,7 @@ def test_plugin_fails_where_it_breaks_its_promise(failed: dict[str, set[str]], n
 
 
 def test_every_promise_has_a_plugin_that_breaks_it() -> None:
-    suites = (RelaySuite, MaildropSuite, FilterSuite)
+    suites = (RelaySuite, MaildropSuite, FilterSuite, CredentialsSuite)
     tests = {name for suite in suites for name in vars(suite) if name.startswith("test_")}
     untried = {"test_an_iterator_that_never_began_is_closed", "test_refused_recipient_leaves_the_others"}
     assert {name for value in CLASSES.values() for name in value.breaks} == tests - untried

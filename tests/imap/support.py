@@ -72,7 +72,7 @@ def server_tls(certificate: Certificate) -> ssl.SSLContext:
 def patient(maildrop: IMAPMaildrop, **seconds: float) -> IMAPMaildrop:
     """The maildrop, with other times to wait than the product's."""
     maildrop._server = replace(maildrop._server, patience=Patience(**seconds))
-    maildrop._accounts = Accounts(maildrop._server)
+    maildrop._accounts = Accounts(maildrop._server, maildrop._logger)
     return maildrop
 
 

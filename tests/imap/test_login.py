@@ -21,7 +21,6 @@ from legacy_email_proxy.contracts import (
     Unusable,
     Unverified,
 )
-from legacy_email_proxy_plugins.imap.breaker import Breaker
 from legacy_email_proxy_plugins.imap.verdicts import Busy
 from realservers.certificates import Certificate, Certificates
 
@@ -349,38 +348,6 @@ async def test_devices_that_start_together_are_one_wrong_password(certificates: 
             for _ in range(8):
                 devices.start_soon(poll)
         assert (refused, server.times("PLAIN")) == (8, 1)
-
-
-async def test_the_breaker_opens_for_longer_each_time_and_closes_again() -> None:
-    now = 0.0
-    breaker = Breaker(clock=lambda: now)
-
-    async def attempt(failure: Failure | None) -> bool:
-        """Whether the server was asked."""
-        asked = False
-        try:
-            async with breaker.attempt():
-                asked = True
-                if failure:
-                    raise failure
-        except Failure:
-            pass
-        return asked
-
-    pauses = []
-    for _ in range(9):
-        assert await attempt(CredentialsRefused("wrong"))
-        start = now
-        while not await attempt(Unreachable("down")):
-            now += 1
-        pauses.append(now - start)
-    assert pauses == [5, 10, 20, 40, 80, 160, 300, 300, 300]
-    now += 1
-    assert await attempt(None)
-    assert await attempt(CredentialsRefused("changed"))
-    assert not await attempt(None)
-    now += 5
-    assert await attempt(None), "a login that worked makes the next pause short again"
 
 
 @pytest.mark.parametrize("password", ['hush"hush hush', "p\u00e4ss w\u00f6rd 4 tests"])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import anyio
 
@@ -70,6 +73,18 @@ async def pair(
             yield credentials, fake
         finally:
             await credentials.aclose()
+
+
+def disguises(secret: str) -> set[str]:
+    """The forms in which a secret might lie about: as it is, in an address, in hexadecimal, and anywhere in base64."""
+    octets = secret.encode()
+    found = {secret, quote(secret, safe=""), quote_plus(secret), octets.hex(), json.dumps(secret)[1:-1]}
+    for before in range(3):
+        whole = base64.b64encode(b"x" * before + octets).decode().rstrip("=")
+        # Without the characters that hold bits of what stands before and behind it.
+        inner = whole[4 if before else 0 : -1]
+        found |= {inner, inner.replace("+", "-").replace("/", "_")}
+    return found
 
 
 async def until(condition: Callable[[], bool]) -> None:

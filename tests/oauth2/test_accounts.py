@@ -101,10 +101,11 @@ async def test_each_owner_consents(certificates: Certificates, tmp_path: Path) -
             output, _ = await process.communicate()
         assert b"the token for account a1 is stored" in output
         shown = await run_sync(lambda: run("authorize", "--status", **world.variables))
-        assert shown.returncode == 0
+        assert shown.returncode == 1, "one has not consented"
         blocks = re.findall(r"account (\S+)\n(?:  .*\n)*?  last refresh  (\S+)", shown.stdout)
         assert [(name, when != "-") for name, when in blocks] == [("a0", False), ("a1", True)]
         only = await run_sync(lambda: run("authorize", "a1", "--status", **world.variables))
+        assert only.returncode == 0
         assert re.findall(r"^account (\S+)$", only.stdout, re.MULTILINE) == ["a1"]
 
 

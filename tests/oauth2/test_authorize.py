@@ -91,7 +91,8 @@ async def test_what_goes_wrong_is_one_line(certificates: Certificates, tmp_path:
         assert errors.startswith(b"legacy-email-proxy: this address does not belong to this request")
         assert errors.count(b"\n") == 1
         shown = await run_sync(lambda: run("authorize", "--status", **given))
-        assert "  expires       -\n  last refresh  -\n  last error    -\n" in shown.stdout
+        assert shown.returncode == 1
+        assert "  expires       -\n  last refresh  -\n  last error    nobody has consented yet -> run: " in shown.stdout
 
 
 async def test_an_interrupt_while_it_waits_for_a_line(certificates: Certificates, tmp_path: Path) -> None:

@@ -18,10 +18,12 @@ from legacy_email_proxy.contracts import (
     CredentialsRefused,
     Disconnected,
     Finding,
+    Level,
     NoCredentials,
     Overloaded,
     Password,
     Unusable,
+    Unverified,
 )
 from legacy_email_proxy.plugin_context import PluginContext
 from legacy_email_proxy_plugins.imap import IMAPMaildrop
@@ -217,7 +219,7 @@ async def test_imap_with_tokens_that_are_always_refused(
         sent = encoded("XOAUTH2", "very-new-token", server, imap.USER)
         server.script["TOKEN"] = f"NO [AUTHENTICATIONFAILED] you sent {sent} or very-old-token"
         maildrop = maildrop_of(server, certificates, Stub("very-old-token", "very-new-token"))
-        for words in (r"you sent \*\*\* or \*\*\* \(status=401 scope=mail\)", r"not asked again for \d+ s"):
+        for words in (r"you sent \*\*\* or \*\*\* \(status=401 scope=mail\)", r"not tried again for \d+ s"):
             with pytest.raises(CredentialsRefused, match=words) as raised:
                 async with maildrop.open(imap.CLIENT, None):
                     pass
@@ -257,7 +259,7 @@ class Empty(Stub):
 
     async def secret(self, account: Account) -> BearerToken:
         if not self.tokens:
-            raise NoCredentials("authorize first")
+            raise NoCredentials("no consent -> run: authorize")
         return await super().secret(account)
 
 
@@ -271,10 +273,10 @@ async def test_who_has_nothing_to_log_in_with_does_not_pause_towards_the_backend
     ):
         maildrop, relay = maildrop_of(imap_server, certificates, stub), relay_of(smtp_server, certificates, stub)
         for _ in range(2):
-            with pytest.raises(NoCredentials, match="authorize first"):
+            with pytest.raises(NoCredentials, match="run: authorize"):
                 async with maildrop.open(imap.CLIENT, None):
                     pass
-            with pytest.raises(NoCredentials, match="authorize first"):
+            with pytest.raises(NoCredentials, match="run: authorize"):
                 await smtps.deliver(relay)
         stub.tokens.append("new")
         async with maildrop.open(imap.CLIENT, None):
@@ -282,3 +284,88 @@ async def test_who_has_nothing_to_log_in_with_does_not_pause_towards_the_backend
         await smtps.deliver(relay)
         await maildrop.aclose()
         await relay.aclose()
+
+
+# Another token after a refusal.
+
+
+async def test_a_new_consent_helps_at_once_and_what_was_refused_is_left_alone(certificates: Certificates) -> None:
+    imap_stub, smtp_stub = Stub("first", "second"), Stub("first", "second")
+    tls = smtps.server_tls(certificates.good)
+    refused = "535 5.7.8 no"
+    script: Any = {"AUTH": refused, ("AUTH", 3): "235 in"}
+    async with (
+        fake_imap(certificates, "consented", capabilities=("AUTH=XOAUTH2",)) as imap_server,
+        FakeSMTPServer(tls=tls, script=script, keywords=["AUTH XOAUTH2"]) as smtp_server,
+    ):
+        maildrop, relay = (
+            maildrop_of(imap_server, certificates, imap_stub),
+            relay_of(smtp_server, certificates, smtp_stub),
+        )
+        for _ in range(3):
+            with pytest.raises(CredentialsRefused):
+                async with maildrop.open(imap.CLIENT, None):
+                    pass
+            with pytest.raises(CredentialsRefused):
+                await smtps.deliver(relay)
+        assert (imap_server.times("TOKEN"), smtp_server.verbs.count("AUTH")) == (2, 2)
+        imap_stub.tokens[:] = smtp_stub.tokens[:] = ["consented"]
+        async with maildrop.open(imap.CLIENT, None):
+            pass
+        await smtps.deliver(relay)
+        assert (imap_server.times("TOKEN"), smtp_server.verbs.count("AUTH")) == (3, 3)
+        await maildrop.aclose()
+        await relay.aclose()
+
+
+async def test_check_tries_a_renewed_token_as_the_service_does(certificates: Certificates) -> None:
+    tls = smtps.server_tls(certificates.good)
+    script: Any = {("AUTH", 1): "535 5.7.8 no", "AUTH": "235 in"}
+    async with (
+        fake_imap(certificates, "new", capabilities=("AUTH=XOAUTH2",)) as imap_server,
+        FakeSMTPServer(tls=tls, script=script, keywords=["AUTH XOAUTH2"]) as smtp_server,
+    ):
+        maildrop = maildrop_of(imap_server, certificates, Stub("old", "new"))
+        relay = relay_of(smtp_server, certificates, Stub("old", "new"))
+        for plugin in (maildrop, relay):
+            findings = await plugin.probe()
+            assert {finding.level for finding in findings} <= {Level.GOOD, Level.WARNING}
+            assert any("logged in as" in finding.text for finding in findings)
+            await plugin.aclose()
+    async with fake_imap(certificates, "none", capabilities=("AUTH=XOAUTH2",)) as imap_server:
+        maildrop = maildrop_of(imap_server, certificates, Stub("old", "new"))
+        assert [finding.level for finding in await maildrop.probe()] == [Level.GOOD, Level.BAD]
+        assert imap_server.times("TOKEN") == 2
+        await maildrop.aclose()
+
+
+class Broken(Stub):
+    """Its own server can't be had."""
+
+    async def secret(self, account: Account) -> BearerToken:
+        raise Unverified("the certificate of the token endpoint does not verify", look_at="OAUTH2_CA_FILE")
+
+
+async def test_check_advises_on_what_gives_the_token_where_that_failed(certificates: Certificates) -> None:
+    tls = smtps.server_tls(certificates.good)
+    async with (
+        fake_imap(certificates, "new", capabilities=("AUTH=XOAUTH2",)) as imap_server,
+        FakeSMTPServer(tls=tls, keywords=["AUTH XOAUTH2"]) as smtp_server,
+    ):
+        for plugin in (
+            maildrop_of(imap_server, certificates, Broken()),
+            relay_of(smtp_server, certificates, Broken()),
+        ):
+            finding = (await plugin.probe())[-1]
+            assert finding.level is Level.BAD
+            assert finding.text == "the certificate of the token endpoint does not verify"
+            assert finding.advice.startswith("look at OAUTH2_CA_FILE")
+            assert "BACKEND" not in finding.advice
+            await plugin.aclose()
+        for plugin in (
+            maildrop_of(imap_server, certificates, Empty()),
+            relay_of(smtp_server, certificates, Empty()),
+        ):
+            finding = (await plugin.probe())[-1]
+            assert (finding.text, finding.advice) == ("nothing to log in with: no consent", "run: authorize")
+            await plugin.aclose()

@@ -116,7 +116,7 @@ async def test_a_refresh_token(certificates: Certificates, tmp_path: Path) -> No
 
 async def test_a_device_code(certificates: Certificates, tmp_path: Path) -> None:
     async with pair(certificates.good, tmp_path, "device_code") as (credentials, fake):
-        with pytest.raises(CredentialsRefused, match="run `legacy-email-proxy authorize`"):
+        with pytest.raises(CredentialsRefused, match="nobody has consented yet -> run: legacy-email-proxy authorize"):
             await credentials.secret(IMAP)
         person = Person()
         async with anyio.create_task_group() as group:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import poplib
 import smtplib
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from anyio import from_thread
 from anyio.to_thread import run_sync
 
 from fakes.oauth2 import FakeAuthorizationServer
 from interop.proxy import Proxy, backends, run, running
-from oauth2.support import SECRET, STORE_KEY, server_tls, variables
+from oauth2.support import SECRET, STORE_KEY, disguises, server_tls, variables
 from realservers.accounts import Account
 from realservers.certificates import Certificate, Certificates
 from realservers.dovecot import Dovecot
@@ -56,28 +56,38 @@ class World:
 
 
 @asynccontextmanager
+async def mail_servers(
+    certificate: Certificate, tokens: FakeAuthorizationServer, mechanisms: str
+) -> AsyncIterator[tuple[Dovecot, Postfix]]:
+    """They ask `tokens` about each login."""
+    with ExitStack() as stack:
+        # pytest's own folder is closed to Dovecot's user.
+        open_folder = stack.enter_context(short_folder("oauth2-"))
+        ca_file, file = open_folder / "ca.pem", open_folder / "oauth2.conf"
+        ca_file.write_bytes(certificate.ca_file.read_bytes())
+        file.write_text(INTROSPECTION.format(url=tokens.url("introspect"), ca_file=ca_file))
+        settings = SETTINGS.format(mechanisms=mechanisms, file=file)
+        dovecot = stack.enter_context(await run_sync(lambda: Dovecot.start(certificate, settings=settings)))
+        yield dovecot, stack.enter_context(await run_sync(lambda: Postfix.start(certificate, dovecot)))
+
+
+@asynccontextmanager
 async def provider(certificate: Certificate, folder: Path, mechanisms: str, **given: str) -> AsyncIterator[World]:
-    async with FakeAuthorizationServer(tls=server_tls(certificate), client_secret=SECRET, rotate=True) as tokens:
-        with ExitStack() as stack:
-            # pytest's own folder is closed to Dovecot's user.
-            open_folder = stack.enter_context(short_folder("oauth2-"))
-            ca_file, file = open_folder / "ca.pem", open_folder / "oauth2.conf"
-            ca_file.write_bytes(certificate.ca_file.read_bytes())
-            file.write_text(INTROSPECTION.format(url=tokens.url("introspect"), ca_file=ca_file))
-            settings = SETTINGS.format(mechanisms=mechanisms, file=file)
-            dovecot = stack.enter_context(await run_sync(lambda: Dovecot.start(certificate, settings=settings)))
-            postfix = stack.enter_context(await run_sync(lambda: Postfix.start(certificate, dovecot)))
-            account = dovecot.add_account()
-            tokens.user = account.name
-            grant = given.pop("OAUTH2_GRANT", "refresh_token")
-            used = backends(dovecot, postfix, account) | variables(tokens, certificate.ca_file, grant)
-            for leg in ("IMAP", "SMTP"):
-                del used[f"BACKEND_{leg}_PASS"]
-                used[f"BACKEND_{leg}_CREDENTIALS"] = "oauth2"
-            if grant == "refresh_token":
-                used["OAUTH2_REFRESH_TOKEN"] = tokens.issue_refresh_token()
-            used |= {"OAUTH2_CLIENT_SECRET": SECRET, "STATE_DIR": str(folder / "state"), "LOG_LEVEL": "debug"}
-            yield World(tokens, dovecot, postfix, account, used | given)
+    async with (
+        FakeAuthorizationServer(tls=server_tls(certificate), client_secret=SECRET, rotate=True) as tokens,
+        mail_servers(certificate, tokens, mechanisms) as (dovecot, postfix),
+    ):
+        account = dovecot.add_account()
+        tokens.user = account.name
+        grant = given.pop("OAUTH2_GRANT", "refresh_token")
+        used = backends(dovecot, postfix, account) | variables(tokens, certificate.ca_file, grant)
+        for leg in ("IMAP", "SMTP"):
+            del used[f"BACKEND_{leg}_PASS"]
+            used[f"BACKEND_{leg}_CREDENTIALS"] = "oauth2"
+        if grant == "refresh_token":
+            used["OAUTH2_REFRESH_TOKEN"] = tokens.issue_refresh_token()
+        used |= {"OAUTH2_CLIENT_SECRET": SECRET, "STATE_DIR": str(folder / "state"), "LOG_LEVEL": "debug"}
+        yield World(tokens, dovecot, postfix, account, used | given)
 
 
 def count(proxy: Proxy) -> int:
@@ -94,6 +104,38 @@ def count(proxy: Proxy) -> int:
 def send(proxy: Proxy, account: Account) -> None:
     with smtplib.SMTP(*proxy.smtp, timeout=SECONDS) as client:
         client.sendmail(account.address, [account.address], MESSAGE)
+
+
+@contextmanager
+def reading(proxy: Proxy, account: Account) -> Iterator[Callable[[], None]]:
+    """A client that has sent PASS; what is given reads the rest."""
+    client = poplib.POP3(*proxy.pop3, timeout=SECONDS)
+
+    def finish() -> None:
+        assert client._getresp().startswith(b"+OK")  # type: ignore[attr-defined]
+        assert client.stat() == (0, 0)
+
+    try:
+        client.user("device")
+        client._putcmd("PASS any")  # type: ignore[attr-defined]
+        yield finish
+    finally:
+        client.close()
+
+
+@contextmanager
+def sending(proxy: Proxy, account: Account) -> Iterator[Callable[[], None]]:
+    """A device that has sent MAIL; what is given sends the rest."""
+    with smtplib.SMTP(*proxy.smtp, timeout=SECONDS) as client:
+
+        def finish() -> None:
+            assert client.getreply()[0] == 250
+            assert client.rcpt(account.address)[0] == 250
+            assert client.data(MESSAGE)[0] == 250
+
+        client.ehlo()
+        client.putcmd("MAIL", f"FROM:<{account.address}>")
+        yield finish
 
 
 def kick(dovecot: Dovecot, account: Account) -> None:
@@ -145,10 +187,9 @@ async def test_both_legs_with_a_token_that_ends_in_the_middle(
         secrets = [token.text for token in world.tokens.tokens] + list(world.tokens.refresh_tokens | world.tokens.spent)
         secrets += [SECRET, STORE_KEY]
         (file,) = (tmp_path / "state" / "credentials.oauth2").glob("*.json")
-        for secret in secrets:
-            for form in (secret, base64.b64encode(secret.encode()).decode()):
-                assert form not in log
-                assert form.encode() not in file.read_bytes()
+        for form in (form for secret in secrets for form in disguises(secret)):
+            assert form not in log
+            assert form.encode() not in file.read_bytes()
 
 
 async def test_a_token_that_is_always_refused(certificates: Certificates, tmp_path: Path) -> None:
@@ -167,6 +208,40 @@ async def test_a_token_that_is_always_refused(certificates: Certificates, tmp_pa
         assert world.tokens.times("token") == 2
         assert world.tokens.times("introspect") <= 4, "two tries on each leg, then a pause"
         assert "535 5.7.8" in log
+
+
+@pytest.mark.parametrize("leg", ["pop3", "smtp"])
+async def test_fifty_devices_on_a_token_that_has_ended_are_one_renewal(
+    certificates: Certificates, tmp_path: Path, leg: str
+) -> None:
+    devices = 50
+    async with provider(certificates.good, tmp_path, "plain xoauth2") as world:
+        tokens = world.tokens
+
+        def work(proxy: Proxy) -> None:
+            tokens.lifetime = 1.0
+            assert count(proxy) == 0
+            wait_until(lambda: not tokens.tokens[-1].active, "the token's life is over", SECONDS)
+            kick(world.dovecot, world.account)
+            tokens.lifetime = 3600.0
+            introspections = tokens.times("introspect")
+            # The endpoint answers when all of them are waiting for it.
+            from_thread.run_sync(tokens.may_answer.clear)
+            device = reading if leg == "pop3" else sending
+            with ExitStack() as stack:
+                clients = [stack.enter_context(device(proxy, world.account)) for _ in range(devices)]
+                wait_until(lambda: tokens.times("token") == 2, "a token is asked for", SECONDS)
+                from_thread.run_sync(tokens.may_answer.set)
+                for finish in clients:
+                    finish()
+            assert tokens.times("token") == 2
+            assert tokens.times("introspect") - introspections <= 10, "one login for each connection that is allowed"
+            if leg == "smtp":
+                world.dovecot.wait_for_messages(world.account.name, devices)
+
+        log = await through_proxy(world, work)
+        assert log.count("token renewed") == 2
+        assert "the backend refused the token" not in log
 
 
 async def test_check_and_authorize_status_beside_it(certificates: Certificates, tmp_path: Path) -> None:

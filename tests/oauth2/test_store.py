@@ -82,6 +82,7 @@ DAMAGES: dict[str, tuple[Callable[[str], str], str]] = {
     "cut": (lambda text: text[: len(text) // 2], "is damaged"),
     "empty": (lambda text: "", "is damaged"),
     "no JSON": (lambda text: "\0" * 100, "is damaged"),
+    "another program's": (lambda text: '{"token": "x"}', "is damaged"),
     "a list": (lambda text: "[]", "is damaged"),
     "wrong types": (lambda text: '{"obtained": "yesterday"}', "is damaged"),
     "a number for a token": (lambda text: '{"refresh_token": 7}', "is damaged"),
@@ -199,6 +200,25 @@ async def test_the_lock_keeps_others_out(tmp_path: Path, monkeypatch: pytest.Mon
         with pytest.raises(Overloaded, match="busy with this account's token"):
             async with theirs.locked():
                 pass
+
+
+@pytest.mark.parametrize("damage", ["directory", "forbidden"])
+async def test_a_file_that_can_not_be_read(tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "default.json"
+    file.mkdir()
+    if damage == "forbidden":
+
+        def forbidden(*_: object) -> None:
+            # Root may read everything.
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Path, "open", forbidden)
+    with pytest.raises(Damaged, match=r"can not be read: (Is a directory|Permission denied)") as raised:
+        await store_in(tmp_path).load()
+    assert raised.value.look_at == "STATE_DIR"
+    with pytest.raises(StorageFull, match="can not be stored: Is a directory"):
+        await store_in(tmp_path).save(RECORD)
+    assert names_in(tmp_path) == ["default.json"]
 
 
 async def test_a_folder_that_can_not_be_used(tmp_path: Path) -> None:

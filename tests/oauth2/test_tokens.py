@@ -137,6 +137,13 @@ async def test_a_pause_does_not_outlast_a_consent(certificates: Certificates, tm
     clock = Clock()
     async with pair(certificates.good, tmp_path, "authorization_code", server={"lifetime": 100}) as (credentials, fake):
         keeper = keeper_of(credentials, clock)
+        for _ in range(3):
+            with pytest.raises(NoCredentials, match=r"^nobody has consented yet -> run: legacy-email-proxy authorize"):
+                await keeper.token()
+        assert fake.times("token") == 0
+        await credentials.authorize(Person(fake.browse), listen=False)
+        fake.refresh_tokens.clear()
+        clock.now += 200
         for _ in range(8):
             with pytest.raises(NoCredentials):
                 await keeper.token()
@@ -144,6 +151,8 @@ async def test_a_pause_does_not_outlast_a_consent(certificates: Certificates, tm
         with pytest.raises(NoCredentials):
             await keeper.token()
         assert keeper._act_pause.left == 3600
+        with pytest.raises(NoCredentials, match=r"no longer valid; not asked again for 3600 s -> run: legacy-"):
+            await keeper.token()
         await credentials.authorize(Person(fake.browse), listen=False)
         first = await keeper.token()
         clock.now += 200
@@ -314,6 +323,8 @@ async def test_an_application_needs_no_folder_at_all(certificates: Certificates,
     async with pair(certificates.good, tmp_path / "file", "client_credentials", **given) as (credentials, fake):
         assert await credentials.secret(IMAP) == await credentials.secret(SMTP)
         assert fake.times("token") == 1
+        (finding,) = await credentials.probe()
+        assert "there is a token by client_credentials, good for 3" in finding.text
 
 
 async def test_status_tells_the_last_error_and_no_secret(certificates: Certificates, tmp_path: Path) -> None:

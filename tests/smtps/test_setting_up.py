@@ -23,10 +23,9 @@ from legacy_email_proxy.contracts import (
     Unverified,
 )
 from legacy_email_proxy_plugins.smtps import Timeouts
-from legacy_email_proxy_plugins.smtps.login import Breaker
 from realservers.certificates import Certificates
 from realservers.processes import free_ports
-from smtps.support import LOGGER, PASSWORD, SHORT, USER, deliver, logged, relay_to, relaying
+from smtps.support import PASSWORD, SHORT, USER, deliver, logged, relay_to, relaying
 
 IMPATIENT = Timeouts(connect=5, tls=SHORT, greeting=SHORT, hello=SHORT, auth=SHORT)
 PLAIN = base64.b64encode(f"\0{USER}\0{PASSWORD}".encode()).decode()
@@ -228,73 +227,9 @@ async def test_a_refused_password_is_not_tried_again_and_told_once(
         assert server.verbs.count("AUTH") == 1
         assert "535 5.7.8 wrong; not tried again for" in str(failures[-1])
         assert "BACKEND_SMTP_PASS" in str(failures[-1])
-    errors = logged(caplog.records, logging.ERROR)
-    assert len(errors) == 1
-    assert "no login is tried for 60 s" in errors[0]
-
-
-async def test_the_pause_grows_up_to_an_hour_and_ends_with_a_login() -> None:
-    now = 0.0
-    breaker = Breaker(logging.getLogger(LOGGER), lambda: now)
-
-    async def refused() -> None:
-        async with breaker.attempt(1):
-            raise CredentialsRefused("535 no")
-
-    pauses = []
-    for _ in range(9):
-        with pytest.raises(CredentialsRefused, match=r"^535 no$"):
-            await refused()
-        start = now
-        while True:
-            now += 10
-            try:
-                async with breaker.attempt(1):
-                    raise LookupError  # neither accepted nor refused
-            except CredentialsRefused:
-                continue
-            except LookupError:
-                break
-        pauses.append(now - start)
-    assert pauses == [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]
-    async with breaker.attempt(1):
-        pass
-    with pytest.raises(CredentialsRefused):
-        await refused()
-    now += 60
-    async with breaker.attempt(1):
-        pass
-
-
-async def test_many_refusals_at_once_are_one(certificates: Certificates) -> None:
-    breaker = Breaker(logging.getLogger(LOGGER), lambda: 0.0)
-    async with breaker.attempt(1):
-        pass
-
-    async def refused() -> None:
-        async with breaker.attempt(1):
-            await asyncio.sleep(0)
-            raise CredentialsRefused("535 no")
-
-    await asyncio.gather(*(refused() for _ in range(10)), return_exceptions=True)
-    with pytest.raises(CredentialsRefused, match="not tried again for 60 s"):
-        await refused()
-
-
-async def test_a_login_that_hangs_does_not_keep_the_others_for_ever() -> None:
-    breaker = Breaker(logging.getLogger(LOGGER), lambda: 0.0)
-
-    async def hanging() -> None:
-        async with breaker.attempt(1):
-            await asyncio.Event().wait()
-
-    task = asyncio.create_task(hanging())
-    await asyncio.sleep(0)
-    with pytest.raises(Overloaded):
-        async with breaker.attempt(SHORT):
-            pass
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    warnings = logged(caplog.records, logging.WARNING)
+    assert len(warnings) == 1
+    assert "the same password or token is not tried again for 60 s" in warnings[0]
 
 
 ECHOES: list[Action] = [

@@ -8,13 +8,15 @@ import signal
 import smtplib
 import socket
 import stat
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from interop.proxy import Proxy, run, running
-from legacy_email_proxy.contracts import Failure, Unreachable
+from legacy_email_proxy.commands.spool import _meant
+from legacy_email_proxy.contracts import Failure, SettingsMistake, Unreachable
 from legacy_email_proxy_plugins.spool.control import _reachable
 from realservers.processes import wait_until
 from spool.support import CONTENT, RECIPIENT, SENDER, Backend, listed, operate, raises, send, spool_to, spooling
@@ -118,6 +120,40 @@ def test_the_command_is_for_the_spool(down: dict[str, str]) -> None:
     done = run("spool", "list", **(down | {"RELAY_PLUGIN": "smtps"}))
     assert done.returncode == 2
     assert "RELAY_PLUGIN: this relay keeps nothing" in done.stderr
+
+
+class Named:
+    """A queue of which only the name counts."""
+
+    def __init__(self, name: str) -> None:
+        self.queue_name = name
+
+
+QUEUES: Any = {"a": Named("one"), "b": Named("one"), "c": Named("two")}
+
+
+@pytest.mark.parametrize(
+    ("action", "account", "meant"),
+    [("list", None, ["one", "two"]), ("list", "b", ["one"]), ("show", "c", ["two"]), ("drop", "a", ["one"])],
+)
+def test_which_spool_is_meant(action: str, account: str | None, meant: list[str]) -> None:
+    options = Namespace(action=action, account=account)
+    assert [queue.queue_name for queue in _meant(QUEUES, options)] == meant
+
+
+@pytest.mark.parametrize(
+    ("queues", "action", "account", "said"),
+    [
+        (QUEUES, "drop", None, "--account: there are several spools; say whose is meant: a, b, c"),
+        (QUEUES, "list", "d", "--account: 'd' is no account with a spool; there is a, b, c"),
+        ({"": Named("one")}, "list", "d", "--account: 'd' is no account with a spool; there is none with a name"),
+        ({}, "list", None, "RELAY_PLUGIN: this relay keeps nothing; the spool command is for `spool`"),
+    ],
+)
+def test_no_spool_is_meant(queues: Any, action: str, account: str | None, said: str) -> None:
+    with pytest.raises(SettingsMistake) as caught:
+        _meant(queues, Namespace(action=action, account=account))
+    assert caught.value.lines == (said,)
 
 
 def test_mistakes_of_the_next_relay_are_told(down: dict[str, str]) -> None:

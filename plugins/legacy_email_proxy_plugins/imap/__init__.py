@@ -3,7 +3,7 @@ r"""The ``imap`` maildrop (entry point ``legacy_email_proxy_plugins.imap:IMAPMai
 A session opens the folder once and then borrows a connection for each exchange::
 
     maildrop   settings, sessions, ``probe``          session    RETR, TOP and QUIT as exchanges with the server
-    accounts   one pool and shelf per user and        pool       bounded connections, one thread each; ``breaker``
+    accounts   one pool and shelf per user and        pool       bounded connections, one thread each
                password                               shelf      what an account's sessions share: listing, messages
     folder     what has to be listed, and what not    ahead      the next messages before they are asked for
     connection IMAP, synchronously                    client     imaplib and IMAPClient over our ``wire``

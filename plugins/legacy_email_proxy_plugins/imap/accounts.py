@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,8 +24,9 @@ Key = tuple[str, bytes, bool]
 class Accounts:
     """The pools of all accounts; one is dropped when no session uses it and no connection of it is left."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, logger: logging.Logger) -> None:
         self._server = server
+        self._logger = logger
         self._pools: dict[Key, Pool] = {}
         self._users: Counter[Key] = Counter()
         self._throttles: dict[str, Throttle] = {}
@@ -41,6 +43,7 @@ class Accounts:
                     self._server,
                     login,
                     clients_own=clients_own,
+                    logger=self._logger,
                     on_idle=lambda: self._drop_if_unused(key),
                     throttle=self._throttle(login.user),
                 )

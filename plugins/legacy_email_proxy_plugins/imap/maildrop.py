@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from legacy_email_proxy.contracts import (
-    Account,
     Client,
     Context,
     CredentialsRefused,
@@ -25,7 +24,7 @@ from .folder import open_folder
 from .index import Index
 from .memory import Memory
 from .options import Deletion, configured_options
-from .probe import failed, inspect
+from .probe import failed, inspect, reached
 from .server import Security, configured_login, configured_server
 from .session import IMAPSession
 from .shelf import Shelf
@@ -49,7 +48,7 @@ class IMAPMaildrop:
         self._server = configured_server(context)
         self._options = configured_options(context)
         self._login = configured_login(context)
-        self._accounts = Accounts(self._server)
+        self._accounts = Accounts(self._server, self._logger)
         if self._server.security is Security.NONE:
             self._logger.warning(
                 "passwords go to the IMAP server in the clear, see BACKEND_IMAP_USE_SSL and BACKEND_IMAP_USE_STARTTLS",
@@ -97,12 +96,14 @@ class IMAPMaildrop:
         findings: list[Finding] = []
         with self._accounts.pool(self._login or _NOBODY, clients_own=self._login is None) as pool:
             try:
-                login, credentials = self._login, self._server.credentials
-                memory = self._memory(login) if login else None
-                if login is not None and credentials is not None:
-                    login = Login(login.user, await credentials.secret(Account("imap", login.user)))
-                job = partial(inspect, self._server, login, self._options, memory, findings)
-                await pool.exchange(job, fresh=True, log_in=False, untouched=lambda: not findings)
+                memory = self._memory(self._login) if self._login else None
+                await pool.exchange(
+                    partial(inspect, self._server, self._login, self._options, memory, findings),
+                    fresh=True,
+                    log_in=self._login is not None,
+                    reached=lambda connection: findings.extend(reached(self._server, connection)),
+                    untouched=lambda: not findings,
+                )
             except Failure as failure:
                 findings.append(failed(failure))
             except Exception as error:

@@ -8,10 +8,11 @@ any other, what the server still says would be taken for the answer to the next 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ import anyio
 
 from legacy_email_proxy.contracts import Account, Disconnected, Login, Overloaded, Secret, logged_in
 
-from .breaker import Breaker
+from ..breaker import Breaker
 from .connection import Connection
 from .opening import Openings
 from .server import Server
@@ -44,6 +45,7 @@ class Pool:
         login: Login,
         *,
         clients_own: bool,
+        logger: logging.Logger,
         on_idle: Callable[[], None] = lambda: None,
         throttle: Throttle | None = None,
     ) -> None:
@@ -56,8 +58,9 @@ class Pool:
         self._clients_own = clients_own
         self._on_idle = on_idle
         self._loop = asyncio.get_running_loop()
-        # A client's own login is between the client and the server: pausing it would let strangers lock a user out.
-        self._breaker = None if clients_own else Breaker()
+        # Not for a client's own login, which is between the client and the server: a pause would let strangers lock a
+        # user out.
+        self._breaker = Breaker(logger)
         self._slots = anyio.Semaphore(server.max_connections)
         self._executor = ThreadPoolExecutor(server.max_connections, thread_name_prefix="imap")
         self._idle: list[tuple[float, Connection]] = []
@@ -76,22 +79,24 @@ class Pool:
         *,
         fresh: bool = False,
         log_in: bool = True,
+        reached: Callable[[Connection], None] = lambda connection: None,
         untouched: Callable[[], bool] = lambda: True,
     ) -> T:
         """Run ``function`` with a connection of its own and return what it returns.
 
         A server that asks for patience gets it, and ``function`` then runs again as long as nothing came of it.
 
-        ``fresh`` asks for one that has just logged in, or, without ``log_in``, for one that ``function`` opens itself.
-        A kept connection that turns out dead is replaced once, as long as nothing came of it (``untouched``). If the
-        caller is cancelled, the connection is ended, and counts until its thread has ended as well.
+        ``fresh`` asks for one that has just logged in, or, without ``log_in``, only connected; ``reached`` is shown a
+        new one before its login. A kept connection that turns out dead is replaced once, as long as nothing came of it
+        (``untouched``). If the caller is cancelled, the connection is ended, and counts until its thread has ended as
+        well.
 
         Raises :class:`Overloaded` if no connection became free in time, and what logging in and ``function`` raise.
         """
         while True:
             await self._throttle.wait()
             try:
-                result = await self._try(function, fresh=fresh, log_in=log_in, untouched=untouched)
+                result = await self._try(function, fresh=fresh, log_in=log_in, reached=reached, untouched=untouched)
             except Busy as busy:
                 if not (self._throttle.told(busy) and untouched()):
                     raise
@@ -100,7 +105,13 @@ class Pool:
             return result
 
     async def _try(
-        self, function: Callable[[Connection], T], *, fresh: bool, log_in: bool, untouched: Callable[[], bool]
+        self,
+        function: Callable[[Connection], T],
+        *,
+        fresh: bool,
+        log_in: bool,
+        reached: Callable[[Connection], None],
+        untouched: Callable[[], bool],
     ) -> T:
         await self._acquire_slot()
         lease = _Lease()
@@ -115,29 +126,37 @@ class Pool:
                         raise
                     kept.close()
             self._take_fresh(lease, instead_of_idle=fresh)
-            if not log_in:
-                async with self._breaker_attempt():
-                    return await self._in_thread(lease, function)
-            async with self._breaker_attempt():
-                await self._in_thread(lease, Connection.connect)
-                await self._log_in(lease)
+            if log_in:
+                await self._log_in(lease, reached)
+            else:
+                await self._connect(lease, reached)
             return await self._in_thread(lease, function)
         finally:
             self._give_back(lease)
 
-    async def _log_in(self, lease: _Lease) -> None:
+    async def _connect(self, lease: _Lease, reached: Callable[[Connection], None]) -> None:
+        await self._in_thread(lease, Connection.connect)
+        assert lease.connection is not None  # noqa: S101
+        reached(lease.connection)
+
+    async def _log_in(self, lease: _Lease, reached: Callable[[Connection], None]) -> None:
         credentials, user = self._server.credentials, self._login.user
         if self._clients_own or credentials is None:
+            await self._connect(lease, reached)
             await self._in_thread(lease, partial(Connection.login, login=self._login, clients_own=self._clients_own))
             return
+        connected = False
 
         async def attempt(secret: Secret) -> None:
-            await self._in_thread(lease, partial(Connection.login, login=Login(user, secret), clients_own=False))
+            nonlocal connected
+            self._breaker.check(secret)
+            if not connected:
+                await self._connect(lease, reached)
+                connected = True
+            async with self._breaker.attempt(secret, self._server.patience.command):
+                await self._in_thread(lease, partial(Connection.login, login=Login(user, secret), clients_own=False))
 
         await logged_in(credentials, Account("imap", user), attempt)
-
-    def _breaker_attempt(self) -> AbstractAsyncContextManager[None]:
-        return nullcontext() if self._breaker is None else self._breaker.attempt()
 
     # Lending
 

@@ -21,9 +21,19 @@ from .memory import Memory
 from .options import Deletion, Options
 from .server import Security, Server
 
-__all__ = ("failed", "inspect")
+__all__ = ("failed", "inspect", "reached")
 
 _WORTH_NAMING = ("UIDPLUS", "MOVE", "ID", "IDLE", "CONDSTORE", "SPECIAL-USE", "COMPRESS=DEFLATE")
+
+
+def reached(server: Server, connection: Connection) -> list[Finding]:
+    """What can be said of a connection before anybody logs in on it."""
+    how = f"over {connection.tls_version}, the certificate verifies" if connection.tls_version else "without TLS"
+    findings = [Finding(Level.GOOD, f"reached {server.name} {how}")]
+    if server.security is Security.NONE:
+        advice = "set BACKEND_IMAP_USE_SSL or BACKEND_IMAP_USE_STARTTLS to true"
+        findings.append(Finding(Level.WARNING, "passwords go to the IMAP server in the clear", advice))
+    return findings
 
 
 def inspect(
@@ -34,22 +44,10 @@ def inspect(
     findings: list[Finding],
     connection: Connection,
 ) -> None:
-    """Go through all steps in the worker thread, telling ``findings``. Raises what stopped it."""
-    connection.connect()
-    how = f"over {connection.tls_version}, the certificate verifies" if connection.tls_version else "without TLS"
-    findings.append(Finding(Level.GOOD, f"reached {server.name} {how}"))
-    if server.security is Security.NONE:
-        findings.append(
-            Finding(
-                Level.WARNING,
-                "passwords go to the IMAP server in the clear",
-                "set BACKEND_IMAP_USE_SSL or BACKEND_IMAP_USE_STARTTLS to true",
-            )
-        )
+    """Go through all further steps in the worker thread, telling ``findings``. Raises what stopped it."""
     if login is None or memory is None:
         findings.append(Finding(Level.GOOD, "not logged in: each client brings its own login (POP3_LOGIN=backend)"))
         return
-    connection.login(login, clients_own=False)
     findings.append(Finding(Level.GOOD, f"logged in as {login.user}"))
     offered = [name for name in _WORTH_NAMING if name in connection.capabilities]
     findings.append(Finding(Level.GOOD, f"the server offers {', '.join(offered) or 'no extension that is used here'}"))
@@ -87,7 +85,8 @@ def inspect(
 def failed(failure: Failure) -> Finding:
     """The step that did not work."""
     if isinstance(failure, NoCredentials):
-        return Finding(Level.BAD, f"nothing to log in with: {failure.detail}", f"look at {failure.look_at}")
+        text, _, advice = failure.detail.partition(" -> ")
+        return Finding(Level.BAD, f"nothing to log in with: {text}", advice or f"look at {failure.look_at}")
     if isinstance(failure, CredentialsRefused) and (meaning := meaning_of(failure.detail)):
         return Finding(Level.BAD, f"{failure.detail}: {meaning.words}", meaning.advice)
     look_at = f"look at {failure.look_at}" if failure.look_at else "try again later"

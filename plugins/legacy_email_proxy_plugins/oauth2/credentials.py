@@ -67,13 +67,18 @@ class OAuth2Credentials:
             await self._keeper.token()
         except Failure as failure:
             text, _, advice = failure.detail.partition(" -> ")
-            return (Finding(Level.BAD, text, advice or f"look at {failure.look_at or 'the log'}"),)
-        record = await self._store().load()
+            otherwise = f"look at {failure.look_at}" if failure.look_at else "try again later"
+            return (Finding(Level.BAD, text, advice or otherwise),)
+        record = await self._keeper.current()
         left = record.expires - datetime.now(UTC).timestamp()
         scope = f", for {record.scope}" if record.scope else ""
         findings = [
             Finding(Level.GOOD, f"there is a token by {self._configuration.grant}, good for {left:.0f} s{scope}")
         ]
+        if self._keeper.renewed_early:
+            text = "a mail server refused the stored token before its time was over, so it was renewed"
+            advice = "if that happens again and again: does the provider revoke tokens, or the account lack a right?"
+            findings.append(Finding(Level.WARNING, text, advice))
         if self._context.settings["OAUTH2_STORE_KEY"] is None and not self._configuration.is_app:
             advice = "set OAUTH2_STORE_KEY_FILE, unless STATE_DIR is encrypted anyway"
             findings.append(Finding(Level.WARNING, "the refresh token is stored without encryption", advice))
@@ -95,7 +100,7 @@ class OAuth2Credentials:
             record.scope,
             _moment(record.expires),
             _moment(record.obtained),
-            record.error,
+            record.error or self._keeper.missing(record),
         )
 
     async def aclose(self) -> None:

@@ -229,6 +229,8 @@ def _record(fields: dict[str, Any]) -> Record:
     """A record from what a file says; a field of the wrong type means that the file is not ours."""
     kinds: dict[str, Any] = {"access_token": BearerToken, "refresh_token": Secret}
     found: dict[str, Any] = {}
+    if not fields.keys() >= {"grant", "refresh_token", "obtained"}:
+        raise _damaged()
     for name in Record.__slots__:
         value = fields.get(name)
         if value is None:

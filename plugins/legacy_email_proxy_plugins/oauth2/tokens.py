@@ -61,7 +61,7 @@ class Keeper:
 
     async def token(self) -> BearerToken:
         """A token that is good now. Raises the failure for which there is none."""
-        record = await self._current()
+        record = await self.current()
         token = record.access_token
         if token is None or not self._serves(record):
             return await self._renewed(record)
@@ -71,7 +71,7 @@ class Keeper:
 
     async def refused(self, token: Secret) -> bool:
         """The backend refused it; whether another one may help."""
-        record = await self._current()
+        record = await self.current()
         if record.access_token != token or self._unwanted == token.fingerprint():
             return True
         if self._unwanted_pause.left:
@@ -81,6 +81,19 @@ class Keeper:
         self._unwanted = token.fingerprint()
         self._logger.info("the backend refused the token, which is renewed", extra={"facts": {"scope": record.scope}})
         return True
+
+    def missing(self, record: Record) -> str:
+        """What keeps it from asking for a token, or an empty text."""
+        try:
+            self._means(record)
+        except NoCredentials as failure:
+            return str(failure)
+        return ""
+
+    @property
+    def renewed_early(self) -> bool:
+        """Whether a backend has refused a token that should still have been good."""
+        return bool(self._unwanted)
 
     async def adopt(self, granted: Granted) -> None:
         """Keep what a consent gave. Raises :class:`StorageFull`, or ``Overloaded`` if another process is busy."""
@@ -94,7 +107,8 @@ class Keeper:
 
     # What there is
 
-    async def _current(self) -> Record:
+    async def current(self) -> Record:
+        """What is stored, or is held because it can not be. Raises :class:`Damaged`."""
         try:
             stored = await self._store.load()
         except Damaged as damaged:
@@ -129,8 +143,10 @@ class Keeper:
         if self._task is None and self._paused(record):
             assert self._failure is not None  # noqa: S101 (there is no pause without)
             left = max(self._act_pause.left, self._wait_pause.left)
-            detail = f"{self._failure.detail}; not asked again for {left:.0f} s"
+            words, arrow, advice = self._failure.detail.partition(" -> ")
+            detail = f"{words}; not asked again for {left:.0f} s{arrow}{advice}"
             raise type(self._failure)(detail, look_at=self._failure.look_at)
+        self._means(record)
         return await asyncio.shield(self._begin())
 
     def _paused(self, record: Record) -> bool:
@@ -161,7 +177,7 @@ class Keeper:
                     # An application's token can be had again at any time, so it may do without a folder.
                     if not self._configuration.is_app:
                         raise
-                record = await self._current()
+                record = await self.current()
                 if record is self._held:
                     await self._keep(record, rotated=self._held_rotated)
                 if not self._serves(record) or self._is_due(record):
@@ -179,7 +195,7 @@ class Keeper:
         return record.access_token
 
     async def _asked(self, record: Record) -> Record:
-        used = None if self._configuration.is_app else self._refresh_token(record)
+        used = self._means(record)
         granted = await (self._grants.for_app() if used is None else self._grants.refreshed(used))
         renewed = self._record_of(granted, used and (granted.refresh_token or used))
         self._logger.info(
@@ -188,13 +204,18 @@ class Keeper:
         await self._keep(renewed, rotated=renewed.refresh_token != used)
         return renewed
 
-    def _refresh_token(self, record: Record) -> Secret:
+    def _means(self, record: Record) -> Secret | None:
+        """The refresh token to ask with; ``None`` for an application. Raises :class:`NoCredentials` without any."""
+        if self._configuration.is_app:
+            return None
         seed = self._configuration.refresh_token
         if record.refresh_token is not None and (seed is None or record.seed == self._seed):
             return record.refresh_token
         if seed is None:
-            detail = "there is no refresh token yet: run `legacy-email-proxy authorize`"
-            raise NoCredentials(detail, look_at="OAUTH2_GRANT, OAUTH2_REFRESH_TOKEN")
+            if self._configuration.grant == "refresh_token":
+                raise NoCredentials("there is no refresh token", look_at="OAUTH2_REFRESH_TOKEN")
+            detail = "nobody has consented yet -> run: legacy-email-proxy authorize"
+            raise NoCredentials(detail, look_at="OAUTH2_GRANT")
         return seed
 
     def _record_of(self, granted: Granted, refresh_token: Secret | None) -> Record:

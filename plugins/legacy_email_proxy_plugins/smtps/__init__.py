@@ -2,8 +2,7 @@
 
 ``relay`` fulfils the contract, ``pool`` keeps connections. On a ``connection``, ``opening`` leads the dialogue up to
 the login, ``envelope`` and ``sending`` that of one message; ``dial`` and ``wire`` move the octets. ``commands``,
-``replies`` and ``content`` are the protocol without I/O, ``login`` the octets of AUTH and the pause after a refused
-password, ``probe`` what ``check`` says.
+``replies`` and ``content`` are the protocol without I/O, ``login`` the octets of AUTH, ``probe`` what ``check`` says.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ __all__ = ("ContentEncoder",)
 class ContentEncoder:
     """Turns content, given in pieces of any size, into what follows a 354 or, without ``dots``, a BDAT.
 
-    The core promises CRLF line ends. Here is the one place of this plugin that does not take its word: a bare CR or LF
-    that slipped in becomes CRLF. Left alone, ``LF . LF`` ends the message for some servers, and what follows would be
-    read as commands under our login.
+    The core promises CRLF line ends. Here is the one place of this plugin that does not take its word: where a dot is,
+    a bare CR or LF that slipped in becomes CRLF. Left alone, ``LF . LF`` ends the message for some servers, and what
+    follows would be read as commands under our login. What holds no dot, as base64 doesn't, ends it for nobody.
     """
 
     def __init__(self, *, dots: bool) -> None:
@@ -29,14 +29,15 @@ class ContentEncoder:
             self._held = b""
         if not octets:
             return b""
-        octets = normalised(octets)
-        at_line_start = self._at_line_start
-        self._at_line_start = octets.endswith(b"\r\n")
-        # Most of a long message has no dot at all, because base64 has none.
-        if self._dots and b"." in octets:
-            if at_line_start and octets.startswith(b"."):
+        dotted = self._dots and b"." in octets
+        # Also what ends in LF: the next piece could begin with a dot.
+        if dotted or octets.endswith(b"\n"):
+            octets = normalised(octets)
+        if dotted:
+            if self._at_line_start and octets.startswith(b"."):
                 octets = b"." + octets
-            return octets.replace(b"\r\n.", b"\r\n..")
+            octets = octets.replace(b"\r\n.", b"\r\n..")
+        self._at_line_start = octets.endswith(b"\r\n")
         return octets
 
     def end(self) -> bytes:

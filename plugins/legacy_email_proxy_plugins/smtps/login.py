@@ -1,33 +1,16 @@
-"""Who we are: the octets of one SASL exchange (RFC 4954), and the pause after we were refused."""
+"""Who we are: the octets of one SASL exchange (RFC 4954), and what its replies mean."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 
-from legacy_email_proxy.contracts import (
-    BearerToken,
-    CredentialsRefused,
-    Failure,
-    NoCredentials,
-    Overloaded,
-    Secret,
-    Unusable,
-)
+from legacy_email_proxy.contracts import BearerToken, CredentialsRefused, Failure, Overloaded, Secret, Unusable
 
 from ..sasl import BEARER_MECHANISMS, BearerLogin, explained
 from .commands import Extensions
 from .replies import Reply, redacted
 
-__all__ = ("FIRST_PAUSE_SECONDS", "LAST_PAUSE_SECONDS", "Breaker", "Exchange")
-
-FIRST_PAUSE_SECONDS = 60.0
-LAST_PAUSE_SECONDS = 3600.0
-"""The pause doubles from the first to the last: four tries in the first ten minutes, then 24 a day. Providers lock an
-account, or an address, after five to ten wrong passwords in ten minutes."""
+__all__ = ("Exchange",)
 
 _LOOK_AT = "BACKEND_SMTP_USER, BACKEND_SMTP_PASS"
 _LOOK_AT_TOKEN = "BACKEND_SMTP_USER, BACKEND_SMTP_CREDENTIALS"  # noqa: S105 (names of settings)
@@ -114,65 +97,3 @@ def _explained(reply: Reply) -> str:
 
 def _base64(octets: bytes) -> str:
     return base64.b64encode(octets).decode("ascii")
-
-
-class Breaker:
-    """After a refused password no other login is tried for a while, so that a wrong one does not lock the account.
-
-    Until a login has succeeded, logins also go one by one: ten connections at once would be ten wrong passwords.
-    """
-
-    def __init__(self, logger: logging.Logger, clock: Callable[[], float]) -> None:
-        self._logger = logger
-        self._clock = clock
-        self._pause = 0.0
-        self._open_until = 0.0
-        self._reason = self._look_at = ""
-        self._proven = False
-        self._turn = asyncio.Lock()
-
-    @asynccontextmanager
-    async def attempt(self, seconds: float) -> AsyncIterator[None]:
-        """Around one login. Raises :class:`CredentialsRefused` in a pause, :class:`Overloaded` after ``seconds``."""
-        self._check()
-        turn = not self._proven
-        if turn:
-            await self._wait_for_turn(seconds)
-        try:
-            yield
-        except NoCredentials:
-            raise
-        except CredentialsRefused as refused:
-            self._open(refused)
-            raise
-        else:
-            self._proven, self._pause = True, 0.0
-        finally:
-            if turn:
-                self._turn.release()
-
-    async def _wait_for_turn(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._turn.acquire()
-        except TimeoutError:
-            raise Overloaded(f"another login at the backend has not ended within {seconds:g} s") from None
-        try:
-            self._check()
-        except CredentialsRefused:
-            self._turn.release()
-            raise
-
-    def _check(self) -> None:
-        left = self._open_until - self._clock()
-        if left > 0:
-            raise CredentialsRefused(f"{self._reason}; not tried again for {left:.0f} s", look_at=self._look_at)
-
-    def _open(self, refused: CredentialsRefused) -> None:
-        if self._clock() < self._open_until:
-            return
-        self._pause = min(self._pause * 2 or FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS)
-        self._open_until = self._clock() + self._pause
-        self._reason, self._look_at = refused.detail, refused.look_at
-        self._proven = False
-        self._logger.error("%s: no login is tried for %.0f s, so that the account is not locked", refused, self._pause)

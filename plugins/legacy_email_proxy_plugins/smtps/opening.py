@@ -21,11 +21,12 @@ from legacy_email_proxy.contracts import (
     logged_in,
 )
 
+from ..breaker import Breaker
 from .commands import Extensions, command
 from .connection import Connection, State
 from .dial import connect
 from .endpoint import Encryption, Endpoint
-from .login import Breaker, Exchange
+from .login import Exchange
 from .replies import UNASKED, one_line
 from .timeouts import Timeouts
 from .wire import Broken
@@ -156,13 +157,17 @@ async def log_in(connection: Connection, breaker: Breaker) -> str:
     mechanism = ""
     if endpoint.credentials is not None:
         account = Account("smtp", endpoint.user or "")
-        async with breaker.attempt(connection.timeouts.auth):
-            mechanism = await logged_in(endpoint.credentials, account, partial(_authenticate, connection))
+        mechanism = await logged_in(endpoint.credentials, account, partial(_authenticate, connection, breaker))
     connection.state = State.READY
     return mechanism
 
 
-async def _authenticate(connection: Connection, secret: Secret) -> str:
+async def _authenticate(connection: Connection, breaker: Breaker, secret: Secret) -> str:
+    async with breaker.attempt(secret, connection.timeouts.auth):
+        return await _exchanged(connection, secret)
+
+
+async def _exchanged(connection: Connection, secret: Secret) -> str:
     endpoint = connection.endpoint
     server = (endpoint.host, endpoint.port)
     exchange = Exchange.choose(connection.extensions, endpoint.user or "", secret, server)

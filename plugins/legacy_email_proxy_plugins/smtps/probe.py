@@ -17,10 +17,10 @@ from legacy_email_proxy.contracts import (
     Unverified,
 )
 
+from ..breaker import Breaker
 from ..provider_errors import meaning_of
 from .connection import Connection
 from .endpoint import Encryption, Endpoint
-from .login import Breaker
 from .opening import log_in
 
 __all__ = ("probe",)
@@ -70,9 +70,13 @@ async def probe(
 
 def _failed(failure: Failure) -> Finding:
     if isinstance(failure, NoCredentials):
-        return Finding(Level.BAD, f"nothing to log in with: {failure.detail}", f"look at {failure.look_at}")
+        text, _, advice = failure.detail.partition(" -> ")
+        return Finding(Level.BAD, f"nothing to log in with: {text}", advice or f"look at {failure.look_at}")
     if isinstance(failure, CredentialsRefused) and (meaning := meaning_of(failure.detail)):
         return Finding(Level.BAD, f"{failure}: {meaning.words}", meaning.advice)
+    if failure.look_at and "BACKEND_SMTP" not in failure.look_at:
+        # It is what gives the secret that failed, not the backend.
+        return Finding(Level.BAD, failure.detail, f"look at {failure.look_at}")
     otherwise = _WRONG_PLACE if failure.look_at else "look into the log of the backend"
     return Finding(Level.BAD, str(failure), _ADVICE.get(type(failure), otherwise))
 

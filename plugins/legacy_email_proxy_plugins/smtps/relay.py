@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Self
@@ -19,10 +18,10 @@ from legacy_email_proxy.contracts import (
     RelayCapabilities,
 )
 
+from ..breaker import Breaker
 from .connection import Connection, State
 from .endpoint import Encryption, Endpoint
 from .envelope import Envelope
-from .login import Breaker
 from .opening import log_in, open_connection
 from .pool import Limits, Loan, Pool
 from .probe import probe
@@ -39,7 +38,7 @@ class SMTPSRelay:
         self._endpoint = Endpoint.from_context(context)
         self._logger = context.logger
         self._timeouts = timeouts or Timeouts()
-        self._breaker = Breaker(self._logger, time.monotonic)
+        self._breaker = Breaker(self._logger)
         self._pool = Pool(self._connect, self._endpoint.max_connections, self._timeouts.slot, limits)
         self._capabilities = RelayCapabilities()
         if self._endpoint.encryption is Encryption.NONE and self._endpoint.user is not None:

@@ -43,15 +43,19 @@ class AccountTable:
 
 @dataclass(frozen=True, slots=True)
 class AccountsFile:
-    """The whole file. Every account that a rule names exists, and every user."""
+    """The whole file, and what is wrong with its form; without mistakes every account and user of a rule exists."""
 
     accounts: Mapping[str, AccountTable]
     users: Mapping[str, PasswordHash]
     rules: tuple[Rule, ...]
+    mistakes: tuple[str, ...] = ()
 
 
 def read_accounts(path: Path) -> AccountsFile:
-    """Read and check the file. Raises :class:`SettingsMistake`, one ``file:line: …`` for each mistake."""
+    """Read and check the file; its mistakes are one ``file:line: …`` each.
+
+    Raises :class:`SettingsMistake` for a file that can not be read at all.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         content = tomllib.loads(text)
@@ -64,9 +68,7 @@ def read_accounts(path: Path) -> AccountsFile:
         raise SettingsMistake(f"{path}:{line or len(text.splitlines())}: {words}") from None
     reading = _Reading(path, Lines(text))
     found = reading.whole(content)
-    if reading.mistakes:
-        raise SettingsMistake(*reading.mistakes)
-    return found
+    return replace(found, mistakes=tuple(reading.mistakes))
 
 
 def _syntax(message: str) -> tuple[str, int]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
-from ..contracts import Client, Envelope, Filter, Finding, Parameters, Receipt, Relay, Transaction
+from ..contracts import Client, Envelope, Filter, Finding, Parameters, Receipt, Recipient, Refused, Relay, Transaction
 from ..layer import RelayLayer
 from ..smtp.rewriting import Rewriting
+from .groups import asked, in_place
 
 __all__ = ("FilteredRelay",)
 
@@ -44,7 +45,7 @@ class FilteredRelay(RelayLayer):
 
 
 class _Filtered:
-    """A transaction that takes recipients one by one, for each is asked about."""
+    """See :class:`~legacy_email_proxy.contracts.PipeliningTransaction`: the relay's, for other paths."""
 
     def __init__(self, transaction: Transaction, rewriting: Rewriting, mail: Envelope) -> None:
         self._transaction = transaction
@@ -53,9 +54,30 @@ class _Filtered:
         self._accepted: list[str] = []
 
     async def add_recipient(self, forward_path: str, parameters: Parameters) -> None:
-        forward_path = await self._rewriting.recipient(self._mail, self._accepted, forward_path)
-        await self._transaction.add_recipient(forward_path, parameters)
-        self._accepted.append(forward_path)
+        (refused,) = await self.add_recipients((Recipient(forward_path, parameters),), content_follows=False)
+        if refused is not None:
+            raise refused
+
+    async def add_recipients(
+        self, recipients: Sequence[Recipient], *, content_follows: bool
+    ) -> Sequence[Refused | None]:
+        looked: list[Recipient | Refused] = []
+        wanted: list[Recipient] = []
+        for recipient in recipients:
+            # A filter sees those that came together with it as if they were accepted.
+            before = [*self._accepted, *(each.forward_path for each in wanted)]
+            try:
+                path = await self._rewriting.recipient(self._mail, before, recipient.forward_path)
+            except Refused as refused:
+                looked.append(refused)
+            else:
+                wanted.append(Recipient(path, recipient.parameters))
+                looked.append(wanted[-1])
+        verdicts = await asked(self._transaction, wanted, content_follows=content_follows)
+        self._accepted += [
+            each.forward_path for each, verdict in zip(wanted, verdicts, strict=True) if verdict is None
+        ]
+        return in_place(looked, verdicts)
 
     async def send(self, content: AsyncIterator[bytes]) -> Receipt:
         # Its word for a Received line is not used: that line is put there before, for all accounts alike.

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from .. import events
-from ..contracts import Client, Finding, Parameters, Receipt, Refused, Relay, RelayCapabilities, Transaction
+from ..contracts import Client, Finding, Parameters, Receipt, Recipient, Refused, Relay, RelayCapabilities, Transaction
 from ..replies import SMTP, refusal
+from .groups import asked, in_place
 from .plugins import close_all, probe_all, start_all
 from .recent import RecentLogins
 from .rules import Facts, Leg, Match, Rule, candidates, choose, login_would_help
@@ -98,6 +99,27 @@ class _ByRecipient:
         self._transaction: Transaction | None = None
 
     async def add_recipient(self, forward_path: str, parameters: Parameters) -> None:
+        (refused,) = await self.add_recipients((Recipient(forward_path, parameters),), content_follows=False)
+        if refused is not None:
+            raise refused
+
+    async def add_recipients(
+        self, recipients: Sequence[Recipient], *, content_follows: bool
+    ) -> Sequence[Refused | None]:
+        looked: list[Recipient | Refused] = []
+        for recipient in recipients:
+            try:
+                await self._go_to_account_of(recipient.forward_path)
+                looked.append(recipient)
+            except Refused as refused:
+                looked.append(refused)
+        if self._transaction is None:
+            return in_place(looked, ())
+        wanted = [each for each in looked if isinstance(each, Recipient)]
+        return in_place(looked, await asked(self._transaction, wanted, content_follows=content_follows))
+
+    async def _go_to_account_of(self, forward_path: str) -> None:
+        """Open its account's transaction, if none is open. Raises :class:`Refused` where it can not go there."""
         match = choose(self._found, forward_path)
         if match is None:
             raise self._nobodys(forward_path)
@@ -109,7 +131,6 @@ class _ByRecipient:
             # with too many recipients (RFC 5321 §4.5.3.1.10) it sends the others in a message of their own.
             detail = f"it goes to account {match.account}, the message so far to {self._account}"
             raise refusal(SMTP.ANOTHER_MESSAGE, detail)
-        await self._transaction.add_recipient(forward_path, parameters)
 
     async def send(self, content: AsyncIterator[bytes]) -> Receipt:
         if self._transaction is None:

@@ -62,10 +62,10 @@ class Transaction(Protocol):
     async def send(self, content: AsyncIterator[bytes]) -> Receipt:
         """Hand on the content and wait for the verdict. Called at most once, with at least one accepted recipient.
 
-        ``content`` yields octets with CRLF line ends and without dot-stuffing, in pieces of any size; they are read
-        from the device as they are asked for. If iterating raises, the device vanished or its message was refused:
-        nothing may be delivered, and the exception must pass. Returning means that somebody durable is responsible
-        for *every* accepted recipient; only then does the device read 250.
+        ``content`` yields octets with CRLF line ends, neither CR nor LF alone among them, and without dot-stuffing, in
+        pieces of any size; they are read from the device as they are asked for. If iterating raises, the device
+        vanished or its message was refused: nothing may be delivered, and the exception must pass. Returning means
+        that somebody durable is responsible for *every* accepted recipient; only then does the device read 250.
         """
 
 

@@ -164,14 +164,13 @@ class RelayHandler:
         replies = list[Reply | None]()
         wanted = list[Recipient]()
         for address, options in addresses:
-            recipient = Recipient(address, _parameters(options, capabilities))
             reply = opened.failed
             if reply is None:
                 try:
                     path = await self._path(opened, wanted, address)
-                    wanted.append(Recipient(path, recipient.parameters))
+                    wanted.append(Recipient(path, _parameters(options, capabilities)))
                 except Exception as error:
-                    reply = self._refuse_recipient(opened, error, recipient)
+                    reply = self._refuse_recipient(opened, error, address)
                     if not isinstance(error, Refused):
                         await self._fail(session, reply)
             replies.append(reply)
@@ -201,10 +200,10 @@ class RelayHandler:
                 if len(refusals) != len(recipients):
                     raise Failure("the relay plugin gave another number of verdicts than there were recipients")
             except Exception as error:
-                await self._fail(session, self._refuse_recipient(opened, error, recipients[0]))
+                await self._fail(session, self._refuse_recipient(opened, error, recipients[0].forward_path))
             else:
                 return [
-                    refusal and self._refuse_recipient(opened, refusal, recipient)
+                    refusal and self._refuse_recipient(opened, refusal, recipient.forward_path)
                     for recipient, refusal in zip(recipients, refusals, strict=True)
                 ]
         for recipient in recipients:
@@ -213,14 +212,14 @@ class RelayHandler:
                 try:
                     await transaction.add_recipient(recipient.forward_path, recipient.parameters)
                 except Exception as error:
-                    reply = self._refuse_recipient(opened, error, recipient)
+                    reply = self._refuse_recipient(opened, error, recipient.forward_path)
                     if not isinstance(error, Refused):
                         await self._fail(session, reply)
             verdicts.append(reply)
         return verdicts
 
-    def _refuse_recipient(self, opened: _Open, error: Exception, recipient: Recipient) -> Reply:
-        facts = {"sender": opened.mail.reverse_path, "recipient": recipient.forward_path}
+    def _refuse_recipient(self, opened: _Open, error: Exception, forward_path: str) -> Reply:
+        facts = {"sender": opened.mail.reverse_path, "recipient": forward_path}
         return self._refuse("smtp recipient refused", error, opened.client, **facts)
 
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> str:
@@ -231,27 +230,29 @@ class RelayHandler:
         if opened.failed:
             await self._leave(session)
             return str(opened.failed)
-        facts = {"sender": opened.mail.reverse_path, "recipients": ",".join(opened.forward_paths)}
-        content = Measured(envelope.content)
         try:
-            content.limit = self._limit(self._relay.capabilities())
+            content = Measured(envelope.content, self._limit(self._relay.capabilities()))
+            return await self._relayed(session, opened, content)
+        finally:
+            await self._leave(session)
+
+    async def _relayed(self, session: Session, opened: _Open, content: Measured) -> str:
+        facts = {"sender": opened.mail.reverse_path, "recipients": ",".join(opened.forward_paths)}
+        try:
             outgoing = self._rewriting.content(opened.mail, opened.forward_paths, _protocol(session), content)
             receipt = await self._send(opened.transaction, outgoing)
         except Interruption:
             raise
         except Exception as error:
             return str(self._refuse("smtp message not relayed", error, opened.client, **facts, octets=content.octets))
-        else:
-            session_octets = getattr(session, "relayed", None)
-            if session_octets is not None:
-                session_octets.append(content.octets)
-            events.event(
-                _log, logging.INFO, "smtp message relayed", session=opened.client.session,
-                client=opened.client.address, **facts, octets=content.octets, backend=receipt.detail,
-            )  # fmt: skip
-            return str(SMTP.ACCEPTED)
-        finally:
-            await self._leave(session)
+        session_octets = getattr(session, "relayed", None)
+        if session_octets is not None:
+            session_octets.append(content.octets)
+        events.event(
+            _log, logging.INFO, "smtp message relayed", session=opened.client.session,
+            client=opened.client.address, **facts, octets=content.octets, backend=receipt.detail,
+        )  # fmt: skip
+        return str(SMTP.ACCEPTED)
 
     async def _send(self, transaction: Transaction, content: Outgoing) -> Receipt:
         try:

@@ -12,14 +12,14 @@ __all__ = ("Measured",)
 
 
 class Measured:
-    """``content`` in pieces, until there are more than :attr:`limit` octets: then iterating raises :class:`Refused`.
+    """``content`` in pieces, until there are more than ``limit`` octets: then iterating raises :class:`Refused`.
 
     Our own session gives an asynchronous iterator; a stock aiosmtpd one gives bytes, or ``str`` if it was told so.
     """
 
-    def __init__(self, content: Any) -> None:
+    def __init__(self, content: Any, limit: int) -> None:
         self._pieces = _pieces(content)
-        self.limit = 0
+        self._limit = limit
         self.octets = 0
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -28,8 +28,8 @@ class Measured:
     async def __anext__(self) -> bytes:
         piece = await anext(self._pieces)
         self.octets += len(piece)
-        if self.octets > self.limit:
-            raise refusal(SMTP.TOO_BIG, f"over {self.limit} octets")
+        if self.octets > self._limit:
+            raise refusal(SMTP.TOO_BIG, f"over {self._limit} octets")
         return piece
 
 

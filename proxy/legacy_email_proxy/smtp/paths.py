@@ -23,7 +23,12 @@ class BadParameter(ValueError):
 
 
 _QUOTED = r'"(?:[\x20\x21\x23-\x5b\x5d-\x7e\xa0-\U0010ffff]|\\[\x20-\x7e])*"'
-_ADDRESS = re.compile(rf'(?:{_QUOTED}|[^\x00-\x20\x7f-\x9f<>"(),;\\])*')
+_ADDRESS = rf'(?:{_QUOTED}|[^\x00-\x20\x7f-\x9f<>"(),;\\]++)*+'
+# In front of the bracket may stand a display name, but nothing that could be an address or a parameter itself.
+_NAME = r"[^<>@=]*+<"
+_BRACKETED = re.compile(rf"{_NAME} *+({_ADDRESS}) *+>")
+# Without brackets an empty path is a forgotten argument, not the null reverse-path.
+_BARE = re.compile(rf"(?!{_NAME})(?=[^ \t])({_ADDRESS})(?![^ \t])")
 _DOT = re.compile(r"(?<=@)([^@.]+(?:\.[^@.]+)*)\.\Z")
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([\x21-\x7e]+))?")
 
@@ -34,32 +39,10 @@ def parse(argument: str) -> tuple[str, Parameters]:
     The null reverse-path ``<>`` comes out as ``""``. Raises :class:`BadPath` or :class:`BadParameter`.
     """
     argument = argument.strip(" \t")
-    before, bracket, _ = argument.partition("<")
-    if bracket and not any(sign in before for sign in "@=>"):
-        argument = argument[len(before) :]
-    path, rest = _bracketed(argument) if argument.startswith("<") else _bare(argument)
-    return _DOT.sub(r"\1", path), _parameters(rest)
-
-
-def _bracketed(argument: str) -> tuple[str, str]:
-    inside = argument[1:]
-    blanks = len(inside) - len(inside.lstrip(" "))
-    match = _ADDRESS.match(inside, blanks)
-    path = match.group() if match else ""
-    rest = inside[blanks + len(path) :].lstrip(" ")
-    if not rest.startswith(">"):
+    found = _BRACKETED.match(argument) or _BARE.match(argument)
+    if not found:
         raise BadPath(argument)
-    return path, rest[1:]
-
-
-def _bare(argument: str) -> tuple[str, str]:
-    match = _ADDRESS.match(argument)
-    path = match.group() if match else ""
-    rest = argument[len(path) :]
-    # Without brackets an empty path is a forgotten argument, not the null reverse-path.
-    if not path or (rest and not rest.startswith((" ", "\t"))):
-        raise BadPath(argument)
-    return path, rest
+    return _DOT.sub(r"\1", found[1]), _parameters(argument[found.end() :])
 
 
 def _parameters(text: str) -> Parameters:

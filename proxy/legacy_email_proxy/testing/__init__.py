@@ -1,8 +1,8 @@
 """The contract suites: what the core counts on, as tests that any plugin author runs on his own plugin.
 
-Subclass :class:`RelaySuite`, :class:`MaildropSuite` or :class:`FilterSuite` in a test module, with a name that begins
-with ``Test``, and write the fixtures that its docstring names. Needs pytest; anyio, which brings its pytest plugin, is
-there anyway.
+Subclass :class:`RelaySuite`, :class:`MaildropSuite`, :class:`FilterSuite` or :class:`CredentialsSuite` in a test
+module, with a name that begins with ``Test``, and write the fixtures that its docstring names. Needs pytest; anyio,
+which brings its pytest plugin, is there anyway.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import pytest
 
 # Before the suites are imported, or a failed assertion would not show its values.
-pytest.register_assert_rewrite(*(f"{__name__}.{suite}" for suite in ("filter", "maildrop", "relay")))
+pytest.register_assert_rewrite(*(f"{__name__}.{suite}" for suite in ("credentials", "filter", "maildrop", "relay")))
 
 from .bench import Delivered, context_for  # noqa: E402
+from .credentials import CredentialsSuite  # noqa: E402
 from .filter import FilterSuite  # noqa: E402
 from .maildrop import MaildropSuite  # noqa: E402
 from .relay import RelaySuite  # noqa: E402
 
-__all__ = ("Delivered", "FilterSuite", "MaildropSuite", "RelaySuite", "context_for")
+__all__ = ("CredentialsSuite", "Delivered", "FilterSuite", "MaildropSuite", "RelaySuite", "context_for")

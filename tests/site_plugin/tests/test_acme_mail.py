@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from acme_mail.archive import ArchiveRelay
 from acme_mail.devices import DevicesFilter
+from acme_mail.helper import HelperCredentials
 from acme_mail.notices import NoticesMaildrop
 
-from legacy_email_proxy.contracts import Filter, Maildrop, Relay
-from legacy_email_proxy.testing import Delivered, FilterSuite, MaildropSuite, RelaySuite, context_for
+from legacy_email_proxy.contracts import Credentials, Filter, Maildrop, Relay
+from legacy_email_proxy.testing import CredentialsSuite, Delivered, FilterSuite, MaildropSuite, RelaySuite, context_for
 
 
 def mails(folder: Path) -> list[Path]:
@@ -37,6 +38,22 @@ class TestDevices(FilterSuite):
     @pytest.fixture
     async def mail_filter(self, tmp_path: Path) -> Filter:
         return DevicesFilter(context_for(DevicesFilter, tmp_path))
+
+
+class TestHelper(CredentialsSuite):
+    @pytest.fixture
+    async def credentials(self, tmp_path: Path) -> Credentials:
+        program = tmp_path / "helper"
+        program.write_text('#!/bin/sh\necho "password of $1"\n')
+        program.chmod(0o755)
+        return HelperCredentials(context_for(HelperCredentials, tmp_path, ACME_HELPER=str(program)))
+
+    @pytest.fixture
+    def forget(self, tmp_path: Path) -> Callable[[], Awaitable[None]]:
+        async def remove() -> None:
+            (tmp_path / "helper").unlink()
+
+        return remove
 
 
 class TestNotices(MaildropSuite):
