@@ -28,7 +28,7 @@ _AHEAD = 3
 
 _OFFERED = 500
 _OFFERED_OCTETS = 4 * 1024 * 1024
-"""New messages that wait for a connection in memory, at most, and their octets; the others are read when it is there."""
+"""So many new messages, and octets of them, wait for a connection in memory; any more are read when there is one."""
 
 _TROUBLE_SECONDS = 5.0
 _LONGEST_SLEEP = 60.0
