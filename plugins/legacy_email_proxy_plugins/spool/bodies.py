@@ -81,6 +81,8 @@ class BodyFile:
 class BodyFiles:
     """The folder beside the database."""
 
+    write_octets = _BLOCK_OCTETS
+
     def __init__(self, folder: Path, threads: Threads) -> None:
         self.folder = folder
         self._threads = threads
