@@ -78,6 +78,10 @@ BAD = {
     "a key twice": ("[accounts.a]\nX = 1\nX = 2\n", ["accounts.toml:3: cannot overwrite a value"]),
     "nothing in it": ("", ["accounts.toml:1: no account; each one is a table [accounts.NAME]"]),
     "other tables": (GOOD + "[rule]\nx = 1\n", ["accounts.toml:18: rule: no such table, did you mean 'rules'?"]),
+    "another table within": (
+        GOOD + "[acounts.c]\nx = 1\n",
+        ["accounts.toml:18: acounts: no such table, did you mean 'accounts'?"],
+    ),
     "a name": ('[accounts."a b"]\n[[rules]]\naccount = "a b"\n', ["accounts.toml:1: accounts.a b: a name is made of"]),
     "no table": ("accounts.a = 1\n", ["accounts.toml:1: accounts.a: must be a table"]),
     "no rules": ("[accounts.a]\n", ["accounts.toml:1: no rule, so nobody gets an account"]),
@@ -158,7 +162,7 @@ BAD = {
         GOOD.replace('BACKEND_IMAP_FOLDER = "Scans"', 'RELAY_PLUGIN = "none"').replace(
             "[[rules]]\nacc", '[[rules]]\nsender = "@x"\nacc'
         ),
-        ["accounts.toml:16: leads nowhere: account a", "accounts.toml:1: accounts.a: no rule leads to it"],
+        ["accounts.toml:1: accounts.a: no rule leads to it", "accounts.toml:16: leads nowhere: account a"],
     ),
     "a time that is none": (
         GOOD.replace('user = "ann"', "after_pop3_login_seconds = true"),

@@ -1,5 +1,5 @@
-"""Real servers for the tests: Dovecot and Postfix, started on free ports of 127.0.0.1 and stopped again.
+"""Real servers for the tests: Dovecot, Postfix and PostgreSQL, started on free ports of 127.0.0.1 and stopped again.
 
 A fake server shows that the proxy copes with what we thought of; these show that it works with what people run. Nothing
-here touches the machine's own Dovecot or Postfix: each server has its own configuration, folders and processes.
+here touches the machine's own servers: each of ours has its own configuration, folders and processes.
 """

@@ -1,4 +1,4 @@
-"""The fixtures, to be named in `pytest_plugins`: one Dovecot and one Postfix for all tests of a run.
+"""The fixtures, to be named in `pytest_plugins`: one Dovecot, one Postfix and one PostgreSQL for all tests of a run.
 
 A test that needs a server set up otherwise starts its own, in a `with` block: that takes a fraction of a second.
 """
@@ -14,6 +14,7 @@ from realservers.accounts import Account
 from realservers.certificates import Certificates
 from realservers.dovecot import Dovecot
 from realservers.postfix import Postfix
+from realservers.postgres import Postgres
 
 
 @pytest.fixture(scope="session")
@@ -53,4 +54,11 @@ def account(dovecot: Dovecot) -> Account:
 def postfix(certificates: Certificates, dovecot: Dovecot) -> Iterator[Postfix]:
     """A Postfix with the good certificate that delivers to the shared Dovecot and knows its accounts."""
     with Postfix.start(certificates.good, dovecot) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL shared by all tests; each takes a database of its own."""
+    with Postgres.start() as server:
         yield server

@@ -1,6 +1,6 @@
 """Kills a spool with SIGKILL at a marked point, starts it again, and says what became of each message.
 
-    python tests/spool/crashing.py ROUNDS
+    python tests/spool/crashing.py ROUNDS [postgres]
 
 Every round is two processes, forked from this one. The first sends, notes each 250 in a file, and dies at its point;
 the second only delivers what is left. The points are put around the product's functions from here.
@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +28,30 @@ if __name__ == "__main__":
 
 from legacy_email_proxy_plugins.spool import SpoolRelay
 from legacy_email_proxy_plugins.spool import bodies as bodies_module
+from legacy_email_proxy_plugins.spool import pieces as pieces_module
 from legacy_email_proxy_plugins.spool import writer as writer_module
+from legacy_email_proxy_plugins.spool.postgres import PostgresStore
+from realservers.postgres import Postgres
+from spool import support
+from spool.stores import PostgreSQL
 from spool.support import Backend, send, spool_to, until_states
 
 MESSAGES = 6
 SECONDS = 20.0
 
-BEFORE_250 = (
-    "accept", "in DATA", "before open", "before write", "after write", "before fsync", "after fsync", "before commit",
-    "after commit", "before 250",
-)  # fmt: skip
-AFTER_250 = ("after 250", "before dot")
 AMBIGUOUS = ("after the backend's 250", "before closing", "after closing")
-LAST = ("before unlink", "after unlink")
-POINTS = (*BEFORE_250, *AFTER_250, *AMBIGUOUS, *LAST)
+BESIDES = ("before lease", "after lease")
+"""The writer's thread comes there at any time; also while a backend's 250 waits for it to be written down."""
+_ANY_STORE = (
+    "accept", "in DATA", "before commit", "after commit", "before 250", "after 250", "before dot", *AMBIGUOUS,
+)  # fmt: skip
+POINTS = {
+    "sqlite": (
+        *_ANY_STORE, "before open", "before write", "after write", "before fsync", "after fsync",
+        "before unlink", "after unlink",
+    ),
+    "postgres": (*_ANY_STORE, "before piece", "after piece", *BESIDES),
+}  # fmt: skip
 
 
 class Killer:
@@ -83,28 +94,43 @@ def mark(at: Killer) -> None:
     bodies_module.os = _MarkedOS(at)  # type: ignore[attr-defined,assignment]
     transaction = writer_module._transaction
 
-    def committed(connection: Any, jobs: Any, bulk: Any) -> None:
+    def committed(connection: Any, jobs: Any, bulk: Any, begin: str) -> None:
         puts = any(isinstance(job.argument, tuple) for job in jobs)
         closes = any(isinstance(job.argument, int) for job in jobs)
         if puts:
             at("before commit")
         if closes:
             at("before closing")
-        transaction(connection, jobs, bulk)
+        transaction(connection, jobs, bulk, begin)
         if puts:
             at("after commit")
         if closes:
             at("after closing")
 
     writer_module._transaction = committed
-    remove = bodies_module.Bodies.remove
+    remove = bodies_module.BodyFiles.remove
 
     def removed(self: Any, names: Any) -> None:
         at("before unlink")
         remove(self, names)
         at("after unlink")
 
-    bodies_module.Bodies.remove = removed  # type: ignore[method-assign]
+    bodies_module.BodyFiles.remove = removed  # type: ignore[method-assign]
+    for name, owner, function in (
+        ("piece", pieces_module._Body, "write"),
+        ("lease", PostgresStore, "_lease"),
+    ):
+        setattr(owner, function, _marked(at, name, getattr(owner, function)))
+
+
+def _marked(at: Killer, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def marked(*arguments: Any) -> Any:
+        at(f"before {name}")
+        result = function(*arguments)
+        at(f"after {name}")
+        return result
+
+    return marked
 
 
 def _content(number: int) -> bytes:
@@ -168,7 +194,7 @@ async def _deliver_rest(folder: Path) -> None:
     await spool.start()
     await _empty(spool)
     await spool.aclose()
-    left = list((folder / "state" / "spool.db.bodies").iterdir())
+    left = support.bodies(folder / "state")
     assert not left, left
 
 
@@ -214,20 +240,25 @@ def one_round(point: str, times: int, *, together: bool) -> bool:
     assert all(count == 2 for count in twice.values()), f"{name}: {twice}"
     assert told or not twice, f"{name}: {twice}, and the log says nothing of it"
     if not together:
-        assert len(twice) <= (point in AMBIGUOUS), f"{name}: {twice} arrived twice"
+        assert len(twice) <= (point in (*AMBIGUOUS, *BESIDES)), f"{name}: {twice} arrived twice"
     return status != 0
 
 
-def main(rounds: int) -> None:
+def main(rounds: int, kind: str) -> None:
     reached = Counter[str]()
     chance = random.Random(rounds)
-    kinds = itertools.cycle(itertools.product((False, True), POINTS))
-    for together, point in itertools.islice(kinds, rounds):
-        reached[point] += one_round(point, chance.choice((1, 1, 2, 3)), together=together)
-    unreached = [point for point in POINTS if not reached[point]]
+    points = POINTS[kind]
+    with ExitStack() as stack:
+        server = stack.enter_context(Postgres.start()) if kind == "postgres" else None
+        kinds = itertools.cycle(itertools.product((False, True), points))
+        for together, point in itertools.islice(kinds, rounds):
+            if server is not None:
+                support.store = PostgreSQL(server.new_database())
+            reached[point] += one_round(point, chance.choice((1, 1, 2, 3)), together=together)
+    unreached = [point for point in points if not reached[point]]
     print(f"{rounds} rounds, {sum(reached.values())} crashes")
     assert not unreached, f"never reached: {unreached}"
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), *(sys.argv[2:] or ["sqlite"]))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import anyio
+import pytest
 
 from legacy_email_proxy.contracts import (
     Client,
@@ -22,6 +23,10 @@ from legacy_email_proxy.contracts import (
 from legacy_email_proxy.plugin_context import PluginContext
 from legacy_email_proxy.testing import context_for
 from legacy_email_proxy_plugins.spool import SpoolRelay
+from spool.stores import SQLite, TestedStore
+
+store: TestedStore = SQLite()
+"""What a spool uses that names no other store; the fixture of the same name sets it."""
 
 CLIENT = Client("192.0.2.9", "s1", "scanner", "printer", 25)
 SENDER, RECIPIENT = "scanner@example.test", "bob@example.test"
@@ -127,7 +132,7 @@ class SpoolContext:
 
 def spool_to(backend: Any, state_dir: Path, account: str = "", **variables: str) -> SpoolRelay:
     """A spool that is not started."""
-    return SpoolRelay(SpoolContext(state_dir, backend, account, **variables))
+    return SpoolRelay(SpoolContext(state_dir, backend, account, **{**store.variables, **variables}))
 
 
 @asynccontextmanager
@@ -190,6 +195,10 @@ async def until_states(spool: SpoolRelay, *states: str, seconds: float = 10.0) -
             await anyio.sleep(0.01)
 
 
+SQLITE = pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+"""For a test of what only this store has."""
+
+
 async def until_tries(spool: SpoolRelay, count: int) -> Mapping[str, Any]:
     """Wait until the first message has been tried so often."""
     with anyio.fail_after(10):
@@ -200,8 +209,8 @@ async def until_tries(spool: SpoolRelay, count: int) -> Mapping[str, Any]:
             await anyio.sleep(0.005)
 
 
-def bodies(state_dir: Path) -> list[Path]:
-    return sorted((state_dir / "spool.db.bodies").iterdir())
+def bodies(state_dir: Path) -> Sequence[Any]:
+    return store.bodies(state_dir)
 
 
 def raises(failures: Iterable[Exception | None]) -> Callable[[Any], None]:

@@ -10,24 +10,29 @@ from pathlib import Path
 import anyio
 import pytest
 
+from realservers.postgres import require_programs
 from realservers.processes import require
 from spool import crashing
 from spool.support import Backend, spooling, until_states
 
-ROUNDS = int(os.environ.get("SPOOL_CRASH_ROUNDS", 2 * len(crashing.POINTS)))
+ROUNDS = os.environ.get("SPOOL_CRASH_ROUNDS")
 
 
-@pytest.mark.timeout(60 + 5 * ROUNDS)
-def test_what_a_device_read_250_for_arrives() -> None:
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", crashing.POINTS)
+def test_what_a_device_read_250_for_arrives(kind: str) -> None:
+    rounds = int(ROUNDS or 2 * len(crashing.POINTS[kind]))
+    if kind == "postgres":
+        require_programs()
     done = subprocess.run(
-        [sys.executable, crashing.__file__, str(ROUNDS)],
+        [sys.executable, crashing.__file__, str(rounds), kind],
         capture_output=True,
         text=True,
-        timeout=50 + 5 * ROUNDS,
+        timeout=50 + 5 * rounds,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{ROUNDS} rounds")
+    assert done.stdout.startswith(f"{rounds} rounds")
 
 
 SYNC = ("fsync", "fdatasync")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import email
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,11 @@ from legacy_email_proxy.contracts import (
 )
 from legacy_email_proxy_plugins.spool import delivery as delivery_module
 from legacy_email_proxy_plugins.spool.delivery import Delivery
+from spool import support
 from spool.support import (
     CONTENT,
     SENDER,
+    SQLITE,
     Backend,
     bodies,
     listed,
@@ -38,6 +39,8 @@ from spool.support import (
     until_states,
     until_tries,
 )
+
+pytestmark = pytest.mark.usefixtures("store")
 
 LARGE = b"Subject: large\r\n\r\n" + b"0123456789abcde\r\n" * 10_000
 
@@ -355,9 +358,7 @@ async def test_thousands_wait_for_a_backend_without_a_storm_and_go_in_order(tmp_
     count, connections, down = 5000, 10, True
     async with spooling(Backend(), tmp_path):
         pass
-    with sqlite3.connect(tmp_path / "spool.db") as database:
-        _fill(database, count)
-    database.close()
+    _fill(tmp_path, count)
 
     def sender(_: str) -> None:
         if down:
@@ -388,43 +389,58 @@ async def test_thousands_wait_for_a_backend_without_a_storm_and_go_in_order(tmp_
     assert all(abs(place - number) <= 3 * connections for place, number in enumerate(first, before + 31))
 
 
-def _fill(database: sqlite3.Connection, count: int) -> None:
-    for number in range(count):
-        database.execute(
-            "INSERT INTO message (account, state, received, since, due, client, reverse_path, parameters, octets)"
-            " VALUES ('', 'queued', 1, 1, ?, '[\"\", \"\", \"\", \"\", 0]', ?, '{}', 3)",
-            (number, f"{number}@example.test"),
-        )
-    database.execute(
-        "INSERT INTO recipient (message, number, forward_path, parameters)"
-        " SELECT number, 0, 'x@example.test', '{}' FROM message"
+def _fill(state_dir: Path, count: int) -> None:
+    columns, values = support.store.message_columns
+    support.store.execute(
+        state_dir,
+        "INSERT INTO message (number, account, state, received, since, due, client, reverse_path, parameters,"
+        f" octets{columns}) VALUES (?, '', 'queued', 1, 1, ?, '[\"\", \"\", \"\", \"\", 0]', ?, '{{}}', 3{values})",
+        *[(number + 1, number, f"{number}@example.test") for number in range(count)],
     )
-    database.execute("INSERT INTO content SELECT number, x'610d0a' FROM message")
+    support.store.execute(
+        state_dir,
+        "INSERT INTO recipient (message, number, forward_path, parameters)"
+        " SELECT number, 0, 'x@example.test', '{}' FROM message",
+    )
+    support.store.execute(state_dir, "INSERT INTO content SELECT number, x'610d0a' FROM message")
 
 
-DAMAGE: dict[str, Callable[[sqlite3.Connection], Any]] = {
-    "client": lambda database: database.execute("UPDATE message SET client = 'x' WHERE number = 1"),
-    "parameters": lambda database: database.execute("UPDATE message SET parameters = '[]' WHERE number = 1"),
-    "state of a recipient": lambda database: database.execute("UPDATE recipient SET fate = 'lost' WHERE message = 1"),
-    "no recipient": lambda database: database.execute("DELETE FROM recipient WHERE message = 1"),
-    "no content": lambda database: database.execute("DELETE FROM content WHERE message = 1"),
-    "content cut": lambda database: database.execute("UPDATE content SET octets = x'61' WHERE message = 1"),
-    "text for content": lambda database: database.execute("UPDATE content SET octets = 'text' WHERE message = 1"),
-    "foreign body": lambda database: database.execute("UPDATE message SET body = '../../etc/passwd' WHERE number = 1"),
-    "no body": lambda database: database.execute(f"UPDATE message SET body = '{'0' * 32}' WHERE number = 1"),
-    "blob for a path": lambda database: database.execute("UPDATE message SET reverse_path = x'ff' WHERE number = 1"),
-    "no UTF-8": lambda database: database.execute("UPDATE message SET reason = CAST(x'ff' AS TEXT) WHERE number = 1"),
+DAMAGE = {
+    "client": "UPDATE message SET client = 'x' WHERE number = 1",
+    "parameters": "UPDATE message SET parameters = '[]' WHERE number = 1",
+    "state of a recipient": "UPDATE recipient SET fate = 'lost' WHERE message = 1",
+    "no recipient": "DELETE FROM recipient WHERE message = 1",
+    "no content": "DELETE FROM content WHERE message = 1",
+    "content cut": "UPDATE content SET octets = x'61' WHERE message = 1",
+    "foreign body": "UPDATE message SET body = '../../etc/passwd' WHERE number = 1",
+    "no body": f"UPDATE message SET body = '{'0' * 32}' WHERE number = 1",
+}
+# What PostgreSQL has types against.
+LOOSE_DAMAGE = {
+    "text for content": "UPDATE content SET octets = 'text' WHERE message = 1",
+    "blob for a path": "UPDATE message SET reverse_path = x'ff' WHERE number = 1",
+    "no UTF-8": "UPDATE message SET reason = CAST(x'ff' AS TEXT) WHERE number = 1",
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 async def test_what_can_not_be_read_stops_nobody(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    await _damaged(tmp_path, DAMAGE[damage], caplog)
+
+
+@SQLITE
+@pytest.mark.parametrize("damage", LOOSE_DAMAGE)
+async def test_what_has_the_wrong_type_stops_nobody(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await _damaged(tmp_path, LOOSE_DAMAGE[damage], caplog)
+
+
+async def _damaged(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     async with spooling(Backend(before_dot=lambda _: anyio.sleep_forever()), tmp_path) as spool:
         await send(spool, reverse_path="one@example.test")
         await send(spool, reverse_path="two@example.test")
-    with sqlite3.connect(tmp_path / "spool.db") as database:
-        DAMAGE[damage](database)
-    database.close()
+    support.store.execute(tmp_path, damage)
     backend = Backend()
     async with spooling(backend, tmp_path) as spool:
         await until(lambda: backend.delivered)
@@ -437,6 +453,7 @@ async def test_what_can_not_be_read_stops_nobody(tmp_path: Path, damage: str, ca
         await until_states(spool)
 
 
+@SQLITE
 async def test_a_file_with_broken_pages_is_kept_and_a_new_one_begun(tmp_path: Path) -> None:
     async with spooling(Backend(before_dot=lambda _: anyio.sleep_forever()), tmp_path) as spool:
         await send(spool)
@@ -453,6 +470,7 @@ async def test_a_file_with_broken_pages_is_kept_and_a_new_one_begun(tmp_path: Pa
     assert len(unreadable(tmp_path)) == 1
 
 
+@SQLITE
 @pytest.mark.parametrize("content", [b"no database at all" * 1000, b"", b"SQLite format 3\0" + b"\xff" * 8000])
 async def test_an_unreadable_file_is_kept_and_a_new_one_begun(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
@@ -472,6 +490,7 @@ def unreadable(folder: Path) -> list[Path]:
     return sorted(folder.glob("spool.db.unreadable-*"))
 
 
+@SQLITE
 async def test_a_later_version_is_left_alone(tmp_path: Path) -> None:
     async with spooling(Backend(), tmp_path):
         pass
@@ -483,6 +502,7 @@ async def test_a_later_version_is_left_alone(tmp_path: Path) -> None:
             pass
 
 
+@SQLITE
 async def test_a_truncated_body_is_set_aside_and_foreign_files_are_left(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -19,7 +19,9 @@ from legacy_email_proxy_plugins.spool import bodies as bodies_module
 from legacy_email_proxy_plugins.spool import delivery as delivery_module
 from legacy_email_proxy_plugins.spool import writer as writer_module
 from legacy_email_proxy_plugins.spool.spool import Spool
-from spool.support import CONTENT, SENDER, Backend, bodies, listed, operate, send, spool_to, spooling, until
+from spool.support import CONTENT, SENDER, SQLITE, Backend, bodies, listed, operate, send, spool_to, spooling, until
+
+pytestmark = pytest.mark.usefixtures("store")
 
 LARGE = b"Subject: large\r\n\r\n" + b"0123456789abcde\r\n" * 200_000
 
@@ -66,6 +68,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 ERRORS = [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE]
 
 
+@SQLITE
 @pytest.mark.parametrize("name", ["open", "write", "fsync"])
 @pytest.mark.parametrize("number", ERRORS, ids=errno.errorcode.get)
 async def test_an_error_in_a_file_is_no_250(
@@ -86,6 +89,7 @@ async def test_an_error_in_a_file_is_no_250(
         await until(lambda: backend.contents == [CONTENT])
 
 
+@SQLITE
 async def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = Backend()
     async with spooling(backend, tmp_path) as spool:
@@ -114,6 +118,7 @@ class _Broken:
         return broken
 
 
+@SQLITE
 @pytest.mark.parametrize(
     ("code", "expected"),
     [(sqlite3.SQLITE_FULL, 452), (sqlite3.SQLITE_IOERR_FSYNC, 451), (sqlite3.SQLITE_READONLY, 451)],
@@ -125,7 +130,7 @@ async def test_an_error_of_the_database_is_no_250(
     backend = Backend()
     async with spooling(backend, tmp_path) as spool:
 
-        def failing(connection: Any, jobs: Any, bulk: Any) -> None:
+        def failing(connection: Any, jobs: Any, bulk: Any, begin: str) -> None:
             error = sqlite3.OperationalError("as the test wants it")
             error.sqlite_errorcode = code
             raise error
@@ -161,6 +166,7 @@ async def test_a_record_that_fails_takes_no_neighbour_along(tmp_path: Path) -> N
         await until(lambda: len(backend.delivered) == 19)
 
 
+@SQLITE
 async def test_refused_at_mail_while_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     space = {"free": 3 * 65536 // 2 - 4096}
     usage = namedtuple("usage", "f_bavail f_frsize")
@@ -185,6 +191,7 @@ async def test_refused_at_mail_while_too_much_waits(tmp_path: Path) -> None:
         await send(spool)
 
 
+@SQLITE
 async def test_a_second_service_refuses_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with spooling(stuck(), tmp_path) as first:
         await send(first)
@@ -202,6 +209,7 @@ async def test_a_second_service_refuses_to_start(tmp_path: Path, monkeypatch: py
         pass
 
 
+@SQLITE
 @pytest.mark.parametrize(
     ("variables", "line"),
     [
@@ -209,6 +217,7 @@ async def test_a_second_service_refuses_to_start(tmp_path: Path, monkeypatch: py
         ({"SPOOL_RETRY_SECONDS": "0"}, "SPOOL_RETRY_SECONDS: numbers"),
         ({"SPOOL_URL": "mysql://x"}, "SPOOL_URL: write sqlite:///"),
         ({"SPOOL_URL": "sqlite:///"}, "SPOOL_URL: write sqlite:///"),
+        ({"SPOOL_URL": "postgresql://user:pass%zzword@host/mail"}, "SPOOL_URL: that is no URL of a PostgreSQL"),
         ({"SPOOL_NOTIFY": "postmaster"}, "SPOOL_POSTMASTER: not set"),
         ({"SPOOL_POSTMASTER": "nobody"}, "SPOOL_POSTMASTER: that is no address"),
         ({"SPOOL_RELAY": "spool"}, "SPOOL_RELAY: the spool can not hand on to itself"),
@@ -220,6 +229,7 @@ def test_settings_that_can_not_work(tmp_path: Path, variables: dict[str, str], l
     assert any(each.startswith(line) for each in caught.value.lines)
 
 
+@SQLITE
 @pytest.mark.parametrize("slashes", ["", "/"])
 async def test_a_url_is_never_relative(tmp_path: Path, slashes: str) -> None:
     url = f"sqlite:///{slashes}{str(tmp_path / 'here' / 'mail.db').lstrip('/')}"
@@ -228,6 +238,7 @@ async def test_a_url_is_never_relative(tmp_path: Path, slashes: str) -> None:
         assert (tmp_path / "here" / "mail.db").stat().st_mode & 0o777 == 0o600
 
 
+@SQLITE
 async def test_a_folder_that_can_not_be_used_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     spool = spool_to(Backend(), tmp_path, SPOOL_URL=f"sqlite:///{tmp_path}/file/spool.db")

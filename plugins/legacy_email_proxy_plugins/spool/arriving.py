@@ -1,22 +1,52 @@
-"""A message on its way into the SQLite store: small ones gather in memory, larger ones go to a file as they come."""
+"""A message on its way into a store: small ones gather in memory, larger ones are written to disk as they come."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from typing import Protocol
 
 from ..threads import Threads
-from .bodies import Bodies, BodyFile
 from .message import SpooledMessage, Submission
+from .store import Interrupted
 
-__all__ = ("INLINE_OCTETS", "Arriving", "Put")
+__all__ = ("INLINE_OCTETS", "Arriving", "Bodies", "Body", "Put")
 
 Put = Callable[[Submission, bytes | None, str | None, int], Awaitable[SpooledMessage]]
 """Writes the record: of the envelope, the content or the name of its body, and its octets."""
 
 INLINE_OCTETS = 64 * 1024
-"""Larger contents get a file. In the database every octet would be written twice: to the log, then to the table."""
+"""Larger contents get a body of their own. In SQLite's file every octet is written twice, to the log and the table."""
 
-_WRITE_OCTETS = 1024 * 1024
+
+class Body(Protocol):
+    """A body that is being written. Everything blocks."""
+
+    name: str
+
+    def write(self, pieces: Sequence[bytes]) -> None:
+        """Append ``pieces``."""
+
+    def finish(self, pieces: Sequence[bytes]) -> None:
+        """Append ``pieces``; it is durable at the latest when a record that names it is."""
+
+    def discard(self) -> None:
+        """Remove it."""
+
+
+class Bodies(Protocol):
+    """Where a store keeps the bodies that are too large for a record. The record is what counts."""
+
+    write_octets: int
+    """So many are gathered before they are written."""
+
+    def create(self) -> Body:
+        """A new body; nothing is written yet."""
+
+    def read(self, name: str, octets: int) -> AsyncGenerator[bytes, None]:
+        """Its octets. Raises :class:`Unreadable` when they aren't all there, or are more."""
+
+    def remove(self, names: Collection[str]) -> None:
+        """Remove those of messages that are done."""
 
 
 class Arriving:
@@ -26,7 +56,7 @@ class Arriving:
         self._put = put
         self._bodies = bodies
         self._threads = threads
-        self._body: BodyFile | None = None
+        self._body: Body | None = None
         self._pieces: list[bytes] = []
         self._held = 0
         self._octets = 0
@@ -36,7 +66,7 @@ class Arriving:
         self._pieces.append(piece)
         self._held += len(piece)
         self._octets += len(piece)
-        if self._held >= (_WRITE_OCTETS if self._body else INLINE_OCTETS):
+        if self._held >= (self._bodies.write_octets if self._body else INLINE_OCTETS):
             if self._body is None:
                 self._body = self._bodies.create()
             pieces, self._pieces, self._held = self._pieces, [], 0
@@ -50,8 +80,10 @@ class Arriving:
         body, self._body = self._body, None
         try:
             return await self._put(submission, None, body.name, self._octets)
+        except Interrupted:
+            # The record may be there, and needs it; so it may when this was cancelled.
+            raise
         except Exception:
-            # Not committed, that is certain. When cancelled it is not: then the record may be there, and needs it.
             self._body = body
             raise
 

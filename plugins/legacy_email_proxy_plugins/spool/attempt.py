@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 
 import anyio
 
-from legacy_email_proxy.contracts import Failure, PipeliningTransaction, Receipt, Refused, Relay, Transaction
+from legacy_email_proxy.contracts import Failure, Receipt, Refused, Relay, add_recipients
 from legacy_email_proxy.contracts import Recipient as Addressed
 
 from .message import Recipient, SpooledMessage
@@ -89,7 +89,11 @@ async def _transact(relay: Relay, message: SpooledMessage, content: _Content, ma
     # The size is known by now, so that a backend can refuse what is too big before it is sent (RFC 1870).
     parameters = {**message.parameters, "SIZE": str(message.octets)}
     async with relay.transaction(message.client, message.reverse_path, parameters) as transaction:
-        accepted = await _recipients(transaction, message.waiting, made)
+        waiting = message.waiting
+        group = [Addressed(each.forward_path, each.parameters) for each in waiting]
+        verdicts = list(zip(waiting, await add_recipients(transaction, group, content_follows=True), strict=True))
+        made.refused += [(each, verdict) for each, verdict in verdicts if verdict is not None]
+        accepted = [each for each, verdict in verdicts if verdict is None]
         if not accepted:
             return
         receipt = await transaction.send(content)
@@ -101,23 +105,3 @@ async def _transact(relay: Relay, message: SpooledMessage, content: _Content, ma
             raise Failure("the relay plugin returned before it had read the whole message")
         made.delivered = accepted
         made.detail = receipt.detail
-
-
-async def _recipients(transaction: Transaction, waiting: Sequence[Recipient], made: Attempt) -> list[Recipient]:
-    together: PipeliningTransaction | None = transaction if hasattr(transaction, "add_recipients") else None  # type: ignore[assignment]
-    verdicts: Sequence[Refused | None]
-    if together is not None:
-        group = [Addressed(each.forward_path, each.parameters) for each in waiting]
-        verdicts = await together.add_recipients(group, content_follows=True)
-    else:
-        verdicts = [await _one(transaction, each) for each in waiting]
-    made.refused += [(each, verdict) for each, verdict in zip(waiting, verdicts, strict=True) if verdict is not None]
-    return [each for each, verdict in zip(waiting, verdicts, strict=True) if verdict is None]
-
-
-async def _one(transaction: Transaction, recipient: Recipient) -> Refused | None:
-    try:
-        await transaction.add_recipient(recipient.forward_path, recipient.parameters)
-    except Refused as verdict:
-        return verdict
-    return None

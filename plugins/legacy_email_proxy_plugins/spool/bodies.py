@@ -1,7 +1,7 @@
 """Bodies that are too large for a database row: each is a file of its own, written and synced before its record is.
 
 The record is what counts. A file that no record names is what a crash left behind: of a message whose device never read
-250, or of one that is done. Everything here blocks, but for :meth:`Bodies.read`.
+250, or of one that is done. Everything here blocks, but for :meth:`BodyFiles.read`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from ..threads import Threads
 from .store import Unreadable
 
-__all__ = ("Bodies", "BodyFile", "sync_directory")
+__all__ = ("BodyFile", "BodyFiles", "sync_directory")
 
 _NAME = re.compile(r"[0-9a-f]{32}")
 _BLOCK_OCTETS = 1024 * 1024
@@ -85,8 +85,10 @@ class BodyFile:
             self._path.unlink(missing_ok=True)
 
 
-class Bodies:
+class BodyFiles:
     """The folder beside the database."""
+
+    write_octets = _BLOCK_OCTETS
 
     def __init__(self, folder: Path, threads: Threads) -> None:
         self.folder = folder

@@ -8,7 +8,6 @@ import asyncio
 import logging
 import math
 import random
-import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -21,10 +20,10 @@ from .options import Options
 from .schedule import Gate, retry_after
 from .store import Store, Unreadable
 
-__all__ = ("Delivery", "steady_clock")
+__all__ = ("Delivery",)
 
 _AHEAD = 3
-"""Messages that are on their way for each connection: one is delivered, the others are read and written down."""
+"""Messages out of the store for each connection: one is delivered, the others are read and written down."""
 
 _OFFERED = 500
 _OFFERED_OCTETS = 4 * 1024 * 1024
@@ -33,12 +32,6 @@ _OFFERED_OCTETS = 4 * 1024 * 1024
 _TROUBLE_SECONDS = 5.0
 _LONGEST_SLEEP = 60.0
 _RECORD_SECONDS = 1.0
-
-
-def steady_clock() -> Callable[[], float]:
-    """Seconds since 1970, by a clock that does not jump: one that is set back a day would let everything wait."""
-    offset = time.time() - time.monotonic()
-    return lambda: time.monotonic() + offset
 
 
 class Delivery:
@@ -115,6 +108,8 @@ class Delivery:
             self._successor.offer(message)
         elif self._behind or self._gate.closed or self._stopping or full:
             self._behind = True
+            if message.number not in self._under_way:  # else it was leased meanwhile
+                self._store.give_back(message.number)
             self._wake.set()
         else:
             self._begin(message)
@@ -146,11 +141,15 @@ class Delivery:
             self._busy[number].cancel()
 
     async def _run(self) -> None:
+        said = False
         while True:
             try:
                 await self._turn()
+                said = False
             except Exception as error:
-                self._logger.error("the spool can not be read: %s", error, exc_info=_unexpected(error))
+                if not said:
+                    self._logger.error("the spool can not be read: %s", error, exc_info=_unexpected(error))
+                said = isinstance(error, Failure)
                 await asyncio.sleep(_TROUBLE_SECONDS)
 
     async def _turn(self) -> None:
@@ -211,7 +210,7 @@ class Delivery:
         except Exception as error:
             # Of our own making; the message must neither be lost nor tried in a circle.
             self._logger.error("message %d: %s", message.number, error, exc_info=_unexpected(error))
-            outcome = self._later(message, message.waiting, error, orderly=False)
+            outcome = self._later(message, message.waiting, error, orderly=isinstance(error, Failure))
         if outcome is None:
             # The turn of what is due comes in its order, and this one's with it.
             self._behind = True

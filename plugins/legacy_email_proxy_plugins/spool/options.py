@@ -58,4 +58,3 @@ class Options:
             # Many providers let an account write in its own name only.
             daemon=settings["SMTP_SENDER"] or postmaster or (user if user and "@" in user else None),
         )
-

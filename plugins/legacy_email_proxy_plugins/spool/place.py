@@ -5,46 +5,85 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from legacy_email_proxy.contracts import Context, SettingsMistake
+from legacy_email_proxy.contracts import Context, Secret, SettingsMistake
 
+from .relational import LOOK_AT
 from .sqlite import SQLiteStore
 from .store import Store
 
 __all__ = ("Place",)
 
-_SCHEME = "sqlite:///"
+_SQLITE = "sqlite:///"
+_POSTGRESQL = ("postgresql://", "postgres://")
 _USUAL = "spool.db"
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A file. Two that are equal are one spool."""
+    """A file, or a database. Two that are equal are one spool."""
 
-    path: Path
-    socket: Path
+    name: str
+    """For the log, without a password."""
+    state_dir: Path
+    path: Path | None = None
+    """Of the file."""
+    socket: Path | None = None
+    """Where the process is reached that has it open; a database has one for everybody, and needs none."""
+    url: Secret | None = field(default=None, repr=False)
+    """Of the database."""
 
     @classmethod
     def from_context(cls, context: Context) -> Place:
         """Raises :class:`SettingsMistake` for another kind of URL."""
         folder: Path = context.settings["STATE_DIR"]
-        url: str | None = context.settings["SPOOL_URL"]
+        secret: Secret | None = context.settings[LOOK_AT]
+        url = None if secret is None else secret.reveal()
+        if url is not None and url.startswith(_POSTGRESQL):
+            return cls(_server_name(url), folder, url=secret)
         usual = folder / _USUAL
         path = usual if url is None else _path(url)
         # The socket is not beside the file: not every file system that can hold mail can hold a socket.
         mark = "" if path == usual else f".{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"
-        return cls(path, folder / f"spool{mark}.sock")
+        return cls(str(path), folder, path=path, socket=folder / f"spool{mark}.sock")
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is something to open; a file that is missing will be made."""
+        return self.path is None or self.path.exists()
 
     def store(self, logger: logging.Logger) -> Store:
         """Its store, not opened."""
-        return SQLiteStore(self.path, logger)
+        if self.path is not None:
+            return SQLiteStore(self.path, logger)
+        from .postgres import PostgresStore
+
+        assert self.url is not None  # noqa: S101 (for the type checker)
+        return PostgresStore(self.url.reveal(), self.state_dir, logger)
+
+
+def _server_name(url: str) -> str:
+    """The driver is only looked for where it is needed."""
+    try:
+        from .link import conninfo, server_name
+    except ImportError as error:
+        raise SettingsMistake(
+            f"{LOOK_AT}: PostgreSQL needs a driver; pip install 'legacy-email-proxy[postgres]' ({error})"
+        ) from None
+    try:
+        return server_name(conninfo(url))
+    except ValueError as error:
+        raise SettingsMistake(f"{LOOK_AT}: {error}; write postgresql://user:password@host/database") from None
 
 
 def _path(url: str) -> Path:
-    path = url.removeprefix(_SCHEME).lstrip("/")
-    if not url.startswith(_SCHEME) or not path:
-        raise SettingsMistake(f"SPOOL_URL: write {_SCHEME} and the path of a file, like {_SCHEME}srv/mail/spool.db")
+    path = url.removeprefix(_SQLITE).lstrip("/")
+    if not url.startswith(_SQLITE) or not path:
+        raise SettingsMistake(
+            f"{LOOK_AT}: write {_SQLITE} and the path of a file, like {_SQLITE}srv/mail/spool.db,"
+            " or postgresql://user:password@host/database"
+        )
     # Never relative to wherever the service was started from: it would lose sight of its mail.
     return Path(os.path.normpath(Path("/") / path))

@@ -28,8 +28,8 @@ from .delivery import Delivery
 from .message import Submission
 from .options import Options
 from .place import Place
+from .relational import LOOK_AT
 from .spool import Spool
-from .sqlite import LOOK_AT
 from .store import Room
 
 __all__ = ("SpoolRelay",)
@@ -55,7 +55,7 @@ class SpoolRelay:
     @property
     def queue_name(self) -> str:
         """See :attr:`contracts.Queue.queue_name`."""
-        return str(self._spool.place.path)
+        return self._spool.place.name
 
     async def start(self) -> None:
         """See :meth:`contracts.StartingRelay.start`: take possession of the store, and deliver what waits in it."""
@@ -90,37 +90,37 @@ class SpoolRelay:
 
     async def probe(self) -> Sequence[Finding]:
         """See :meth:`contracts.Relay.probe`: the next relay, and how many messages wait."""
-        return [await self._finding(), *await self._next.probe()]
+        return [*await self._findings(), *await self._next.probe()]
 
-    async def _finding(self) -> Finding:
-        path = self._spool.place.path
-        if not path.exists():
-            return Finding(Level.GOOD, f"spool {path}: does not exist yet and will be made")
+    async def _findings(self) -> list[Finding]:
+        name = f"spool {self._spool.place.name}"
+        if not self._spool.place.exists:
+            return [Finding(Level.GOOD, f"{name}: does not exist yet and will be made")]
         try:
             items = [item async for item in self.administer("list", ()) if isinstance(item, Mapping)]
         except Exception as error:
-            return Finding(Level.BAD, f"spool {path}: {error}")
+            return [Finding(Level.BAD, f"{name}: {error}")]
         states = [item["state"] for item in items if item["account"] == self._account]
-        text = f"spool {path}: {len(states)} messages"
+        found = Finding(Level.GOOD, f"{name}: {len(states)} messages")
         stuck = sum(state in ("dead", "set aside") for state in states)
         if stuck:
-            return Finding(
-                Level.WARNING, f"{text}, {stuck} of them given up", "look with `legacy-email-proxy spool list`"
-            )
-        return Finding(Level.GOOD, text)
+            advice = "look with `legacy-email-proxy spool list`"
+            found = Finding(Level.WARNING, f"{found.text}, {stuck} of them given up", advice)
+        return [found, *(Finding(Level.WARNING, f"{name}: {warning}") for warning in self._spool.warnings)]
 
     async def administer(
         self, action: QueueAction, numbers: Sequence[int]
     ) -> AsyncGenerator[Mapping[str, Any] | bytes, None]:
-        """See :meth:`contracts.Queue.administer`: by the service that runs, or, where none does, by ourselves."""
-        if self._delivery is None:
+        """See :meth:`contracts.Queue.administer`: by the service that runs, or, where none has to, by ourselves."""
+        socket = self._spool.place.socket
+        if self._delivery is None and socket is not None:
             try:
-                async for answer in ask(self._spool.place.socket, action, numbers):
+                async for answer in ask(socket, action, numbers):
                     yield answer
                 return
             except (FileNotFoundError, ConnectionRefusedError):
                 pass
-        # Opening takes the lock that a service holds: one that runs without answering is never disturbed.
+        # Opening a file takes the lock that a service holds: one that runs without answering is never disturbed.
         async with self._spool.opened() as workbench:
             async for answer in workbench.do(action, numbers):
                 yield answer

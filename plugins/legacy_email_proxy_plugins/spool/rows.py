@@ -12,10 +12,13 @@ from legacy_email_proxy.contracts import Client
 
 from .message import Fate, Recipient, SpooledMessage, State, Submission, Verdict
 from .store import Unreadable
+from .writer import Connection
 
 __all__ = (
+    "APPLY",
     "BATCH",
     "COLUMNS",
+    "LISTED",
     "Row",
     "apply",
     "delete",
@@ -58,16 +61,18 @@ CREATE TEMP TRIGGER apply INSTEAD OF INSERT ON batch BEGIN
     DELETE FROM content WHERE message IN (SELECT value FROM json_each(NEW.removed));
 END;
 """  # noqa: S608
-_APPLY = "INSERT INTO batch VALUES (?, ?, ?, ?, ?)"
+APPLY = "INSERT INTO batch VALUES (?, ?, ?, ?, ?)"
 
-_SELECT_RECORDS = f"SELECT {COLUMNS}, NULL FROM message WHERE number IN (SELECT value FROM json_each(?))"  # noqa: S608
+LISTED = "IN (SELECT value FROM json_each(?))"
+
+_SELECT_RECORDS = f"SELECT {COLUMNS}, NULL FROM message WHERE number {LISTED}"  # noqa: S608
 _SELECT_MESSAGES = (
     f"SELECT {COLUMNS}, inline.octets FROM message LEFT JOIN content AS inline"  # noqa: S608
-    " ON inline.message = message.number WHERE number IN (SELECT value FROM json_each(?))"
+    f" ON inline.message = message.number WHERE number {LISTED}"
 )
 _SELECT_RECIPIENTS = (
-    "SELECT message, number, forward_path, parameters, fate, verdict FROM recipient"
-    " WHERE message IN (SELECT value FROM json_each(?)) ORDER BY message, number"
+    "SELECT message, number, forward_path, parameters, fate, verdict FROM recipient"  # noqa: S608
+    f" WHERE message {LISTED} ORDER BY message, number"
 )
 
 
@@ -83,7 +88,7 @@ class Row:
     notice: bool = False
 
 
-def apply(connection: sqlite3.Connection, added: Sequence[Row], removed: Sequence[int]) -> None:
+def apply(connection: Connection, added: Sequence[Row], removed: Sequence[int]) -> None:
     """Write messages, and remove others with all that belongs to them, in one statement.
 
     Raises ``ValueError`` for text that UTF-8 can't hold.
@@ -107,7 +112,7 @@ def apply(connection: sqlite3.Connection, added: Sequence[Row], removed: Sequenc
             start += len(row.content)
     octets = b"".join([row.content for row in added if row.content is not None])
     given_rows = (json.dumps(messages), json.dumps(recipients), json.dumps(contents), octets, json.dumps(removed))
-    connection.execute(_APPLY, given_rows)
+    connection.execute(APPLY, given_rows)
 
 
 def spooled(row: Row) -> SpooledMessage:
@@ -123,7 +128,7 @@ def spooled(row: Row) -> SpooledMessage:
     )  # fmt: skip
 
 
-def delete(connection: sqlite3.Connection, number: int) -> tuple[int, str | None] | None:
+def delete(connection: Connection, number: int) -> tuple[int, str | None] | None:
     """Remove a message; returns its octets and its body's name, ``None`` when there is no such message."""
     row: tuple[int, str | None] | None = connection.execute(
         "SELECT octets, body FROM message WHERE number = ?", (number,)
@@ -132,7 +137,7 @@ def delete(connection: sqlite3.Connection, number: int) -> tuple[int, str | None
     return row
 
 
-def update_recipients(connection: sqlite3.Connection, message: int, changed: Iterable[Recipient]) -> None:
+def update_recipients(connection: Connection, message: int, changed: Iterable[Recipient]) -> None:
     """Write down fates and verdicts."""
     connection.executemany(
         "UPDATE recipient SET fate = ?, verdict = ? WHERE message = ? AND number = ?",
@@ -140,7 +145,7 @@ def update_recipients(connection: sqlite3.Connection, message: int, changed: Ite
     )
 
 
-def settle(connection: sqlite3.Connection, number: int, now: float) -> tuple[int, str | None] | None:
+def settle(connection: Connection, number: int, now: float) -> tuple[int, str | None] | None:
     """See whether a message is done with, now that some recipients' fates have changed.
 
     Nobody waits and nobody has to be told any more: it is removed, and this returns what :func:`delete` does; unless
@@ -155,7 +160,7 @@ def settle(connection: sqlite3.Connection, number: int, now: float) -> tuple[int
     return delete(connection, number)
 
 
-def settle_notice(connection: sqlite3.Connection, number: int, now: float) -> list[tuple[int, str | None]]:
+def settle_notice(connection: Connection, number: int, now: float) -> list[tuple[int, str | None]]:
     """If this was a notification: those whom it is about are notified once anybody has it, and dead if nobody will."""
     fates = {fate for (fate,) in connection.execute("SELECT fate FROM recipient WHERE message = ?", (number,))}
     if Fate.DELIVERED.value in fates:
@@ -171,7 +176,7 @@ def settle_notice(connection: sqlite3.Connection, number: int, now: float) -> li
     return [gone for (original,) in about if (gone := settle(connection, original, now))]
 
 
-def fetch(connection: sqlite3.Connection, number: int, *, with_content: bool = False) -> SpooledMessage | None:
+def fetch(connection: Connection, number: int, *, with_content: bool = False) -> SpooledMessage | None:
     """One message. Raises :class:`Unreadable`."""
     found = _fetched(connection, [number], with_content=with_content).get(number)
     if isinstance(found, Unreadable):
@@ -179,7 +184,7 @@ def fetch(connection: sqlite3.Connection, number: int, *, with_content: bool = F
     return found
 
 
-def fetch_all(connection: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, SpooledMessage | Unreadable]:
+def fetch_all(connection: Connection, numbers: Sequence[int]) -> dict[int, SpooledMessage | Unreadable]:
     """Those that there are, with their contents if they are small; or why one can not be read."""
     found = _fetched(connection, numbers, with_content=True)
     if len(found) < len(numbers):
@@ -190,7 +195,7 @@ def fetch_all(connection: sqlite3.Connection, numbers: Sequence[int]) -> dict[in
 
 
 def _fetched(
-    connection: sqlite3.Connection, numbers: Sequence[int], *, with_content: bool
+    connection: Connection, numbers: Sequence[int], *, with_content: bool
 ) -> dict[int, SpooledMessage | Unreadable]:
     listed = json.dumps(numbers)
     try:

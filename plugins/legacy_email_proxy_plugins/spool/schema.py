@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import time
 from contextlib import suppress
 from pathlib import Path
 
+from legacy_email_proxy.contracts import Failure, StorageFull
+
 from .bodies import sync_directory
 from .rows import BATCH
+from .store import TooNewError
 
-__all__ = ("VERSION", "TooNewError", "connect", "is_damage", "set_aside")
+__all__ = ("VERSION", "connect", "is_damage", "set_aside", "storage_failure")
 
 VERSION = 1
 """Of the tables; kept in the file as ``user_version``."""
@@ -54,10 +58,6 @@ _WAL_PAGES = 4000
 """How far the write-ahead log grows before it is worked in: some 16 MiB, so that this is not done all the time."""
 
 
-class TooNewError(Exception):
-    """The file was written by a later version of this program."""
-
-
 def connect(path: Path) -> sqlite3.Connection:
     """Open the file, or make it. Raises ``OSError``, ``sqlite3.Error`` or :class:`TooNewError`."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -83,6 +83,18 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def storage_failure(error: BaseException, look_at: str) -> BaseException:
+    """What an error of SQLite or of the system means for the device."""
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        kind = StorageFull if code == sqlite3.SQLITE_FULL else Failure
+        return kind(f"the spool's database: {error}", look_at=look_at)
+    if isinstance(error, OSError):
+        kind = StorageFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else Failure
+        return kind(f"the spool: {error.strerror}: {error.filename or 'its file'}", look_at=look_at)
+    return error
 
 
 def is_damage(error: sqlite3.Error) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from typing import ClassVar
@@ -23,10 +23,10 @@ import anyio
 from legacy_email_proxy.contracts import Failure, Relay
 
 from .control import Control
-from .delivery import Delivery, steady_clock
+from .delivery import Delivery
 from .options import Options
 from .place import Place
-from .schedule import JITTER
+from .schedule import JITTER, steady_clock
 from .store import Store
 from .workbench import Workbench
 
@@ -55,6 +55,8 @@ class Spool:
         self._ending: dict[asyncio.Task[None], Delivery] = {}
         self._looking: asyncio.Task[None] | None = None
         self._told: dict[str, int] = {}
+        self.warnings: Sequence[str] = ()
+        """What an operator should know, as far as it was open until now."""
 
     @classmethod
     def at(cls, place: Place, logger: logging.Logger) -> Spool:
@@ -92,7 +94,7 @@ class Spool:
             try:
                 longest = max(options.retry_seconds) * (1 + JITTER)
                 messages = await self.store.adopt(account, due_before=self.clock() + longest)
-                if self._control is None:
+                if self._control is None and self.place.socket is not None:
                     workbench = Workbench(self.store, self.clock, self._wake)
                     self._control = Control(self.place.socket, workbench, self._logger)
                     await self._control.start()
@@ -107,7 +109,7 @@ class Spool:
             self._succeed(account)
             delivery.start()
             self._look_soon()
-            facts = {"spool": self.place.path, "messages": messages, **({"account": account} if account else {})}
+            facts = {"spool": self.place.name, "messages": messages, **({"account": account} if account else {})}
             logger.info("the spool is open", extra={"facts": facts})
             return delivery
 
@@ -170,7 +172,8 @@ class Spool:
         if self._store is None:
             store = self.place.store(self._logger)
             try:
-                await store.open()
+                await store.open(self._wake)
+                self.warnings = store.warnings
             except BaseException:
                 await _let_go(store)
                 raise
@@ -196,7 +199,7 @@ class Spool:
             for account, messages in (await self.store.accounts()).items():
                 if account not in self._deliveries and self._told.get(account) != messages:
                     self._told[account] = messages
-                    facts = {"account": account or "(none)", "messages": messages, "spool": self.place.path}
+                    facts = {"account": account or "(none)", "messages": messages, "spool": self.place.name}
                     words = "mail stays in the spool: there is no account of this name that delivers it"
                     self._logger.warning(words, extra={"facts": facts})
 

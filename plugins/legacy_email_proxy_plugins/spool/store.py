@@ -1,18 +1,28 @@
 """The contract of a store: where the spool is durable. Several kinds are possible; the rest of the spool knows none.
 
 Whatever is awaited here has, on return, been written to stable storage. Errors of the disk are raised as
-:class:`StorageFull` or :class:`Failure`; then nothing of the call has happened.
+:class:`StorageFull` or :class:`Failure`; then nothing of the call has happened, unless it is :class:`Interrupted`.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from legacy_email_proxy.contracts import Failure
+
 from .message import Outcome, SpooledMessage, State, Submission
 
-__all__ = ("Incoming", "Room", "Store", "Unreadable")
+__all__ = ("Incoming", "Interrupted", "Room", "Store", "TooNewError", "Unreadable")
+
+
+class Interrupted(Failure):
+    """The connection to the store broke, or there was none. What was being written may be there, or not."""
+
+
+class TooNewError(Exception):
+    """The tables were made by a later version of this program."""
 
 
 class Unreadable(Exception):
@@ -35,7 +45,7 @@ class Incoming(Protocol):
         """Take the next octets."""
 
     async def commit(self, submission: Submission) -> SpooledMessage:
-        """Store it, due at once. Only now somebody is responsible for it."""
+        """Store it, due at once, and leased. Only now somebody is responsible for it."""
 
     async def discard(self) -> None:
         """Forget it. Nothing happens after :meth:`commit` has been called."""
@@ -44,11 +54,20 @@ class Incoming(Protocol):
 class Store(Protocol):
     """One spool."""
 
-    async def open(self) -> None:
-        """Take possession. Raises :class:`SettingsMistake` when that can't be had, as when another process has it."""
+    version: int
+    """Of its tables, once it is open."""
+    warnings: Sequence[str]
+    """What an operator should know, once it is open."""
+
+    async def open(self, wake: Callable[[], None]) -> None:
+        """Take possession, or one's part of it where several processes may have it open.
+
+        ``wake`` is called when another process has made something due. Raises :class:`SettingsMistake` when it can't
+        be had, as when another process has it.
+        """
 
     async def adopt(self, account: str, *, due_before: float) -> int:
-        """An account's messages are taken out from now on; returns how many there are.
+        """An account's messages are taken out from now on; returns how many there are, as far as that is known.
 
         None of them is left due later than ``due_before``, which no clock that is right has written.
         """
@@ -62,6 +81,7 @@ class Store(Protocol):
     async def lease(self, account: str, now: float, limit: int, but: Collection[int]) -> list[SpooledMessage]:
         """Messages of an account to try now, in the order in which they fell due.
 
+        They are nobody else's until :meth:`record` or :meth:`give_back`, which has to come for each of them.
         Never one of ``but``: all that are on their way in this process, of whatever account. It is read when it is this
         call's turn, and what the call before has given is in it by then.
 

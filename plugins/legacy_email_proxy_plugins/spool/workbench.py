@@ -28,6 +28,10 @@ class Workbench:
         """See :meth:`contracts.Queue.administer`."""
         if action not in QUEUE_ACTIONS:
             raise Failure(f"the spool knows no {action!r}")
+        if action == "migrate":
+            # Opening has done it.
+            yield {"done": action, "version": self._store.version}
+            return
         for number in numbers if numbers or action != "list" else await self._store.numbers():
             if action == "export":
                 message = await self._message(number)

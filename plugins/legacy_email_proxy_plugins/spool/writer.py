@@ -1,24 +1,24 @@
-"""The one connection to the SQLite file, in the one thread that ever has it, with many callers' work in one commit.
+"""The one connection that writes records, in the one thread that ever has it, with many callers' work in one commit.
 
-One connection is a rule and not a habit: SQLite before 3.51.3 can lose commits when two connections of which one is
-checkpointing meet in WAL mode (the "WAL-reset bug"), and the Pythons that people have are linked with older ones.
+With SQLite, one connection is a rule and not a habit: before 3.51.3 it can lose commits when two connections of which
+one is checkpointing meet in WAL mode (the "WAL-reset bug"), and most Pythons are linked with older ones.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import queue
-import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from legacy_email_proxy.contracts import Failure, StorageFull
+from legacy_email_proxy.contracts import Failure
 
-__all__ = ("Bulk", "Writer", "storage_failure")
+from .store import Interrupted
+
+__all__ = ("Bulk", "Connection", "Writer")
 
 _BATCH = 256
 """Callers whose work is committed together, at most."""
@@ -27,35 +27,29 @@ _PATIENCE_SECONDS = 0.01
 """How long what nobody waits for may lie, so that it comes into a commit that is made anyhow."""
 
 _Result = TypeVar("_Result")
-Bulk = Callable[[sqlite3.Connection, list[Any]], Sequence[Any]]
+Connection = Any
+"""What a store works on: ``execute``, ``executemany``, ``in_transaction`` and ``close``, as :mod:`sqlite3` has them."""
+
+Bulk = Callable[[Connection, list[Any]], Sequence[Any]]
 
 
 @dataclass(slots=True)
 class _Job:
-    work: Callable[[sqlite3.Connection], Any] | None
+    work: Callable[[Connection], Any] | None
     argument: Any
     future: asyncio.Future[Any]
     result: Any = None
     error: BaseException | None = None
 
 
-def storage_failure(error: BaseException, look_at: str) -> BaseException:
-    """What an error of SQLite or of the system means for the device."""
-    if isinstance(error, sqlite3.Error):
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        kind = StorageFull if code == sqlite3.SQLITE_FULL else Failure
-        return kind(f"the spool's database: {error}", look_at=look_at)
-    if isinstance(error, OSError):
-        kind = StorageFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else Failure
-        return kind(f"the spool: {error.strerror}: {error.filename or 'its file'}", look_at=look_at)
-    return error
-
-
 class Writer:
     """Runs work on the connection. While one commit waits for the disk, the work for the next one gathers."""
 
-    def __init__(self, bulk: Bulk, look_at: str) -> None:
+    def __init__(self, bulk: Bulk, begin: str, failure: Callable[[BaseException], BaseException], look_at: str) -> None:
+        """``begin`` begins a transaction, ``failure`` tells what an error means for the device."""
         self._bulk = bulk
+        self._begin = begin
+        self._failure = failure
         self._look_at = look_at
         self._gathered: list[_Job] = []
         self._committing = self._hurry = False
@@ -65,7 +59,7 @@ class Writer:
         self._loop: asyncio.AbstractEventLoop
         self._closed = False
 
-    async def open(self, connect: Callable[[], sqlite3.Connection]) -> None:
+    async def open(self, connect: Callable[[], Connection]) -> None:
         """Start the thread, and in it the connection. Raises what ``connect`` raises."""
         self._loop = asyncio.get_running_loop()
         opened = _Job(None, None, self._loop.create_future())
@@ -74,13 +68,19 @@ class Writer:
         self._thread.start()
         await opened.future
 
-    async def run(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
+    async def run(self, work: Callable[[Connection], _Result]) -> _Result:
         """Do ``work`` in a transaction; on return it is committed, and on disk.
 
         ``work`` may be done again from the start when a neighbour in the commit has failed. When the waiting task is
-        cancelled, it goes on alone. Raises :class:`StorageFull` or :class:`Failure` when it was not done.
+        cancelled, it goes on alone. Raises :class:`StorageFull` or :class:`Failure` when it was not done, and
+        :class:`Interrupted` when nobody knows.
         """
         return cast(_Result, await self._done(work, None))
+
+    def begin(self, work: Callable[[Connection], object]) -> None:
+        """As :meth:`run`, behind what was asked for before; nobody waits, and nobody hears of a failure."""
+        if self._thread is not None and not self._closed:
+            self._done(work, None).add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def together(self, argument: Any, *, patient: bool = False) -> Any:
         """As :meth:`run`, for what many callers want at once: ``bulk`` gets a list of arguments, and gives the results.
@@ -93,7 +93,7 @@ class Writer:
         return await self._done(None, argument, patient=patient)
 
     def _done(
-        self, work: Callable[[sqlite3.Connection], Any] | None, argument: Any, *, patient: bool = False
+        self, work: Callable[[Connection], Any] | None, argument: Any, *, patient: bool = False
     ) -> asyncio.Future[Any]:
         if self._thread is None or self._closed:
             raise Failure("the spool is closed", look_at=self._look_at)
@@ -108,11 +108,11 @@ class Writer:
             return
         if self._hurry:
             # After all that this turn of the loop has still to do: some of it may be work for the same commit.
-            self._loop.call_soon(self._begin)
+            self._loop.call_soon(self._set_off)
         elif self._patience is None:
-            self._patience = self._loop.call_later(_PATIENCE_SECONDS, self._begin)
+            self._patience = self._loop.call_later(_PATIENCE_SECONDS, self._set_off)
 
-    def _begin(self) -> None:
+    def _set_off(self) -> None:
         """Commit what has gathered, unless a commit is under way: that one's end begins the next."""
         if self._committing or not self._gathered:
             return
@@ -134,8 +134,8 @@ class Writer:
         if self._thread is None or self._closed:
             return
         self._closed = True
-        while self._gathered or self._committing:
-            self._begin()
+        while self._thread.is_alive() and (self._gathered or self._committing):
+            self._set_off()
             await asyncio.sleep(0.005)
         self._jobs.put(None)
         while self._thread.is_alive():  # noqa: ASYNC110 (a thread sets no event of the loop when it has ended)
@@ -143,7 +143,7 @@ class Writer:
 
     # In the thread.
 
-    def _main(self, connect: Callable[[], sqlite3.Connection], opened: _Job) -> None:
+    def _main(self, connect: Callable[[], Connection], opened: _Job) -> None:
         try:
             connection = connect()
         except BaseException as error:
@@ -159,12 +159,15 @@ class Writer:
         finally:
             connection.close()
 
-    def _commit(self, connection: sqlite3.Connection, jobs: list[_Job]) -> None:
+    def _commit(self, connection: Connection, jobs: list[_Job]) -> None:
         try:
-            _transaction(connection, jobs, self._bulk)
+            _transaction(connection, jobs, self._bulk, self._begin)
         except Exception as error:
-            if len(jobs) == 1:
-                jobs[0].error = storage_failure(error, self._look_at)
+            failure = self._failure(error)
+            # What may have been done is not done again here: nobody but the callers know what that would mean.
+            if len(jobs) == 1 or isinstance(failure, Interrupted):
+                for job in jobs:
+                    job.error = failure
                 return
             # Which of them it was, nobody knows: each for itself, so that none suffers from another one's record.
             for job in jobs:
@@ -176,13 +179,13 @@ class Writer:
             self._loop.call_soon_threadsafe(function, jobs)
 
 
-def _transaction(connection: sqlite3.Connection, jobs: list[_Job], bulk: Bulk) -> None:
+def _transaction(connection: Connection, jobs: list[_Job], bulk: Bulk, begin: str) -> None:
     together = [job for job in jobs if job.work is None]
     if len(together) == len(jobs):
         # One statement is a transaction of its own.
         _do_together(connection, together, bulk)
         return
-    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(begin)
     try:
         if together:
             _do_together(connection, together, bulk)
@@ -197,7 +200,7 @@ def _transaction(connection: sqlite3.Connection, jobs: list[_Job], bulk: Bulk) -
         raise
 
 
-def _do_together(connection: sqlite3.Connection, jobs: list[_Job], bulk: Bulk) -> None:
+def _do_together(connection: Connection, jobs: list[_Job], bulk: Bulk) -> None:
     for job, result in zip(jobs, bulk(connection, [each.argument for each in jobs]), strict=True):
         job.result = result
 

@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
-from ..contracts import Client, Envelope, Filter, Finding, Parameters, Receipt, Recipient, Refused, Relay, Transaction
+from ..contracts import (
+    Client,
+    Envelope,
+    Filter,
+    Finding,
+    Parameters,
+    Receipt,
+    Recipient,
+    Refused,
+    Relay,
+    Transaction,
+    add_recipients,
+)
 from ..layer import RelayLayer
 from ..smtp.rewriting import Rewriting
-from .groups import asked, in_place
+from .groups import in_place
 
 __all__ = ("FilteredRelay",)
 
@@ -73,7 +85,7 @@ class _Filtered:
             else:
                 wanted.append(Recipient(path, recipient.parameters))
                 looked.append(wanted[-1])
-        verdicts = await asked(self._transaction, wanted, content_follows=content_follows)
+        verdicts = await add_recipients(self._transaction, wanted, content_follows=content_follows)
         self._accepted += [
             each.forward_path for each, verdict in zip(wanted, verdicts, strict=True) if verdict is None
         ]

@@ -6,33 +6,10 @@ They stay together, so that a device that pipelines waits once for all of them a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
-from ..contracts import Failure, PipeliningTransaction, Recipient, Refused, Transaction
+from ..contracts import Recipient, Refused
 
-__all__ = ("asked", "in_place")
-
-
-async def asked(
-    transaction: Transaction, recipients: Sequence[Recipient], *, content_follows: bool
-) -> Sequence[Refused | None]:
-    """What ``transaction`` says of each, also where it takes recipients only one by one. Whatever is raised ends it."""
-    if not recipients:
-        return ()
-    if hasattr(transaction, "add_recipients"):
-        together = cast(PipeliningTransaction, transaction)
-        given = await together.add_recipients(recipients, content_follows=content_follows)
-        if len(given) != len(recipients):
-            raise Failure("the relay plugin gave another number of verdicts than there were recipients")
-        return given
-    verdicts: list[Refused | None] = []
-    for recipient in recipients:
-        try:
-            await transaction.add_recipient(recipient.forward_path, recipient.parameters)
-            verdicts.append(None)
-        except Refused as refused:
-            verdicts.append(refused)
-    return verdicts
+__all__ = ("in_place",)
 
 
 def in_place(looked: Sequence[Recipient | Refused], verdicts: Sequence[Refused | None]) -> list[Refused | None]:

@@ -31,7 +31,8 @@ class Lines:
                 if header[1]:
                     counted[table] += 1
                     table = (*table, counted[table] - 1)
-                self._lines.setdefault(table, number)
+                for depth in range(1, len(table) + 1):
+                    self._lines.setdefault(table[:depth], number)
             elif key := _KEY.match(line):
                 parts = _parts(f"{key[1]} = 0")
                 for depth in range(1, len(parts) + 1):

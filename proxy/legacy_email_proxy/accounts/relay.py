@@ -7,9 +7,20 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from .. import events
-from ..contracts import Client, Finding, Parameters, Receipt, Recipient, Refused, Relay, RelayCapabilities, Transaction
+from ..contracts import (
+    Client,
+    Finding,
+    Parameters,
+    Receipt,
+    Recipient,
+    Refused,
+    Relay,
+    RelayCapabilities,
+    Transaction,
+    add_recipients,
+)
 from ..replies import SMTP, refusal
-from .groups import asked, in_place
+from .groups import in_place
 from .plugins import close_all, probe_all, start_all
 from .recent import RecentLogins
 from .rules import Facts, Leg, Match, Rule, candidates, choose, login_would_help
@@ -116,7 +127,7 @@ class _ByRecipient:
         if self._transaction is None:
             return in_place(looked, ())
         wanted = [each for each in looked if isinstance(each, Recipient)]
-        return in_place(looked, await asked(self._transaction, wanted, content_follows=content_follows))
+        return in_place(looked, await add_recipients(self._transaction, wanted, content_follows=content_follows))
 
     async def _go_to_account_of(self, forward_path: str) -> None:
         """Open its account's transaction, if none is open. Raises :class:`Refused` where it can not go there."""

@@ -28,6 +28,7 @@ _SENTENCES = {
     "release": "let held messages go on",
     "drop": "remove these for good; nobody is told",
     "export": "write the content of one message to standard output",
+    "migrate": "bring the spool's tables up to date, as the service does when it starts",
 }
 
 
@@ -46,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     action, numbers = options.action, options.numbers
     if action == "export" and len(numbers) != 1:
         raise SettingsMistake("spool export: name one message")
-    if action != "list" and not numbers:
+    if action not in ("list", "migrate") and not numbers:
         raise SettingsMistake(f"spool {action}: name the messages by their numbers; `spool list` shows them")
     events.configure("error", "text")
     try:
@@ -99,6 +100,9 @@ def _meant(queues: Mapping[str, Queue], options: argparse.Namespace) -> list[Que
 
 
 def _print(action: QueueAction, item: Mapping[str, Any]) -> None:
+    if "version" in item:
+        print(f"the spool's tables are those of version {item['version']}")
+        return
     if "done" in item:
         print(f"{item['number']}: {item['done']}")
         return

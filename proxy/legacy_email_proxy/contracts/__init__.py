@@ -49,6 +49,7 @@ from .relay import (
     StartingRelay,
     Transaction,
     WholeMessageRelay,
+    add_recipients,
 )
 from .secret import Secret
 from .setting import Setting, SettingType
@@ -106,6 +107,7 @@ __all__ = (
     "Unusable",
     "Unverified",
     "WholeMessageRelay",
+    "add_recipients",
     "logged_in",
     "normalised",
 )

@@ -10,11 +10,11 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, cast
 
 from .context import Context
 from .envelope import Client, Message, Parameters, Receipt
-from .failures import Refused
+from .failures import Failure, Refused
 from .finding import Finding
 
 __all__ = (
@@ -25,6 +25,7 @@ __all__ = (
     "StartingRelay",
     "Transaction",
     "WholeMessageRelay",
+    "add_recipients",
 )
 
 
@@ -83,6 +84,29 @@ class PipeliningTransaction(Transaction, Protocol):
         ``content_follows`` tells that the device has sent DATA already: unless all are refused, :meth:`send` comes
         next, so the backend may be asked for leave to send now. Whatever is raised ends the transaction.
         """
+
+
+async def add_recipients(
+    transaction: Transaction, recipients: Sequence[Recipient], *, content_follows: bool
+) -> Sequence[Refused | None]:
+    """See :meth:`PipeliningTransaction.add_recipients`; asked one after the other where there is no such method."""
+    if not recipients:
+        return ()
+    if hasattr(transaction, "add_recipients"):
+        together = cast(PipeliningTransaction, transaction)
+        given = await together.add_recipients(recipients, content_follows=content_follows)
+        if len(given) != len(recipients):
+            raise Failure("the relay plugin gave another number of verdicts than there were recipients")
+        return given
+    verdicts: list[Refused | None] = []
+    for recipient in recipients:
+        try:
+            await transaction.add_recipient(recipient.forward_path, recipient.parameters)
+        except Refused as refused:
+            verdicts.append(refused)
+        else:
+            verdicts.append(None)
+    return verdicts
 
 
 class Relay(Protocol):

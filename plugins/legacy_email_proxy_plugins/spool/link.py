@@ -1,0 +1,218 @@
+"""A connection to PostgreSQL that is made when it is needed, and made again when it was lost.
+
+What it is asked is in SQLite's words, as ``relational`` and ``rows`` have them; what differs is said here.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from legacy_email_proxy.contracts import Failure, StorageFull
+
+from . import rows
+from .store import Interrupted
+
+__all__ = ("DEFAULTS", "Link", "conninfo", "server_answers", "server_name")
+
+DEFAULTS = {
+    "application_name": "legacy-email-proxy",
+    "client_encoding": "UTF8",
+    "connect_timeout": "5",
+    # A server that vanished without a word is noticed within half a minute, and not after two hours.
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+    # After a failover the old primary may still answer; what it takes could be lost.
+    "target_session_attrs": "read-write",
+}
+"""Of the connection, unless the URL says otherwise."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+"""Seconds after a connection that could not be made, before another one is tried; twice as long each time."""
+
+_DISK_FULL = "53100"
+_READ_ONLY = "25006"
+"""After a failover this is the server that has become the replica. Another connection finds the one that is not."""
+
+_LINE = 400
+"""Characters of what libpq says, which may have a line for each of several servers."""
+
+_LISTED = "= ANY (ARRAY(SELECT value::bigint FROM jsonb_array_elements_text(?::jsonb)))"
+
+# In one statement, so that it is a transaction of its own. All parts of it see the same state, in which the removed are
+# still there. A body that is not whole breaks the rule `body_is_whole`: its pieces were not synced when they were
+# written, and went with a crash of the server.
+_APPLY = """
+WITH given AS (SELECT ?::jsonb AS messages, ?::jsonb AS recipients, ?::jsonb AS contents, ?::bytea AS octets,
+    ARRAY(SELECT value::bigint FROM jsonb_array_elements_text(?::jsonb)) AS removed),
+messages AS (
+    INSERT INTO message
+        (number, account, state, notice, client, reverse_path, parameters, octets, body, received, since, due,
+        body_is_whole, owner, leased_until)
+    SELECT (value->>0)::bigint, value->>1, value->>2, (value->>3)::int, value->>4, value->>5, value->>6,
+        (value->>7)::bigint, value->>8, (value->>9)::float8, (value->>10)::float8, (value->>11)::float8,
+        value->>8 IS NULL OR (value->>7)::bigint =
+            (SELECT coalesce(sum(octet_length(piece.octets)), 0) FROM piece WHERE piece.body = value->>8),
+        CASE WHEN value->>3 = '0' THEN current_setting('spool.owner') END,
+        CASE WHEN value->>3 = '0' THEN clock_timestamp() + current_setting('spool.lease')::interval END
+    FROM given, jsonb_array_elements(messages)),
+recipients AS (
+    INSERT INTO recipient (message, number, forward_path, parameters)
+    SELECT (value->>0)::bigint, (value->>1)::int, value->>2, value->>3 FROM given, jsonb_array_elements(recipients)),
+contents AS (
+    INSERT INTO content (message, octets)
+    SELECT (value->>0)::bigint, substring(octets FROM (value->>1)::int FOR (value->>2)::int)
+    FROM given, jsonb_array_elements(contents)),
+no_pieces AS (
+    DELETE FROM piece WHERE body = ANY (
+        ARRAY(SELECT body FROM message, given WHERE number = ANY (removed) AND body IS NOT NULL))),
+no_recipients AS (DELETE FROM recipient USING given WHERE message = ANY (removed)),
+no_contents AS (DELETE FROM content USING given WHERE message = ANY (removed))
+DELETE FROM message USING given WHERE number = ANY (removed)
+"""
+
+
+@cache
+def _in_its_words(statement: str) -> str:
+    if statement == rows.APPLY:
+        statement = _APPLY
+    return statement.replace(rows.LISTED, _LISTED).replace("?", "%s")
+
+
+def conninfo(url: str) -> str:
+    """What libpq is told. Raises ``ValueError``, which names nothing of the URL: there is a password in it."""
+    try:
+        given = conninfo_to_dict(url)
+    except psycopg.Error:
+        raise ValueError("that is no URL of a PostgreSQL database") from None
+    return make_conninfo(url, **{name: value for name, value in DEFAULTS.items() if name not in given})
+
+
+def server_answers(info: str) -> bool:
+    """Whether a server accepts connections there, whoever may have one."""
+    return psycopg.pq.PGconn.ping(info.encode()) == psycopg.pq.Ping.OK
+
+
+def server_name(info: str) -> str:
+    """For the log: which database it is, without a password."""
+    given = conninfo_to_dict(info)
+    host = given.get("host") or given.get("hostaddr") or "localhost"
+    port = f":{given['port']}" if given.get("port") else ""
+    return f"postgresql://{host}{port}/{given.get('dbname') or ''}"
+
+
+class Link:
+    """In use by one thread at a time. All that fails is raised as :class:`Interrupted`, :class:`StorageFull` or
+    :class:`Failure`, or as the ``ValueError`` of text that can not be stored.
+    """
+
+    def __init__(self, info: str, prepare: Callable[[Link], None], look_at: str) -> None:
+        """``prepare`` is called with each new connection, before anything else is done with it."""
+        self._info = info
+        self._prepare = prepare
+        self._look_at = look_at
+        self._connection: psycopg.Connection[Any] | None = None
+        self._not_before = 0.0
+        self._pause = _FIRST_PAUSE
+        self._reason = ""
+        self.since = 0.0
+        """When the connection was made, by the monotonic clock."""
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether one has begun, and can still be rolled back."""
+        return (
+            self._connection is not None
+            and not self._connection.closed
+            and self._connection.info.transaction_status is not psycopg.pq.TransactionStatus.IDLE
+        )
+
+    @property
+    def connected(self) -> bool:
+        """As far as is known."""
+        return self._connection is not None
+
+    def connect(self) -> None:
+        """Have a connection. In the middle of a transaction that is always the same one."""
+        if self._connection is not None and not self.in_transaction and not _alive(self._connection):
+            self.close()
+        if self._connection is not None:
+            return
+        now = time.monotonic()
+        if now < self._not_before:
+            raise Interrupted(self._reason, look_at=self._look_at)
+        try:
+            self._connection = psycopg.connect(self._info, autocommit=True)
+            self.since = time.monotonic()
+            self._prepare(self)
+        except BaseException as error:
+            self.close()
+            self._not_before = time.monotonic() + self._pause
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            self._reason = f"no connection to PostgreSQL: {_one_line(error)}"
+            if isinstance(error, psycopg.Error):
+                raise Interrupted(self._reason, look_at=self._look_at) from None
+            raise
+        self._pause = _FIRST_PAUSE
+
+    def execute(self, statement: str, parameters: Sequence[Any] = ()) -> psycopg.Cursor[Any]:
+        """One statement: a transaction of its own, unless one has begun."""
+        return self._do(lambda cursor: cursor.execute(_in_its_words(statement), parameters))
+
+    def executemany(self, statement: str, rows_: Iterable[Sequence[Any]]) -> psycopg.Cursor[Any]:
+        """The same statement for each of these."""
+
+        def work(cursor: psycopg.Cursor[Any]) -> psycopg.Cursor[Any]:
+            cursor.executemany(_in_its_words(statement), rows_)
+            return cursor
+
+        return self._do(work)
+
+    def _do(self, work: Callable[[psycopg.Cursor[Any]], psycopg.Cursor[Any]]) -> psycopg.Cursor[Any]:
+        self.connect()
+        assert self._connection is not None  # noqa: S101 (for the type checker)
+        try:
+            return work(self._connection.cursor())
+        except psycopg.Error as error:
+            raise self._failure(error) from None
+
+    def _failure(self, error: psycopg.Error) -> Exception:
+        if self._connection is not None and self._connection.closed:
+            self.close()
+            return Interrupted(f"the connection to PostgreSQL broke: {_one_line(error)}", look_at=self._look_at)
+        if error.sqlstate == _READ_ONLY:
+            self.close()
+        kind = StorageFull if error.sqlstate == _DISK_FULL else Failure
+        return kind(f"PostgreSQL: {_one_line(error)}", look_at=self._look_at)
+
+    def close(self) -> None:
+        """Let go of the connection, if there is one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+def _alive(connection: psycopg.Connection[Any]) -> bool:
+    """Whether the server has not hung up while nothing was asked of it, as it does when it is restarted."""
+    if connection.closed:
+        return False
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    if poll.poll(0):
+        try:
+            connection.pgconn.consume_input()
+        except psycopg.Error:
+            return False
+    return not connection.closed
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:_LINE] or type(error).__name__

@@ -1,0 +1,107 @@
+"""The spool's tables in PostgreSQL: a schema of their own, brought up to date by whoever connects first."""
+
+from __future__ import annotations
+
+from .link import Link
+from .store import TooNewError
+
+__all__ = ("MIGRATIONS", "SCHEMA", "migrate")
+
+SCHEMA = "legacy_email_proxy"
+
+_LOCK = 0x6C65_7073  # nobody else's, it is to be hoped, in this database
+
+# Rows come and go all the time. There is room in each page for a lease to be written down beside the row that it
+# concerns, and the dead rows are cleared away by their count, and not when they are a fifth of all that there ever was.
+_BUSY = "autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0"
+
+_FIRST = f"""
+CREATE TABLE message (
+    number bigint PRIMARY KEY,
+    account text NOT NULL,
+    state text NOT NULL,
+    received double precision NOT NULL,
+    since double precision NOT NULL,
+    due double precision NOT NULL,
+    tries integer NOT NULL DEFAULT 0,
+    unfinished integer NOT NULL DEFAULT 0,
+    warned integer NOT NULL DEFAULT 0,
+    notice integer NOT NULL DEFAULT 0,
+    reason text NOT NULL DEFAULT '',
+    client text NOT NULL,
+    reverse_path text NOT NULL,
+    parameters text NOT NULL,
+    octets bigint NOT NULL,
+    body text,
+    body_is_whole boolean NOT NULL CONSTRAINT body_is_whole CHECK (body_is_whole),
+    owner text,
+    leased_until timestamptz
+) WITH (fillfactor = 70, {_BUSY});
+CREATE INDEX message_due ON message (account, due, number) WHERE state = 'queued';
+CREATE INDEX message_body ON message (body) WHERE body IS NOT NULL;
+CREATE SEQUENCE message_number;
+CREATE TABLE recipient (
+    message bigint NOT NULL,
+    number integer NOT NULL,
+    forward_path text NOT NULL,
+    parameters text NOT NULL,
+    fate text NOT NULL DEFAULT 'waiting',
+    verdict text,
+    notice bigint,
+    PRIMARY KEY (message, number)
+) WITH (fillfactor = 90, {_BUSY});
+CREATE INDEX recipient_notice ON recipient (notice) WHERE notice IS NOT NULL;
+CREATE TABLE content (message bigint PRIMARY KEY, octets bytea NOT NULL) WITH ({_BUSY});
+CREATE TABLE piece (
+    body text NOT NULL,
+    number integer NOT NULL,
+    octets bytea NOT NULL,
+    owner text NOT NULL,
+    written timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (body, number)
+) WITH (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 200);
+CREATE INDEX piece_written ON piece (written) WHERE number = 0;
+ALTER TABLE content ALTER COLUMN octets SET STORAGE EXTERNAL;
+ALTER TABLE piece ALTER COLUMN octets SET STORAGE EXTERNAL;
+"""
+
+MIGRATIONS = (_FIRST,)
+"""What makes version 1 of nothing, version 2 of version 1, and so on. None is changed once it has been released."""
+
+
+def migrate(link: Link) -> None:
+    """Bring the tables up to date; the first one who comes does it, and the others wait. Raises
+    :class:`TooNewError` for tables of a later version of this program, and what ``link`` raises.
+    """
+    if _version(link) == len(MIGRATIONS):
+        return
+    # Before the transaction: in it, the server might not see what was made while it waited.
+    link.execute("SELECT pg_advisory_lock(?)", (_LOCK,))
+    try:
+        _bring_up_to_date(link)
+    except BaseException:
+        link.close()
+        raise
+    link.execute("SELECT pg_advisory_unlock(?)", (_LOCK,))
+
+
+def _bring_up_to_date(link: Link) -> None:
+    link.execute("BEGIN")
+    version = _version(link)
+    if version > len(MIGRATIONS):
+        raise TooNewError(f"it has version {version}, and this program knows {len(MIGRATIONS)}")
+    if not link.execute("SELECT to_regnamespace(?)::text", (SCHEMA,)).fetchone()[0]:  # type: ignore[index]
+        link.execute(f"CREATE SCHEMA {SCHEMA}")
+    if version == 0:
+        link.execute("CREATE TABLE version (number integer NOT NULL)")
+        link.execute("INSERT INTO version VALUES (0)")
+    for script in MIGRATIONS[version:]:
+        link.execute(script)
+    link.execute("UPDATE version SET number = ?", (len(MIGRATIONS),))
+    link.execute("COMMIT")
+
+
+def _version(link: Link) -> int:
+    if not link.execute("SELECT to_regclass(?)::text", (f"{SCHEMA}.version",)).fetchone()[0]:  # type: ignore[index]
+        return 0
+    return int(link.execute(f"SELECT number FROM {SCHEMA}.version").fetchone()[0])  # type: ignore[index] # noqa: S608

@@ -1,0 +1,121 @@
+"""Bodies in PostgreSQL: rows of 256 KiB each, written as they come in and read as they go out.
+
+Rows, and no large objects: those belong to a role and not to a table, and are forgotten by whoever copies the tables.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from legacy_email_proxy.contracts import Failure
+
+from ..threads import Threads
+from .link import Link
+from .store import Unreadable
+
+__all__ = ("Pieces",)
+
+
+class _Body:
+    """One that is being written. One thread at a time works on it, whoever has given up waiting for that."""
+
+    def __init__(self, links: _Links, owner: str) -> None:
+        self.name = secrets.token_hex(16)
+        self._links = links
+        self._owner = owner
+        self._turn = threading.Lock()
+        self._count = 0
+        self._discarded = False
+
+    def write(self, pieces: Sequence[bytes]) -> None:
+        """Append ``pieces``. They are on disk only when the record is: its commit syncs all that came before it."""
+        octets = b"".join(pieces)
+        with self._turn, self._links.one() as link:
+            if octets and not self._discarded:
+                link.execute(
+                    "INSERT INTO piece (body, number, octets, owner) VALUES (?, ?, ?, ?)",
+                    (self.name, self._count, octets, self._owner),
+                )
+                self._count += 1
+
+    finish = write
+
+    def discard(self) -> None:
+        """Remove it. When that can't be done now, it is found later."""
+        with self._turn, suppress(Failure), self._links.one() as link:
+            self._discarded = True
+            if self._count:
+                link.execute("DELETE FROM piece WHERE body = ?", (self.name,))
+
+
+class _Links:
+    """As many connections as there are threads at work, at most."""
+
+    def __init__(self, connect: Callable[[], Link]) -> None:
+        self._connect = connect
+        self._idle: list[Link] = []
+        self._closed = False
+        self._turn = threading.Lock()
+
+    @contextmanager
+    def one(self) -> Iterator[Link]:
+        with self._turn:
+            link = self._idle.pop() if self._idle else self._connect()
+        try:
+            yield link
+        finally:
+            with self._turn:
+                if self._closed:
+                    link.close()
+                else:
+                    self._idle.append(link)
+
+    def close(self) -> None:
+        with self._turn:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for link in idle:
+            link.close()
+
+
+class Pieces:
+    """The table ``piece``. The rows of a message that is done go with its record."""
+
+    write_octets = 256 * 1024
+    """The driver has several copies of a row in memory."""
+
+    def __init__(self, connect: Callable[[], Link], threads: Threads, owner: str) -> None:
+        self._links = _Links(connect)
+        self._threads = threads
+        self._owner = owner
+
+    def create(self) -> _Body:
+        """See :meth:`.arriving.Bodies.create`."""
+        return _Body(self._links, self._owner)
+
+    async def read(self, name: str, octets: int) -> AsyncGenerator[bytes, None]:
+        """See :meth:`.arriving.Bodies.read`."""
+        left, number = octets, 0
+        while left > 0:
+            piece = await self._threads.run(self._piece, name, number)
+            if piece is None:
+                raise Unreadable(f"its body {name!a} ends {left} octets early")
+            left, number = left - len(piece), number + 1
+            if left < 0:
+                raise Unreadable(f"its body {name!a} has {-left} octets too many")
+            yield piece
+
+    def _piece(self, name: str, number: int) -> bytes | None:
+        with self._links.one() as link:
+            found = link.execute("SELECT octets FROM piece WHERE body = ? AND number = ?", (name, number)).fetchone()
+        return None if found is None else bytes(found[0])
+
+    def remove(self, names: Collection[str]) -> None:
+        """See :meth:`.arriving.Bodies.remove`. Nothing is left to do."""
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._links.close()

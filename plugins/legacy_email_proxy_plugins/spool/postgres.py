@@ -1,0 +1,382 @@
+"""The store of ``postgresql://…``: a database that any number of proxies share, and that may be away for a while.
+
+Who tries a message has leased it, and goes on renewing that. When a proxy is no more its leases end, by the database's
+clock, and another one takes over. A proxy that can't renew stops before the end of the content, so that no two deliver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
+from contextlib import aclosing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from legacy_email_proxy.contracts import Failure, SettingsMistake
+
+from ..threads import Threads
+from . import rows
+from .leases import Leases
+from .link import Link, conninfo, server_answers, server_name
+from .listening import CHANNEL, listen
+from .message import Fate, Outcome, SpooledMessage, State, Submission
+from .migrations import MIGRATIONS, SCHEMA, migrate
+from .owner import Owner
+from .pieces import Pieces
+from .relational import ENDLESS, LOOK_AT, SUSPECT, RelationalStore
+from .store import Interrupted, Room, TooNewError
+
+__all__ = ("LEASE_SECONDS", "PostgresStore")
+
+LEASE_SECONDS = 60.0
+_RENEWALS = 3
+"""In the time of a lease; so two may fail."""
+_NUMBERS = 100
+"""Taken from the sequence at a time."""
+_SWEEP_TURNS = 180
+"""Of renewals; an hour."""
+_ORPHAN = "1 day"
+"""No device takes that long to send a message, so a body that old and without a record has none to come."""
+
+# The foreign ones only when we ourselves have had a connection for so long: all others had the time by then to write
+# down what they did while there was none.
+_OPEN_TO_US = "(owner IS NULL OR owner = ? OR (? AND leased_until < clock_timestamp()))"
+_LEASE = f"""
+WITH found AS (
+    SELECT number, owner FROM message
+    WHERE state = 'queued' AND account = ? AND due <= ? AND unfinished >= ? AND unfinished < ?
+        AND number <> ALL (?::bigint[]) AND {_OPEN_TO_US}
+    ORDER BY due, number LIMIT ? FOR UPDATE SKIP LOCKED)
+UPDATE message SET owner = ?, leased_until = clock_timestamp() + current_setting('spool.lease')::interval,
+    unfinished = unfinished + 1
+FROM found WHERE message.number = found.number RETURNING message.due, message.number, found.owner
+"""  # noqa: S608
+_NEXT_DUE = (
+    "SELECT due FROM message WHERE state = 'queued' AND account = ? AND unfinished < ? AND number <> ALL (?::bigint[])"  # noqa: S608
+    f" AND {_OPEN_TO_US} ORDER BY due, number LIMIT 1"
+)
+_FREE = "owner = NULL, leased_until = NULL"
+
+
+class PostgresStore(RelationalStore):
+    """See :class:`~.store.Store`."""
+
+    version = len(MIGRATIONS)
+    _cut_short = "unfinished > 0 AND owner IS NULL"
+
+    def __init__(self, url: str, state_dir: Path, logger: logging.Logger) -> None:
+        """Raises ``ValueError`` for a URL that is none."""
+        self._info = conninfo(url)
+        self._name = server_name(self._info)
+        self.warnings: Sequence[str] = ()
+        self._owner = Owner(state_dir / f"spool.{hashlib.sha256(self._name.encode()).hexdigest()[:12]}.owner")
+        self._leases = Leases(LEASE_SECONDS)
+        threads = Threads(LOOK_AT)
+        self._pieces = Pieces(lambda: Link(self._info, self._prepare_for_pieces, LOOK_AT), threads, self._owner.name)
+        super().__init__(self._pieces, threads, logger, begin="BEGIN", failure=lambda error: error)
+        self._link: Link
+        self._wake: Callable[[], None]
+        self._waiting: dict[str, float] = {}
+        self._stocked = False
+        self._known = {self._owner.name}
+        self._numbers: list[int] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def open(self, wake: Callable[[], None]) -> None:
+        """See :meth:`.store.Store.open`. While no server is there, that is no obstacle."""
+        self._wake = wake
+        try:
+            await self._writer.open(self._connect)
+        except Failure as failure:
+            raise SettingsMistake(f"{LOOK_AT}: can not use {self._name}: {failure.detail}") from None
+
+    async def adopt(self, account: str, *, due_before: float) -> int:
+        """See :meth:`.store.Store.adopt`."""
+        if not self._tasks:
+            for warning in self.warnings:
+                self._logger.warning("the spool %s: %s", self._name, warning)
+            self._owner.take()
+            self._start(self._keep())
+            self._start(listen(self._info, self._wake))
+        self._waiting[account] = due_before
+        try:
+            return await super().adopt(account, due_before=due_before)
+        except Interrupted:
+            return 0
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.get_running_loop().create_task(work))
+
+    # In the writer's thread.
+
+    def _connect(self) -> Link:
+        self._link = Link(self._info, self._prepare, LOOK_AT)
+        try:
+            self._link.connect()
+        except Interrupted as failure:
+            if server_answers(self._info):
+                raise
+            self._logger.warning("%s; devices are told to come back later, until there is one", failure)
+        return self._link
+
+    def _prepare(self, link: Link) -> None:
+        self.warnings = _set_up(link, self._owner.name, self._leases.seconds)
+        try:
+            migrate(link)
+        except TooNewError as error:
+            raise Failure(str(error), look_at=LOOK_AT) from None
+
+    def _adopt(self, connection: Link, account: str, due_before: float) -> tuple[int, list[int]]:
+        self._take_stock(connection)
+        self._waiting.pop(account, None)
+        return super()._adopt(connection, account, due_before)
+
+    def _take_stock(self, link: Link) -> None:
+        """See what was left behind, the first time that the server is there."""
+        if self._stocked:
+            return
+        previous = self._owner.previous
+        # Of those that were tried as soon as they had been taken, no lease has counted the try.
+        link.execute(
+            f"UPDATE message SET {_FREE}, unfinished = greatest(unfinished, 1) WHERE owner = ?",  # noqa: S608
+            (previous,),
+        )
+        self._sweep(link)
+        self._count(link)
+        self._stocked = True
+
+    def _sweep(self, link: Link) -> None:
+        """Remove the bodies that no record will ever name: of the process before this one, and old ones of any."""
+        link.execute(
+            "DELETE FROM piece WHERE body IN (SELECT body FROM piece WHERE number = 0"  # noqa: S608
+            f" AND (owner = ? OR written < now() - interval '{_ORPHAN}'))"
+            " AND NOT EXISTS (SELECT FROM message WHERE message.body = piece.body)",
+            (self._owner.previous,),
+        )
+
+    def _count(self, link: Link) -> None:
+        found = link.execute("SELECT count(*), coalesce(sum(octets), 0)::bigint FROM message").fetchone()
+        assert found is not None  # noqa: S101 (for the type checker)
+        self._messages, self._octets = found
+
+    def _prepare_for_pieces(self, link: Link) -> None:
+        _set_up(link, self._owner.name, self._leases.seconds)
+        # The record's commit waits until all is on disk that was written before it; no piece has to wait by itself.
+        link.execute("SET synchronous_commit = off")
+
+    def _may_take_over(self) -> bool:
+        return time.monotonic() - self._link.since >= self._leases.seconds
+
+    def _number(self, connection: Link) -> int:
+        if not self._numbers:
+            taken = connection.execute(
+                "SELECT nextval('message_number') FROM generate_series(1, ?) ORDER BY 1 DESC", (_NUMBERS,)
+            )
+            self._numbers = [number for (number,) in taken]
+        return self._numbers.pop()
+
+    # In.
+
+    async def put(self, submission: Submission, content: bytes | None, body: str | None, octets: int) -> SpooledMessage:
+        """See :meth:`.relational.RelationalStore.put`."""
+        asked = self._leases.clock()
+        message = await super().put(submission, content, body, octets)
+        self._leases.add(message.number, asked, counted=False)
+        return message
+
+    # Out.
+
+    async def lease(self, account: str, now: float, limit: int, but: Collection[int]) -> list[SpooledMessage]:
+        """See :meth:`.store.Store.lease`."""
+        asked = self._leases.clock()
+        leased = await super().lease(account, now, limit, but)
+        for message in leased:
+            self._leases.add(message.number, asked, counted=True)
+        return leased
+
+    def _lease(
+        self, connection: Link, account: str, now: float, limit: int, but: frozenset[int]
+    ) -> tuple[list[SpooledMessage], int | None]:
+        if account in self._waiting:
+            self._adopt(connection, account, self._waiting[account])
+        found = self._found(connection, account, now, 0, SUSPECT, but, limit)
+        suspect = self._suspect
+        if suspect is None and len(found) < limit:
+            busy = but.union(number for _, number, _ in found)
+            alone = self._found(connection, account, now, SUSPECT, ENDLESS, busy, 1)
+            suspect = alone[0][1] if alone else None
+            found += alone
+        self._tell_of({owner for _, _, owner in found if owner is not None})
+        messages = self._readable(connection, [number for _, number, _ in found])
+        for message in messages:
+            message.unfinished -= 1  # the try that begins is counted there already
+        return messages, suspect
+
+    def _tell_of(self, owners: set[str]) -> None:
+        new = owners - self._known
+        self._known |= owners
+        if new:
+            self._logger.warning(
+                "messages are taken over, of which the leases have ended (%s); what a proxy that is gone had sent"
+                " without writing that down arrives twice",
+                ", ".join(sorted(owner.rpartition("/")[0] for owner in new)),
+            )
+
+    def _found(
+        self, link: Link, account: str, now: float, least: int, below: int, but: Collection[int], limit: int
+    ) -> list[tuple[float, int, str | None]]:
+        ours = self._owner.name
+        found = link.execute(
+            _LEASE, (account, now, least, below, list(but), ours, self._may_take_over(), limit, ours)
+        )
+        return sorted(found.fetchall())
+
+    async def next_due(self, account: str, but: Collection[int]) -> float | None:
+        """See :meth:`.store.Store.next_due`."""
+        asked = (account, self._leasable(but), list(but), self._owner.name)
+        found = await self._writer.run(
+            lambda link: link.execute(_NEXT_DUE, (*asked, self._may_take_over())).fetchone()
+        )
+        return None if found is None else float(found[0])
+
+    def begin(self, number: int) -> None:
+        """See :meth:`.store.Store.begin`. The lease has counted it."""
+
+    def give_back(self, number: int) -> None:
+        """See :meth:`.store.Store.give_back`."""
+        if self._leases.drop(number):
+            self._writer.begin(lambda link: self._give_back(link, number))
+
+    def _give_back(self, link: Link, number: int) -> None:
+        link.execute(
+            f"UPDATE message SET {_FREE}, unfinished = greatest(unfinished - 1, 0)"  # noqa: S608
+            " WHERE number = ? AND owner = ?",
+            (number, self._owner.name),
+        )
+
+    async def record(self, outcome: Outcome) -> None:
+        """See :meth:`.store.Store.record`."""
+        await super().record(outcome)
+        self._leases.drop(outcome.message.number)
+
+    def _record(self, connection: Link, outcome: Outcome) -> tuple[int, list[tuple[int, str | None]]]:
+        number = outcome.message.number
+        ours = connection.execute(
+            f"UPDATE message SET {_FREE} WHERE number = ? AND owner = ?",  # noqa: S608
+            (number, self._owner.name),
+        )
+        if ours.rowcount:
+            return super()._record(connection, outcome)
+        # Written down already, in a commit of which the answer was lost; or somebody else's by now. What was delivered
+        # remains so.
+        delivered = [each for each in outcome.changed if each.fate is Fate.DELIVERED]
+        rows.update_recipients(connection, number, delivered)
+        return 0, self._settled(connection, number, outcome.due) if delivered else []
+
+    async def content(self, message: SpooledMessage) -> AsyncGenerator[bytes, None]:
+        """See :meth:`.store.Store.content`. It fails, before its end, when the message may be another's by now."""
+        async with aclosing(super().content(message)) as pieces:
+            async for piece in pieces:
+                self._check_lease(message.number)
+                yield piece
+        self._check_lease(message.number)
+
+    def _check_lease(self, number: int) -> None:
+        if self._leases.lapsed(number):
+            raise Failure("its lease has ended, and another proxy may be trying it", look_at=LOOK_AT)
+
+    async def _keep(self) -> None:
+        """Renew what is leased, and see whether others no longer do. Never returns."""
+        for turn in itertools.count(1):
+            await asyncio.sleep(self._leases.seconds / _RENEWALS)
+            asked = self._leases.clock()
+            try:
+                renewed, left = await self._writer.run(partial(self._renew, numbers=self._leases.numbers))
+                if turn % _SWEEP_TURNS == 0:
+                    await self._writer.run(self._sweep)
+            except Failure as failure:
+                self._logger.warning("the spool's leases can not be renewed: %s", failure)
+                continue
+            self._leases.renewed(renewed, asked)
+            if left:
+                self._wake()
+
+    def _renew(self, link: Link, numbers: list[int]) -> tuple[list[int], bool]:
+        """Returns those that are ours, and whether anybody else's have come to their end."""
+        renewed = link.execute(
+            "UPDATE message SET leased_until = clock_timestamp() + current_setting('spool.lease')::interval"
+            " WHERE number = ANY (?::bigint[]) AND owner = ? RETURNING number",
+            (numbers, self._owner.name),
+        ).fetchall()
+        self._count(link)
+        left = link.execute(
+            "SELECT FROM message WHERE state = 'queued' AND leased_until < clock_timestamp() AND owner <> ? LIMIT 1",
+            (self._owner.name,),
+        )
+        return [number for (number,) in renewed], left.rowcount > 0 and self._may_take_over()
+
+    # For the operator.
+
+    async def move(self, number: int, state: State, now: float) -> bool:
+        """See :meth:`.store.Store.move`."""
+        moved = await super().move(number, state, now)
+        await self._writer.run(lambda link: link.execute(f"NOTIFY {CHANNEL}"))
+        return moved
+
+    async def room(self) -> Room:
+        """See :meth:`.store.Store.room`: as counted a moment ago, and what has come and gone here since."""
+        return Room(self._messages, self._octets, None)
+
+    async def aclose(self) -> None:
+        """See :meth:`.store.Store.aclose`."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks and self._link.connected:
+            try:
+                await self._writer.run(self._leave)
+            except Failure as failure:
+                self._logger.warning("the spool: what waits here can not be left to others: %s", failure)
+        self._tasks = []
+        await self._writer.aclose()
+        self._threads.close()
+        self._pieces.close()
+        self._owner.release()
+
+    def _leave(self, link: Link) -> None:
+        link.execute(f"UPDATE message SET {_FREE} WHERE owner = ?", (self._owner.name,))  # noqa: S608
+        link.execute(f"NOTIFY {CHANNEL}")
+
+
+def _set_up(link: Link, owner: str, lease_seconds: float) -> list[str]:
+    """What every connection of ours needs; returns what an operator should know of the server."""
+    link.execute(
+        "SELECT set_config('search_path', ?, false), set_config('spool.owner', ?, false),"
+        " set_config('spool.lease', ?, false),"
+        # With it a commit that waits for a replica would be cut short, and reported as one that has succeeded.
+        " set_config('statement_timeout', '0', false),"
+        " set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'remote_apply'"
+        " THEN 'remote_apply' ELSE 'on' END, false)",
+        (SCHEMA, owner, f"{lease_seconds} seconds"),
+    )
+    found = link.execute(
+        "SELECT current_setting('server_encoding'), current_setting('synchronous_commit'), current_setting('fsync'),"
+        " current_setting('full_page_writes')"
+    ).fetchone()
+    assert found is not None  # noqa: S101 (for the type checker)
+    encoding, synchronous, fsync, full_pages = found
+    if encoding != "UTF8":
+        raise Failure(f"the database has the encoding {encoding}; make one with UTF8", look_at=LOOK_AT)
+    if synchronous not in ("on", "remote_apply"):
+        raise Failure(f"synchronous_commit remains {synchronous}", look_at=LOOK_AT)
+    switched_off = {"fsync": fsync, "full_page_writes": full_pages}
+    return [
+        f"the server runs with {name}=off, and a power cut there loses mail"
+        for name, value in switched_off.items()
+        if value == "off"
+    ]

@@ -1,0 +1,281 @@
+"""What the stores have in common: records in SQL, written by the group, and bodies that are kept beside them.
+
+The statements are written in SQLite's words; ``link`` knows what PostgreSQL says instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import aclosing
+
+from ..threads import Threads
+from . import rows
+from .arriving import Arriving, Bodies
+from .message import Fate, Outcome, SpooledMessage, State, Submission
+from .store import Unreadable
+from .writer import Connection, Writer
+
+__all__ = ("ENDLESS", "LOOK_AT", "SUSPECT", "RelationalStore", "move")
+
+LOOK_AT = "SPOOL_URL"
+
+SUSPECT = 2
+"""Tries without an orderly end after which a message is only tried alone. One crash takes along all its neighbours."""
+
+ENDLESS = 2**31 - 1
+"""More than any of them has."""
+
+_TOLD = 100
+"""Messages that one line of the log names, at most."""
+
+_Given = tuple[Submission, bytes | None, str | None, int]
+
+
+class RelationalStore:
+    """See :class:`~.store.Store`. A subclass opens it, leases from it and hands out numbers."""
+
+    _cut_short = "unfinished > 0"
+    """Of which messages the last try came to no end, as a condition."""
+
+    def __init__(
+        self,
+        bodies: Bodies,
+        threads: Threads,
+        logger: logging.Logger,
+        *,
+        begin: str,
+        failure: Callable[[BaseException], BaseException],
+    ) -> None:
+        self._bodies = bodies
+        self._threads = threads
+        self._logger = logger
+        self._writer = Writer(self._apply, begin, failure, LOOK_AT)
+        self._messages = self._octets = 0
+        self._suspect: int | None = None
+        self._leasing = asyncio.Lock()
+
+    def _number(self, connection: Connection) -> int:
+        """The number of a new message."""
+        raise NotImplementedError
+
+    def _lease(
+        self, connection: Connection, account: str, now: float, limit: int, but: frozenset[int]
+    ) -> tuple[list[SpooledMessage], int | None]:
+        """What is leased, and which message of those that are on their way is only tried alone."""
+        raise NotImplementedError
+
+    async def adopt(self, account: str, *, due_before: float) -> int:
+        """See :meth:`.store.Store.adopt`."""
+        count, cut_short = await self._writer.run(lambda connection: self._adopt(connection, account, due_before))
+        if cut_short:
+            numbers = ",".join(map(str, cut_short[:_TOLD])) + ("…" if len(cut_short) > _TOLD else "")
+            self._logger.warning(
+                "messages may have been delivered: their last try was cut short, and they may arrive twice",
+                extra={"facts": {"account": account, "messages": numbers}},
+            )
+        return count
+
+    def _adopt(self, connection: Connection, account: str, due_before: float) -> tuple[int, list[int]]:
+        """Returns how many messages there are, and those of which the last try came to no end."""
+        connection.execute(
+            "UPDATE message SET due = ? WHERE state = 'queued' AND account = ? AND due > ?",
+            (due_before, account, due_before),
+        )
+        (count,) = connection.execute("SELECT count(*) FROM message WHERE account = ?", (account,)).fetchone()
+        cut_short = connection.execute(
+            f"SELECT number FROM message WHERE state = 'queued' AND account = ? AND {self._cut_short}",  # noqa: S608
+            (account,),
+        )
+        return count, [number for (number,) in cut_short]
+
+    async def accounts(self) -> Mapping[str, int]:
+        """See :meth:`.store.Store.accounts`."""
+        return await self._writer.run(
+            lambda connection: dict(
+                connection.execute("SELECT account, count(*) FROM message GROUP BY account ORDER BY account").fetchall()
+            )
+        )
+
+    # In.
+
+    def receive(self) -> Arriving:
+        """See :meth:`.store.Store.receive`."""
+        return Arriving(self.put, self._bodies, self._threads)
+
+    async def put(self, submission: Submission, content: bytes | None, body: str | None, octets: int) -> SpooledMessage:
+        """Write the record of a message of which the body, if it has one, is on disk."""
+        number = await self._writer.together((submission, content, body, octets))
+        self._messages += 1
+        self._octets += octets
+        return rows.spooled(rows.Row(number, submission, octets, content, body))
+
+    def _apply(self, connection: Connection, given: list[_Given | int]) -> list[int]:
+        """What is put gets its number, which is the result; a number is a message that is done."""
+        added, removed, numbers = [], [], []
+        for each in given:
+            if isinstance(each, int):
+                removed.append(each)
+                numbers.append(each)
+            else:
+                submission, content, body, octets = each
+                number = self._number(connection)
+                added.append(rows.Row(number, submission, octets, content, body))
+                numbers.append(number)
+        rows.apply(connection, added, removed)
+        return numbers
+
+    # Out.
+
+    async def lease(self, account: str, now: float, limit: int, but: Collection[int]) -> list[SpooledMessage]:
+        """See :meth:`.store.Store.lease`."""
+        async with self._leasing:
+            busy = frozenset(but)
+            if self._suspect not in busy:
+                self._suspect = None
+            leased, self._suspect = await self._writer.run(
+                lambda connection: self._lease(connection, account, now, limit, busy)
+            )
+        return leased
+
+    def _leasable(self, but: Collection[int]) -> int:
+        """How many tries without an orderly end those have not reached that could be leased now."""
+        return SUSPECT if self._suspect in but else ENDLESS
+
+    def _readable(self, connection: Connection, numbers: Sequence[int]) -> list[SpooledMessage]:
+        """Of messages that are leased, those that can be read; the others are set aside."""
+        leased: list[SpooledMessage] = []
+        found = rows.fetch_all(connection, numbers)
+        for number in numbers:
+            message = found.get(number)
+            if isinstance(message, Unreadable):
+                self._logger.error("message %d is set aside: %s", number, message)
+                move(connection, number, State.SET_ASIDE, str(message))
+            elif message is not None:
+                leased.append(message)
+        return leased
+
+    async def record(self, outcome: Outcome) -> None:
+        """See :meth:`.store.Store.record`."""
+        added, removed = await self._written(outcome)
+        self._messages += len(outcome.notices) - len(removed)
+        self._octets += added - sum(octets for octets, _ in removed)
+        await self._remove(body for _, body in removed)
+
+    async def _written(self, outcome: Outcome) -> tuple[int, list[tuple[int, str | None]]]:
+        """See :meth:`_record`."""
+        message = outcome.message
+        if outcome.last_of_it:
+            await self._writer.together(message.number, patient=True)
+            return 0, [(message.octets, message.body)]
+        return await self._writer.run(lambda connection: self._record(connection, outcome))
+
+    def _record(self, connection: Connection, outcome: Outcome) -> tuple[int, list[tuple[int, str | None]]]:
+        """Returns the octets that the notices add, and of each message that is removed its octets and its body."""
+        number = outcome.message.number
+        rows.update_recipients(connection, number, outcome.changed)
+        for notice in outcome.notices:
+            written = self._number(connection)
+            row = rows.Row(written, notice.submission, len(notice.content), notice.content, None, notice=True)
+            rows.apply(connection, [row], ())
+            connection.executemany(
+                "UPDATE recipient SET notice = ? WHERE message = ? AND number = ?",
+                [(written, number, place) for place in notice.about],
+            )
+        connection.execute(
+            "UPDATE message SET due = ?, tries = tries + 1, warned = CASE WHEN ? THEN 1 ELSE warned END, reason = ?,"
+            " unfinished = CASE WHEN ? THEN 0 ELSE ? END,"
+            " state = CASE WHEN state = 'held' AND ? = 'queued' THEN 'held' ELSE ? END WHERE number = ?",
+            (
+                outcome.due, outcome.warned, outcome.reason, outcome.orderly, outcome.message.unfinished + 1,
+                outcome.state.value, outcome.state.value, number,
+            ),
+        )  # fmt: skip
+        return sum(len(notice.content) for notice in outcome.notices), self._settled(connection, number, outcome.due)
+
+    def _settled(self, connection: Connection, number: int, now: float) -> list[tuple[int, str | None]]:
+        """What is removed, now that some recipients' fates have changed."""
+        removed = [*rows.settle_notice(connection, number, now)]
+        if gone := rows.settle(connection, number, now):
+            removed.append(gone)
+        return removed
+
+    async def _remove(self, bodies: Iterable[str | None]) -> None:
+        names = [body for body in bodies if body is not None]
+        if names:
+            await self._threads.run(self._bodies.remove, names)
+
+    async def content(self, message: SpooledMessage) -> AsyncGenerator[bytes, None]:
+        """See :meth:`.store.Store.content`."""
+        if message.body is not None:
+            async with aclosing(self._bodies.read(message.body, message.octets)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        elif message.content is not None:
+            yield message.content
+        else:
+            found = await self._writer.run(lambda connection: _content(connection, message.number))
+            if isinstance(found, Unreadable):
+                raise found
+            yield found
+
+    # For the operator.
+
+    async def numbers(self) -> Sequence[int]:
+        """See :meth:`.store.Store.numbers`."""
+        found = await self._writer.run(
+            lambda connection: connection.execute("SELECT number FROM message ORDER BY number").fetchall()
+        )
+        return [number for (number,) in found]
+
+    async def get(self, number: int) -> SpooledMessage | None:
+        """See :meth:`.store.Store.get`."""
+        return await self._writer.run(lambda connection: rows.fetch(connection, number))
+
+    async def move(self, number: int, state: State, now: float) -> bool:
+        """See :meth:`.store.Store.move`."""
+
+        def work(connection: Connection) -> bool:
+            revived = (Fate.WAITING.value, number, Fate.DEAD.value, Fate.FAILED.value)
+            if state is State.QUEUED:
+                connection.execute(
+                    "UPDATE recipient SET fate = ?, notice = NULL WHERE message = ? AND fate IN (?, ?)", revived
+                )
+                connection.execute(
+                    "UPDATE message SET due = ?, unfinished = 0, reason = '',"
+                    " since = CASE WHEN state IN ('queued', 'held') THEN since ELSE ? END WHERE number = ?",
+                    (now, now, number),
+                )
+            return move(connection, number, state)
+
+        return await self._writer.run(work)
+
+    async def drop(self, number: int) -> bool:
+        """See :meth:`.store.Store.drop`."""
+        removed = await self._writer.run(lambda connection: rows.delete(connection, number))
+        if removed is None:
+            return False
+        self._messages -= 1
+        self._octets -= removed[0]
+        await self._remove([removed[1]])
+        return True
+
+
+def move(connection: Connection, number: int, state: State, reason: str = "") -> bool:
+    """Change a message's state; returns whether there is such a message."""
+    changed = connection.execute(
+        "UPDATE message SET state = ?, reason = CASE WHEN ? = '' THEN reason ELSE ? END WHERE number = ?",
+        (state.value, reason, reason, number),
+    )
+    return bool(changed.rowcount == 1)
+
+
+def _content(connection: Connection, number: int) -> bytes | Unreadable:
+    try:
+        message = rows.fetch(connection, number, with_content=True)
+    except Unreadable as error:
+        return error
+    if message is None or message.content is None:
+        return Unreadable("it is gone")
+    return message.content
