@@ -66,6 +66,7 @@ class Delivery:
         self._busy: dict[int, asyncio.Task[None]] = {}
         self._untried: set[int] = set()
         self._attempting: set[int] = set()
+        self._settled: set[int] = set()
         self._octets = 0
         self._wake = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
@@ -190,17 +191,20 @@ class Delivery:
         task = asyncio.get_running_loop().create_task(self._handle(message, probe=self._gate.closed))
         self._busy[message.number] = task
         self._under_way.add(message.number)
-        self._octets += _held(message)
+        self._octets += len(message.content or b"")
         task.add_done_callback(lambda _: self._ended(message))
 
     def _ended(self, message: SpooledMessage) -> None:
         number = message.number
         del self._busy[number]
-        self._octets -= _held(message)
+        self._octets -= len(message.content or b"")
         self._under_way.discard(number)
         if number in self._untried:
             self._untried.discard(number)
             self._store.give_back(number)
+        # The turn of what is due comes in its order, and that of what is left of this one with it.
+        self._behind = self._behind or number not in self._settled
+        self._settled.discard(number)
         if self._behind or self._gate.closed or self._successor is not None:
             self.wake()
 
@@ -212,12 +216,10 @@ class Delivery:
             self._logger.error("message %d: %s", message.number, error, exc_info=_unexpected(error))
             outcome = self._later(message, message.waiting, error, orderly=isinstance(error, Failure))
         if outcome is None:
-            # The turn of what is due comes in its order, and this one's with it.
-            self._behind = True
             return
         await self._record(message, outcome)
-        if not outcome.last_of_it:
-            self._behind = True
+        if outcome.last_of_it:
+            self._settled.add(message.number)
 
     async def _record(self, message: SpooledMessage, outcome: Outcome) -> None:
         said = False
@@ -382,10 +384,6 @@ class Delivery:
     def _set_aside(self, message: SpooledMessage, reason: str) -> Outcome:
         self._logger.error("message set aside", extra={"facts": {**_facts(message), "reason": reason}})
         return Outcome(message, (), self._clock(), State.SET_ASIDE, reason, orderly=False)
-
-
-def _held(message: SpooledMessage) -> int:
-    return 0 if message.content is None else len(message.content)
 
 
 def _unexpected(error: BaseException) -> BaseException | None:
