@@ -90,6 +90,13 @@ TABLE: tuple[Meaning, ...] = (
         "Google did not take the login",
         "a password must be an app password; a token must be for https://mail.google.com/ and for this very mailbox",
     ),
+    # Any mail server: the error message of RFC 7628 §3.2.2.
+    Meaning(
+        r"\bstatus=\w+",
+        "the server did not take the token: it is for something else than mail, or for another mailbox",
+        "compare OAUTH2_SCOPE with the scope that the server names, and the BACKEND_…_USER with the mailbox that gave"
+        " consent; legacy-email-proxy authorize --status shows what the token is for",
+    ),
     # Entra's token endpoint.
     Meaning(r"AADSTS7000215", "the client secret is wrong", "OAUTH2_CLIENT_SECRET is the secret's value, not its ID"),
     Meaning(r"AADSTS7000222", "the client secret has expired", "make a new one in Entra and set OAUTH2_CLIENT_SECRET"),

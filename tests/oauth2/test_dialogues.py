@@ -135,6 +135,7 @@ async def test_smtp_with_tokens_that_are_always_refused(
         with pytest.raises(CredentialsRefused, match=r"not tried again for \d+ s"):
             await smtps.deliver(relay)
         assert server.verbs.count("AUTH") == 2, "the second time nobody asked"
+        assert len(server.connections) == 1, "nor connected"
         finding = (await relay.probe())[-1]
         assert "not good for mail" in finding.text
         await relay.aclose()

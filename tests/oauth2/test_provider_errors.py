@@ -26,6 +26,8 @@ SEEN = {
     "334 status=400 schemes=Bearer scope=https://mail.google.com/": "not good for mail",
     "535-5.7.8 Username and Password not accepted. For more information, go to 535 5.7.8"
     " https://support.google.com/mail/?p=BadCredentials x - gsmtp": "Google did not take the login",
+    "[AUTHENTICATIONFAILED] Authentication failed. (status=401 schemes=bearer scope=mail)": "for something else",
+    "535 5.7.8 Error: authentication failed: (status=invalid_token scope=openid)": "for something else",
     "invalid_client AADSTS7000215: Invalid client secret provided.": "the client secret is wrong",
     "invalid_client AADSTS7000222: The provided client secret keys for app 'x' are expired.": "has expired",
     "invalid_client AADSTS7000218: The request body must contain: 'client_assertion' or 'client_secret'.": "public cl",

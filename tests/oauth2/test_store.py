@@ -7,6 +7,7 @@ import json
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -18,7 +19,9 @@ from legacy_email_proxy_plugins.oauth2.store import Damaged, Record, Store
 from oauth2.support import STORE_KEY
 
 ACCESS, REFRESH = "the-access-token", "the-refresh-token"
-RECORD = Record("refresh_token", BearerToken(ACCESS), Secret(REFRESH), "mail", 10.0, 3610.0, "seed", "basis", "oh", 5.0)
+RECORD = Record(
+    "refresh_token", BearerToken(ACCESS), Secret(REFRESH), "mail", 10.0, 3610.0, "seed", "basis", "oh", 5.0, 7.0
+)
 
 
 def store_in(folder: Path, account: str = "default", key: str | None = None) -> Store:
@@ -29,12 +32,40 @@ def names_in(folder: Path) -> list[str]:
     return [file.name for file in folder.iterdir()]
 
 
+def part_in(folder: Path) -> os.stat_result:
+    (part,) = folder.glob("*.part")
+    return part.stat()
+
+
 @pytest.mark.parametrize("key", [None, STORE_KEY])
 async def test_what_is_saved_is_there_after_a_restart(tmp_path: Path, key: str | None) -> None:
     await store_in(tmp_path, key=key).save(RECORD)
     assert await store_in(tmp_path, key=key).load() == RECORD
     assert names_in(tmp_path) == ["default.json"]
     assert stat.S_IMODE((tmp_path / "default.json").stat().st_mode) == 0o600
+
+
+async def test_what_is_saved_takes_the_room_that_was_held_for_it(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    await store.save(Record(scope="old"))
+    async with store.room():
+        held = part_in(tmp_path)
+        assert stat.S_IMODE(held.st_mode) == 0o600
+        await store.save(RECORD)
+        assert (tmp_path / "default.json").stat().st_ino == held.st_ino
+        assert (tmp_path / "default.json").stat().st_size < 1000 < held.st_size
+    assert await store_in(tmp_path).load() == RECORD
+    async with store.room():
+        pass
+    assert names_in(tmp_path) == ["default.json"]
+
+
+async def test_the_largest_record_fits_into_the_room(tmp_path: Path) -> None:
+    token = '"' * 16384
+    store = store_in(tmp_path, key=STORE_KEY)
+    await store.save(replace(RECORD, access_token=BearerToken(token), refresh_token=Secret(token), error="x" * 1000))
+    async with store.room():
+        assert (tmp_path / "default.json").stat().st_size < part_in(tmp_path).st_size
 
 
 async def test_nothing_is_there_at_first(tmp_path: Path) -> None:

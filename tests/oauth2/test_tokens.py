@@ -13,6 +13,7 @@ from fakes.oauth2 import Drop, Hang, Status
 from legacy_email_proxy.contracts import CredentialsRefused, Failure, NoCredentials, StorageFull, logged_in
 from legacy_email_proxy_plugins.oauth2 import OAuth2Credentials
 from legacy_email_proxy_plugins.oauth2.errors import GrantRefused
+from legacy_email_proxy_plugins.oauth2.pause import Pause
 from legacy_email_proxy_plugins.oauth2.tokens import Keeper
 from oauth2.support import IMAP, SECRET, SMTP, Person, credentials_for, pair
 from realservers.certificates import Certificates
@@ -277,6 +278,35 @@ async def test_a_backend_that_always_refuses_is_no_reason_to_hammer(certificates
         assert logins <= 24 * 60 + 32
 
 
+async def test_a_provider_that_gives_the_refused_token_again_is_not_hammered(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    same = Status(200, {"access_token": "the-same", "expires_in": 3600})
+    async with pair(certificates.good, tmp_path, "refresh_token", server={"script": {"token": same}}) as (
+        credentials,
+        fake,
+    ):
+
+        async def attempt(secret: object) -> None:
+            raise CredentialsRefused("no")
+
+        for _ in range(10):
+            with pytest.raises(CredentialsRefused, match="no"):
+                await logged_in(credentials, IMAP, attempt)
+        assert fake.times("token") == 2
+
+
+async def test_a_clock_that_is_set_back_does_not_make_a_pause_longer() -> None:
+    clock = Clock()
+    pause = Pause(60.0, 3600.0, clock)
+    pause.lengthen()
+    assert pause.left == 60
+    clock.now -= 86400
+    assert pause.left == 0
+    pause.lengthen()
+    assert pause.left == 120
+
+
 # Storing.
 
 
@@ -287,16 +317,49 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("legacy_email_proxy_plugins.oauth2.store._write", full)
 
 
+async def test_without_room_for_a_new_refresh_token_the_old_one_is_not_spent(
+    certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    server = {"rotate": True, "lifetime": 1000}
+    async with pair(certificates.good, tmp_path, "refresh_token", server=server) as (credentials, fake):
+        keeper = keeper_of(credentials, clock)
+        await keeper.token()
+        clock.now += 2000
+        with monkeypatch.context() as patched:
+            fill_disk(patched)
+            with pytest.raises(StorageFull, match="can not be stored: No space left on device"):
+                await keeper.token()
+            assert fake.times("token") == 1
+        again = keeper_of(credentials, clock)
+        await again.token()
+        assert fake.times("token") == 2
+
+
+async def test_no_consent_is_asked_for_that_could_not_be_stored(
+    certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pair(certificates.good, tmp_path, "authorization_code") as (credentials, fake):
+        fill_disk(monkeypatch)
+        person = Person(fake.browse)
+        with pytest.raises(StorageFull):
+            await credentials.authorize(person, listen=False)
+        assert not person.said
+
+
 async def test_a_rotated_token_is_not_used_before_it_is_stored(
     certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
     clock = Clock()
     async with pair(certificates.good, tmp_path, "refresh_token", server={"rotate": True}) as (credentials, fake):
         keeper = keeper_of(credentials, clock)
         with monkeypatch.context() as patched:
-            fill_disk(patched)
+            patched.setattr(Path, "replace", fail)
             for _ in range(3):
-                with pytest.raises(StorageFull, match="can not be stored: No space left on device"):
+                with pytest.raises(StorageFull, match="can not be stored: Input/output error"):
                     await keeper.token()
             assert fake.times("token") == 1, "what is held in memory is stored, not asked for again"
         clock.now += 60
@@ -309,12 +372,18 @@ async def test_a_rotated_token_is_not_used_before_it_is_stored(
 async def test_what_can_be_had_again_is_used_unstored(
     certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grant: str
 ) -> None:
+    clock = Clock()
     given = {"OAUTH2_CLIENT_SECRET": SECRET}
-    async with pair(certificates.good, tmp_path, grant, **given) as (credentials, fake):
+    async with pair(certificates.good, tmp_path, grant, server={"lifetime": 1000}, **given) as (credentials, fake):
+        keeper = keeper_of(credentials, clock)
+        # From this the keeper knows that the provider leaves the refresh token as it is.
+        first = await keeper.token()
+        clock.now += 2000
         fill_disk(monkeypatch)
-        first = await credentials.secret(IMAP)
-        assert await credentials.secret(IMAP) == first
-        assert fake.times("token") == 1
+        second = await keeper.token()
+        assert second != first
+        assert await keeper.token() == second
+        assert fake.times("token") == 2
 
 
 async def test_an_application_needs_no_folder_at_all(certificates: Certificates, tmp_path: Path) -> None:

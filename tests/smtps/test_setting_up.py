@@ -222,7 +222,9 @@ async def test_a_refused_password_is_not_tried_again_and_told_once(
     async with relaying(certificates.good, password="an old one") as (server, relay):
         # At once: before the first login has succeeded, they go one by one.
         failures = await asyncio.gather(*(deliver(relay) for _ in range(5)), return_exceptions=True)
+        connections = len(server.connections)
         failures += [await asyncio.gather(deliver(relay), return_exceptions=True)][0]
+        assert len(server.connections) == connections, "who may not log in need not connect"
         assert [type(failure) for failure in failures] == [CredentialsRefused] * 6
         assert server.verbs.count("AUTH") == 1
         assert "535 5.7.8 wrong; not tried again for" in str(failures[-1])

@@ -86,6 +86,9 @@ class OAuth2Credentials:
 
     async def authorize(self, dialogue: Dialogue, *, listen: bool) -> None:
         """See :meth:`Authorizable.authorize`."""
+        async with self._store().room():
+            # Only tried: a consent that can't be stored had better not be asked for.
+            pass
         granted = await consent(self._configuration, self._grants, dialogue, listen=listen)
         await self._keeper.adopt(granted)
 

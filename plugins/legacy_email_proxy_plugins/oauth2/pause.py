@@ -15,18 +15,19 @@ class Pause:
         self._longest = longest
         self._clock = clock
         self._seconds = 0.0
-        self._until = 0.0
+        self._began = 0.0
 
     @property
     def left(self) -> float:
-        """Seconds that it still lasts. Never more than it was made for, whatever becomes of the clock."""
-        return max(0.0, min(self._until - self._clock(), self._seconds))
+        """Seconds that it still lasts; none if the clock was set back since, for then nobody knows."""
+        passed = self._clock() - self._began
+        return self._seconds - passed if 0 <= passed < self._seconds else 0.0
 
     def lengthen(self) -> None:
         """Begin one, twice as long as the last."""
         self._seconds = min(max(self._seconds * 2, self._first), self._longest)
-        self._until = self._clock() + self._seconds
+        self._began = self._clock()
 
     def end(self) -> None:
         """All is well; the next one is short again."""
-        self._seconds = self._until = 0.0
+        self._seconds = 0.0

@@ -31,6 +31,8 @@ __all__ = ("Damaged", "Record", "Store")
 
 _LOCK_SECONDS = 60.0
 """Longer than the one request that whoever holds the lock is waiting for."""
+_ROOM_OCTETS = 98304
+"""More than a record takes: two tokens of 16 KiB, each character escaped, all of it encrypted and in base64."""
 _LOOK_AT_KEY = "OAUTH2_STORE_KEY"
 
 
@@ -43,7 +45,8 @@ class Record:
     """What is known of one account's tokens. Times are seconds since 1970, 0 for never.
 
     ``seed`` is the SHA-256 of the ``OAUTH2_REFRESH_TOKEN`` that was set when the tokens were stored, ``basis`` that of
-    the settings that they were asked for with.
+    the settings that they were asked for with. ``kept`` is when a renewal last left the refresh token as it was; 0 if
+    the last one replaced it.
     """
 
     grant: str = ""
@@ -56,6 +59,7 @@ class Record:
     basis: str = ""
     error: str = ""
     error_at: float = 0.0
+    kept: float = 0.0
 
 
 class Store:
@@ -68,6 +72,7 @@ class Store:
         self._derived: tuple[bytes, bytes] | None = None
         self._seen: tuple[int, ...] | None = None
         self._record = Record()
+        self._part: Path | None = None
 
     async def load(self) -> Record:
         """What is stored now, read again only where the file has changed. Raises :class:`Damaged`."""
@@ -78,6 +83,18 @@ class Store:
         # Neither half done nor forgotten: whoever waits for it may go, the thread finishes all the same.
         with anyio.CancelScope(shield=True):
             await run_sync(self._save, record)
+
+    @asynccontextmanager
+    async def room(self) -> AsyncIterator[None]:
+        """Hold the room on the disk for what is saved within it. Raises :class:`StorageFull` if there is none."""
+        with anyio.CancelScope(shield=True):
+            self._part = part = await run_sync(self._reserve)
+        try:
+            yield
+        finally:
+            self._part = None
+            with suppress(OSError):
+                part.unlink()
 
     @asynccontextmanager
     async def locked(self) -> AsyncIterator[None]:
@@ -164,14 +181,26 @@ class Store:
             self._derived = (salt, derived)
         return self._derived[1]
 
+    def _reserve(self) -> Path:
+        try:
+            part = _part_of(self._file())
+            try:
+                _write(part, bytes(_ROOM_OCTETS))
+            except BaseException:
+                with suppress(OSError):
+                    part.unlink()
+                raise
+        except OSError as error:
+            raise _unwritable(error) from None
+        return part
+
     def _save(self, record: Record) -> None:
         octets = self._sealed(json.dumps(_fields(record)).encode())
         try:
             file = self._file()
-            folder = file.parent.stat()
-            part = file.with_name(f"{file.name}.{secrets.token_hex(4)}.part")
+            part = self._part or _part_of(file)
             try:
-                _write(part, octets, folder)
+                _write(part, octets)
                 part.replace(file)
             finally:
                 with suppress(OSError):
@@ -182,13 +211,20 @@ class Store:
         self._seen, self._record = None, record
 
 
-def _write(part: Path, octets: bytes, folder: os.stat_result) -> None:
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+def _part_of(file: Path) -> Path:
+    return file.with_name(f"{file.name}.{secrets.token_hex(4)}.part")
+
+
+def _write(part: Path, octets: bytes) -> None:
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         if os.geteuid() == 0:
             # `authorize` run by root must not leave a file that the service can't read.
+            folder = part.parent.stat()
             os.fchown(descriptor, folder.st_uid, folder.st_gid)
         file.write(octets)
+        # Not before: what is overwritten needs no new room.
+        file.truncate()
         file.flush()
         os.fsync(descriptor)
 
@@ -235,7 +271,7 @@ def _record(fields: dict[str, Any]) -> Record:
         value = fields.get(name)
         if value is None:
             continue
-        numeric = name in ("obtained", "expires", "error_at")
+        numeric = name in ("obtained", "expires", "error_at", "kept")
         if not isinstance(value, (int, float) if numeric else str):
             raise _damaged()
         found[name] = kinds.get(name, lambda value: value)(value)

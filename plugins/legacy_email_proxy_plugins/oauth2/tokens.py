@@ -196,12 +196,26 @@ class Keeper:
 
     async def _asked(self, record: Record) -> Record:
         used = self._means(record)
-        granted = await (self._grants.for_app() if used is None else self._grants.refreshed(used))
-        renewed = self._record_of(granted, used and (granted.refresh_token or used))
-        self._logger.info(
-            "token renewed", extra={"facts": {"grant": renewed.grant, "seconds": f"{granted.seconds:.0f}"}}
-        )
-        await self._keep(renewed, rotated=renewed.refresh_token != used)
+        async with AsyncExitStack() as stack:
+            if used is not None:
+                try:
+                    await stack.enter_async_context(self._store.room())
+                except StorageFull:
+                    # A provider that replaces it forgets this one; the new one would be lost with this process.
+                    if not record.kept:
+                        raise
+            granted = await (self._grants.for_app() if used is None else self._grants.refreshed(used))
+            renewed = self._record_of(granted, used and (granted.refresh_token or used))
+            rotated = renewed.refresh_token != used
+            if used is not None and not rotated:
+                renewed = replace(renewed, kept=renewed.obtained)
+            self._logger.info(
+                "token renewed", extra={"facts": {"grant": renewed.grant, "seconds": f"{granted.seconds:.0f}"}}
+            )
+            await self._keep(renewed, rotated=rotated)
+        if granted.access_token.fingerprint() == self._unwanted:
+            # The provider gives it again. So it has to do: asking at each login would be a hammer.
+            self._unwanted = b""
         return renewed
 
     def _means(self, record: Record) -> Secret | None:

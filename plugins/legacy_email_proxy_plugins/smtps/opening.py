@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import ssl
-from functools import partial
+from collections.abc import Awaitable, Callable
 
 from legacy_email_proxy.contracts import (
     Account,
@@ -146,20 +146,36 @@ async def _start_tls(connection: Connection) -> None:
         raise kind(f"{endpoint}: in the TLS handshake: {broken}", look_at="BACKEND_SMTP_PORT") from None
 
 
-async def log_in(connection: Connection, breaker: Breaker) -> str:
-    """Log in, if there is a user; returns the mechanism. One attempt, with one mechanism; another one if
-    the credentials have another secret once the first was refused.
+async def log_in(
+    endpoint: Endpoint, connect: Callable[[], Awaitable[Connection]], breaker: Breaker
+) -> tuple[Connection, str]:
+    """A connection that is logged in, if there is a user, and the mechanism. One attempt, with one mechanism; another
+    one if the credentials have another secret once the first was refused.
 
-    Raises :class:`CredentialsRefused`, :class:`NoCredentials`, :class:`Overloaded`, :class:`Unusable` or
-    :class:`Disconnected`, and what else keeps the credentials from knowing a secret.
+    ``connect`` is called once there is something to log in with: in a pause the backend is left alone. Raises what it
+    raises, :class:`CredentialsRefused`, :class:`NoCredentials`, :class:`Overloaded`, :class:`Unusable` or
+    :class:`Disconnected`, and what else keeps the credentials from knowing a secret; then nothing is left open.
     """
-    endpoint = connection.endpoint
+    connection: Connection | None = None
+
+    async def attempt(secret: Secret) -> str:
+        nonlocal connection
+        breaker.check(secret)
+        if connection is None:
+            connection = await connect()
+        return await _authenticate(connection, breaker, secret)
+
     mechanism = ""
-    if endpoint.credentials is not None:
-        account = Account("smtp", endpoint.user or "")
-        mechanism = await logged_in(endpoint.credentials, account, partial(_authenticate, connection, breaker))
+    try:
+        if endpoint.credentials is not None:
+            mechanism = await logged_in(endpoint.credentials, Account("smtp", endpoint.user or ""), attempt)
+        connection = connection or await connect()
+    except BaseException:
+        if connection is not None:
+            connection.abort()
+        raise
     connection.state = State.READY
-    return mechanism
+    return connection, mechanism
 
 
 async def _authenticate(connection: Connection, breaker: Breaker, secret: Secret) -> str:

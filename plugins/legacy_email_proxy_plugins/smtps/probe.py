@@ -50,9 +50,14 @@ async def probe(
     connection: Connection | None = None
     try:
         async with asyncio.timeout(seconds):
-            connection = await connect()
+            connection = opened = await connect()
             findings.append(_reached(endpoint, connection))
-            mechanism = await log_in(connection, breaker)
+
+            async def connected() -> Connection:
+                # Whether the backend can be reached is worth knowing without a login, too.
+                return opened
+
+            _, mechanism = await log_in(endpoint, connected, breaker)
             findings.append(_logged_in(endpoint, mechanism))
             findings.extend(_offers(connection))
         connection.leave()

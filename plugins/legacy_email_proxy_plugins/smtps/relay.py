@@ -48,12 +48,7 @@ class SMTPSRelay:
             )
 
     async def _connect(self) -> Connection:
-        connection = await self._open()
-        try:
-            await log_in(connection, self._breaker)
-        except BaseException:
-            connection.abort()
-            raise
+        connection, _ = await log_in(self._endpoint, self._open, self._breaker)
         return connection
 
     async def _open(self) -> Connection:
