@@ -1,4 +1,4 @@
-"""The work of the spool: durable 250s and deliveries, beside Postfix, whose queue is on the same disk.
+"""The work of the spool: durable 250s and deliveries, beside Postfix and the disk itself, all on the same one.
 
 PostgreSQL, where it is installed, has its data on that disk too, and syncs it.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
-from bench import command, mail
+from bench import command, disk, mail
 from bench.measure import MIB, Peak, Work, compare, resident
 from bench.rivals import postfix_relay
 from bench.servers import Proxy, optional, proxy, smtps_sink
@@ -88,6 +88,7 @@ class Spools:
                 command.note,
                 lambda: rates(running.smtp_port),
                 rival=through(self._rival),
+                limit=lambda: [disk.durable(count=count, octets=octets, writers=connections)],
                 rounds=self._sizes.rounds,
                 figures=2,
             )
@@ -134,12 +135,18 @@ class Spools:
                     took.append((time.perf_counter() - begun) * 1000)
             return [statistics.median(took)]
 
+        def synced() -> Sequence[float]:
+            with short_folder("bench-disk-") as folder:
+                took = disk.waits(folder, count=self._sizes.latency, octets=self._sizes.small_octets, writers=1)
+            return [statistics.median(took) * 1000]
+
         rival = self._rival
         with self._proxy(url) as running:
             (figures,) = compare(
                 command.note,
                 lambda: median(running.smtp_port),
                 rival=None if rival is None else lambda: median(rival),
+                limit=synced,
                 rounds=self._sizes.rounds,
             )
         return [Row(f"one device, median of a message{_store(url)}", "ms", figures, targets)]

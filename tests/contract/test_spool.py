@@ -9,6 +9,7 @@ import pytest
 
 from legacy_email_proxy.testing import Delivered, RelaySuite
 from legacy_email_proxy_plugins.spool import SpoolRelay
+from realservers.postgres import Postgres
 from spool.support import Backend, spooling
 
 
@@ -28,3 +29,10 @@ class TestSpool(RelaySuite):
             return [Delivered(each.content, each.reverse_path, each.forward_paths) for each in backend.delivered]
 
         return look
+
+
+class TestSpoolInPostgres(TestSpool):
+    @pytest.fixture
+    async def relay(self, backend: Backend, tmp_path: Path, postgres: Postgres) -> AsyncIterator[SpoolRelay]:
+        async with spooling(backend, tmp_path, SPOOL_URL=postgres.new_database()) as spool:
+            yield spool

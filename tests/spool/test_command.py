@@ -103,6 +103,7 @@ def test_mail_arrives_after_an_outage_and_a_crash(down: dict[str, str], tmp_path
     ("arguments", "status", "said"),
     [
         (("list",), 0, ""),
+        (("migrate",), 0, ""),
         (("show", "7"), 1, "there is no message 7"),
         (("drop", "7"), 1, "there is no message 7"),
         (("show",), 2, "name the messages by their numbers"),

@@ -389,6 +389,39 @@ async def test_thousands_wait_for_a_backend_without_a_storm_and_go_in_order(tmp_
     assert all(abs(place - number) <= 3 * connections for place, number in enumerate(first, before + 31))
 
 
+@SQLITE  # with the other one, any proxy's notification makes us ask for what is due
+@pytest.mark.parametrize(("octets", "read"), [(100, False), (60_000, True)])
+async def test_new_messages_wait_in_memory_while_they_are_few_and_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, octets: int, read: bool
+) -> None:
+    count, open_ = 120, anyio.Event()
+    backend = Backend(before_dot=lambda _: open_.wait())
+    async with spooling(backend, tmp_path) as spool:
+        delivery: Any = spool._delivery
+        await until(lambda: not delivery._behind)
+        store, leased = spool._spool.store, 0
+        lease = store.lease
+
+        async def counted(*arguments: Any) -> Any:
+            nonlocal leased
+            messages = await lease(*arguments)
+            leased += len(messages)
+            return messages
+
+        monkeypatch.setattr(store, "lease", counted)
+        for number in range(count):
+            await send(spool, content=b"%d\r\n" % number + b"x" * octets)
+        assert sum(len(message) for message in backend.contents) == 0
+        assert delivery._octets <= delivery_module._OFFERED_OCTETS + octets + 10
+        open_.set()
+        await until(lambda: len(backend.delivered) == count)
+        assert sorted(int(each.partition(b"\r")[0]) for each in backend.contents) == [*range(count)]
+        assert (leased > 0) == read
+        await until_states(spool)
+        await until(lambda: not delivery._busy)
+        assert delivery._octets == 0
+
+
 def _fill(state_dir: Path, count: int) -> None:
     columns, values = support.store.message_columns
     support.store.execute(

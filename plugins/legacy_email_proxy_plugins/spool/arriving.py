@@ -17,8 +17,6 @@ Put = Callable[[Submission, bytes | None, str | None, int], Awaitable[SpooledMes
 INLINE_OCTETS = 64 * 1024
 """Larger contents get a body of their own. In SQLite's file every octet is written twice, to the log and the table."""
 
-_WRITE_OCTETS = 1024 * 1024
-
 
 class Body(Protocol):
     """A body that is being written. Everything blocks."""
@@ -37,6 +35,9 @@ class Body(Protocol):
 
 class Bodies(Protocol):
     """Where a store keeps the bodies that are too large for a record. The record is what counts."""
+
+    write_octets: int
+    """So many are gathered before they are written."""
 
     def create(self) -> Body:
         """A new body; nothing is written yet."""
@@ -65,7 +66,7 @@ class Arriving:
         self._pieces.append(piece)
         self._held += len(piece)
         self._octets += len(piece)
-        if self._held >= (_WRITE_OCTETS if self._body else INLINE_OCTETS):
+        if self._held >= (self._bodies.write_octets if self._body else INLINE_OCTETS):
             if self._body is None:
                 self._body = self._bodies.create()
             pieces, self._pieces, self._held = self._pieces, [], 0

@@ -8,7 +8,6 @@ import asyncio
 import logging
 import math
 import random
-import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -21,20 +20,18 @@ from .options import Options
 from .schedule import Gate, retry_after
 from .store import Store, Unreadable
 
-__all__ = ("Delivery", "steady_clock")
+__all__ = ("Delivery",)
 
 _AHEAD = 3
-"""Messages that are on their way for each connection: one is delivered, the others are read and written down."""
+"""Messages out of the store for each connection: one is delivered, the others are read and written down."""
+
+_OFFERED = 500
+_OFFERED_OCTETS = 4 * 1024 * 1024
+"""So many new messages, and octets of them, wait for a connection in memory; any more are read when there is one."""
 
 _TROUBLE_SECONDS = 5.0
 _LONGEST_SLEEP = 60.0
 _RECORD_SECONDS = 1.0
-
-
-def steady_clock() -> Callable[[], float]:
-    """Seconds since 1970, by a clock that does not jump: one that is set back a day would let everything wait."""
-    offset = time.time() - time.monotonic()
-    return lambda: time.monotonic() + offset
 
 
 class Delivery:
@@ -69,6 +66,8 @@ class Delivery:
         self._busy: dict[int, asyncio.Task[None]] = {}
         self._untried: set[int] = set()
         self._attempting: set[int] = set()
+        self._settled: set[int] = set()
+        self._octets = 0
         self._wake = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._successor: Delivery | None = None
@@ -105,7 +104,7 @@ class Delivery:
 
     def offer(self, message: SpooledMessage) -> None:
         """A new message, just stored. It is begun at once, without reading it again, if nothing else waits its turn."""
-        full = len(self._busy) >= self._options.connections * _AHEAD
+        full = len(self._busy) >= _OFFERED or self._octets >= _OFFERED_OCTETS
         if self._successor is not None:
             self._successor.offer(message)
         elif self._behind or self._gate.closed or self._stopping or full:
@@ -192,15 +191,22 @@ class Delivery:
         task = asyncio.get_running_loop().create_task(self._handle(message, probe=self._gate.closed))
         self._busy[message.number] = task
         self._under_way.add(message.number)
-        task.add_done_callback(lambda _: self._ended(message.number))
+        self._octets += len(message.content or b"")
+        task.add_done_callback(lambda _: self._ended(message))
 
-    def _ended(self, number: int) -> None:
+    def _ended(self, message: SpooledMessage) -> None:
+        number = message.number
         del self._busy[number]
+        self._octets -= len(message.content or b"")
         self._under_way.discard(number)
         if number in self._untried:
             self._untried.discard(number)
             self._store.give_back(number)
-        self.wake()
+        # The turn of what is due comes in its order, and that of what is left of this one with it.
+        self._behind = self._behind or number not in self._settled
+        self._settled.discard(number)
+        if self._behind or self._gate.closed or self._successor is not None:
+            self.wake()
 
     async def _handle(self, message: SpooledMessage, *, probe: bool) -> None:
         try:
@@ -210,10 +216,10 @@ class Delivery:
             self._logger.error("message %d: %s", message.number, error, exc_info=_unexpected(error))
             outcome = self._later(message, message.waiting, error, orderly=isinstance(error, Failure))
         if outcome is None:
-            # The turn of what is due comes in its order, and this one's with it.
-            self._behind = True
             return
         await self._record(message, outcome)
+        if outcome.last_of_it:
+            self._settled.add(message.number)
 
     async def _record(self, message: SpooledMessage, outcome: Outcome) -> None:
         said = False

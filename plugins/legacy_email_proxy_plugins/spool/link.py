@@ -23,6 +23,7 @@ __all__ = ("DEFAULTS", "Link", "conninfo", "server_answers", "server_name")
 
 DEFAULTS = {
     "application_name": "legacy-email-proxy",
+    "client_encoding": "UTF8",
     "connect_timeout": "5",
     # A server that vanished without a word is noticed within half a minute, and not after two hours.
     "keepalives_idle": "10",

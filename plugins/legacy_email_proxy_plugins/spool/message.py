@@ -129,3 +129,11 @@ class Outcome:
     orderly: bool = True
     warned: bool = False
     notices: Sequence[Notice] = field(default_factory=tuple)
+
+    @property
+    def last_of_it(self) -> bool:
+        """Whether everybody has the message, and nothing else hung on this try."""
+        message = self.message
+        return not (message.notice or message.unfinished) and all(
+            each.fate is Fate.DELIVERED for each in message.recipients
+        )

@@ -1,4 +1,4 @@
-"""Bodies in PostgreSQL: rows of a MiB each, written as they come in and read as they go out.
+"""Bodies in PostgreSQL: rows of 256 KiB each, written as they come in and read as they go out.
 
 Rows, and no large objects: those belong to a role and not to a table, and are forgotten by whoever copies the tables.
 """
@@ -83,6 +83,9 @@ class _Links:
 
 class Pieces:
     """The table ``piece``. The rows of a message that is done go with its record."""
+
+    write_octets = 256 * 1024
+    """The driver has several copies of a row in memory."""
 
     def __init__(self, connect: Callable[[], Link], threads: Threads, owner: str) -> None:
         self._links = _Links(connect)

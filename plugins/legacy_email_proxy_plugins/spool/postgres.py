@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
@@ -37,6 +38,8 @@ _RENEWALS = 3
 """In the time of a lease; so two may fail."""
 _NUMBERS = 100
 """Taken from the sequence at a time."""
+_SWEEP_TURNS = 180
+"""Of renewals; an hour."""
 _ORPHAN = "1 day"
 """No device takes that long to send a message, so a body that old and without a record has none to come."""
 
@@ -143,14 +146,18 @@ class PostgresStore(RelationalStore):
             f"UPDATE message SET {_FREE}, unfinished = greatest(unfinished, 1) WHERE owner = ?",  # noqa: S608
             (previous,),
         )
+        self._sweep(link)
+        self._count(link)
+        self._stocked = True
+
+    def _sweep(self, link: Link) -> None:
+        """Remove the bodies that no record will ever name: of the process before this one, and old ones of any."""
         link.execute(
             "DELETE FROM piece WHERE body IN (SELECT body FROM piece WHERE number = 0"  # noqa: S608
             f" AND (owner = ? OR written < now() - interval '{_ORPHAN}'))"
             " AND NOT EXISTS (SELECT FROM message WHERE message.body = piece.body)",
-            (previous,),
+            (self._owner.previous,),
         )
-        self._count(link)
-        self._stocked = True
 
     def _count(self, link: Link) -> None:
         found = link.execute("SELECT count(*), coalesce(sum(octets), 0)::bigint FROM message").fetchone()
@@ -285,11 +292,13 @@ class PostgresStore(RelationalStore):
 
     async def _keep(self) -> None:
         """Renew what is leased, and see whether others no longer do. Never returns."""
-        while True:
+        for turn in itertools.count(1):
             await asyncio.sleep(self._leases.seconds / _RENEWALS)
             asked = self._leases.clock()
             try:
                 renewed, left = await self._writer.run(partial(self._renew, numbers=self._leases.numbers))
+                if turn % _SWEEP_TURNS == 0:
+                    await self._writer.run(self._sweep)
             except Failure as failure:
                 self._logger.warning("the spool's leases can not be renewed: %s", failure)
                 continue

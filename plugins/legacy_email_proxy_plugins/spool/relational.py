@@ -166,8 +166,8 @@ class RelationalStore:
     async def _written(self, outcome: Outcome) -> tuple[int, list[tuple[int, str | None]]]:
         """See :meth:`_record`."""
         message = outcome.message
-        if not message.notice and all(each.fate is Fate.DELIVERED for each in message.recipients):
-            await self._writer.together(message.number)
+        if outcome.last_of_it:
+            await self._writer.together(message.number, patient=True)
             return 0, [(message.octets, message.body)]
         return await self._writer.run(lambda connection: self._record(connection, outcome))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 
 from legacy_email_proxy.contracts import (
@@ -14,13 +15,19 @@ from legacy_email_proxy.contracts import (
     Unverified,
 )
 
-__all__ = ("JITTER", "Gate", "retry_after")
+__all__ = ("JITTER", "Gate", "retry_after", "steady_clock")
 
 JITTER = 0.2
 """The most that chance adds to an interval, so that what failed together does not come back together."""
 
 _BACKENDS_FAULT = (Unreachable, Unverified, CredentialsRefused, Unusable, Overloaded)
 _FAILURES_IN_A_ROW = 3
+
+
+def steady_clock() -> Callable[[], float]:
+    """Seconds since 1970, by a clock that does not jump: one that is set back a day would let everything wait."""
+    offset = time.time() - time.monotonic()
+    return lambda: time.monotonic() + offset
 
 
 def retry_after(tries: int, intervals: Sequence[float], chance: Callable[[], float]) -> float:

@@ -23,10 +23,10 @@ import anyio
 from legacy_email_proxy.contracts import Failure, Relay
 
 from .control import Control
-from .delivery import Delivery, steady_clock
+from .delivery import Delivery
 from .options import Options
 from .place import Place
-from .schedule import JITTER
+from .schedule import JITTER, steady_clock
 from .store import Store
 from .workbench import Workbench
 

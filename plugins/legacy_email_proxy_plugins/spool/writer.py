@@ -23,6 +23,9 @@ __all__ = ("Bulk", "Connection", "Writer")
 _BATCH = 256
 """Callers whose work is committed together, at most."""
 
+_PATIENCE_SECONDS = 0.01
+"""How long what nobody waits for may lie, so that it comes into a commit that is made anyhow."""
+
 _Result = TypeVar("_Result")
 Connection = Any
 """What a store works on: ``execute``, ``executemany``, ``in_transaction`` and ``close``, as :mod:`sqlite3` has them."""
@@ -48,7 +51,10 @@ class Writer:
         self._begin = begin
         self._failure = failure
         self._look_at = look_at
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._gathered: list[_Job] = []
+        self._committing = self._hurry = False
+        self._patience: asyncio.TimerHandle | None = None
+        self._jobs: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop
         self._closed = False
@@ -56,11 +62,11 @@ class Writer:
     async def open(self, connect: Callable[[], Connection]) -> None:
         """Start the thread, and in it the connection. Raises what ``connect`` raises."""
         self._loop = asyncio.get_running_loop()
-        opened: asyncio.Future[None] = self._loop.create_future()
+        opened = _Job(None, None, self._loop.create_future())
         # A daemon, because a dead disk may never let it end.
         self._thread = threading.Thread(target=self._main, args=(connect, opened), name="spool-writer", daemon=True)
         self._thread.start()
-        await opened
+        await opened.future
 
     async def run(self, work: Callable[[Connection], _Result]) -> _Result:
         """Do ``work`` in a transaction; on return it is committed, and on disk.
@@ -76,62 +82,82 @@ class Writer:
         if self._thread is not None and not self._closed:
             self._done(work, None).add_done_callback(lambda done: done.cancelled() or done.exception())
 
-    async def together(self, argument: Any) -> Any:
+    async def together(self, argument: Any, *, patient: bool = False) -> Any:
         """As :meth:`run`, for what many callers want at once: ``bulk`` gets a list of arguments, and gives the results.
+
+        What is ``patient`` waits up to :data:`_PATIENCE_SECONDS` for a commit that somebody else needs.
 
         ``bulk`` does it in one statement. After each statement the thread has to get the interpreter's lock back from a
         busy event loop, so it is the number of statements, and not of rows, that counts.
         """
-        return await self._done(None, argument)
+        return await self._done(None, argument, patient=patient)
 
-    def _done(self, work: Callable[[Connection], Any] | None, argument: Any) -> asyncio.Future[Any]:
+    def _done(
+        self, work: Callable[[Connection], Any] | None, argument: Any, *, patient: bool = False
+    ) -> asyncio.Future[Any]:
         if self._thread is None or self._closed:
             raise Failure("the spool is closed", look_at=self._look_at)
         job = _Job(work, argument, self._loop.create_future())
-        self._jobs.put(job)
+        self._gathered.append(job)
+        self._hurry = self._hurry or not patient
+        self._await_others()
         return job.future
+
+    def _await_others(self) -> None:
+        if self._committing or not self._gathered:
+            return
+        if self._hurry:
+            # After all that this turn of the loop has still to do: some of it may be work for the same commit.
+            self._loop.call_soon(self._set_off)
+        elif self._patience is None:
+            self._patience = self._loop.call_later(_PATIENCE_SECONDS, self._set_off)
+
+    def _set_off(self) -> None:
+        """Commit what has gathered, unless a commit is under way: that one's end begins the next."""
+        if self._committing or not self._gathered:
+            return
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        jobs, self._gathered = self._gathered[:_BATCH], self._gathered[_BATCH:]
+        self._hurry = bool(self._gathered)
+        self._committing = True
+        self._jobs.put(jobs)
+
+    def _ended(self, jobs: list[_Job]) -> None:
+        self._committing = False
+        self._await_others()
+        _resolve(jobs)
 
     async def aclose(self) -> None:
         """Finish what was asked for, and close the connection."""
         if self._thread is None or self._closed:
             return
         self._closed = True
+        while self._thread.is_alive() and (self._gathered or self._committing):
+            self._set_off()
+            await asyncio.sleep(0.005)
         self._jobs.put(None)
         while self._thread.is_alive():  # noqa: ASYNC110 (a thread sets no event of the loop when it has ended)
             await asyncio.sleep(0.005)
 
     # In the thread.
 
-    def _main(self, connect: Callable[[], Connection], opened: asyncio.Future[None]) -> None:
+    def _main(self, connect: Callable[[], Connection], opened: _Job) -> None:
         try:
             connection = connect()
         except BaseException as error:
-            self._tell([(opened, None, error)])
+            opened.error = error
+            self._call(_resolve, [opened])
             return
-        self._tell([(opened, None, None)])
+        self._call(_resolve, [opened])
         del opened
         try:
-            while (jobs := self._gather()) is not None:
+            while (jobs := self._jobs.get()) is not None:
                 self._commit(connection, jobs)
-                self._tell([(job.future, job.result, job.error) for job in jobs])
+                self._call(self._ended, jobs)
         finally:
             connection.close()
-
-    def _gather(self) -> list[_Job] | None:
-        job = self._jobs.get()
-        if job is None:
-            return None
-        jobs = [job]
-        try:
-            while len(jobs) < _BATCH:
-                job = self._jobs.get_nowait()
-                if job is None:
-                    self._jobs.put(None)
-                    break
-                jobs.append(job)
-        except queue.Empty:
-            pass
-        return jobs
 
     def _commit(self, connection: Connection, jobs: list[_Job]) -> None:
         try:
@@ -147,10 +173,10 @@ class Writer:
             for job in jobs:
                 self._commit(connection, [job])
 
-    def _tell(self, ends: list[tuple[asyncio.Future[Any], Any, BaseException | None]]) -> None:
+    def _call(self, function: Callable[[list[_Job]], None], jobs: list[_Job]) -> None:
         # Without its loop, nobody waits any more.
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(_resolve, ends)
+            self._loop.call_soon_threadsafe(function, jobs)
 
 
 def _transaction(connection: Connection, jobs: list[_Job], bulk: Bulk, begin: str) -> None:
@@ -179,11 +205,11 @@ def _do_together(connection: Connection, jobs: list[_Job], bulk: Bulk) -> None:
         job.result = result
 
 
-def _resolve(ends: list[tuple[asyncio.Future[Any], Any, BaseException | None]]) -> None:
-    for future, result, error in ends:
-        if future.done():
+def _resolve(jobs: list[_Job]) -> None:
+    for job in jobs:
+        if job.future.done():
             continue
-        if error is not None:
-            future.set_exception(error)
+        if job.error is not None:
+            job.future.set_exception(job.error)
         else:
-            future.set_result(result)
+            job.future.set_result(job.result)

@@ -25,5 +25,6 @@ class Queue(Protocol):
 
         That may be another process, which has it open; the relay itself is not started. Gives what JSON can hold about
         each message, its ``account`` among that, and of ``export`` the octets of one in pieces. Messages of all
-        accounts that have the queue in common are meant. Raises :class:`Failure` in plain words.
+        accounts that have the queue in common are meant. ``migrate`` is about no message: it brings up to date what
+        the queue is held in, and gives its ``version``. Raises :class:`Failure` in plain words.
         """
