@@ -309,3 +309,24 @@ async def test_one_that_fails_does_not_stop_the_others(caplog: pytest.LogCapture
         stack.push_async_callback(router.aclose)
     assert closed == ["slow"]
     assert "plugin not closed cleanly" in caplog.text
+
+
+async def test_a_password_that_was_proven_is_known_again_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    users = Users({"ann": PasswordHash.of("secret"), "bob": PasswordHash.of("other")})
+    hashed: list[str] = []
+    fits = PasswordHash.fits
+
+    def counted(self: PasswordHash, password: str) -> bool:
+        hashed.append(password)
+        return fits(self, password)
+
+    monkeypatch.setattr(PasswordHash, "fits", counted)
+    assert not await users.verify(login("ann", "wrong"))
+    for _ in range(3):
+        assert await users.verify(login("ann", "secret"))
+    # Each of these takes as long as any wrong password.
+    for user, password in (("ann", "wrong"), ("ann", ""), ("bob", "secret"), ("eve", "secret"), ("eve", "")):
+        assert not await users.verify(login(user, password))
+    assert hashed == ["wrong", "secret", "wrong", "", "secret", "secret", ""]
+    # What is not UTF-8 arrives as surrogates.
+    assert not await users.verify(login("ann", "\udcff"))
