@@ -504,6 +504,26 @@ async def test_a_file_with_broken_pages_is_kept_and_a_new_one_begun(tmp_path: Pa
 
 
 @SQLITE
+async def test_a_message_in_a_broken_page_stops_nobody(tmp_path: Path) -> None:
+    contents = [b"".join(b"%d %d\r\n" % (number, line) for line in range(2000)) for number in range(6)]
+    async with spooling(Backend(sender=raises([Unreachable("away")] * 100)), tmp_path) as spool:
+        for content in contents:
+            await send(spool, content=content)
+        await until_tries(spool, 1)
+    octets = bytearray((tmp_path / "spool.db").read_bytes())
+    page = octets.index(b"\r\n3 1000\r\n") // 4096 * 4096
+    octets[page : page + 4096] = b"\xff" * 4096
+    (tmp_path / "spool.db").write_bytes(octets)
+    backend = Backend()
+    async with spooling(backend, tmp_path) as spool:
+        await operate(spool, "retry", 1)
+        (item,) = await until_states(spool, "set aside")
+        assert item["number"] == 4
+        assert item["reason"] == "it lies in a broken part of the file: database disk image is malformed"
+        assert sorted(backend.contents) == [*contents[:3], *contents[4:]]
+
+
+@SQLITE
 @pytest.mark.parametrize("content", [b"no database at all" * 1000, b"", b"SQLite format 3\0" + b"\xff" * 8000])
 async def test_an_unreadable_file_is_kept_and_a_new_one_begun(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
