@@ -335,6 +335,24 @@ async def test_a_message_that_crashes_the_relay_is_set_aside(tmp_path: Path, clo
         await until_states(spool)
 
 
+class Unspeakable(Exception):
+    """Its words are such as a file name can have, and no database takes."""
+
+    def __repr__(self) -> str:
+        return f"Unspeakable({self})"
+
+
+async def test_no_words_of_a_relay_keep_its_message_from_being_written_down(tmp_path: Path, clock: Clock) -> None:
+    backend = Backend(sender=raises([Unspeakable("no \udcff \0 file")] * 2))
+    async with spooling(backend, tmp_path, SPOOL_POISON_TRIES="2") as spool:
+        await send(spool)
+        item = await until_tries(spool, 1)
+        assert (item["state"], item["recipients"][0]["reply"]) == ("queued", r"no \udcff \x00 file")
+        tick(spool, clock, 3600)
+        (item,) = await until_states(spool, "set aside")
+        assert item["reason"].endswith(r"Unspeakable(no \udcff \x00 file)")
+
+
 async def test_what_was_done_but_can_not_be_written_down_is_not_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
