@@ -229,7 +229,7 @@ async def test_a_socket_that_is_not_ours_to_open(tmp_path: Path, monkeypatch: py
 
     async with spooling(Backend(), tmp_path):
         monkeypatch.setattr(asyncio, "open_unix_connection", refused)
-        with pytest.raises(Failure, match="spool.sock: Permission denied"):
+        with pytest.raises(Failure, match=r"spool\.sock: Permission denied"):
             await listed(spool_to(Backend(), tmp_path))
 
 

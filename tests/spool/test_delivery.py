@@ -165,6 +165,19 @@ async def test_a_permanent_verdict_is_notified(tmp_path: Path, step: str) -> Non
     assert header.get_payload() == "Subject: large\r\n"
 
 
+async def test_a_sender_outside_ascii_is_notified(tmp_path: Path) -> None:
+    backend = Backend(recipient=raises([Refused(550, "5.1.1", "No such user")]))
+    async with spooling(backend, tmp_path) as spool:
+        utf8: dict[str, str | None] = {"SMTPUTF8": None}
+        await send(spool, "bj\u00f6rn@example.test", reverse_path="j\u00fcrgen@example.test", parameters=utf8)
+        await until_states(spool)
+    (told,) = backend.delivered
+    assert told.forward_paths == ("j\u00fcrgen@example.test",)
+    assert told.parameters.keys() >= {"SMTPUTF8", "BODY"}
+    assert "\r\nTo: <j\u00fcrgen@example.test>\r\n".encode() in told.content
+    assert rb"Final-Recipient: utf-8; bj\x{F6}rn@example.test" in told.content
+
+
 async def test_no_notification_for_the_null_reverse_path(tmp_path: Path) -> None:
     backend = Backend(recipient=raises([PERMANENT]))
     async with spooling(backend, tmp_path) as spool:

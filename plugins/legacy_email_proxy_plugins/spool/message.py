@@ -12,7 +12,7 @@ __all__ = ("Fate", "Notice", "Outcome", "Recipient", "SpooledMessage", "State", 
 
 
 def storable(text: str) -> str:
-    """What somebody else's code has said, in words that every store can hold: of half characters and NUL their codes."""
+    """What somebody else's code has said, as every store can hold it: of half characters and NUL their codes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
 
 
