@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import signal
 import smtplib
@@ -198,6 +199,38 @@ async def test_nonsense_at_the_socket_harms_nobody(tmp_path: Path, request_: byt
         assert "failure" in json.loads(answer)
         writer.close()
         assert await listed(service) == []
+
+
+async def test_many_messages_at_once(tmp_path: Path) -> None:
+    async with spooling(Backend(), tmp_path) as service:
+        for asked in (service, spool_to(Backend(), tmp_path)):
+            with pytest.raises(Failure, match="there is no message 1000001"):
+                await operate(asked, "drop", *range(1_000_001, 1_020_000))
+
+
+@pytest.mark.parametrize("number", [0, -1, 2**63, 10**30])
+async def test_numbers_that_no_message_has(tmp_path: Path, number: int) -> None:
+    async with spooling(Backend(), tmp_path) as service:
+        for action in ("show", "retry", "drop", "export"):
+            with pytest.raises(Failure, match=f"there is no message {number}"):
+                await operate(service, action, number)
+
+
+async def test_the_socket_has_a_folder_wherever_the_spool_is(tmp_path: Path) -> None:
+    state_dir, elsewhere = tmp_path / "state", f"sqlite:///{tmp_path}/elsewhere/spool.db"
+    async with spooling(Backend(), state_dir, SPOOL_URL=elsewhere):
+        assert stat.S_IMODE(state_dir.stat().st_mode) == 0o700
+        assert await listed(spool_to(Backend(), state_dir, SPOOL_URL=elsewhere)) == []
+
+
+async def test_a_socket_that_is_not_ours_to_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    async with spooling(Backend(), tmp_path):
+        monkeypatch.setattr(asyncio, "open_unix_connection", refused)
+        with pytest.raises(Failure, match=r"spool\.sock: Permission denied"):
+            await listed(spool_to(Backend(), tmp_path))
 
 
 async def test_a_socket_left_behind_is_in_nobodys_way(tmp_path: Path) -> None:

@@ -40,7 +40,9 @@ class Control:
 
     async def start(self) -> None:
         """Listen. What is in the way was left by a service that is no more: the spool's lock is ours."""
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
+            # The spool may be elsewhere, and nothing else have made this folder.
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if stat.S_ISSOCK(self._path.lstat().st_mode):
                 self._path.unlink()
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -51,7 +53,7 @@ class Control:
                     listener.bind(name)
                 finally:
                     os.umask(before)
-            self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=2**16)
+            self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=_LINE_OCTETS)
         except OSError as error:
             listener.close()
             self._logger.error("the spool command will not reach this service: %s: %s", self._path, error.strerror)

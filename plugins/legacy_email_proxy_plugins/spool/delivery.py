@@ -14,7 +14,7 @@ from contextlib import suppress
 from legacy_email_proxy.contracts import Failure, Relay
 
 from .attempt import Attempt, attempt
-from .message import Fate, Notice, Outcome, Recipient, SpooledMessage, State, Verdict
+from .message import Fate, Notice, Outcome, Recipient, SpooledMessage, State, Verdict, storable
 from .notification import addressees, header_of, notice
 from .options import Options
 from .schedule import Gate, retry_after
@@ -383,7 +383,7 @@ class Delivery:
 
     def _set_aside(self, message: SpooledMessage, reason: str) -> Outcome:
         self._logger.error("message set aside", extra={"facts": {**_facts(message), "reason": reason}})
-        return Outcome(message, (), self._clock(), State.SET_ASIDE, reason, orderly=False)
+        return Outcome(message, (), self._clock(), State.SET_ASIDE, storable(reason), orderly=False)
 
 
 def _unexpected(error: BaseException) -> BaseException | None:

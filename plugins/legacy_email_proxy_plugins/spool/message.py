@@ -8,7 +8,12 @@ from enum import StrEnum
 
 from legacy_email_proxy.contracts import Client, Parameters, Refused
 
-__all__ = ("Fate", "Notice", "Outcome", "Recipient", "SpooledMessage", "State", "Submission", "Verdict")
+__all__ = ("Fate", "Notice", "Outcome", "Recipient", "SpooledMessage", "State", "Submission", "Verdict", "storable")
+
+
+def storable(text: str) -> str:
+    """What somebody else's code has said, as every store can hold it: of half characters and NUL their codes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
 
 
 class State(StrEnum):
@@ -44,8 +49,8 @@ class Verdict:
     def of(cls, failure: BaseException, time: float) -> Verdict:
         """From what the relay raised."""
         if isinstance(failure, Refused):
-            return cls(failure.code, failure.enhanced, failure.text, time)
-        return cls(0, "", str(failure) or type(failure).__name__, time)
+            return cls(failure.code, failure.enhanced, storable(failure.text), time)
+        return cls(0, "", storable(str(failure)) or type(failure).__name__, time)
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ HEADER_OCTETS = 64 * 1024
 """How much of the original's header is returned, at most."""
 
 _ENHANCED = re.compile(r"[45]\.\d{1,3}\.\d{1,3}")
+_NO_QCHAR = re.compile(r"[^\x21-\x2a\x2c-\x3c\x3e-\x5b\x5d-\x7e]")
 _TEXT_OCTETS = 900
 
 
@@ -63,7 +64,9 @@ def notice(
     """The notification of these recipients' failure, or delay, as a message of its own from the null reverse-path."""
     host = socket.gethostname() or "localhost"
     content = _report(message, recipients, to, header, options, host, delayed=delayed)
-    parameters = {} if content.isascii() else {"BODY": "8BITMIME"}
+    parameters: dict[str, str | None] = {} if content.isascii() else {"BODY": "8BITMIME"}
+    if not all(path.isascii() for path in to):
+        parameters["SMTPUTF8"] = None
     client = Client("", f"notice-of-{message.number}", host)
     submission = Submission(
         message.account, client, NULL_REVERSE_PATH, parameters, [(path, {}) for path in to], now
@@ -86,7 +89,7 @@ def _report(
     eight_bit = "Content-Transfer-Encoding: 8bit\r\n"
     head = (
         f"From: Mail delivery system <{_address(options.daemon or f'MAILER-DAEMON@{host}')}>\r\n"
-        f"To: {', '.join(f'<{_address(path)}>' for path in to)}\r\n"
+        f"To: {', '.join(f'<{_addressee(path)}>' for path in to)}\r\n"
         f"Subject: {'Mail is late' if delayed else 'Mail could not be delivered'}\r\n"
         f"Date: {format_datetime(now)}\r\n"
         f"Message-ID: <{secrets.token_hex(16)}@{host}>\r\n"
@@ -110,7 +113,7 @@ def _report(
         f"{'' if header.isascii() else eight_bit}"
         "\r\n"
     )
-    return head.encode("ascii") + header + f"\r\n--{boundary}--\r\n".encode("ascii")
+    return head.encode() + header + f"\r\n--{boundary}--\r\n".encode("ascii")
 
 
 def _words(message: SpooledMessage, recipients: Sequence[Recipient], *, delayed: bool) -> str:
@@ -137,7 +140,7 @@ def _fields(message: SpooledMessage, recipient: Recipient, options: Options, *, 
     verdict = recipient.verdict or Verdict(0, "", "", message.received)
     fields = [
         "",
-        f"Final-Recipient: rfc822; {_address(recipient.forward_path)}",
+        f"Final-Recipient: {_typed(recipient.forward_path)}",
         f"Action: {'delayed' if delayed else 'failed'}",
         f"Status: {_status(verdict, delayed=delayed)}",
     ]
@@ -169,6 +172,18 @@ def _date(seconds: float) -> str:
 
 def _shown(text: str) -> str:
     return " ".join(re.sub(r"[^\x21-\x7e]+", " ", text).split())
+
+
+def _addressee(path: str) -> str:
+    """An address in a field of a message that is sent with SMTPUTF8 where it needs that (RFC 6532)."""
+    return "".join(each if each.isprintable() and not each.isspace() else "?" for each in path)
+
+
+def _typed(path: str) -> str:
+    """An address with its type; outside ASCII by the numbers of its characters (RFC 6533 §3)."""
+    if path.isascii():
+        return f"rfc822; {_address(path)}"
+    return "utf-8; " + _NO_QCHAR.sub(lambda found: f"\\x{{{ord(found[0]):X}}}", path)
 
 
 def _address(path: str) -> str:

@@ -9,12 +9,13 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 
 from ..threads import Threads
 from . import rows
 from .arriving import Arriving, Bodies
 from .message import Fate, Outcome, SpooledMessage, State, Submission
-from .store import Unreadable
+from .store import Damaged, Unreadable
 from .writer import Connection, Writer
 
 __all__ = ("ENDLESS", "LOOK_AT", "SUSPECT", "RelationalStore", "move")
@@ -134,27 +135,37 @@ class RelationalStore:
             busy = frozenset(but)
             if self._suspect not in busy:
                 self._suspect = None
-            leased, self._suspect = await self._writer.run(
-                lambda connection: self._lease(connection, account, now, limit, busy)
-            )
-        return leased
+            while True:
+                try:
+                    leased, self._suspect = await self._writer.run(
+                        lambda connection: self._lease(connection, account, now, limit, busy)
+                    )
+                except Damaged as damaged:
+                    await self._writer.run(partial(self._set_aside, number=damaged.number, reason=damaged))
+                else:
+                    return leased
 
     def _leasable(self, but: Collection[int]) -> int:
         """How many tries without an orderly end those have not reached that could be leased now."""
         return SUSPECT if self._suspect in but else ENDLESS
 
     def _readable(self, connection: Connection, numbers: Sequence[int]) -> list[SpooledMessage]:
-        """Of messages that are leased, those that can be read; the others are set aside."""
+        """Of messages that are leased, those that can be read; the others are set aside. Raises :class:`Damaged`."""
         leased: list[SpooledMessage] = []
         found = rows.fetch_all(connection, numbers)
         for number in numbers:
             message = found.get(number)
+            if isinstance(message, Damaged):
+                raise message
             if isinstance(message, Unreadable):
-                self._logger.error("message %d is set aside: %s", number, message)
-                move(connection, number, State.SET_ASIDE, str(message))
+                self._set_aside(connection, number, message)
             elif message is not None:
                 leased.append(message)
         return leased
+
+    def _set_aside(self, connection: Connection, number: int, reason: Unreadable) -> None:
+        self._logger.error("message %d is set aside: %s", number, reason)
+        move(connection, number, State.SET_ASIDE, str(reason))
 
     async def record(self, outcome: Outcome) -> None:
         """See :meth:`.store.Store.record`."""
@@ -274,6 +285,8 @@ def move(connection: Connection, number: int, state: State, reason: str = "") ->
 def _content(connection: Connection, number: int) -> bytes | Unreadable:
     try:
         message = rows.fetch(connection, number, with_content=True)
+    except Damaged:
+        raise
     except Unreadable as error:
         return error
     if message is None or message.content is None:

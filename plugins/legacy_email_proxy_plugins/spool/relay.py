@@ -120,6 +120,8 @@ class SpoolRelay:
                 return
             except (FileNotFoundError, ConnectionRefusedError):
                 pass
+            except OSError as error:
+                raise Failure(f"the service can not be reached: {socket}: {error.strerror}") from None
         # Opening a file takes the lock that a service holds: one that runs without answering is never disturbed.
         async with self._spool.opened() as workbench:
             async for answer in workbench.do(action, numbers):

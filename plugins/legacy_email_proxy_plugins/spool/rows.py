@@ -11,7 +11,7 @@ from typing import Any
 from legacy_email_proxy.contracts import Client
 
 from .message import Fate, Recipient, SpooledMessage, State, Submission, Verdict
-from .store import Unreadable
+from .store import Damaged, Unreadable
 from .writer import Connection
 
 __all__ = (
@@ -188,7 +188,7 @@ def fetch_all(connection: Connection, numbers: Sequence[int]) -> dict[int, Spool
     """Those that there are, with their contents if they are small; or why one can not be read."""
     found = _fetched(connection, numbers, with_content=True)
     if len(found) < len(numbers):
-        # Text that is none keeps a whole answer from being read.
+        # Text that is none, or a broken page, keeps a whole answer from being read.
         for number in numbers:
             found |= _fetched(connection, [number], with_content=True)
     return found
@@ -201,10 +201,15 @@ def _fetched(
     try:
         rows = connection.execute(_SELECT_MESSAGES if with_content else _SELECT_RECORDS, (listed,)).fetchall()
         recipients = connection.execute(_SELECT_RECIPIENTS, (listed,)).fetchall()
-    except sqlite3.OperationalError as error:
-        if hasattr(error, "sqlite_errorcode"):
+    except sqlite3.DatabaseError as error:
+        # What is no text has no code. Of a page that is broken, only those suffer that have something in it.
+        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF != sqlite3.SQLITE_CORRUPT:
             raise
-        return {numbers[0]: Unreadable(f"its record makes no sense: {error}")} if len(numbers) == 1 else {}
+        if len(numbers) > 1:
+            return {}
+        if hasattr(error, "sqlite_errorcode"):
+            return {numbers[0]: Damaged(numbers[0], f"it lies in a broken part of the file: {error}")}
+        return {numbers[0]: Unreadable(f"its record makes no sense: {error}")}
     theirs: dict[int, list[tuple[Any, ...]]] = {}
     for message, *recipient in recipients:
         theirs.setdefault(message, []).append(tuple(recipient))

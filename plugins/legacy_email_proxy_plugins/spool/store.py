@@ -14,7 +14,7 @@ from legacy_email_proxy.contracts import Failure
 
 from .message import Outcome, SpooledMessage, State, Submission
 
-__all__ = ("Incoming", "Interrupted", "Room", "Store", "TooNewError", "Unreadable")
+__all__ = ("Damaged", "Incoming", "Interrupted", "Room", "Store", "TooNewError", "Unreadable")
 
 
 class Interrupted(Failure):
@@ -27,6 +27,17 @@ class TooNewError(Exception):
 
 class Unreadable(Exception):
     """One stored message can not be read; the others are not affected."""
+
+
+class Damaged(Unreadable):
+    """The message ``number`` has something in a part of the file that is broken.
+
+    SQLite writes nothing more in the transaction that has met such a part, so it has to be rolled back.
+    """
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(reason)
+        self.number = number
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ from .store import Store, Unreadable
 
 __all__ = ("Workbench",)
 
+_LARGEST = 2**63 - 1
+"""No database has room for a larger number."""
 _MOVES = {"retry": State.QUEUED, "release": State.QUEUED, "hold": State.HELD}
 
 
@@ -32,6 +34,9 @@ class Workbench:
             # Opening has done it.
             yield {"done": action, "version": self._store.version}
             return
+        for number in numbers:
+            if not 0 < number <= _LARGEST:
+                raise Failure(f"there is no message {number}")
         for number in numbers if numbers or action != "list" else await self._store.numbers():
             if action == "export":
                 message = await self._message(number)
