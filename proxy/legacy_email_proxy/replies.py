@@ -63,7 +63,7 @@ class SMTP:
     OK = Reply(250, "2.0.0", "OK")
     SENDER_OK = Reply(250, "2.1.0", "OK")
     RECIPIENT_OK = Reply(250, "2.1.5", "OK")
-    ACCEPTED = Reply(250, "2.0.0", "OK, the backend has taken over the message")
+    ACCEPTED = Reply(250, "2.0.0", "OK, the message is taken over")
     BYE = Reply(221, "2.0.0", "Bye")
     CANNOT_VERIFY = Reply(252, "2.5.0", "Cannot VRFY, send some mail and see")
     HELP = Reply(214, "2.0.0", "HELO EHLO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP")

@@ -15,7 +15,7 @@ from smtp.relays import MemoryRelay, MemoryTransaction
 from smtp.test_session import eventually, reset
 
 ENVELOPE = b"EHLO x\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.com>\r\n"
-TAKEN = b"250 2.0.0 OK, the backend has taken over the message"
+TAKEN = b"250 2.0.0 OK, the message is taken over"
 NEXT = b"250 2.0.0 OK, the next chunk please"
 EVIL = b"MAIL FROM:<evil@example.com>\r\nRCPT TO:<victim@example.com>\r\nBDAT 2 LAST\r\nx\n"
 

@@ -29,7 +29,7 @@ async def test_twelve_devices_that_stopped_do_not_keep_the_thirteenth_from_deliv
     for _, writer in stuck:
         writer.write(stopped)
     await eventually(lambda: leg.relay.entered == 10)
-    assert b"taken over the message" in await leg.exchange(MESSAGE)
+    assert b"the message is taken over" in await leg.exchange(MESSAGE)
     assert [message.content for message in leg.relay.delivered] == [b"hello\r\n"]
     for _, writer in stuck:
         writer.close()
@@ -56,7 +56,7 @@ async def test_a_stopped_transaction_is_left_and_the_session_goes_on(
         writer.write(command)
         assert [await reader.readline() for _ in answers] == answers
         writer.write(AGAIN)
-        assert b"taken over the message" in await reader.read()
+        assert b"the message is taken over" in await reader.read()
     assert [message.content for message in leg.relay.delivered] == [b"again\r\n"]
 
 
@@ -80,7 +80,7 @@ async def test_a_device_that_stops_between_chunks_or_within_one(
         writer.write(command)
         assert [await reader.readline() for _ in answers] == answers
         writer.write(AGAIN)
-        assert b"taken over the message" in await reader.read()
+        assert b"the message is taken over" in await reader.read()
     assert [message.content for message in leg.relay.delivered] == [b"again\r\n"]
     assert "SMTP_PROGRESS_SECONDS" in str(facts(caplog, "smtp message not relayed")[0]["cause"])
 
@@ -96,7 +96,7 @@ async def test_content_below_the_rate_is_given_up_and_its_rest_is_no_command(leg
         writer.write(b"\r\nRSET\r\n.\r\n")
         assert await reader.readline() == SLOW
         writer.write(AGAIN)
-        assert b"taken over the message" in await reader.read()
+        assert b"the message is taken over" in await reader.read()
 
 
 async def test_chunks_below_the_rate_are_given_up_and_none_of_them_is_a_command(leg: Leg) -> None:
@@ -113,7 +113,7 @@ async def test_chunks_below_the_rate_are_given_up_and_none_of_them_is_a_command(
         assert line == SLOW
         assert leg.relay.left == 1
         writer.write(AGAIN)
-        assert b"taken over the message" in await reader.read()
+        assert b"the message is taken over" in await reader.read()
     assert [message.content for message in leg.relay.delivered] == [b"again\r\n"]
 
 
@@ -125,13 +125,13 @@ async def test_a_device_above_the_rate_may_take_its_time(leg: Leg, monkeypatch: 
             writer.write(b"line\r\n")
             await asyncio.sleep(0.02)
         writer.write(b".\r\nQUIT\r\n")
-        assert b"taken over the message" in await reader.read()
+        assert b"the message is taken over" in await reader.read()
 
 
 async def test_what_the_backend_takes_its_time_for_does_not_count(leg: Leg, monkeypatch: pytest.MonkeyPatch) -> None:
     leg.relay.hold = asyncio.Event()
     asyncio.get_running_loop().call_later(0.5, leg.relay.hold.set)
-    assert b"taken over the message" in await leg.exchange(MESSAGE)
+    assert b"the message is taken over" in await leg.exchange(MESSAGE)
 
 
 async def test_a_device_that_stays_silent_is_closed_in_the_end(start_leg: StartLeg) -> None:
@@ -176,7 +176,7 @@ async def test_a_message_that_goes_on_behind_a_bare_end_is_one_message(
 async def test_where_a_bare_end_is_trusted_it_ends_the_message(start_leg: StartLeg, end: bytes) -> None:
     leg = await start_leg(lf_end_networks=(ip_network("127.0.0.0/8"),))
     lump = ENVELOPE + b"..stuffed\n..\r\n...\n" + end + AGAIN
-    assert (await leg.exchange(lump)).count(b"taken over the message") == 2
+    assert (await leg.exchange(lump)).count(b"the message is taken over") == 2
     body = end.partition(b".")[0].replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
     assert [message.content for message in leg.relay.delivered] == [b".stuffed\r\n.\r\n..\r\n" + body, b"again\r\n"]
 

@@ -32,7 +32,7 @@ async def test_by_data(leg: Leg, sequence: bytes) -> None:
             await wire.send(ENVELOPE + b"DATA\r\n" + octets[:cut])
             await wire.send(octets[cut:])
             check(leg)
-        assert wire.said.count(b"\r\n250 2.0.0 OK, the backend") == len(octets)
+        assert wire.said.count(b"\r\n250 2.0.0 OK, the message") == len(octets)
 
 
 @pytest.mark.parametrize("sequence", SEQUENCES, ids=repr)
@@ -46,4 +46,4 @@ async def test_by_chunks(leg: Leg, sequence: bytes) -> None:
             await wire.send(rest[: len(rest) // 2])
             await wire.send(rest[len(rest) // 2 :])
             check(leg)
-        assert wire.said.count(b"\r\n250 2.0.0 OK, the backend") == len(octets)
+        assert wire.said.count(b"\r\n250 2.0.0 OK, the message") == len(octets)

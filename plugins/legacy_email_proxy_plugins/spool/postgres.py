@@ -105,9 +105,16 @@ class PostgresStore(RelationalStore):
             self._start(listen(self._info, self._wake))
         self._waiting[account] = due_before
         try:
-            return await super().adopt(account, due_before=due_before)
+            return await self._adopt_waiting(account)
         except Interrupted:
             return 0
+
+    async def _adopt_waiting(self, account: str) -> int:
+        """As soon as a server is there. Were it taken as done before its commit, a broken one would be the last try."""
+        count = await super().adopt(account, due_before=self._waiting[account])
+        self._stocked = True
+        self._waiting.pop(account, None)
+        return count
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.get_running_loop().create_task(work))
@@ -133,7 +140,6 @@ class PostgresStore(RelationalStore):
 
     def _adopt(self, connection: Link, account: str, due_before: float) -> tuple[int, list[int]]:
         self._take_stock(connection)
-        self._waiting.pop(account, None)
         return super()._adopt(connection, account, due_before)
 
     def _take_stock(self, link: Link) -> None:
@@ -148,7 +154,6 @@ class PostgresStore(RelationalStore):
         )
         self._sweep(link)
         self._count(link)
-        self._stocked = True
 
     def _sweep(self, link: Link) -> None:
         """Remove the bodies that no record will ever name: of the process before this one, and old ones of any."""
@@ -193,6 +198,8 @@ class PostgresStore(RelationalStore):
 
     async def lease(self, account: str, now: float, limit: int, but: Collection[int]) -> list[SpooledMessage]:
         """See :meth:`.store.Store.lease`."""
+        if account in self._waiting:
+            await self._adopt_waiting(account)
         asked = self._leases.clock()
         leased = await super().lease(account, now, limit, but)
         for message in leased:
@@ -202,8 +209,6 @@ class PostgresStore(RelationalStore):
     def _lease(
         self, connection: Link, account: str, now: float, limit: int, but: frozenset[int]
     ) -> tuple[list[SpooledMessage], int | None]:
-        if account in self._waiting:
-            self._adopt(connection, account, self._waiting[account])
         found = self._found(connection, account, now, 0, SUSPECT, but, limit)
         suspect = self._suspect
         if suspect is None and len(found) < limit:
