@@ -147,7 +147,7 @@ async def test_a_permanent_verdict_is_notified(tmp_path: Path, step: str) -> Non
     async with spooling(backend, tmp_path) as spool:
         await send(spool, content=LARGE)
         await until_states(spool)
-        assert bodies(tmp_path) == []
+        await until(lambda: not bodies(tmp_path))
     (notice,) = backend.delivered
     message: Any = email.message_from_bytes(notice.content)
     assert message.get_content_type() == "multipart/report"
