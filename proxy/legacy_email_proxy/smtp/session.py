@@ -21,6 +21,8 @@ __all__ = ("MAX_RECIPIENTS", "SMTPSession")
 MAX_RECIPIENTS = 1000
 """Recipients of one message; more are told to come in another one (RFC 5321 §4.5.3.1.10)."""
 
+_TOGETHER = 100
+"""Recipients that are asked for at once, at most: a flood of them must leave other sessions their turn."""
 _ABANDONING = (b"HELO", b"EHLO", b"RSET", b"QUIT")
 
 
@@ -96,10 +98,12 @@ class SMTPSession(ProtectedConnection):
         """The recipient and those in whole lines behind it, or why one is none; and whether content comes next."""
         group = [_recipient(argument)]
         while (line := self._incoming.peek()) is not None and line[:5].upper() == b"RCPT ":
-            if not _plain(line):
+            if not _plain(line) or len(group) == _TOGETHER:
                 break
             self._incoming.skip()
             group.append(_recipient(line[5:].decode().strip()))
+        # They are so many commands, behind which others have their turn.
+        self._in_a_row += len(group) - 1
         if line is None or not _plain(line):
             # It will be refused for that, and what comes then is another command.
             return group, False
