@@ -23,7 +23,8 @@ class BadParameter(ValueError):
 
 
 _QUOTED = r'"(?:[\x20\x21\x23-\x5b\x5d-\x7e\xa0-\U0010ffff]|\\[\x20-\x7e])*"'
-_ADDRESS = rf'(?:{_QUOTED}|[^\x00-\x20\x7f-\x9f<>"(),;\\]++)*+'
+_UNQUOTED = r'[^\x00-\x20\x7f-\x9f<>"(),;\\]*+'
+_ADDRESS = rf"{_UNQUOTED}(?:{_QUOTED}{_UNQUOTED})*"
 # In front of the bracket may stand a display name, but nothing that could be an address or a parameter itself.
 _NAME = r"[^<>@=]*+<"
 _BRACKETED = re.compile(rf"{_NAME} *+({_ADDRESS}) *+>")
