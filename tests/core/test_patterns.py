@@ -30,7 +30,7 @@ def refused(source: str) -> Iterator[int]:
                 yield node.lineno
         elif isinstance(node, ast.JoinedStr):
             behind = (piece for before, piece in pairwise(node.values) if isinstance(before, ast.FormattedValue))
-            if any(isinstance(piece, ast.Constant) and AT_THE_BEGINNING.match(piece.value) for piece in behind):
+            if any(isinstance(piece, ast.Constant) and AT_THE_BEGINNING.match(str(piece.value)) for piece in behind):
                 yield node.lineno
 
 
