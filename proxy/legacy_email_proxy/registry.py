@@ -7,11 +7,24 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
+from types import FunctionType
 from typing import Any, get_args
 
-from .contracts import Credentials, Filter, Maildrop, Relay, Setting, SettingType
+from .contracts import (
+    Authorizable,
+    Credentials,
+    Filter,
+    Maildrop,
+    Queue,
+    Relay,
+    Setting,
+    SettingType,
+    StartingRelay,
+)
+from .settings import read
 
 __all__ = (
     "CREDENTIALS",
@@ -33,6 +46,9 @@ FILTER = "legacy_email_proxy.filter"
 CREDENTIALS = "legacy_email_proxy.credentials"
 GROUPS: dict[str, type] = {MAILDROP: Maildrop, RELAY: Relay, FILTER: Filter, CREDENTIALS: Credentials}
 """Entry-point group → the contract that its plugins keep."""
+
+_OPTIONAL: dict[str, tuple[type, ...]] = {RELAY: (StartingRelay, Queue), CREDENTIALS: (Authorizable,)}
+"""What a plugin of a group may be besides: one that has any method of it has all of them."""
 
 _CONTEXTS = ("open", "transaction")
 """The methods that give an asynchronous context manager."""
@@ -97,53 +113,84 @@ def load(found: Found) -> Any:
         plugin = found.entry_point.load()
     except Exception as error:
         raise PluginError(f"plugin {found} can not be imported: {type(error).__name__}: {error}") from error
-    mistakes = _violations(plugin, GROUPS[found.group])
+    mistakes = _violations(plugin, found.group)
     if mistakes:
         raise PluginError(f"plugin {found} does not keep the {found.group} contract: {'; '.join(mistakes)}")
     return plugin
 
 
-def _violations(plugin: Any, contract: type) -> list[str]:
+def _violations(plugin: Any, group: str) -> list[str]:
     """What is wrong with a plugin class: checked when it is loaded, not at three in the morning when it is called."""
     if not isinstance(plugin, type):
         return [f"{plugin!r} is not a class"]
     if inspect.isabstract(plugin):
         return [f"{', '.join(sorted(getattr(plugin, '__abstractmethods__', ())))} not written"]
-    problems = [] if _accepts(plugin, 1) else ["its constructor must take exactly one argument, the context"]
+    problems = []
+    try:
+        inspect.signature(plugin).bind(None)
+    except TypeError:
+        problems.append("its constructor must take exactly one argument, the context")
+    problems += _wrong_methods(plugin, GROUPS[group])
+    for ability in _OPTIONAL.get(group, ()):
+        if any(hasattr(plugin, name) for name, _ in _methods(ability)):
+            problems += _wrong_methods(plugin, ability)
+    return [*problems, *_bad_settings(plugin)]
+
+
+def _methods(contract: type) -> Iterator[tuple[str, FunctionType]]:
+    """Those that the contract itself has, and not one that it extends."""
     for name, promised in vars(contract).items():
-        if name.startswith("_") or not inspect.isfunction(promised):
-            continue
+        if not name.startswith("_") and inspect.isfunction(promised):
+            yield name, promised
+
+
+def _wrong_methods(plugin: type, contract: type) -> Iterator[str]:
+    for name, promised in _methods(contract):
         written = inspect.getattr_static(plugin, name, None)
         if not inspect.isfunction(written):
-            problems.append(f"no method {name}()")
+            yield f"no method {name}()"
             continue
-        expected = [parameter.name for parameter in inspect.signature(promised).parameters.values()]
-        if not _accepts(written, len(expected)):
-            problems.append(f"{name}() must take ({', '.join(expected)})")
+        if not _takes_what_is_promised(written, promised):
+            yield f"{name}() must take {_arguments(promised)}"
         if inspect.isasyncgenfunction(written) and not inspect.isasyncgenfunction(promised) and name in _CONTEXTS:
-            problems.append(f"{name}() must return a context manager; is @asynccontextmanager missing?")
+            yield f"{name}() must return a context manager; is @asynccontextmanager missing?"
         if inspect.iscoroutinefunction(promised) != inspect.iscoroutinefunction(written):
-            problems.append(f"{name}() must {'' if inspect.iscoroutinefunction(promised) else 'not '}be async")
-    return problems + _bad_settings(plugin)
+            yield f"{name}() must {'' if inspect.iscoroutinefunction(promised) else 'not '}be async"
 
 
-def _bad_settings(plugin: type) -> list[str]:
-    declared = getattr(plugin, "settings", ())
-    if not isinstance(declared, tuple) or not all(isinstance(one, Setting) for one in declared):
-        return ["settings must be a tuple of Setting"]
-    return [
-        f"setting {one.name} has the type {one.type!r}, which is none of {', '.join(get_args(SettingType))}"
-        for one in declared
-        if one.type not in get_args(SettingType)
-    ] + [f"setting {one.name} has choices that are no tuple" for one in declared if not isinstance(one.choices, tuple)]
-
-
-def _accepts(callable_: Any, positional: int) -> bool:
+def _takes_what_is_promised(written: FunctionType, promised: FunctionType) -> bool:
+    parameters = inspect.signature(promised).parameters.values()
+    by_name = {one.name: None for one in parameters if one.kind is one.KEYWORD_ONLY}
     try:
-        inspect.signature(callable_).bind(*range(positional))
+        inspect.signature(written).bind(*range(len(parameters) - len(by_name)), **by_name)
     except TypeError:
         return False
     return True
+
+
+def _arguments(promised: FunctionType) -> str:
+    signature = inspect.signature(promised)
+    bare = [one.replace(annotation=inspect.Parameter.empty) for one in signature.parameters.values()]
+    return str(inspect.Signature(bare))
+
+
+def _bad_settings(plugin: type) -> Iterator[str]:
+    declared = getattr(plugin, "settings", ())
+    if not isinstance(declared, tuple) or not all(isinstance(one, Setting) for one in declared):
+        yield "settings must be a tuple of Setting"
+        return
+    for one in declared:
+        if not all(isinstance(text, str) for text in (one.name, one.sentence)):
+            yield f"setting {one.name!r} has a name or a sentence that is no text"
+        elif one.type not in get_args(SettingType):
+            yield f"setting {one.name} has the type {one.type!r}, which is none of {', '.join(get_args(SettingType))}"
+        elif not isinstance(one.choices, tuple):
+            yield f"setting {one.name} has choices that are no tuple"
+        elif not isinstance(one.default, str | None):
+            yield f"setting {one.name} has the default {one.default!r}; write it as a user would write the variable"
+        elif one.default:
+            given = read({one.name: one.default}, (replace(one, default=None),))
+            yield from (f"setting {mistake}, which is its default" for mistake in given.mistakes)
 
 
 def declared_settings(plugin: Any) -> tuple[Setting, ...]:

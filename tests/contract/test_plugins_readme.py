@@ -14,7 +14,6 @@ import pytest
 from interop.proxy import clean_environment
 from legacy_email_proxy import contracts
 from legacy_email_proxy.contracts import (
-    Account,
     Authorizable,
     Context,
     Credentials,
@@ -23,12 +22,11 @@ from legacy_email_proxy.contracts import (
     Header,
     Maildrop,
     MaildropSession,
-    Password,
     Refused,
     Relay,
     Transaction,
 )
-from legacy_email_proxy.registry import GROUPS, _violations
+from legacy_email_proxy.registry import CREDENTIALS, GROUPS, _violations
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "plugins" / "README.md").read_text()
@@ -36,6 +34,21 @@ README = (ROOT / "plugins" / "README.md").read_text()
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def suite_in(folder: Path) -> str:
+    """What pytest says of the tests there, which have passed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=folder,
+        env=clean_environment(PYTHONPATH=str(folder)),
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def methods(contract: type) -> set[str]:
@@ -47,17 +60,7 @@ def test_the_relay_keeps_the_contract_by_the_test_beside_it(tmp_path: Path) -> N
     (tmp_path / "acme_mail").mkdir()
     (tmp_path / "acme_mail" / "archive.py").write_text(relay)
     (tmp_path / "test_archive.py").write_text(test)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
-        cwd=tmp_path,
-        env=clean_environment(PYTHONPATH=str(tmp_path)),
-        capture_output=True,
-        text=True,
-        timeout=55,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"\b[3-9]\d passed", done.stdout), done.stdout
+    assert re.search(r"\b[3-9]\d passed", suite_in(tmp_path))
 
 
 def test_the_examples_are_those_of_the_distribution() -> None:
@@ -78,14 +81,43 @@ def test_the_refusal_is_one() -> None:
         exec(blocks("python")[3], vars(contracts).copy())
 
 
-async def test_the_credentials_keep_the_contract() -> None:
-    async def ask_the_vault(user: str) -> str:
-        return f"{user}'s password"
+VAULT = """
+import pytest
 
-    names: dict[str, Any] = {"ask_the_vault": ask_the_vault}
-    exec(next(block for block in blocks("python") if "VaultCredentials" in block), names)
-    assert _violations(names["VaultCredentials"], Credentials) == []
-    assert await names["VaultCredentials"](None).secret(Account("imap", "alice")) == Password("alice's password")
+from legacy_email_proxy.contracts import Password
+from legacy_email_proxy.testing import CredentialsSuite, context_for
+
+SECRETS = {}
+
+
+async def ask_the_vault(user):
+    if user not in SECRETS:
+        raise ConnectionError("sealed")
+    return SECRETS[user]
+
+
+class TestVaultCredentials(CredentialsSuite):
+    @pytest.fixture
+    async def credentials(self, tmp_path):
+        SECRETS["device"] = "geheim"
+        return VaultCredentials(context_for(VaultCredentials, tmp_path, BACKEND_SMTP_USER="device"))
+
+    @pytest.fixture
+    def forget(self):
+        async def forgotten():
+            SECRETS.clear()
+
+        return forgotten
+"""
+
+
+def test_the_credentials_keep_the_contract_by_their_suite(tmp_path: Path) -> None:
+    example = next(block for block in blocks("python") if "VaultCredentials" in block)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert _violations(names["VaultCredentials"], CREDENTIALS) == []
+    (tmp_path / "test_vault.py").write_text(example + VAULT)
+    assert "9 passed, 1 skipped" in suite_in(tmp_path)
 
 
 CONTRACTS = [Relay, Transaction, Maildrop, MaildropSession, Filter, Header, Credentials, Authorizable, Context]

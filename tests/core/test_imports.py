@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "handshakes": set(),
     "sasl": {"contracts"},
     "settings": {"contracts"},
-    "registry": {"contracts"},
+    "registry": {"contracts", "settings"},
     "layer": {"contracts"},
     "pace": {"contracts", "layer"},
     "plugin_context": {"contracts", "registry", "pace"},

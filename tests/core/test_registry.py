@@ -77,17 +77,86 @@ class ListOfChoices(Good):
     settings = (Setting("ACME_PATH", "text", None, "Where.", choices=["a"]),)  # type: ignore[arg-type]
 
 
+class TupleAsDefault(Good):
+    settings = (Setting("ACME_TAGS", "list", ("a",), "Which."),)  # type: ignore[arg-type]
+
+
+class WrongDefault(Good):
+    settings = (Setting("ACME_PORT", "integer", "smtp", "Where."),)
+
+
+class DefaultThatIsNoChoice(Good):
+    settings = (Setting("ACME_MODE", "text", "c", "How.", choices=("a", "b")),)
+
+
+class NoSentence(Good):
+    settings = (Setting("ACME_PORT", "integer", "25", None),)  # type: ignore[arg-type]
+
+
+class StartNotAsync(Good):
+    def start(self) -> None:
+        """Nothing."""
+
+
+class StartWithArguments(Good):
+    async def start(self, group: object) -> None:
+        """Nothing."""
+
+
+class AdministerWithoutNumbers(Good):
+    async def administer(self, action: str) -> AsyncIterator[bytes]:
+        yield b""
+
+
+class Starting(Good):
+    async def start(self) -> None:
+        """Nothing."""
+
+
+class Vault:
+    def __init__(self, context: object) -> None:
+        """Nothing."""
+
+    async def secret(self, account: object) -> None:
+        """Nothing."""
+
+    async def refused(self, account: object, secret: object) -> bool:
+        return False
+
+    async def probe(self) -> Sequence[Finding]:
+        return ()
+
+    async def aclose(self) -> None:
+        """Nothing."""
+
+
+class AuthorizeWithoutListen(Vault):
+    async def authorize(self, dialogue: object) -> None:
+        """Nothing."""
+
+    async def status(self) -> None:
+        """Nothing."""
+
+
+class AuthorizeWithoutStatus(Vault):
+    async def authorize(self, dialogue: object, *, listen: bool) -> None:
+        """Nothing."""
+
+
 def function(context: object) -> None:
     """Not a class."""
 
 
-def found(name: str, distribution: str = "acme-mail", target: str | None = None) -> registry.Found:
-    point = EntryPoint(name, target or f"core.test_registry:{name}", registry.RELAY)
-    return registry.Found(registry.RELAY, name, distribution, "1.2", point)
+def found(
+    name: str, distribution: str = "acme-mail", target: str | None = None, group: str = registry.RELAY
+) -> registry.Found:
+    point = EntryPoint(name, target or f"core.test_registry:{name}", group)
+    return registry.Found(group, name, distribution, "1.2", point)
 
 
-def test_a_good_one() -> None:
-    assert registry.load(found("Good")).__name__ == "Good"
+@pytest.mark.parametrize(("name", "group"), [("Good", "relay"), ("Starting", "relay"), ("Vault", "credentials")])
+def test_a_good_one(name: str, group: str) -> None:
+    assert registry.load(found(name, group=f"legacy_email_proxy.{group}")).__name__ == name
 
 
 BROKEN = {
@@ -101,6 +170,13 @@ BROKEN = {
     "CommaForgotten": "settings must be a tuple of Setting",
     "UnknownType": "setting ACME_PATH has the type 'int', which is none of text, secret, ",
     "ListOfChoices": "setting ACME_PATH has choices that are no tuple",
+    "TupleAsDefault": "setting ACME_TAGS has the default ('a',); write it as a user would write the variable",
+    "WrongDefault": "setting ACME_PORT: not a valid integer (given: 'smtp'), which is its default",
+    "DefaultThatIsNoChoice": "setting ACME_MODE: must be one of: a, b (given: 'c'), which is its default",
+    "NoSentence": "setting 'ACME_PORT' has a name or a sentence that is no text",
+    "StartNotAsync": "start() must be async",
+    "StartWithArguments": "start() must take (self)",
+    "AdministerWithoutNumbers": "administer() must take (self, action, numbers)",
     "function": "is not a class",
     "Missing": "can not be imported: AttributeError: ",
 }
@@ -112,6 +188,19 @@ def test_a_broken_one_is_named_with_its_distribution_and_reason(name: str) -> No
         registry.load(found(name))
     assert f"plugin {name} (acme-mail 1.2) " in str(error.value)
     assert BROKEN[name] in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("AuthorizeWithoutListen", "authorize() must take (self, dialogue, *, listen)"),
+        ("AuthorizeWithoutStatus", "no method status()"),
+    ],
+)
+def test_what_a_plugin_is_besides_it_is_wholly(name: str, words: str) -> None:
+    with pytest.raises(registry.PluginError) as error:
+        registry.load(found(name, group=registry.CREDENTIALS))
+    assert words in str(error.value)
 
 
 def test_a_module_that_is_not_there() -> None:
