@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -66,11 +67,60 @@ def test_an_empty_variable_is_unset(setting: Setting) -> None:
     assert settings.origins[setting.name] == "default"
 
 
-def test_a_file_keeps_everything_but_its_last_line_end(tmp_path: Path) -> None:
-    for written, read_back in ((" pä ss \r\n", " pä ss "), ("a\n\n", "a\n"), ("a", "a")):
-        (tmp_path / "secret").write_bytes(written.encode())
-        settings = read({"BACKEND_IMAP_PASS_FILE": str(tmp_path / "secret")})
+@pytest.mark.parametrize(
+    ("written", "read_back"),
+    [
+        (" p\u00e4 ss \r\n", " p\u00e4 ss "), ("a\n\n", "a"), ("a\r\n\r\n", "a"), ("a\r", "a"), ("a", "a"),
+        ("\ufeffa\r\n", "a"), (" a ", " a "), ("a\ufeff", "a\ufeff"),
+    ],
+)  # fmt: skip
+def test_what_editors_add_to_a_value_goes_and_nothing_else(written: str, read_back: str, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(written.encode())
+    for given in ({"BACKEND_IMAP_PASS": written}, {"BACKEND_IMAP_PASS_FILE": str(tmp_path / "secret")}):
+        settings = read(given)
+        assert settings.mistakes == ()
         assert settings["BACKEND_IMAP_PASS"] == Secret(read_back)
+
+
+def test_the_name_of_a_file_may_end_in_a_carriage_return_too(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("a")
+    assert read({"BACKEND_IMAP_PASS_FILE": f"{tmp_path}/secret\r"})["BACKEND_IMAP_PASS"] == Secret("a")
+
+
+@pytest.mark.parametrize("value", ["\ufeff", "\r", "\n", "\r\n", "\ufeff\r\n"])
+def test_a_line_end_alone_is_unset(value: str) -> None:
+    assert read({"BACKEND_IMAP_USER": value})["BACKEND_IMAP_USER"] is None
+
+
+@pytest.mark.parametrize(
+    "name", ["BACKEND_IMAP_PASS", "BACKEND_IMAP_HOST", "SMTP_FILTERS", "POP3_BIND_PORT", "STATE_DIR"]
+)
+@pytest.mark.parametrize("character", ["\0", "\t", "\n", "\r", "\x1b", "\x7f", "\x85"])
+def test_a_control_character_in_a_value(name: str, character: str) -> None:
+    settings = read({name: f"its{character}value"})
+    what = f"there is a control character in it (U+{ord(character):04X}, character 4); write it anew"
+    assert settings.mistakes == (f"{name}: {what}",)
+    assert settings[name] == read({})[name]
+
+
+def test_a_control_character_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("user\nits secret\n")
+    (mistake,) = read({"BACKEND_IMAP_PASS_FILE": str(tmp_path / "secret")}).mistakes
+    assert "U+000A, character 5" in mistake
+    assert "its secret" not in mistake
+
+
+def test_a_key_has_lines() -> None:
+    key = "-----BEGIN PRIVATE KEY-----\r\nabc\r\n-----END PRIVATE KEY-----"
+    settings = read({"OAUTH2_CLIENT_KEY": f"{key}\n"})
+    assert settings.mistakes == ()
+    assert settings["OAUTH2_CLIENT_KEY"] == Secret(key)
+    assert read({"OAUTH2_CLIENT_KEY": "a\x1bb"}).mistakes
+
+
+def test_what_is_not_utf_8_in_the_environment() -> None:
+    given = os.fsdecode(b"p\xe4ss")
+    assert read({"BACKEND_IMAP_PASS": given}).mistakes == ("BACKEND_IMAP_PASS: it is not UTF-8 text",)
 
 
 def test_lists() -> None:

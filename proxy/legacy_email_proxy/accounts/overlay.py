@@ -15,6 +15,7 @@ __all__ = ("inherited", "overlay")
 _TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
     "text": ((str,), "a text"),
     "secret": ((str,), "a text"),
+    "document": ((str,), "a text"),
     "path": ((str,), "a text"),
     "days": ((str, int), "a number of days or NEVER"),
     "integer": ((str, int), "a number"),

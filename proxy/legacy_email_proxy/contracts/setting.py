@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 __all__ = ("Setting", "SettingType")
 
-SettingType = Literal["text", "secret", "integer", "flag", "seconds", "days", "path", "list", "networks"]
-"""``text`` str · ``secret`` :class:`Secret` · ``integer`` int · ``flag`` bool · ``seconds`` float · ``days`` str,
-a number or ``NEVER`` · ``path``
+SettingType = Literal["text", "secret", "document", "integer", "flag", "seconds", "days", "path", "list", "networks"]
+"""``text`` str · ``secret`` :class:`Secret` · ``document`` a :class:`Secret` of several lines, like a key in PEM ·
+``integer`` int · ``flag`` bool · ``seconds`` float · ``days`` str, a number or ``NEVER`` · ``path``
 :class:`pathlib.Path` · ``list`` tuple of str, separated by commas · ``networks`` tuple of ``ipaddress`` networks."""
 
 

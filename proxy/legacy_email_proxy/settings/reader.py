@@ -62,6 +62,13 @@ class Settings(Mapping[str, Any]):
 
 
 _ENVIRONMENT = "environment"
+_BYTE_ORDER_MARK = "\ufeff"
+# Where a value is one line: a line end in it would end a command or a line of a log, and no device, server or file name
+# has any other of these characters.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROL_IN_DOCUMENT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+# What Python makes of octets in the environment that are no UTF-8.
+_NOT_UTF_8 = re.compile(r"[\ud800-\udfff]")
 
 
 class _Environment(environs.Env):
@@ -78,27 +85,35 @@ class _Environment(environs.Env):
 
     def _get_value(self, env_key: str, default: Any) -> Any:
         names = (env_key, f"{env_key}_FILE")
-        rank = next((rank for rank, layer in enumerate(self._layers) if any(map(layer.texts.get, names))), None)
-        if rank is None:
+        for rank, layer in enumerate(self._layers):  # noqa: B007 (both are used below)
+            plain, file = (_without_what_editors_add(layer.texts.get(name, "")) for name in names)
+            if plain or file:
+                break
+        else:
             return default
-        layer = self._layers[rank]
-        plain, file = (layer.texts.get(name, "") for name in names)
         if plain and file:
             self.mistakes.append(f"{env_key}: set twice, as {env_key} and as {env_key}_FILE; remove one of them")
         if file and not plain:
             try:
-                text = Path(file).read_text(encoding="utf-8")
+                plain = _without_what_editors_add(Path(file).read_text(encoding="utf-8"))
             except (OSError, UnicodeDecodeError) as error:
                 reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
                 self.mistakes.append(f"{env_key}_FILE: can not read {file!r}: {reason}")
                 return default
-            # Editors and `echo` end a file with a line end that is no part of a password; anything else may be.
-            plain = text.removesuffix("\n").removesuffix("\r")
         if not plain:
             return default
         self.origins[env_key] = f"file {file}" if file else layer.origins.get(env_key, _ENVIRONMENT)
         self.ranks[env_key] = rank
         return plain
+
+
+def _without_what_editors_add(text: str) -> str:
+    """``text`` without the byte order mark in front and the line ends behind it.
+
+    Windows' editors write the mark, and CR LF in an env file; editors and ``echo`` end a file with line ends. Anything
+    else may be part of a password.
+    """
+    return text.removeprefix(_BYTE_ORDER_MARK).rstrip("\r\n")
 
 
 def _list(text: str) -> tuple[str, ...]:
@@ -141,7 +156,7 @@ _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 _PARSERS = {"networks": networks, "secret": Secret, "days": _days, "list_": _list, "path_": _path}
 _METHODS = {
     "text": "str", "secret": "secret", "integer": "int", "flag": "bool", "seconds": "float",
-    "days": "days", "path": "path_", "list": "list_", "networks": "networks",
+    "days": "days", "path": "path_", "list": "list_", "networks": "networks", "document": "secret",
 }  # fmt: skip
 _CHECKED = ("str", "int", "bool", "float")
 """environs' own methods, which take validators; ours check as they parse."""
@@ -150,6 +165,16 @@ _CHECKED = ("str", "int", "bool", "float")
 def _state_dir(environ: Mapping[str, str]) -> str:
     base = environ.get("XDG_STATE_HOME") or "~/.local/state"
     return f"{base}/legacy-email-proxy"
+
+
+def _unfit(setting: Setting, text: str) -> str:
+    """Why no setting of this type can be ``text``; it may be a secret, so nothing of it is said but where to look."""
+    if _NOT_UTF_8.search(text):
+        return "it is not UTF-8 text"
+    found = (_CONTROL_IN_DOCUMENT if setting.type == "document" else _CONTROL).search(text)
+    if not found:
+        return ""
+    return f"there is a control character in it (U+{ord(found[0]):04X}, character {found.start() + 1}); write it anew"
 
 
 def _validators(setting: Setting) -> list[marshmallow.validate.Validator]:
@@ -163,7 +188,8 @@ def _validators(setting: Setting) -> list[marshmallow.validate.Validator]:
 
 def _layers(environ: Mapping[str, str], account: Layer | None) -> list[Layer]:
     """The layers above the built-in defaults, highest first."""
-    environment = Layer(environ, {})
+    # A byte order mark in front of an env file comes as a part of the first name.
+    environment = Layer({name.removeprefix(_BYTE_ORDER_MARK): text for name, text in environ.items()}, {})
     if account is None:
         return [environment, *_profile(environment)]
     # An account that names its provider means it: its mail must not go to the host that the environment names.
@@ -192,6 +218,10 @@ def read(
         default = _state_dir(environ) if setting.name == "STATE_DIR" else setting.default
         values[setting.name] = None if default is None else _parse_default(setting, default)
         if env._get_from_environ(setting.name, None)[1] is not None:
+            unfit = _unfit(setting, env._get_value(setting.name, ""))
+            if unfit:
+                env.mistakes.append(f"{setting.name}: {unfit}")
+                continue
             checks = {"validate": _validators(setting)} if _METHODS[setting.type] in _CHECKED else {}
             parsed = getattr(env, _METHODS[setting.type])(setting.name, **checks)
             values[setting.name] = values[setting.name] if parsed is None else parsed
@@ -214,7 +244,7 @@ def read(
 
 def _rejected(env: _Environment, declared: Iterable[Setting]) -> Iterator[str]:
     """What environs did not take, in words."""
-    secret = {setting.name for setting in declared if setting.type == "secret"}
+    secret = {setting.name for setting in declared if setting.type in ("secret", "document")}
     try:
         env.seal()
     except environs.EnvValidationError as error:
@@ -238,7 +268,7 @@ def unknown_variables(environ: Mapping[str, str], declared: Iterable[Setting] = 
     names = [setting.name for setting in declared]
     known = {*names, *(f"{name}_FILE" for name in names)}
     found = []
-    for variable in sorted(environ):
+    for variable in sorted(name.removeprefix(_BYTE_ORDER_MARK) for name in environ):
         if variable in known:
             continue
         stem = variable.removesuffix("_FILE")
