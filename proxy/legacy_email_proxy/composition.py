@@ -23,7 +23,7 @@ from .accounts.users import Users
 from .certificate import server_context
 from .choice import ASKED_FOR, CREDENTIALS, FILTERS, GROUPS, LEGS, NONE, Chosen, Named, choose
 from .contracts import Credentials, Filter, Maildrop, Queue, Relay, SettingsMistake
-from .pace import paced
+from .pace import Turns
 from .plugin_context import PluginContext
 from .settings import Settings, unknown_variables
 
@@ -66,6 +66,8 @@ class Composition:
     rules: tuple[Rule, ...] = ()
     users: Users | None = None
     recent: RecentLogins = field(default_factory=RecentLogins)
+    turns: dict[str, Turns] = field(default_factory=dict)
+    """Account → when its last messages went out, where their rate is limited."""
 
     @property
     def credentials(self) -> tuple[Credentials, ...]:
@@ -73,22 +75,23 @@ class Composition:
         return tuple(one for account in self.accounts for one in account.credentials.values())
 
 
-def compose(environ: Mapping[str, str] | None = None, recent: RecentLogins | None = None) -> Composition:
+def compose(environ: Mapping[str, str] | None = None, former: Composition | None = None) -> Composition:
     """Read the settings, load the named plugins and construct them; nothing is connected.
 
-    ``recent`` are the POP3 logins that an earlier composition has seen. Raises :class:`SettingsMistake` with all
-    mistakes of all of them.
+    What ``former``, which this one will replace, knows of POP3 logins and of messages of the last minute lives on.
+    Raises :class:`SettingsMistake` with all mistakes of all of them.
     """
     environ = os.environ if environ is None else environ
     choice = choose(environ)
     settings, mistakes = choice.settings, list(choice.mistakes)
     if all(settings[variable] == NONE for variable in LEGS):
         mistakes.append("MAILDROP_PLUGIN: both legs are closed with `none`; open at least one")
-    process, lines = _made(choice.process)
+    turns = dict(former.turns) if former else {}
+    process, lines = _made(choice.process, turns)
     mistakes += lines
     accounts = []
     for chosen in choice.accounts:
-        made, lines = _made(chosen)
+        made, lines = _made(chosen, turns)
         accounts.append(made.account(chosen))
         mistakes += chosen.located(lines)
     rules: tuple[Rule, ...] = ()
@@ -116,8 +119,9 @@ def compose(environ: Mapping[str, str] | None = None, recent: RecentLogins | Non
         raise SettingsMistake(*sorted(dict.fromkeys(mistakes), key=partial(_line_in, settings["ACCOUNTS_FILE"])))
     if choice.file is None:
         account = Account("", settings, process.maildrop, process.relay, process.credentials, process.queue)
-        return Composition(settings, account.maildrop, account.relay, tls, process.filters, (account,))
-    return _routed(Composition(settings, None, None, tls, process.filters, tuple(accounts), rules), choice.file, recent)
+        return Composition(settings, account.maildrop, account.relay, tls, process.filters, (account,), turns=turns)
+    composition = Composition(settings, None, None, tls, process.filters, tuple(accounts), rules, turns=turns)
+    return _routed(composition, choice.file, former.recent if former else RecentLogins())
 
 
 def _line_in(file: Path | None, mistake: str) -> int:
@@ -150,12 +154,14 @@ class _Made:
         return Account(chosen.name, chosen.settings, self.maildrop, relay, self.credentials, self.queue)
 
 
-def _made(chosen: Chosen, but: Collection[str] = ()) -> tuple[_Made, list[str]]:
+def _made(
+    chosen: Chosen, turns: dict[str, Turns] | None = None, but: Collection[str] = ()
+) -> tuple[_Made, list[str]]:
     """What was chosen, constructed, and what it has to say against its settings; nothing that ``but`` names."""
     settings = chosen.settings
     mistakes: list[str] = []
     plugins: dict[Named, Any] = {}
-    shared: dict[str, Credentials] = {}
+    common = PluginContext("", settings, chosen.name, turns={} if turns is None else turns)
     queue = None
     guarded = any(settings[variable] is not None for variable in _GUARDED_BY)
     sends = ("RELAY_PLUGIN", settings["RELAY_PLUGIN"]) in chosen.classes
@@ -163,7 +169,7 @@ def _made(chosen: Chosen, but: Collection[str] = ()) -> tuple[_Made, list[str]]:
     for (variable, name), plugin in {**guard, **chosen.classes}.items():
         if variable in ASKED_FOR or variable in but:
             continue
-        context = PluginContext.of(GROUPS[variable], name, settings, chosen.name, shared)
+        context = common.of(GROUPS[variable], name)
         try:
             made = context.construct(plugin, variable, name)
         except SettingsMistake as mistake:
@@ -172,11 +178,11 @@ def _made(chosen: Chosen, but: Collection[str] = ()) -> tuple[_Made, list[str]]:
         if variable == "RELAY_PLUGIN":
             queue = made if hasattr(made, "administer") else None
             # It is the backend that can take no more in a minute. What hands on to it takes as much as is sent.
-            made = made if context.next_relays else paced(made, settings)
+            made = made if context.next_relays else context.paced(made)
         plugins[variable, name] = made
     maildrop, relay = (plugins.get((variable, settings[variable])) for variable in LEGS)
     filters = {name: plugin for (variable, name), plugin in plugins.items() if variable == FILTERS}
-    return _Made(maildrop, relay, filters, shared, queue), mistakes
+    return _Made(maildrop, relay, filters, common.shared, queue), mistakes
 
 
 def _closed_legs(settings: Settings, accounts: Iterable[Chosen]) -> list[str]:
@@ -192,9 +198,9 @@ def _closed_legs(settings: Settings, accounts: Iterable[Chosen]) -> list[str]:
     return mistakes
 
 
-def _routed(composition: Composition, file: AccountsFile, recent: RecentLogins | None) -> Composition:
+def _routed(composition: Composition, file: AccountsFile, recent: RecentLogins) -> Composition:
     """The same with routers before the accounts' plugins."""
-    users, recent = Users(file.users), recent or RecentLogins()
+    users = Users(file.users)
     maildrops = {account.name: account.maildrop for account in composition.accounts if account.maildrop is not None}
     relays = {account.name: account.relay for account in composition.accounts if account.relay is not None}
     judge = users if composition.settings["POP3_LOGIN"] == "accounts" else None

@@ -18,18 +18,30 @@ import anyio
 from .contracts import Client, Overloaded, Parameters, Relay, Transaction
 from .layer import RelayLayer
 
-__all__ = ("PATIENCE_SECONDS", "PacedRelay", "paced")
+__all__ = ("PATIENCE_SECONDS", "PacedRelay", "Turns", "paced")
 
 PATIENCE_SECONDS = 30.0
 """How long MAIL may wait for its turn: devices give up sooner than the five minutes of RFC 5321 §4.5.3.2.2."""
 
 _MINUTE = 60.0
 
+Turns = deque[float]
+"""When the last messages went out or will, in their order, by the monotonic clock: as many as go in a minute."""
 
-def paced(relay: Relay, settings: Mapping[str, Any], patience_seconds: float = PATIENCE_SECONDS) -> Relay:
-    """``relay``, slowed down where the setting asks for it; nobody waits longer than ``patience_seconds``."""
+
+def paced(
+    relay: Relay,
+    settings: Mapping[str, Any],
+    patience_seconds: float = PATIENCE_SECONDS,
+    former: Turns | None = None,
+) -> Relay:
+    """``relay``, slowed down where the setting asks for it; nobody waits longer than ``patience_seconds``.
+
+    ``former`` are the turns that the relay before it gave, which was replaced when the settings were read anew: the
+    provider has counted those messages too.
+    """
     per_minute = settings["BACKEND_SMTP_MESSAGES_PER_MINUTE"]
-    return relay if per_minute is None else PacedRelay(relay, per_minute, patience_seconds)
+    return relay if per_minute is None else PacedRelay(relay, per_minute, patience_seconds, former=former)
 
 
 class PacedRelay(RelayLayer):
@@ -42,13 +54,15 @@ class PacedRelay(RelayLayer):
         patience_seconds: float = PATIENCE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+        former: Turns | None = None,
     ) -> None:
         super().__init__(relay)
         self._patience_seconds = patience_seconds
         self._clock = clock
         self._sleep = sleep
-        # The last ones that were given, in their order: also those that are still to come.
-        self._turns = deque([-math.inf] * per_minute, maxlen=per_minute)
+        if former is None or former.maxlen != per_minute:
+            former = deque([*[-math.inf] * per_minute, *(former or ())], per_minute)
+        self.turns: Turns = former
 
     @asynccontextmanager
     async def transaction(
@@ -62,11 +76,11 @@ class PacedRelay(RelayLayer):
     async def _turn(self) -> None:
         """Raises :class:`Overloaded` to who would wait too long."""
         now = self._clock()
-        turn = max(now, self._turns[0] + _MINUTE)
+        turn = max(now, self.turns[0] + _MINUTE)
         if turn - now > self._patience_seconds:
-            detail = f"{len(self._turns)} messages went out within a minute"
+            detail = f"{len(self.turns)} messages went out within a minute"
             raise Overloaded(detail, look_at="BACKEND_SMTP_MESSAGES_PER_MINUTE")
-        self._turns.append(turn)
+        self.turns.append(turn)
         if turn > now:
             try:
                 await self._sleep(turn - now)
@@ -76,6 +90,6 @@ class PacedRelay(RelayLayer):
 
     def _hand_over(self, turn: float) -> None:
         """Nobody took it, so it is for whoever comes next. A device that comes again and again would use up all."""
-        if turn in self._turns:
-            self._turns.remove(turn)
-            self._turns.appendleft(turn - _MINUTE)
+        if turn in self.turns:
+            self.turns.remove(turn)
+            self.turns.appendleft(turn - _MINUTE)

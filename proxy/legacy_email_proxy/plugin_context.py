@@ -6,13 +6,13 @@ import logging
 import math
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from . import registry
 from .contracts import Credentials, Relay, SettingsMistake
-from .pace import paced
+from .pace import PATIENCE_SECONDS, PacedRelay, Turns, paced
 
 __all__ = ("PluginContext",)
 
@@ -29,15 +29,14 @@ class PluginContext:
     settings: Mapping[str, Any]
     account: str = ""
     shared: dict[str, Credentials] = field(default_factory=dict)
+    turns: dict[str, Turns] = field(default_factory=dict)
+    """Account → when its last messages went out, where their rate is limited."""
     next_relays: list[Relay] = field(default_factory=list)
     """Those that the plugin hands on to."""
 
-    @classmethod
-    def of(
-        cls, group: str, name: str, settings: Mapping[str, Any], account: str, shared: dict[str, Credentials]
-    ) -> PluginContext:
-        """For the plugin of this name in an entry-point group."""
-        return cls(f"{group.rpartition('.')[2]}.{name.replace(':', '.')}", settings, account, shared)
+    def of(self, group: str, name: str) -> PluginContext:
+        """The same account's, for the plugin of this name in an entry-point group."""
+        return replace(self, name=f"{group.rpartition('.')[2]}.{name.replace(':', '.')}", next_relays=[])
 
     @property
     def _own_name(self) -> str:
@@ -75,8 +74,15 @@ class PluginContext:
 
     def relay(self, variable: str) -> Relay:
         """A relay of the plugin that ``variable`` names, which keeps the pace that its backend asks for."""
-        relay = paced(self._named(registry.RELAY, variable), self.settings, math.inf)
+        relay = self.paced(self._named(registry.RELAY, variable), math.inf)
         self.next_relays.append(relay)
+        return relay
+
+    def paced(self, relay: Relay, patience_seconds: float = PATIENCE_SECONDS) -> Relay:
+        """``relay`` with the pace that the account's settings ask for."""
+        relay = paced(relay, self.settings, patience_seconds, self.turns.get(self.account))
+        if isinstance(relay, PacedRelay):
+            self.turns[self.account] = relay.turns
         return relay
 
     def _named(self, group: str, variable: str) -> Any:
@@ -85,7 +91,7 @@ class PluginContext:
             plugin = registry.load(registry.find(group, name))
         except registry.PluginError as error:
             raise SettingsMistake(f"{variable}: {error}") from None
-        return PluginContext.of(group, name, self.settings, self.account, self.shared).construct(plugin, variable, name)
+        return self.of(group, name).construct(plugin, variable, name)
 
     def construct(self, plugin: Callable[[PluginContext], Any], variable: str, name: str) -> Any:
         """An instance of ``plugin`` with this context; ``variable`` named it so. Raises :class:`SettingsMistake`."""

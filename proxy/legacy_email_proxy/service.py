@@ -54,13 +54,16 @@ class Addresses:
 
 async def serve(
     composition: Composition,
+    signals: AsyncIterator[signal.Signals],
     on_ready: Callable[[Addresses], None] = lambda _: None,
     recompose: Callable[[Composition], Composition] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends the drain at once. No backend need be up for it.
 
-    At SIGHUP new sessions get what ``recompose`` makes; what it raises leaves everything as it was. Raises
-    :class:`SettingsMistake` when a listener can not be opened.
+    ``signals`` are those that the process hears, from before ``composition`` was made: one that comes earlier must not
+    end it in the middle of that. At SIGHUP new sessions get what ``recompose`` makes, in a thread, for with many
+    accounts it takes seconds; what it raises leaves everything as it was. Raises :class:`SettingsMistake` when a
+    listener can not be opened.
     """
     # Before any task group: that would wrap the mistake, and the user would read a traceback instead of one line.
     opened = _open(composition)
@@ -71,16 +74,14 @@ async def serve(
             sock.close()
         raise
     addresses = Addresses(**{listener.lower(): _places(sockets) for listener, sockets in opened.items()})
-    listened_to = (signal.SIGTERM, signal.SIGINT, *((signal.SIGHUP,) if recompose else ()))
-    with anyio.open_signal_receiver(*listened_to) as signals:
-        async with anyio.create_task_group() as group:
-            async with _running(composition, opened) as current:
-                on_ready(addresses)
-                while (number := await anext(signals)) == signal.SIGHUP and recompose:
-                    await _reload(current, recompose)
-                events.event(_log, logging.INFO, "stopping", signal=signal.Signals(number).name)
-                group.start_soon(_hurry, signals, group)
-            group.cancel_scope.cancel()
+    async with anyio.create_task_group() as group:
+        async with _running(composition, opened) as current:
+            on_ready(addresses)
+            while (number := await anext(signals)) == signal.SIGHUP and recompose:
+                await _reload(current, recompose)
+            events.event(_log, logging.INFO, "stopping", signal=signal.Signals(number).name)
+            group.start_soon(_hurry, signals, group)
+        group.cancel_scope.cancel()
     events.event(_log, logging.INFO, "stopped")
 
 
@@ -94,7 +95,7 @@ async def _reload(current: Current, recompose: Callable[[Composition], Compositi
     """Give new sessions what the files hold now, or say what is wrong there and leave everything as it is."""
     former = current.composition
     try:
-        renewed = recompose(former)
+        renewed = await anyio.to_thread.run_sync(recompose, former)
         for leg, before, now in (("POP3", former.maildrop, renewed.maildrop), ("SMTP", former.relay, renewed.relay)):
             if (before is None) != (now is None):
                 raise SettingsMistake(f"the {leg} listener opens and closes with a restart only")

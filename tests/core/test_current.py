@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
+import threading
 from dataclasses import replace
+from pathlib import Path
 
 import anyio
 import pytest
@@ -13,7 +16,7 @@ from legacy_email_proxy.accounts.filtered import FilteredRelay
 from legacy_email_proxy.accounts.recent import RecentLogins
 from legacy_email_proxy.accounts.relay import RoutedRelay
 from legacy_email_proxy.accounts.users import PasswordHash, Users
-from legacy_email_proxy.composition import Account, Composition
+from legacy_email_proxy.composition import Account, Composition, compose
 from legacy_email_proxy.contracts import Client, Login, LoginRefused, Secret, SettingsMistake
 from legacy_email_proxy.current import Current, CurrentMaildrop, CurrentRelay
 from legacy_email_proxy.pace import PacedRelay
@@ -88,6 +91,42 @@ async def test_what_can_not_be_reloaded_changes_nothing(
     told = [record for record in caplog.records if record.getMessage() == "not reloaded"]
     assert [next(iter(vars(record)["facts"].values())) for record in told] == lines
     assert all(record.levelno == logging.ERROR for record in told)
+
+
+async def test_sessions_go_on_while_the_settings_are_read_anew() -> None:
+    going_on = threading.Event()
+    first, second = composed(), composed()
+    current = Current(first, lambda _: None)
+
+    def recompose(_: Composition) -> Composition:
+        assert going_on.wait(10), "the event loop did nothing meanwhile"
+        return second
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(service._reload, current, recompose)
+        await anyio.lowlevel.checkpoint()
+        assert current.composition is first
+        going_on.set()
+    assert current.composition.maildrop is second.maildrop
+
+
+BACKEND = {"BACKEND_IMAP_HOST": "h", "BACKEND_IMAP_USER": "u", "BACKEND_IMAP_PASS": "p"}
+BACKEND |= {name.replace("IMAP", "SMTP"): text for name, text in BACKEND.items()}
+
+
+@pytest.mark.parametrize("given", [{}, {"RELAY_PLUGIN": "spool"}])
+async def test_a_reload_does_not_forget_how_much_was_sent_in_the_last_minute(
+    given: dict[str, str], tmp_path: Path
+) -> None:
+    given = {**BACKEND, **given, "STATE_DIR": str(tmp_path), "BACKEND_SMTP_MESSAGES_PER_MINUTE": "2"}
+    former = compose(given)
+    former.turns[""].extend([21.0, 22.0])
+    assert compose(given, former).turns[""] is former.turns[""]
+    more = compose(given | {"BACKEND_SMTP_MESSAGES_PER_MINUTE": "3"}, former)
+    assert list(more.turns[""]) == [-math.inf, 21.0, 22.0]
+    less = compose(given | {"BACKEND_SMTP_MESSAGES_PER_MINUTE": "1"}, more)
+    assert list(less.turns[""]) == [22.0]
+    assert list(compose(given).turns[""]) == [-math.inf, -math.inf]
 
 
 class Starting(MemoryRelay):

@@ -91,7 +91,7 @@ async def test_without_the_setting_nothing_is_paced() -> None:
 async def test_the_turn_of_one_who_left_is_for_the_next() -> None:
     relay = MemoryRelay()
     paced = PacedRelay(relay, 2, clock=lambda: 60.0, sleep=lambda _: anyio.sleep_forever())
-    paced._turns.extend([21.0, 22.0])
+    paced.turns.extend([21.0, 22.0])
 
     async def wait(seconds: float) -> None:
         with anyio.move_on_after(seconds):
@@ -102,7 +102,7 @@ async def test_the_turn_of_one_who_left_is_for_the_next() -> None:
         group.start_soon(wait, 0.01)
         group.start_soon(wait, 10)
         await anyio.sleep(0.05)
-        assert sorted(paced._turns) == [21.0, 82.0]
+        assert sorted(paced.turns) == [21.0, 82.0]
         group.cancel_scope.cancel()
 
 

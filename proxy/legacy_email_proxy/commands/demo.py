@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 import signal
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -51,25 +52,29 @@ def run(options: argparse.Namespace) -> int:
             " run: pip install 'legacy-email-proxy[demo]', or in a checkout: pip install '.[demo]'"
         ) from None
     events.configure("info", "text")
-    # Before the service listens to signals, a SIGTERM would leave the temporary folder behind.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with suppress(KeyboardInterrupt), TemporaryDirectory(prefix="legacy-email-proxy-demo-") as folder:
-        anyio.run(_demonstrate, options, running(Path(folder)), backend="asyncio")
+    anyio.run(_demonstrate, options, running, backend="asyncio")
     return 0
 
 
-async def _demonstrate(options: argparse.Namespace, embedded: AbstractAsyncContextManager[Backends]) -> None:
+async def _demonstrate(
+    options: argparse.Namespace, embedded: Callable[[Path], AbstractAsyncContextManager[Backends]]
+) -> None:
     def tell(addresses: Addresses) -> None:
         print(instructions(addresses.pop3[0], addresses.smtp[0]), flush=True)
 
-    async with embedded as backends:
-        composition = compose(
-            {
-                "POP3_BIND_ADDR": options.bind,
-                "POP3_BIND_PORT": options.pop3_port,
-                "SMTP_BIND_ADDR": options.bind,
-                "SMTP_BIND_PORT": options.smtp_port,
-                **backends.variables(),
-            }
-        )
-        await serve(composition, on_ready=tell)
+    # Signals are heard before there is a folder: one that comes while the servers start would leave it behind.
+    with (
+        anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
+        TemporaryDirectory(prefix="legacy-email-proxy-demo-") as folder,
+    ):
+        async with embedded(Path(folder)) as backends:
+            composition = compose(
+                {
+                    "POP3_BIND_ADDR": options.bind,
+                    "POP3_BIND_PORT": options.pop3_port,
+                    "SMTP_BIND_ADDR": options.bind,
+                    "SMTP_BIND_PORT": options.smtp_port,
+                    **backends.variables(),
+                }
+            )
+            await serve(composition, signals, on_ready=tell)

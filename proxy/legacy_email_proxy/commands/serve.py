@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 
 import anyio
 
@@ -32,10 +33,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _serve_and_leave() -> None:
-    composition = compose()
-    for variable, meant in unknown_variables(os.environ, composition.settings.declared):
-        events.event(_log, logging.WARNING, "unknown variable", variable=variable, did_you_mean=meant)
-    await serve(composition, recompose=lambda former: compose(recent=former.recent))
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        # In a thread, as at a reload: a plugin that can not be made there shall not be found out only then.
+        composition = await anyio.to_thread.run_sync(compose)
+        for variable, meant in unknown_variables(os.environ, composition.settings.declared):
+            events.event(_log, logging.WARNING, "unknown variable", variable=variable, did_you_mean=meant)
+        await serve(composition, signals, recompose=lambda former: compose(former=former))
     # Leaving in the ordinary way waits for every thread, and one that waits for a dead resolver, backend or disk would
     # hold a drained process until it is killed. Whatever had to be finished has been, or its grace period is over.
     logging.shutdown()

@@ -1,7 +1,8 @@
 """The contract of credentials: what a backend plugin logs in with, asked for whenever it is about to log in.
 
 Entry-point group ``legacy_email_proxy.credentials``. The entry point names a class that is called with one
-:class:`~legacy_email_proxy.contracts.context.Context`, in the event loop, and must not do I/O in its constructor. A
+:class:`~legacy_email_proxy.contracts.context.Context`, in a thread without an event loop, and must not do I/O in its
+constructor. A
 backend plugin gets it from :meth:`Context.credentials`; both legs of an account share one instance of each plugin that
 they name, and no two accounts do: :attr:`Context.account` says which it is.
 """

@@ -1,8 +1,8 @@
 """The contract of a filter: what may change, or refuse, the envelope and the header of what devices send.
 
 Entry-point group ``legacy_email_proxy.filter``, chosen, in order, with ``SMTP_FILTERS``. The entry point names a class
-that is called with one :class:`~legacy_email_proxy.contracts.context.Context`, in the event loop, and must not do
-I/O in its constructor. Subclass :class:`Filter` and write the methods that you need.
+that is called with one :class:`~legacy_email_proxy.contracts.context.Context`, in a thread without an event loop, and
+must not do I/O in its constructor. Subclass :class:`Filter` and write the methods that you need.
 
 The body is not a filter's business: it streams past, while a header is held in memory until its end. Whoever needs
 the whole message writes a relay.

@@ -1,7 +1,8 @@
 """The contract of a maildrop: what POP3 opens (RFC 1939 §4).
 
 Entry-point group ``legacy_email_proxy.maildrop``. The entry point names a class that is called with one
-:class:`~legacy_email_proxy.contracts.context.Context`, in the event loop, and must not do I/O in its constructor.
+:class:`~legacy_email_proxy.contracts.context.Context`, in a thread without an event loop, and must not do I/O in its
+constructor.
 
 Message-numbers, deletion marks and states belong to the core. A maildrop knows unique-ids and one commit.
 """

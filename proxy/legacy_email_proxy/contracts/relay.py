@@ -1,7 +1,8 @@
 """The contract of a relay: one mail transaction, in which the backend's verdict reaches the device while it matters.
 
 Entry-point group ``legacy_email_proxy.relay``. The entry point names a class that is called with one
-:class:`~legacy_email_proxy.contracts.context.Context`, in the event loop, and must not do I/O in its constructor.
+:class:`~legacy_email_proxy.contracts.context.Context`, in a thread without an event loop, and must not do I/O in its
+constructor.
 """
 
 from __future__ import annotations
