@@ -5,6 +5,7 @@ What it is asked is in SQLite's words, as ``relational`` and ``rows`` have them;
 
 from __future__ import annotations
 
+import re
 import select
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -34,6 +35,11 @@ DEFAULTS = {
     "target_session_attrs": "read-write",
 }
 """Of the connection, unless the URL says otherwise."""
+
+_KEYWORD = re.compile(r"\s*[a-z_]+\s*=")
+_HOST_AND_PORT = re.compile(
+    r"(?:\[[0-9A-Fa-f:.]+(?:%[0-9A-Za-z]+)?\]|(?:[A-Za-z0-9._~-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?"
+)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 """Seconds after a connection that could not be made, before another one is tried; twice as long each time."""
@@ -88,12 +94,32 @@ def _in_its_words(statement: str) -> str:
 
 
 def conninfo(url: str) -> str:
-    """What libpq is told. Raises ``ValueError``, which names nothing of the URL: there is a password in it."""
+    """What libpq is told, from a URL or from libpq's own ``keyword=value …``.
+
+    Raises ``ValueError``, which names nothing of the URL: there is a password in it. For the same reason a URL is
+    refused that libpq would read in another way than it is meant: of ``u:p@ss@host`` it would take ``ss@host`` for the
+    host, and that name stands in the log and is asked of a name server.
+    """
     try:
         given = conninfo_to_dict(url)
     except psycopg.Error:
-        raise ValueError("that is no URL of a PostgreSQL database") from None
+        given = {}
+    if not given or "@" in str(given.get("host")) or (not _KEYWORD.match(url) and not _is_what_it_seems(url)):
+        raise ValueError("that is no URL of a PostgreSQL database")
     return make_conninfo(url, **{name: value for name, value in DEFAULTS.items() if name not in given})
+
+
+def _is_what_it_seems(url: str) -> bool:
+    rest = url.partition("://")[2]
+    authority = re.split("[/?]", rest, maxsplit=1)[0]
+    user_and_password, _, hosts = authority.rpartition("@")
+    path = rest.removeprefix(authority).partition("?")[0]
+    return (
+        not any(character in url for character in "#\0")
+        and "@" not in user_and_password
+        and "@" not in path
+        and all(map(_HOST_AND_PORT.fullmatch, hosts.split(",")))
+    )
 
 
 def server_answers(info: str) -> bool:

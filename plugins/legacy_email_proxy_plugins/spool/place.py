@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from .store import Store
 __all__ = ("Place",)
 
 _SQLITE = "sqlite:///"
-_POSTGRESQL = ("postgresql://", "postgres://")
+_POSTGRESQL = re.compile(r"postgres(?:ql)?://|\s*[a-z_]+\s*=")
+"""A URL, or libpq's keywords."""
 _USUAL = "spool.db"
 
 
@@ -41,7 +43,7 @@ class Place:
         folder: Path = context.settings["STATE_DIR"]
         secret: Secret | None = context.settings[LOOK_AT]
         url = None if secret is None else secret.reveal()
-        if url is not None and url.startswith(_POSTGRESQL):
+        if url is not None and _POSTGRESQL.match(url):
             return cls(_server_name(url), folder, url=secret)
         usual = folder / _USUAL
         path = usual if url is None else _path(url)
@@ -75,7 +77,10 @@ def _server_name(url: str) -> str:
     try:
         return server_name(conninfo(url))
     except ValueError as error:
-        raise SettingsMistake(f"{LOOK_AT}: {error}; write postgresql://user:password@host/database") from None
+        raise SettingsMistake(
+            f"{LOOK_AT}: {error}; write postgresql://user:password@host/database, and in the user and the password"
+            " %40 for @, %3A for :, %2F for /, %23 for #, %3F for ? and %25 for %"
+        ) from None
 
 
 def _path(url: str) -> Path:
@@ -83,7 +88,7 @@ def _path(url: str) -> Path:
     if not url.startswith(_SQLITE) or not path:
         raise SettingsMistake(
             f"{LOOK_AT}: write {_SQLITE} and the path of a file, like {_SQLITE}srv/mail/spool.db,"
-            " or postgresql://user:password@host/database"
+            " or postgresql://user:password@host/database, or host=… user=… password=… dbname=…"
         )
     # Never relative to wherever the service was started from: it would lose sight of its mail.
     return Path(os.path.normpath(Path("/") / path))

@@ -153,7 +153,7 @@ _MAILDIR = (
 )
 
 _SPOOL = (
-    Setting("SPOOL_URL", "secret", None, "Where the spool is kept: `sqlite:///` and the path of a file, or `postgresql://user:password@host/database`; without it `spool.db` in `STATE_DIR`."),
+    Setting("SPOOL_URL", "secret", None, "Where the spool is kept: `sqlite:///` and the path of a file, or `postgresql://user:password@host/database` (`%40` for `@` in a password, and so on), or libpq's `host=… user=… password=… dbname=…`; without it `spool.db` in `STATE_DIR`."),
     Setting("SPOOL_RELAY", "text", "smtps", "Where `RELAY_PLUGIN=spool` hands mail on: `smtps`, `maildir` or a plugin of yours."),
     Setting("SPOOL_RETRY_SECONDS", "list", "60,300,900,1800,3600", "After how long a message is tried again, each time; the last one repeats, and up to a fifth is added by chance."),
     Setting("SPOOL_GIVE_UP_SECONDS", "seconds", "432000", "How old a message gets before it is given up (five days).", minimum=1),
