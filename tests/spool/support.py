@@ -162,11 +162,12 @@ async def send(
     content: bytes | AsyncIterator[bytes] = CONTENT,
     reverse_path: str = SENDER,
     parameters: Parameters | None = None,
+    recipient_parameters: Parameters | None = None,
 ) -> Receipt:
     """One transaction, as the core leads it."""
     async with spool.transaction(CLIENT, reverse_path, parameters or {}) as transaction:
         for forward_path in forward_paths or (RECIPIENT,):
-            await transaction.add_recipient(forward_path, {})
+            await transaction.add_recipient(forward_path, recipient_parameters or {})
         return await transaction.send(pieces(content) if isinstance(content, bytes) else content)
 
 

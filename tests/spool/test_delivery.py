@@ -173,9 +173,64 @@ async def test_a_sender_outside_ascii_is_notified(tmp_path: Path) -> None:
         await until_states(spool)
     (told,) = backend.delivered
     assert told.forward_paths == ("j\u00fcrgen@example.test",)
-    assert told.parameters.keys() >= {"SMTPUTF8", "BODY"}
+    assert "SMTPUTF8" in told.parameters
     assert "\r\nTo: <j\u00fcrgen@example.test>\r\n".encode() in told.content
     assert rb"Final-Recipient: utf-8; bj\x{F6}rn@example.test" in told.content
+
+
+@pytest.mark.parametrize("notify", ["NEVER", "SUCCESS", "SUCCESS,DELAY"])
+async def test_a_sender_who_wants_to_hear_nothing_is_told_nothing(
+    tmp_path: Path, notify: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = Backend(recipient=raises([PERMANENT]))
+    async with spooling(backend, tmp_path) as spool:
+        await send(spool, recipient_parameters={"NOTIFY": notify})
+        await until_states(spool)
+    assert backend.delivered == []
+    assert "the sender has asked not to be notified" in caplog.text
+
+
+@pytest.mark.parametrize("step", ["sender", "recipient", "before_dot"])
+async def test_a_backend_that_refuses_the_null_reverse_path(tmp_path: Path, step: str) -> None:
+    verdicts = iter([PERMANENT, Refused(550, "5.7.60", "SendAsDenied")])
+    backend = Backend(**{step: raises(verdicts)})  # type: ignore[arg-type]
+    async with spooling(backend, tmp_path, SPOOL_NOTIFY_SENDER="proxy@firm.test") as spool:
+        await send(spool)
+        await until_states(spool)
+    (told,) = backend.delivered
+    assert (told.reverse_path, told.forward_paths) == ("proxy@firm.test", (SENDER,))
+    assert b"\r\nAuto-Submitted: auto-replied\r\n" in told.content
+    assert backend.tried == [SENDER, "", "proxy@firm.test"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "used"),
+    [
+        ({"BACKEND_SMTP_USER": "me@provider.test"}, "me@provider.test"),
+        ({"BACKEND_SMTP_USER": "me@provider.test", "SMTP_SENDER": "us@firm.test"}, "us@firm.test"),
+        ({"BACKEND_SMTP_USER": "me"}, None),
+    ],
+)
+async def test_what_else_a_notification_comes_from(tmp_path: Path, variables: dict[str, str], used: str | None) -> None:
+    backend = Backend(recipient=raises(iter([PERMANENT, PERMANENT])))
+    async with spooling(backend, tmp_path, **variables) as spool:
+        await send(spool)
+        await until_states(spool, *([] if used else ["dead"]))
+    assert [each.reverse_path for each in backend.delivered] == ([used] if used else [])
+
+
+async def test_a_notification_that_nobody_takes_is_not_answered_by_another(tmp_path: Path, clock: Clock) -> None:
+    """Refused for good under both reverse-paths; one that is only late under the second is tried again with both."""
+    verdicts = iter([PERMANENT, PERMANENT, TEMPORARY, PERMANENT, PERMANENT])
+    backend = Backend(recipient=raises(verdicts))
+    async with spooling(backend, tmp_path, SPOOL_NOTIFY_SENDER="proxy@firm.test") as spool:
+        await send(spool)
+        await until(lambda: len(backend.tried) == 3)
+        await until_states(spool, "notifying", "queued")
+        tick(spool, clock, 61)
+        await until_states(spool, "dead")
+    assert backend.tried == [SENDER, *["", "proxy@firm.test"] * 2]
+    assert backend.delivered == []
 
 
 async def test_no_notification_for_the_null_reverse_path(tmp_path: Path) -> None:
@@ -259,7 +314,7 @@ async def test_given_up_after_its_time(tmp_path: Path, clock: Clock) -> None:
             tick(spool, clock, seconds)
         await until_states(spool)
     (notice,) = backend.delivered
-    assert b"Status: 5.4.7\r\n" in notice.content
+    assert b"Status: 4.2.1\r\n" in notice.content
     assert b"450 4.2.1 not now" in notice.content
 
 

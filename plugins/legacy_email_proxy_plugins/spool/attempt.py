@@ -40,6 +40,14 @@ class Attempt:
             return False
         return bool(self.delivered) or any(not refusal.about_us for _, refusal in self.refused)
 
+    def amend(self, later: Attempt) -> None:
+        """Take what came of another attempt with those who were refused for good, in the place of their refusals."""
+        self.refused = [each for each in self.refused if not each[1].permanent] + later.refused
+        self.delivered += later.delivered
+        self.failure = self.failure or later.failure
+        self.ambiguous = self.ambiguous or later.ambiguous
+        self.detail = self.detail or later.detail
+
 
 class _Content:
     """The content on its way to the relay, remembered to have ended, or to have failed on our side."""

@@ -10,12 +10,13 @@ import math
 import random
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from legacy_email_proxy.contracts import Failure, Relay
 
 from .attempt import Attempt, attempt
 from .message import Fate, Notice, Outcome, Recipient, SpooledMessage, State, Verdict, storable
-from .notification import addressees, header_of, notice
+from .notification import header_of, notices, waived
 from .options import Options
 from .schedule import Gate, retry_after
 from .store import Store, Unreadable
@@ -261,7 +262,16 @@ class Delivery:
         self._attempting.add(message.number)
         self._store.begin(message.number)
         try:
-            return await attempt(self._relay, message, self._store.content(message))
+            made = await attempt(self._relay, message, self._store.content(message))
+            refused = [recipient for recipient, refusal in made.refused if refusal.permanent]
+            sender = self._options.notify_from
+            if message.notice and refused and sender:
+                # Some backends refuse the null reverse-path, at MAIL, at RCPT or after the content; without another
+                # one nobody would ever be notified. That it is a notification still stands in the spool and, for
+                # others, in its header, so that no other notification answers it.
+                again = replace(message, reverse_path=sender, recipients=refused)
+                made.amend(await attempt(self._relay, again, self._store.content(message)))
+            return made
         except asyncio.CancelledError:
             self._logger.warning("message %d: cut off, so it is tried again, and may arrive twice", message.number)
             self._store.give_back(message.number)
@@ -330,47 +340,46 @@ class Delivery:
     ) -> Outcome:
         """The outcome, with the notifications that it brings about."""
         now = self._clock()
-        notices: list[Notice] = []
-        if failed:
-            told = addressees(message, self._options)
-            if told:
-                notices.append(await self._notice(message, failed, told, delayed=False))
-            fate = Fate.FAILED if told else Fate.NOTIFIED if message.notice else Fate.DEAD
-            for recipient in failed:
-                recipient.fate = fate
-                self._log_failed(message, recipient, fate)
+        made = await self._notices(message, failed, delayed=False)
+        told = {number for notice in made for number in notice.about}
+        for recipient in failed:
+            silent = message.notice or waived(recipient)
+            recipient.fate = Fate.FAILED if recipient.number in told else Fate.NOTIFIED if silent else Fate.DEAD
+            self._log_failed(message, recipient)
         late = 0 < self._options.warn_seconds <= now - message.since
         warned = late and not message.warned and bool(message.waiting)
-        if warned and (told := addressees(message, self._options)):
-            notices.append(await self._notice(message, message.waiting, told, delayed=True))
+        if warned:
+            made += await self._notices(message, message.waiting, delayed=True)
         due = now
         state = State.NOTIFYING
         if message.waiting:
             wait = retry_after(message.tries + 1, self._options.retry_seconds, self._chance)
             due = max(now, min(now + wait, message.since + self._options.give_up_seconds))
             state = State.QUEUED
-        return Outcome(message, tried, due, state, orderly=orderly, warned=warned, notices=notices)
+        return Outcome(message, tried, due, state, orderly=orderly, warned=warned, notices=made)
 
-    def _log_failed(self, message: SpooledMessage, recipient: Recipient, fate: Fate) -> None:
+    def _log_failed(self, message: SpooledMessage, recipient: Recipient) -> None:
         verdict = recipient.verdict
         said = "" if verdict is None else f"{verdict.code or ''} {verdict.enhanced} {verdict.text}".strip()
         words = {
             Fate.FAILED: "recipient failed for good, the sender is notified",
             Fate.DEAD: "recipient failed for good, nobody can be notified: the message is kept",
-            Fate.NOTIFIED: "notification failed for good",
-        }[fate]
+            Fate.NOTIFIED: "notification failed for good"
+            if message.notice
+            else "recipient failed for good, and the sender has asked not to be notified",
+        }[recipient.fate]
         self._logger.warning(
             words, extra={"facts": {**_facts(message), "recipient": recipient.forward_path, "reply": said}}
         )
 
-    async def _notice(
-        self, message: SpooledMessage, recipients: list[Recipient], told: list[str], *, delayed: bool
-    ) -> Notice:
+    async def _notices(self, message: SpooledMessage, recipients: list[Recipient], *, delayed: bool) -> list[Notice]:
+        if not recipients:
+            return []
         try:
             header = await header_of(self._store.content(message))
         except (Unreadable, Failure):
             header = b""
-        return notice(message, recipients, told, header, self._options, self._clock(), delayed=delayed)
+        return notices(message, recipients, header, self._options, self._clock(), delayed=delayed)
 
     def _later(
         self, message: SpooledMessage, recipients: list[Recipient], error: Exception, *, orderly: bool

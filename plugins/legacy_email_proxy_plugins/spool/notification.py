@@ -1,36 +1,86 @@
-"""Delivery status notifications: what a sender is told of mail that failed or is late (RFC 3464, RFC 6522)."""
+"""Delivery status notifications: what a sender is told of mail that failed or is late (RFC 3461, 3464, 6522, 6533).
+
+A notification has to pass wherever the mail itself could not: all of it is ASCII in lines of at most 998 octets, and
+what it quotes is encoded where it is not. Only an addressee outside ASCII makes SMTPUTF8 necessary.
+"""
 
 from __future__ import annotations
 
+import binascii
 import re
 import secrets
 import socket
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
+from email.message import MIMEPart
+from email.policy import SMTP
 from email.utils import format_datetime
 
-from legacy_email_proxy.contracts import NULL_REVERSE_PATH, Client
+from legacy_email_proxy.contracts import NULL_REVERSE_PATH, Client, Header
 
 from .message import Notice, Recipient, SpooledMessage, Submission, Verdict
 from .options import Options
 
-__all__ = ("HEADER_OCTETS", "addressees", "header_of", "notice")
+__all__ = ("HEADER_OCTETS", "header_of", "notices", "waived")
 
 HEADER_OCTETS = 64 * 1024
 """How much of the original's header is returned, at most."""
 
 _ENHANCED = re.compile(r"[45]\.\d{1,3}\.\d{1,3}")
 _NO_QCHAR = re.compile(r"[^\x21-\x2a\x2c-\x3c\x3e-\x5b\x5d-\x7e]")
+_XTEXT = re.compile(r"\+([0-9A-Fa-f]{2})")
+_MESSAGE_ID = re.compile(r"<[\x21-\x3b\x3d\x3f-\x7e]{1,250}>")
+_REFERENCES = 20
 _TEXT_OCTETS = 900
+_PASSES = re.compile(rb"(?:[\t\x20-\x7e]{0,998}\r\n)*")
+"""Lines that every server takes as they are (RFC 5322 §2.1.1)."""
 
 
-def addressees(message: SpooledMessage, options: Options) -> list[str]:
-    """Who is to be told of this message; nobody of one with a null reverse-path, which may be a notification."""
+def notices(
+    message: SpooledMessage,
+    recipients: Sequence[Recipient],
+    header: bytes,
+    options: Options,
+    now: float,
+    *,
+    delayed: bool = False,
+) -> list[Notice]:
+    """The notifications of these recipients' failure, or delay: messages of their own from the null reverse-path.
+
+    There is none about a message with a null reverse-path, which may be a notification itself; and none to the sender
+    about a recipient of whom the sender wants to hear nothing (NOTIFY, RFC 3461 §4.1). The postmaster is told of all.
+    """
     if message.notice or message.reverse_path == NULL_REVERSE_PATH:
         return []
-    told = [message.reverse_path] if options.notify_sender else []
-    return told + ([options.postmaster] if options.postmaster and options.postmaster not in told else [])
+    wanted = [each for each in recipients if options.notify_sender and not waived(each, delayed=delayed)]
+    postmaster = None if wanted and options.postmaster == message.reverse_path else options.postmaster
+    mailings: list[tuple[list[str], Sequence[Recipient]]]
+    if postmaster and len(wanted) == len(recipients):
+        mailings = [([message.reverse_path, postmaster], wanted)]
+    else:
+        mailings = [([message.reverse_path], wanted), ([postmaster or ""], recipients if postmaster else [])]
+    made: list[Notice] = []
+    for to, about in mailings:
+        if about:
+            # A recipient is settled with one notification: the sender's, if the postmaster gets another one.
+            settled = {number for notice in made for number in notice.about}
+            numbers = () if delayed else tuple(each.number for each in about if each.number not in settled)
+            content = _report(message, about, to, header, options, delayed=delayed)
+            made.append(Notice(_submission(message, to, now), content, numbers))
+    return made
+
+
+def waived(recipient: Recipient, *, delayed: bool = False) -> bool:
+    """Whether the sender wants to hear nothing of this recipient's failure, or delay (NOTIFY, RFC 3461 §4.1)."""
+    asked = recipient.parameters.get("NOTIFY")
+    return asked is not None and ("DELAY" if delayed else "FAILURE") not in asked.upper().split(",")
+
+
+def _submission(message: SpooledMessage, to: Sequence[str], now: float) -> Submission:
+    parameters: dict[str, str | None] = {} if all(path.isascii() for path in to) else {"SMTPUTF8": None}
+    client = Client("", f"notice-of-{message.number}", _host())
+    return Submission(message.account, client, NULL_REVERSE_PATH, parameters, [(path, {}) for path in to], now)
 
 
 async def header_of(content: AsyncGenerator[bytes, None]) -> bytes:
@@ -51,69 +101,89 @@ async def header_of(content: AsyncGenerator[bytes, None]) -> bytes:
     return header.rpartition(b"\r\n")[0] + b"\r\n" if b"\r\n" in header else b""
 
 
-def notice(
-    message: SpooledMessage,
-    recipients: Sequence[Recipient],
-    to: Sequence[str],
-    header: bytes,
-    options: Options,
-    now: float,
-    *,
-    delayed: bool = False,
-) -> Notice:
-    """The notification of these recipients' failure, or delay, as a message of its own from the null reverse-path."""
-    host = socket.gethostname() or "localhost"
-    content = _report(message, recipients, to, header, options, host, delayed=delayed)
-    parameters: dict[str, str | None] = {} if content.isascii() else {"BODY": "8BITMIME"}
-    if not all(path.isascii() for path in to):
-        parameters["SMTPUTF8"] = None
-    client = Client("", f"notice-of-{message.number}", host)
-    submission = Submission(
-        message.account, client, NULL_REVERSE_PATH, parameters, [(path, {}) for path in to], now
-    )
-    return Notice(submission, content, () if delayed else tuple(each.number for each in recipients))
-
-
 def _report(
     message: SpooledMessage,
     recipients: Sequence[Recipient],
     to: Sequence[str],
     header: bytes,
     options: Options,
-    host: str,
     *,
     delayed: bool,
 ) -> bytes:
-    boundary = f"=_{secrets.token_hex(16)}"
-    now = datetime.now(UTC)
-    eight_bit = "Content-Transfer-Encoding: 8bit\r\n"
+    boundary, host = f"=_{secrets.token_hex(16)}", _host()
     head = (
         f"From: Mail delivery system <{_address(options.daemon or f'MAILER-DAEMON@{host}')}>\r\n"
         f"To: {', '.join(f'<{_addressee(path)}>' for path in to)}\r\n"
         f"Subject: {'Mail is late' if delayed else 'Mail could not be delivered'}\r\n"
-        f"Date: {format_datetime(now)}\r\n"
+        f"Date: {format_datetime(datetime.now(UTC))}\r\n"
         f"Message-ID: <{secrets.token_hex(16)}@{host}>\r\n"
+        f"{_thread(header)}"
         "Auto-Submitted: auto-replied\r\n"
         "MIME-Version: 1.0\r\n"
         f'Content-Type: multipart/report; report-type=delivery-status;\r\n\tboundary="{boundary}"\r\n'
-        f"{'' if header.isascii() else eight_bit}"
         "\r\n"
-        f"--{boundary}\r\n"
-        "Content-Type: text/plain; charset=us-ascii\r\n"
-        "\r\n"
-        f"{_words(message, recipients, delayed=delayed)}"
-        f"\r\n--{boundary}\r\n"
+    )
+    status = (
         "Content-Type: message/delivery-status\r\n"
         "\r\n"
+        f"{_envelope_id(message)}"
         f"Reporting-MTA: dns; {host}\r\n"
         f"Arrival-Date: {_date(message.received)}\r\n"
         f"{''.join(_fields(message, each, options, delayed=delayed) for each in recipients)}"
-        f"\r\n--{boundary}\r\n"
-        "Content-Type: text/rfc822-headers\r\n"
-        f"{'' if header.isascii() else eight_bit}"
-        "\r\n"
     )
-    return head.encode() + header + f"\r\n--{boundary}--\r\n".encode("ascii")
+    parts = (_text(_words(message, recipients, delayed=delayed)), status.encode("ascii"), _quoted(header))
+    opening = f"--{boundary}\r\n".encode("ascii")
+    return head.encode() + b"".join(opening + part + b"\r\n" for part in parts) + f"--{boundary}--\r\n".encode("ascii")
+
+
+def _text(words: str) -> bytes:
+    part = MIMEPart(SMTP)
+    if words.isascii():
+        part.set_content(words, charset="us-ascii", cte="7bit")
+    else:
+        part.set_content(words, charset="utf-8", cte="quoted-printable")
+    return part.as_bytes()
+
+
+def _quoted(header: bytes) -> bytes:
+    """The original's header as a part, and readers get it as it was, octet for octet."""
+    if _PASSES.fullmatch(header):
+        return b"Content-Type: text/rfc822-headers\r\n\r\n" + header
+    kind = b"text/rfc822-headers" if header.isascii() or not _is_utf_8(header) else b"message/global-headers"
+    encoded = binascii.b2a_qp(header, istext=True)
+    return b"Content-Type: " + kind + b"\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n" + encoded
+
+
+def _is_utf_8(octets: bytes) -> bool:
+    try:
+        octets.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _thread(header: bytes) -> str:
+    """Fields with which a mail program shows the notification beside the message that it is about (RFC 5322 §3.6.4)."""
+    original = Header(header)
+    answered = _MESSAGE_ID.findall(original.get("Message-ID") or "")[:1]
+    if not answered:
+        return ""
+    before = _MESSAGE_ID.findall(original.get("References") or original.get("In-Reply-To") or "")
+    references = "\r\n ".join([*before[-_REFERENCES:], *answered])
+    return f"In-Reply-To: {answered[0]}\r\nReferences: {references}\r\n"
+
+
+def _envelope_id(message: SpooledMessage) -> str:
+    """What the sender calls the envelope (RFC 3461 §4.4)."""
+    given = message.parameters.get("ENVID")
+    return f"Original-Envelope-Id: {_decoded(given)}\r\n" if given else ""
+
+
+def _decoded(xtext: str) -> str:
+    """Without the encoding of RFC 3461 §4; a code that is no printable character stays as it is."""
+    return _shown(
+        _XTEXT.sub(lambda found: decoded if 0x20 <= ord(decoded := chr(int(found[1], 16))) < 0x7F else found[0], xtext)
+    )
 
 
 def _words(message: SpooledMessage, recipients: Sequence[Recipient], *, delayed: bool) -> str:
@@ -127,25 +197,23 @@ def _words(message: SpooledMessage, recipients: Sequence[Recipient], *, delayed:
     ]
     for each in recipients:
         said = each.verdict.text if each.verdict else ""
-        code = (
-            f"{each.verdict.code} {each.verdict.enhanced}".rstrip() + " " if each.verdict and each.verdict.code else ""
-        )
-        lines.append(f"  <{_shown(each.forward_path)}>")
-        lines.append(f"      {code}{_shown(said)}"[:_TEXT_OCTETS])
+        code = f"{each.verdict.code} {each.verdict.enhanced}".rstrip() if each.verdict and each.verdict.code else ""
+        lines.append(f"  <{_addressee(each.forward_path)}>")
+        lines.append(f"      {code} {' '.join(_addressee(said).split())}"[:_TEXT_OCTETS].rstrip())
     lines += ["", "The header of the message is attached."]
-    return "".join(f"{line}\r\n" for line in lines)
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _fields(message: SpooledMessage, recipient: Recipient, options: Options, *, delayed: bool) -> str:
     verdict = recipient.verdict or Verdict(0, "", "", message.received)
-    fields = [
-        "",
+    fields = ["", *_original_recipient(recipient)]
+    fields += [
         f"Final-Recipient: {_typed(recipient.forward_path)}",
         f"Action: {'delayed' if delayed else 'failed'}",
         f"Status: {_status(verdict, delayed=delayed)}",
     ]
     if verdict.code:
-        said = f"{verdict.code} {verdict.enhanced}".rstrip()
+        said = f"{verdict.code} {_enhanced(verdict)}".rstrip()
         fields.append(f"Diagnostic-Code: smtp; {said} {_shown(verdict.text)}"[:_TEXT_OCTETS])
     elif verdict.text:
         fields.append(f"Diagnostic-Code: x-proxy; {_shown(verdict.text)}"[:_TEXT_OCTETS])
@@ -155,15 +223,32 @@ def _fields(message: SpooledMessage, recipient: Recipient, options: Options, *, 
     return "".join(f"{field}\r\n" for field in fields)
 
 
+def _original_recipient(recipient: Recipient) -> list[str]:
+    """As the sender has named it (ORCPT, RFC 3461 §4.2)."""
+    kind, separator, address = (recipient.parameters.get("ORCPT") or "").partition(";")
+    # An address of the type utf-8 has an encoding of its own, in which it stands here too (RFC 6533 §3).
+    decoded = _shown(address) if kind.lower() == "utf-8" else _decoded(address)
+    return [f"Original-Recipient: {_shown(kind)}; {decoded}"] if separator and decoded else []
+
+
 def _status(verdict: Verdict, *, delayed: bool) -> str:
-    permanent = verdict.code >= 500
+    """The enhanced code of the last reply, or what is known without one (RFC 3463)."""
+    if given := _enhanced(verdict):
+        return given
     if delayed:
-        return verdict.enhanced if _ENHANCED.fullmatch(verdict.enhanced) and not permanent else "4.4.7"
-    if not permanent:
-        # Not refused for good, but given up: "delivery time expired" (RFC 3463 §3.5).
-        return "5.4.7" if verdict.code == 0 or verdict.code < 500 else "5.0.0"
-    matches = _ENHANCED.fullmatch(verdict.enhanced) and verdict.enhanced.startswith("5")
-    return verdict.enhanced if matches else "5.0.0"
+        return "4.0.0"
+    # What was not refused for good has been given up: "delivery time expired" (RFC 3463 §3.5).
+    return "5.0.0" if verdict.code >= 500 else "5.4.7"
+
+
+def _enhanced(verdict: Verdict) -> str:
+    """None where it contradicts the code: readers would take either for the truth."""
+    found = _ENHANCED.fullmatch(verdict.enhanced)
+    return verdict.enhanced if found and verdict.enhanced[0] == str(verdict.code)[0] else ""
+
+
+def _host() -> str:
+    return socket.gethostname() or "localhost"
 
 
 def _date(seconds: float) -> str:
@@ -175,8 +260,8 @@ def _shown(text: str) -> str:
 
 
 def _addressee(path: str) -> str:
-    """An address in a field of a message that is sent with SMTPUTF8 where it needs that (RFC 6532)."""
-    return "".join(each if each.isprintable() and not each.isspace() else "?" for each in path)
+    """Text that goes as UTF-8, without what could end the line that it stands in."""
+    return "".join(each if each.isprintable() else "?" for each in path)
 
 
 def _typed(path: str) -> str:
@@ -188,4 +273,4 @@ def _typed(path: str) -> str:
 
 def _address(path: str) -> str:
     """An address in a field: what could end the field, or is not ASCII, is no part of any that we can reach."""
-    return re.sub(r"[^\x21-\x7e]", "?", path)
+    return re.sub(r"[^\x20-\x7e]", "?", path)

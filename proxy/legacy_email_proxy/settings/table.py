@@ -158,6 +158,7 @@ _SPOOL = (
     Setting("SPOOL_RETRY_SECONDS", "list", "60,300,900,1800,3600", "After how long a message is tried again, each time; the last one repeats, and up to a fifth is added by chance."),
     Setting("SPOOL_GIVE_UP_SECONDS", "seconds", "432000", "How old a message gets before it is given up (five days).", minimum=1),
     Setting("SPOOL_WARN_SECONDS", "seconds", "0", "How old a message gets before its sender is told that it is late; 0: never.", minimum=0),
+    Setting("SPOOL_NOTIFY_SENDER", "text", None, "Reverse-path of notifications where the backend refuses the empty one (`<>`) that they should have; without it `SMTP_SENDER`, or `BACKEND_SMTP_USER` if that is an address."),
     Setting("SPOOL_POSTMASTER", "text", None, "An address that is told of mail which can't be delivered."),
     Setting("SPOOL_NOTIFY", "text", "both", "Who is told: the `sender`, the `postmaster`, or `both`, as far as there is one.", choices=("sender", "postmaster", "both")),
     Setting("SPOOL_MAX_OCTETS", "integer", "10737418240", "How much mail may wait in the spool, of all accounts that share it; over it devices are told to come back later.", minimum=65536),
