@@ -137,7 +137,7 @@ class Devices(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.maildrop = MemoryMaildrop({name: ONE for name in "abc"})
+        self.maildrop = MemoryMaildrop(dict.fromkeys("abc", ONE))
         self.connect()
 
     def connect(self) -> None:

@@ -73,7 +73,7 @@ class Listing:
         self._octets = self._total
 
     def marked_unique_ids(self, but: Container[int] = ()) -> tuple[str, ...]:
-        """The messages that are marked, in the order of the listing, without those whose message-number is in ``but``."""
+        """The messages that are marked, in the order of the listing, but not those with the message-numbers ``but``."""
         return tuple(self._entries[number - 1].unique_id for number in sorted(self._marked) if number not in but)
 
     def numbers(self) -> Iterator[int]:
