@@ -67,9 +67,7 @@ def at_two(answer: Action) -> dict[Step, Action]:
 
 @pytest.mark.parametrize("order", [(1, 2, 3), (3, 2, 1), (2, 1, 3), (2,)], ids=str)
 @pytest.mark.parametrize("answer", BROKEN, ids=repr)
-async def test_imap(
-    certificates: Certificates, start_leg: StartLeg, answer: Action, order: tuple[int, ...]
-) -> None:
+async def test_imap(certificates: Certificates, start_leg: StartLeg, answer: Action, order: tuple[int, ...]) -> None:
     box, patience = Mailbox.of(*MAIL), {"read": 0.3, "command": 0.6}
     async with pair(certificates.good, mailbox=box, script=at_two(answer), seconds=patience) as (maildrop, _):
         leg = await start_leg(maildrop)
