@@ -62,7 +62,6 @@ class Session:
         self._last = 0
         self._transfer: Transfer | None = None
         self._header_lines: Iterator[Retrieve] | None = None
-        self._failed_messages: set[int] = set()
         # Message-number → how many lines of the body the client asked for in vain.
         self._not_got: dict[int, float] = {}
 
@@ -171,23 +170,21 @@ class Session:
         self._answered(Retrieve)
         self._transfer = None
         self.tally.failed += 1
-        number = request.message_number
+        number, again = request.message_number, request.message_number in self._not_got
         self._not_got[number] = max(_lines(request), self._not_got.get(number, 0))
         if self._header_lines is not None and isinstance(failure, MessageGone | MessageUnavailable):
             return
         if begun:
             self.end(Verdict.FAILED, "the message broke off")
-        elif number in self._failed_messages:
+        elif again:
             # A client that asks forever for a message which is gone is disconnected in the end.
             self._mistake(pop3_error(failure))
         else:
-            self._failed_messages.add(number)
             self._say_line(pop3_error(failure))
 
     def committed(self) -> None:
         """The messages are gone."""
-        if isinstance(self._request, Commit):
-            self.tally.deleted = len(self._request.unique_ids)
+        self.tally.deleted = len(self._listing.marked_unique_ids(but=self._not_got))
         self._answered(Commit)
         self._goodbye()
 
