@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable
 
@@ -89,6 +90,23 @@ async def test_what_is_asked_for_out_of_turn(
             for position in positions:
                 assert await read(session, position) == MAIL[position]
     assert bodies(server) == expected
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_any_walk_gives_the_right_messages(certificates: Certificates, seed: int) -> None:
+    chance = random.Random(seed)
+    async with pair(certificates.good, *MAIL) as (maildrop, server):
+        async with maildrop.open(CLIENT, None) as session, maildrop.open(CLIENT, None) as other:
+            position, step = 0, 1
+            for _ in range(150):
+                if chance.random() < 0.2:
+                    position, step = chance.randrange(COUNT), chance.choice((-1, 1))
+                whose = session if chance.random() < 0.8 else other
+                assert await read(whose, position) == MAIL[position]
+                if chance.random() < 0.3:
+                    assert await read_top(whose, position, 0) == headers(MAIL[position])
+                position = (position + step) % COUNT
+        assert len(server.connections) <= 2
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
