@@ -97,7 +97,7 @@ SUBSTITUTES = [
 @pytest.mark.parametrize(("octets", "size", "substitute"), SUBSTITUTES)
 async def test_substitutes(certificates: Certificates, octets: bytes, size: int | None, substitute: bool) -> None:
     box = Mailbox({1: Message(octets, size=size), 2: Message(ONE)})
-    async with pair(certificates.good, mailbox=box) as (maildrop, _):
+    async with pair(certificates.good, mailbox=box) as (maildrop, server):
         async with maildrop.open(CLIENT, None) as session:
             for lines in (None, 0, 3):
                 if substitute:
@@ -107,6 +107,7 @@ async def test_substitutes(certificates: Certificates, octets: bytes, size: int 
                     whole = await (read(session, 0) if lines is None else read_top(session, 0, lines))
                     assert octets.startswith(whole)
             assert await read(session, 1) == ONE, "the session goes on"
+        assert len(server.connections) == 1, "and over the same connection"
 
 
 @pytest.mark.parametrize("lines", [0, 3])

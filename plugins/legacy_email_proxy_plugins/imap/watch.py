@@ -43,16 +43,23 @@ class WatchedSession:
             # Not a generator of its own: that would cost each small message as much as finding it does.
             octets = await self._session.read_ahead(unique_id)
             if octets is not None:
-                self._refuse_substitute(unique_id, octets)
+                if self._is_substitute(unique_id, octets):
+                    raise _substituted()
                 yield octets
             else:
                 async with aclosing(self._session.stream(unique_id)) as pieces:
                     first = True
                     async for piece in pieces:
-                        if first:
-                            self._refuse_substitute(unique_id, piece)
+                        if first and self._is_substitute(unique_id, piece):
+                            # A substitute has one piece. Left before its end, it would cost the connection.
+                            following = await anext(pieces, None)
+                            if following is None:
+                                raise _substituted()
+                            yield piece
+                            yield following
+                        else:
+                            yield piece
                         first = False
-                        yield piece
         except (MessageGone, MessageUnavailable) as failure:
             await self._note(unique_id, failure)
             raise
@@ -83,9 +90,8 @@ class WatchedSession:
             async for piece in pieces:
                 yield piece
 
-    def _refuse_substitute(self, unique_id: str, first_piece: bytes) -> None:
-        if is_substitute(first_piece, partial(self._listed, unique_id)):
-            raise MessageUnavailable("the server sent a substitute for the message, saying that it failed")
+    def _is_substitute(self, unique_id: str, first_piece: bytes) -> bool:
+        return is_substitute(first_piece, partial(self._listed, unique_id))
 
     def _listed(self, unique_id: str) -> int:
         return next((entry.octets for entry in self.entries if entry.unique_id == unique_id), 0)
@@ -129,3 +135,7 @@ class WatchedSession:
         if self._options.read_only:
             raise Failure("the maildrop is set to be read-only, so nothing was deleted", look_at="POP3_READ_ONLY")
         await self._session.commit(deleted)
+
+
+def _substituted() -> MessageUnavailable:
+    return MessageUnavailable("the server sent a substitute for the message, saying that it failed")
