@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable
 
@@ -70,10 +71,15 @@ async def test_one_after_the_other(certificates: Certificates) -> None:
     ("positions", "expected"),
     [
         ([0], [[1]]),
-        ([29, 28, 27], [[30], [29], [28]]),
+        ([29, 28, 27, 22, 21, 20], [[30], list(range(22, 30)), [23], list(range(1, 22))]),
         ([0, 2, 4, 6], [[1], [3], [5], [7]]),
+        ([29, 27, 25, 23], [[30], [28], [26], [24]]),
         ([5, 6, 5, 6, 7], [[6], list(range(7, 15)), [6]]),
+        ([9, 8, 9, 8, 7], [[10], list(range(2, 10)), [10]]),
+        ([3, 4, 3, 2, 1, 0], [[4], list(range(5, 13)), [4], [1, 2, 3]]),
         ([28, 29, 29], [[29], [30], [30]]),
+        ([1, 0, 0], [[2], [1], [1]]),
+        ([0, 1, 0, 1], [[1], list(range(2, 10)), [1]]),
     ],
 )
 async def test_what_is_asked_for_out_of_turn(
@@ -84,6 +90,65 @@ async def test_what_is_asked_for_out_of_turn(
             for position in positions:
                 assert await read(session, position) == MAIL[position]
     assert bodies(server) == expected
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_any_walk_gives_the_right_messages(certificates: Certificates, seed: int) -> None:
+    chance = random.Random(seed)
+    async with pair(certificates.good, *MAIL) as (maildrop, server):
+        async with maildrop.open(CLIENT, None) as session, maildrop.open(CLIENT, None) as other:
+            position, step = 0, 1
+            for _ in range(150):
+                if chance.random() < 0.2:
+                    position, step = chance.randrange(COUNT), chance.choice((-1, 1))
+                whose = session if chance.random() < 0.8 else other
+                assert await read(whose, position) == MAIL[position]
+                if chance.random() < 0.3:
+                    assert await read_top(whose, position, 0) == headers(MAIL[position])
+                position = (position + step) % COUNT
+        assert len(server.connections) <= 2
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+async def test_a_list_of_headers_costs_few_round_trips(certificates: Certificates, newest_first: bool) -> None:
+    many = [b"Subject: %d\r\n\r\n%b\r\n" % (number, b"x" * 20_000) for number in range(100)]
+    async with pair(certificates.good, *many) as (maildrop, server):
+        async with maildrop.open(CLIENT, None) as session:
+            order = [*reversed(range(100))] if newest_first else [*range(100)]
+            found = [await read_top(session, position, 0) for position in order]
+        assert found == [headers(many[position]) for position in order]
+        async with maildrop.open(CLIENT, None) as session:
+            for position in order:
+                pieces = session.top(session.entries[position].unique_id, 0)
+                # As the core does it, that stops when it has seen the blank line.
+                assert await anext(pieces) == headers(many[position])
+                await pieces.aclose()
+        assert len(server.connections) == 1, "the connection of the first is that of all"
+        assert server.times("BODY") == 2 * 4
+        assert sum("SELECT" in command for command in server.commands) == 2
+
+
+@pytest.mark.parametrize("lines", [0, 1, 5])
+async def test_a_session_that_begins_with_top_keeps_its_connection(certificates: Certificates, lines: int) -> None:
+    async with pair(certificates.good, *MAIL, b"S: x\r\n\r\n" + b"y\r\n" * 300_000) as (maildrop, server):
+        for position in (0, 15, 7, COUNT):
+            async with maildrop.open(CLIENT, None) as session:
+                pieces = session.top(session.entries[position].unique_id, lines)
+                await anext(pieces)
+                await pieces.aclose()
+        assert len(server.connections) == 1
+
+
+async def test_newest_first_within_the_limits(certificates: Certificates) -> None:
+    mailbox = Mailbox({uid: Message(b"x" * 40_000) for uid in range(1, 101)})
+    mailbox.messages[85] = Message(b"y" * 300_000)
+    async with pair(certificates.good, mailbox=mailbox) as (maildrop, server):
+        async with maildrop.open(CLIENT, None) as session:
+            for position in reversed(range(100)):
+                assert await read(session, position) == mailbox.messages[position + 1].octets
+    asked = bodies(server)
+    assert sorted(uid for batch in asked for uid in batch) == list(range(1, 101)), "none twice"
+    assert [len(batch) for batch in asked] == [1, 8, 26, 1, 26, 26, 12], "as many as fit, each time"
 
 
 async def test_limits_of_one_batch(certificates: Certificates) -> None:

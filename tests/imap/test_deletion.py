@@ -199,12 +199,13 @@ async def test_what_is_remembered_outlives_the_process(certificates: Certificate
         for secret in ("alice", "INBOX", "127.0.0.1", "ssw0rd", "tests"):
             assert secret not in file.name
             assert secret not in file.read_text()
-        del box.messages[3]
+        left_out = box.messages.pop(3)
         assert await shown(maildrop) == [2, 4]
-        assert '"1,5"' in file.read_text(), "what has vanished is forgotten"
+        box.messages[3] = left_out
+        assert await shown(maildrop) == [2, 4], "a listing that leaves one out does not bring it back"
         box.uidvalidity += 1
         async with maildrop.open(CLIENT, None) as session:
-            assert len(session.entries) == 4, "these are other messages"
+            assert len(session.entries) == 5, "these are other messages"
 
 
 async def test_accounts_remember_apart(certificates: Certificates, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from fakes.imap import Action, Connection, Drop, Mailbox, Message
 from imap.support import CLIENT, TESTS, login, pair, read, read_top
-from legacy_email_proxy.contracts import Disconnected, Failure, MessageGone, MessageUnavailable, Overloaded
+from legacy_email_proxy.contracts import Disconnected, MessageGone, MessageUnavailable, Overloaded
 from legacy_email_proxy_plugins.imap.verdicts import Busy
 from matrix import missing_tests
 from realservers.certificates import Certificates
@@ -44,6 +44,25 @@ Subject: "Canceled: Meeting title"\r
 """
 SENTENCE = b"Retrieval using the IMAP4 protocol failed for the following message: 752"
 
+COURIER = b"""\
+From: System Administrator <root@localhost>\r
+Subject: message unavailable\r
+\r
+This message is no longer available on the server.\r
+"""
+HMAILSERVER = b"""\
+From: Postmaster\r
+Subject: Message undeliverable\r
+Date: Mon, 30 Nov 2026 10:00:00 +0100\r
+\r
+The mail server could not deliver the message to you since the file C:\\Data\\{1}.eml does not exist on the server.\r
+\r
+The file may have been deleted by anti virus software running on the server.\r
+\r
+hMailServer\r
+"""
+RECEIVED = b"Received: from mail.example.test by mx.example.test; Mon, 30 Nov 2026 10:00:00 +0100\r\n"
+
 # The octets, what RFC822.SIZE says (None: the truth), and whether it stands in for a message.
 SUBSTITUTES = [
     (SUBSTITUTE, 4711, True),
@@ -56,15 +75,29 @@ SUBSTITUTES = [
     (b"Subject: failure\r\n\r\nSubject: " + SENTENCE + b"\r\n", 1, False),
     (b"X-Subject: " + SENTENCE + b"\r\n\r\n", 1, False),
     (b"Subject: " + SENTENCE + b"\r\n\r\n" + b"x" * 9000, 1, False),
+    (COURIER, 4711, True),
+    (COURIER, 0, True),
+    # It is listed with the substitute's size when the file was away already then.
+    (COURIER, None, True),
+    (COURIER.replace(b"\r\n", b"\n"), None, True),
+    (COURIER + b"\r\nThis is what I see. Can you help me?\r\n", 1, False),
+    (RECEIVED + COURIER, 1, False),
+    (COURIER.replace(b"message unavailable", b"Re: message unavailable"), 1, False),
+    (COURIER.replace(b"root@localhost", b"root@example.test"), 1, False),
+    (b"From: me@example.test\r\nSubject: look\r\n\r\n" + COURIER, 1, False),
+    (COURIER.replace(b"This message", b"Your printer"), 1, False),
+    (HMAILSERVER, 4711, True),
+    # Stored in the message's place for good, it is what there is now.
+    (HMAILSERVER, None, False),
+    (HMAILSERVER.replace(b"The mail server", b"We"), 4711, False),
+    (HMAILSERVER.replace(b"From: Postmaster", b"From: Postmaster <postmaster@example.test>"), 4711, False),
 ]
 
 
 @pytest.mark.parametrize(("octets", "size", "substitute"), SUBSTITUTES)
-async def test_exchanges_substitutes(
-    certificates: Certificates, octets: bytes, size: int | None, substitute: bool
-) -> None:
+async def test_substitutes(certificates: Certificates, octets: bytes, size: int | None, substitute: bool) -> None:
     box = Mailbox({1: Message(octets, size=size), 2: Message(ONE)})
-    async with pair(certificates.good, mailbox=box) as (maildrop, _):
+    async with pair(certificates.good, mailbox=box) as (maildrop, server):
         async with maildrop.open(CLIENT, None) as session:
             for lines in (None, 0, 3):
                 if substitute:
@@ -74,13 +107,17 @@ async def test_exchanges_substitutes(
                     whole = await (read(session, 0) if lines is None else read_top(session, 0, lines))
                     assert octets.startswith(whole)
             assert await read(session, 1) == ONE, "the session goes on"
-            both = [entry.unique_id for entry in session.entries]
-            if substitute:
-                with pytest.raises(Failure):
-                    await session.commit(both)
-            else:
-                await session.commit(both)
-    assert list(box.messages) == ([1] if substitute else [])
+        assert len(server.connections) == 1, "and over the same connection"
+
+
+@pytest.mark.parametrize("lines", [0, 3])
+async def test_a_substitute_for_a_moment(certificates: Certificates, lines: int) -> None:
+    """The header comes when the file is away, and the message when it is there again."""
+    instead, name = (COURIER, b"BODY[]<0>") if lines else (COURIER[: COURIER.index(b"This")], b"BODY[HEADER]")
+    row = b"* 1 FETCH (UID 1 %b {%d}\r\n%b)\r\nTAG OK done\r\n" % (name, len(instead), instead)
+    async with pair(certificates.good, ONE, script={("BODY", 1): row}) as (maildrop, _):
+        async with maildrop.open(CLIENT, None) as session:
+            assert await read_top(session, 0, lines) == ONE
 
 
 @pytest.mark.parametrize("off", [-29, -1, 1, 29, 100_000])
@@ -234,7 +271,7 @@ async def test_no_search_at_all(certificates: Certificates) -> None:
 
 HANDLED = {
     "B1": ["quirks:only_body_peek_is_asked_for"],
-    "B2": ["quirks:exchanges_substitutes", "messages:no_wrong_message_is_ever_handed_on"],
+    "B2": ["quirks:substitutes", "messages:no_wrong_message_is_ever_handed_on"],
     "B3": ["quirks:sizes_that_are_off"],
     "B4": ["quirks:sizes_that_are_off"],
     "B5": ["session:listings_of_all_kinds"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -191,26 +192,40 @@ async def test_a_message_that_never_comes(
     assert [record.facts["unique_id"] for record in named] == ["000000023b9aca07"] * sessions  # type: ignore[attr-defined]
 
 
-async def test_a_message_that_did_not_come_is_not_deleted(certificates: Certificates) -> None:
-    box = Mailbox.of(b"one", b"two", b"three")
-    async with pair(certificates.good, mailbox=box) as (maildrop, server):
-        server.script["BODY"] = lambda _, command: None if "FETCH 1 " in command else "NO broken"
-        async with maildrop.open(CLIENT, None) as session:
-            await read(session, 0)
-            with pytest.raises(MessageUnavailable):
-                await read(session, 1)
-            with pytest.raises(Failure, match="1 messages were not deleted"):
-                await session.commit([entry.unique_id for entry in session.entries])
-        assert list(box.messages) == [2]
-
-
-async def test_a_message_that_came_at_the_second_try_is_deleted(certificates: Certificates) -> None:
+@pytest.mark.parametrize("nothing", ["NO [SERVERBUG] no", b"TAG OK and nothing\r\n"])
+async def test_only_failures_one_after_the_other_count(certificates: Certificates, nothing: Action) -> None:
     box = Mailbox.of(b"one", b"two")
-    async with pair(certificates.good, mailbox=box, script={("BODY", 1): "NO broken"}) as (maildrop, _):
+    async with pair(certificates.good, mailbox=box, POP3_HIDE_UNFETCHABLE_AFTER=2) as (maildrop, server):
+
+        async def look(*comes: bool) -> int:
+            """One session that asks for the second message once for each; how many messages it was shown."""
+            async with maildrop.open(CLIENT, None) as session:
+                for each in comes:
+                    server.script["BODY"] = None if each else nothing
+                    if each:
+                        assert await read(session, 1) == b"two"
+                    else:
+                        with pytest.raises((MessageGone, MessageUnavailable)):
+                            await read(session, 1)
+                return len(session.entries)
+
+        came, failed = True, False
+        sessions = [(failed,), (came,), (failed,), (failed, came), (failed,), (came, failed), (came,), (), (failed,)]
+        assert [await look(*each) for each in sessions] == [2] * len(sessions)
+        assert await look(failed) == 2
+        assert await look() == 1
+    assert list(box.messages) == [1, 2]
+
+
+async def test_what_can_not_be_remembered_spoils_no_message(
+    certificates: Certificates, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    async with pair(
+        certificates.good, b"one", POP3_HIDE_UNFETCHABLE_AFTER=2, STATE_DIR=tmp_path
+    ) as (maildrop, _):  # fmt: skip
         async with maildrop.open(CLIENT, None) as session:
-            # The first message of a session is never read ahead.
-            with pytest.raises(MessageUnavailable):
-                await read(session, 0)
+            folder = tmp_path / "maildrop.imap"
+            folder.rmdir()
+            folder.write_text("in the way")
             assert await read(session, 0) == b"one"
-            await session.commit([session.entries[0].unique_id])
-    assert list(box.messages) == [2]
+    assert "can not remember that a message came" in caplog.messages

@@ -152,6 +152,25 @@ async def test_unreadable_message_is_unavailable_alone(
         assert await retrieve(session, "2.a.h")
 
 
+async def test_a_bad_sector_spoils_one_message(
+    maildir: Path, maildrop: MaildirMaildrop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(maildir, "new/1.a.h", "new/2.a.h")
+    bad = (maildir / "new/1.a.h").stat().st_ino
+    real = os.pread
+
+    def failing(descriptor: int, octets: int, offset: int) -> bytes:
+        if os.fstat(descriptor).st_ino == bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(descriptor, octets, offset)
+
+    async with maildrop.open(CLIENT, None) as session:
+        monkeypatch.setattr(os, "pread", failing)
+        with pytest.raises(MessageUnavailable, match=r"Input/output error: .*1\.a\.h"):
+            await retrieve(session, "1.a.h")
+        assert await retrieve(session, "2.a.h")
+
+
 async def test_commit_that_fails_says_so(
     maildir: Path, maildrop: MaildirMaildrop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

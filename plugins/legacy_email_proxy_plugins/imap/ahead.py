@@ -1,8 +1,9 @@
 """Reads messages before a session asks for them, because clients ask for one after the other.
 
 Many small messages in one FETCH cost little more than one of them. It begins when a session has asked for two in a row,
-so that a device which takes one message a day costs nothing more, and it grows with each time it was right. When half
-of what was read has been taken, the next is read while the client takes the rest.
+so that a device which takes one message a day costs nothing more, and it grows with each time it was right. It goes
+where the session goes: phones, and lists of headers, begin with the newest. When half of what was read has been taken,
+the next is read while the client takes the rest.
 """
 
 from __future__ import annotations
@@ -44,9 +45,10 @@ class ReadAhead:
 
     __slots__ = (
         "_count",
-        "_expected",
         "_has_room",
+        "_in_a_row",
         "_index",
+        "_last",
         "_logger",
         "_looked_until",
         "_margin",
@@ -56,6 +58,7 @@ class ReadAhead:
         "_running",
         "_same_folder",
         "_shelf",
+        "_step",
         "item",
     )
 
@@ -69,7 +72,10 @@ class ReadAhead:
         self.item = item
         self._same_folder = same_folder
         self._logger = log
-        self._expected = -1
+        self._last: int | None = None
+        self._in_a_row = False
+        self._step = 1  # -1 where the session goes from the newest to the oldest.
+        # Where it would go on behind what was read, and behind what is being read as well.
         self._read_until = 0
         self._looked_until = 0
         self._margin = 0
@@ -80,11 +86,10 @@ class ReadAhead:
     async def get(self, uid: int) -> bytes | None:
         """The octets of ``item``; ``None`` if it should be asked for alone, whose failure then is the right one."""
         position = self._index.position(uid)
+        first = self._last is None and self._shelf.users > 1
+        in_a_row = self._follow(position)
         if self._index.sizes.octets[position] >= LARGE_OCTETS:
-            self._expected = position + 1
             return None
-        first = self._expected < 0 and self._shelf.users > 1
-        in_a_row, self._expected = position == self._expected, position + 1
         if not (in_a_row or first):
             self._count = 1
             return None
@@ -97,7 +102,7 @@ class ReadAhead:
         if coming is not None:
             await coming.wait()
             return self._messages.get(self._shelf, key)
-        if position < self._read_until:
+        if self._step * (self._read_until - position) > 0:
             # It was here, and was thrown out before its turn: there are too many sessions for the room there is.
             self._count = max(1, self._count // _GROWTH)
             self._has_room = False
@@ -106,13 +111,25 @@ class ReadAhead:
         planned = self._plan(position)
         return await self._fetch(planned, uid) if len(planned) > in_a_row else None
 
+    def _follow(self, position: int) -> bool:
+        """Note that the session asks for the message at ``position``, and whether that is next to the last one."""
+        step = 0 if self._last is None else position - self._last
+        # One step back is out of turn; two of them are a turn.
+        in_a_row = step == self._step if self._in_a_row else abs(step) == 1
+        if in_a_row and step != self._step:
+            self._step = step
+            self._read_until = self._looked_until = position
+        self._last, self._in_a_row = position, in_a_row
+        return in_a_row
+
     def _look_ahead(self, position: int) -> None:
         """Begin to read what comes next, if the message at ``position`` is behind the half of what there is."""
-        start = max(self._looked_until, position + 1)
-        if start - position > self._margin or self._running is not None or not self._has_room:
+        distance = max(self._step * (self._looked_until - position), 1)
+        if distance > self._margin or self._running is not None or not self._has_room:
             return
         self._count = min(MAX_MESSAGES, self._count * _GROWTH)
-        self._looked_until = start + self._count
+        start = position + self._step * distance
+        self._looked_until = start + self._step * self._count
         # It may outlive the session: ended early, it would end a connection that others could use.
         self._running = asyncio.create_task(self._fetch_meanwhile(start))
 
@@ -132,13 +149,13 @@ class ReadAhead:
         self._count = 1
 
     def _plan(self, position: int) -> dict[int, int]:
-        """UID → octets of what to fetch now: nothing, or the message at ``position`` and some behind it."""
+        """UID → octets of what to fetch now: nothing, or the message at ``position`` and some that come next."""
         planned: dict[int, int] = {}
         total = 0
         sizes = self._index.sizes
-        for uid, octets in zip(
-            sizes.uids[position : position + self._count], sizes.octets[position : position + self._count], strict=True
-        ):
+        end = position + self._step * self._count
+        for place in range(position, max(-1, min(end, len(sizes.uids))), self._step):
+            uid, octets = sizes.uids[place], sizes.octets[place]
             key = (self._index.uidvalidity, uid, self.item)
             known = self._messages.get(self._shelf, key) is not None or self._messages.coming(self._shelf, key)
             if octets < LARGE_OCTETS and not known:
@@ -153,7 +170,7 @@ class ReadAhead:
 
     async def _fetch(self, planned: dict[int, int], wanted: int = 0) -> bytes | None:
         """Fetch them, keep them, and return the octets of ``wanted``."""
-        uidvalidity = self._index.uidvalidity
+        uidvalidity, step = self._index.uidvalidity, self._step
         keys = {uid: (uidvalidity, uid, self.item) for uid in planned}
         room = 2 * sum(planned.values()) + _SLACK_OCTETS
         with self._messages.fetching(self._shelf, list(keys.values())) as fetched:
@@ -167,8 +184,9 @@ class ReadAhead:
                 # An empty answer for a message that has a size is a matter for one question, not for sixty-four.
                 if octets or not planned[uid]:
                     fetched[keys[uid]] = octets
-        self._margin = len(planned) // 2
-        self._read_until = self._looked_until = self._index.position(next(reversed(planned))) + 1
+        if step == self._step:
+            self._margin = len(planned) // 2
+            self._read_until = self._looked_until = self._index.position(next(reversed(planned))) + step
         return fetched.get(keys[wanted]) if wanted else None
 
     def _fetch_in_thread(self, uids: list[int], room: int, connection: Connection) -> dict[int, bytes]:

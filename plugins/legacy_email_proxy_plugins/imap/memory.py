@@ -31,16 +31,17 @@ class Remembered:
     """About the messages of one folder under one UIDVALIDITY, by UID."""
 
     hidden: set[int] = field(default_factory=set)
-    """Deleted by a POP3 client, and still in the folder."""
+    """Deleted by a POP3 client, and left in the folder. Never forgotten: a listing that leaves a message out does not
+    prove that it is gone, and a UID is not given again. Ranges of them take a few octets in the file.
+    """
     failures: dict[int, int] = field(default_factory=dict)
-    """In how many sessions the message could not be had."""
+    """In how many sessions, one after the other, the message could not be had."""
 
-    def keep_only(self, uids: Collection[int]) -> bool:
-        """Forget all other messages; whether there was anything to forget."""
-        known = len(self.hidden) + len(self.failures)
-        self.hidden.intersection_update(uids)
+    def keep_failures(self, uids: Collection[int]) -> bool:
+        """Forget the failures of all other messages; whether there was anything to forget."""
+        known = len(self.failures)
         self.failures = {uid: count for uid, count in self.failures.items() if uid in uids}
-        return len(self.hidden) + len(self.failures) < known
+        return len(self.failures) < known
 
 
 class Memory:

@@ -45,10 +45,10 @@ def _remembered(connection: Connection, index: Index, options: Options, memory: 
         return set()
     remembered = memory.recall(index.uidvalidity)
     present = set(index.uids)
-    if remembered.keep_only(present):
+    if remembered.keep_failures(present):
 
         def prune(latest: Remembered) -> None:
-            latest.keep_only(present)
+            latest.keep_failures(present)
 
         memory.change(index.uidvalidity, prune)
     hidden = remembered.hidden if staying else set()

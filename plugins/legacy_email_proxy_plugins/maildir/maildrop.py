@@ -97,15 +97,16 @@ class _Session:
         """The next octets of a message. No file is held open between two visits: a thousand slow clients cost none."""
         try:
             descriptor = self._open(unique_id)
+            try:
+                # A regular file gives fewer octets than asked for only at its end.
+                return os.pread(descriptor, PIECE_OCTETS, offset)
+            finally:
+                os.close(descriptor)
         except FileNotFoundError:
             raise MessageGone(f"removed by another program: {self._paths[unique_id].name}") from None
         except OSError as error:
-            raise MessageUnavailable(f"{error.strerror}: {error.filename}", look_at=_VARIABLE) from error
-        try:
-            # A regular file gives fewer octets than asked for only at its end.
-            return os.pread(descriptor, PIECE_OCTETS, offset)
-        finally:
-            os.close(descriptor)
+            # A bad sector under one message, too, is no reason to end the session with all others.
+            raise MessageUnavailable(f"{error.strerror}: {self._paths[unique_id]}", look_at=_VARIABLE) from error
 
     def _open(self, unique_id: str) -> int:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK

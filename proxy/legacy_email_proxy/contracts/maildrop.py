@@ -72,6 +72,9 @@ class MaildropSession(Protocol):
     async def commit(self, deleted: Collection[str]) -> None:
         """Remove exactly these messages. Called at QUIT only, at most once, never with nothing to remove.
 
+        What the client asked for in this session and did not get is not among them: whatever :meth:`retrieve` or
+        :meth:`top` raised, the core leaves it out.
+
         Returning means that they are gone, or were gone already. Raising means that the client reads ``-ERR``; doing
         it again in a later session must be safe.
         """

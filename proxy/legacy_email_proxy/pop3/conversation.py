@@ -277,12 +277,15 @@ class Conversation:
             "octets": tally.octets,
             "verdict": close.verdict.value,
         }
+        if tally.withheld:
+            facts["withheld"] = tally.withheld
         if self._tls_version:
             facts["tls"] = self._tls_version
         if close.reason:
             facts["reason"] = close.reason
         # A device that speaks the wrong protocol or loops is what an operator looks for with LOG_LEVEL=warning.
-        level = logging.WARNING if close.verdict in (Verdict.REFUSED, Verdict.ERRORS) else logging.INFO
+        unusual = close.verdict in (Verdict.REFUSED, Verdict.ERRORS) or tally.withheld
+        level = logging.WARNING if unusual else logging.INFO
         if close.verdict is Verdict.DROPPED and self._session.user is None and not close.reason:
             # Somebody who only looks whether we are there, as a health check does all day, is no news.
             level = logging.DEBUG

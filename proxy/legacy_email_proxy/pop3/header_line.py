@@ -14,7 +14,7 @@ MAX_HEADER_OCTETS = 65536
 MAX_VALUE_OCTETS = 450
 """A value is cut here: clients of that time read lines into buffers of 512 octets."""
 
-_END = re.compile(rb"(?:\A|\n)\r?\n")
+_END = re.compile(rb"(?:\A|\n)\r*\n")
 _NOT_PRINTABLE = re.compile(rb"[\x00-\x20\x7f]+")
 
 
@@ -36,8 +36,8 @@ class HeaderLine:
     def encode(self, piece: bytes) -> bytes:
         """Nothing yet: the line is known at the end."""
         if not self.enough:
-            # A blank line may lie across the border.
-            start = max(0, len(self._header) - 2)
+            # A blank line may lie across the border, and is one with any number of CRs (see ContentEncoder).
+            start = max(0, self._header.rfind(b"\n"))
             self._header += piece[:MAX_HEADER_OCTETS]
             self.enough = len(self._header) >= MAX_HEADER_OCTETS or _END.search(self._header, start) is not None
         return b""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
 from itertools import compress
 from typing import TypeVar
@@ -72,9 +72,9 @@ class Listing:
         self._marked.clear()
         self._octets = self._total
 
-    def marked_unique_ids(self) -> tuple[str, ...]:
-        """What QUIT removes, in the order of the listing."""
-        return tuple(self._entries[number - 1].unique_id for number in sorted(self._marked))
+    def marked_unique_ids(self, but: Container[int] = ()) -> tuple[str, ...]:
+        """The messages that are marked, in the order of the listing, but not those with the message-numbers ``but``."""
+        return tuple(self._entries[number - 1].unique_id for number in sorted(self._marked) if number not in but)
 
     def numbers(self) -> Iterator[int]:
         """The message-numbers that are not marked."""

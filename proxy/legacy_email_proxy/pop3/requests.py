@@ -95,11 +95,14 @@ Event = NeedData | Reply | Request | Close
 
 @dataclass(slots=True)
 class Tally:
-    """What the session did: messages retrieved, topped, not to be had, and removed; octets of messages, commands."""
+    """What the session did: messages retrieved, topped, not to be had, removed, and not removed because the client had
+    asked for them and not got them; octets of messages, commands.
+    """
 
     retrieved: int = 0
     top: int = 0
     failed: int = 0
     deleted: int = 0
+    withheld: int = 0
     octets: int = 0
     commands: int = 0

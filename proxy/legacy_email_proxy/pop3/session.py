@@ -7,6 +7,7 @@ called again; commands that were pipelined behind it wait in the buffer (RFC 244
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -61,7 +62,8 @@ class Session:
         self._last = 0
         self._transfer: Transfer | None = None
         self._header_lines: Iterator[Retrieve] | None = None
-        self._failed_messages: set[int] = set()
+        # Message-number → how many lines of the body the client asked for in vain.
+        self._not_got: dict[int, float] = {}
 
     # Octets and events
 
@@ -149,6 +151,8 @@ class Session:
         request, transfer = self._retrieving(), self._transferring()
         self._answered(Retrieve)
         self._transfer = None
+        if _lines(request) >= self._not_got.get(request.message_number, 0):
+            self._not_got.pop(request.message_number, None)
         if request.lines is None:
             self.tally.retrieved += 1
             self._last = max(self._last, request.message_number)
@@ -157,25 +161,30 @@ class Session:
         return transfer.take_status() + transfer.finish()
 
     def message_failed(self, failure: BaseException) -> None:
-        """The message can not be had. After ``+OK`` nothing but closing the connection tells the client so."""
+        """The message can not be had. After ``+OK`` nothing but closing the connection tells the client so.
+
+        Whatever the reason is: many devices say DELE without looking at what RETR was answered, and this may be the
+        only copy. So QUIT leaves the message alone until the client has got as much of it as it asked for here.
+        """
         request, begun = self._retrieving(), self._transferring().begun
         self._answered(Retrieve)
         self._transfer = None
         self.tally.failed += 1
+        number, again = request.message_number, request.message_number in self._not_got
+        self._not_got[number] = max(_lines(request), self._not_got.get(number, 0))
         if self._header_lines is not None and isinstance(failure, MessageGone | MessageUnavailable):
             return
         if begun:
             self.end(Verdict.FAILED, "the message broke off")
-        elif request.message_number in self._failed_messages:
+        elif again:
             # A client that asks forever for a message which is gone is disconnected in the end.
             self._mistake(pop3_error(failure))
         else:
-            self._failed_messages.add(request.message_number)
             self._say_line(pop3_error(failure))
 
     def committed(self) -> None:
         """The messages are gone."""
-        self.tally.deleted = len(self._listing.marked_unique_ids())
+        self.tally.deleted = len(self._listing.marked_unique_ids(but=self._not_got))
         self._answered(Commit)
         self._goodbye()
 
@@ -311,16 +320,24 @@ class Session:
 
     def _quit(self) -> Event:
         marked = self._listing.marked_unique_ids()
+        deleted = self._listing.marked_unique_ids(but=self._not_got)
+        self.tally.withheld = len(marked) - len(deleted)
         if self.state is State.TRANSACTION:
             self.state = State.UPDATE
-        if marked:
-            return Commit(marked)
+        if deleted:
+            return Commit(deleted)
         self._goodbye()
         return self.next_event()
 
     # Replies
 
     def _goodbye(self) -> None:
+        if self.tally.withheld:
+            # RFC 1939 §6 has this answer for it. "+OK" would be untrue: the client finds the message again next time.
+            text = "some deleted messages were not removed, because they could not be read before"
+            self._say_line(pop3_line(text, code="SYS/TEMP"))
+            self.end(Verdict.FAILED, "messages that the client could not get were not deleted")
+            return
         self._say("goodbye")
         self.end(Verdict.QUIT)
 
@@ -361,6 +378,10 @@ class Session:
         if not isinstance(self._request, Retrieve) or self._transfer is None:
             raise RuntimeError("there is no Retrieve to answer")
         return self._transfer
+
+
+def _lines(request: Retrieve) -> float:
+    return math.inf if request.lines is None else request.lines
 
 
 def _ok(text: str) -> Reply:

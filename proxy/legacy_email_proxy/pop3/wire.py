@@ -6,6 +6,7 @@ same result, and what is held back is bounded.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from io import IncrementalNewlineDecoder
 
@@ -79,6 +80,10 @@ def encode_line(text: str) -> bytes:
     return text.encode("ascii", "replace") + CRLF
 
 
+_BLANK_LINE = re.compile(rb"\n\r*\n")
+_REST_OF_BLANK_LINE = re.compile(rb"\r*\n")
+
+
 def _has_bare_lf(data: bytes) -> bool:
     """Whether an LF in ``data`` has no CR before it."""
     # What text files use to tell their line ends: one pass of C, and four times as quick as counting LF and CRLF.
@@ -93,12 +98,13 @@ class ContentEncoder:
 
     A bare LF becomes CRLF; a bare CR is content and stays, as the backend counted it; a missing final CRLF is added; a
     line that starts with a dot gets a second one. With ``body_lines`` (TOP) the reply ends after the header, the blank
-    line and that many lines of the body; :attr:`enough` then says that no further piece is needed. For clients that
-    can't do without, ``replace_nul`` makes NUL 0x80 and ``add_blank_line`` ends a header that nothing follows.
+    line and that many lines of the body; :attr:`enough` then says that no further piece is needed. A line of nothing
+    but CRs counts as blank: programs that make CRLF of LF twice end every line with CR CR LF. For clients that can't do
+    without, ``replace_nul`` makes NUL 0x80 and ``add_blank_line`` ends a header that nothing follows.
     """
 
     __slots__ = (
-        *("_add_blank_line", "_body_lines", "_carriage_return", "_in_header", "_line_start", "_replace_nul"),
+        *("_add_blank_line", "_blank", "_body_lines", "_carriage_return", "_in_header", "_line_start", "_replace_nul"),
         "enough",
     )
 
@@ -109,6 +115,7 @@ class ContentEncoder:
         self._replace_nul = replace_nul
         self._add_blank_line = add_blank_line
         self._in_header = True
+        self._blank = True  # Nothing but CRs has come of the line that is not at its end.
         self._carriage_return = b""
         self._line_start = True
         self.enough = False
@@ -137,7 +144,7 @@ class ContentEncoder:
         rest = b"" if self.enough else self._carriage_return
         if rest or not self._line_start:
             rest += CRLF
-        if self._add_blank_line and self._in_header:
+        if self._add_blank_line and self._body_start(rest) < 0:
             rest += CRLF
         return rest + END_OF_REPLY
 
@@ -171,11 +178,10 @@ class ContentEncoder:
         """Where the body begins in ``data``; -1 while the header goes on."""
         if not self._in_header:
             return 0
-        if self._line_start and data.startswith(CRLF):
-            start = len(CRLF)
-        else:
-            start = data.find(b"\n\r\n") + len(b"\n\r\n")
-            if start < len(b"\n\r\n"):
-                return -1
+        found = (_REST_OF_BLANK_LINE.match(data) if self._blank else None) or _BLANK_LINE.search(data)
+        if found is None:
+            before = data.rstrip(b"\r")
+            self._blank = before.endswith(b"\n") if before else self._blank
+            return -1
         self._in_header = False
-        return start
+        return found.end()

@@ -96,7 +96,7 @@ _IMAP = (
     Setting("POP3_NEWEST_MESSAGES", "integer", None, "Show only so many messages, the newest; the others are not counted. (`imap` only.)", minimum=1),
     Setting("POP3_NEWEST_DAYS", "integer", None, "Show only messages that arrived in the last so many days; the others are not counted. (`imap` only.)", minimum=1, maximum=36500),
     Setting("POP3_READ_ONLY", "flag", "false", "Delete nothing: QUIT answers `-ERR` if messages were marked, and leaves them as they are. (`imap` only.)"),
-    Setting("POP3_HIDE_UNFETCHABLE_AFTER", "integer", None, "Stop showing a message that the IMAP server failed to hand out in so many sessions; it is not deleted. (`imap` only.)", minimum=1),
+    Setting("POP3_HIDE_UNFETCHABLE_AFTER", "integer", None, "Stop showing a message that the IMAP server failed to hand out in so many sessions, one after the other; it is not deleted. (`imap` only.)", minimum=1),
 )  # fmt: skip
 
 _SMTPS = (

@@ -239,7 +239,11 @@ class MaildropSuite(Suite):
         await fill(_FIVE)
         async with self._open(maildrop) as session:
             deleted = {await self._unique_id(session, _FIVE[n]) for n in (1, 2)}
+            gone = await self._unique_id(session, _FIVE[1])
             await remove(_FIVE[1])
+            with pytest.raises(MessageGone):
+                await anext(session.retrieve(gone))
+            # Which messages the client asked for in vain is the core's business, and commit does as it is told.
             await session.commit(deleted)
         await self._still_holds(held, [_FIVE[0], *_FIVE[3:]])
 
