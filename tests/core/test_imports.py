@@ -148,7 +148,7 @@ def test_one_module_knows_a_library(library: str, allowed: set[str]) -> None:
 
 
 def test_modules_are_of_readable_length() -> None:
-    long = {name: lines for name, path in ALL if (lines := len(path.read_text().splitlines())) > 400}
+    long = {name: lines for name, path in ALL if (lines := len(path.read_text().splitlines())) > 450}
     assert not long
 
 

@@ -120,11 +120,11 @@ class _Reading:
             if self._grant == "jwt_bearer" and not service_account:
                 self._wrong("OAUTH2_SERVICE_ACCOUNT", "not set; give the key file with OAUTH2_SERVICE_ACCOUNT_FILE")
             return None
-        certificate: str | None = self._settings["OAUTH2_CLIENT_CERT"]
+        certificate: Secret | None = self._settings["OAUTH2_CLIENT_CERT"]
         try:
             return SigningKey.from_pem(
                 pem,
-                certificate,
+                None if certificate is None else certificate.reveal(),
                 key_id=service_account.get("private_key_id", ""),
                 rsa_algorithm=self._provider.assertion_algorithm,
             )

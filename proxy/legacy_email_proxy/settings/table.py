@@ -133,7 +133,7 @@ _OAUTH2 = (
     Setting("OAUTH2_CLIENT_SECRET", "secret", None, "Its secret, if it has one."),
     Setting("OAUTH2_CLIENT_AUTH", "text", "post", "How the secret is sent: `post` in the form, `basic` in the header.", choices=("post", "basic")),
     Setting("OAUTH2_CLIENT_KEY", "document", None, "Its private key in PEM, instead of a secret; best given as `OAUTH2_CLIENT_KEY_FILE`."),
-    Setting("OAUTH2_CLIENT_CERT", "text", None, "The key's certificate in PEM, as uploaded to the provider; best given as `OAUTH2_CLIENT_CERT_FILE`."),
+    Setting("OAUTH2_CLIENT_CERT", "document", None, "The key's certificate in PEM, as uploaded to the provider; best given as `OAUTH2_CLIENT_CERT_FILE`."),
     Setting("OAUTH2_SERVICE_ACCOUNT", "document", None, "For `jwt_bearer`: the JSON key of Google's service account; best given as `OAUTH2_SERVICE_ACCOUNT_FILE`."),
     Setting("OAUTH2_SUBJECT", "text", None, "For `jwt_bearer`: whose mailbox; without it the login of the backends."),
     Setting("OAUTH2_TENANT", "text", None, "For `microsoft365`: the directory (tenant) ID or a domain of yours."),
