@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 __all__ = ("Mailbox", "mailboxes", "phrase")
 
-_QUOTED = r'"(?:[^"\\]|\\.)*+"?'
+_QUOTED = r'"(?:[^"\\]|\\.)*"?'
 _WHOLLY_QUOTED = re.compile(_QUOTED.removesuffix("?"))
 _TOKEN = re.compile(
-    rf'{_QUOTED}|=\?[^?<\s]*+\?[^?<\s]*+\?[^?<]*+\?=|<(?:{_QUOTED}|[^">])*+>?|\[[^\]]*+\]?|\\.|[(),:;]|[^"=<\[\\(),:;]++|.',
+    rf'{_QUOTED}|=\?[^?<\s]*\?[^?<\s]*\?[^?<]*\?=|<(?:{_QUOTED}|[^">])*>?|\[[^\]]*\]?|\\.|[(),:;]|[^"=<\[\\(),:;]+|.',
     re.DOTALL,
 )
 # Not one with an address in it: readers that do not take it for an encoded word would take that for the author's.

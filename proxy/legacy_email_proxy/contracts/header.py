@@ -9,7 +9,7 @@ import re
 
 __all__ = ("Header",)
 
-_FIELD = re.compile(rb"[^\n]*+\n(?:[ \t][^\n]*+(?:\n|\Z))*+|[^\n]++\Z")
+_FIELD = re.compile(rb"[^\n]*\n(?:[ \t][^\n]*(?:\n|\Z))*|[^\n]+\Z")
 _FOLD = re.compile(rb"\r?\n(?=[ \t])")
 _HARMFUL = re.compile(r"[\r\n\0]")
 _NAME = re.compile(r"[!-9;-~]+")
