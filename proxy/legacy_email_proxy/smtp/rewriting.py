@@ -119,10 +119,14 @@ class Outgoing:
             # A relay that goes on after an error must not get what is behind it, as if it were a message.
             raise self.error
         try:
-            if self._reader is not None:
-                return await self._beginning(self._reader)
-            piece = await anext(self._pieces)
-            return self._shortener.feed(piece) if self._shortener is not None else piece
+            if self._reader is not None and (beginning := await self._beginning(self._reader)):
+                return beginning
+            if self._shortener is None:
+                return await anext(self._pieces)
+            # While it has still to see whether there is a long line, there is nothing to pass on.
+            while not (lines := self._shortener.feed(await anext(self._pieces))):
+                pass
+            return lines
         except StopAsyncIteration:
             if self._shortener is not None and (last := self._shortener.end()):
                 self._shortener = None
