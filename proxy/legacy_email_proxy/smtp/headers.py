@@ -44,6 +44,8 @@ class HeaderOptions:
     hostname: str = "localhost"
     received: bool = False
     add_missing: bool = False
+    add_from: bool = True
+    """Whether From is among what is added: not where filters that stand behind may change the envelope."""
     remove_bcc: bool = False
     shorten_lines: bool = False
 
@@ -54,6 +56,7 @@ class HeaderOptions:
             hostname,
             received=settings["SMTP_ADD_RECEIVED"],
             add_missing=settings["SMTP_ADD_MISSING"],
+            add_from=settings["ACCOUNTS_FILE"] is None,
             remove_bcc=settings["SMTP_REMOVE_BCC"],
             shorten_lines=settings["SMTP_LONG_LINES"] == "encode",
         )
@@ -155,7 +158,7 @@ def own_lines(options: HeaderOptions, client: Client, protocol: str, reverse_pat
     lines = _received(options.hostname, client, protocol) if options.received else ""
     if options.add_missing:
         given = _searchable(block)
-        if reverse_path and not _FROM.search(given):
+        if options.add_from and reverse_path and not _FROM.search(given):
             lines += f"From: {reverse_path}\r\n"
         if not _DATE.search(given):
             lines += f"Date: {_date()}\r\n"
