@@ -96,7 +96,8 @@ def choose(environ: Mapping[str, str]) -> Choice:
         file = read_accounts(settings["ACCOUNTS_FILE"])
     except SettingsMistake as mistake:
         return Choice(Chosen(settings, {}), (), None, (*settings.mistakes, *mistake.lines))
-    listed = _listed(settings)
+    # A filter that a setting of the account switches on is the account's own, also where it is named.
+    listed = [one for one in _listed(settings) if one[1] not in _SWITCHED_ON_BY.values()]
     pairs = []
     for table in file.accounts.values():
         own, _ = _settings(environ, table, TABLE)

@@ -149,8 +149,9 @@ class _Made:
     def account(self, chosen: Chosen) -> Account:
         """Them as an account: the filters stand before the pace, for what they refuse need not wait."""
         relay = self.relay
-        if relay is not None and self.filters:
-            relay = FilteredRelay(relay, self.filters)
+        add_missing: bool = chosen.table is not None and chosen.settings["SMTP_ADD_MISSING"]
+        if relay is not None and (self.filters or add_missing):
+            relay = FilteredRelay(relay, self.filters, add_missing=add_missing)
         return Account(chosen.name, chosen.settings, self.maildrop, relay, self.credentials, self.queue)
 
 
@@ -165,8 +166,12 @@ def _made(
     queue = None
     guarded = any(settings[variable] is not None for variable in _GUARDED_BY)
     sends = ("RELAY_PLUGIN", settings["RELAY_PLUGIN"]) in chosen.classes
-    guard = {(FILTERS, _GUARD): GuardFilter} if guarded and sends else {}
-    for (variable, name), plugin in {**guard, **chosen.classes}.items():
+    guard = _GUARD
+    while (FILTERS, guard) in chosen.classes:
+        # A site's filter may have any name, and must not take the guard's place with it.
+        guard = f"built-in {guard}"
+    guards = {(FILTERS, guard): GuardFilter} if guarded and sends else {}
+    for (variable, name), plugin in {**guards, **chosen.classes}.items():
         if variable in ASKED_FOR or variable in but:
             continue
         context = common.of(GROUPS[variable], name)

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 import pytest
 
+from legacy_email_proxy import registry
 from legacy_email_proxy.accounts.file import read_accounts
 from legacy_email_proxy.accounts.filtered import FilteredRelay
+from legacy_email_proxy.accounts.guard import GuardFilter
 from legacy_email_proxy.accounts.lines import Lines
 from legacy_email_proxy.accounts.users import PasswordHash
-from legacy_email_proxy.composition import compose
-from legacy_email_proxy.contracts import Secret, SettingsMistake
+from legacy_email_proxy.composition import Composition, compose
+from legacy_email_proxy.contracts import Client, Filter, Refused, Secret, SettingsMistake
 from legacy_email_proxy.plugin_context import PluginContext
+from legacy_email_proxy.smtp.headers import HeaderOptions
+from legacy_email_proxy.smtp.rewriting import Rewriting
 from legacy_email_proxy_plugins.imap.maildrop import IMAPMaildrop
+from smtp.relays import MemoryRelay
+
+load = EntryPoint.load
 
 HASH = str(PasswordHash.of("secret of ann"))
 ENVIRON = {
@@ -286,6 +296,15 @@ def test_lines() -> None:
     assert {key: lines.of(*key) for key in expected} == expected
 
 
+GUARD = "allowed"
+
+
+def filters_of(relay: object) -> list[str]:
+    """Names of the filters that are an account's own, in their order."""
+    assert isinstance(relay, FilteredRelay)
+    return list(relay._filters)
+
+
 async def test_filters_of_the_process_and_of_an_account(tmp_path: Path) -> None:
     file = tmp_path / "accounts.toml"
     file.write_text(GOOD.replace('BACKEND_IMAP_FOLDER = "Scans"', 'SMTP_SENDER = "a@x"\nSMTP_ALLOWED_SENDERS = "@x"'))
@@ -293,20 +312,96 @@ async def test_filters_of_the_process_and_of_an_account(tmp_path: Path) -> None:
     composition = compose(given)
     assert composition.filters == {}
     a, b = composition.accounts
-    assert isinstance(a.relay, FilteredRelay)
-    assert list(a.relay._filters) == ["allowed", "sender"]
-    assert not isinstance(b.relay, FilteredRelay)
-    # One that is named is the whole process's.
+    assert filters_of(a.relay) == [GUARD, "sender"]
+    assert filters_of(b.relay) == []
+    # One that a setting of the account switches on is each account's own, also where the environment names it.
     composition = compose(given | {"SMTP_FILTERS": "sender", "SMTP_SENDER": "b@x"})
-    assert list(composition.filters) == ["sender"]
-    assert [isinstance(account.relay, FilteredRelay) for account in composition.accounts] == [True, False]
-    assert isinstance(composition.accounts[0].relay, FilteredRelay)
-    assert list(composition.accounts[0].relay._filters) == ["allowed"]
+    assert composition.filters == {}
+    assert [filters_of(account.relay) for account in composition.accounts] == [[GUARD, "sender"], ["sender"]]
     # Without a file all are, the guard first.
     plain = compose(ENVIRON | {"POP3_LOGIN": "any", "SMTP_SENDER": "a@x", "SMTP_ALLOWED_SENDERS": "@x"})
-    assert list(plain.filters) == ["allowed", "sender"]
+    assert list(plain.filters) == [GUARD, "sender"]
     assert not isinstance(plain.relay, FilteredRelay)
     assert compose(ENVIRON | {"POP3_LOGIN": "any"}).filters == {}
+    # Nothing to do: nothing stands in front of the relay.
+    a, _ = compose(ENVIRON | {"ACCOUNTS_FILE": str(file), "SMTP_ADD_MISSING": "false"}).accounts
+    assert filters_of(a.relay) == [GUARD, "sender"]
+    file.write_text(GOOD)
+    a, _ = compose(ENVIRON | {"ACCOUNTS_FILE": str(file), "SMTP_ADD_MISSING": "false"}).accounts
+    assert not isinstance(a.relay, FilteredRelay)
+
+
+class SitesFilter(Filter):
+    """A filter of a site, under whatever name."""
+
+
+async def gives(filters: Mapping[str, Filter], sender: str) -> str:
+    return (await Rewriting(filters=dict(filters)).mail(Client("192.0.2.1", "s1"), sender, {})).reverse_path
+
+
+@pytest.mark.parametrize("name", ["allowed", "built-in allowed", "a"])
+async def test_no_filter_takes_the_guards_place(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def found(group: str) -> list[EntryPoint]:
+        ours = [EntryPoint(name, f"{__name__}:SitesFilter", group)] if group == registry.FILTER else []
+        return [*entry_points(group=group), *ours]
+
+    monkeypatch.setattr(registry, "entry_points", found)
+    monkeypatch.setattr(EntryPoint, "load", lambda self: SitesFilter if self.name == name else load(self))
+    given = ENVIRON | {"SMTP_FILTERS": name, "SMTP_ALLOWED_SENDERS": "@x"}
+    plain = compose(given | {"POP3_LOGIN": "any"})
+    assert [type(one) for one in plain.filters.values()] == [GuardFilter, SitesFilter]
+    assert await gives(plain.filters, "a@x") == "a@x"
+    with pytest.raises(Refused, match="not in SMTP_ALLOWED_SENDERS"):
+        await gives(plain.filters, "a@y")
+    file = tmp_path / "accounts.toml"
+    file.write_text(GOOD)
+    composition = compose(given | {"ACCOUNTS_FILE": str(file)})
+    assert [type(one) for one in composition.filters.values()] == [SitesFilter]
+    for account in composition.accounts:
+        assert isinstance(account.relay, FilteredRelay)
+        assert [type(one) for one in account.relay._filters.values()] == [GuardFilter]
+
+
+@pytest.mark.parametrize("rewrite", ["both", "envelope", "header"])
+@pytest.mark.parametrize("named", [True, False])
+async def test_one_rule_for_the_sender_with_accounts_and_without(tmp_path: Path, rewrite: str, named: bool) -> None:
+    """The account's own address wins, and a From that the device left out is the sender's as it goes on."""
+    file = tmp_path / "accounts.toml"
+    file.write_text(GOOD.replace('BACKEND_IMAP_FOLDER = "Scans"', 'SMTP_SENDER = "own@x"'))
+    given = ENVIRON | {"SMTP_SENDER_REWRITE": rewrite} | ({"SMTP_FILTERS": "sender"} if named else {})
+    plain = compose(given | {"POP3_LOGIN": "any", "SMTP_SENDER": "own@x"})
+    routed = compose(given | {"ACCOUNTS_FILE": str(file), "SMTP_SENDER": "environment@x"})
+    wanted = [await sent_by(plain, plain.filters), await sent_by(routed, routed.filters)]
+    assert wanted[0] == wanted[1]
+    path, content = wanted[0]
+    assert path == ("dev@y" if rewrite == "header" else "own@x")
+    author = b'From: "dev@y" <own@x>' if rewrite == "header" else b"From: own@x"
+    assert (author in content) or rewrite != "envelope"
+    assert content.count(b"From:") == 1
+    assert b"own@x" in content
+
+
+async def sent_by(composition: Composition, filters: Mapping[str, Filter]) -> tuple[str, bytes]:
+    """The envelope's sender and the content of a message without From, as the first account's relay gets them."""
+    options = replace(HeaderOptions.from_settings(composition.settings, "proxy.example"), received=False)
+    rewriting = Rewriting(options, dict(filters))
+    relay, last = MemoryRelay(), composition.accounts[0].relay
+    if isinstance(last, FilteredRelay):
+        last._relay = relay
+    else:
+        last = relay
+    client = Client("192.0.2.1", "s1")
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"Date: x\r\nMessage-ID: x\r\n\r\nbody\r\n"
+
+    mail = await rewriting.mail(client, "dev@y", {})
+    async with last.transaction(client, mail.reverse_path, {}) as transaction:
+        await transaction.add_recipient("b@z", {})
+        await transaction.send(rewriting.content(mail, ["b@z"], "ESMTP", pieces()))
+    (delivered,) = relay.delivered
+    # Where it stands is no matter: on top, or behind the other fields.
+    return delivered.reverse_path, b"\r\n".join(sorted(delivered.content.split(b"\r\n")))
 
 
 async def test_each_account_keeps_its_state_apart(tmp_path: Path) -> None:

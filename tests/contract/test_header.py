@@ -28,6 +28,8 @@ def test_values_are_found_and_unfolded() -> None:
     assert (header.get("To"), header.get("Cc"), header.get_all("Cc")) == ("", None, [])
     assert "TO" in header
     assert "Cc" not in header
+    assert [name for name, _ in header.items()] == ["received", "from", "subject", "to", "subject", "from-address"]
+    assert header.items()[1][1] == "A <a@x>"
     assert header.octets == BLOCK
 
 

@@ -24,7 +24,7 @@ SANS_IO = [
     *("replies", "access", "sasl", "pop3.wire", "pop3.commands", "pop3.listing", "pop3.session", "pop3.options"),
     *("pop3.authorization", "pop3.header_line", "pop3.locks", "pop3.requests", "pop3.transfer"),
     *("smtp.content", "smtp.paths", "smtp.arguments", "smtp.headers", "smtp.long_lines", "smtp.rewriting"),
-    *("smtp.authentication", "contracts.header"),
+    *("smtp.authentication", "smtp.mending", "smtp.signatures", "contracts.header"),
     *("accounts.addresses", "accounts.file", "accounts.lines", "accounts.overlay", "accounts.reach", "accounts.recent"),
     "accounts.rules",
 ]

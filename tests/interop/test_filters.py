@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import smtplib
+import socket
 from email import message_from_bytes
+
+import pytest
 
 from interop.proxy import backends, running
 from realservers.accounts import Account
@@ -51,3 +55,55 @@ def test_text_without_a_header_is_read_as_text(dovecot: Dovecot, postfix: Postfi
     assert message["From"] == "scanner@firm.example"
     assert message["Date"]
     assert message.get_payload(decode=True) == text
+
+
+def send_octets(address: tuple[str, int], account: Account, octets: bytes) -> None:
+    """As they are: smtplib would repair line ends."""
+    with socket.create_connection(address, timeout=20) as connection, connection.makefile("rb") as replies:
+        said = [
+            b"HELO scanner",
+            b"MAIL FROM:<scanner@firm.example>",
+            b"RCPT TO:<%b>" % account.address.encode(),
+            b"DATA",
+        ]
+        for command, code in [(b"", b"220"), *((line + b"\r\n", b"") for line in said), (octets + b".\r\n", b"250")]:
+            connection.sendall(command)
+            assert replies.readline().startswith(code)
+
+
+MULTIPART = (
+    b'MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary="b"\r\n\r\n'
+    b'--b\r\nContent-Disposition: attachment; filename="scan.pdf"\r\n\r\nPDF\r\n--b--\r\n'
+)
+SPOILT = {
+    "mbox": b"From me@x Sun Nov 22 18:00:00 2026\r\nSubject: scan\r\n",
+    "quoted mbox": b">From me@x\r\nSubject: scan\r\n",
+    "byte order mark": b"\xef\xbb\xbfSubject: scan\r\n",
+    "8-bit name": b"Subject: scan\r\nGr\xc3\xb6\xc3\x9fe: 1\r\n",
+    "8-bit name first": b"Gr\xf6\xdfe: 1\r\nSubject: scan\r\n",
+    "leading empty line": b"\r\nSubject: scan\r\n",
+    "no blank": b"To: a@x,\r\nb@x\r\nSubject: scan\r\n",
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_no_attachment_is_lost(name: str, dovecot: Dovecot, postfix: Postfix, account: Account) -> None:
+    """Without the proxy Postfix makes text of all but the first two, as it does of each behind a line of ours."""
+    with running(backends(dovecot, postfix, account)) as proxy:
+        send_octets(proxy.smtp, account, SPOILT[name] + MULTIPART)
+        (stored,) = dovecot.wait_for_messages(account.name, 1)
+    message = message_from_bytes(stored)
+    assert [part.get_filename() for part in message.walk()] == [None, "scan.pdf"]
+    assert message["Subject"] == "scan"
+    for field in ("From", "Date", "Message-ID"):
+        assert len(message.get_all(field, [])) == 1
+    assert stored.endswith(MULTIPART)
+
+
+def test_line_ends_that_were_translated_twice(dovecot: Dovecot, postfix: Postfix, account: Account) -> None:
+    sent = b"Subject: scan\r\n" + MULTIPART
+    with running(backends(dovecot, postfix, account)) as proxy:
+        send_octets(proxy.smtp, account, sent.replace(b"\r\n", b"\r\r\n"))
+        (stored,) = dovecot.wait_for_messages(account.name, 1)
+    assert stored.endswith(sent)
+    assert not re.search(rb"\r(?!\n)|(?<!\r)\n", stored)

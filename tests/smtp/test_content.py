@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from legacy_email_proxy.contracts import normalised
+from legacy_email_proxy.contracts.line_ends import MAX_CRS
 from legacy_email_proxy.smtp.content import ChunkDecoder, DataDecoder, LFDataDecoder
 
 CASES = [
@@ -31,8 +33,18 @@ CASES = [
     (b"a\r.\rb\r\n.\r\n", b"a\r\n.\r\nb\r\n", b""),
     (b"a\r\n\0.\r\n.\r\n", b"a\r\n\0.\r\n", b""),
     (b"a\r\n.\0\r\n.\r\n", b"a\r\n\0\r\n", b""),
-    # a second CR: a line end of its own
-    (b"a\r\n.\r\r\n.\r\n", b"a\r\n\r\n\r\n", b""),
+    # several CRs before an LF: one line end, from programs that translate line ends twice; and never an end-of-data
+    (b"A: 1\r\r\nB: 2\r\r\n\r\r\nx\r\r\n.\r\n", b"A: 1\r\nB: 2\r\n\r\nx\r\n", b""),
+    (b"a\r\r\r\nb\r\r\n\nc\r\n.\r\n", b"a\r\nb\r\n\r\nc\r\n", b""),
+    (b"\r\r\n.\r\r\n.\r\n", b"\r\n\r\n", b""),
+    (b"a\r\n.\r\r\n.\r\n", b"a\r\n\r\n", b""),
+    (b"a\r\r\n..b\r\r\n.\r\n", b"a\r\n.b\r\n", b""),
+    (b"a\r\rb\r\n.\r\n", b"a\r\n\r\nb\r\n", b""),
+    (b"a\r\r.\r\r\n\r\n.\r\n", b"a\r\n\r\n.\r\n\r\n", b""),
+    # as many as are taken for one line end, and one more
+    (b"a" + b"\r" * MAX_CRS + b"\nb\r\n.\r\n", b"a\r\nb\r\n", b""),
+    (b"a" + b"\r" * MAX_CRS + b"\r\nb\r\n.\r\n", b"a\r\n\r\nb\r\n", b""),
+    (b"a" + b"\r" * MAX_CRS + b"\r\n.\r\n", b"a\r\n\r\n", b""),
 ]
 
 
@@ -45,8 +57,9 @@ LF_CASES = [
     (b"..\n...\r\n.x\n.\n", b".\r\n..\r\nx\r\n", b""),
     # A bare CR is an ending of a line here no more than elsewhere, while the end is looked for.
     (b"a\r.\rb\r.\n.\nc", b"a\r\n.\r\nb\r\n.\r\n", b"c"),
-    (b"a\n.\r\r\n.\n", b"a\r\n\r\n\r\n", b""),
-    (b"a\r\r\n.\n", b"a\r\n\r\n", b""),
+    (b"a\n.\r\r\n.\n", b"a\r\n\r\n", b""),
+    (b"a\r\r\n.\n", b"a\r\n", b""),
+    (b"a" + b"\r" * MAX_CRS + b"\r\n.\n", b"a\r\n\r\n", b""),
 ]
 
 
@@ -84,7 +97,11 @@ def test_not_ended(octets: bytes) -> None:
     assert not decode([octets])[2]
 
 
-PIECES = st.lists(st.sampled_from([b"\r", b"\n", b".", b"\r\n", b"\r\n.", b"\r\n.\r\n", b"a", b"\0", b"\xff"]))
+PIECES = st.lists(
+    st.sampled_from(
+        [b"\r", b"\n", b".", b"\r\n", b"\r\r\n", b"\r\n.", b"\r\n.\r\n", b"\r" * (MAX_CRS - 1), b"a", b"\0", b"\xff"]
+    )
+)
 
 
 BARE = re.compile(rb"(?<!\r)\n|\r(?!\n)")
@@ -105,7 +122,7 @@ def reference(octets: bytes) -> tuple[bytes, bytes, bool]:
     content = text[: end + 2] if end >= 0 else text
     lines = content.split(b"\r\n")
     plain = b"\r\n".join([lines[0], *(line.removeprefix(b".") for line in lines[1:])])[2:]
-    return re.sub(rb"\r\n|\r|\n", b"\r\n", plain), text[end + 5 :] if end >= 0 else b"", end >= 0
+    return re.sub(rb"\r{1,%d}\n|\r|\n" % MAX_CRS, b"\r\n", plain), text[end + 5 :] if end >= 0 else b"", end >= 0
 
 
 @given(PIECES)
@@ -144,6 +161,26 @@ def test_what_a_correct_client_stuffed_comes_back(pieces: list[bytes]) -> None:
     assert decode([stuffed + b".\r\nrest"]) == (content, b"rest", True)
 
 
+@pytest.mark.parametrize("tail", [b"\n", b"\n.", b"\n.\r", b"x"])
+@pytest.mark.parametrize("kind", [DataDecoder, LFDataDecoder])
+def test_a_run_of_crs_wherever_it_is_cut(kind: type[DataDecoder], tail: bytes) -> None:
+    octets = b"a" + b"\r" * (MAX_CRS * 2 + 3) + tail + b"\r\n.\r\n"
+    whole = decode([octets], kind)
+    assert whole[2]
+    for cut in range(len(octets)):
+        assert decode([octets[:cut], octets[cut:]], kind) == whole
+    assert decode([octets[at : at + 1] for at in range(len(octets))], kind) == whole
+
+
+def test_nothing_but_crs_is_neither_held_nor_slow() -> None:
+    decoder, chunks = DataDecoder(), ChunkDecoder()
+    began = time.process_time()
+    for _ in range(100):
+        assert len(decoder.feed(b"\r" * 10_000)) >= 2 * (10_000 - MAX_CRS - 4)
+        assert len(chunks.feed(b"\r" * 10_000, last=False)) >= 2 * (10_000 - MAX_CRS)
+    assert time.process_time() - began < 10
+
+
 def test_memory_is_bounded() -> None:
     decoder = DataDecoder()
     for _ in range(1000):
@@ -152,7 +189,7 @@ def test_memory_is_bounded() -> None:
 
 @pytest.mark.parametrize(
     ("octets", "expected"),
-    [(b"", b""), (b"a\r\nb", b"a\r\nb"), (b"\n\r", b"\r\n\r\n"), (b"\r\r\n\n", b"\r\n\r\n\r\n")],
+    [(b"", b""), (b"a\r\nb", b"a\r\nb"), (b"\n\r", b"\r\n\r\n"), (b"\r\r\n\n", b"\r\n\r\n"), (b"\r\r", b"\r\n\r\n")],
 )
 def test_normalised(octets: bytes, expected: bytes) -> None:
     assert normalised(octets) == expected

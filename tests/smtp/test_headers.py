@@ -44,7 +44,8 @@ CUTS = {
     "text only": (b"", b"Zone 1 is open\r\nA: 1\r\n\r\n"),
     "text only, one line": (b"", b"hello"),
     "text that begins with a blank": (b"", b" hello\r\nA: 1\r\n"),
-    "mbox": (b"", b"From me@example.test Sun Nov 22\r\nA: 1\r\n\r\n"),
+    "mbox": (b"From me@example.test Sun Nov 22\r\nA: 1\r\n", b"\r\n"),
+    "text that begins like mbox": (b"", b"From now on\r\nit rains\r\n\r\n"),
     "8-bit name": (b"", b"\xc3\x84: 1\r\n\r\n"),
     "a colon first": (b"", b": 1\r\n\r\n"),
 }

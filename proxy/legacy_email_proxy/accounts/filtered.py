@@ -1,4 +1,7 @@
-"""The filters that are one account's own, in front of its relay: they can run only once the account is chosen."""
+"""What is one account's own, in front of its relay: its filters, and From for a message without, as they leave it.
+
+They can run only once the account is chosen. Without accounts the process's filters and lines stand in their place.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from ..contracts import (
     add_recipients,
 )
 from ..layer import RelayLayer
+from ..smtp.headers import HeaderOptions
 from ..smtp.rewriting import Rewriting
 from .groups import in_place
 
@@ -26,12 +30,16 @@ __all__ = ("FilteredRelay",)
 
 
 class FilteredRelay(RelayLayer):
-    """See :class:`~legacy_email_proxy.contracts.Relay`. The filters see what those of the whole process have left."""
+    """See :class:`~legacy_email_proxy.contracts.Relay`. The filters see what those of the whole process have left.
 
-    def __init__(self, relay: Relay, filters: Mapping[str, Filter]) -> None:
+    With ``add_missing`` a message without From gets one, of the reverse-path that the filters leave; all else that a
+    message may lack is added before, for all accounts alike.
+    """
+
+    def __init__(self, relay: Relay, filters: Mapping[str, Filter], *, add_missing: bool = False) -> None:
         super().__init__(relay)
         self._filters = filters
-        self._rewriting = Rewriting(filters=dict(filters))
+        self._rewriting = Rewriting(HeaderOptions(add_missing=add_missing), dict(filters))
 
     @asynccontextmanager
     async def transaction(

@@ -9,7 +9,7 @@ import re
 
 __all__ = ("Header",)
 
-_FIELD = re.compile(rb"[^\n]*+\n(?:[ \t][^\n]*+(?:\n|\Z))*+|[^\n]++\Z")
+_FIELD = re.compile(rb"[^\n]*\n(?:[ \t][^\n]*(?:\n|\Z))*|[^\n]+\Z")
 _FOLD = re.compile(rb"\r?\n(?=[ \t])")
 _HARMFUL = re.compile(r"[\r\n\0]")
 _NAME = re.compile(r"[!-9;-~]+")
@@ -46,6 +46,10 @@ class Header:
     def get_all(self, name: str) -> list[str]:
         """The unfolded values of all fields of that name, from the top."""
         return [self._value(place) for place in self._places(name)]
+
+    def items(self) -> list[tuple[str, str]]:
+        """Name in lower case and unfolded value of each field, from the top; ``""`` where there is no name."""
+        return [(name.decode("utf-8", "surrogateescape"), self._value(place)) for place, name in enumerate(self._names)]
 
     def add(self, name: str, value: str) -> None:
         """Add a field behind the others, folded at blanks where it is long.

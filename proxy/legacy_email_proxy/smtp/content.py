@@ -1,9 +1,9 @@
 """Where a message ends and what its lines are: the octets behind DATA or BDAT, as they come and as they are passed on.
 
 The line-end policy of the SMTP leg lives here and nowhere else. Only CRLF.CRLF ends a message (RFC 5321 §4.1.1.4);
-every other line end, a bare CR or a bare LF, becomes CRLF *after* the end was looked for. So what a lenient server
-behind us could take for an end-of-data is, by then, a line like any other and dot-stuffed like any other: the
-sequences of "SMTP smuggling" (CVE-2023-51764 and its kin) can not split a message in two.
+every other line end (a bare CR, a bare LF, several CRs before an LF) becomes CRLF *after* the end was looked for. So
+what a lenient server behind us could take for an end-of-data is, by then, a line like any other and dot-stuffed like
+any other: the sequences of "SMTP smuggling" (CVE-2023-51764 and its kin) can not split a message in two.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 
 from ..contracts import normalised
+from ..contracts.line_ends import MAX_CRS
 
 __all__ = ("ChunkDecoder", "DataDecoder", "LFDataDecoder")
 
@@ -21,7 +22,7 @@ class DataDecoder:
     """Turns the octets behind DATA into content: dot-stuffing taken off (§4.5.2), every line end CRLF.
 
     Feed it what arrives; once :attr:`ended` is true, :attr:`rest` holds the octets behind the end-of-data, which are
-    the next commands. Holds back at most four octets between calls, however the input is cut.
+    the next commands. Holds back a few octets between calls, so that it makes no difference how the input is cut.
     """
 
     _LINE_END = b"\r\n"
@@ -54,8 +55,8 @@ class DataDecoder:
             self.rest = buffer[behind:]
             raw, self._held = buffer[:end], b""
         else:
-            self._held = next((held for held in self._HELD_BACK if buffer.endswith(held)), b"")
-            raw = buffer[: len(buffer) - len(self._held)]
+            held = next((held for held in self._HELD_BACK if buffer.endswith(held)), b"")
+            raw, self._held = _parted(buffer, len(buffer) - len(held))
         if 0 <= dot < len(raw):
             raw = raw.replace(dotted, self._LINE_END)
         if self._virtual and raw:
@@ -93,10 +94,17 @@ class ChunkDecoder:
         """Decode; at ``last`` everything, and a last line that has no line end gets one."""
         buffer, self._held = self._held + octets, b""
         if buffer.endswith(b"\r") and not last:
-            self._held, buffer = b"\r", buffer[:-1]
+            buffer, self._held = _parted(buffer, len(buffer))
         content = normalised(buffer)
         if content:
             self._unended = not content.endswith(b"\n")
         if last and self._unended:
             content += b"\r\n"
         return content
+
+
+def _parted(buffer: bytes, place: int) -> tuple[bytes, bytes]:
+    """The buffer up to ``place``, and what is held back: the CRs before it, too, may be one line end with an LF."""
+    run = buffer[max(place - MAX_CRS, 0) : place]
+    place -= len(run) - len(run.rstrip(b"\r"))
+    return buffer[:place], buffer[place:]

@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..contracts import Client
+from .mending import FIELD, LINE, LINES, TEXT_LINES, empty_line, extent, is_text, may_begin
 
 __all__ = ("MAX_HEADER_OCTETS", "MAX_RECEIVED", "HeaderOptions", "HeaderReader", "loops", "own_lines", "protocol")
 
@@ -25,10 +26,6 @@ MAX_HEADER_OCTETS = 1 << 18
 MAX_RECEIVED = 100
 """Received fields in a message that is not taken for one that goes in circles (RFC 5321 §6.3)."""
 
-_BEGINNING = rb"(?:[ \t]|[!-9;-~]++[ \t]*+:)"
-_LINE = re.compile(_BEGINNING)
-_LINES = re.compile(rb"(?:" + _BEGINNING + rb"[^\n]*+\n)*+")
-_BLANKS = (b" ", b"\t")
 _RECEIVED = re.compile(rb"\nreceived[ \t]*:")
 _FROM = re.compile(rb"\nfrom[ \t]*:")
 _DATE = re.compile(rb"\ndate[ \t]*:")
@@ -47,6 +44,8 @@ class HeaderOptions:
     hostname: str = "localhost"
     received: bool = False
     add_missing: bool = False
+    add_from: bool = True
+    """Whether From is among what is added: not where filters that stand behind may change the envelope."""
     remove_bcc: bool = False
     shorten_lines: bool = False
 
@@ -57,21 +56,36 @@ class HeaderOptions:
             hostname,
             received=settings["SMTP_ADD_RECEIVED"],
             add_missing=settings["SMTP_ADD_MISSING"],
+            add_from=settings["ACCOUNTS_FILE"] is None,
             remove_bcc=settings["SMTP_REMOVE_BCC"],
             shorten_lines=settings["SMTP_LONG_LINES"] == "encode",
         )
+
+    @property
+    def works_on_headers(self) -> bool:
+        """Whether any of it changes a header, or puts lines above it."""
+        return self.received or self.add_missing or self.remove_bcc or self.shorten_lines
 
 
 class HeaderReader:
     """Collects content until its header is over: the first line that is no field, or the empty line.
 
-    A message whose first line is no field has no header: its text must not be taken for one.
+    A message whose first line is no field has no header: its text must not be taken for one. But one that a program
+    has spoilt is a header all the same; to tell it from text, what follows is held up to the next empty line.
+    ``for_bcc``: a Bcc is reason enough to take that for a header, as it must not pass.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, for_bcc: bool = False) -> None:
         self.too_long = False
+        self.spoilt = False
+        """Whether the block is a header that not every server can read, see :mod:`mending`."""
+        self._for_bcc = for_bcc
         self._held = bytearray()
         self._decided = 0
+        # Where the first line begins that is no field, if a header may go on behind it.
+        self._broken: int | None = None
+        self._searched = 0
+        self._lines = 0
 
     def feed(self, piece: bytes) -> tuple[bytes, bytes] | None:
         """The header block and all that has arrived behind it; ``None`` while it goes on.
@@ -82,16 +96,24 @@ class HeaderReader:
         if self._held:
             self._held += piece
             buffer = self._held
-        if buffer[:1] in _BLANKS:
-            # It would become a part of our own last line.
-            return b"", bytes(buffer)
-        if buffer.find(b"\n", self._decided) >= 0:
-            lines = _LINES.match(buffer, self._decided)
-            self._decided = lines.end() if lines else self._decided
+        if self._broken is None and buffer.find(b"\n", self._decided) >= 0:
+            if self._decided or FIELD.match(buffer):
+                lines = LINES.match(buffer, self._decided)
+                self._decided = lines.end() if lines else self._decided
             if buffer.find(b"\n", self._decided) >= 0:
-                return self._cut(buffer)
+                if buffer.startswith(b"\r\n", self._decided) if self._decided else not may_begin(buffer):
+                    return self._cut(buffer)
+                self._broken = self._searched = self._decided
+        if self._broken is not None:
+            if self._lines < TEXT_LINES and b"\n" in piece:
+                self._lines = buffer.count(b"\n", self._broken)
+                if self._lines >= TEXT_LINES and is_text(buffer, self._broken):
+                    return self._cut(buffer)
+            if (end := empty_line(buffer, self._broken, self._searched)) >= 0:
+                return self._judged(buffer, end)
+            self._searched = max(self._broken, len(buffer) - 2)
         if len(buffer) > MAX_HEADER_OCTETS:
-            self.too_long = self._decided == len(buffer) or _LINE.match(buffer, self._decided) is not None
+            self.too_long = self._broken is None and self._goes_on(buffer)
             return self._cut(buffer)
         if not self._held:
             self._held += piece
@@ -99,9 +121,27 @@ class HeaderReader:
 
     def end(self) -> tuple[bytes, bytes]:
         """What :meth:`feed` gave, for content that ended before its header did."""
-        if _LINE.match(self._held, self._decided):
-            self._decided = len(self._held)
-        return self._cut(self._held)
+        held = self._held
+        if self._broken is None:
+            if self._goes_on(held):
+                self._decided = len(held)
+            if self._decided == len(held) or not (self._decided or may_begin(held)):
+                return self._cut(held)
+            self._broken = self._decided
+        return self._judged(held, len(held))
+
+    def _goes_on(self, buffer: bytes | bytearray) -> bool:
+        """Whether what is there of the next line belongs to the header; one without lines begins with no blank."""
+        if not self._decided:
+            return FIELD.match(buffer) is not None
+        return self._decided == len(buffer) or LINE.match(buffer, self._decided) is not None
+
+    def _judged(self, buffer: bytes | bytearray, end: int) -> tuple[bytes, bytes]:
+        """Cut a header whose line at :attr:`_broken` is no field, but which may go on as far as ``end``."""
+        place = self._broken or 0
+        self._decided = extent(bytes(buffer[:end]), place, for_bcc=self._for_bcc)
+        self.spoilt = self._decided > place
+        return self._cut(buffer)
 
     def _cut(self, buffer: bytes | bytearray) -> tuple[bytes, bytes]:
         return bytes(buffer[: self._decided]), bytes(buffer[self._decided :])
@@ -118,7 +158,7 @@ def own_lines(options: HeaderOptions, client: Client, protocol: str, reverse_pat
     lines = _received(options.hostname, client, protocol) if options.received else ""
     if options.add_missing:
         given = _searchable(block)
-        if reverse_path and not _FROM.search(given):
+        if options.add_from and reverse_path and not _FROM.search(given):
             lines += f"From: {reverse_path}\r\n"
         if not _DATE.search(given):
             lines += f"Date: {_date()}\r\n"

@@ -1,9 +1,10 @@
 """Lines that are longer than SMTP allows (998 octets, RFC 5321 §4.5.3.1.6) made short, without a change of meaning.
 
-A message is read line by line, as it streams past: what a part is stands in its header, before its first line, so
-each part is decided upon once and nothing of it is held. Text and all else that is sent as it is becomes
-quoted-printable (RFC 2045 §6.7); base64 and quoted-printable that a device forgot to break are broken; headers are
-folded. What must not be changed passes as it is: signed and encrypted parts, messages in messages (RFC 2046 §5.2.1).
+A message is read line by line, as it streams past. Text and all else that is sent as it is becomes quoted-printable
+(RFC 2045 §6.7) where it has a long line: the part's header has to say so, so a part is held until there is one, as far
+as that is affordable. base64 and quoted-printable that a device forgot to break are broken; headers are folded. All
+else passes as it is, so that a signature over it still holds; signed and encrypted parts and messages in messages
+(RFC 2046 §5.2.1) do so with whatever they contain.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ MAX_LINE_OCTETS = 998
 
 _CHUNK_OCTETS = 4096
 _MAX_PART_HEADER_OCTETS = 1 << 16
+_MAX_HELD_OCTETS = 1 << 18
+"""How much of a part is held that had no long line yet. Of a larger one nobody knows what is still to come."""
 _QP_COLUMNS = 76
 _BASE64_COLUMNS = 76
 _SOFT_COLUMNS = 900
@@ -34,6 +37,7 @@ class _Mode(Enum):
 
     HEADER = auto()
     UNTOUCHED = auto()
+    UNDECIDED = auto()
     TEXT = auto()
     QUOTED_PRINTABLE = auto()
     BASE64 = auto()
@@ -43,7 +47,14 @@ class LineShortener:
     """Fed with one message: its header block and what is behind it, then the rest, however it is cut."""
 
     def __init__(self) -> None:
+        self.changed = False
+        """Whether anything was made short."""
         self._mode = _Mode.UNTOUCHED
+        self._signed = False
+        # Of the part that is undecided: its header as it came and as it would be, and its lines.
+        self._headers: tuple[bytes, bytes] | None = None
+        self._lines: list[bytes] = []
+        self._lines_octets = 0
         self._boundaries: list[bytes] = []
         self._header: list[bytes] = []
         self._header_octets = 0
@@ -52,10 +63,10 @@ class LineShortener:
 
     def begin(self, block: bytes, rest: bytes) -> bytes:
         """The message's own header, as it goes on, and what can be said of ``rest``."""
+        self._signed = b"dkim-signature" in block.lower()
         if rest.startswith(b"\r\n"):
-            block = self._decided(Header(block), outermost=True)
-            return block + b"\r\n" + self.feed(rest[2:])
-        return _folded(block) + self.feed(rest)
+            return self._part(block, outermost=True) + self.feed(rest[2:])
+        return self._folded(block) + self.feed(rest)
 
     def feed(self, piece: bytes) -> bytes:
         """The lines that are whole, as they go on; may be empty."""
@@ -78,7 +89,7 @@ class LineShortener:
     def end(self) -> bytes:
         """What is left when the content has ended."""
         last = self._line(self._rest) if self._rest else b""
-        return last + b"".join(self._header)
+        return last + b"".join(self._header) + self._settled()
 
     def _line(self, line: bytes, *, goes_on: bool = False) -> bytes:
         """One line with its end, or a piece of one."""
@@ -86,16 +97,43 @@ class LineShortener:
         if not inside and not goes_on and line.startswith(b"--") and self._delimits(line):
             # A part that is all header and has not even an empty line passes as it is.
             header, self._header = b"".join(self._header), []
-            return header + line
+            return header + self._settled() + line
         if self._mode is _Mode.HEADER:
             return self._header_line(line, empty=line == b"\r\n" and not inside)
+        if self._mode is _Mode.UNDECIDED:
+            return self._looked_at(line, goes_on=goes_on)
         if self._mode is _Mode.TEXT:
             return _quoted(line, goes_on=goes_on)
+        done = line
         if self._mode is _Mode.BASE64:
-            return _broken(line, goes_on=goes_on, inside=inside)
+            done = _broken(line, goes_on=goes_on, inside=inside)
         if self._mode is _Mode.QUOTED_PRINTABLE:
-            return _softly_broken(line, goes_on=goes_on, inside=inside)
-        return line
+            done = _softly_broken(line, goes_on=goes_on, inside=inside)
+        self.changed = self.changed or done is not line
+        return done
+
+    def _looked_at(self, line: bytes, *, goes_on: bool) -> bytes:
+        """What can be said of an undecided part now that this line is here; may be empty."""
+        long = goes_on or len(line.removesuffix(b"\r\n")) > MAX_LINE_OCTETS
+        if not long:
+            self._lines.append(line)
+            self._lines_octets += len(line)
+            if self._lines_octets <= _MAX_HELD_OCTETS:
+                return b""
+        # Too much to hold: it is encoded, as one long line would have the mail refused, but no signature is broken.
+        self._mode = _Mode.TEXT if long or not self._signed else _Mode.UNTOUCHED
+        return self._settled() + (_quoted(line, goes_on=goes_on) if long else b"")
+
+    def _settled(self) -> bytes:
+        """All that was held of a part, by now decided; nothing if none is."""
+        if self._headers is None:
+            return b""
+        (as_it_came, encoded), self._headers = self._headers, None
+        lines, self._lines = self._lines, []
+        if self._mode is not _Mode.TEXT:
+            return b"".join([as_it_came, *lines])
+        self.changed = True
+        return b"".join([encoded, *(_quoted(line, goes_on=False) for line in lines)])
 
     def _delimits(self, line: bytes) -> bool:
         """Whether a line begins the next part, or ends the last one, of a multipart that we are in."""
@@ -120,12 +158,14 @@ class LineShortener:
         if not empty:
             self._mode = _Mode.UNTOUCHED
             return b"".join(lines)
-        return self._decided(Header(b"".join(lines[:-1])), outermost=False) + line
+        return self._part(b"".join(lines[:-1]), outermost=False)
 
-    def _decided(self, header: Header, *, outermost: bool) -> bytes:
-        """The header of a part whose lines come now, changed where they will be."""
+    def _part(self, block: bytes, *, outermost: bool) -> bytes:
+        """The header of a part whose lines come now, and the empty line; nothing if the part is to be looked at."""
+        header = Header(block)
         kind = (header.get("Content-Type") or "text/plain").partition(";")[0].strip().lower()
         encoding = (header.get("Content-Transfer-Encoding") or "").lower()
+        as_it_came = self._folded(block) + b"\r\n"
         self._mode = _Mode.UNTOUCHED
         if kind.startswith("multipart/"):
             found = _BOUNDARY.search(header.get("Content-Type") or "")
@@ -137,11 +177,18 @@ class LineShortener:
         elif encoding == "quoted-printable":
             self._mode = _Mode.QUOTED_PRINTABLE
         elif encoding in _AS_IT_IS and not kind.startswith("message/"):
-            self._mode = _Mode.TEXT
+            self._mode, self._lines_octets = _Mode.UNDECIDED, 0
             header.replace("Content-Transfer-Encoding", "quoted-printable")
             if outermost and "MIME-Version" not in header:
                 header.add("MIME-Version", "1.0")
-        return _folded(header.octets)
+            self._headers = as_it_came, self._folded(header.octets) + b"\r\n"
+            return b""
+        return as_it_came
+
+    def _folded(self, block: bytes) -> bytes:
+        folded = _folded(block)
+        self.changed = self.changed or folded != block
+        return folded
 
 
 def _quoted(line: bytes, *, goes_on: bool) -> bytes:
@@ -168,16 +215,19 @@ def _broken(line: bytes, *, goes_on: bool, inside: bool) -> bytes:
 def _softly_broken(line: bytes, *, goes_on: bool, inside: bool) -> bytes:
     if len(line) <= MAX_LINE_OCTETS + 2 and not goes_on and not inside:
         return line
+    # The line's end is put back behind the last piece: a cut between its CR and LF would change the text.
+    text = line.removesuffix(b"\r\n")
     pieces = []
-    while len(line) > _SOFT_COLUMNS:
-        cut = _between(line, _SOFT_COLUMNS)
-        pieces.append(line[:cut])
-        line = line[cut:]
+    rest = text
+    while len(rest) > _SOFT_COLUMNS:
+        cut = _between(rest, _SOFT_COLUMNS)
+        pieces.append(rest[:cut])
+        rest = rest[cut:]
     if goes_on:
-        cut = _between(line, len(line))
-        pieces.append(line[:cut])
-        line = line[cut:]
-    return b"=\r\n".join([*pieces, line])
+        cut = _between(rest, len(rest))
+        pieces.append(rest[:cut])
+        rest = rest[cut:]
+    return b"=\r\n".join([*pieces, rest]) + line[len(text) :]
 
 
 def _between(line: bytes, cut: int) -> int:

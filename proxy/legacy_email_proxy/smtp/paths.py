@@ -26,8 +26,8 @@ _QUOTED = r'"(?:[\x20\x21\x23-\x5b\x5d-\x7e\xa0-\U0010ffff]|\\[\x20-\x7e])*"'
 _UNQUOTED = r'[^\x00-\x20\x7f-\x9f<>"(),;\\]*+'
 _ADDRESS = rf"{_UNQUOTED}(?:{_QUOTED}{_UNQUOTED})*"
 # In front of the bracket may stand a display name, but nothing that could be an address or a parameter itself.
-_NAME = r"[^<>@=]*+<"
-_BRACKETED = re.compile(rf"{_NAME} *+({_ADDRESS}) *+>")
+_NAME = r"[^<>@=]*<"
+_BRACKETED = re.compile(rf"{_NAME} *(?! )({_ADDRESS}) *>")
 # Without brackets an empty path is a forgotten argument, not the null reverse-path.
 _BARE = re.compile(rf"(?!{_NAME})(?=[^ \t])({_ADDRESS})(?![^ \t])")
 _DOT = re.compile(r"(?<=@)([^@.]+(?:\.[^@.]+)*)\.\Z")

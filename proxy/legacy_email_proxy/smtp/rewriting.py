@@ -6,17 +6,23 @@ piece with what has arrived of the body, so that a small message stays whole.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import ParamSpec, TypeVar
 
+from .. import events
 from ..contracts import Client, Envelope, Failure, Filter, Header, Parameters, Refused
 from ..replies import SMTP, refusal
 from .headers import HeaderOptions, HeaderReader, loops, own_lines
 from .long_lines import LineShortener
+from .mending import mended
 from .paths import BadPath, parse
+from .signatures import Signatures
 
 __all__ = ("FilterBroken", "Outgoing", "Rewriting")
+
+_log = logging.getLogger("legacy_email_proxy.smtp")
 
 _Answer = TypeVar("_Answer")
 _Arguments = ParamSpec("_Arguments")
@@ -58,12 +64,15 @@ class Rewriting:
         """The content as it goes on. ``protocol`` is the word for the Received field."""
         if self._filters:
             envelope = replace(envelope, forward_paths=tuple(accepted))
-        return Outgoing(self, envelope, protocol, pieces, LineShortener() if self._options.shorten_lines else None)
+        return Outgoing(self, self._options, envelope, protocol, pieces)
 
     async def header(
-        self, envelope: Envelope, protocol: str, block: bytes, rest: bytes, *, too_long: bool
-    ) -> tuple[bytes, bytes]:
-        """``block`` as it goes on, with our own lines above it, and ``rest``, behind an empty line if need be."""
+        self, envelope: Envelope, protocol: str, block: bytes, rest: bytes, *, too_long: bool, spoilt: bool
+    ) -> tuple[bytes, bytes, Signatures | None]:
+        """``block`` as it goes on, with our own lines above it, and ``rest``, behind an empty line if need be.
+
+        And the message's signatures, if it has some. What is ``spoilt`` is mended, unless nothing is done to headers.
+        """
         options, given = self._options, bool(block)
         if loops(block):
             raise refusal(SMTP.LOOP)
@@ -72,20 +81,32 @@ class Rewriting:
                 # What they must not let pass could stand where they do not look.
                 raise refusal(SMTP.HEADER_TOO_LONG)
             options = replace(options, add_missing=False)
+        signatures = Signatures.of(block)
+        if spoilt and (self._filters or options.works_on_headers):
+            block = mended(block)
+            if signatures is not None:
+                signatures.compare(block, "SMTP_ADD_MISSING")
         if self._filters or options.remove_bcc:
-            block = await self._edited(envelope, block)
+            block = await self._edited(envelope, block, signatures)
         own = own_lines(options, envelope.client, protocol, envelope.reverse_path, block)
+        if signatures is not None:
+            signatures.compare(own + block, "SMTP_ADD_MISSING")
         if not given and not too_long and (own or block) and not rest.startswith(b"\r\n"):
             # Without it the first line of the text would be read as a field, or would vanish.
             rest = b"\r\n" + rest
-        return own + block, rest
+        return own + block, rest, signatures
 
-    async def _edited(self, envelope: Envelope, block: bytes) -> bytes:
+    async def _edited(self, envelope: Envelope, block: bytes, signatures: Signatures | None) -> bytes:
         header = Header(block)
         for name, one in self._filters:
             await _asked(name, one.header, envelope, header)
+            if signatures is not None:
+                signatures.compare(header.octets, f"filter {name}")
         if self._options.remove_bcc:
             header.remove("Bcc")
+            header.remove("Resent-Bcc")
+            if signatures is not None:
+                signatures.compare(header.octets, "SMTP_REMOVE_BCC")
         return header.octets
 
 
@@ -95,19 +116,21 @@ class Outgoing:
     def __init__(
         self,
         rewriting: Rewriting,
+        options: HeaderOptions,
         envelope: Envelope,
         protocol: str,
         pieces: AsyncIterator[bytes],
-        shortener: LineShortener | None,
     ) -> None:
         self._rewriting = rewriting
         self._envelope = envelope
         self._protocol = protocol
         self._pieces = pieces
-        self._shortener = shortener
-        self._reader: HeaderReader | None = HeaderReader()
+        self._shortener = LineShortener() if options.shorten_lines else None
+        self._reader: HeaderReader | None = HeaderReader(for_bcc=options.remove_bcc)
         # Kept until the header has been dealt with: a relay that waits no longer for it may ask for it again.
         self._cut: tuple[bytes, bytes] | None = None
+        self._signatures: Signatures | None = None
+        self._shortened = False
         self.ended = False
         self.error: Exception | None = None
 
@@ -119,14 +142,21 @@ class Outgoing:
             # A relay that goes on after an error must not get what is behind it, as if it were a message.
             raise self.error
         try:
-            if self._reader is not None:
-                return await self._beginning(self._reader)
-            piece = await anext(self._pieces)
-            return self._shortener.feed(piece) if self._shortener is not None else piece
+            if self._reader is not None and (beginning := await self._beginning(self._reader)):
+                return beginning
+            if self._shortener is None:
+                return await anext(self._pieces)
+            # While it has still to see whether there is a long line, there is nothing to pass on.
+            while not (lines := self._shortener.feed(await anext(self._pieces))):
+                pass
+            return lines
         except StopAsyncIteration:
-            if self._shortener is not None and (last := self._shortener.end()):
-                self._shortener = None
-                return last
+            if self._shortener is not None:
+                last, self._shortened, self._shortener = self._shortener.end(), self._shortener.changed, None
+                if last:
+                    return last
+            if self._signatures is not None and not self.ended:
+                self._tell(self._signatures)
             self.ended = True
             raise
         except Exception as error:
@@ -137,11 +167,21 @@ class Outgoing:
         while self._cut is None:
             piece = await anext(self._pieces, None)
             self._cut = reader.end() if piece is None else reader.feed(piece)
-        block, rest = await self._rewriting.header(
-            self._envelope, self._protocol, *self._cut, too_long=reader.too_long
+        block, rest, self._signatures = await self._rewriting.header(
+            self._envelope, self._protocol, *self._cut, too_long=reader.too_long, spoilt=reader.spoilt
         )
         self._reader = self._cut = None
         return self._shortener.begin(block, rest) if self._shortener is not None else block + rest
+
+    def _tell(self, signatures: Signatures) -> None:
+        """Say whose signature is broken, and by what: nobody else will, and the mail may end in a spam folder."""
+        broken_by = [*signatures.broken_by, *(["SMTP_LONG_LINES"] if self._shortened else [])]
+        if broken_by:
+            client = self._envelope.client
+            events.event(
+                _log, logging.INFO, "smtp signature broken", session=client.session, client=client.address,
+                domains=",".join(signatures.domains), by=", ".join(broken_by),
+            )  # fmt: skip
 
 
 async def _asked(
