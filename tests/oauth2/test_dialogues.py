@@ -27,7 +27,7 @@ from legacy_email_proxy.contracts import (
 )
 from legacy_email_proxy.plugin_context import PluginContext
 from legacy_email_proxy_plugins.imap import IMAPMaildrop
-from legacy_email_proxy_plugins.sasl import BearerLogin
+from legacy_email_proxy_plugins.sasl import Bearer
 from legacy_email_proxy_plugins.smtps import SMTPSRelay
 from realservers.certificates import Certificates
 from smtps import support as smtps
@@ -62,8 +62,8 @@ class Stub:
 
 
 def encoded(mechanism: str, token: str, server: Any, user: str) -> str:
-    login = BearerLogin(mechanism, user, BearerToken(token), "127.0.0.1", server.port)
-    return base64.b64encode(login.response()).decode()
+    response = Bearer(mechanism, user, BearerToken(token), "127.0.0.1", server.port).answer(b"")
+    return base64.b64encode(response or b"").decode()
 
 
 # SMTP.

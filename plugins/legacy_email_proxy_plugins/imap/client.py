@@ -12,9 +12,9 @@ from imapclient.response_parser import parse_fetch_response
 
 from legacy_email_proxy.contracts import Disconnected
 
+from ..redaction import without_secrets
 from .batch import Batch
 from .body import Body, Parts
-from .credentials import redacted
 from .listing import Listing
 from .server import Server
 from .wire import Wire
@@ -127,7 +127,7 @@ class Client(IMAPClient):  # type: ignore[misc]  # imapclient has no types
 def text_of(octets: object, secrets: Iterable[str] = ()) -> str:
     """What a server said, fit for a log: short, and without the secrets that it may have quoted."""
     words = octets.decode("ascii", "backslashreplace") if isinstance(octets, bytes) else str(octets)
-    return redacted(words, secrets)[:_TEXT_OCTETS]
+    return without_secrets(words, secrets)[:_TEXT_OCTETS]
 
 
 def check(answer: tuple[str, list[Any]]) -> list[Any]:
