@@ -29,7 +29,7 @@ from ..sasl import Mechanism
 from .batch import Batch
 from .body import Body, Parts, rows
 from .client import ANSWER_OCTETS, IMAP4, Client, check, parsed, text_of
-from .credentials import LOGIN, LoginWays, authenticate, is_sendable, mechanism, send_login
+from .credentials import LOGIN, LoginWays, is_sendable, login_parts, mechanism
 from .index import Mailbox, uid_sets
 from .listing import MAX_UID, Listing, Sizes
 from .server import Security, Server
@@ -186,9 +186,12 @@ class Connection:
             raise refused("NO", f"not sent: {error}") from None
         with self._exchange("log in", refused=refused):
             if exchange is None:
-                send_login(imap, login)
+                imap.log_in_with(login_parts(login))
             else:
-                authenticate(imap, exchange)
+                imap.authenticate_with(exchange)
+                if not exchange.proven:
+                    detail = f"the server let us in without showing that it knows the password ({way})"
+                    raise Disconnected(detail)
             imap.state = "AUTH"
             self.capabilities = frozenset(name.decode("ascii", "replace") for name in self._client.capabilities())
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import imaplib
 from collections.abc import Callable, Collection
-from types import MethodType
-from typing import Any, cast
 
 from legacy_email_proxy.contracts import (
     BearerToken,
@@ -18,12 +14,11 @@ from legacy_email_proxy.contracts import (
     Unusable,
 )
 
-from ..sasl import BEARER_MECHANISMS, SCRAM_MECHANISMS, Bearer, Mechanism, Scram, decoded, octets_of, offered_of, plain
-from .client import IMAP4, check
+from ..sasl import BEARER_MECHANISMS, SCRAM_MECHANISMS, Bearer, Mechanism, Scram, octets_of, offered_of, plain
 from .server import Security, Server
 from .verdicts import NotUnderstood, names_the_password
 
-__all__ = ("LOGIN", "LoginWays", "authenticate", "is_sendable", "mechanism", "send_login")
+__all__ = ("LOGIN", "LoginWays", "is_sendable", "login_parts", "mechanism")
 
 LOGIN = "LOGIN"
 """The command of that name, which needs no mechanism."""
@@ -37,13 +32,13 @@ def is_sendable(login: Login) -> bool:
     return not any(character in "\0\r\n" for character in login.user + login.password.reveal())
 
 
-def _login_parts(tag: bytes, login: Login) -> list[bytes]:
+def login_parts(login: Login) -> list[bytes]:
     """The LOGIN command (RFC 9051 §6.2.3), cut where the server must first ask for a literal.
 
     Not left to imaplib: Python versions differ in what they quote (CVE-2025-15366), and a second round of quotes would
     be another password. What is not printable ASCII goes as a literal.
     """
-    parts = [b"%b LOGIN " % tag]
+    parts = [b"LOGIN "]
     for text, following in ((login.user, b" "), (login.password.reveal(), b"\r\n")):
         octets = octets_of(text)
         if all(0x20 <= octet < 0x7F for octet in octets):
@@ -65,35 +60,6 @@ def mechanism(way: str, login: Login, server: Server) -> Mechanism:
     if way in SCRAM_MECHANISMS:
         return Scram(way, login.user, login.password.reveal())
     return plain(login.user, login.password.reveal())
-
-
-def send_login(imap: IMAP4, login: Login) -> None:
-    """The LOGIN command. Raises imaplib's error if it is refused."""
-    tag = imap._new_tag()
-    parts = _login_parts(tag, login)
-    imap.send(parts[0])
-    for part in parts[1:]:
-        while imap._get_response():
-            if imap.tagged_commands[tag]:
-                raise imaplib.IMAP4.error("the literal was refused")
-        imap.send(part)
-    check(imap._command_complete("LOGIN", tag))
-
-
-def authenticate(imap: IMAP4, exchange: Mechanism) -> None:
-    """The AUTHENTICATE command. Raises imaplib's error if it is refused, :class:`Disconnected` if it proves nothing."""
-
-    def answer(exchange: Mechanism, challenge: bytes | None) -> bytes:
-        response = exchange.answer(decoded(challenge or b""))
-        imap.secrets = tuple(dict.fromkeys((*imap.secrets, *exchange.secrets)))
-        return b"*" if response is None else base64.b64encode(response)
-
-    # Not by imaplib's authenticate, to which a challenge that is no base64 is the end of the connection. What is to be
-    # called for each challenge it knows by its type.
-    imap.literal = cast("Any", MethodType(answer, exchange))
-    check(imap._simple_command("AUTHENTICATE", exchange.name))
-    if not exchange.proven:
-        raise Disconnected(f"the server let us in without showing that it knows the password ({exchange.name})")
 
 
 class LoginWays:
