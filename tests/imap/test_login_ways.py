@@ -165,6 +165,17 @@ async def test_a_user_whose_key_the_server_does_not_have(certificates: Certifica
         assert (server.times("SCRAM"), server.times("LOGIN")) == (1, 1)
 
 
+async def test_a_wrong_password_where_scram_and_login_are_taken(certificates: Certificates) -> None:
+    async with pair(certificates.good, b"x", capabilities=(SCRAM,)) as (maildrop, server):
+        tries = []
+        for _ in range(4):
+            with pytest.raises(LoginRefused):
+                async with maildrop.open(CLIENT, login(USER, "wrong")):
+                    pass
+            tries.append(server.times("SCRAM") + server.times("LOGIN"))
+        assert tries == [2, 3, 4, 5]
+
+
 async def test_a_wrong_password_by_scram(certificates: Certificates) -> None:
     async with pair(certificates.good, b"x", capabilities=(SCRAM, "LOGINDISABLED")) as (maildrop, _):
         with pytest.raises(LoginRefused):

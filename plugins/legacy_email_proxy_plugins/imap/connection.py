@@ -160,6 +160,8 @@ class Connection:
             detail = "NUL or a line end in user or password: not sent"
             raise login_failure("NO", detail, clients_own=clients_own)
         ways.lead(login, self.capabilities, self._server.security, partial(self._try, login, clients_own))
+        with self._exchange("ask what the server can do"):
+            self.capabilities = frozenset(name.decode("ascii", "replace") for name in self._client.capabilities())
         self.logged_in = True
         self._identify()
 
@@ -171,7 +173,7 @@ class Connection:
 
         def refused(status: str, text: str) -> Failure:
             if exchange is not None and exchange.fault:
-                return Disconnected(exchange.fault)
+                return Disconnected(text_of(exchange.fault, imap.secrets))
             if exchange is not None and exchange.said:
                 # It came in base64, in which no secret would be found.
                 text = f"{text} ({text_of(exchange.said, imap.secrets)})"
@@ -193,7 +195,6 @@ class Connection:
                     detail = f"the server let us in without showing that it knows the password ({way})"
                     raise Disconnected(detail)
             imap.state = "AUTH"
-            self.capabilities = frozenset(name.decode("ascii", "replace") for name in self._client.capabilities())
 
     def _identify(self) -> None:
         if "ID" not in self.capabilities:

@@ -81,11 +81,13 @@ class LoginWays:
     ) -> None:
         """Log in with ``attempt``, in one way or two. Raises what it raises, or :class:`Unusable` without any way."""
         refused: Failure | None = None
+        strikes = 0
         for way in self.of(login, capabilities, security):
             try:
                 attempt(way)
             except (LoginRefused, CredentialsRefused) as failure:
                 refused = failure
+                strikes += 1
                 if self._is_verdict(way, login, failure):
                     break
             except Disconnected as failure:
@@ -98,7 +100,7 @@ class LoginWays:
                 self._refused.pop(_key(login), None)
                 return
         assert refused is not None  # noqa: S101 (there is a way, or there was a failure already)
-        if isinstance(refused, LoginRefused | CredentialsRefused) and not names_the_password(refused.detail):
+        if strikes > 1 or (strikes and _key(login) in self._refused):
             self._remember(login)
         raise refused
 
@@ -126,10 +128,10 @@ class LoginWays:
         return [ways[(first + step) % len(ways)] for step in range(len(ways))]
 
     def _is_verdict(self, way: str, login: Login, refused: Failure) -> bool:
-        # That of SCRAM is none: the server may have no key for this user, and take the password by LOGIN.
-        return way not in SCRAM_MECHANISMS and (
-            names_the_password(refused.detail) or way == self._worked or _key(login) in self._refused
-        )
+        if way in SCRAM_MECHANISMS:
+            # The server may have no key for this user, and take the password by LOGIN.
+            return _key(login) in self._refused
+        return names_the_password(refused.detail) or way == self._worked or _key(login) in self._refused
 
     def _remember(self, login: Login) -> None:
         if len(self._refused) >= _MOST_REFUSED:
