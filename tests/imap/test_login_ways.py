@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from fakes.imap import Action, Drop, Mailbox
+from fakes.imap import Action, Connection, Drop, Mailbox
 from fakes.server import Step
 from imap.support import CLIENT, PASSWORD, USER, login, pair
 from legacy_email_proxy.contracts import (
@@ -127,12 +127,26 @@ async def test_which_of_two_answers_counts(
 CHALLENGES = [b"+\r\n", b"+ go ahead\r\n", b"+ GO AHEAD\n", b"+ \n", b"+ Z28=\r\n", b"+ =\r\n", b"+ \xff\r\n"]
 
 
+async def test_a_bare_line_feed_behind_the_login(certificates: Certificates) -> None:
+    """GNU imap4d ends that one line so, where the login was by AUTHENTICATE."""
+
+    def logged_in(connection: Connection, _: str) -> bytes:
+        connection.mailbox = mailbox
+        return b"TAG OK AUTHENTICATE PLAIN authentication successful\n"
+
+    mailbox = Mailbox.of(b"x")
+    script: dict[Step, Action] = {"PLAIN": logged_in}
+    async with pair(certificates.good, mailbox=mailbox, script=script) as (maildrop, _):
+        async with maildrop.open(CLIENT, None) as session:
+            assert len(session.entries) == 1
+
+
 @pytest.mark.parametrize("challenge", CHALLENGES)
 @pytest.mark.parametrize("mechanism", [PLAIN, SCRAM])
 async def test_whatever_asks_for_the_first_response(
     certificates: Certificates, challenge: bytes, mechanism: str
 ) -> None:
-    """GNU imap4d ends that line with a bare LF; others have words in it that are no base64."""
+    """Some servers have words in it that are no base64, or end it with a bare LF."""
     capabilities = (mechanism, "LOGINDISABLED")
     async with pair(certificates.good, b"x", capabilities=capabilities) as (maildrop, server):
         server.challenge = challenge

@@ -59,6 +59,9 @@ class IMAP4(imaplib.IMAP4):
             line = self._put_back.pop(0) if self._put_back else self._unbatched(self.batch)
         else:
             line = self._wire.readline()
+            if self.state == "NONAUTH" and line.endswith(b"\n"):
+                # GNU imap4d ends its OK to AUTHENTICATE with a bare LF, to imaplib the end of the connection.
+                line = line.removesuffix(b"\n").removesuffix(b"\r") + b"\r\n"
         self._line = line.removesuffix(b"\r\n")
         if self.tagged_commands and (match := cast("re.Pattern[bytes]", self.tagre).match(self._line)):
             self.completion = (match["type"].decode("ascii", "replace"), text_of(match["data"], self.secrets))

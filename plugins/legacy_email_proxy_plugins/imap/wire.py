@@ -160,9 +160,6 @@ class Wire:
         if len(line) > MAX_LINE_OCTETS:
             raise Disconnected(f"the server sent a line of more than {MAX_LINE_OCTETS} octets")
         self.spend(len(line))
-        if line.startswith(b"+") and line.endswith(b"\n") and not line.endswith(b"\r\n"):
-            # GNU imap4d's challenge; to imaplib a line that does not end with CRLF is the end of the connection.
-            return line[:-1] + b"\r\n"
         return line
 
     def skip(self, take: Callable[[bytes], int]) -> None:
