@@ -35,8 +35,10 @@ _KEPT = rf"\[(?:{_CODES})(?=[\]\s])|(?<![\w.])[245]\.[0-9]{{1,3}}\.[0-9]{{1,3}}(
 """Response codes (RFC 9051 §7.1, 5530), enhanced codes (RFC 3463) and the reply code in front: what they say is no
 secret, whatever the password is, and without them nobody knows why a login was refused."""
 
-_KEPT_BEFORE_WORDS = re.compile(rf"(?P<kept>{_KEPT})|[A-Za-z0-9+/_-]{{{_CORE},}}={{0,2}}", re.IGNORECASE)
-_KEPT_BEFORE_RUNS = re.compile(rf"(?P<kept>{_KEPT})|[^\s\"]{{{_PIECE},}}", re.IGNORECASE)
+_WORDS, _LONG_WORDS = (
+    re.compile(rf"(?P<kept>{_KEPT})|[A-Za-z0-9+/_-]{{{least},}}={{0,2}}", re.IGNORECASE) for least in (_CORE, _PIECE)
+)
+_LONG_RUNS = re.compile(rf"(?P<kept>{_KEPT})|[^\s\"]{{{_PIECE},}}", re.IGNORECASE)
 
 _ENTITIES = {"&": "amp", "<": "lt", ">": "gt", '"': "quot", "'": "apos"}
 _STANDARD = str.maketrans("-_", "+/")
@@ -52,22 +54,27 @@ def without_secrets(said: str, secrets: Iterable[str]) -> str:
     if known is None or not said:
         return said
     said = known.pattern.sub(lambda match: match[0] if match["kept"] else MARK, said)
-    said = _KEPT_BEFORE_WORDS.sub(lambda match: match[0] if match["kept"] else known.word(match[0]), said)
-    return _KEPT_BEFORE_RUNS.sub(lambda match: match[0] if match["kept"] else known.run(match[0]), said)
+    # Any answer to any command may be searched, so what is short is looked at only where there is a reason to.
+    words = _WORDS if known.begins_in(said) else _LONG_WORDS
+    said = words.sub(lambda match: match[0] if match["kept"] else known.word(match[0]), said)
+    return _LONG_RUNS.sub(lambda match: match[0] if match["kept"] else known.run(match[0]), said)
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
     pattern: re.Pattern[str]
-    cores: tuple[str, ...]
+    beginnings: tuple[str, ...]
     """How what base64 makes of each secret begins, wherever that stands in something longer."""
     sent: str
     """Everything in which a piece may be found. In lower case, as all that is compared here."""
 
+    def begins_in(self, text: str) -> bool:
+        lowered = text.lower().translate(_STANDARD)
+        return any(beginning in lowered for beginning in self.beginnings)
+
     def word(self, word: str) -> str:
-        lowered = word.rstrip("=").lower().translate(_STANDARD)
-        hidden = any(core in lowered for core in self.cores) or (len(lowered) >= _PIECE and lowered in self.sent)
-        return MARK if hidden else word
+        sent = len(word) >= _PIECE and word.rstrip("=").lower().translate(_STANDARD) in self.sent
+        return MARK if sent or self.begins_in(word) else word
 
     def run(self, run: str) -> str:
         return MARK if run.lower().translate(_STANDARD) in self.sent else run
@@ -84,9 +91,9 @@ def _known(secrets: tuple[str, ...]) -> _Known | None:
     # A long one may begin with what looks like a code.
     alternatives = [*long, f"(?P<kept>{_KEPT})", *(f"(?<![^\\W_]){form}(?![^\\W_])" for form in short)]
     cores = [core.lower() for secret in secrets for core in _cores(secret)]
-    begins = tuple(core[:_PIECE] for core in cores if len(core) >= _CORE)
+    beginnings = tuple(core[:_PIECE] for core in cores if len(core) >= _CORE)
     sent = "\n".join((*secrets, *cores)).lower().translate(_STANDARD)
-    return _Known(re.compile("|".join(alternatives), re.IGNORECASE), begins, sent)
+    return _Known(re.compile("|".join(alternatives), re.IGNORECASE), beginnings, sent)
 
 
 def _cores(secret: str) -> list[str]:

@@ -230,6 +230,18 @@ async def test_imap_with_tokens_that_are_always_refused(
     assert "-token" not in caplog.text
 
 
+async def test_imap_whose_challenge_repeats_the_token(certificates: Certificates) -> None:
+    said = b'{"status":"400","error_description":"' + b"x" * 150 + b' what is very-old-token?"}'
+    refusal = b"+ " + base64.b64encode(said) + b"\r\nTAG NO [AUTHENTICATIONFAILED] no\r\n"
+    async with fake_imap(certificates, "none", capabilities=("AUTH=XOAUTH2",)) as server:
+        server.script["AUTHENTICATE"] = refusal
+        maildrop = maildrop_of(server, certificates, Stub("very-old-token"))
+        with pytest.raises(CredentialsRefused, match=r"status=400 error_description=x+ what is \*\*\*\?"):
+            async with maildrop.open(imap.CLIENT, None):
+                pass
+        await maildrop.aclose()
+
+
 @pytest.mark.parametrize("capabilities", [("AUTH=PLAIN",), (), ("LOGINDISABLED",)])
 async def test_imap_that_takes_no_token(certificates: Certificates, capabilities: tuple[str, ...]) -> None:
     async with fake_imap(certificates, "old", capabilities=capabilities) as server:
