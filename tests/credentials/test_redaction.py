@@ -105,7 +105,7 @@ WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=4, max_
 def test_it_is_never_shown_as_it_is(secret: str, before: str, behind: str) -> None:
     secret = secret.strip()
     shown = without_secrets(f"{before} {secret} {behind}", [secret])
-    assert secret not in shown or secret in f"{before} {behind}" or secret in f"[ALERT {MARK} 5.7.8"
+    assert secret not in shown or secret in f"[ALERT {MARK} 5.7.8" or MARK[0] in secret
 
 
 @given(st.binary(max_size=3), WORDS, st.binary(max_size=3))

@@ -168,6 +168,8 @@ async def test_scram_where_plain_is_not_offered(
         assert PASSWORD.encode() not in server.octets
         assert base64.b64encode(PASSWORD.encode())[4:-4] not in server.octets
         assert server.connections[0].commands[1] == f"AUTHENTICATE {mechanism.removeprefix('AUTH=')}"
+    assert "imapclient" in caplog.text
+    assert PASSWORD not in caplog.text
 
 
 async def test_a_user_whose_key_the_server_does_not_have(certificates: Certificates) -> None:
