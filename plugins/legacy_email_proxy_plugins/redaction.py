@@ -89,11 +89,11 @@ def _known(secrets: tuple[str, ...]) -> _Known | None:
     long = [_forms(secret) for secret in secrets if len(secret) >= _SHORT and not kept.fullmatch(secret)]
     short = [_forms(secret) for secret in secrets if len(secret) < _SHORT or kept.fullmatch(secret)]
     # A long one may begin with what looks like a code.
-    alternatives = [*long, f"(?P<kept>{_KEPT})", *(f"(?<![^\\W_]){form}(?![^\\W_])" for form in short)]
+    alternatives = [*long, f"(?P<kept>(?i:{_KEPT}))", *(f"(?<![^\\W_]){form}(?![^\\W_])" for form in short)]
     cores = [core.lower() for secret in secrets for core in _cores(secret)]
     beginnings = tuple(core[:_PIECE] for core in cores if len(core) >= _CORE)
     sent = "\n".join((*secrets, *cores)).lower().translate(_STANDARD)
-    return _Known(re.compile("|".join(alternatives), re.IGNORECASE), beginnings, sent)
+    return _Known(re.compile("|".join(alternatives)), beginnings, sent)
 
 
 def _cores(secret: str) -> list[str]:
@@ -107,11 +107,11 @@ def _cores(secret: str) -> list[str]:
 
 
 def _forms(secret: str) -> str:
-    """A pattern, without regard to case, for what may have become of ``secret``, character by character."""
+    """A pattern for what may have become of ``secret``, character by character."""
     anchored = sum("!" <= character <= "~" for character in secret) >= _SHORT - 1
     runs = re.finditer(r"(?P<plain>[A-Za-z0-9._~-]+)|(?P<special>[!-~])|(?P<other>[^!-~]+)", secret)
     return "".join(
-        re.escape(run["plain"])
+        f"(?i:{re.escape(run['plain'])})"
         if run["plain"]
         else _special(run["special"])
         if run["special"]
@@ -126,15 +126,16 @@ def _special(character: str) -> str:
     code = f"{ord(character):02x}"
     itself = r"\\{1,4}" if character == "\\" else rf"\\{{0,3}}{re.escape(character)}"
     entity = f"|&{_ENTITIES[character]};" if character in _ENTITIES else ""
-    return rf"(?:{itself}|[%=]{code}|\\u00{code}|\\x{code}|&\#(?:{ord(character)}|x{code});{entity})"
+    return rf"(?i:{itself}|[%=]{code}|\\u00{code}|\\x{code}|&\#(?:{ord(character)}|x{code});{entity})"
 
 
-_ESCAPED = r"[%=][0-9a-f]{2}|\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\\[0-7]{3}|&\#x?[0-9a-f]{1,6};"
+_ESCAPED = r"(?i:[%=][0-9a-f]{2}|\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\\[0-7]{3}|&\#x?[0-9a-f]{1,6};)"
 
 
 def _any_charset(run: str) -> str:
     # Outside printable ASCII any characters may have taken the place of the others: \ufffd or "?" for each octet (up to
-    # four of them a character), the letters of a wrong charset, the blank between two lines for two blanks.
+    # four of them a character), the letters of a wrong charset, the blank between two lines for two blanks. With regard
+    # to case: without it a dotless i is one of those that are excluded here.
     plus = r"|\+" if " " in run else ""
     return rf"(?:[^!->@-~]|{_ESCAPED}{plus}){{1,{4 * len(run)}}}"
 
@@ -146,4 +147,4 @@ def _exactly(character: str) -> str:
     forms.append(rf"\\u{ord(character):04x}")
     if character == " ":
         forms.append(r"\+")
-    return f"(?:{'|'.join(forms)})"
+    return f"(?i:{'|'.join(forms)})"

@@ -68,6 +68,7 @@ KEPT = [
     ("\u00e4", "wrong password \u00e4?", "wrong password ***?"),
     ("\u65e5\u672c", r"wrong password \xe6\x97\xa5\xe6\x9c\xac ?", "wrong password *** ?"),
     ("535 no", "535 no", MARK),
+    ("000\u0130", "what is 000\u0130: no", "what is ***: no"),
     ("geheim", 'NO LOGIN "ALICE" "GEHEIM"', 'NO LOGIN "ALICE" "***"'),
     ("", "no such user", "no such user"),
     (" \t", "no  such user", "no  such user"),
