@@ -90,6 +90,20 @@ TABLE: tuple[Meaning, ...] = (
         "Google did not take the login",
         "a password must be an app password; a token must be for https://mail.google.com/ and for this very mailbox",
     ),
+    # Any mail server: response codes of RFC 5530.
+    Meaning(
+        r"\[CONTACTADMIN\]",
+        "the provider's support or administrator has to look at this account; the password may well be right",
+        "ask them, and leave the password as it is until they answer",
+    ),
+    Meaning(
+        r"\[EXPIRED\]", "the password or the account has expired", "renew it at the provider, then set the new one"
+    ),
+    Meaning(
+        r"\[AUTHORIZATIONFAILED\]",
+        "the password is right, but this user may not use the mailbox in this way",
+        "is IMAP switched on for the account, and does BACKEND_IMAP_USER name the right mailbox?",
+    ),
     # Any mail server: the error message of RFC 7628 §3.2.2.
     Meaning(
         r"\bstatus=\w+",

@@ -1,62 +1,176 @@
-"""Logging in with a bearer token: the octets of XOAUTH2 and OAUTHBEARER (RFC 7628), the same on both legs."""
+"""Who we are, proven by SASL (RFC 4422): what each mechanism answers to the server's challenges, the same on both legs.
+
+SCRAM (RFC 5802) is for servers that want to see no password; its arithmetic is the library's.
+"""
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
 
 from legacy_email_proxy.contracts import BearerToken
 
-__all__ = ("BEARER_MECHANISMS", "BearerLogin", "bearer_mechanism", "explained")
+__all__ = (
+    "BEARER_MECHANISMS",
+    "SCRAM_MECHANISMS",
+    "Bearer",
+    "Mechanism",
+    "Scram",
+    "decoded",
+    "explained",
+    "login",
+    "octets_of",
+    "offered_of",
+    "plain",
+)
 
 BEARER_MECHANISMS = ("XOAUTH2", "OAUTHBEARER")
 """In the order in which they are chosen: the first is what the large providers document."""
 
+SCRAM_MECHANISMS = ("SCRAM-SHA-256", "SCRAM-SHA-1")
+"""Likewise. Not the ``-PLUS`` ones: they want what binds the login to its TLS connection, and of the kinds that servers
+know Python gives none with TLS 1.3."""
+
 _SHOWN = ("status", "error", "schemes", "scope", "error_description")
-_SHOWN_CHARACTERS = 200
+_MOST_ITERATIONS = 1_000_000
+"""Half a second of work. More no server asks for that wants to be logged in to."""
 
 
-def bearer_mechanism(offered: Collection[str]) -> str | None:
-    """The mechanism to use, or ``None`` where no token is taken."""
-    return next((mechanism for mechanism in BEARER_MECHANISMS if mechanism in offered), None)
+class Mechanism:
+    """One exchange. Asked for an :meth:`answer` to each challenge, from the empty one before the first response on.
+
+    Its answers are never to be logged. ``secrets`` are what a server might quote back at us.
+    """
+
+    def __init__(self, name: str, answers: Iterable[bytes], *secrets: str) -> None:
+        self.name = name
+        self.secrets: tuple[str, ...] = secrets
+        self.said = ""
+        """What the server had against us, as far as a challenge told it; secrets are still in it."""
+        self.fault = ""
+        """How the server broke the mechanism's protocol, which is why the exchange was cancelled."""
+        self.proven = True
+        """Whether the server may let us in: with SCRAM it has to know the password, too."""
+        self._answers = list(answers)
+
+    @property
+    def answers_first(self) -> bool:
+        """Whether the first answer may go with the command (RFC 4954 §4); LOGIN waits to be asked."""
+        return self.name != "LOGIN"
+
+    def answer(self, challenge: bytes) -> bytes | None:
+        """The next answer, before base64; ``None`` if there is none, and the exchange is to be cancelled.
+
+        What ``challenge`` says does not matter to it, be it empty, as it should, or words such as "go ahead".
+        """
+        return self._answers.pop(0) if self._answers else None
 
 
-@dataclass(frozen=True, slots=True)
-class BearerLogin:
-    """One mechanism and what it says. Its octets are never to be logged."""
+def plain(user: str, password: str) -> Mechanism:
+    """PLAIN (RFC 4616)."""
+    response = octets_of(f"\0{user}\0{password}")
+    return Mechanism("PLAIN", (response,), password, _base64(response))
 
-    mechanism: str
-    user: str
-    token: BearerToken
-    host: str
-    port: int
 
-    def response(self) -> bytes:
-        """The client's one response, before base64."""
-        token = self.token.reveal()
-        if self.mechanism == "XOAUTH2":
-            text = f"user={self.user}\x01auth=Bearer {token}\x01\x01"
+def login(user: str, password: str) -> Mechanism:
+    """LOGIN, which no RFC describes: the server asks for the one, then for the other."""
+    return Mechanism("LOGIN", (octets_of(user), octets_of(password)), password, _base64(octets_of(password)))
+
+
+class Bearer(Mechanism):
+    """With a token: XOAUTH2 or OAUTHBEARER (RFC 7628)."""
+
+    def __init__(self, name: str, user: str, token: BearerToken, host: str, port: int) -> None:
+        text = token.reveal()
+        if name == "XOAUTH2":
+            response = octets_of(f"user={user}\x01auth=Bearer {text}\x01\x01")
+            acknowledgement = b""
         else:
             # RFC 5801 §4: a comma or an equals sign would end the name.
-            name = self.user.replace("=", "=3D").replace(",", "=2C")
-            text = f"n,a={name},\x01host={self.host}\x01port={self.port}\x01auth=Bearer {token}\x01\x01"
-        return text.encode("utf-8", "surrogateescape")
+            named = user.replace("=", "=3D").replace(",", "=2C")
+            response = octets_of(f"n,a={named},\x01host={host}\x01port={port}\x01auth=Bearer {text}\x01\x01")
+            acknowledgement = b"\x01"
+        # The second answers the server's error message (RFC 7628 §3.2.3); only then the verdict comes.
+        super().__init__(name, (response, acknowledgement), text, _base64(response))
 
-    def acknowledgement(self) -> bytes:
-        """What answers the server's error message (RFC 7628 §3.2.3), before base64; only then the verdict comes."""
-        return b"" if self.mechanism == "XOAUTH2" else b"\x01"
+    def answer(self, challenge: bytes) -> bytes | None:
+        self.said = explained(challenge) or self.said
+        return super().answer(challenge)
 
-    def disguises(self) -> tuple[str, ...]:
-        """The token in all forms in which a server might quote it back at us."""
-        token = self.token.reveal()
-        whole = base64.b64encode(self.response()).decode()
-        return (whole, token, base64.b64encode(token.encode()).decode())
+
+class Scram(Mechanism):
+    """By a proof that we know the password, in return for one that the server does.
+
+    Raises :class:`ValueError` for a user or a password that can't be used with it. Its second :meth:`answer` takes as
+    long as the server wants, up to a second: not for the event loop.
+    """
+
+    def __init__(self, name: str, user: str, password: str) -> None:
+        # Few servers need it, and it takes as long to load as the rest of a leg.
+        from scramp import ScramClient, ScramException
+
+        super().__init__(name, (), password)
+        self._errors = (ScramException, ValueError)
+        try:
+            self._client = ScramClient([name], user, password)
+        except self._errors as error:
+            raise ValueError(f"user or password can't be used with {name}: {error}") from None
+        self._steps = [self._last, self._proof, self._first]
+        self.proven = False
+
+    def answer(self, challenge: bytes) -> bytes | None:
+        if not self._steps:
+            return None
+        try:
+            return octets_of(self._steps.pop()(challenge.decode("utf-8", "replace")))
+        except self._errors as error:
+            self._steps.clear()
+            if challenge.startswith(b"e="):
+                # RFC 5802 §7: its reason; what it means the server says once this is answered.
+                self.said = challenge.decode("ascii", "replace")
+                return b""
+            self.fault = f"the server broke the protocol of {self.name}: {error}"
+            return None
+
+    def _first(self, _: str) -> str:
+        return str(self._client.get_client_first())
+
+    def _proof(self, challenge: str) -> str:
+        self._client.set_server_first(challenge)
+        if (iterations := int(self._client.iterations)) > _MOST_ITERATIONS:
+            raise ValueError(f"{iterations} iterations are asked for")
+        proof = str(self._client.get_client_final())
+        # With the rest of the dialogue it is enough to try passwords out.
+        self.secrets = (*self.secrets, proof, _base64(proof.encode("ascii")))
+        return proof
+
+    def _last(self, challenge: str) -> str:
+        self._client.set_server_final(challenge)
+        self.proven = True
+        return ""
+
+
+def offered_of(known: Collection[str], offered: Collection[str]) -> str | None:
+    """The first of the mechanisms ``known`` that the server has, too."""
+    return next((name for name in known if name in offered), None)
+
+
+def octets_of(text: str) -> bytes:
+    """Whatever a client sent that is no UTF-8 arrives as surrogates, and goes on as the octets that it was."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def decoded(challenge: bytes) -> bytes:
+    """A challenge out of its base64; as it is if it is none: some servers just say "go ahead"."""
+    try:
+        return base64.b64decode(challenge.strip(), validate=True)
+    except ValueError:
+        return challenge
 
 
 def explained(challenge: bytes) -> str:
-    """The server's error message, decoded from base64, for the log; empty if it is none."""
+    """The server's error message for a token (RFC 7628 §3.2.2), for the log; empty if it is none."""
     try:
         found = json.loads(challenge)
     except (ValueError, RecursionError):
@@ -64,4 +178,8 @@ def explained(challenge: bytes) -> str:
     if not isinstance(found, dict):
         return ""
     words = " ".join(f"{name}={found[name]}" for name in _SHOWN if isinstance(found.get(name), (str, int)))
-    return "".join(character if " " <= character <= "~" else "?" for character in words)[:_SHOWN_CHARACTERS]
+    return "".join(character if " " <= character <= "~" else "?" for character in words)
+
+
+def _base64(octets: bytes) -> str:
+    return base64.b64encode(octets).decode("ascii")

@@ -140,6 +140,7 @@ def test_protocol_logic_is_sans_io(module: str) -> None:
         ("environs", {"legacy_email_proxy.settings.reader"}),
         ("httpx2", {"legacy_email_proxy_plugins.oauth2.http"}),
         ("jwt", {"legacy_email_proxy_plugins.oauth2.assertions"}),
+        ("scramp", {"legacy_email_proxy_plugins.sasl"}),
     ],
 )
 def test_one_module_knows_a_library(library: str, allowed: set[str]) -> None:
@@ -183,7 +184,17 @@ def test_packages_on_disk_are_packages_in_the_wheel() -> None:
 def test_serving_does_not_load_what_it_does_not_need() -> None:
     import subprocess
 
-    unwanted = "('pytest', 'pymap', 'trustme', 'imapclient', 'httpx2', 'jwt', 'cryptography')"
+    unwanted = "('pytest', 'pymap', 'trustme', 'imapclient', 'httpx2', 'jwt', 'cryptography', 'scramp')"
     code = f"import sys, legacy_email_proxy.service; print(*[name for name in {unwanted} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout.strip() == ""
+
+
+def test_a_leg_does_not_load_what_few_servers_need() -> None:
+    import subprocess
+
+    code = (
+        "import sys, legacy_email_proxy_plugins.imap, legacy_email_proxy_plugins.smtps; print('scramp' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout.strip() == "False"

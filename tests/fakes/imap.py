@@ -22,7 +22,10 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
+from scramp import ScramException
+
 from fakes import server
+from fakes.scram import scram_server
 from fakes.stream import Gone, Stream
 
 __all__ = (
@@ -36,6 +39,7 @@ __all__ = (
     "Mailbox",
     "Message",
     "Reset",
+    "Simple",
 )
 
 Encryption = Literal["implicit", "starttls", "none"]
@@ -121,7 +125,10 @@ class Connection(server.Connection):
 
 
 class FakeIMAPServer(server.DialogueServer[Action, Connection]):
-    """`accounts` is (user, password) → mailbox."""
+    """`accounts` is (user, password) → mailbox.
+
+    `challenge` is what asks for the first response to AUTHENTICATE, `server_final` what stands in for SCRAM's last one.
+    """
 
     def __init__(
         self,
@@ -136,6 +143,8 @@ class FakeIMAPServer(server.DialogueServer[Action, Connection]):
         super().__init__(tls, script)
         self.encryption = encryption
         self.capabilities = tuple(capabilities)
+        self.challenge = b"+ \r\n"
+        self.server_final: str | None = None
         self.connections: list[Connection] = []
         self.sent_octets = 0
 
@@ -212,12 +221,34 @@ class _Session:
         if action is not None:
             await self._perform(action, command, ())
             return
-        await self._stream.send(b"+ \r\n")
+        await self._stream.send(self._server.challenge)
+        if " SCRAM-" in command:
+            await self._take_proof(command)
+            return
         if not command.endswith(" PLAIN"):
             await self._take_token(command)
             return
         _, user, password = base64.b64decode(await self._line()).decode().split("\0")
         await self._do("PLAIN", command, self._judged(user, password))
+
+    async def _take_proof(self, command: str) -> None:
+        """SCRAM: the account is the one of that user."""
+        known = list(self._server.accounts)
+        server, user = scram_server(command.split(" ")[1], known)
+        try:
+            server.set_client_first(base64.b64decode(await self._line()).decode())
+            await self._stream.send(b"+ " + base64.b64encode(server.get_server_first().encode()) + b"\r\n")
+            server.set_client_final(base64.b64decode(await self._line()).decode())
+        except ScramException:
+            await self._do("SCRAM", command, self._judged(user(), ""))
+            return
+        final = server.get_server_final() if self._server.server_final is None else self._server.server_final
+        if final:
+            await self._stream.send(b"+ " + base64.b64encode(final.encode()) + b"\r\n")
+            if await self._line() == b"*":
+                await self._do("SCRAM", command, self._tagged("BAD cancelled"))
+                return
+        await self._do("SCRAM", command, self._judged(*next(key for key in known if key[0] == user())))
 
     async def _take_token(self, command: str) -> None:
         """XOAUTH2 and OAUTHBEARER: a token that is no account's is told what is wrong, and waits for an answer."""

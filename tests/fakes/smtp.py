@@ -20,7 +20,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
+from scramp import ScramException
+
 from fakes import server
+from fakes.scram import scram_server
 from fakes.stream import Gone, Stream
 
 __all__ = (
@@ -115,7 +118,7 @@ class Connection(server.Connection):
 
 
 class FakeSMTPServer(server.DialogueServer[Action, Connection]):
-    """Takes any mail of anybody, once logged in if it has accounts."""
+    """Takes any mail of anybody, once logged in if it has accounts. `server_final` stands in for SCRAM's last word."""
 
     def __init__(
         self,
@@ -136,6 +139,7 @@ class FakeSMTPServer(server.DialogueServer[Action, Connection]):
         self.messages: list[Message] = []
         self.body_octets = 0
         self.steps: list[str] = []
+        self.server_final = ""
         self.read_body = asyncio.Event()
         self.read_body.set()
         self._streams: dict[int, Stream] = {}
@@ -206,6 +210,9 @@ class _Session:
 
     async def do_AUTH(self, line: str) -> None:
         _, mechanism, *answers = line.split(" ")
+        if mechanism.startswith("SCRAM-") and mechanism in " ".join(self._server.keywords).split():
+            await self._take_proof(line, mechanism, *answers)
+            return
         needed = 2 if mechanism == "LOGIN" else 1
         while True:
             # "VXNlcm5hbWU6" is "Username:", and what a client expects next is "Password:".
@@ -215,6 +222,23 @@ class _Session:
                 return
             line = (await self._line()).decode("ascii", "backslashreplace")
             answers.append(line)
+
+    async def _take_proof(self, line: str, mechanism: str, first: str) -> None:
+        server, user = scram_server(mechanism, self._server.accounts.items())
+        try:
+            server.set_client_first(base64.b64decode(first).decode())
+            for challenge in (server.get_server_first, server.get_server_final):
+                said = challenge() if challenge == server.get_server_first else self._server.server_final or challenge()
+                if not (await self._do("AUTH", line, f"334 {_base64(said)}")).startswith("334"):
+                    return
+                line = (await self._line()).decode("ascii")
+                if challenge == server.get_server_first:
+                    server.set_client_final(base64.b64decode(line).decode())
+        except ScramException:
+            await self._do("AUTH", line, "535 5.7.8 wrong")
+            return
+        self._connection.user, self._connection.password = user(), self._server.accounts[user()]
+        await self._do("AUTH", line, "235 2.7.0 welcome")
 
     def _judge(self, mechanism: str, answers: Sequence[str]) -> str:
         if mechanism not in ("PLAIN", "LOGIN"):
@@ -401,6 +425,10 @@ class _Session:
     def _say(self, text: str) -> str:
         self._stream.write(_wire(text))
         return text
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode("ascii")
 
 
 def _wire(text: str) -> bytes:

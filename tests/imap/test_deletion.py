@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fakes.imap import Action, Cut, Drop, Mailbox, Message
+from fakes.server import Step
 from imap.support import CLIENT, LOGGER, login, pair, read
 from legacy_email_proxy.contracts import Disconnected, Failure, Level
 from legacy_email_proxy_plugins.imap import IMAPMaildrop
@@ -307,3 +308,27 @@ async def test_who_may_not_delete_is_told_so(certificates: Certificates, policy:
         with pytest.raises(Failure, match="may not delete"):
             await delete(maildrop, 1)
     assert len(box.messages) == 5
+
+
+@pytest.mark.parametrize(
+    ("box", "script"),
+    [
+        (mailbox(read_only=True), {}),
+        (mailbox(permanent_flags=r"\Seen"), {}),
+        (mailbox(), {"STORE": "NO not now"}),
+        (mailbox(), {"STORE": Drop()}),
+    ],
+)
+async def test_nothing_is_called_marked_that_is_not(
+    certificates: Certificates, caplog: pytest.LogCaptureFixture, box: Mailbox, script: dict[Step, Action]
+) -> None:
+    async with pair(certificates.good, mailbox=box, capabilities=BASE, script=script) as (maildrop, _):
+        with pytest.raises(Failure):
+            await delete(maildrop, 1)
+    assert "only marked" not in caplog.text
+
+
+async def test_what_is_only_marked_is_told(certificates: Certificates, caplog: pytest.LogCaptureFixture) -> None:
+    async with pair(certificates.good, mailbox=mailbox(), capabilities=BASE) as (maildrop, _):
+        await delete(maildrop, 1)
+    assert "only marked" in caplog.text

@@ -21,7 +21,7 @@ from legacy_email_proxy.contracts import (
     Unusable,
     Unverified,
 )
-from legacy_email_proxy_plugins.imap.verdicts import Busy
+from legacy_email_proxy_plugins.imap.verdicts import Busy, NotUnderstood
 from realservers.certificates import Certificate, Certificates
 
 LOGIN_ONLY = ("UIDPLUS",)
@@ -102,8 +102,10 @@ ANSWERS: list[tuple[Action, type[Failure], type[Failure]]] = [
     ("NO [LIMIT] later", Busy, Busy),
     ("NO [ALERT] Too many simultaneous connections. (Failure)", Busy, Busy),
     ("NO [PRIVACYREQUIRED] use TLS", Unusable, Unusable),
-    ("BAD what?", Disconnected, Disconnected),
-    ("BAD [AUTHENTICATIONFAILED] what?", Disconnected, Disconnected),
+    ("NO [SERVERBUG] Internal error occurred, try again later", Failure, Failure),
+    ("NO Internal error", Failure, Failure),
+    ("BAD what?", NotUnderstood, NotUnderstood),
+    ("BAD [AUTHENTICATIONFAILED] what?", NotUnderstood, NotUnderstood),
     (b"* BYE going down\r\n", Disconnected, Disconnected),
     (Drop(b"* BYE [UNAVAILABLE] too many connections\r\n"), Busy, Busy),
     (Drop(), Disconnected, Disconnected),

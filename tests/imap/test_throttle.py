@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from fakes.imap import Action, Connection, Mailbox
+from fakes.imap import Action, Connection, Mailbox, Simple
+from fakes.server import Step
 from imap.support import CLIENT, login, pair, read
 from legacy_email_proxy.contracts import MessageUnavailable, Overloaded
 from legacy_email_proxy_plugins.imap.throttle import Throttle
@@ -105,14 +106,34 @@ async def test_a_suggested_time_is_honoured_by_all_sessions_of_the_account(certi
             async with maildrop.open(CLIENT, login("a", "x")):
                 pass
         asked = len(server.connections)
-        for password in ("x", "y", "x"):
+        for _ in range(3):
             with pytest.raises(Overloaded, match="left alone"):
-                async with maildrop.open(CLIENT, login("a", password)):
+                async with maildrop.open(CLIENT, login("a", "x")):
                     pass
         assert len(server.connections) == asked, "the server is left alone"
         for _ in range(3):
             async with maildrop.open(CLIENT, login("b", "x")) as session:
                 assert await read(session, 0) == ONE
+
+
+async def test_a_strangers_wrong_password_does_not_keep_the_owner_waiting(certificates: Certificates) -> None:
+    def judged(_: Connection, command: str) -> Simple:
+        return "NO User is authenticated but not connected." if "wrong" in command else f"NO {SUGGESTED}"
+
+    accounts = {("owner", "right"): Mailbox.of(ONE)}
+    script: dict[Step, Action] = {("LOGIN", 1): judged, ("LOGIN", 3): judged}
+    async with pair(
+        certificates.good, accounts=accounts, script=script, capabilities=("UIDPLUS",), POP3_LOGIN="backend"
+    ) as (maildrop, _):
+        for stranger in ("wrong", "guessed"):
+            with pytest.raises(Busy):
+                async with maildrop.open(CLIENT, login("owner", stranger)):
+                    pass
+            async with maildrop.open(CLIENT, login("owner", "right")) as session:
+                assert await read(session, 0) == ONE
+            with pytest.raises(Overloaded, match="left alone"):
+                async with maildrop.open(CLIENT, login("owner", stranger)):
+                    pass
 
 
 async def test_nobodys_pause_is_kept_for_ever(certificates: Certificates) -> None:

@@ -27,7 +27,7 @@ from legacy_email_proxy.contracts import (
 )
 from legacy_email_proxy.plugin_context import PluginContext
 from legacy_email_proxy_plugins.imap import IMAPMaildrop
-from legacy_email_proxy_plugins.sasl import BearerLogin
+from legacy_email_proxy_plugins.sasl import Bearer
 from legacy_email_proxy_plugins.smtps import SMTPSRelay
 from realservers.certificates import Certificates
 from smtps import support as smtps
@@ -62,8 +62,8 @@ class Stub:
 
 
 def encoded(mechanism: str, token: str, server: Any, user: str) -> str:
-    login = BearerLogin(mechanism, user, BearerToken(token), "127.0.0.1", server.port)
-    return base64.b64encode(login.response()).decode()
+    response = Bearer(mechanism, user, BearerToken(token), "127.0.0.1", server.port).answer(b"")
+    return base64.b64encode(response or b"").decode()
 
 
 # SMTP.
@@ -228,6 +228,18 @@ async def test_imap_with_tokens_that_are_always_refused(
         assert server.times("TOKEN") == 2
         await maildrop.aclose()
     assert "-token" not in caplog.text
+
+
+async def test_imap_whose_challenge_repeats_the_token(certificates: Certificates) -> None:
+    said = b'{"status":"400","error_description":"' + b"x" * 150 + b' what is very-old-token?"}'
+    refusal = b"+ " + base64.b64encode(said) + b"\r\nTAG NO [AUTHENTICATIONFAILED] no\r\n"
+    async with fake_imap(certificates, "none", capabilities=("AUTH=XOAUTH2",)) as server:
+        server.script["AUTHENTICATE"] = refusal
+        maildrop = maildrop_of(server, certificates, Stub("very-old-token"))
+        with pytest.raises(CredentialsRefused, match=r"status=400 error_description=x+ what is \*\*\*\?"):
+            async with maildrop.open(imap.CLIENT, None):
+                pass
+        await maildrop.aclose()
 
 
 @pytest.mark.parametrize("capabilities", [("AUTH=PLAIN",), (), ("LOGINDISABLED",)])

@@ -60,6 +60,9 @@ SEEN = {
     "unsupported_grant_type Invalid grant_type": "does not know this grant",
     "access_denied": "refused",
     "expired_token": "in time",
+    "NO [CONTACTADMIN] please call us": "support or administrator",
+    "NO [EXPIRED] that password is old": "expired",
+    "NO [AUTHORIZATIONFAILED] not for you": "the password is right",
 }
 UNKNOWN = ["535 5.7.8 Error: authentication failed", "NO [AUTHENTICATIONFAILED] Authentication failed.", "", "500011"]
 

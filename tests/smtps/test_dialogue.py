@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from legacy_email_proxy.contracts import Refused, Secret
 from legacy_email_proxy_plugins.smtps.commands import Extensions, command, mail_command, rcpt_command
 from legacy_email_proxy_plugins.smtps.content import ContentEncoder
+from legacy_email_proxy_plugins.smtps.endpoint import Encryption, Endpoint
 from legacy_email_proxy_plugins.smtps.login import Exchange
 from legacy_email_proxy_plugins.smtps.replies import (
     MAX_LINE_OCTETS,
@@ -222,10 +223,14 @@ REPEATED = [
 ]
 
 
+def login(password: str) -> Exchange:
+    return Exchange("PLAIN", Endpoint("fake.test", 25, Encryption.NONE, None, "alice", None, 1), Secret(password))
+
+
 @pytest.mark.parametrize(("password", "lines", "piece"), REPEATED)
 def test_a_repeated_password_is_not_shown_even_in_part(password: str, lines: list[bytes], piece: str) -> None:
     (reply,), _ = read(b"".join(b"535-" + line + b"\r\n" for line in lines) + b"535 is wrong\r\n")
-    shown = Exchange("PLAIN", "alice", Secret(password)).shown(reply)
+    shown = login(password).shown(reply)
     assert "***" in shown
     assert piece not in shown
     assert len(shown) <= 400
@@ -233,13 +238,11 @@ def test_a_repeated_password_is_not_shown_even_in_part(password: str, lines: lis
 
 @pytest.mark.parametrize("password", ["", " ", "\t"])
 def test_a_password_of_nothing_hides_nothing(password: str) -> None:
-    assert Exchange("PLAIN", "alice", Secret(password)).shown(Reply(535, ("5.7.8 no  such", "user"))) == (
-        "535 5.7.8 no such user"
-    )
+    assert login(password).shown(Reply(535, ("5.7.8 no  such", "user"))) == ("535 5.7.8 no such user")
 
 
 def test_a_long_reply_is_searched_fast() -> None:
-    exchange = Exchange("PLAIN", "alice", Secret("\u00f6?\u00f6?\u00f6?\u00f6 \u00f6 \u00f6!"))
+    exchange = login("\u00f6?\u00f6?\u00f6?\u00f6 \u00f6 \u00f6!")
     started = time.process_time()
     exchange.shown(Reply(535, ("\u00f6?\u00f6 " * (MAX_REPLY_OCTETS // 6),)))
     assert time.process_time() - started < 2

@@ -41,7 +41,7 @@ MATRIX = {
         "pipelining:without_pipelining_each_command_waits_for_its_reply",
     ],
     "B8": [
-        "setting_up:one_login_is_tried_and_never_another_way",
+        "setting_up:one_login_is_tried_and_another_way_only_where_it_was_not_understood",
         "setting_up:a_refused_password_is_not_tried_again_and_told_once",
     ],
     # The envelope.

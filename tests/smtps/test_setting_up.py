@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import re
 import socket
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -194,7 +196,7 @@ AUTH: list[tuple[Action, type[Failure]]] = [
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
 @pytest.mark.parametrize(("action", "kind"), AUTH)
-async def test_one_login_is_tried_and_never_another_way(
+async def test_one_login_is_tried_and_another_way_only_where_it_was_not_understood(
     action: Action, kind: type[Failure], mechanism: str, certificates: Certificates
 ) -> None:
     keywords = ("AUTH LOGIN CRAM-MD5" + (" PLAIN" if mechanism == "PLAIN" else ""),)
@@ -203,10 +205,118 @@ async def test_one_login_is_tried_and_never_another_way(
         with pytest.raises(Failure) as failure:
             await deliver(relay)
         assert type(failure.value) is kind
-        assert server.verbs.count("AUTH") == 1
-        assert server.connections[0].commands[1].startswith(f"AUTH {mechanism}")
+        not_understood = isinstance(action, str) and action[:3] in ("500", "504")
+        ways = ["PLAIN", "LOGIN"] if mechanism == "PLAIN" and not_understood else [mechanism]
+        assert [command.split()[1] for command in server.connections[0].commands if "AUTH" in command] == ways
         assert len(server.connections) == 1
         assert "MAIL" not in server.verbs
+
+
+@pytest.mark.parametrize("answer", ["504 5.5.4 not that one", "500 5.5.2 what?", "501 5.5.4 not offered, after all"])
+async def test_what_does_not_know_plain_gets_login(certificates: Certificates, answer: str) -> None:
+    async with relaying(certificates.good, {("AUTH", 1): answer}) as (server, relay):
+        await deliver(relay)
+        assert [command for command in server.connections[0].commands if "AUTH" in command][1] == "AUTH LOGIN"
+        assert (server.connections[0].user, server.connections[0].password) == (USER, PASSWORD)
+
+
+@pytest.mark.parametrize("mechanism", ["SCRAM-SHA-256", "SCRAM-SHA-1"])
+async def test_scram_where_nothing_else_is_offered(
+    certificates: Certificates, mechanism: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with relaying(certificates.good, keywords=(f"AUTH CRAM-MD5 {mechanism} {mechanism}-PLUS",)) as (
+        server,
+        relay,
+    ):
+        await deliver(relay)
+        assert len(server.messages) == 1
+        assert (await relay.probe())[1].text == f"logged in as alice ({mechanism})"
+        assert PASSWORD.encode() not in server.octets
+        (proof,) = set(re.findall(r"p=([\w+/=]{20,})", base64_lines(server.octets))[:1])
+    assert PASSWORD not in caplog.text
+    assert proof not in caplog.text
+
+
+def base64_lines(octets: bytes) -> str:
+    lines = []
+    for line in octets.split(b"\r\n"):
+        with suppress(ValueError):
+            lines.append(base64.b64decode(line, validate=True).decode("latin-1"))
+    return "\n".join(lines)
+
+
+async def test_a_wrong_password_by_scram(certificates: Certificates) -> None:
+    async with relaying(certificates.good, keywords=("AUTH SCRAM-SHA-256",), password="another one") as (server, relay):
+        with pytest.raises(CredentialsRefused, match=r"535 5\.7\.8 wrong"):
+            await deliver(relay)
+        assert server.verbs.count("AUTH") == 1
+
+
+async def test_a_password_that_scram_can_not_take(certificates: Certificates) -> None:
+    async with relaying(certificates.good, keywords=("AUTH SCRAM-SHA-256",), password="bell\x07") as (server, relay):
+        with pytest.raises(CredentialsRefused, match="can't be used with SCRAM-SHA-256") as refused:
+            await deliver(relay)
+        assert "BACKEND_SMTP_PASS" in refused.value.look_at
+        assert "AUTH" not in server.verbs
+
+
+FOREIGN_NONCE = base64.b64encode(b"r=x,s=QUJDREVGR0hJSktMTU5P,i=4096").decode()
+SCRAM_SPOILT: list[tuple[dict[Step, Action], str, type[Failure], str]] = [
+    ({("AUTH", 1): "334 go ahead"}, "", Disconnected, "broke the protocol of SCRAM-SHA-256"),
+    (
+        {("AUTH", 1): "334 " + base64.b64encode(b"r=x,s=QUJDREVGR0hJSktMTU5P,i=4096").decode()},
+        "",
+        Disconnected,
+        "nonce",
+    ),
+    ({}, "v=" + base64.b64encode(b"x" * 32).decode(), Disconnected, "broke the protocol of SCRAM-SHA-256"),
+    ({("AUTH", 2): "235 2.7.0 welcome"}, "", Disconnected, "does not show that it knows the password"),
+    ({("AUTH", 3): "535 5.7.8 no"}, "e=other-error", CredentialsRefused, r"535 5.7.8 no (e=other-error)"),
+    ({("AUTH", 3): "334 "}, "", Disconnected, "no end of a login"),
+]
+
+
+@pytest.mark.parametrize(("script", "final", "kind", "words"), SCRAM_SPOILT)
+async def test_who_does_not_know_the_password_does_not_let_us_in(
+    certificates: Certificates, script: dict[Step, Action], final: str, kind: type[Failure], words: str
+) -> None:
+    async with relaying(certificates.good, script, keywords=("AUTH SCRAM-SHA-256",)) as (server, relay):
+        server.server_final = final
+        with pytest.raises(Failure) as failure:
+            await deliver(relay)
+        assert type(failure.value) is kind
+        assert words in failure.value.detail
+        assert "MAIL" not in server.verbs
+
+
+async def test_more_iterations_than_any_login_needs(certificates: Certificates) -> None:
+    def first(_: object, line: str) -> str:
+        nonce = base64.b64decode(line.split()[2]).decode().rpartition("r=")[2]
+        return "334 " + base64.b64encode(f"r={nonce}x,s=QUJDREVGR0hJSktMTU5P,i=9999999".encode()).decode()
+
+    script: dict[Step, Action] = {("AUTH", 1): first}
+    async with relaying(certificates.good, script, keywords=("AUTH SCRAM-SHA-256",)) as (_, relay):
+        with pytest.raises(Disconnected, match="9999999 iterations"):
+            await deliver(relay)
+
+
+@pytest.mark.parametrize(
+    ("encryption", "offered", "look_at"),
+    [
+        ("implicit", "AUTH CRAM-MD5", "BACKEND_SMTP_PORT"),
+        ("implicit", "AUTH XOAUTH2", "BACKEND_SMTP_CREDENTIALS"),
+        ("none", "AUTH CRAM-MD5", "BACKEND_SMTP_USE_SSL, BACKEND_SMTP_USE_TLS"),
+    ],
+)
+async def test_where_to_look_when_no_mechanism_fits(
+    certificates: Certificates, encryption: Encryption, offered: str, look_at: str
+) -> None:
+    async with relaying(certificates.good, encryption=encryption, keywords=(offered,)) as (_, relay):
+        with pytest.raises(Unusable) as failure:
+            await deliver(relay)
+        assert failure.value.look_at == look_at
+        assert "SCRAM-SHA-256" in failure.value.detail
 
 
 async def test_no_mechanism_in_common(certificates: Certificates) -> None:

@@ -12,7 +12,7 @@ A session opens the folder once and then borrows a connection for each exchange:
     view       what of the folder is shown            deletion   what QUIT means        actions    on many UIDs at once
     options    the site's choices                     memory     of a folder, on disk   throttle   the server's pauses
     watch      messages that can not be had           substitute Exchange's stand-ins   unique_ids
-    opening    one look at the folder for many
+    opening    one look at the folder for many        credentials the ways to log in    verdicts   what a refusal means
 
 Never SEARCH, EXAMINE, message sequence numbers or a plain EXPUNGE; always ``BODY.PEEK[]``, so that no \Seen is set.
 """

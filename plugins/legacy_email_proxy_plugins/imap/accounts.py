@@ -11,6 +11,7 @@ import anyio
 
 from legacy_email_proxy.contracts import Login
 
+from .credentials import LoginWays
 from .pool import Pool
 from .server import Server
 from .shelf import Shelves
@@ -29,7 +30,8 @@ class Accounts:
         self._logger = logger
         self._pools: dict[Key, Pool] = {}
         self._users: Counter[Key] = Counter()
-        self._throttles: dict[str, Throttle] = {}
+        self._throttles: dict[Key, Throttle] = {}
+        self._ways = LoginWays()
         self._shelves = Shelves()
 
     @contextmanager
@@ -45,7 +47,8 @@ class Accounts:
                     clients_own=clients_own,
                     logger=self._logger,
                     on_idle=lambda: self._drop_if_unused(key),
-                    throttle=self._throttle(login.user),
+                    throttle=self._throttle(key),
+                    ways=self._ways,
                 )
                 self._pools[key] = pool
             pool.shelf = shelf
@@ -56,11 +59,10 @@ class Accounts:
                 self._users[key] -= 1
                 self._drop_if_unused(key)
 
-    def _throttle(self, user: str) -> Throttle:
-        # It outlives the pool: a server's pause is for the user, whichever password comes next.
-        used = {pool_user for pool_user, _, _ in self._pools}
-        self._throttles = {name: known for name, known in self._throttles.items() if known.left or name in used}
-        return self._throttles.setdefault(user, Throttle())
+    def _throttle(self, key: Key) -> Throttle:
+        # It outlives the pool, but not the password: a stranger's wrong one must not keep the owner waiting.
+        self._throttles = {of: known for of, known in self._throttles.items() if known.left or of in self._pools}
+        return self._throttles.setdefault(key, Throttle())
 
     def _drop_if_unused(self, key: Key) -> None:
         pool = self._pools.get(key)

@@ -13,7 +13,7 @@ from typing import Any
 
 from legacy_email_proxy.contracts import Disconnected, Failure, MessageGone, MessageUnavailable
 
-from .verdicts import is_throttling, overloaded, response_code
+from .verdicts import is_busy, overloaded, response_code
 
 __all__ = ("Body", "Parts", "rows")
 
@@ -67,7 +67,7 @@ class Body:
         detail = f"the server refused UID {self._uid}: {status} {text}"
         if status == "BAD" or self._passed:
             return Disconnected(detail)
-        if is_throttling(text):
+        if is_busy(text):
             return overloaded(text)
         return MessageGone(detail) if response_code(text) == _EXPUNGED else MessageUnavailable(detail)
 

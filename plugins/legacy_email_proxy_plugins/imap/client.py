@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import imaplib
 import re
 from collections.abc import Iterable, Mapping
+from types import MethodType
 from typing import Any, cast
 
 from imapclient import IMAPClient, SocketTimeout
@@ -12,9 +14,10 @@ from imapclient.response_parser import parse_fetch_response
 
 from legacy_email_proxy.contracts import Disconnected
 
+from ..redaction import without_secrets
+from ..sasl import Mechanism, decoded
 from .batch import Batch
 from .body import Body, Parts
-from .credentials import redacted
 from .listing import Listing
 from .server import Server
 from .wire import Wire
@@ -56,6 +59,9 @@ class IMAP4(imaplib.IMAP4):
             line = self._put_back.pop(0) if self._put_back else self._unbatched(self.batch)
         else:
             line = self._wire.readline()
+            if self.state == "NONAUTH" and line.endswith(b"\n"):
+                # GNU imap4d ends its OK to AUTHENTICATE with a bare LF, to imaplib the end of the connection.
+                line = line.removesuffix(b"\n").removesuffix(b"\r") + b"\r\n"
         self._line = line.removesuffix(b"\r\n")
         if self.tagged_commands and (match := cast("re.Pattern[bytes]", self.tagre).match(self._line)):
             self.completion = (match["type"].decode("ascii", "replace"), text_of(match["data"], self.secrets))
@@ -103,6 +109,32 @@ class IMAP4(imaplib.IMAP4):
         self._wire.spend(size)
         return b"".join(self._wire.pieces(size))
 
+    def authenticate_with(self, exchange: Mechanism) -> None:
+        """The AUTHENTICATE command. Raises imaplib's error if it is refused.
+
+        Not by imaplib's own, to which a challenge that is no base64 is the end of the connection.
+        """
+
+        def answer(exchange: Mechanism, challenge: bytes | None) -> bytes:
+            response = exchange.answer(decoded(challenge or b""))
+            self.secrets = tuple(dict.fromkeys((*self.secrets, *exchange.secrets)))
+            return b"*" if response is None else base64.b64encode(response)
+
+        # What is to be called for each challenge imaplib knows by its type.
+        self.literal = cast("Any", MethodType(answer, exchange))
+        check(self._simple_command("AUTHENTICATE", exchange.name))
+
+    def log_in_with(self, parts: list[bytes]) -> None:
+        """The LOGIN command, each part but the first a literal. Raises imaplib's error if it is refused."""
+        tag = self._new_tag()
+        self.send(b"%b %b" % (tag, parts[0]))
+        for part in parts[1:]:
+            while self._get_response():
+                if self.tagged_commands[tag]:
+                    raise imaplib.IMAP4.error("the literal was refused")
+            self.send(part)
+        check(self._command_complete("LOGIN", tag))
+
     def send(self, data: Any) -> None:
         self._wire.send(bytes(data))
 
@@ -127,7 +159,7 @@ class Client(IMAPClient):  # type: ignore[misc]  # imapclient has no types
 def text_of(octets: object, secrets: Iterable[str] = ()) -> str:
     """What a server said, fit for a log: short, and without the secrets that it may have quoted."""
     words = octets.decode("ascii", "backslashreplace") if isinstance(octets, bytes) else str(octets)
-    return redacted(words, secrets)[:_TEXT_OCTETS]
+    return without_secrets(words, secrets)[:_TEXT_OCTETS]
 
 
 def check(answer: tuple[str, list[Any]]) -> list[Any]:

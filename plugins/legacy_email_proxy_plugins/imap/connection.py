@@ -12,9 +12,9 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import metadata
-from typing import cast
 
 from legacy_email_proxy.contracts import (
+    BearerToken,
     Disconnected,
     Failure,
     Login,
@@ -25,15 +25,22 @@ from legacy_email_proxy.contracts import (
     Unverified,
 )
 
+from ..sasl import Mechanism
 from .batch import Batch
 from .body import Body, Parts, rows
 from .client import ANSWER_OCTETS, IMAP4, Client, check, parsed, text_of
-from .credentials import disguises, is_sendable, login_parts, plain_response, token_login
+from .credentials import LOGIN, LoginWays, is_sendable, login_parts, mechanism
 from .index import Mailbox, uid_sets
 from .listing import MAX_UID, Listing, Sizes
 from .server import Security, Server
-from .verdicts import is_busy, login_failure, overloaded, refusal
-from .wire import Wire
+from .verdicts import (
+    is_busy,
+    login_failure,
+    other_protocol,
+    overloaded,
+    refusal,
+)
+from .wire import HANGS_UP, InTheClear, Wire
 
 __all__ = ("Connection",)
 
@@ -94,12 +101,22 @@ class Connection:
                 raise Unusable(detail, look_at="BACKEND_IMAP_PORT")
             if server.security is Security.STARTTLS:
                 self._start_tls()
+        except InTheClear as error:
+            _, bye, text = error.said.decode("ascii", "backslashreplace").partition("BYE")
+            if bye and is_busy(text):
+                raise overloaded(text.strip()) from error
+            self._raise_other_protocol(error.said)
+            raise
         except imaplib.IMAP4.error as error:
             text = text_of(error.args[0] if error.args else b"")
             if is_busy(text):
                 raise overloaded(text) from error
-            detail = f"{server.name} does not greet as an IMAP server: {text}"
-            raise Unreachable(detail, look_at="BACKEND_IMAP_HOST, BACKEND_IMAP_PORT") from error
+            self._raise_other_protocol(self._wire.first_line)
+            look_at = "BACKEND_IMAP_HOST, BACKEND_IMAP_PORT"
+            if not self._wire.first_line:
+                detail = f"{server.name} hung up without a greeting{HANGS_UP}"
+                raise Unreachable(detail, look_at=f"{look_at}, BACKEND_IMAP_MAX_CONNECTIONS") from error
+            raise Unreachable(f"{server.name} does not greet as an IMAP server: {text}", look_at=look_at) from error
         except (Disconnected, ValueError) as error:
             detail = f"{server.name} accepts the connection, but: {error}"
             # A port for TLS from the first octet says nothing to who waits for a greeting.
@@ -107,6 +124,12 @@ class Connection:
             raise Unreachable(detail, look_at=f"BACKEND_IMAP_HOST, BACKEND_IMAP_PORT{tls}") from error
         self.capabilities = frozenset(self._imap.capabilities)
         self._in_step = True
+
+    def _raise_other_protocol(self, greeting: bytes) -> None:
+        if protocol := other_protocol(greeting):
+            said = text_of(greeting.strip())
+            detail = f"{self._server.name} is a server for {protocol} and not for IMAP: it says {said}"
+            raise Unreachable(detail, look_at="BACKEND_IMAP_HOST, BACKEND_IMAP_PORT")
 
     def _start_tls(self) -> None:
         server, imap = self._server, self._imap
@@ -127,50 +150,51 @@ class Connection:
         imap.untagged_responses.clear()
         imap._get_capabilities()
 
-    def login(self, login: Login, *, clients_own: bool) -> None:
-        """Prove who we are: with a password by AUTHENTICATE PLAIN where it is offered, else LOGIN; or with a token.
+    def login(self, login: Login, *, clients_own: bool, ways: LoginWays) -> None:
+        """Prove who we are: with a password in one of the ``ways``, or the second of them; or with a token.
 
         Raises :class:`LoginRefused` or :class:`CredentialsRefused`, depending on ``clients_own``, only when the server
-        judged the password; else :class:`Unusable`, :class:`Overloaded` or :class:`Disconnected`.
+        judged the password; else :class:`Unusable`, :class:`Overloaded`, :class:`Disconnected` or :class:`Failure`.
         """
         if not is_sendable(login):
             detail = "NUL or a line end in user or password: not sent"
             raise login_failure("NO", detail, clients_own=clients_own)
-        token = token_login(login, self.capabilities, self._server.host, self._server.port)
-        plain = "AUTH=PLAIN" in self.capabilities
-        if token is None and not plain and "LOGINDISABLED" in self.capabilities:
-            offered = ", ".join(sorted(name for name in self.capabilities if name.startswith("AUTH="))) or "none"
-            detail = f"the server takes no password (LOGINDISABLED; mechanisms: {offered})"
-            raise Unusable(detail, look_at="BACKEND_IMAP_USE_SSL, BACKEND_IMAP_USE_STARTTLS")
-        # With those of an earlier try: a server may repeat any line that it did not like.
-        now = disguises(login) if token is None else token.disguises
-        self._imap.secrets = (*self._imap.secrets, *now)
-        imap = self._imap
-        with self._exchange("log in", refused=partial(login_failure, clients_own=clients_own, token=token)):
-            if token is not None:
-                imap.authenticate(token.mechanism, cast("Callable[[bytes], bytes]", token.answer))
-            elif plain:
-                answers = [plain_response(login)]
-                # A second challenge has no answer in PLAIN; None cancels.
-                imap.authenticate("PLAIN", lambda _: answers.pop() if answers else cast("bytes", None))
-            else:
-                self._send_login(login)
-            imap.state = "AUTH"
+        ways.lead(login, self.capabilities, self._server.security, partial(self._try, login, clients_own))
+        with self._exchange("ask what the server can do"):
             self.capabilities = frozenset(name.decode("ascii", "replace") for name in self._client.capabilities())
         self.logged_in = True
         self._identify()
 
-    def _send_login(self, login: Login) -> None:
+    def _try(self, login: Login, clients_own: bool, way: str) -> None:
         imap = self._imap
-        tag = imap._new_tag()
-        parts = login_parts(tag, login)
-        imap.send(parts[0])
-        for part in parts[1:]:
-            while imap._get_response():
-                if imap.tagged_commands[tag]:
-                    raise imaplib.IMAP4.error("the literal was refused")
-            imap.send(part)
-        check(imap._command_complete("LOGIN", tag))
+        # With those of an earlier try: a server may repeat any line that it did not like.
+        imap.secrets = (*imap.secrets, login.password.reveal())
+        exchange: Mechanism | None = None
+
+        def refused(status: str, text: str) -> Failure:
+            if exchange is not None and exchange.fault:
+                return Disconnected(text_of(exchange.fault, imap.secrets))
+            if exchange is not None and exchange.said:
+                # It came in base64, in which no secret would be found.
+                text = f"{text} ({text_of(exchange.said, imap.secrets)})"
+            with_token = isinstance(login.password, BearerToken)
+            tls = self._server.security is not Security.NONE
+            return login_failure(status, text, clients_own=clients_own, with_token=with_token, tls=tls)
+
+        imap.completion = ("", "")
+        try:
+            exchange = None if way == LOGIN else mechanism(way, login, self._server)
+        except ValueError as error:
+            raise refused("NO", f"not sent: {error}") from None
+        with self._exchange("log in", refused=refused):
+            if exchange is None:
+                imap.log_in_with(login_parts(login))
+            else:
+                imap.authenticate_with(exchange)
+                if not exchange.proven:
+                    detail = f"the server let us in without showing that it knows the password ({way})"
+                    raise Disconnected(detail)
+            imap.state = "AUTH"
 
     def _identify(self) -> None:
         if "ID" not in self.capabilities:

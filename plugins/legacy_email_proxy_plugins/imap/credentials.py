@@ -1,20 +1,30 @@
-"""User and password in the forms in which they go on the wire, and in all the forms that must not reach a log."""
+"""Proving who we are: user and password on the wire, and which of the ways to log in are tried."""
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection
 
-from legacy_email_proxy.contracts import BearerToken, Login, Unusable
+from legacy_email_proxy.contracts import (
+    BearerToken,
+    CredentialsRefused,
+    Disconnected,
+    Failure,
+    Login,
+    LoginRefused,
+    Unusable,
+)
 
-from ..sasl import BEARER_MECHANISMS, BearerLogin, bearer_mechanism, explained
+from ..sasl import BEARER_MECHANISMS, SCRAM_MECHANISMS, Bearer, Mechanism, Scram, octets_of, offered_of, plain
+from .server import Security, Server
+from .verdicts import NotUnderstood, names_the_password
 
-__all__ = ("TokenExchange", "disguises", "is_sendable", "login_parts", "plain_response", "redacted", "token_login")
+__all__ = ("LOGIN", "LoginWays", "is_sendable", "login_parts", "mechanism")
 
+LOGIN = "LOGIN"
+"""The command of that name, which needs no mechanism."""
 
-def _octets(text: str) -> bytes:
-    # Whatever a client sent that is no UTF-8 arrives as surrogates, and goes on as the octets that it was.
-    return text.encode("utf-8", "surrogateescape")
+_MOST_WAYS = 2
+_MOST_REFUSED = 1000
 
 
 def is_sendable(login: Login) -> bool:
@@ -22,20 +32,15 @@ def is_sendable(login: Login) -> bool:
     return not any(character in "\0\r\n" for character in login.user + login.password.reveal())
 
 
-def plain_response(login: Login) -> bytes:
-    """The response of SASL PLAIN (RFC 4616 §2), before base64."""
-    return _octets(f"\0{login.user}\0{login.password.reveal()}")
-
-
-def login_parts(tag: bytes, login: Login) -> list[bytes]:
+def login_parts(login: Login) -> list[bytes]:
     """The LOGIN command (RFC 9051 §6.2.3), cut where the server must first ask for a literal.
 
     Not left to imaplib: Python versions differ in what they quote (CVE-2025-15366), and a second round of quotes would
     be another password. What is not printable ASCII goes as a literal.
     """
-    parts = [b"%b LOGIN " % tag]
+    parts = [b"LOGIN "]
     for text, following in ((login.user, b" "), (login.password.reveal(), b"\r\n")):
-        octets = _octets(text)
+        octets = octets_of(text)
         if all(0x20 <= octet < 0x7F for octet in octets):
             parts[-1] += b'"%b"' % octets.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
         else:
@@ -45,46 +50,110 @@ def login_parts(tag: bytes, login: Login) -> list[bytes]:
     return parts
 
 
-class TokenExchange:
-    """Answers the server's challenges. ``said`` is what it had against the token, decoded."""
+def mechanism(way: str, login: Login, server: Server) -> Mechanism:
+    """For AUTHENTICATE; for a ``way`` that :meth:`LoginWays.of` gave and that is not :data:`LOGIN`.
 
-    def __init__(self, bearer: BearerLogin) -> None:
-        self.mechanism = bearer.mechanism
-        self.disguises = bearer.disguises()
-        self.said = ""
-        self._answers = [bearer.acknowledgement(), bearer.response()]
-
-    def answer(self, challenge: bytes) -> bytes | None:
-        """The next answer; ``None`` cancels, for there is no third."""
-        self.said = explained(challenge) or self.said
-        return self._answers.pop() if self._answers else None
+    Raises :class:`ValueError` if user or password can't be used with it.
+    """
+    if isinstance(login.password, BearerToken):
+        return Bearer(way, login.user, login.password, server.host, server.port)
+    if way in SCRAM_MECHANISMS:
+        return Scram(way, login.user, login.password.reveal())
+    return plain(login.user, login.password.reveal())
 
 
-def token_login(login: Login, capabilities: Collection[str], host: str, port: int) -> TokenExchange | None:
-    """How to log in with a token; ``None`` for a password. Raises :class:`Unusable` where no token is taken."""
-    if not isinstance(login.password, BearerToken):
-        return None
-    offered = [name.removeprefix("AUTH=") for name in capabilities if name.startswith("AUTH=")]
-    mechanism = bearer_mechanism(offered)
-    if mechanism is None:
-        named = ", ".join(sorted(offered)) or "none"
-        detail = f"the server takes no token: it offers {named}, and a token needs {' or '.join(BEARER_MECHANISMS)}"
-        raise Unusable(detail, look_at="BACKEND_IMAP_CREDENTIALS")
-    return TokenExchange(BearerLogin(mechanism, login.user, login.password, host, port))
+class LoginWays:
+    """Which ways to log in are tried at a server, in which order; learns from how they ended. For any thread.
+
+    A server may offer AUTHENTICATE PLAIN and not know it, or refuse it, and take LOGIN. So a refusal that doesn't say
+    what is wrong is followed by a second way. But each try with a wrong password is a strike, and providers lock an
+    account after five to ten of them in ten minutes. So where the server names the password there is no second try, nor
+    where the refused way has worked before; and a password that was refused both ways gets one try at a time, by turns:
+    it may have been right while the server was not.
+    """
+
+    def __init__(self) -> None:
+        self._worked = ""
+        self._refused: dict[tuple[str, bytes], int] = {}
+
+    def lead(
+        self, login: Login, capabilities: Collection[str], security: Security, attempt: Callable[[str], None]
+    ) -> None:
+        """Log in with ``attempt``, in one way or two. Raises what it raises, or :class:`Unusable` without any way."""
+        refused: Failure | None = None
+        strikes = 0
+        for way in self.of(login, capabilities, security):
+            try:
+                attempt(way)
+            except (LoginRefused, CredentialsRefused) as failure:
+                refused = failure
+                strikes += 1
+                if self._is_verdict(way, login, failure):
+                    break
+            except Disconnected as failure:
+                # What it said of the password before counts: otherwise every poll would try that again.
+                refused = refused or failure
+                if not isinstance(failure, NotUnderstood) or names_the_password(failure.detail):
+                    break
+            else:
+                self._worked = way
+                self._refused.pop(_key(login), None)
+                return
+        assert refused is not None  # noqa: S101 (there is a way, or there was a failure already)
+        if strikes > 1 or (strikes and _key(login) in self._refused):
+            self._remember(login)
+        raise refused
+
+    def of(self, login: Login, capabilities: Collection[str], security: Security) -> list[str]:
+        """At most two, the one to begin with first. Raises :class:`Unusable` if there is none."""
+        offered = [name.removeprefix("AUTH=") for name in capabilities if name.startswith("AUTH=")]
+        if isinstance(login.password, BearerToken):
+            if token_mechanism := offered_of(BEARER_MECHANISMS, offered):
+                return [token_mechanism]
+            wants = f"a token needs {' or '.join(BEARER_MECHANISMS)}"
+            raise Unusable(
+                f"the server takes no token: it offers {_list(offered)}, and {wants}",
+                look_at="BACKEND_IMAP_CREDENTIALS",
+            )
+        ways = [LOGIN] if "LOGINDISABLED" not in capabilities else []
+        scram = offered_of(SCRAM_MECHANISMS, offered)
+        if "PLAIN" in offered:
+            ways = ["PLAIN", *ways, *([scram] if scram else [])][:_MOST_WAYS]
+        elif scram:
+            # A server that lists this and not PLAIN wants to see no password, although it has not switched LOGIN off.
+            ways.insert(0, scram)
+        if not ways:
+            raise _no_way(offered, security)
+        first = ways.index(self._worked) if self._worked in ways else self._refused.get(_key(login), 0)
+        return [ways[(first + step) % len(ways)] for step in range(len(ways))]
+
+    def _is_verdict(self, way: str, login: Login, refused: Failure) -> bool:
+        if way in SCRAM_MECHANISMS:
+            # The server may have no key for this user, and take the password by LOGIN.
+            return _key(login) in self._refused
+        return names_the_password(refused.detail) or way == self._worked or _key(login) in self._refused
+
+    def _remember(self, login: Login) -> None:
+        if len(self._refused) >= _MOST_REFUSED:
+            self._refused.clear()
+        key = _key(login)
+        self._refused[key] = self._refused.get(key, 0) + 1
 
 
-def disguises(login: Login) -> tuple[str, ...]:
-    """The password, quoted, escaped and in base64, as a server might quote it back at us and a log would show it."""
-    password = login.password.reveal()
-    quoted = password.replace("\\", "\\\\").replace('"', '\\"')
-    response = plain_response(login)
-    encoded = (base64.b64encode(octets).decode() for octets in (response, response[1:], _octets(password)))
-    escaped = (_octets(form).decode("ascii", "backslashreplace") for form in (quoted, password))
-    return tuple(dict.fromkeys(form for form in (*escaped, quoted, password, *encoded) if form))
+def _key(login: Login) -> tuple[str, bytes]:
+    return login.user, login.password.fingerprint()
 
 
-def redacted(text: str, secrets: Iterable[str]) -> str:
-    """``text`` without them. To be done before a text is cut: a part of a password is still one."""
-    for secret in secrets:
-        text = text.replace(secret, "***")
-    return text
+def _list(offered: Collection[str]) -> str:
+    return ", ".join(sorted(offered)) or "none"
+
+
+def _no_way(offered: Collection[str], security: Security) -> Unusable:
+    known = ", ".join(("PLAIN", *SCRAM_MECHANISMS))
+    detail = f"the server takes no password in a way that the proxy knows (LOGINDISABLED; it offers {_list(offered)}"
+    if security is Security.NONE:
+        detail += ", as some servers do before TLS)"
+        return Unusable(detail, look_at="BACKEND_IMAP_USE_SSL, BACKEND_IMAP_USE_STARTTLS")
+    detail += f"; the proxy knows {known})"
+    token = offered_of(BEARER_MECHANISMS, offered)
+    return Unusable(detail, look_at="BACKEND_IMAP_CREDENTIALS" if token else "BACKEND_IMAP_HOST, BACKEND_IMAP_PORT")

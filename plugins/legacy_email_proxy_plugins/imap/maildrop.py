@@ -83,13 +83,13 @@ class IMAPMaildrop:
 
     def _remove(self, memory: Memory, connection: Connection, uidvalidity: int, uids: Collection[int]) -> None:
         deletion = self._options.deletion
+        remove(connection, uidvalidity, uids, deletion, memory)
         if deletion in (Deletion.EXPUNGE, Deletion.TRASH) and stays(deletion, connection):
             # A plain EXPUNGE would also remove what other clients have marked.
             self._logger.warning(
                 "messages are only marked as deleted, because the server can not expunge single messages (UIDPLUS)",
                 extra={"facts": {"messages": len(uids)}},
             )
-        remove(connection, uidvalidity, uids, deletion, memory)
 
     async def probe(self) -> Sequence[Finding]:
         """Connect, log in and open the folder, on a connection of its own."""

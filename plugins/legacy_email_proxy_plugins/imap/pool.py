@@ -22,6 +22,7 @@ from legacy_email_proxy.contracts import Account, Disconnected, Login, Overloade
 
 from ..breaker import Breaker
 from .connection import Connection
+from .credentials import LoginWays
 from .opening import Openings
 from .server import Server
 from .shelf import Shelf
@@ -48,8 +49,10 @@ class Pool:
         logger: logging.Logger,
         on_idle: Callable[[], None] = lambda: None,
         throttle: Throttle | None = None,
+        ways: LoginWays | None = None,
     ) -> None:
         self._throttle = throttle or Throttle()
+        self._ways = ways or LoginWays()
         self.shelf: Shelf
         """Of the sessions that use this pool; set by who lends it to them."""
         self.openings = Openings()
@@ -143,7 +146,7 @@ class Pool:
         credentials, user = self._server.credentials, self._login.user
         if self._clients_own or credentials is None:
             await self._connect(lease, reached)
-            await self._in_thread(lease, partial(Connection.login, login=self._login, clients_own=self._clients_own))
+            await self._prove(lease, self._login)
             return
         connected = False
 
@@ -154,9 +157,13 @@ class Pool:
                 await self._connect(lease, reached)
                 connected = True
             async with self._breaker.attempt(secret, self._server.patience.command):
-                await self._in_thread(lease, partial(Connection.login, login=Login(user, secret), clients_own=False))
+                await self._prove(lease, Login(user, secret))
 
         await logged_in(credentials, Account("imap", user), attempt)
+
+    async def _prove(self, lease: _Lease, login: Login) -> None:
+        prove = partial(Connection.login, login=login, clients_own=self._clients_own, ways=self._ways)
+        await self._in_thread(lease, prove)
 
     # Lending
 

@@ -1,4 +1,4 @@
-"""Gives a server the pauses that it asks for, per account: one that is asked again at once asks for longer ones.
+"""Gives a server the pauses that it asks for, per user and password: asked again at once, it asks for longer ones.
 
 As Dovecot's imapc does it for Gmail: the next command waits 50 ms, and twice as long each time the server still says
 no, up to 16 s. A server that names a time ("Suggested Backoff Time: 299961 milliseconds") gets it, within reason.

@@ -6,6 +6,7 @@ large message would spend more time on the way to its octets than on them.
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +15,8 @@ from typing import Any, cast
 __all__ = ("TLS",)
 
 _BLOCK_OCTETS = 65_536
+_FIRST_OCTETS = 1024
+_WORDS = re.compile(rb"[ -~]{3}")
 
 
 class TLS:
@@ -33,11 +36,17 @@ class TLS:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
         self._block = memoryview(bytearray(_BLOCK_OCTETS))
+        self._first = b""
 
     @property
     def version(self) -> str:
         """Such as ``TLSv1.3``."""
         return self._object.version() or ""
+
+    @property
+    def said_in_the_clear(self) -> bytes:
+        """What the server said in place of a handshake, if that is words."""
+        return self._first if _WORDS.match(self._first) else b""
 
     def do_handshake(self) -> None:
         """Agree with the server and verify its certificate. Raises :class:`ssl.SSLError`."""
@@ -83,6 +92,8 @@ class TLS:
         self._flush()
         octets = self._receive(self._block)
         self._incoming.write(self._block[:octets])
+        if not self._first:
+            self._first = bytes(self._block[:_FIRST_OCTETS][:octets])
         return octets > 0
 
     def _flush(self) -> None:

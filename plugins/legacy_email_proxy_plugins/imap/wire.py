@@ -20,14 +20,26 @@ from legacy_email_proxy.contracts import Disconnected, Unreachable, Unverified
 from .server import Patience
 from .tls import TLS
 
-__all__ = ("MAX_LINE_OCTETS", "PIECE_OCTETS", "Wire")
+__all__ = ("HANGS_UP", "MAX_LINE_OCTETS", "PIECE_OCTETS", "InTheClear", "Wire")
 
 PIECE_OCTETS = 131_072
 """A literal is handed on in pieces of this size: servers write TLS records of 4 to 16 KiB, and one change of thread
 per record would halve the rate."""
 
 MAX_LINE_OCTETS = 65_536
+HANGS_UP = ", as servers do that have reached their limit of connections"
 _BUFFER_OCTETS = 65_536
+_SHOWN_OCTETS = 200
+
+
+class InTheClear(Unverified):
+    """The server ``said`` something without TLS where a handshake was due."""
+
+    def __init__(self, host: str, said: bytes) -> None:
+        self.said = said.partition(b"\n")[0].strip()
+        shown = self.said[:_SHOWN_OCTETS].decode("ascii", "backslashreplace")
+        look_at = "BACKEND_IMAP_USE_SSL, BACKEND_IMAP_USE_STARTTLS, BACKEND_IMAP_PORT"
+        super().__init__(f"no TLS with {host}: it says, in the clear: {shown}", look_at=look_at)
 
 
 class Wire:
@@ -43,6 +55,8 @@ class Wire:
         self._timeout = 0.0
         self._received = 0
         self._consumed = 0
+        self.first_line = b""
+        """The greeting, or what came in its place."""
         self.aborted = False
 
     @property
@@ -91,9 +105,12 @@ class Wire:
         except ssl.SSLCertVerificationError as error:
             detail = f"the certificate of {host} does not verify: {error.verify_message or error.reason}"
             raise Unverified(detail, look_at="BACKEND_IMAP_CA_FILE") from error
-        except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
-            raise Unreachable(f"{host} hung up during the TLS handshake", look_at="BACKEND_IMAP_PORT") from error
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionResetError) as error:
+            detail = f"{host} hung up during the TLS handshake{HANGS_UP}"
+            raise Unreachable(detail, look_at="BACKEND_IMAP_PORT, BACKEND_IMAP_MAX_CONNECTIONS") from error
         except ssl.SSLError as error:
+            if said := tls.said_in_the_clear:
+                raise InTheClear(host, said) from error
             detail = f"no TLS with {host}: {error.reason or error}"
             raise Unverified(detail, look_at="BACKEND_IMAP_USE_SSL, BACKEND_IMAP_PORT") from error
         except OSError as error:
@@ -137,6 +154,8 @@ class Wire:
         """One line with its line end; empty at the end of the connection. Raises :class:`Disconnected`."""
         assert self._reader is not None, "not connected"  # noqa: S101
         line = self._reader.readline(MAX_LINE_OCTETS + 1)
+        if not self.first_line:
+            self.first_line = line
         self._consumed += len(line)
         if len(line) > MAX_LINE_OCTETS:
             raise Disconnected(f"the server sent a line of more than {MAX_LINE_OCTETS} octets")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable
-from urllib.parse import quote, quote_plus
 
 from legacy_email_proxy.contracts import Disconnected, Failure, NoCredentials, Overloaded, Secret
 
 from ..provider_errors import meaning_of
+from ..redaction import without_secrets
 from .http import Answer
 
 __all__ = ("GrantRefused", "refusal", "words")
@@ -42,13 +41,6 @@ def refusal(answer: Answer, secrets: Iterable[Secret]) -> Failure:
 def words(answer: Answer, secrets: Iterable[Secret]) -> str:
     """What it said, for a log: one line, short, the secrets taken out before it is cut."""
     parts = [f"status {answer.status}", *(str(answer.body.get(name, "")) for name in ("error", "error_description"))]
-    text = " ".join(" ".join(filter(None, parts)).split())
-    for form in sorted(_forms(secrets), key=len, reverse=True):
-        text = text.replace(form, "***")
+    said = without_secrets(" ".join(filter(None, parts)), [secret.reveal() for secret in secrets])
+    text = " ".join(said.split())
     return "".join(character if " " <= character <= "~" else "?" for character in text)[:_SHOWN_CHARACTERS]
-
-
-def _forms(secrets: Iterable[Secret]) -> set[str]:
-    texts = {secret.reveal() for secret in secrets} - {""}
-    encoded = {base64.b64encode(text.encode()).decode() for text in texts}
-    return texts | encoded | {quote(text, safe="") for text in texts} | {quote_plus(text) for text in texts}

@@ -12,9 +12,10 @@ from enum import Enum, auto
 
 from legacy_email_proxy.contracts import Disconnected, Refused
 
+from ..redaction import without_secrets
 from .commands import Extensions, command
 from .endpoint import Endpoint
-from .replies import CLOSING, Reply, redacted, without_secrets
+from .replies import CLOSING, Reply, redacted
 from .timeouts import Timeouts
 from .wire import Broken, Wire
 

@@ -1,99 +1,142 @@
-"""Who we are: the octets of one SASL exchange (RFC 4954), and what its replies mean."""
+"""Who we are: the lines of one SASL exchange (RFC 4954), and what its replies mean."""
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 
 from legacy_email_proxy.contracts import BearerToken, CredentialsRefused, Failure, Overloaded, Secret, Unusable
 
-from ..sasl import BEARER_MECHANISMS, BearerLogin, explained
+from ..sasl import (
+    BEARER_MECHANISMS,
+    SCRAM_MECHANISMS,
+    Bearer,
+    Mechanism,
+    Scram,
+    decoded,
+    explained,
+    login,
+    offered_of,
+    plain,
+)
 from .commands import Extensions
+from .endpoint import Encryption, Endpoint
 from .replies import Reply, redacted
 
-__all__ = ("Exchange",)
+__all__ = ("NOT_UNDERSTOOD", "Exchange", "mechanisms")
+
+NOT_UNDERSTOOD = frozenset(range(500, 505))
+"""In reply to AUTH: the backend does not know the mechanism, be it offered, and has judged no password."""
 
 _LOOK_AT = "BACKEND_SMTP_USER, BACKEND_SMTP_PASS"
 _LOOK_AT_TOKEN = "BACKEND_SMTP_USER, BACKEND_SMTP_CREDENTIALS"  # noqa: S105 (names of settings)
 _CREDENTIALS = frozenset({432, 530, 534, 535, 538})
-_NOT_UNDERSTOOD = frozenset(range(500, 505))
+_FOR_PASSWORDS = ("PLAIN", "LOGIN", *SCRAM_MECHANISMS)
 _COMMAND_OCTETS = 510
 """RFC 4954 §4: an initial response that makes AUTH longer than a command line has to wait for the 334."""
 
 
-class Exchange:
-    """One mechanism, chosen once, and what to send in it: the AUTH command, then an answer to each 334.
+def mechanisms(endpoint: Endpoint, extensions: Extensions, secret: Secret) -> list[str]:
+    """What fits the secret, the first choice first: PLAIN, LOGIN, SCRAM; for a token XOAUTH2 or else OAUTHBEARER.
 
-    A second mechanism is never tried: three tries with a wrong password are three strikes against the account.
+    A second one is for a backend that does not understand the first: three tries with a wrong password would be three
+    strikes against the account. Raises :class:`Unusable` when the backend offers none.
+    """
+    if isinstance(secret, BearerToken):
+        token_mechanism = offered_of(BEARER_MECHANISMS, extensions.mechanisms)
+        if token_mechanism is not None:
+            return [token_mechanism]
+        known: Sequence[str] = BEARER_MECHANISMS
+        wants, look_at = f"a token needs {' or '.join(BEARER_MECHANISMS)}", "BACKEND_SMTP_CREDENTIALS"
+    else:
+        known = [name for name in _FOR_PASSWORDS if name in extensions.mechanisms]
+        if known:
+            return list(known)
+        wants = f"the proxy knows {', '.join(_FOR_PASSWORDS)} for a password"
+        look_at = "BACKEND_SMTP_PORT"
+        if offered_of(BEARER_MECHANISMS, extensions.mechanisms):
+            look_at = "BACKEND_SMTP_CREDENTIALS"
+        elif endpoint.encryption is Encryption.NONE:
+            look_at = "BACKEND_SMTP_USE_SSL, BACKEND_SMTP_USE_TLS"
+    offered = " ".join(sorted(extensions.mechanisms)) or "no login at all"
+    raise Unusable(f"the backend offers {offered}, and {wants}", look_at=look_at)
+
+
+class Exchange:
+    """One login with one mechanism: its command, an answer to each 334, and the words for what is replied.
+
+    ``earlier`` are secrets of other logins on the connection, which the backend might repeat as well.
     """
 
-    def __init__(self, mechanism: str, user: str, secret: Secret, server: tuple[str, int] = ("", 0)) -> None:
-        self.mechanism = mechanism
-        self._look_at = _LOOK_AT
-        self._said = ""
+    def __init__(self, name: str, endpoint: Endpoint, secret: Secret, earlier: Sequence[str] = ()) -> None:
+        self.name = name
+        self._first: bytes | None = None
+        """An answer that did not fit into the command."""
+        self._earlier = tuple(earlier)
+        self._look_at = _LOOK_AT_TOKEN if isinstance(secret, BearerToken) else _LOOK_AT
+        user = endpoint.user or ""
         if isinstance(secret, BearerToken):
-            self._look_at = _LOOK_AT_TOKEN
-            bearer = BearerLogin(mechanism, user, secret, *server)
-            answers: tuple[str, ...] = (_base64(bearer.response()), _base64(bearer.acknowledgement()))
-            self.secrets: tuple[str, ...] = bearer.disguises()
-            """What goes over the wire, and must not be shown when it comes back."""
+            self._mechanism: Mechanism = Bearer(name, user, secret, endpoint.host, endpoint.port)
+        elif name in SCRAM_MECHANISMS:
+            try:
+                self._mechanism = Scram(name, user, secret.reveal())
+            except ValueError as error:
+                raise CredentialsRefused(f"not sent: {error}", look_at=_LOOK_AT) from None
         else:
-            name = user.encode("utf-8", "surrogateescape")
-            key = secret.reveal().encode("utf-8", "surrogateescape")
-            plain, login = _base64(b"\0" + name + b"\0" + key), _base64(key)
-            answers = (plain,) if mechanism == "PLAIN" else (_base64(name), login)
-            self.secrets = (secret.reveal(), plain, login)
-        # The initial response (RFC 4954 §4) saves a round trip. LOGIN has none.
-        together = f"AUTH {mechanism} {answers[0]}"
-        if mechanism != "LOGIN" and len(together) <= _COMMAND_OCTETS:
-            self._lines: tuple[str, ...] = (together, *answers[1:])
-        else:
-            self._lines = (f"AUTH {mechanism}", *answers)
+            self._mechanism = (plain if name == "PLAIN" else login)(user, secret.reveal())
 
-    @classmethod
-    def choose(cls, extensions: Extensions, user: str, secret: Secret, server: tuple[str, int]) -> Exchange:
-        """What fits the secret: PLAIN, else LOGIN; for a token XOAUTH2, else OAUTHBEARER.
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be shown when it comes back."""
+        return tuple(dict.fromkeys((*self._earlier, *self._mechanism.secrets)))
 
-        Raises :class:`Unusable` when the backend offers neither.
-        """
-        token = isinstance(secret, BearerToken)
-        for mechanism in BEARER_MECHANISMS if token else ("PLAIN", "LOGIN"):
-            if mechanism in extensions.mechanisms:
-                return cls(mechanism, user, secret, server)
-        offered = " ".join(sorted(extensions.mechanisms)) or "no login at all"
-        if token:
-            detail = f"the backend offers {offered}, and a token needs {' or '.join(BEARER_MECHANISMS)}"
-            raise Unusable(detail, look_at="BACKEND_SMTP_CREDENTIALS")
-        raise Unusable(f"the backend offers {offered}, and the proxy knows PLAIN and LOGIN", look_at=_LOOK_AT)
+    @property
+    def fault(self) -> str:
+        """What the backend did against the mechanism's protocol, also if that shows only at the end."""
+        unproven = "" if self._mechanism.proven else "it does not show that it knows the password"
+        return self._mechanism.fault or unproven
 
-    def lines(self) -> tuple[bytes, ...]:
-        """The lines to send, one after each other, as long as the backend says 334. Never to be logged."""
-        return tuple(line.encode("ascii") + b"\r\n" for line in self._lines)
+    @property
+    def calculates(self) -> bool:
+        """Whether :meth:`answer` takes its time, and belongs in a thread."""
+        return isinstance(self._mechanism, Scram)
+
+    def command(self) -> bytes:
+        """AUTH, with the first answer where that may go with it: it saves a round trip. Never to be logged."""
+        command = b"AUTH %b" % self.name.encode("ascii")
+        if self._mechanism.answers_first:
+            first = self._mechanism.answer(b"")
+            together = b"%b %b" % (command, base64.b64encode(first or b""))
+            if len(together) <= _COMMAND_OCTETS:
+                return together + b"\r\n"
+            self._first = first
+        return command + b"\r\n"
+
+    def answer(self, reply: Reply) -> bytes | None:
+        """The line that answers a 334, never to be logged; ``None`` if there is none, and the login has failed."""
+        answer, self._first = self._first, None
+        if answer is None:
+            answer = self._mechanism.answer(_challenge(reply))
+        return None if answer is None else base64.b64encode(answer) + b"\r\n"
 
     def shown(self, reply: Reply) -> str:
-        """The reply, for the log; the last one with what the backend said of a refused token before it."""
-        if reply.code == 334 and (said := _explained(reply)):
+        """The reply, for the log; the last one with what the backend had against us before it."""
+        if reply.code == 334:
             # As it came it is base64, in which no secret would be found.
-            self._said = redacted(said, self.secrets)
-            return f"334 {self._said}"
+            said = explained(_challenge(reply))
+            return f"334 {redacted(said or ' '.join(reply.lines), self.secrets)}"
         shown = redacted(reply.whole, self.secrets)
-        return f"{shown} ({self._said})" if self._said else shown
+        return f"{shown} ({redacted(self._mechanism.said, self.secrets)})" if self._mechanism.said else shown
 
     def failure(self, reply: Reply) -> Failure:
         """What a 4yz or 5yz in the exchange means (RFC 4954 §6). It never is a verdict on the client's mail."""
         shown = self.shown(reply)
-        if reply.code in _CREDENTIALS or (reply.code >= 500 and reply.code not in _NOT_UNDERSTOOD):
+        if reply.code in _CREDENTIALS or (reply.code >= 500 and reply.code not in NOT_UNDERSTOOD):
             return CredentialsRefused(f"the backend refused the login: {shown}", look_at=self._look_at)
         if reply.code >= 500:
             return Unusable(f"the backend does not understand the login: {shown}", look_at=self._look_at)
         return Overloaded(f"the backend can't check the login now: {shown}")
 
 
-def _explained(reply: Reply) -> str:
-    try:
-        return explained(base64.b64decode(reply.lines[0].strip(), validate=True))
-    except ValueError:
-        return ""
-
-
-def _base64(octets: bytes) -> str:
-    return base64.b64encode(octets).decode("ascii")
+def _challenge(reply: Reply) -> bytes:
+    return decoded(reply.lines[0].encode("utf-8"))

@@ -5,6 +5,7 @@ No client's mail is judged in here, so nothing of this is ever a :class:`Refused
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import ssl
@@ -26,8 +27,8 @@ from .commands import Extensions, command
 from .connection import Connection, State
 from .dial import connect
 from .endpoint import Encryption, Endpoint
-from .login import Exchange
-from .replies import UNASKED, one_line
+from .login import NOT_UNDERSTOOD, Exchange, mechanisms
+from .replies import UNASKED, Reply, one_line
 from .timeouts import Timeouts
 from .wire import Broken
 
@@ -149,8 +150,8 @@ async def _start_tls(connection: Connection) -> None:
 async def log_in(
     endpoint: Endpoint, connect: Callable[[], Awaitable[Connection]], breaker: Breaker
 ) -> tuple[Connection, str]:
-    """A connection that is logged in, if there is a user, and the mechanism. One attempt, with one mechanism; another
-    one if the credentials have another secret once the first was refused.
+    """A connection that is logged in, if there is a user, and the mechanism. One attempt; another one if the
+    credentials have another secret once the first was refused.
 
     ``connect`` is called once there is something to log in with: in a pause the backend is left alone. Raises what it
     raises, :class:`CredentialsRefused`, :class:`NoCredentials`, :class:`Overloaded`, :class:`Unusable` or
@@ -185,22 +186,31 @@ async def _authenticate(connection: Connection, breaker: Breaker, secret: Secret
 
 async def _exchanged(connection: Connection, secret: Secret) -> str:
     endpoint = connection.endpoint
-    server = (endpoint.host, endpoint.port)
-    exchange = Exchange.choose(connection.extensions, endpoint.user or "", secret, server)
-    # From here on, whatever the backend says may be what it was sent, be it in an earlier attempt.
-    connection.secrets = exchange.secrets = (*connection.secrets, *exchange.secrets)
-    reply = None
-    for line in exchange.lines():
-        if reply is not None and reply.code != 334:
-            break
-        connection.logger.debug("C: AUTH %s ***", exchange.mechanism)
+    for name in (names := mechanisms(endpoint, connection.extensions, secret)):
+        exchange = Exchange(name, endpoint, secret, connection.secrets)
+        reply = await _dialogue(connection, exchange)
+        if reply.code == 235 and not exchange.fault:
+            return name
+        if not reply.negative:
+            connection.abort()
+            said = f"it said {exchange.shown(reply)}, which is no end of a login"
+            raise Disconnected(f"{endpoint}: {_AUTH}: {said}{exchange.fault and f' ({exchange.fault})'}")
+        # The connection stays: with another mechanism, or another token, the next try is made on it.
+        if reply.code not in NOT_UNDERSTOOD or name == names[-1]:
+            raise exchange.failure(reply)
+    raise AssertionError("no mechanism")  # pragma: no cover
+
+
+async def _dialogue(connection: Connection, exchange: Exchange) -> Reply:
+    """Lead it as long as the backend says 334 and there is an answer to that; its last reply."""
+    line: bytes | None = exchange.command()
+    while line is not None:
+        # From here on, whatever the backend says may be what it was sent, be it in an earlier attempt.
+        connection.secrets = exchange.secrets
+        connection.logger.debug("C: AUTH %s ***", exchange.name)
         connection.write(line, 1, _AUTH)
         reply = await connection.take(_AUTH, connection.timeouts.auth, exchange.shown)
-    if reply is None or reply.code == 235:
-        return exchange.mechanism
-    if reply.negative:
-        # The connection stays: with another token the next try is made on it.
-        raise exchange.failure(reply)
-    connection.abort()
-    shown = exchange.shown(reply)
-    raise Disconnected(f"{endpoint}: {_AUTH}: it said {shown}, which is no end of a login")
+        if reply.code != 334:
+            return reply
+        line = await asyncio.to_thread(exchange.answer, reply) if exchange.calculates else exchange.answer(reply)
+    return reply

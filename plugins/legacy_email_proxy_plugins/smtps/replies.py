@@ -6,11 +6,12 @@ every question, and knows at any time whether something was said that nobody had
 
 from __future__ import annotations
 
-import functools
 import re
 from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
+
+from ..redaction import without_secrets
 
 __all__ = (
     "CLOSING",
@@ -22,7 +23,6 @@ __all__ = (
     "ReplyReader",
     "one_line",
     "redacted",
-    "without_secrets",
 )
 
 MAX_LINE_OCTETS = 8192
@@ -198,30 +198,3 @@ def _text(octets: bytes) -> str:
 def redacted(said: str, secrets: Collection[str]) -> str:
     """``said`` for the log: as :func:`one_line`, without any of ``secrets``."""
     return one_line(without_secrets(said, secrets))
-
-
-def without_secrets(said: str, secrets: Collection[str]) -> str:
-    """``said`` with ``***`` for any of ``secrets``: some servers repeat, in an error, what they did not like.
-
-    It has to come as it was and whole: what the log leaves out, blanks or the end, would hide a secret from this
-    search, and the rest of that secret would be shown.
-    """
-    # The longest first: a short password may be a part of the base64 of the whole.
-    for secret in sorted(filter(str.strip, secrets), key=len, reverse=True):
-        said = _repeated(secret.strip()).sub("***", said)
-    # A repeated line may be cut, so any longer piece of what was sent is taken out as well.
-    haystack = " ".join(secrets).lower()
-    return re.sub(r"[A-Za-z0-9+/=]{8,}", lambda word: "***" if word[0].lower() in haystack else word[0], said)
-
-
-@functools.lru_cache(maxsize=64)
-def _repeated(secret: str) -> re.Pattern[str]:
-    """A pattern for what may have become of ``secret`` at the server: other case, other blanks, another charset."""
-    # Outside printable ASCII any characters may have taken the place of the others: \ufffd or "?" for each octet (up to
-    # four of them a character), the letters of a wrong charset, the blank between two lines for two blanks.
-    runs = re.finditer(r"(?P<plain>[!-~]+)|[^!-~]+", secret)
-    return re.compile(
-        "".join(
-            f"(?i:{re.escape(run['plain'])})" if run["plain"] else f"[^!->@-~]{{1,{4 * len(run[0])}}}" for run in runs
-        )
-    )

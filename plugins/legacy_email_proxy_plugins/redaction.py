@@ -1,0 +1,150 @@
+"""Takes passwords and tokens out of what a server said: in an error some servers repeat what they did not like.
+
+A text has to come whole and as it was. What a log leaves out, blanks or the end, would hide a secret from this search,
+and the rest of that secret would be shown.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+__all__ = ("MARK", "without_secrets")
+
+MARK = "***"
+
+_SHORT = 4
+"""A secret with fewer characters is looked for as a word of its own, and not in every word that has its letter."""
+
+_PIECE = 8
+"""So many characters in a row of what was sent are a part of it: the server may have cut the line that it repeats."""
+
+_CORE = 5
+"""Fewer characters of base64 than this could be any word."""
+
+_CODES = (
+    "ALERT|ALREADYEXISTS|APPENDUID|AUTHENTICATIONFAILED|AUTHORIZATIONFAILED|BADCHARSET|CANNOT|CAPABILITY|CLIENTBUG"
+    "|CLOSED|CONTACTADMIN|COPYUID|CORRUPTION|EXPIRED|EXPUNGEISSUED|HASCHILDREN|INUSE|LIMIT|NONEXISTENT|NOPERM"
+    "|NOTSAVED|OVERQUOTA|PARSE|PERMANENTFLAGS|PRIVACYREQUIRED|READ-ONLY|READ-WRITE|SERVERBUG|THROTTLED|TRYCREATE"
+    "|UIDNEXT|UIDNOTSTICKY|UIDVALIDITY|UNAVAILABLE|UNKNOWN-CTE|WEBALERT"
+)
+_KEPT = rf"\[(?:{_CODES})(?=[\]\s])|(?<![\w.])[245]\.[0-9]{{1,3}}\.[0-9]{{1,3}}(?![\w.])|^[2-5][0-9][0-9](?=[ -]|$)"
+"""Response codes (RFC 9051 §7.1, 5530), enhanced codes (RFC 3463) and the reply code in front: what they say is no
+secret, whatever the password is, and without them nobody knows why a login was refused."""
+
+_WORDS, _LONG_WORDS = (
+    re.compile(rf"(?P<kept>{_KEPT})|[A-Za-z0-9+/_-]{{{least},}}={{0,2}}", re.IGNORECASE) for least in (_CORE, _PIECE)
+)
+_LONG_RUNS = re.compile(rf"(?P<kept>{_KEPT})|[^\s\"]{{{_PIECE},}}", re.IGNORECASE)
+
+_ENTITIES = {"&": "amp", "<": "lt", ">": "gt", '"': "quot", "'": "apos"}
+_STANDARD = str.maketrans("-_", "+/")
+
+
+def without_secrets(said: str, secrets: Iterable[str]) -> str:
+    """``said`` with ``***`` for any of ``secrets``, as it is or as what may have become of it.
+
+    Looked for are other case, blanks and charset; quotes and escapes of IMAP, JSON, HTML and URLs; base64, also as a
+    part of something longer; and pieces. The codes by which a refusal is understood stay.
+    """
+    known = _known(tuple(dict.fromkeys(secret.strip() for secret in secrets if secret.strip())))
+    if known is None or not said:
+        return said
+    said = known.pattern.sub(lambda match: match[0] if match["kept"] else MARK, said)
+    # Any answer to any command may be searched, so what is short is looked at only where there is a reason to.
+    words = _WORDS if known.begins_in(said) else _LONG_WORDS
+    said = words.sub(lambda match: match[0] if match["kept"] else known.word(match[0]), said)
+    return _LONG_RUNS.sub(lambda match: match[0] if match["kept"] else known.run(match[0]), said)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    pattern: re.Pattern[str]
+    beginnings: tuple[str, ...]
+    """How what base64 makes of each secret begins, wherever that stands in something longer."""
+    sent: str
+    """Everything in which a piece may be found. In lower case, as all that is compared here."""
+
+    def begins_in(self, text: str) -> bool:
+        lowered = text.lower().translate(_STANDARD)
+        return any(beginning in lowered for beginning in self.beginnings)
+
+    def word(self, word: str) -> str:
+        sent = len(word) >= _PIECE and word.rstrip("=").lower().translate(_STANDARD) in self.sent
+        return MARK if sent or self.begins_in(word) else word
+
+    def run(self, run: str) -> str:
+        return MARK if run.lower().translate(_STANDARD) in self.sent else run
+
+
+@functools.lru_cache(maxsize=64)
+def _known(secrets: tuple[str, ...]) -> _Known | None:
+    if not secrets:
+        return None
+    secrets = tuple(sorted(secrets, key=len, reverse=True))
+    kept = re.compile(_KEPT, re.IGNORECASE)
+    long = [_forms(secret) for secret in secrets if len(secret) >= _SHORT and not kept.fullmatch(secret)]
+    short = [_forms(secret) for secret in secrets if len(secret) < _SHORT or kept.fullmatch(secret)]
+    # A long one may begin with what looks like a code.
+    alternatives = [*long, f"(?P<kept>(?i:{_KEPT}))", *(f"(?<![^\\W_]){form}(?![^\\W_])" for form in short)]
+    cores = [core.lower() for secret in secrets for core in _cores(secret)]
+    beginnings = tuple(core[:_PIECE] for core in cores if len(core) >= _CORE)
+    sent = "\n".join((*secrets, *cores)).lower().translate(_STANDARD)
+    return _Known(re.compile("|".join(alternatives)), beginnings, sent)
+
+
+def _cores(secret: str) -> list[str]:
+    """The characters of its base64, at each of three places in a group, that depend on nothing around it."""
+    octets = secret.encode("utf-8", "surrogateescape")
+    cores = []
+    for before in range(3):
+        encoded = base64.b64encode(bytes(before) + octets).decode("ascii")
+        cores.append(encoded[-(-before * 8 // 6) : (before + len(octets)) * 8 // 6])
+    return cores
+
+
+def _forms(secret: str) -> str:
+    """A pattern for what may have become of ``secret``, character by character."""
+    anchored = sum("!" <= character <= "~" for character in secret) >= _SHORT - 1
+    runs = re.finditer(r"(?P<plain>[A-Za-z0-9._~-]+)|(?P<special>[!-~])|(?P<other>[^!-~]+)", secret)
+    return "".join(
+        f"(?i:{re.escape(run['plain'])})"
+        if run["plain"]
+        else _special(run["special"])
+        if run["special"]
+        else _any_charset(run["other"])
+        if anchored
+        else "".join(map(_exactly, run["other"]))
+        for run in runs
+    )
+
+
+def _special(character: str) -> str:
+    code = f"{ord(character):02x}"
+    itself = r"\\{1,4}" if character == "\\" else rf"\\{{0,3}}{re.escape(character)}"
+    entity = f"|&{_ENTITIES[character]};" if character in _ENTITIES else ""
+    return rf"(?i:{itself}|[%=]{code}|\\u00{code}|\\x{code}|&\#(?:{ord(character)}|x{code});{entity})"
+
+
+_ESCAPED = r"(?i:[%=][0-9a-f]{2}|\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\\[0-7]{3}|&\#x?[0-9a-f]{1,6};)"
+
+
+def _any_charset(run: str) -> str:
+    # Outside printable ASCII any characters may have taken the place of the others: \ufffd or "?" for each octet (up to
+    # four of them a character), the letters of a wrong charset, the blank between two lines for two blanks. With regard
+    # to case: without it a dotless i is one of those that are excluded here.
+    plus = r"|\+" if " " in run else ""
+    return rf"(?:[^!->@-~]|{_ESCAPED}{plus}){{1,{4 * len(run)}}}"
+
+
+def _exactly(character: str) -> str:
+    # Nothing around it tells where it stands, so that any character in its place would be any blank.
+    octets = character.encode("utf-8", "surrogateescape")
+    forms = [re.escape(character), *("".join(f"{mark}{octet:02x}" for octet in octets) for mark in ("%", "=", r"\\x"))]
+    forms.append(rf"\\u{ord(character):04x}")
+    if character == " ":
+        forms.append(r"\+")
+    return f"(?i:{'|'.join(forms)})"
