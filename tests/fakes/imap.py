@@ -138,6 +138,8 @@ class FakeIMAPServer(server.DialogueServer[Action, Connection]):
         self.capabilities = tuple(capabilities)
         self.connections: list[Connection] = []
         self.sent_octets = 0
+        self.shape: Callable[[bytes], bytes] = lambda octets: octets
+        """Writes what is sent, lines and pieces of literals, in another way; for servers with habits of their own."""
 
     async def listen(self) -> asyncio.Server:
         loop = asyncio.get_running_loop()
@@ -212,7 +214,7 @@ class _Session:
         if action is not None:
             await self._perform(action, command, ())
             return
-        await self._stream.send(b"+ \r\n")
+        await self._send(b"+ \r\n")
         if not command.endswith(" PLAIN"):
             await self._take_token(command)
             return
@@ -409,7 +411,7 @@ class _Session:
 
     async def _send(self, octets: bytes) -> None:
         if octets:
-            await self._stream.send(octets)
+            await self._stream.send(self._server.shape(octets))
             self._server.sent_octets += len(octets)
 
     # Reading.
@@ -422,7 +424,7 @@ class _Session:
             literal = re.search(r"\{(\d+)\}$", line)
             if literal is None:
                 return text + line
-            await self._stream.send(b"+ go on\r\n")
+            await self._send(b"+ go on\r\n")
             octets = (await self._read(int(literal[1]))).decode("utf-8", "surrogateescape")
             quoted = octets.replace("\\", "\\\\").replace('"', '\\"')
             text += f'{line[: literal.start()]}"{quoted}"'
