@@ -78,7 +78,7 @@ NOTHING = [b"{0}\r\n", b'""', b" {0}\r\n", b"~{0}\r\n", b"NIL", b"nil"]
 async def test_nothing_is_no_message_where_there_is_one(certificates: Certificates, nothing: bytes) -> None:
     """Also not as a header, or as the beginning that TOP asks for."""
 
-    def answer(_: Connection, command: str) -> Action:
+    def answer(_: Connection, command: str) -> bytes:
         section = command.split("BODY.PEEK")[1].strip(")").replace(".65536>", ">").encode()
         return row(b"UID 1 BODY%b %b" % (section, nothing))
 
@@ -203,7 +203,7 @@ async def test_top_where_the_listing_says_too_much(certificates: Certificates, o
     """What a server says behind the end is the end, and no reason to close the connection on the client."""
     windows = [octets[start : start + 65_536] for start in range(0, len(octets), 65_536)]
 
-    def answer(_: Connection, command: str) -> Action:
+    def answer(_: Connection, command: str) -> bytes:
         number, offset = divmod(int(command.split("<")[1].split(".")[0]), 65_536)
         if offset == 0 and number < len(windows):
             part = b"{%d}\r\n%b" % (len(windows[number]), windows[number])

@@ -28,6 +28,7 @@ _MAX_LITERAL_OCTETS = 0xFFFF_FFFF
 _STATUS = frozenset({"OK", "NO", "BAD"})
 _SPOKEN = _STATUS | {"BYE", "PREAUTH"}
 """What is said in words, which hold no literal."""
+_FOLDERS = frozenset({"LIST", "XLIST"})
 
 _TAGGED = re.compile(rb"([^\s*+]\S*)[ \t]+([^\s\[]+)[ \t]*(.*)", re.DOTALL)
 _UNTAGGED = re.compile(rb"\*[ \t]+(?:(\d{1,20})[ \t]+)?([^\s()\"\[\]{}]+)[ \t]*(.*)", re.DOTALL)
@@ -110,7 +111,9 @@ class IMAP4(imaplib.IMAP4):
             self._take_code(text)
             self._keep(name, text)
         elif number is None:
-            self._keep(name, self._parts(text, end))
+            parts = self._parts(text, end)
+            # What isn't in words or in numbers is of no use to us, but for the names of folders.
+            self._keep(name, parts if name in _FOLDERS else b"".join(parts))
         elif name == "FETCH":
             self._take_fetch(text, end)
         else:
@@ -135,14 +138,14 @@ class IMAP4(imaplib.IMAP4):
             text = b"%b\n%b" % (text, more)
         return text
 
-    def _parts(self, text: bytes, end: bytes) -> bytes | tuple[bytes, ...]:
-        """Text, literal, text …; or the text alone, as imaplib has it."""
+    def _parts(self, text: bytes, end: bytes) -> tuple[bytes, ...]:
+        """Text, literal, text …"""
         parts: list[bytes] = []
         text = self._closed(text, end)
         while (literal := announced(text)) is not None:
             parts += (literal[0], small_literal(literal[1], self._wire))
             text = self._closed(*self._line())
-        return (*parts, text) if parts else text
+        return (*parts, text)
 
     def _take_fetch(self, text: bytes, end: bytes) -> None:
         fetched, tokens, reason = self.fetched, Tokens(), ""

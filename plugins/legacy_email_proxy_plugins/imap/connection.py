@@ -31,7 +31,7 @@ from .index import Mailbox, uid_sets
 from .listing import MAX_UID, Listing
 from .responses import Attributes, Batch, Body, Fetched, mailbox_in
 from .server import Security, Server
-from .verdicts import is_busy, login_failure, overloaded, refusal
+from .verdicts import is_busy, is_throttling, login_failure, overloaded, refusal
 from .wire import Wire
 
 __all__ = ("Connection",)
@@ -262,7 +262,7 @@ class Connection:
             answer = self._fetch(listing, f"{first}:*", "(UID RFC822.SIZE)")
             status, text = self._imap.completion
             if status != "OK":
-                if is_busy(text) or (first == 1 and not len(listing)):
+                if is_throttling(text) or (first == 1 and not len(listing)):
                     check(answer)
                 listing.refusal = f"{status} {text}"
         listing.undisturbed = not self._imap.untagged_responses.keys() & _CHANGES
@@ -323,8 +323,8 @@ class Connection:
         """
         with self._exchange("list the folders", octets=16 * ANSWER_OCTETS):
             check(self._imap._simple_command(command, '""', '"*"', *options))
-            rows = self._imap.untagged_responses.get(command, [])
-        return [found for row in rows if (found := mailbox_in((row,) if isinstance(row, bytes) else row)) is not None]
+            rows = cast("list[tuple[bytes, ...]]", self._imap.untagged_responses.get(command, []))
+        return [found for row in rows if (found := mailbox_in(row)) is not None]
 
     def is_selected(self, folder: bytes) -> bool:
         """Whether ``folder``, as the server calls it, is the one that is open."""

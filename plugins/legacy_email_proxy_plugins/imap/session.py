@@ -80,7 +80,7 @@ class IMAPSession:
         octets = b""
         while True:
             # The size in the listing may be too large; then the last answer was shorter than what was asked for.
-            may_be_over = 0 < offset and (len(octets) < WINDOW_OCTETS or 0 < listed <= offset)
+            may_be_over = offset > 0 and (len(octets) < WINDOW_OCTETS or 0 < listed <= offset)
             try:
                 octets = b"".join(await self._read(uid, f"BODY.PEEK[]<{offset}.{WINDOW_OCTETS}>"))
             except MessageUnavailable:
