@@ -311,7 +311,7 @@ class Connection:
         looks like a message.
         """
         batch = Batch(uids, _section(item), room)
-        with self._exchange(f"read {len(uids)} messages", refused=_batch_refused):
+        with self._exchange(f"read {len(uids)} messages", octets=ANSWER_OCTETS + room, refused=_batch_refused):
             for uid_set in uid_sets(uids):
                 check(self._fetch(batch, uid_set, f"(UID {item})"))
         return batch.messages

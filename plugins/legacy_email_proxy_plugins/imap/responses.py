@@ -329,16 +329,34 @@ class Batch(_Bodies):
         self._left = set(uids)
         self._room = room
         self._literal: Value = None
+        row = rb"\* \d{1,10} FETCH \(UID (\d{1,10}) %b \{(\d{1,10})\}\r\n"
+        self._usual = re.compile(row % re.escape(section.encode()), re.IGNORECASE)
+
+    def take(self, block: bytes) -> int:
+        """Take the messages that are whole in ``block``: reading each by its tokens would take four times as long."""
+        taken = 0
+        while match := self._usual.match(block, taken):
+            start, octets = match.end(), int(match[2])
+            end = start + octets
+            if block[end : end + 3] != b")\r\n":
+                break
+            self._make_room(octets)
+            self._put(int(match[1]), block[start:end])
+            taken = end + 3
+        return taken
 
     def read(self, name: str, uid: int | None, octets: int, source: Literals) -> Value:
         """Read a message whole. Raises :class:`Disconnected` if it is too much."""
         if not self._is_wanted(name):
             return small_literal(octets, source)
+        self._make_room(octets)
+        self._literal = b"".join(source.pieces(octets))
+        return self._literal
+
+    def _make_room(self, octets: int) -> None:
         self._room -= octets
         if self._room < 0:
             raise Disconnected("the server sends much more than the messages' sizes")
-        self._literal = b"".join(source.pieces(octets))
-        return self._literal
 
     def add(self, attributes: Attributes) -> None:
         """Take a message. Raises :class:`Disconnected` for one that nobody asked for."""
@@ -347,7 +365,9 @@ class Batch(_Bodies):
         octets = attributes[self._section]
         if octets is not self._literal or not isinstance(octets, bytes):
             return  # NIL and quoted strings are not for a batch.
-        uid = number(attributes.get("UID"))
+        self._put(number(attributes.get("UID")), octets)
+
+    def _put(self, uid: int | None, octets: bytes) -> None:
         if uid is None or uid not in self._left:
             raise Disconnected(f"the server sent UID {uid}, which was not asked for or came already")
         self._left.discard(uid)
