@@ -76,12 +76,13 @@ class IMAP4(imaplib.IMAP4):
 
     def _first_line(self) -> tuple[bytes, bytes]:
         take = self.fetched.take
-        while True:
+        while self.fetched.in_blocks:
             self._wire.skip(take)
             # The next line ends beyond the block, or is none of the usual ones.
             line = self._wire.readline()
             if not take(line):
                 return self._without_end(line)
+        return self._line()
 
     def _line(self) -> tuple[bytes, bytes]:
         return self._without_end(self._wire.readline())

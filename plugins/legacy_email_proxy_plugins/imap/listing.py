@@ -77,6 +77,8 @@ class Sizes(Mapping[int, int]):
 class Listing(Fetched):
     """Collects the rows, of UIDs from ``first`` on, as they come."""
 
+    in_blocks = True
+
     def __init__(self, first: int = 1) -> None:
         super().__init__()
         self._first = first

@@ -41,10 +41,10 @@ Value: TypeAlias = "str | bytes | tuple[Value, ...] | None"
 Attributes: TypeAlias = Mapping[str, Value]
 """One FETCH response: the names are in upper case, and ``BODY[]<0.65536>`` is ``BODY[]<0>`` as it should be."""
 
-# No part of it can match the same octets in two ways, so the time it takes grows with the octets and no faster.
-_TOKEN = re.compile(
-    rb'[ \t]*(?:(\()|(\))|"([^"\\]*(?:\\.[^"\\]*)*)"'
-    rb'|((?:BODY|BINARY)\[[^\]]*\](?:<[\d.]+>)?|[^\s()"][^\s()]*))',
+# Nothing in it can match the same octets in two ways, so the time it takes grows with the octets and no faster. What is
+# no token comes as an octet alone.
+_TOKENS = re.compile(
+    rb'[ \t]*(\(|\)|"[^"\\]*(?:\\.[^"\\]*)*"|(?:BODY|BINARY)\[[^\]]*\](?:<[\d.]+>)?|[^\s()"][^\s()]*|.)',
     re.IGNORECASE | re.DOTALL,
 )
 _LITERAL = re.compile(rb"(?:\A|(?<=[ \t(\]>]))~?\{(\d{1,20})\+?\}\Z")
@@ -113,31 +113,27 @@ class Tokens:
 
     def text(self, octets: bytes) -> None:
         """Take a text up to the line end, or up to the mark of a literal."""
-        position, end, lists = 0, len(octets.rstrip(b" \t")), self._lists
+        lists = self._lists
         values = lists[-1]
-        while position < end:
-            match = _TOKEN.match(octets, position)
-            if match is None:
-                raise ValueError("a string without an end")
-            position = match.end()
-            kind = match.lastindex
-            if kind == 4:
-                atom = match[4].decode("latin-1")
-                values.append(None if atom in ("NIL", "nil") or atom.upper() == "NIL" else atom)
-            elif kind == 3:
-                string = match[3]
-                values.append(_ESCAPED.sub(rb"\1", string) if b"\\" in string else string)
-            elif kind == 1:
+        for token in _TOKENS.findall(octets.rstrip(b" \t")):
+            first = token[:1]
+            if first == b"(":
                 if len(lists) > _MAX_DEPTH:
                     raise ValueError("lists in lists without end")
                 values = []
                 lists.append(values)
-            else:
+            elif first == b")":
                 if len(lists) == 1:
                     raise ValueError("a parenthesis that closes nothing")
                 ended = tuple(lists.pop())
                 values = lists[-1]
                 values.append(ended)
+            elif token == b'"' or first.isspace():
+                raise ValueError("a string without an end, or a control character")
+            elif first == b'"':
+                values.append(_ESCAPED.sub(rb"\1", token[1:-1]) if b"\\" in token else token[1:-1])
+            else:
+                values.append(None if token.upper() == b"NIL" else token.decode("latin-1"))
 
     def literal(self, value: Value) -> None:
         """Take a literal."""
@@ -189,11 +185,14 @@ class Literals(Protocol):
 class Fetched:
     """Takes the FETCH responses that come while it is asked for something; those that can not be read are left out."""
 
+    in_blocks = False
+    """Whether there is something for :meth:`take`; to show it a block costs more than to read a short line."""
+
     def __init__(self) -> None:
         self.rows: list[Attributes] = []
 
     def take(self, block: bytes) -> int:
-        """How many of the octets in front of ``block`` were whole responses that this one has taken already."""
+        """Take the whole responses in front of ``block`` that look as usual; how many octets they are."""
         return 0
 
     def read(self, name: str, uid: int | None, octets: int, source: Literals) -> Value:
@@ -322,6 +321,8 @@ class Batch(_Bodies):
     Only those count that came whole and under their own UID. What is left out is asked for alone when its turn comes,
     and that (:class:`Body`) says what is wrong with it.
     """
+
+    in_blocks = True
 
     def __init__(self, uids: Collection[int], section: str, room: int) -> None:
         super().__init__(section)
