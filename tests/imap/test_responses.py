@@ -256,6 +256,39 @@ async def test_an_odd_row_among_the_new_ones(certificates: Certificates) -> None
                 assert [int(entry.unique_id[:8], 16) for entry in session.entries] == [1, 2, 4]
 
 
+FLAGGED = b"* 1 FETCH (UID 1 FLAGS ($Pop3Deleted))\r\n* 2 FETCH (UID 2 FLAGS (\\Seen a]b))\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [
+        (FLAGGED + OK, [2, 3]),
+        (FLAGGED + b"* 3 FETCH (UID 3 FLAGS (\r\n" + OK, [2]),
+        (FLAGGED + b"TAG NO some could not be fetched\r\n", [2]),
+    ],
+)
+async def test_what_may_have_been_deleted_is_not_shown(
+    certificates: Certificates, caplog: pytest.LogCaptureFixture, answer: bytes, shown: list[int]
+) -> None:
+    """Where a server does not tell a message's flags, nobody knows whether a device has deleted it."""
+    box = Mailbox.of(*MAIL)
+    box.permanent_flags = r"\Deleted \*"
+
+    def flags(_: Connection, command: str) -> bytes | None:
+        return answer if "FLAGS" in command else None
+
+    async with pair(
+        certificates.good, mailbox=box, script={"LISTING": flags}, BACKEND_IMAP_DELETE="flag"
+    ) as (maildrop, server):  # fmt: skip
+        async with maildrop.open(CLIENT, None) as session:
+            assert [int(entry.unique_id[:8], 16) for entry in session.entries] == shown
+        assert ("flags or dates can not be read" in caplog.text) == (shown == [2])
+        server.script["LISTING"] = lambda _, command: "NO nothing" if "FLAGS" in command else None
+        with pytest.raises(Failure):
+            async with maildrop.open(CLIENT, None):
+                pass
+
+
 @pytest.mark.parametrize("answer", ["NO no", "NO [UNAVAILABLE] later", b"* 1 FETCH (UID 0 RFC822.SIZE 1)\r\n" + OK])
 async def test_a_listing_with_nothing_to_show_is_no_empty_maildrop(certificates: Certificates, answer: Action) -> None:
     async with pair(certificates.good, *MAIL, script={"LISTING": answer}) as (maildrop, _):

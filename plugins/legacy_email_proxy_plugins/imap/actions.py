@@ -8,7 +8,7 @@ SEARCHes that they know, and the answer to one is a single line of any length.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
@@ -74,18 +74,27 @@ class Attributes:
     arrived: datetime | None
 
 
-def attributes(connection: Connection, uids: Sequence[int], *items: str) -> Iterator[tuple[int, Attributes]]:
+def attributes(
+    connection: Connection, uids: Sequence[int], *items: str, note: Callable[[str], None]
+) -> Iterator[tuple[int, Attributes | None]]:
     """Flags (in lower case) and date of the messages in the order of ``uids``, which ascend; others may come, too.
 
-    ``items`` are those of FETCH to ask for: ``FLAGS``, ``INTERNALDATE``.
+    ``items`` are those of FETCH to ask for: ``FLAGS``, ``INTERNALDATE``. Where the server can't tell all of them,
+    ``note`` is told why, and ``None`` comes for each message that may be meant.
     """
     for start in range(0, len(uids), _BATCH):
         batch = uids[start : start + _BATCH]
         octets = _ANSWER_OCTETS + _ROW_OCTETS * len(batch)
         uid_set, doing = f"{batch[0]}:{batch[-1]}", "look at the messages"
-        for row in connection.attributes(doing, uid_set, f"(UID {' '.join(items)})", octets):
+        fetched = connection.attributes(doing, uid_set, f"(UID {' '.join(items)})", octets)
+        told = set()
+        for row in fetched.rows:
             if (uid := number(row.get("UID"))) is not None:
+                told.add(uid)
                 yield uid, Attributes(_lowered(row.get("FLAGS")), _arrived(row.get("INTERNALDATE")))
+        if fetched.fault:
+            note(fetched.fault)
+            yield from ((uid, None) for uid in batch if uid not in told)
 
 
 def _lowered(flags: Value) -> frozenset[bytes]:

@@ -29,7 +29,7 @@ from .client import ANSWER_OCTETS, IMAP4, Client, check, text_of
 from .credentials import disguises, is_sendable, login_parts, plain_response, token_login
 from .index import Mailbox, uid_sets
 from .listing import MAX_UID, Listing
-from .responses import Attributes, Batch, Body, Fetched, mailbox_in
+from .responses import Batch, Body, Fetched, mailbox_in
 from .server import Security, Server
 from .verdicts import is_busy, is_throttling, login_failure, overloaded, refusal
 from .wire import Wire
@@ -259,12 +259,7 @@ class Connection:
             return listing  # A range over nothing is an error to some servers.
         octets = ANSWER_OCTETS + _ROW_OCTETS * min(exists, _MAX_MESSAGES)
         with self._exchange("list the folder", seconds=self._server.patience.listing, octets=octets):
-            answer = self._fetch(listing, f"{first}:*", "(UID RFC822.SIZE)")
-            status, text = self._imap.completion
-            if status != "OK":
-                if is_throttling(text) or (first == 1 and not len(listing)):
-                    check(answer)
-                listing.refusal = f"{status} {text}"
+            self._fetch_what_can_be_told(listing, f"{first}:*", "(UID RFC822.SIZE)", all_of_it=first == 1)
         listing.undisturbed = not self._imap.untagged_responses.keys() & _CHANGES
         return listing
 
@@ -279,12 +274,20 @@ class Connection:
             check(self._fetch(body, str(uid), f"(UID {item})"))
             body.finish(self._imap.completion[1])
 
-    def attributes(self, doing: str, uid_set: str, items: str, octets: int) -> list[Attributes]:
-        """The FETCH responses for these messages, and others that came with them."""
+    def attributes(self, doing: str, uid_set: str, items: str, octets: int) -> Fetched:
+        """The FETCH responses for these messages, and others that came with them; see :meth:`listing`."""
         fetched = Fetched()
         with self._exchange(doing, octets=octets):
-            check(self._fetch(fetched, uid_set, items))
-        return fetched.rows
+            self._fetch_what_can_be_told(fetched, uid_set, items)
+        return fetched
+
+    def _fetch_what_can_be_told(self, into: Fetched, uid_set: str, items: str, *, all_of_it: bool = True) -> None:
+        answer = self._fetch(into, uid_set, items)
+        status, text = self._imap.completion
+        if status != "OK":
+            if is_throttling(text) or (all_of_it and not len(into)):
+                check(answer)
+            into.refusal = f"{status} {text}"
 
     def change(self, doing: str, command: str, uid_set: str, *arguments: str, folder: bytes | None = None) -> None:
         """One command by UID that changes messages; ``folder`` is its last argument, as the server calls it."""

@@ -19,9 +19,6 @@ __all__ = ("MAX_UID", "Listing", "Sizes")
 MAX_UID = 0xFFFF_FFFF
 _MAX_OCTETS = (1 << 63) - 1
 
-_ODD_SHOWN = 3
-_ODD_OCTETS = 100
-
 _ROW = rb"\* \d{1,10} FETCH \(UID (\d{1,19}) RFC822\.SIZE (\d{1,19})\)\r\n"
 _ROW_TURNED = rb"\* \d{1,10} FETCH \(RFC822\.SIZE (\d{1,19}) UID (\d{1,19})\)\r\n"
 # Groups in a repetition would make the run of rows cost as much as taking them apart.
@@ -84,13 +81,9 @@ class Listing(Fetched):
         self._first = first
         self.undisturbed = True
         """Whether the server spoke of no message that was removed meanwhile."""
-        self.refusal = ""
-        """The words of a NO behind the rows."""
         self._uids = array("I")
         self._octets = array("Q")
         self._named: set[int] = set()
-        self._odd: list[bytes] = []
-        self._odd_rows = 0
 
     def take(self, block: bytes) -> int:
         """Take the usual rows that ``block`` begins with; how many octets of it they are."""
@@ -116,12 +109,6 @@ class Listing(Fetched):
             self._uids.append(uid)
             self._octets.append(octets)
 
-    def unreadable(self, text: bytes, reason: str) -> None:
-        """One row can't be read: its message is not shown, and all others are."""
-        self._odd_rows += 1
-        if len(self._odd) < _ODD_SHOWN:
-            self._odd.append(text[:_ODD_OCTETS])
-
     def _put(self, uids: list[int], octets: list[int]) -> None:
         if min(uids) < 1 or max(uids) > MAX_UID or max(octets) > _MAX_OCTETS:
             for uid, size in zip(uids, octets, strict=True):
@@ -132,15 +119,6 @@ class Listing(Fetched):
 
     def __len__(self) -> int:
         return len(self._uids) + len(self._named)
-
-    @property
-    def fault(self) -> str:
-        """Why messages may be missing: what can not be read, or the server's refusal; empty if nothing is wrong."""
-        faults = [self.refusal] if self.refusal else []
-        if self._odd:
-            shown = "; ".join(text.decode("ascii", "backslashreplace") for text in self._odd)
-            faults.append(f"{self._odd_rows} rows can not be read: {shown}")
-        return ", ".join(faults)
 
     def sizes(self) -> Sizes:
         """All that came; 0 octets where the server did not say how many."""

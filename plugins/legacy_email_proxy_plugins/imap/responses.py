@@ -57,6 +57,8 @@ _SIMPLE_CODE = re.compile(rb"\[([^\s\]]+)(?:[ \t]([^\]]*))?\]")
 _MAILBOX = re.compile(rb'\(([^()]*)\)[ \t]+(?:"(?:[^"\\]|\\.)*"|[^\s"]+)[ \t]+(.*)', re.DOTALL)
 _ORIGIN = re.compile(r"<(\d+)\.\d+>\Z")
 _MAX_DEPTH = 50
+_ODD_SHOWN = 3
+_ODD_OCTETS = 100
 _MAX_ATTRIBUTES = 100
 _EXPUNGED = "EXPUNGEISSUED"
 
@@ -183,13 +185,32 @@ class Literals(Protocol):
 
 
 class Fetched:
-    """Takes the FETCH responses that come while it is asked for something; those that can not be read are left out."""
+    """Takes the FETCH responses that come while it is asked for something.
+
+    Those that can not be read are left out, and so is what a server that says NO in the end could not tell.
+    """
 
     in_blocks = False
     """Whether there is something for :meth:`take`; to show it a block costs more than to read a short line."""
 
     def __init__(self) -> None:
         self.rows: list[Attributes] = []
+        self.refusal = ""
+        """The words of a NO behind the responses."""
+        self._odd: list[bytes] = []
+        self._odd_rows = 0
+
+    @property
+    def fault(self) -> str:
+        """Why some may be missing: what can not be read, or the server's refusal; empty if nothing is wrong."""
+        faults = [self.refusal] if self.refusal else []
+        if self._odd:
+            shown = "; ".join(text.decode("ascii", "backslashreplace") for text in self._odd)
+            faults.append(f"{self._odd_rows} rows can not be read: {shown}")
+        return ", ".join(faults)
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def take(self, block: bytes) -> int:
         """Take the whole responses in front of ``block`` that look as usual; how many octets they are."""
@@ -205,6 +226,9 @@ class Fetched:
 
     def unreadable(self, text: bytes, reason: str) -> None:
         """Take note of a response that begins with ``text`` and can not be read."""
+        self._odd_rows += 1
+        if len(self._odd) < _ODD_SHOWN:
+            self._odd.append(text[:_ODD_OCTETS])
 
 
 def small_literal(octets: int, source: Literals) -> bytes:
