@@ -177,6 +177,8 @@ TRASH_ROWS = [
     (r'(\Trash) "/" "R&D"', "R&D"),
     (r'(\Trash) "/" x&2AA-', "x&2AA-"),
     (r'(\Trash) "/" 2024', "2024"),
+    (r'(\Trash) "/" [Gmail]/Bin', "[Gmail]/Bin"),
+    (r'(\Trash) "\\" Old\Deleted Items', "Old\\\\Deleted Items"),
     ('(\\Trash) "/" {5}\r\nTrash', "Trash"),
     ('(\\Trash) "/" {5}\r\nTrash ("CHILDINFO" ("SUBSCRIBED"))', "Trash"),
 ]
@@ -225,6 +227,19 @@ async def test_faults_on_the_way_to_the_trash(
         if set(left) & {1, 3, 5}:
             await delete(maildrop, 1, 3, 5)
         assert await shown(maildrop) == [2, 4], "doing it again is safe"
+
+
+async def test_exchange_2013_tells_of_a_move_in_a_line_without_a_beginning(certificates: Certificates) -> None:
+    def shape(octets: bytes) -> bytes:
+        return octets.replace(b"* 1 EXPUNGE", b"[COPYUID 124 10 233]\r\n* 1 EXPUNGE")
+
+    async with pair(
+        certificates.good, mailbox=mailbox(listed=TRASH), capabilities=MOVE, BACKEND_IMAP_DELETE="trash"
+    ) as (maildrop, server):  # fmt: skip
+        server.shape = shape
+        await delete(maildrop, 1)
+        assert await shown(maildrop) == [2, 3, 4, 5]
+    assert len(server.connections) == 1
 
 
 async def test_where_the_keyword_would_not_stay_it_is_not_relied_on(certificates: Certificates) -> None:

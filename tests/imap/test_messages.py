@@ -197,6 +197,33 @@ async def test_top_where_the_origin_is_told_with_the_size(certificates: Certific
     assert top.count(b"\r\n") >= min(lines + 2, 8002)
 
 
+@pytest.mark.parametrize("lines", [1, 3000, 7000, 9000])
+@pytest.mark.parametrize("always", [True, False])
+async def test_top_where_the_server_sends_the_message_whole(
+    certificates: Certificates, lines: int, always: bool
+) -> None:
+    """Exchange may do so, whatever part was asked for; each window would be the message's beginning again."""
+
+    def exchange(_: Connection, command: str) -> bytes | None:
+        offset = re.search(r"<(\d+)\.", command)
+        if offset is None or not (always or int(offset[1])):
+            return None
+        return row(b"UID 1 BODY[]<%b> {%d}\r\n%b" % (offset[1].encode(), len(HEADED), HEADED))
+
+    got = bytearray()
+    async with pair(certificates.good, HEADED, script={"BODY": exchange}) as (maildrop, _):
+        async with maildrop.open(CLIENT, None) as session:
+            try:
+                async for piece in session.top(session.entries[0].unique_id, lines):
+                    got += piece
+            except Disconnected:
+                assert not always
+                assert lines > 3000
+            else:
+                assert got.count(b"\r\n") >= min(lines + 2, 8002)
+    assert HEADED.startswith(got)
+
+
 @pytest.mark.parametrize("behind", [b"NIL", b'""', b"{0}\r\n"])
 @pytest.mark.parametrize("octets", [ONE, HEADED, HEADED[:65_536]], ids=["small", "large", "a window"])
 async def test_top_where_the_listing_says_too_much(certificates: Certificates, octets: bytes, behind: bytes) -> None:

@@ -99,7 +99,9 @@ def attributes(
 
 def _lowered(flags: Value) -> frozenset[bytes]:
     names = flags if isinstance(flags, tuple) else ()
-    return frozenset(flag.lower().encode("latin-1") for flag in names if isinstance(flag, str))
+    # InterMail puts some into quotes.
+    octets = (flag.encode("latin-1") if isinstance(flag, str) else flag for flag in names)
+    return frozenset(flag.lower() for flag in octets if isinstance(flag, bytes))
 
 
 def _arrived(date: Value) -> datetime | None:

@@ -68,6 +68,8 @@ class IMAP4(imaplib.IMAP4):
         elif line[:1] == b"+":
             self.continuation_response = cast("str", line[1:].strip())  # The stubs have it so; it is octets.
             return None
+        elif line.upper().startswith(b"[COPYUID "):
+            pass  # Exchange 2013 says it without "* OK" in front, and it is of no use to us.
         elif match := _TAGGED.fullmatch(line):
             self._take_tagged(match[1], match[2], match[3] or b"")
         else:

@@ -177,7 +177,7 @@ class Connection:
         # NetEase refuses SELECT to clients that have not said who they are; what is answered is of no interest.
         with self._exchange("say who we are"):
             try:
-                self._client.id_({"name": _NAME, "version": _VERSION, "vendor": _NAME})
+                self._imap._simple_command("ID", f'("name" "{_NAME}" "version" "{_VERSION}" "vendor" "{_NAME}")')
             except imaplib.IMAP4.error as error:
                 if isinstance(error, imaplib.IMAP4.abort):
                     raise

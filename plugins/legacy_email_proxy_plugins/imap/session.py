@@ -82,11 +82,19 @@ class IMAPSession:
             # The size in the listing may be too large; then the last answer was shorter than what was asked for.
             may_be_over = offset > 0 and (len(octets) < WINDOW_OCTETS or 0 < listed <= offset)
             try:
-                octets = b"".join(await self._read(uid, f"BODY.PEEK[]<{offset}.{WINDOW_OCTETS}>"))
+                octets = await self._read(uid, f"BODY.PEEK[]<{offset}.{WINDOW_OCTETS}>")
             except MessageUnavailable:
                 if may_be_over:
                     return  # NIL is what some servers have behind the end.
                 raise
+            if len(octets) > WINDOW_OCTETS:
+                # Exchange sends some messages whole, whatever part was asked for.
+                if offset:
+                    raise Disconnected("the server sent more than the part that was asked for")
+                if counter.is_enough(octets):
+                    yield octets
+                    return
+                break
             if octets:
                 yield octets
             elif listed and not offset:
@@ -95,12 +103,25 @@ class IMAPSession:
             # A server may send less than was asked for: only the end of the message, or nothing more, is the end.
             if not octets or (len(octets) < WINDOW_OCTETS and offset >= listed) or counter.is_enough(octets):
                 return
+        counter = TopCounter(lines)
+        async with aclosing(self.stream(unique_id)) as pieces:
+            async for piece in pieces:
+                yield piece
+                if counter.is_enough(piece):
+                    return
 
-    async def _read(self, uid: int, item: str) -> list[bytes]:
-        def read(connection: Connection) -> list[bytes]:
-            pieces: list[bytes] = []
-            _fetch(self._index.uidvalidity, uid, item, pieces.append, connection)
-            return pieces
+    async def _read(self, uid: int, item: str) -> bytes:
+        """A window; of more than that only the beginning."""
+
+        def read(connection: Connection) -> bytes:
+            held = bytearray()
+
+            def hold(piece: bytes) -> None:
+                if len(held) <= WINDOW_OCTETS:
+                    held.extend(piece)
+
+            _fetch(self._index.uidvalidity, uid, item, hold, connection)
+            return bytes(held)
 
         return await self._pool.exchange(read)
 
