@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakes.imap import Action, Connection, Mailbox, Message
@@ -130,6 +130,7 @@ SELECTS = [
         b"2 EXISTS", UIDVALIDITY, b"X {9}\r\n* BYE bye", b"1 FETCH (X {3}\r\n)\r\n)", b"1 FETCH FLAGS", b"1 FETCH ((("
     ),
     opening(b"2 EXISTS", UIDVALIDITY, tagged=b"OK [READ-WRITE] INBOX [or so] {5}"),
+    opening(b"2 EXISTS", UIDVALIDITY, b"5 LIST", b"5 OK", b"5 BYE", b"5 CAPABILITY", b"5 FLAGS", b"5 READ-ONLY"),
 ]
 
 
@@ -389,6 +390,7 @@ BESIDES = [
 ]
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_fetch_responses_are_read_as_they_were_meant(data: st.DataObject) -> None:
     meant = data.draw(st.lists(st.dictionaries(NAMES, VALUES, max_size=4), max_size=5))
@@ -403,6 +405,7 @@ def test_fetch_responses_are_read_as_they_were_meant(data: st.DataObject) -> Non
     assert [row for row in into.rows if "UID" in row] == rows
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_body_is_found_wherever_it_stands(data: st.DataObject) -> None:
     section = data.draw(st.sampled_from(["BODY[]", "BODY[HEADER]", "BODY[]<0>", "BODY[]<65536>"]))
@@ -423,6 +426,7 @@ def test_a_body_is_found_wherever_it_stands(data: st.DataObject) -> None:
     assert batch.messages in ({7: octets}, {}), "a quoted one is left for later"
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=80) | st.text(st.sampled_from('(){}[]"\\ 1aNILUDBOY<>~+\n\t'), max_size=80).map(str.encode))
 def test_whatever_comes_is_read_or_refused(line: bytes) -> None:
     for answer in (b"* 1 FETCH " + line + b"\r\n", b"* " + line + b"\r\n", line + b"\r\n"):
@@ -500,6 +504,11 @@ HOSTILE = [
     b"{" + b"1" * 60_000 + b"}",
     b"() NIL " + b" (" * 30_000,
 ]
+
+
+def test_a_string_without_end_is_not_read_to_its_end() -> None:
+    with pytest.raises(Disconnected, match="without an end"):
+        fetched(Fetched(), b'* LIST () NIL "' + b"a\n" * 60_000, ())
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: text[:8].decode())

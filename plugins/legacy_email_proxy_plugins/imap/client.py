@@ -29,6 +29,8 @@ _STATUS = frozenset({"OK", "NO", "BAD"})
 _SPOKEN = _STATUS | {"BYE", "PREAUTH"}
 """What is said in words, which hold no literal."""
 _FOLDERS = frozenset({"LIST", "XLIST"})
+_COUNTED = frozenset({"EXISTS", "EXPUNGE"})
+_MAX_LINE_FEEDS = 100
 
 _TAGGED = re.compile(rb"([^\s*+]\S*)[ \t]+([^\s\[]+)[ \t]*(.*)", re.DOTALL)
 _UNTAGGED = re.compile(rb"\*[ \t]+(?:(\d{1,20})[ \t]+)?([^\s()\"\[\]{}]+)[ \t]*(.*)", re.DOTALL)
@@ -119,7 +121,7 @@ class IMAP4(imaplib.IMAP4):
             self._keep(name, parts if name in _FOLDERS else b"".join(parts))
         elif name == "FETCH":
             self._take_fetch(text, end)
-        else:
+        elif name in _COUNTED:
             # What was said last holds: a server may count the messages twice.
             self.untagged_responses[name] = [number]
 
@@ -136,10 +138,12 @@ class IMAP4(imaplib.IMAP4):
 
     def _closed(self, text: bytes, end: bytes) -> bytes:
         # A bare LF within quotes isn't the end: a folder may be named so, and what follows isn't the server's word.
-        while end == b"\n" and is_open(text):
+        for _ in range(_MAX_LINE_FEEDS):
+            if end != b"\n" or not is_open(text):
+                return text
             more, end = self._line()
             text = b"%b\n%b" % (text, more)
-        return text
+        raise Disconnected("the server sent a string without an end")
 
     def _parts(self, text: bytes, end: bytes) -> tuple[bytes, ...]:
         """Text, literal, text …"""

@@ -200,6 +200,7 @@ class Connection:
         self._raise_bye(doing)
         imap.untagged_responses.clear()
         imap.codes.clear()
+        imap.fetched = Fetched()
         imap.completion = ("", "")
         self._wire.allow(self._server.patience.command if seconds is None else seconds, octets)
         try:
