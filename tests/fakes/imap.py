@@ -147,6 +147,8 @@ class FakeIMAPServer(server.DialogueServer[Action, Connection]):
         self.server_final: str | None = None
         self.connections: list[Connection] = []
         self.sent_octets = 0
+        self.shape: Callable[[bytes], bytes] = lambda octets: octets
+        """Writes what is sent, lines and pieces of literals, in another way; for servers with habits of their own."""
 
     async def listen(self) -> asyncio.Server:
         loop = asyncio.get_running_loop()
@@ -221,7 +223,7 @@ class _Session:
         if action is not None:
             await self._perform(action, command, ())
             return
-        await self._stream.send(self._server.challenge)
+        await self._send(self._server.challenge)
         if " SCRAM-" in command:
             await self._take_proof(command)
             return
@@ -237,14 +239,14 @@ class _Session:
         server, user = scram_server(command.split(" ")[1], known)
         try:
             server.set_client_first(base64.b64decode(await self._line()).decode())
-            await self._stream.send(b"+ " + base64.b64encode(server.get_server_first().encode()) + b"\r\n")
+            await self._send(b"+ " + base64.b64encode(server.get_server_first().encode()) + b"\r\n")
             server.set_client_final(base64.b64decode(await self._line()).decode())
         except ScramException:
             await self._do("SCRAM", command, self._judged(user(), ""))
             return
         final = server.get_server_final() if self._server.server_final is None else self._server.server_final
         if final:
-            await self._stream.send(b"+ " + base64.b64encode(final.encode()) + b"\r\n")
+            await self._send(b"+ " + base64.b64encode(final.encode()) + b"\r\n")
             if await self._line() == b"*":
                 await self._do("SCRAM", command, self._tagged("BAD cancelled"))
                 return
@@ -256,7 +258,7 @@ class _Session:
         found = re.fullmatch(r"(?:user=|n,a=)([^,\x01]*)[^=]*(?:host=.*)?\x01auth=Bearer ([^\x01]*)\x01\x01", response)
         assert found is not None, response
         if (found[1], found[2]) not in self._server.accounts:
-            await self._stream.send(b"+ " + base64.b64encode(b'{"status":"401","scope":"mail"}') + b"\r\n")
+            await self._send(b"+ " + base64.b64encode(b'{"status":"401","scope":"mail"}') + b"\r\n")
             await self._line()
         await self._do("TOKEN", command, self._judged(found[1], found[2]))
 
@@ -440,7 +442,7 @@ class _Session:
 
     async def _send(self, octets: bytes) -> None:
         if octets:
-            await self._stream.send(octets)
+            await self._stream.send(self._server.shape(octets))
             self._server.sent_octets += len(octets)
 
     # Reading.
@@ -453,7 +455,7 @@ class _Session:
             literal = re.search(r"\{(\d+)\}$", line)
             if literal is None:
                 return text + line
-            await self._stream.send(b"+ go on\r\n")
+            await self._send(b"+ go on\r\n")
             octets = (await self._read(int(literal[1]))).decode("utf-8", "surrogateescape")
             quoted = octets.replace("\\", "\\\\").replace('"', '\\"')
             text += f'{line[: literal.start()]}"{quoted}"'

@@ -310,7 +310,7 @@ async def test_a_batch_that_goes_wrong(certificates: Certificates, answer: Actio
 
 POISON: list[tuple[Action, type[Failure]]] = [
     (b"TAG OK nothing\r\n", MessageGone),
-    (b"* 7 FETCH (UID 7 BODY[] NIL)\r\nTAG OK\r\n", Disconnected),
+    (b"* 7 FETCH (UID 7 BODY[] NIL)\r\nTAG OK\r\n", MessageUnavailable),
     (b"* 7 FETCH (UID 7 BODY[] NIL)\r\nTAG OK done\r\n", MessageUnavailable),
     ("NO [SERVERBUG] broken", MessageUnavailable),
     ("BAD what?", Disconnected),

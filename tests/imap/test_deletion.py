@@ -120,6 +120,10 @@ NO_TRASH: list[tuple[tuple[str, ...], str]] = [
     ((r'(\NoSelect \Trash) "/" Bin',), "INBOX"),
     ((r'(\NonExistent \Trash) "/" Bin',), "INBOX"),
     ((r'(\Trash) "/" "Gel&APY-scht"',), "Gelöscht"),
+    ((r'(\Trash) "/" "Gelöscht"',), "Gelöscht"),
+    ((r'(\HasNoChildren) "/" "a' + '\n* LIST (\\Trash) NIL b"',), "INBOX"),
+    ((r"(\Trash",), "INBOX"),
+    ((r"\Trash",), "INBOX"),
 ]
 
 
@@ -140,6 +144,60 @@ async def test_without_a_folder_for_trash_nothing_changes(
         finding = (await maildrop.probe())[-1]
         assert (finding.level, "BACKEND_IMAP_DELETE" in finding.advice) == (Level.BAD, True)
     assert not any(word in command for command in server.commands for word in ("STORE", "MOVE", "COPY", "EXPUNGE"))
+
+
+ODD_FOLDERS = (
+    r'(\HasNoChildren) "/" INBOX',
+    '(\\HasNoChildren) "/" INBOX/a\tb',
+    r'(\HasNoChildren) "/" "R&D"',
+    r'(\HasNoChildren) "/" "x&2AA-"',
+    r'(\HasNoChildren) "/" "Gelöscht"',
+    r'(\HasChildren) "/" Projects ("CHILDINFO" ("SUBSCRIBED"))',
+    r"(\HasNoChildren) NIL NIL",
+    r"(\HasNoChildren) NIL 2024",
+    r'(\HasNoChildren) "/" Deleted Items',
+    r'(\HasNoChildren) "/" a"b\ (c',
+    '(\\HasNoChildren) "/" "a\n* LIST (\\Trash) NIL b"',
+    '(\\HasNoChildren) "/" {3}\r\n"\r\n',
+    '(\\HasNoChildren) "/" {0}\r\n',
+    r'(\HasNoChildren) "/"',
+    r'(\HasNoChildren "/" Trash',
+    r"((",
+    "",
+)
+TRASH_ROWS = [
+    (r'(\Trash) "/" Trash', "Trash"),
+    (r'(\HasNoChildren \TRASH) NIL "Trash"', "Trash"),
+    ('(\\Trash)\t"/"  Trash', "Trash"),
+    (r'(\Trash) "\\" Trash', "Trash"),
+    (r'(\Trash) "/" Trash ("CHILDINFO" ("SUBSCRIBED"))', "Trash"),
+    (r'(\Trash) "/" "Trash (old)" ("OLDNAME" ("Trash"))', "Trash (old)"),
+    (r'(\Trash) "/" Deleted Items', "Deleted Items"),
+    (r'(\Trash) "/" "Gelöscht"', "Gelöscht"),
+    ('(\\Trash) "/" "a\tb"', "a\tb"),
+    (r'(\Trash) "/" "R&D"', "R&D"),
+    (r'(\Trash) "/" x&2AA-', "x&2AA-"),
+    (r'(\Trash) "/" 2024', "2024"),
+    (r'(\Trash) "/" [Gmail]/Bin', "[Gmail]/Bin"),
+    (r'(\Trash) "\\" Old\Deleted Items', "Old\\\\Deleted Items"),
+    ('(\\Trash) "/" {5}\r\nTrash', "Trash"),
+    ('(\\Trash) "/" {5}\r\nTrash ("CHILDINFO" ("SUBSCRIBED"))', "Trash"),
+]
+
+
+@pytest.mark.parametrize(("row", "name"), TRASH_ROWS)
+@pytest.mark.parametrize("offers", [UIDPLUS, (*MOVE, *SPECIAL)])
+async def test_only_the_row_of_the_trash_matters(
+    certificates: Certificates, row: str, name: str, offers: tuple[str, ...]
+) -> None:
+    box = mailbox(listed=(*ODD_FOLDERS, row, *ODD_FOLDERS))
+    async with pair(
+        certificates.good, mailbox=box, capabilities=offers, BACKEND_IMAP_DELETE="trash"
+    ) as (maildrop, _):  # fmt: skip
+        await delete(maildrop, 1, 3, 5)
+        assert await shown(maildrop) == [2, 4]
+        assert {found: len(messages) for found, messages in box.folders.items()} == {name: 3}
+        assert [finding.level for finding in await maildrop.probe()].count(Level.BAD) == 0
 
 
 FAULTS: list[tuple[tuple[str, ...], str, Action]] = [
@@ -170,6 +228,19 @@ async def test_faults_on_the_way_to_the_trash(
         if set(left) & {1, 3, 5}:
             await delete(maildrop, 1, 3, 5)
         assert await shown(maildrop) == [2, 4], "doing it again is safe"
+
+
+async def test_exchange_2013_tells_of_a_move_in_a_line_without_a_beginning(certificates: Certificates) -> None:
+    def shape(octets: bytes) -> bytes:
+        return octets.replace(b"* 1 EXPUNGE", b"[COPYUID 124 10 233]\r\n* 1 EXPUNGE")
+
+    async with pair(
+        certificates.good, mailbox=mailbox(listed=TRASH), capabilities=MOVE, BACKEND_IMAP_DELETE="trash"
+    ) as (maildrop, server):  # fmt: skip
+        server.shape = shape
+        await delete(maildrop, 1)
+        assert await shown(maildrop) == [2, 3, 4, 5]
+    assert len(server.connections) == 1
 
 
 async def test_where_the_keyword_would_not_stay_it_is_not_relied_on(certificates: Certificates) -> None:

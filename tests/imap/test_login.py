@@ -275,7 +275,16 @@ async def test_no_usable_mechanism(certificates: Certificates, mechanisms: tuple
     assert not any(command.startswith(("AUTH", "LOGIN ")) for command in server.commands)
 
 
-@pytest.mark.parametrize("answer", ["NO no", "BAD what?", b'* ID ((("\r\nTAG OK\x20x\r\n', b"* ID NIL\r\nTAG OK x\r\n"])
+IDS = [
+    "NO no",
+    "BAD what?",
+    b'* ID ((("\r\nTAG OK\x20x\r\n',
+    b"* ID NIL\r\nTAG OK x\r\n",
+    b"* ID {2}\r\n)(\r\nTAG ok\r\n",
+]
+
+
+@pytest.mark.parametrize("answer", [*IDS, b"* ID " + b"(" * 60_000 + b"\r\nTAG OK x\r\n"])
 async def test_whatever_the_server_says_to_id(certificates: Certificates, answer: Action) -> None:
     async with pair(certificates.good, b"x", script={"ID": answer}) as (maildrop, _):
         async with maildrop.open(CLIENT, None) as session:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 
 import anyio
 import anyio.lowlevel
 import psutil
 import pytest
 
-from fakes.imap import Action, Cut, Drip, Drop, Hang, Mailbox, Message, Reset
+from fakes.imap import Action, Connection, Cut, Drip, Drop, Hang, Mailbox, Message, Reset
 from imap.support import CLIENT, SHORT, collect, pair, read, read_top
 from legacy_email_proxy.contracts import Disconnected, Failure, MessageGone, MessageUnavailable
 from realservers.certificates import Certificates
@@ -30,11 +31,28 @@ GOOD: list[tuple[bytes, bytes]] = [
     (row(b"FLAGS (\\Seen) UID 1 BODY[] {5}\r\nhello"), b"hello"),
     (row(b"BODY[] {5}\r\nhello FLAGS () UID 1 MODSEQ (7)"), b"hello"),
     (row(b"uid 1 body[] {5}\r\nhello"), b"hello"),
+    (row(b"UID 1 BODY[]  {5}\r\nhello"), b"hello"),
+    (row(b"UID 1 BODY[]\t{5}\r\nhello"), b"hello"),
+    (row(b"UID\t1\tBODY[] {5}\r\nhello "), b"hello"),
+    (row(b" UID  1 BODY[] ~{5}\r\nhello"), b"hello"),
+    (row(b"BODY[] ~{5}\r\nhello UID 1"), b"hello"),
+    (row(b"UID 1 BODY[]{5}\r\nhello"), b"hello"),
+    (row(b'UID 1 BODY[]  "1234"'), b"1234"),
+    (row(b"UID 1 BODY[] {5}\r\nhello X-MORE 1"), b"hello"),
+    (row(b"RFC822.SIZE 28 UID 1 BODY[] {5}\r\nhello"), b"hello"),
+    (row(b'UID 1 BODY[] {5}\r\nhello INTERNALDATE " 1-Feb-2024 03:04:05 +0000" FLAGS (\\Seen a]b)'), b"hello"),
+    (row(b'X-GM-LABELS ("\\\\Inbox" \\Sent "a \\"b\\" (c" [x] d"e) UID 1 BODY[] {5}\r\nhello X-GM-MSGID 12'), b"hello"),
+    (row(b"EMAILID (M6d99) THREADID NIL SAVEDATE NIL UID 1 BODY[] {5}\r\nhello"), b"hello"),
+    (row(b'X {3}\r\n)\r\n UID 1 Y ({1}\r\n( {0}\r\n) BODY[] {5}\r\nhello Z {1}\r\n"'), b"hello"),
+    (row(b'BODYSTRUCTURE ("TEXT" "PLAIN" NIL NIL NIL "7BIT" 28 1) UID 1 BODY[] {5}\r\nhello'), b"hello"),
+    (row(b"FLAGS () UID 1 FLAGS (\\Seen) BODY[] {5}\r\nhello"), b"hello"),
+    (b"* 1 Fetch (UID 1 BODY[] {5}\r\nhello)\r\nTAG ok done\r\n", b"hello"),
+    (b"* 1 FETCH (UID 1 BODY[] {5}\r\nhello)\r\nTAG OK\r\n", b"hello"),
+    (b"* 1 FETCH (UID 1 BODY[] {5}\r\nhello)\nTAG OK done\n", b"hello"),
+    (b"* OK text {5}\r\n* NO (\r\n* 3 Recent\r\n" + row(b"UID 1 BODY[] {5}\r\nhello"), b"hello"),
     (row(b'UID 1 BODY[] "a \\"quoted\\" \\\\ string"'), b'a "quoted" \\ string'),
     (row(b'BODY[] "1234" UID 1'), b"1234"),
     (row(b'UID 1 BODY[] "NIL"'), b"NIL"),
-    (row(b'UID 1 BODY[] ""'), b""),
-    (row(b"UID 1 BODY[] {0}\r\n"), b""),
     (
         b"* 3 FETCH (FLAGS (\\Seen))\r\n* 1 FETCH (UID 9 FLAGS ())\r\n* 9 EXISTS\r\n" + row(b"UID 1 BODY[] {2}\r\nhi"),
         b"hi",
@@ -51,6 +69,28 @@ async def test_answers_of_all_kinds(certificates: Certificates, answer: bytes, m
             assert await read(session, 0) == message
             assert await read(session, 0) == ONE
     assert len(server.connections) == 1, "the connection was of use for the next"
+
+
+NOTHING = [b"{0}\r\n", b'""', b" {0}\r\n", b"~{0}\r\n", b"NIL", b"nil"]
+
+
+@pytest.mark.parametrize("nothing", NOTHING)
+async def test_nothing_is_no_message_where_there_is_one(certificates: Certificates, nothing: bytes) -> None:
+    """Also not as a header, or as the beginning that TOP asks for."""
+
+    def answer(_: Connection, command: str) -> bytes:
+        section = command.split("BODY.PEEK")[1].strip(")").replace(".65536>", ">").encode()
+        return row(b"UID 1 BODY%b %b" % (section, nothing))
+
+    async with pair(certificates.good, ONE, b"", script={"BODY": answer}) as (maildrop, server):
+        async with maildrop.open(CLIENT, None) as session:
+            for asked in (read(session, 0), read_top(session, 0, 0), read_top(session, 0, 3)):
+                with pytest.raises(MessageUnavailable):
+                    await asked
+            server.script.clear()
+            assert await read(session, 0) == ONE
+            assert [await read(session, 1), await read_top(session, 1, 0), await read_top(session, 1, 3)] == [b""] * 3
+    assert len(server.connections) == 1
 
 
 BAD: list[tuple[Action, type[Failure]]] = [
@@ -71,6 +111,18 @@ BAD: list[tuple[Action, type[Failure]]] = [
     (row(b'UID 2 BODY[] "hello"'), Disconnected),
     (row(b"BODY[] {5}\r\nhello"), Disconnected),
     (row(b"UID 1 UID 2 BODY[] {5}\r\nhello"), Disconnected),
+    (row(b"UID 1 BODY[] {5}\r\nhello UID 2"), Disconnected),
+    (row(b'UID 1 BODY[] {5}\r\nhello BODY[] "hello"'), Disconnected),
+    (row(b"X (UID 1) BODY[] {5}\r\nhello"), Disconnected),
+    (row(b'X "UID 1" BODY[] {5}\r\nhello'), Disconnected),
+    (row(b"UID 1 X (BODY[] {5}\r\nhello)"), MessageGone),
+    (row(b"UID 1 BINARY[] {5}\r\nhello"), Disconnected),
+    (row(b"UID 1 BODY[] {5}\r\nhello BODY[HEADER] {2}\r\nhi"), Disconnected),
+    (row(b'UID 1 BODY[] "hello'), Disconnected),
+    (row(b"UID 1 " + b"X {0}\r\n " * 1000 + b"BODY[] {5}\r\nhello"), Disconnected),
+    (b"* 1 FETCH (UID 1 BODY[] {5}\r\nhello)\r\nTAG YES\r\n", Disconnected),
+    (b"* 1 FETCH (UID 1 BODY[] {5}\r\nhello)\r\nTAG\r\n", Disconnected),
+    (Drop(b"* 1 FETCH (UID 1 BODY[] {5}\r\nhello)\r\nTAG OK"), Disconnected),
     (row(b"UID 1 BODY[] hello"), Disconnected),
     (row(b"UID 1 BODY[] 12345"), Disconnected),
     (row(b"UID 1 BODY[] (hello)"), Disconnected),
@@ -83,7 +135,7 @@ BAD: list[tuple[Action, type[Failure]]] = [
     (b'* 2 FETCH (UID 2 BODY[] "other")\r\n' + row(b"UID 1 BODY[] {5}\r\nhello"), Disconnected),
     (row(b"UID 1 BODY[] {4}\r\nhello"), Disconnected),
     (row(b"UID 1 BODY[] {5}\r\nhello world"), Disconnected),
-    (row(b"UID 1 BODY[] {5}\r\nhello X-MORE 1"), Disconnected),
+    (row(b"UID 1 BODY[] {5}\r\nhello X-MORE"), Disconnected),
     (row(b"UID 1 BODY[] {6}\r\nhello"), Disconnected),
     (row(b"UID 1 BODY[] {1000}\r\nhello"), Disconnected),
     (row(b"UID 1 BODY[] {-1}\r\nhello"), Disconnected),
@@ -94,7 +146,6 @@ BAD: list[tuple[Action, type[Failure]]] = [
     (row(b"UID 1 BODY[] {4294967295}\r\nhello"), Disconnected),
     (row(b"UID 1 X {4000000000}\r\nhello"), Disconnected),
     (b"* 1 FETCH (UID 1 BODY[] {5}\r\nhello)\r\n* BYE bye\r\n", Disconnected),
-    (b"* 1 FETCH (UID 1 BODY[] {5}\r\nhello)\r\nTAG OK done\n", Disconnected),
     (Drop(b"* BYE bye\r\n"), Disconnected),
     (Drop(), Disconnected),
     (Reset(), Disconnected),
@@ -128,6 +179,70 @@ async def test_top_is_as_careful(certificates: Certificates, top: bytes) -> None
         async with maildrop.open(CLIENT, None) as session:
             with pytest.raises(Failure):
                 await read_top(session, 0, 3)
+
+
+HEADED = b"Subject: large\r\n\r\n" + b"0123456789abcdef\r\n" * 8000
+
+
+@pytest.mark.parametrize("lines", [1, 3000, 7000, 9000])
+async def test_top_where_the_origin_is_told_with_the_size(certificates: Certificates, lines: int) -> None:
+    def cyrus(octets: bytes) -> bytes:
+        return re.sub(rb"(BODY\[\]<\d+)> ", rb"\1.65536> ", octets)
+
+    async with pair(certificates.good, HEADED) as (maildrop, server):
+        server.shape = cyrus
+        async with maildrop.open(CLIENT, None) as session:
+            top = await read_top(session, 0, lines)
+    assert HEADED.startswith(top)
+    assert top.count(b"\r\n") >= min(lines + 2, 8002)
+
+
+@pytest.mark.parametrize("lines", [1, 3000, 7000, 9000])
+@pytest.mark.parametrize("always", [True, False])
+async def test_top_where_the_server_sends_the_message_whole(
+    certificates: Certificates, lines: int, always: bool
+) -> None:
+    """Exchange may do so, whatever part was asked for; each window would be the message's beginning again."""
+
+    def exchange(_: Connection, command: str) -> bytes | None:
+        offset = re.search(r"<(\d+)\.", command)
+        if offset is None or not (always or int(offset[1])):
+            return None
+        return row(b"UID 1 BODY[]<%b> {%d}\r\n%b" % (offset[1].encode(), len(HEADED), HEADED))
+
+    got = bytearray()
+    async with pair(certificates.good, HEADED, script={"BODY": exchange}) as (maildrop, _):
+        async with maildrop.open(CLIENT, None) as session:
+            try:
+                async for piece in session.top(session.entries[0].unique_id, lines):
+                    got += piece
+            except Disconnected:
+                assert not always
+                assert lines > 3000
+            else:
+                assert got.count(b"\r\n") >= min(lines + 2, 8002)
+    assert HEADED.startswith(got)
+
+
+@pytest.mark.parametrize("behind", [b"NIL", b'""', b"{0}\r\n"])
+@pytest.mark.parametrize("octets", [ONE, HEADED, HEADED[:65_536]], ids=["small", "large", "a window"])
+async def test_top_where_the_listing_says_too_much(certificates: Certificates, octets: bytes, behind: bytes) -> None:
+    """What a server says behind the end is the end, and no reason to close the connection on the client."""
+    windows = [octets[start : start + 65_536] for start in range(0, len(octets), 65_536)]
+
+    def answer(_: Connection, command: str) -> bytes:
+        number, offset = divmod(int(command.split("<")[1].split(".")[0]), 65_536)
+        if offset == 0 and number < len(windows):
+            part = b"{%d}\r\n%b" % (len(windows[number]), windows[number])
+        else:
+            part = behind
+        return row(b"UID 1 BODY[]<%d> %b" % (number * 65_536 + offset, part))
+
+    box = Mailbox({1: Message(octets, size=len(octets) + (100 if len(octets) % 65_536 else 0))})
+    async with pair(certificates.good, mailbox=box, script={"BODY": answer}) as (maildrop, server):
+        async with maildrop.open(CLIENT, None) as session:
+            assert await read_top(session, 0, 100_000) == octets
+    assert len(server.connections) == 1
 
 
 # A large literal that ends too early.

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fakes.imap import FakeIMAPServer, Mailbox, Message
+from fakes.imap import Action, FakeIMAPServer, Mailbox, Message
+from fakes.server import Step
 from imap.support import CLIENT, PASSWORD, USER, login, pair, read
 from legacy_email_proxy.contracts import Failure, LoginRefused
 from legacy_email_proxy_plugins.imap import IMAPMaildrop
 from legacy_email_proxy_plugins.imap.folder import open_folder
 from legacy_email_proxy_plugins.imap.index import Index
 from legacy_email_proxy_plugins.imap.index import Mailbox as Selected
-from legacy_email_proxy_plugins.imap.listing import Sizes
+from legacy_email_proxy_plugins.imap.listing import Listing
 from legacy_email_proxy_plugins.imap.shelf import Messages, Shelf, Shelves
 from realservers.accounts import Account
 from realservers.certificates import Certificates
@@ -23,6 +26,7 @@ from .test_against_dovecot import maildrop_on
 
 WHOLE = ["UID FETCH 1:* (UID RFC822.SIZE)"]
 NOTHING: list[str] = []
+LOGGER = logging.getLogger("tests")
 
 
 async def uids(maildrop: IMAPMaildrop) -> list[int]:
@@ -118,7 +122,8 @@ async def test_one_goes_while_the_new_ones_are_listed(certificates: Certificates
 
 async def test_a_refused_listing_leaves_nothing_behind(certificates: Certificates) -> None:
     mailbox = Mailbox.of(b"1", b"22")
-    async with pair(certificates.good, mailbox=mailbox, script={("LISTING", 2): "NO not now"}) as (maildrop, _):
+    script: dict[Step, Action] = {("LISTING", 2): "NO not now", ("LISTING", 3): "NO not now either"}
+    async with pair(certificates.good, mailbox=mailbox, script=script) as (maildrop, _):
         assert await uids(maildrop) == [1, 2]
         arrive(mailbox, 3)
         with pytest.raises(Failure):
@@ -174,11 +179,14 @@ class _Folder:
     def select(self) -> Selected:
         return Selected(1, len(self.uids), read_only=False, uidnext=self.uidnext)
 
-    def listing(self, first: int = 1) -> tuple[Sizes, bool]:
-        removed = self.change(*self.between)
+    def listing(self, first: int = 1) -> Listing:
+        listing = Listing(first)
+        listing.undisturbed = not self.change(*self.between)
         self.between = (set(), 0)
         self.listings += 1
-        return Sizes.of({uid: uid for uid in self.uids}).later_than(first - 1), not removed
+        for uid in self.uids:
+            listing.add({"UID": str(uid), "RFC822.SIZE": str(uid)})
+        return listing
 
 
 CHANGE = st.tuples(st.sets(st.integers(1, 12), max_size=3), st.integers(0, 3))
@@ -191,14 +199,14 @@ def test_every_opening_is_as_if_nothing_had_been_kept(changes: list[tuple[tuple[
         folder.change(*before)
         at_select = set(folder.uids)
         folder.between = meanwhile
-        found = set(open_folder(shelf, folder).sizes)  # type: ignore[arg-type]
+        found = set(open_folder(shelf, folder, LOGGER).sizes)  # type: ignore[arg-type]
         # What came or went after SELECT may be in it or not; what did neither must be right.
         assert found | meanwhile[0] | set(range(folder.uidnext - 3, folder.uidnext)) >= at_select
         assert found <= at_select | folder.uids
     folder.between = (set(), 0)
-    assert set(open_folder(shelf, folder).sizes) == folder.uids  # type: ignore[arg-type]
+    assert set(open_folder(shelf, folder, LOGGER).sizes) == folder.uids  # type: ignore[arg-type]
     asked = folder.listings
-    assert set(open_folder(shelf, folder).sizes) == folder.uids  # type: ignore[arg-type]
+    assert set(open_folder(shelf, folder, LOGGER).sizes) == folder.uids  # type: ignore[arg-type]
     assert folder.listings == asked
 
 

@@ -8,12 +8,13 @@ SEARCHes that they know, and the answer to one is a single line of any length.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
 from .connection import Connection
 from .index import uid_sets
+from .responses import Value, number
 
 __all__ = ("DELETED", "Attributes", "attributes", "copy", "expunge", "find_trash", "move", "set_flags")
 
@@ -23,40 +24,36 @@ _BATCH = 5000
 _ROW_OCTETS = 1024
 _ANSWER_OCTETS = 262_144
 
-_UID = re.compile(rb"[( ]UID (\d{1,10})(?=[ )])", re.IGNORECASE)
-_FLAGS = re.compile(rb"[( ]FLAGS \(([^()]*)\)", re.IGNORECASE)
-_DATE = re.compile(
-    rb'[( ]INTERNALDATE "([ \d]\d)-(\w{3})-(\d{4}) (\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)"', re.IGNORECASE
-)
+_DATE = re.compile(rb" ?([ \d]?\d)-(\w{3})-(\d{4}) (\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)")
 _MONTHS = (b"jan", b"feb", b"mar", b"apr", b"may", b"jun", b"jul", b"aug", b"sep", b"oct", b"nov", b"dec")
 
 
 def set_flags(connection: Connection, uids: Collection[int], *flags: str) -> None:
     """Add ``flags`` to these messages, all of them in one step."""
     for uid_set in uid_sets(uids):
-        connection.uid("mark messages", "STORE", uid_set, "+FLAGS.SILENT", f"({' '.join(flags)})")
+        connection.change("mark messages", "STORE", uid_set, "+FLAGS.SILENT", f"({' '.join(flags)})")
 
 
 def expunge(connection: Connection, uids: Collection[int]) -> None:
     r"""Remove those of these messages that are marked \Deleted (RFC 4315 §2.1); needs UIDPLUS."""
     for uid_set in uid_sets(uids):
-        connection.uid("expunge messages", "EXPUNGE", uid_set)
+        connection.change("expunge messages", "EXPUNGE", uid_set)
 
 
-def move(connection: Connection, uids: Collection[int], folder: str) -> None:
+def move(connection: Connection, uids: Collection[int], folder: bytes) -> None:
     """Move these messages (RFC 6851); needs MOVE. ``folder`` is one that :func:`find_trash` gave."""
     for uid_set in uid_sets(uids):
-        connection.uid("move messages", "MOVE", uid_set, folder)
+        connection.change("move messages", "MOVE", uid_set, folder=folder)
 
 
-def copy(connection: Connection, uids: Collection[int], folder: str) -> None:
+def copy(connection: Connection, uids: Collection[int], folder: bytes) -> None:
     """Copy these messages, all of a line's or none of them (RFC 9051 §6.4.7)."""
     for uid_set in uid_sets(uids):
-        connection.uid("copy messages", "COPY", uid_set, folder)
+        connection.change("copy messages", "COPY", uid_set, folder=folder)
 
 
-def find_trash(connection: Connection) -> str | None:
-    r"""The folder with the attribute \Trash (RFC 6154), as it stands in a command; never one that is only called so."""
+def find_trash(connection: Connection) -> bytes | None:
+    r"""The folder with the attribute \Trash (RFC 6154), as the server calls it; never one that is only called so."""
     if "SPECIAL-USE" in connection.capabilities and "LIST-EXTENDED" in connection.capabilities:
         listed = connection.folders("LIST", "RETURN (SPECIAL-USE)")
     elif "SPECIAL-USE" not in connection.capabilities and "XLIST" in connection.capabilities:
@@ -64,8 +61,7 @@ def find_trash(connection: Connection) -> str | None:
     else:
         listed = connection.folders("LIST")
     for flags, name in listed:
-        lowered = {flag.lower() for flag in flags}
-        if b"\\trash" in lowered and not lowered & {b"\\noselect", b"\\nonexistent"}:
+        if rb"\trash" in flags and not flags & {rb"\noselect", rb"\nonexistent"}:
             return name
     return None
 
@@ -78,26 +74,38 @@ class Attributes:
     arrived: datetime | None
 
 
-def attributes(connection: Connection, uids: Sequence[int], *items: str) -> Iterator[tuple[int, Attributes]]:
+def attributes(
+    connection: Connection, uids: Sequence[int], *items: str, note: Callable[[str], None]
+) -> Iterator[tuple[int, Attributes | None]]:
     """Flags (in lower case) and date of the messages in the order of ``uids``, which ascend; others may come, too.
 
-    ``items`` are those of FETCH to ask for: ``FLAGS``, ``INTERNALDATE``.
+    ``items`` are those of FETCH to ask for: ``FLAGS``, ``INTERNALDATE``. Where the server can't tell all of them,
+    ``note`` is told why, and ``None`` comes for each message that may be meant.
     """
     for start in range(0, len(uids), _BATCH):
         batch = uids[start : start + _BATCH]
         octets = _ANSWER_OCTETS + _ROW_OCTETS * len(batch)
-        found = connection.uid(
-            "look at the messages", "FETCH", f"{batch[0]}:{batch[-1]}", f"(UID {' '.join(items)})", octets=octets
-        )
-        for row in found:
-            text = b"".join(part for part in row if isinstance(part, bytes))
-            if uid := _UID.search(text):
-                flags = _FLAGS.search(text)
-                yield int(uid[1]), Attributes(frozenset(flags[1].lower().split() if flags else ()), _arrived(text))
+        uid_set, doing = f"{batch[0]}:{batch[-1]}", "look at the messages"
+        fetched = connection.attributes(doing, uid_set, f"(UID {' '.join(items)})", octets)
+        told = set()
+        for row in fetched.rows:
+            if (uid := number(row.get("UID"))) is not None:
+                told.add(uid)
+                yield uid, Attributes(_lowered(row.get("FLAGS")), _arrived(row.get("INTERNALDATE")))
+        if fetched.fault:
+            note(fetched.fault)
+            yield from ((uid, None) for uid in batch if uid not in told)
 
 
-def _arrived(text: bytes) -> datetime | None:
-    match = _DATE.search(text)
+def _lowered(flags: Value) -> frozenset[bytes]:
+    names = flags if isinstance(flags, tuple) else ()
+    # InterMail puts some into quotes.
+    octets = (flag.encode("latin-1") if isinstance(flag, str) else flag for flag in names)
+    return frozenset(flag.lower() for flag in octets if isinstance(flag, bytes))
+
+
+def _arrived(date: Value) -> datetime | None:
+    match = _DATE.fullmatch(date) if isinstance(date, bytes) else None
     if match is None:
         return None
     day, month, year, hour, minute, second, sign, hours, minutes = match.groups()

@@ -1,28 +1,25 @@
-"""IMAPClient and imaplib over our wire, put in at the points that both document for it."""
+"""IMAPClient and imaplib over our wire: their commands, and our reading of what the server answers."""
 
 from __future__ import annotations
 
 import base64
 import imaplib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from types import MethodType
 from typing import Any, cast
 
 from imapclient import IMAPClient, SocketTimeout
-from imapclient.response_parser import parse_fetch_response
 
 from legacy_email_proxy.contracts import Disconnected
 
 from ..redaction import without_secrets
 from ..sasl import Mechanism, decoded
-from .batch import Batch
-from .body import Body, Parts
-from .listing import Listing
+from .responses import Fetched, Tokens, announced, code_in, is_open, small_literal
 from .server import Server
 from .wire import Wire
 
-__all__ = ("ANSWER_OCTETS", "IMAP4", "Client", "check", "parsed", "text_of")
+__all__ = ("ANSWER_OCTETS", "IMAP4", "Client", "check", "text_of")
 
 ANSWER_OCTETS = 262_144
 """Enough for the answer to any command but a listing, literals apart."""
@@ -31,83 +28,36 @@ _TEXT_OCTETS = 300
 _MAX_LITERAL_OCTETS = 0xFFFF_FFFF
 """RFC 9051 §4.3: a literal's size is a 32-bit number."""
 
-_LITERAL_MARK = re.compile(rb"\{\d+\}$")
+_STATUS = frozenset({"OK", "NO", "BAD"})
+_SPOKEN = _STATUS | {"BYE", "PREAUTH"}
+"""What is said in words, which hold no literal."""
+_FOLDERS = frozenset({"LIST", "XLIST"})
+_COUNTED = frozenset({"EXISTS", "EXPUNGE"})
+_MAX_LINE_FEEDS = 100
+
+_TAGGED = re.compile(rb"([^\s*+]\S*)[ \t]+([^\s\[]+)[ \t]*(.*)", re.DOTALL)
+_UNTAGGED = re.compile(rb"\*[ \t]+(?:(\d{1,20})[ \t]+)?([^\s()\"\[\]{}]+)[ \t]*(.*)", re.DOTALL)
 
 
 class IMAP4(imaplib.IMAP4):
-    """imaplib over our wire, through its documented override points."""
+    """imaplib's commands over our wire, with the responses read by :mod:`.responses`.
+
+    imaplib's own patterns know one shape of each response; servers use more.
+    """
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
-        self._line = b""
         self.completion = ("", "")
         self.secrets: tuple[str, ...] = ()
-        self.listing: Listing | None = None
-        self.body: Body | None = None
-        self.batch: Batch | None = None
-        self._put_back: list[bytes] = []
+        self.codes: dict[str, bytes] = {}
+        """The response codes that came with the answer, by name, and what the last of each said."""
+        self.fetched = Fetched()
+        """Takes the FETCH responses."""
         super().__init__()
 
     def open(self, host: str = "", port: int = 0, timeout: float | None = None) -> None:
         self.host, self.port = host, port
         self.sock = self._wire.socket
-
-    def readline(self) -> bytes:
-        if self.listing is not None:
-            line = self._unlisted(self.listing)
-        elif self.batch is not None:
-            line = self._put_back.pop(0) if self._put_back else self._unbatched(self.batch)
-        else:
-            line = self._wire.readline()
-            if self.state == "NONAUTH" and line.endswith(b"\n"):
-                # GNU imap4d ends its OK to AUTHENTICATE with a bare LF, to imaplib the end of the connection.
-                line = line.removesuffix(b"\n").removesuffix(b"\r") + b"\r\n"
-        self._line = line.removesuffix(b"\r\n")
-        if self.tagged_commands and (match := cast("re.Pattern[bytes]", self.tagre).match(self._line)):
-            self.completion = (match["type"].decode("ascii", "replace"), text_of(match["data"], self.secrets))
-        return line
-
-    def _unlisted(self, listing: Listing) -> bytes:
-        # A folder's listing has one line per message. What looks any different is left to the ordinary parser.
-        while True:
-            self._wire.skip(listing.take)
-            # The next line ends beyond the block, or is none of the usual ones.
-            line = self._wire.readline()
-            if not listing.take(line):
-                return line
-
-    def _unbatched(self, batch: Batch) -> bytes:
-        # Likewise with messages: the ordinary parser would take most of the time that they need.
-        while True:
-            line = self._wire.readline()
-            announced = batch.announced(line)
-            if announced is None:
-                return line
-            uid, size = announced
-            octets, rest = self._literal(batch, size), self._wire.readline()
-            if rest != b")\r\n":
-                self._put_back = [octets, rest]
-                return line
-            batch.put(uid, octets)
-
-    def _literal(self, batch: Batch, size: int) -> bytes:
-        batch.expect(size)
-        return b"".join(self._wire.pieces(size))
-
-    def read(self, size: int) -> bytes:
-        if size > _MAX_LITERAL_OCTETS:
-            raise Disconnected(f"the server announces a literal of {size} octets")
-        if self.body is not None and self.body.wants(self._line):
-            for piece in self._wire.pieces(size):
-                self.body.take(piece)
-            return b""
-        if self.batch is not None:
-            return self._put_back.pop(0) if self._put_back else self._literal(self.batch, size)
-        if size > ANSWER_OCTETS:
-            raise Disconnected(f"the server announces a literal of {size} octets where none is expected")
-        # One by one they are small enough; together they could still fill the memory.
-        self._wire.spend(size)
-        return b"".join(self._wire.pieces(size))
 
     def authenticate_with(self, exchange: Mechanism) -> None:
         """The AUTHENTICATE command. Raises imaplib's error if it is refused.
@@ -141,6 +91,122 @@ class IMAP4(imaplib.IMAP4):
     def shutdown(self) -> None:
         self._wire.close()
 
+    def _get_response(self, *_: object) -> bytes | None:
+        """Read one response and keep what it says; ``None`` if it asks us to go on. imaplib calls it for each."""
+        line, end = self._first_line()
+        if line[:1] == b"*":
+            self._take_untagged(line, end)
+        elif line[:1] == b"+":
+            self.continuation_response = cast("str", line[1:].strip())  # The stubs have it so; it is octets.
+            return None
+        elif line.upper().startswith(b"[COPYUID "):
+            pass  # Exchange 2013 says it without "* OK" in front, and it is of no use to us.
+        elif match := _TAGGED.fullmatch(line):
+            self._take_tagged(match[1], match[2], match[3] or b"")
+        else:
+            raise self.abort(f"unexpected response: {line!r}")
+        return line
+
+    def _first_line(self) -> tuple[bytes, bytes]:
+        take = self.fetched.take
+        while self.fetched.in_blocks:
+            self._wire.skip(take)
+            # The next line ends beyond the block, or is none of the usual ones.
+            line = self._wire.readline()
+            if not take(line):
+                return self._without_end(line)
+        return self._line()
+
+    def _line(self) -> tuple[bytes, bytes]:
+        return self._without_end(self._wire.readline())
+
+    def _without_end(self, line: bytes) -> tuple[bytes, bytes]:
+        # GNU imap4d ends a line with a bare LF.
+        for end in (b"\r\n", b"\n"):
+            if line.endswith(end):
+                return line[: -len(end)], end
+        raise self.abort("socket error: EOF")
+
+    def _take_tagged(self, tag: bytes, status: bytes, text: bytes) -> None:
+        name = status.decode("ascii", "replace").upper()
+        if tag not in self.tagged_commands or name not in _STATUS:
+            raise self.abort(f"unexpected tagged response: {status!r} {text!r}")
+        self._take_code(text)
+        self.completion = (name, text_of(text, self.secrets))
+        self.tagged_commands[tag] = cast("list[bytes]", (name, [text]))
+
+    def _take_untagged(self, line: bytes, end: bytes) -> None:
+        match = _UNTAGGED.fullmatch(line)
+        if match is None:
+            raise self.abort(f"unexpected response: {line!r}")
+        number, text = match[1], match[3]
+        name = match[2].decode("ascii", "replace").upper()
+        if number is None and name in _SPOKEN:
+            self._take_code(text)
+            self._keep(name, text)
+        elif number is None:
+            parts = self._parts(text, end)
+            # What isn't in words or in numbers is of no use to us, but for the names of folders.
+            self._keep(name, parts if name in _FOLDERS else b"".join(parts))
+        elif name == "FETCH":
+            self._take_fetch(text, end)
+        elif name in _COUNTED:
+            # What was said last holds: a server may count the messages twice.
+            self.untagged_responses[name] = [number]
+
+    def _take_code(self, text: bytes) -> None:
+        if (code := code_in(text)) is not None:
+            self.codes[code[0]] = code[1]
+            if code[0] == "CAPABILITY":  # Said in either way, it is the same.
+                self._keep(*code)
+
+    def _keep(self, name: str, said: bytes | tuple[bytes, ...]) -> None:
+        if name == "CAPABILITY":
+            self.untagged_responses.pop(name, None)
+        self.untagged_responses.setdefault(name, []).append(cast("bytes", said))
+
+    def _closed(self, text: bytes, end: bytes) -> bytes:
+        # A bare LF within quotes isn't the end: a folder may be named so, and what follows isn't the server's word.
+        for _ in range(_MAX_LINE_FEEDS):
+            if end != b"\n" or not is_open(text):
+                return text
+            more, end = self._line()
+            text = b"%b\n%b" % (text, more)
+        raise Disconnected("the server sent a string without an end")
+
+    def _parts(self, text: bytes, end: bytes) -> tuple[bytes, ...]:
+        """Text, literal, text …"""
+        parts: list[bytes] = []
+        text = self._closed(text, end)
+        while (literal := announced(text)) is not None:
+            parts += (literal[0], small_literal(literal[1], self._wire))
+            text = self._closed(*self._line())
+        return (*parts, text)
+
+    def _take_fetch(self, text: bytes, end: bytes) -> None:
+        fetched, tokens, reason = self.fetched, Tokens(), ""
+        text = first = self._closed(text, end)
+        while True:
+            literal = announced(text)
+            name, uid = "", None
+            try:
+                if not reason:
+                    tokens.text(text if literal is None else literal[0])
+                    if literal is None:
+                        attributes = tokens.attributes()
+                        break
+                    name, uid = tokens.expected()
+            except ValueError as error:
+                reason = str(error)
+            if literal is None:
+                fetched.unreadable(first, reason)
+                return
+            if literal[1] > _MAX_LITERAL_OCTETS:
+                raise Disconnected(f"the server announces a literal of {literal[1]} octets")
+            tokens.literal(fetched.read(name, uid, literal[1], self._wire))
+            text = self._closed(*self._line())
+        fetched.add(attributes)
+
 
 class Client(IMAPClient):  # type: ignore[misc]  # imapclient has no types
     """IMAPClient over :class:`IMAP4`. The connection and its TLS are made before."""
@@ -168,14 +234,3 @@ def check(answer: tuple[str, list[Any]]) -> list[Any]:
     if status != "OK":
         raise imaplib.IMAP4.error(f"answered {status}")
     return data
-
-
-def parsed(row: Parts) -> Mapping[bytes, Any]:
-    """One FETCH response by IMAPClient's parser. A literal that went to a :class:`Body` shows as an empty string."""
-    parts = [
-        (_LITERAL_MARK.sub(b"{0}", part[0]), b"") if isinstance(part, tuple) and not part[1] else part for part in row
-    ]
-    responses = list(parse_fetch_response(parts, uid_is_key=False).values())
-    if len(responses) != 1:
-        raise ValueError("a FETCH response that is not one")
-    return cast("Mapping[bytes, Any]", responses[0])

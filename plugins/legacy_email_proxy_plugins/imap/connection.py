@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import metadata
+from typing import cast
 
 from legacy_email_proxy.contracts import (
     BearerToken,
@@ -26,20 +27,13 @@ from legacy_email_proxy.contracts import (
 )
 
 from ..sasl import Mechanism
-from .batch import Batch
-from .body import Body, Parts, rows
-from .client import ANSWER_OCTETS, IMAP4, Client, check, parsed, text_of
+from .client import ANSWER_OCTETS, IMAP4, Client, check, text_of
 from .credentials import LOGIN, LoginWays, is_sendable, login_parts, mechanism
 from .index import Mailbox, uid_sets
-from .listing import MAX_UID, Listing, Sizes
+from .listing import MAX_UID, Listing
+from .responses import Batch, Body, Fetched, mailbox_in
 from .server import Security, Server
-from .verdicts import (
-    is_busy,
-    login_failure,
-    other_protocol,
-    overloaded,
-    refusal,
-)
+from .verdicts import is_busy, login_failure, other_protocol, overloaded, refusal
 from .wire import HANGS_UP, InTheClear, Wire
 
 __all__ = ("Connection",)
@@ -160,10 +154,16 @@ class Connection:
             detail = "NUL or a line end in user or password: not sent"
             raise login_failure("NO", detail, clients_own=clients_own)
         ways.lead(login, self.capabilities, self._server.security, partial(self._try, login, clients_own))
-        with self._exchange("ask what the server can do"):
-            self.capabilities = frozenset(name.decode("ascii", "replace") for name in self._client.capabilities())
+        if "CAPABILITY" in self._imap.untagged_responses:  # Told with the answer to the login.
+            self._take_capabilities()
+        else:
+            with self._exchange("ask what the server can do"):
+                self._take_capabilities()
         self.logged_in = True
         self._identify()
+
+    def _take_capabilities(self) -> None:
+        self.capabilities = frozenset(name.decode("ascii", "replace") for name in self._client.capabilities())
 
     def _try(self, login: Login, clients_own: bool, way: str) -> None:
         imap = self._imap
@@ -202,7 +202,7 @@ class Connection:
         # NetEase refuses SELECT to clients that have not said who they are; what is answered is of no interest.
         with self._exchange("say who we are"):
             try:
-                self._client.id_({"name": _NAME, "version": _VERSION, "vendor": _NAME})
+                self._imap._simple_command("ID", f'("name" "{_NAME}" "version" "{_VERSION}" "vendor" "{_NAME}")')
             except imaplib.IMAP4.error as error:
                 if isinstance(error, imaplib.IMAP4.abort):
                     raise
@@ -224,6 +224,8 @@ class Connection:
         self._in_step = False
         self._raise_bye(doing)
         imap.untagged_responses.clear()
+        imap.codes.clear()
+        imap.fetched = Fetched()
         imap.completion = ("", "")
         self._wire.allow(self._server.patience.command if seconds is None else seconds, octets)
         try:
@@ -257,39 +259,35 @@ class Connection:
         folder, doing = self._server.folder, f"open folder {self._server.folder!r}"
         self.mailbox = None
         with self._exchange(doing, refused=partial(refusal, doing, look_at="BACKEND_IMAP_FOLDER")):
-            try:
-                answer = self._client.select_folder(folder)
-            except imaplib.IMAP4.readonly:
-                # It is selected all the same, and reading works.
-                self._imap.is_readonly = True
-                answer = self._client._process_select_response(self._imap.untagged_responses)
             self.folder = self._in_command(folder)
-            self.permanent_flags = frozenset(answer.get(b"PERMANENTFLAGS", answer.get(b"FLAGS", ())))
-            self.deletable = rb"\deleted" in {flag.lower() for flag in answer.get(b"PERMANENTFLAGS", (rb"\Deleted",))}
-            uidvalidity, exists = answer.get(b"UIDVALIDITY", 0), answer[b"EXISTS"]
+            check(self._imap.select(self.folder))
+            said, codes = cast("dict[str, list[bytes]]", self._imap.untagged_responses), self._imap.codes
+            kept = codes.get("PERMANENTFLAGS")
+            self.permanent_flags = _flags(said.get("FLAGS", [b""])[-1] if kept is None else kept)
+            self.deletable = kept is None or rb"\deleted" in {flag.lower() for flag in self.permanent_flags}
+            uidvalidity, exists = int(codes.get("UIDVALIDITY", 0)), int(said["EXISTS"][-1])
+            uidnext, read_only = codes.get("UIDNEXT", b""), "READ-ONLY" in codes
         if not 0 < uidvalidity <= MAX_UID:
             detail = f"folder {folder!r} has no UIDVALIDITY, so its messages have no lasting identity"
             raise Failure(detail, look_at="BACKEND_IMAP_FOLDER")
-        self.mailbox = Mailbox(uidvalidity, exists, self._imap.is_readonly, answer.get(b"UIDNEXT", 0))
+        self.mailbox = Mailbox(uidvalidity, exists, read_only, int(uidnext) if uidnext.isdigit() else 0)
         return self.mailbox
 
-    def listing(self, first: int = 1) -> tuple[Sizes, bool]:
-        """The octets of every message in the selected folder from UID ``first`` on; 0 where the server does not say.
+    def listing(self, first: int = 1) -> Listing:
+        """The octets of every message in the selected folder from UID ``first`` on.
 
-        The second tells whether the server spoke of no message that was removed meanwhile.
+        Where some of it can't be read, or the server refuses in the end, the listing has what came. Raises
+        :class:`Failure` where nothing came but a refusal of all.
         """
         exists = self.mailbox.exists if self.mailbox else 0
+        listing = Listing(first)
         if not exists:
-            return Sizes.of({}), True  # A range over nothing is an error to some servers.
+            return listing  # A range over nothing is an error to some servers.
         octets = ANSWER_OCTETS + _ROW_OCTETS * min(exists, _MAX_MESSAGES)
-        self._imap.listing = listing = Listing()
-        try:
-            with self._exchange("list the folder", seconds=self._server.patience.listing, octets=octets):
-                for row in self._uid("FETCH", f"{first}:*", "(UID RFC822.SIZE)"):
-                    listing.add(parsed(row))
-        finally:
-            self._imap.listing = None
-        return listing.sizes().later_than(first - 1), not self._imap.untagged_responses.keys() & _CHANGES
+        with self._exchange("list the folder", seconds=self._server.patience.listing, octets=octets):
+            self._fetch_what_can_be_told(listing, f"{first}:*", "(UID RFC822.SIZE)", all_of_it=first == 1)
+        listing.undisturbed = not self._imap.untagged_responses.keys() & _CHANGES
+        return listing
 
     def fetch(self, uid: int, item: str, sink: Callable[[bytes], None]) -> None:
         """Hand ``item`` of one message to ``sink``, in pieces, the last one only when all is seen to be right.
@@ -297,19 +295,43 @@ class Connection:
         ``item`` is ``BODY.PEEK[]``, ``BODY.PEEK[HEADER]`` or ``BODY.PEEK[]<offset.octets>``. Raises
         :class:`MessageGone`, :class:`MessageUnavailable` or :class:`Disconnected`.
         """
-        self._imap.body = body = Body(uid, _section(item), sink)
+        body = Body(uid, _section(item), sink)
+        with self._exchange(f"read UID {uid}", refused=body.refused):
+            check(self._fetch(body, str(uid), f"(UID {item})"))
+            body.finish(self._imap.completion[1])
 
-        try:
-            with self._exchange(f"read UID {uid}", refused=body.refused):
-                rows = self._uid("FETCH", str(uid), f"(UID {item})")
-                body.finish(rows, parsed, self._imap.completion[1])
-        finally:
-            self._imap.body = None
-
-    def uid(self, doing: str, command: str, *arguments: str, octets: int = ANSWER_OCTETS) -> list[Parts]:
-        """One command by UID and the FETCH responses to it; see :mod:`.actions`."""
+    def attributes(self, doing: str, uid_set: str, items: str, octets: int) -> Fetched:
+        """The FETCH responses for these messages, and others that came with them; see :meth:`listing`."""
+        fetched = Fetched()
         with self._exchange(doing, octets=octets):
-            return self._uid(command, *arguments)
+            self._fetch_what_can_be_told(fetched, uid_set, items)
+        return fetched
+
+    def _fetch_what_can_be_told(self, into: Fetched, uid_set: str, items: str, *, all_of_it: bool = True) -> None:
+        answer = self._fetch(into, uid_set, items)
+        status, text = self._imap.completion
+        if status != "OK":
+            if is_busy(text) or (all_of_it and not len(into)):
+                check(answer)
+            into.refusal = f"{status} {text}"
+
+    def change(self, doing: str, command: str, uid_set: str, *arguments: str, folder: bytes | None = None) -> None:
+        """One command by UID that changes messages; ``folder`` is its last argument, as the server calls it."""
+        imap = self._imap
+        if folder is not None and folder.isascii() and folder.decode().isprintable():
+            arguments = (*arguments, _quoted(folder))
+        elif folder is not None:
+            imap.literal = cast("str", folder)  # The stubs have it so; it is octets.
+        with self._exchange(doing):
+            check(imap.uid(command, uid_set, *arguments))
+
+    def _fetch(self, fetched: Fetched, uid_set: str, items: str) -> tuple[str, list[bytes]]:
+        imap = self._imap
+        imap.fetched = fetched
+        try:
+            return cast("tuple[str, list[bytes]]", imap.uid("FETCH", uid_set, items))
+        finally:
+            imap.fetched = Fetched()
 
     def fetch_batch(self, uids: Collection[int], item: str, room: int) -> dict[int, bytes]:
         """``item`` of those of these messages that the server sent whole and with their UID; ``room`` octets at most.
@@ -317,27 +339,31 @@ class Connection:
         Raises :class:`MessageUnavailable` if the server refused, :class:`Disconnected` if it sent anything else that
         looks like a message.
         """
-        self._imap.batch = batch = Batch(uids, _section(item), room)
-        try:
-            with self._exchange(f"read {len(uids)} messages", refused=_batch_refused):
-                for uid_set in uid_sets(uids):
-                    batch.finish(self._uid("FETCH", uid_set, f"(UID {item})"), parsed)
-        finally:
-            self._imap.batch = None
+        batch = Batch(uids, _section(item), room)
+        with self._exchange(f"read {len(uids)} messages", octets=ANSWER_OCTETS + room, refused=_batch_refused):
+            for uid_set in uid_sets(uids):
+                check(self._fetch(batch, uid_set, f"(UID {item})"))
         return batch.messages
 
-    def folders(self, command: str, *options: str) -> list[tuple[Collection[bytes], str]]:
-        """Attributes and name, as it stands in a command, of every folder; ``command`` is LIST or XLIST."""
+    def folders(self, command: str, *options: str) -> list[tuple[frozenset[bytes], bytes]]:
+        """Attributes, in lower case, and name, as the server calls it, of every folder; ``command``: LIST or XLIST.
+
+        Folders whose row can't be read are left out.
+        """
         with self._exchange("list the folders", octets=16 * ANSWER_OCTETS):
             check(self._imap._simple_command(command, '""', '"*"', *options))
-            found = self._client._proc_folder_list(self._imap.untagged_responses.get(command, []))
-            return [(flags, self._in_command(name)) for flags, _, name in found]
+            rows = cast("list[tuple[bytes, ...]]", self._imap.untagged_responses.get(command, []))
+        return [found for row in rows if (found := mailbox_in(row)) is not None]
+
+    def is_selected(self, folder: bytes) -> bool:
+        """Whether ``folder``, as the server calls it, is the one that is open."""
+        if folder.isascii():
+            return _quoted(folder) == self.folder
+        # It should be in modified UTF-7, as ours is.
+        return self._in_command(folder.decode("utf-8", "replace")) == self.folder
 
     def _in_command(self, folder: str) -> str:
         return bytes(self._client._normalise_folder(folder)).decode("ascii")
-
-    def _uid(self, command: str, *arguments: str) -> list[Parts]:
-        return rows(check(self._imap.uid(command, *arguments)))
 
     # The end
 
@@ -359,9 +385,17 @@ class Connection:
         self._wire.abort()
 
 
-def _section(item: str) -> bytes:
+def _section(item: str) -> str:
     """What the answer calls the ``item`` of a FETCH."""
-    return re.sub(r"\.\d+>", ">", item.replace(".PEEK", "")).encode()
+    return re.sub(r"\.\d+>", ">", item.replace(".PEEK", ""))
+
+
+def _quoted(folder: bytes) -> str:
+    return '"%s"' % folder.decode("ascii").replace("\\", "\\\\").replace('"', '\\"')
+
+
+def _flags(text: bytes) -> frozenset[bytes]:
+    return frozenset(text.strip().removeprefix(b"(").removesuffix(b")").split())
 
 
 def _batch_refused(status: str, text: str) -> Failure:

@@ -61,11 +61,11 @@ def remove(connection: Connection, uidvalidity: int, uids: Collection[int], dele
         expunge(connection, uids)
 
 
-def _trash(connection: Connection) -> str:
+def _trash(connection: Connection) -> bytes:
     trash = find_trash(connection)
     if trash is None:
         raise Failure(r"the server names no folder for trash (\Trash), so nothing was deleted", look_at=_VARIABLE)
-    if trash == connection.folder:
+    if connection.is_selected(trash):
         raise Failure("the folder that POP3 shows is the trash itself, so nothing was deleted", look_at=_VARIABLE)
     return trash
 

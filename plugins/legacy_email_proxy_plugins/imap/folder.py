@@ -7,6 +7,10 @@ not add up, the whole folder is listed: nothing is guessed.
 
 from __future__ import annotations
 
+import logging
+
+from legacy_email_proxy.contracts import Disconnected
+
 from .connection import Connection
 from .index import Index, Mailbox
 from .listing import Sizes
@@ -15,8 +19,12 @@ from .shelf import Listed, Shelf
 __all__ = ("open_folder",)
 
 
-def open_folder(shelf: Shelf, connection: Connection) -> Index:
-    """SELECT, and what has to be listed; the result is left on ``shelf`` for the next."""
+def open_folder(shelf: Shelf, connection: Connection, logger: logging.Logger) -> Index:
+    """SELECT, and what has to be listed; the result is left on ``shelf`` for the next.
+
+    Messages that the server can't list as it should are not shown; the log names them. Where that would leave nothing
+    to show, it is a :class:`Disconnected`: a client takes an empty maildrop for the truth.
+    """
     mailbox = connection.select()
     listed = shelf.listed
     sizes = None if listed is None else _continued(listed, mailbox, connection)
@@ -25,7 +33,14 @@ def open_folder(shelf: Shelf, connection: Connection) -> Index:
         index = listed.index  # The very same, so that what is made of it can be shared as well.
     else:
         if sizes is None:
-            sizes, undisturbed = connection.listing()
+            listing = connection.listing()
+            sizes, undisturbed = listing.sizes(), listing.undisturbed
+            if listing.fault:
+                undisturbed = False
+                if not sizes:
+                    raise Disconnected(f"could not list the folder, the server broke the protocol: {listing.fault}")
+                facts = {"shown": len(sizes), "of": mailbox.exists, "cause": listing.fault}
+                logger.warning("the server's listing can not be read whole", extra={"facts": facts})
         index = Index(mailbox.uidvalidity, sizes)
     if undisturbed and len(sizes) == sizes.below(mailbox.uidnext) == mailbox.exists:
         shelf.listed = Listed(mailbox.uidnext, index)
@@ -42,6 +57,8 @@ def _continued(listed: Listed, mailbox: Mailbox, connection: Connection) -> Size
         return known if arrived == 0 else None
     if arrived < 0:
         return None
-    later, undisturbed = connection.listing(listed.uidnext)
+    listing = connection.listing(listed.uidnext)
+    later = listing.sizes()
     # A message that came after SELECT counted is welcome, but proves nothing.
-    return known.with_later(later) if undisturbed and later.below(mailbox.uidnext) == arrived else None
+    proven = listing.undisturbed and not listing.fault and later.below(mailbox.uidnext) == arrived
+    return known.with_later(later) if proven else None

@@ -79,7 +79,7 @@ class IMAPMaildrop:
 
     def _list(self, shelf: Shelf, memory: Memory, begin: Callable[[], None], connection: Connection) -> Index:
         begin()
-        return shown(connection, open_folder(shelf, connection), self._options, memory)
+        return shown(connection, open_folder(shelf, connection, self._logger), self._options, memory, self._logger)
 
     def _remove(self, memory: Memory, connection: Connection, uidvalidity: int, uids: Collection[int]) -> None:
         deletion = self._options.deletion

@@ -75,11 +75,12 @@ def inspect(
         memory.ready()
     if options.deletion is Deletion.TRASH:
         trash = find_trash(connection)
-        if trash is None or trash == connection.folder:
+        if trash is None or connection.is_selected(trash):
             advice = "QUIT will fail for POP3 clients that delete; choose another BACKEND_IMAP_DELETE"
             findings.append(Finding(Level.BAD, r"the server names no folder for trash (\Trash) but this one", advice))
         else:
-            findings.append(Finding(Level.GOOD, f"what POP3 clients delete goes to {trash}"))
+            name = trash.decode(errors="backslashreplace")
+            findings.append(Finding(Level.GOOD, f"what POP3 clients delete goes to {name}"))
     connection.logout()
 
 

@@ -48,6 +48,7 @@ class IMAPSession:
     async def stream(self, unique_id: str, item: str = "BODY.PEEK[]") -> AsyncGenerator[bytes, None]:
         """The whole message, or its header; the last piece comes only after the server's OK."""
         uid = self._uid(unique_id)
+        listed = self._index.sizes[uid]
         pipe = Pipe()
         job = partial(_fetch, self._index.uidvalidity, uid, item, pipe.put)
         # A task of its own, because the exchange goes on while its pieces are taken.
@@ -56,6 +57,8 @@ class IMAPSession:
         try:
             async for piece in pipe:
                 yield piece
+            if pipe.untouched and listed:
+                raise _empty(uid, listed)
         finally:
             # Wherever the reader stopped, the exchange is over or is given up, and the connection with it.
             pipe.close()
@@ -81,25 +84,51 @@ class IMAPSession:
                 yield last
             return
         counter, offset, listed = TopCounter(lines), 0, self._index.sizes[uid]
+        octets = b""
         while True:
+            # The size in the listing may be too large; then the last answer was shorter than what was asked for.
+            may_be_over = offset > 0 and (len(octets) < WINDOW_OCTETS or 0 < listed <= offset)
             try:
-                octets = b"".join(await self._read(uid, f"BODY.PEEK[]<{offset}.{WINDOW_OCTETS}>"))
+                octets = await self._read(uid, f"BODY.PEEK[]<{offset}.{WINDOW_OCTETS}>")
             except MessageUnavailable:
-                if 0 < listed <= offset:
+                if may_be_over:
                     return  # NIL is what some servers have behind the end.
                 raise
+            if len(octets) > WINDOW_OCTETS:
+                # Exchange sends some messages whole, whatever part was asked for.
+                if offset:
+                    raise Disconnected("the server sent more than the part that was asked for")
+                if counter.is_enough(octets):
+                    yield octets
+                    return
+                break
             if octets:
                 yield octets
+            elif listed and not offset:
+                raise _empty(uid, listed)
             offset += len(octets)
             # A server may send less than was asked for: only the end of the message, or nothing more, is the end.
             if not octets or (len(octets) < WINDOW_OCTETS and offset >= listed) or counter.is_enough(octets):
                 return
+        counter = TopCounter(lines)
+        async with aclosing(self.stream(unique_id)) as pieces:
+            async for piece in pieces:
+                yield piece
+                if counter.is_enough(piece):
+                    return
 
-    async def _read(self, uid: int, item: str) -> list[bytes]:
-        def read(connection: Connection) -> list[bytes]:
-            pieces: list[bytes] = []
-            _fetch(self._index.uidvalidity, uid, item, pieces.append, connection)
-            return pieces
+    async def _read(self, uid: int, item: str) -> bytes:
+        """A window; of more than that only the beginning."""
+
+        def read(connection: Connection) -> bytes:
+            held = bytearray()
+
+            def hold(piece: bytes) -> None:
+                if len(held) <= WINDOW_OCTETS:
+                    held.extend(piece)
+
+            _fetch(self._index.uidvalidity, uid, item, hold, connection)
+            return bytes(held)
 
         return await self._pool.exchange(read)
 
@@ -117,6 +146,11 @@ class IMAPSession:
             return self._index.uid(unique_id)
         except KeyError:
             raise MessageGone(f"this maildrop has no message {unique_id!r}") from None
+
+
+def _empty(uid: int, listed: int) -> MessageUnavailable:
+    # To a client it would be the whole message, and its reason to delete the real one.
+    return MessageUnavailable(f"the server sent nothing for UID {uid}, which has {listed} octets in its listing")
 
 
 def _end(pipe: Pipe, exchange: asyncio.Task[None]) -> None:

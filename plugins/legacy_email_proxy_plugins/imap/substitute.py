@@ -37,9 +37,7 @@ class _Substitute:
 _TABLE = (
     # Exchange, for what it can't convert, such as odd calendar items. The body has the same in other words, and names
     # subject and sender. OfflineIMAP issue 62, FreeScout issue 3203, MailKit issue 1615.
-    _Substitute(
-        {b"subject": re.compile(rb"Retrieval using the IMAP4 protocol failed for the following message: \d+")}
-    ),
+    _Substitute({b"subject": re.compile(rb"Retrieval using the IMAP4 protocol failed for the following message: \d+")}),
     # Courier, when the file is not there: another client has just expunged the message, or changed its flags, which
     # renames the file. It counts RFC822.SIZE by the same text, so the octets that were listed prove nothing. A stored
     # copy of it would be refused as well: there is nothing in it that anybody could miss.

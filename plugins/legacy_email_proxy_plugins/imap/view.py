@@ -5,6 +5,7 @@ What is not shown is not counted either. Nothing is asked of the server beyond t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -26,10 +27,11 @@ def shown(
     index: Index,
     options: Options,
     memory: Memory,
+    logger: logging.Logger,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Index:
     """The part of ``index``, the listing of the selected folder, that a session is to see; in the worker thread."""
-    hidden = _remembered(connection, index, options, memory) | _by_attributes(connection, index, options, clock)
+    hidden = _remembered(connection, index, options, memory) | _by_attributes(connection, index, options, logger, clock)
     limit = options.newest_messages
     if not hidden and limit is None and options.unique_ids is DOVECOT:
         return index
@@ -57,7 +59,9 @@ def _remembered(connection: Connection, index: Index, options: Options, memory: 
     return hidden
 
 
-def _by_attributes(connection: Connection, index: Index, options: Options, clock: Callable[[], datetime]) -> set[int]:
+def _by_attributes(
+    connection: Connection, index: Index, options: Options, logger: logging.Logger, clock: Callable[[], datetime]
+) -> set[int]:
     items = []
     if stays(options.deletion, connection) and can_tag(connection):
         items.append("FLAGS")
@@ -67,8 +71,16 @@ def _by_attributes(connection: Connection, index: Index, options: Options, clock
         items.append("INTERNALDATE")
     if not items:
         return set()
+
+    def note(fault: str) -> None:
+        logger.warning(
+            "messages are not shown, because flags or dates can not be read", extra={"facts": {"cause": fault}}
+        )
+
     return {
         uid
-        for uid, found in attributes(connection, index.uids, *items)
-        if _KEYWORD in found.flags or (since is not None and found.arrived is not None and found.arrived < since)
+        for uid, found in attributes(connection, index.uids, *items, note=note)
+        if found is None
+        or _KEYWORD in found.flags
+        or (since is not None and found.arrived is not None and found.arrived < since)
     }
