@@ -56,7 +56,7 @@ class Envelope:
         reply = self._judged(await connection.ask(line, _MAIL, connection.timeouts.mail), _MAIL)
         self._sender = reply
         if reply.negative:
-            raise connection.refusal(reply, _MAIL)
+            raise connection.refusal(reply, _MAIL, named=True)
 
     async def rcpt(self, recipients: Sequence[Recipient], *, content_follows: bool) -> list[Refused | None]:
         """The verdict on each of them, in order; ``None`` is an accepted one.
@@ -90,9 +90,9 @@ class Envelope:
             replies = await self._one_by_one(lines)
         for index, reply in zip(asked, replies, strict=True):
             if self._sender is not None and self._sender.negative:
-                verdicts[index] = self._connection.refusal(self._sender, _MAIL)
+                verdicts[index] = self._connection.refusal(self._sender, _MAIL, named=True)
             elif reply.negative:
-                verdicts[index] = self._connection.refusal(reply, _RCPT)
+                verdicts[index] = self._connection.refusal(reply, _RCPT, named=True)
         return verdicts
 
     async def _one_by_one(self, lines: Sequence[bytes]) -> list[Reply]:

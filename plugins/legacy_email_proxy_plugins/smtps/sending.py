@@ -119,7 +119,7 @@ class _Data:
         connection = self._connection
         reply = self._go_ahead or await connection.reply(SENDING_DATA, connection.timeouts.data)
         if reply.negative:
-            self.refused = connection.refusal(reply, SENDING_DATA)
+            self.refused = connection.refusal(reply, SENDING_DATA, named=False)
             raise self.refused
         if reply.code != 354:
             raise connection.out_of_step(SENDING_DATA, reply)
@@ -148,7 +148,7 @@ class _Chunks:
     async def _judge(self) -> None:
         reply = await self._connection.reply(self._PHASE, self._connection.timeouts.block)
         if reply.negative:
-            raise self._connection.refusal(reply, self._PHASE)
+            raise self._connection.refusal(reply, self._PHASE, named=False)
         if reply.code != 250:
             raise self._connection.out_of_step(self._PHASE, reply)
 
@@ -180,7 +180,7 @@ async def _verdict(connection: Connection, phase: str, end: str) -> Receipt:
     if reply.negative:
         if reply.code == CLOSING:
             connection.abort()
-        raise connection.refusal(reply, phase)
+        raise connection.refusal(reply, phase, named=True)
     raise _uncertain(connection.out_of_step(phase, reply), end)
 
 
