@@ -208,7 +208,9 @@ _BLOCKED = "the provider has stopped this account's mail, as it took it for spam
 _UNBLOCK = "see why, then have the account unblocked by your administrator or the provider"
 _NO_LOGIN = "the server wants a login before it takes mail"
 _SET_LOGIN = "set BACKEND_SMTP_USER and BACKEND_SMTP_PASS, and see that the port is the one for mail programs"
-_OFTEN = r"(?:hourly|daily|monthly|per[- ](?:hour|day|month)|24[- ]hour|sending|send|outgoing|outbound|submission|relay)"
+_OFTEN = (
+    r"(?:hourly|daily|monthly|per[- ](?:hour|day|month)|24[- ]hour|sending|send|outgoing|outbound|submission|relay)"
+)
 
 NOT_ABOUT_THE_MESSAGE: tuple[Meaning, ...] = (
     # The account's own limit.
@@ -226,11 +228,11 @@ NOT_ABOUT_THE_MESSAGE: tuple[Meaning, ...] = (
     ),
     Meaning(
         r"your mail limit has been reached|mail send limit exceeded",
-        _LIMIT, _WAIT, "StartMail: support.startmail.com, Gesendet/empfangen-Limit; IONOS: What are the mass mailing limits",
+        _LIMIT, _WAIT, "StartMail: support.startmail.com, Gesendet/empfangen-Limit; IONOS: mass mailing limits",
     ),
     Meaning(
         r"throttling failure|maximum credits exceeded|(daily message|message count) quota exceeded|over message quota",
-        _LIMIT, _WAIT, "Amazon SES: docs.aws.amazon.com/ses, manage-sending-quotas-errors; SendGrid; AuthSMTP; aditsystems",
+        _LIMIT, _WAIT, "Amazon SES: docs.aws.amazon.com, manage-sending-quotas-errors; SendGrid; AuthSMTP; aditsystems",
     ),
     Meaning(
         r"exceeded the max (emails|defers and failures) per hour|number of allowed outgoing messages was exceeded",
@@ -249,8 +251,8 @@ NOT_ABOUT_THE_MESSAGE: tuple[Meaning, ...] = (
     ),
     # The account is blocked as a whole.
     Meaning(
-        r"bad outbound sender|tenant has exceeded threshold|banned sender|spam abuse detected|UserAction verdict is Suspend",
-        _BLOCKED, _UNBLOCK, "Microsoft: as above, 5.1.8, 5.7.501 to 5.7.503, 5.7.705; Outlook.com's OutboundSpamException",
+        r"bad outbound sender|tenant has exceeded threshold|banned sender|spam abuse detected|verdict is Suspend",
+        _BLOCKED, _UNBLOCK, "Microsoft: as above, 5.1.8, 5.7.501 to 503, 5.7.705; Outlook.com's OutboundSpamException",
     ),
     # The server does not take us, whatever we send.
     Meaning(

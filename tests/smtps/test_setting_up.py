@@ -82,6 +82,8 @@ SETTING_UP: list[tuple[Encryption, str, Action, type[Failure], str]] = [
     ("implicit", "TLS", Reset(), Disconnected, "in the TLS handshake"),
     ("implicit", "TLS", Hang(), Unreachable, "in the TLS handshake"),
     ("implicit", "TLS", Raw(b"220 in the clear\r\n"), Unverified, "WRONG_VERSION_NUMBER"),
+    ("implicit", "TLS", Drop(b"421 Too many connections\r\n"), Overloaded, "greets with 421 Too many connections"),
+    ("implicit", "TLS", Drop(b"554 5.7.1 no\r\n"), Unreachable, "greets with 554 5.7.1 no"),
     ("implicit", "TLS", Raw(b"\x15\x03\x01\x00\x02\x02\x28"), Unverified, "does not speak TLS with us"),
     ("none", "GREETING", "554 5.7.1 you are on a list", Unreachable, "you are on a list"),
     ("none", "GREETING", "521 no mail here", Unreachable, "no mail here"),

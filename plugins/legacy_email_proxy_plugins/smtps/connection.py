@@ -44,7 +44,6 @@ class Connection:
         self.logger = logger
         self.state = State.NEW
         self.pipelining = False
-        self.chunking = False
         self.extensions = Extensions()
         self.secrets: tuple[str, ...] = ()
         """What was sent to log in, and may come back from the backend at any time."""
@@ -58,8 +57,12 @@ class Connection:
         """Take what EHLO said."""
         self.extensions = extensions
         self.pipelining = "PIPELINING" in extensions
+
+    @property
+    def chunking(self) -> bool:
+        """Whether content goes out by BDAT."""
         # Without PIPELINING each chunk would wait for its reply, where DATA waits once.
-        self.chunking = self.pipelining and "CHUNKING" in extensions
+        return self.pipelining and "CHUNKING" in self.extensions and self.endpoint.chunking.wanted
 
     # Commands and replies. All raise Disconnected, and the connection is of no use after that.
 

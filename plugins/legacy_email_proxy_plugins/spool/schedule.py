@@ -60,15 +60,13 @@ class Gate:
         self._probing = False
 
     def judged(self) -> bool:
-        """The backend is there, and what it did with a message is about that one. Returns whether the gate was closed."""
+        """The backend is there, whatever it did with a message. Returns whether the gate was closed until now."""
         was_closed, self._closed, self._probing = self._closed, False, False
         self._refusals = 0
         return was_closed
 
     def failed(self, failure: Failure) -> float:
-        """Something that would meet any message: ``failure`` is ``about_us``. Returns for how long the gate closes, 0 if
-        it is closed already.
-        """
+        """Something that would meet any message. Returns for how long the gate closes, 0 if it is closed already."""
         was_closed, self._probing = self._closed, False
         if was_closed and self._clock() < self._closed_until:
             # One of those that were on their way when the gate closed.
