@@ -336,10 +336,10 @@ async def test_what_is_taken_or_refused_for_good_is_not_asked_for_elsewhere(
 # A backend that takes fewer connections than the pool has.
 
 
-def at_most(server_connections: int) -> Callable[[Connection, str], Action]:
+def at_most(server_connections: int) -> Callable[[Connection, str], Drop | None]:
     working: set[int] = set()
 
-    def judge(connection: Connection, _: str) -> Action:
+    def judge(connection: Connection, _: str) -> Drop | None:
         if len(working) >= server_connections and id(connection) not in working:
             return Drop(b"421 4.7.0 too many connections\r\n")
         working.add(id(connection))

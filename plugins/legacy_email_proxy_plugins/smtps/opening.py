@@ -5,6 +5,7 @@ No client's mail is judged in here, so nothing of this is ever a :class:`Refused
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import re
@@ -24,14 +25,14 @@ from legacy_email_proxy.contracts import (
 )
 
 from ..breaker import Breaker
+from ..dial import dial
 from .commands import Extensions, command
 from .connection import Connection, State
-from .dial import connect
 from .endpoint import Encryption, Endpoint
 from .login import Exchange
 from .replies import UNASKED, one_line
 from .timeouts import Timeouts
-from .wire import Broken
+from .wire import Broken, Wire
 
 __all__ = ("EHLO_NAME", "log_in", "open_connection")
 
@@ -47,7 +48,12 @@ async def open_connection(endpoint: Endpoint, timeouts: Timeouts, logger: loggin
 
     Raises :class:`Unreachable`, :class:`Unverified`, :class:`Overloaded`, :class:`Unusable` or :class:`Disconnected`.
     """
-    wire = await connect(endpoint.host, endpoint.port, timeouts.connect)
+    connected = await dial(endpoint.host, endpoint.port, timeouts.connect, "BACKEND_SMTP")
+    try:
+        _, wire = await asyncio.get_running_loop().create_connection(Wire, sock=connected)
+    except BaseException:
+        connected.close()
+        raise
     connection = Connection(wire, endpoint, timeouts, logger)
     try:
         if endpoint.encryption is Encryption.IMPLICIT:
