@@ -126,9 +126,7 @@ async def test_a_dead_name_server_holds_up_nobody_else(names: dict[str, Callable
         names["alive.test"] = lambda: [row(alive)]
         for number in range(3):
             names[f"dead{number}.test"] = dead
-        stuck = [
-            asyncio.ensure_future(dial(f"dead{number % 3}.test", 1, 5, "BACKEND_SMTP")) for number in range(60)
-        ]
+        stuck = [asyncio.ensure_future(dial(f"dead{number % 3}.test", 1, 5, "BACKEND_SMTP")) for number in range(60)]
         await asyncio.sleep(0)
         try:
             async with asyncio.timeout(2):

@@ -41,9 +41,7 @@ class SMTPSRelay:
         self._logger = context.logger
         self._timeouts = timeouts or Timeouts()
         self._breaker = Breaker(self._logger)
-        self._pool = Pool(
-            self._connect, self._endpoint.max_connections, self._timeouts.slot, self._logger, limits
-        )
+        self._pool = Pool(self._connect, self._endpoint.max_connections, self._timeouts.slot, self._logger, limits)
         self._capabilities = RelayCapabilities()
         if self._endpoint.encryption is Encryption.NONE and self._endpoint.user is not None:
             self._logger.warning(
