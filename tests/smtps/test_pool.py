@@ -336,12 +336,15 @@ async def test_what_is_taken_or_refused_for_good_is_not_asked_for_elsewhere(
 # A backend that takes fewer connections than the pool has.
 
 
-def at_most(server_connections: int) -> Callable[[Connection, str], Drop | None]:
+TOO_MANY = Drop(b"421 4.7.0 too many connections\r\n")
+
+
+def at_most(server_connections: int, last: Drop = TOO_MANY) -> Callable[[Connection, str], Drop | None]:
     working: set[int] = set()
 
     def judge(connection: Connection, _: str) -> Drop | None:
         if len(working) >= server_connections and id(connection) not in working:
-            return Drop(b"421 4.7.0 too many connections\r\n")
+            return last
         working.add(id(connection))
         return None
 
@@ -350,13 +353,14 @@ def at_most(server_connections: int) -> Callable[[Connection, str], Drop | None]
 
 @pytest.mark.parametrize("encryption", ["implicit", "starttls", "none"])
 @pytest.mark.parametrize("step", ["TLS", "GREETING", "AUTH"])
+@pytest.mark.parametrize("last", [TOO_MANY, Drop(b"454 4.7.0 later\r\n"), Drop()], ids=["421", "454", "hang-up"])
 async def test_the_pool_learns_how_many_connections_the_backend_takes(
-    step: str, encryption: Encryption, certificates: Certificates, caplog: pytest.LogCaptureFixture
+    last: Drop, step: str, encryption: Encryption, certificates: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:
     if step == "TLS" and encryption != "implicit":
         pytest.skip("only there something can be said before TLS")
     # Exim says its 421 in the clear on the port for TLS, others say it in the greeting.
-    script: dict[Step, Action] = {step: at_most(2), ".": Say("250 2.0.0 OK", 0.02)}
+    script: dict[Step, Action] = {step: at_most(2, last), ".": Say("250 2.0.0 OK", 0.02)}
     async with relaying(certificates.good, script, encryption=encryption) as (server, relay):
         clients = [replace(CLIENT, address=f"10.0.0.{number}") for number in range(18)]
         await asyncio.gather(*(deliver(relay, client=client) for client in clients))
@@ -372,17 +376,19 @@ async def test_the_pool_learns_how_many_connections_the_backend_takes(
 async def test_the_pool_tries_one_more_after_a_while(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_module, "_ONE_MORE_SECONDS", 0.0)
+    monkeypatch.setattr(pool_module, "_NEXT_SECONDS", 0.0)
     crowded = at_most(2)
     script: dict[Step, Action] = {"GREETING": lambda *given: crowded(*given), ".": Say("250 2.0.0 OK", 0.02)}
     async with relaying(certificates.good, script) as (server, relay):
         clients = [replace(CLIENT, address=f"10.0.0.{number}") for number in range(18)]
         await asyncio.gather(*(deliver(relay, client=client) for client in clients))
         crowded = at_most(100)
+        relay._pool._one_more_at = 0.0  # as if a minute had passed
         for _ in range(3):
             await asyncio.gather(*(deliver(relay, client=client) for client in clients))
         assert len(server.messages) == 4 * 18
-        assert sum("MAIL" in connection.verbs for connection in server.connections) == 10
+        assert sum("MAIL" in connection.verbs for connection in server.connections) >= 3
+        assert relay._pool._most > 3
 
 
 async def test_a_backend_that_takes_nobody_says_so_to_everybody(certificates: Certificates) -> None:
@@ -392,9 +398,12 @@ async def test_a_backend_that_takes_nobody_says_so_to_everybody(certificates: Ce
             told = await asyncio.gather(*(deliver(relay, client=each) for each in clients), return_exceptions=True)
         assert {type(each) for each in told} == {Overloaded}
         assert {str(each).partition("greets with ")[2][:20] for each in told} == {"421 4.3.2 closed"}
-        assert len(server.connections) <= 2 * 18
+        assert len(server.connections) <= 3 * 18
         del server.script["GREETING"]
-        await deliver(relay)
+        server.script["."] = Say("250 2.0.0 OK", 0.02)
+        before = len(server.connections)
+        await asyncio.gather(*(deliver(relay, client=client) for client in clients))
+        assert len(server.connections) == before + 10, "nothing was learnt of how many it takes"
 
 
 async def test_a_dead_idle_connection_at_a_full_backend_waits_for_one_that_works(certificates: Certificates) -> None:

@@ -16,7 +16,7 @@ from .commands import Extensions, command
 from .endpoint import Endpoint
 from .replies import CLOSING, Reply, redacted, without_secrets
 from .timeouts import Timeouts
-from .verdicts import verdict
+from .verdicts import setting_for, verdict
 from .wire import Broken, Wire
 
 __all__ = ("Connection", "State")
@@ -118,7 +118,8 @@ class Connection:
         before_mail = self.state is State.NEW
         self.abort()
         said = f": {redacted(broken.said, self.secrets)[:_QUOTED]}" if broken.said else ""
-        return Disconnected(f"{self.endpoint}: {phase}: {broken}{said}", about_us=before_mail)
+        detail = f"{self.endpoint}: {phase}: {broken}{said}"
+        return Disconnected(detail, look_at=setting_for(said), about_us=before_mail)
 
     def out_of_step(self, phase: str, reply: Reply) -> Disconnected:
         """Close, because of a reply that answers nothing."""

@@ -15,6 +15,12 @@ from .connection import Connection
 __all__ = ("Limits", "Loan", "Pool")
 
 _ONE_MORE_SECONDS = 60.0
+_NEXT_SECONDS = 1.0
+"""When a connection is tried beyond those that the backend is known to take: after it refused one, and after it took
+one more than that."""
+
+_TRIES = 3
+"""So often one loan may meet a backend that takes no further connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +72,6 @@ class Loan:
         if self._connection is not None:
             self._connection.abort()
         return self._connection
-
-    @property
-    def works(self) -> bool:
-        """Whether the backend has let us in on it, and not closed it."""
-        return self._connection is not None and not self._connection.gone
 
 
 class Pool:
@@ -164,9 +165,9 @@ class Pool:
     # Slots.
 
     def _has_room(self, address: str) -> bool:
-        if self._most < self._size and asyncio.get_running_loop().time() >= self._one_more_at:
+        if self._most < self._size and (now := asyncio.get_running_loop().time()) >= self._one_more_at:
             self._most += 1
-            self._one_more_at += _ONE_MORE_SECONDS
+            self._one_more_at = now + _ONE_MORE_SECONDS
         return self._taken_by_all < self._most and self._taken[address] < self._share
 
     @property
@@ -196,12 +197,16 @@ class Pool:
                 self._take_slot(address)
                 turn.set_result(None)
 
-    async def _slot(self, address: str, deadline: float) -> None:
+    async def _slot(self, address: str, deadline: float, *, again: bool = False) -> None:
         if self._has_room(address):
             self._take_slot(address)
             return
         turn = asyncio.get_running_loop().create_future()
-        self._waiting[turn] = address
+        if again:
+            # It had its turn, and what it got was one too many.
+            self._waiting = {turn: address, **self._waiting}
+        else:
+            self._waiting[turn] = address
         try:
             async with asyncio.timeout_at(deadline):
                 await turn
@@ -231,23 +236,31 @@ class Pool:
 
     async def _fill(self, loan: Loan, deadline: float, *, idle: bool = True) -> None:
         """Put a connection in ``loan``, which has a slot, and loses it if that fails."""
-        while True:
+        loop = asyncio.get_running_loop()
+        for left in reversed(range(_TRIES)):
             self._lent.add(loan)
             try:
                 if not (idle and self._take_idle(loan)):
-                    if self._most < self._size:
-                        # The backend counts those that are on their way out, too.
-                        await self._left()
-                    loan.take(await self._open(), asyncio.get_running_loop().time(), reused=False)
+                    await self._open_in(loan)
                 return
             except BaseException as error:
                 self._lent.discard(loan)
-                crowded = self._is_one_too_many(error)
+                one_too_many = self._is_one_too_many(error)
                 self._give_slot(loan.address)
-                if not crowded:
+                if not (one_too_many and left and loop.time() < deadline):
                     raise
             idle = True
-            await self._slot(loan.address, deadline)
+            await self._slot(loan.address, deadline, again=True)
+
+    async def _open_in(self, loan: Loan) -> None:
+        loop = asyncio.get_running_loop()
+        if self._most < self._size:
+            # The backend counts those that are on their way out, too.
+            await self._left()
+        loan.take(await self._open(), loop.time(), reused=False)
+        if self._taken_by_all >= self._most:
+            # As many as that do work; perhaps one more does.
+            self._one_more_at = min(self._one_more_at, loop.time() + _NEXT_SECONDS)
 
     def _take_idle(self, loan: Loan) -> bool:
         # The one used last is the least likely to have been closed by the backend, or on the way.
@@ -260,14 +273,14 @@ class Pool:
         return False
 
     def _is_one_too_many(self, error: BaseException) -> bool:
-        """Whether the backend serves as many of ours as it wants to, so that it is worth while to wait for one of them;
-        then the pool is that small from now on.
+        """Whether the backend takes others of ours, so that it is worth while to wait for one of them; then the pool is
+        that small for now. Where it takes none, its reason is another one.
         """
+        if self._closed or not isinstance(error, Overloaded | Disconnected):
+            return False
         others = self._taken_by_all - 1
-        works = sum(each.works for each in self._lent) + len(self._idle)
-        # Its own words are enough: the others may be on their way in. A hang-up can have any reason.
-        enough = others + len(self._idle) if isinstance(error, Overloaded) else works
-        if self._closed or not isinstance(error, Overloaded | Disconnected) or not enough:
+        if not others and not self._idle:
+            self._most = self._size
             return False
         self._most = max(1, min(self._most, others))
         self._one_more_at = asyncio.get_running_loop().time() + _ONE_MORE_SECONDS

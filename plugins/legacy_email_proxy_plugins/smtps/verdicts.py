@@ -12,7 +12,7 @@ from legacy_email_proxy.contracts import Refused
 
 from ..provider_errors import not_about_the_message
 
-__all__ = ("verdict",)
+__all__ = ("setting_for", "verdict")
 
 _NOT_UNDERSTOOD = frozenset(range(500, 505))
 _LINE_TOO_LONG = re.compile(r"line too long|lines? (?:is|are) too long|line length|long lines?\b", re.IGNORECASE)
@@ -29,9 +29,13 @@ def verdict(code: int, enhanced: str, text: str, detail: str, *, named: bool) ->
     if code in _NOT_UNDERSTOOD and not named:
         return _temporary(enhanced, text, f"{detail}, which is about our command and no verdict on the message")
     refused = Refused(code, enhanced, text, detail=detail)
-    if code >= 500 and _LINE_TOO_LONG.search(text):
-        refused.look_at = "SMTP_LONG_LINES"
+    refused.look_at = setting_for(text)
     return refused
+
+
+def setting_for(text: str) -> str:
+    """The setting that may help against what the backend said, or ``""``."""
+    return "SMTP_LONG_LINES" if _LINE_TOO_LONG.search(text) else ""
 
 
 def _temporary(enhanced: str, text: str, detail: str) -> Refused:
