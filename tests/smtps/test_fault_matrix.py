@@ -207,7 +207,7 @@ async def test_every_code_at_every_step(step: str, dialogue: Dialogue, certifica
             with pytest.raises(Refused) as refused:
                 await deliver(relay, dialogue=dialogue)
             told.append(smtp_reply(refused.value).code)
-        assert len(server.connections) == 1 + 2 * sum(twice for code in CODES if code < 500)
+        assert len(server.connections) == 1 + sum(twice for code in CODES if code < 500)
         assert len(server.messages) == 1
     ours = {530, 534, 535, 538} | (set(range(500, 505)) if step == "DATA" else set())
     assert told == [451 if code in ours else code for code in CODES]
@@ -224,8 +224,9 @@ async def test_a_backend_that_wants_less_is_not_hammered(
         for _ in range(3):
             with pytest.raises(Refused):
                 await deliver(relay, dialogue=dialogue)
-        assert server.verbs.count("MAIL") == 3 * tries
-        assert server.verbs.count("AUTH") == (1 if tries == 1 else 3 * tries)
+        # A second connection that says the same is believed, and is as good as any.
+        assert server.verbs.count("MAIL") == 2 + tries
+        assert server.verbs.count("AUTH") == tries
 
 
 async def test_a_backend_that_hangs_on_everybody(certificates: Certificates) -> None:

@@ -16,6 +16,8 @@ from fakes.smtp import Action, Connection, Drop, Encryption, Hang, Reset, Say
 from legacy_email_proxy.contracts import Disconnected, Overloaded, Recipient, Refused
 from legacy_email_proxy_plugins.smtps import Limits, Timeouts
 from legacy_email_proxy_plugins.smtps import pool as pool_module
+from legacy_email_proxy_plugins.smtps.refrain import Refrain
+from legacy_email_proxy_plugins.smtps.replies import Reply
 from realservers.certificates import Certificates
 from smtps.support import CLIENT, CONTENT, SENDER, SHORT, Dialogue, deliver, pieces, relaying
 
@@ -300,6 +302,38 @@ async def test_who_is_put_off_twice_is_told_and_neither_connection_serves_again(
         assert refused.value.text == "two"
         await deliver(relay, dialogue=dialogue)
         assert [connection.verbs.count("MAIL") for connection in server.connections] == [1, 1, 1]
+
+
+async def test_what_every_connection_says_is_asked_for_once_a_minute(
+    dialogue: Dialogue, certificates: Certificates
+) -> None:
+    def greylisted(_: Connection, line: str) -> str:
+        return f"450 4.2.0 {line[8:]}: Recipient address rejected: Greylisted, see http://x.test/{len(line)}"
+
+    async with relaying(certificates.good, {"RCPT": greylisted}, dialogue=dialogue) as (server, relay):
+        for number in range(8, 12):
+            with pytest.raises(Refused):
+                await deliver(relay, f"r{number}@example.test", dialogue=dialogue)
+        assert len(server.connections) == 2
+        relay._refrain._until.clear()  # as if a minute had passed
+        with pytest.raises(Refused):
+            await deliver(relay, dialogue=dialogue)
+        assert len(server.connections) == 3
+        del server.script["RCPT"]
+        await deliver(relay, dialogue=dialogue)
+
+
+def test_what_is_known_of_a_backends_words_is_bounded() -> None:
+    now = 0.0
+    refrain = Refrain(lambda: now)
+    words = "".join(chr(ord("a") + number) for number in range(26))
+    replies = [Reply(450, (f"{one}{two}",)) for one in words for two in words]
+    for reply in replies:
+        refrain.compare(reply, reply)
+    assert sum(reply in refrain for reply in replies) == 64
+    assert replies[-1] in refrain
+    now += 61
+    assert replies[-1] not in refrain
 
 
 @pytest.mark.parametrize(("greeting", "kind"), [("554 no", "554"), ("421 4.3.2 no", "421"), (Drop(), "closed")])

@@ -166,7 +166,7 @@ async def test_a_verdict_is_passed_on_as_it_is(
         assert len(server.messages) == 1
         await deliver(relay, dialogue=dialogue)
         assert len(server.messages) == 2
-        assert len(server.connections) == (3 if twice else 1), "a verdict does not cost the connection"
+        assert len(server.connections) == (2 if twice else 1), "a verdict does not cost the connection"
         assert server.verbs.count("RSET") == 1 + twice
 
 

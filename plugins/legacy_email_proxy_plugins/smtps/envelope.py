@@ -34,7 +34,7 @@ class Envelope:
         self._over = False
         self.taken: list[Recipient] = []
         """The recipients that the backend has taken."""
-        self._put_off = False
+        self._put_off: Reply | None = None
         self.go_ahead: Reply | None = None
         """The reply to a DATA that went out behind the recipients: 354, or a refusal."""
 
@@ -44,11 +44,11 @@ class Envelope:
         return self._sender is None
 
     @property
-    def put_off(self) -> bool:
-        """Whether the backend has taken nothing yet, and has answered 4yz to MAIL or to each recipient. Then it may be
+    def put_off(self) -> Reply | None:
+        """The 4yz to MAIL or a recipient, if the backend has taken nothing yet and said nothing else. Then it may be
         the connection that it doesn't like: some take so many messages on one and no more.
         """
-        return self._put_off and not self.taken
+        return None if self.taken else self._put_off
 
     async def mail(self) -> None:
         """Name the sender. Raises :class:`Refused`, unless that verdict is left to the first recipients."""
@@ -63,7 +63,7 @@ class Envelope:
         connection.state = State.ENVELOPE
         reply = self._judged(await connection.ask(line, _MAIL, connection.timeouts.mail), _MAIL)
         self._sender = reply
-        self._put_off = reply.postponed
+        self._put_off = reply if reply.postponed else None
         if reply.negative:
             raise connection.refusal(reply, _MAIL, named=True)
 
@@ -105,7 +105,7 @@ class Envelope:
                 verdicts[index] = self._connection.refusal(reply, phase, named=True)
             else:
                 self.taken.append(recipients[index])
-        self._put_off = bool(replies) and all(reply.postponed for reply in replies)
+        self._put_off = replies[0] if replies and all(reply.postponed for reply in replies) else None
         return verdicts
 
     async def _alone(self, line: bytes) -> Reply:

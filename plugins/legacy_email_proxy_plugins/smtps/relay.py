@@ -27,6 +27,8 @@ from .envelope import Envelope
 from .opening import log_in, open_connection
 from .pool import Limits, Loan, Pool
 from .probe import probe
+from .refrain import Refrain
+from .replies import Reply
 from .sending import NotUnderstood, Replayable, send_chunks, send_data
 from .timeouts import Timeouts
 
@@ -42,6 +44,7 @@ class SMTPSRelay:
         self._timeouts = timeouts or Timeouts()
         self._breaker = Breaker(self._logger)
         self._pool = Pool(self._connect, self._endpoint.max_connections, self._timeouts.slot, self._logger, limits)
+        self._refrain = Refrain()
         self._capabilities = RelayCapabilities()
         if self._endpoint.encryption is Encryption.NONE and self._endpoint.user is not None:
             self._logger.warning(
@@ -61,7 +64,7 @@ class SMTPSRelay:
 
     def transaction(self, client: Client, reverse_path: str, parameters: Parameters) -> _Transaction:
         """See :meth:`contracts.Relay.transaction`. A refused sender is told at MAIL or at the first recipient."""
-        return _Transaction(self._pool, client.address, reverse_path, parameters, self._logger)
+        return _Transaction(self._pool, self._refrain, client.address, reverse_path, parameters, self._logger)
 
     def capabilities(self) -> RelayCapabilities:
         """See :meth:`contracts.Relay.capabilities`: what the last EHLO said."""
@@ -84,9 +87,16 @@ class _Transaction:
     """
 
     def __init__(
-        self, pool: Pool, address: str, reverse_path: str, parameters: Parameters, logger: logging.Logger
+        self,
+        pool: Pool,
+        refrain: Refrain,
+        address: str,
+        reverse_path: str,
+        parameters: Parameters,
+        logger: logging.Logger,
     ) -> None:
         self._pool = pool
+        self._refrain = refrain
         self._address = address
         self._reverse_path = reverse_path
         self._parameters = parameters
@@ -105,6 +115,7 @@ class _Transaction:
                     raise
                 await self._begin_again()
             except Refused as refused:
+                # Its verdict, if there is one, takes the place of this one.
                 if not await self._begun_elsewhere():
                     raise refused from None
         except BaseException as error:
@@ -125,7 +136,8 @@ class _Transaction:
                 # Cancelled: nobody has the time to be polite.
                 self._loan.connection.abort()
         finally:
-            self._loan.spent = self._envelope.put_off
+            put_off = self._envelope.put_off
+            self._loan.spent = put_off is not None and put_off not in self._refrain
             self._pool.give_back(self._loan)
 
     async def _mail(self) -> None:
@@ -145,22 +157,29 @@ class _Transaction:
         await self._mail()
 
     async def _begun_elsewhere(self) -> bool:
-        """Whether another connection was begun on, because this one is put off: servers that take no more messages on
-        one, or want to see a client come back (postscreen), say 4yz to everything. Raises what that one says of the
-        sender; where there is none, what was said first stands.
+        """Whether another connection was begun on, because all that is said on this one is 4yz: some servers take no
+        more messages on one, or want to see a client come back (postscreen). Raises what that one says of the sender;
+        where there is none, what was said first stands.
         """
-        if not (self._may_ask_elsewhere and self._envelope.put_off):
+        put_off = self._envelope.put_off
+        if put_off is None or put_off in self._refrain or not self._may_ask_elsewhere:
             return False
         self._may_ask_elsewhere = False
         self._envelope.leave()
         try:
             await self._begin_again()
         except Refused:
+            self._compare(put_off)
             raise
         except Failure as failure:
             self._logger.info("no other connection for what was answered with 4yz: %s", failure)
             return False
         return True
+
+    def _compare(self, first: Reply) -> None:
+        """Learn from what the second connection said."""
+        if second := self._envelope.put_off:
+            self._refrain.compare(first, second)
 
     async def add_recipient(self, forward_path: str, parameters: Parameters) -> None:
         """See :meth:`contracts.Transaction.add_recipient`."""
@@ -173,9 +192,12 @@ class _Transaction:
     ) -> Sequence[Refused | None]:
         """See :meth:`contracts.PipeliningTransaction.add_recipients`."""
         verdicts = await self._verdicts(recipients, content_follows)
+        put_off = self._envelope.put_off
         try:
             if await self._begun_elsewhere():
                 verdicts = await self._envelope.rcpt(recipients, content_follows=content_follows)
+                if put_off is not None:
+                    self._compare(put_off)
         except Refused as refused:
             return [refused] * len(recipients)
         except Disconnected as lost:
