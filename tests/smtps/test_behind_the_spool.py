@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,10 @@ async def test_a_good_message_beside_fifteen_bad_ones_waits_no_pause(
         assert not delivery._gate.closed
 
 
-async def test_the_accounts_limit_kills_nothing(certificates: Certificates, tmp_path: Path) -> None:
+async def test_the_accounts_limit_kills_nothing(
+    certificates: Certificates, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     script: dict[Any, Action] = {"RCPT": "550 5.4.5 Daily user sending limit exceeded. For more information …"}
     async with (
         relaying(certificates.good, script, dialogue=PIPELINED) as (server, relay),
@@ -69,6 +73,22 @@ async def test_the_accounts_limit_kills_nothing(certificates: Certificates, tmp_
             await send(spool, reverse_path=f"s{number}@example.test")
         await until(lambda: server.verbs.count("RCPT") >= 5)
         await until_states(spool, *["queued"] * 5)
+        causes = [getattr(each, "facts", {}).get("cause", "") for each in caplog.records]
+        assert sum("no verdict" in cause and "BACKEND_SMTP_MESSAGES_PER_MINUTE" in cause for cause in causes) >= 5
         del server.script["RCPT"]
         await until_states(spool)
         assert len(server.messages) == 5
+
+
+async def test_the_log_names_the_setting_for_long_lines(
+    certificates: Certificates, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with (
+        relaying(certificates.good, {".": "500 Line too long"}, dialogue=PIPELINED) as (_, relay),
+        spooling(relay, tmp_path, SPOOL_NOTIFY="postmaster") as spool,
+    ):
+        await send(spool)
+        await until_states(spool, "dead")
+        causes = [getattr(each, "facts", {}).get("cause", "") for each in caplog.records]
+        assert any(cause.endswith("(see SMTP_LONG_LINES)") for cause in causes)

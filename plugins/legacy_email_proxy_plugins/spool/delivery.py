@@ -297,6 +297,9 @@ class Delivery:
                 "message delivered",
                 extra={"facts": {**_facts(message), "recipients": len(made.delivered), "backend": made.detail}},
             )
+        for cause in dict.fromkeys(str(refusal) for _, refusal in made.refused):
+            # It knows more than the reply says, such as which setting may help.
+            self._logger.info("recipients refused", extra={"facts": {**_facts(message), "cause": cause}})
         failed = []
         for recipient, refusal in made.refused:
             recipient.verdict = Verdict.of(refusal, now)
