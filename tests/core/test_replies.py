@@ -55,7 +55,7 @@ VERDICTS = [
     ((550, "5.7.1", "x" * 1000), "550 5.7.1 " + "x" * 400),
     # what judges the proxy and not the message
     *(((code, "5.5.1", "x"), "451 4.3.0 The backend did not take this, try again later")
-      for code in (421, 500, 501, 502, 503, 504, 530, 534, 535, 538)),
+      for code in (421, 530, 534, 535, 538)),
 ]  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def test_verdicts_of_the_backend(verdict: tuple[int, str, str], line: str) -> No
     assert str(smtp_reply(Refused(*verdict))) == line
 
 
-@pytest.mark.parametrize("code", [432, 450, 451, 452, 454, 455, 521, 550, 551, 552, 553, 554, 555, 556])
+@pytest.mark.parametrize("code", [432, 450, 451, 452, 454, 455, *range(500, 505), 521, *range(550, 557)])
 def test_class_and_code_are_kept(code: int) -> None:
     assert smtp_reply(Refused(code, f"{str(code)[0]}.1.1", "x")).code == code
 

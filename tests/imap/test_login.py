@@ -199,7 +199,7 @@ async def test_nobody_listens(certificates: Certificates) -> None:
             async with maildrop.open(CLIENT, None):
                 pass
         await maildrop.aclose()
-    assert raised.value.look_at == "BACKEND_IMAP_HOST"
+    assert raised.value.look_at == "BACKEND_IMAP_HOST, BACKEND_IMAP_PORT"
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "x" * 70 + ".test"])

@@ -65,6 +65,8 @@ def settings(**given: Any) -> dict[str, Any]:
         "BACKEND_SMTP_USE_TLS": False,
         "BACKEND_SMTP_CA_FILE": None,
         "BACKEND_SMTP_MAX_CONNECTIONS": 10,
+        "BACKEND_SMTP_EHLO_NAME": None,
+        "BACKEND_SMTP_CHUNKING": True,
     } | given
 
 

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -192,3 +193,56 @@ async def test_probe(postfix: Postfix, account: Account) -> None:
         findings = await relay.probe()
         assert {finding.level for finding in findings} == {Level.GOOD}
         assert findings[1].text == f"logged in as {account.name} (PLAIN)"
+
+
+@pytest.mark.parametrize("encryption", ENCRYPTIONS)
+async def test_one_that_takes_two_connections(
+    encryption: Encryption, certificates: Certificates, dovecot: Dovecot, account: Account
+) -> None:
+    settings = {"smtpd_client_connection_count_limit": "2", "smtpd_client_event_limit_exceptions": ""}
+    with Postfix.start(certificates.good, dovecot, settings=settings) as postfix:
+        async with relaying(postfix, account, encryption) as relay:
+            clients = [replace(CLIENT, address=f"10.0.0.{number}") for number in range(18)]
+            await asyncio.gather(*(deliver(relay, account.address, client=client) for client in clients))
+        assert len(await asyncio.to_thread(dovecot.wait_for_messages, account.name, 18)) == 18
+        assert "too many connections" in postfix.log or "Connection concurrency limit exceeded" in postfix.log
+
+
+async def test_a_mistyped_address_is_refused_for_good(
+    certificates: Certificates, dovecot: Dovecot, account: Account
+) -> None:
+    settings = {"smtpd_sender_restrictions": "reject_non_fqdn_sender"}
+    with Postfix.start(certificates.good, dovecot, settings=settings) as postfix:
+        async with relaying(postfix, account) as relay:
+            for path, sender, code, enhanced in (
+                ("user@example..test", SENDER, 501, "5.1.3"),
+                (account.address, "scanner", 504, "5.5.2"),
+            ):
+                with pytest.raises(Refused) as refused:
+                    await deliver(relay, path, reverse_path=sender)
+                assert (refused.value.code, refused.value.enhanced) == (code, enhanced)
+                assert refused.value.permanent
+            await deliver(relay, account.address)
+
+
+async def test_one_that_wants_a_name_in_ehlo(certificates: Certificates, dovecot: Dovecot, account: Account) -> None:
+    settings = {"smtpd_helo_restrictions": "reject_non_fqdn_helo_hostname"}
+    with Postfix.start(certificates.good, dovecot, settings=settings) as postfix:
+        for name, fits in (("scanner", False), ("scanner.firm.example", True), (None, True)):
+            relay = relay_to(
+                postfix.smtps_port,
+                postfix.ca_file,
+                user=account.name,
+                password=account.password,
+                BACKEND_SMTP_EHLO_NAME=name,
+            )
+            if fits:
+                await deliver(relay, account.address)
+            else:
+                # It says so of the recipient, and with 504: no verdict on either.
+                with pytest.raises(Refused) as refused:
+                    await deliver(relay, account.address)
+                assert not refused.value.permanent
+                assert "Helo command rejected" in refused.value.text
+                assert "BACKEND_SMTP_EHLO_NAME" in refused.value.detail
+            await relay.aclose()

@@ -47,7 +47,7 @@ async def test_a_reply_before_the_final_dot_is_no_reply_to_it(
 
 
 async def test_a_reply_before_the_last_chunk_is_no_reply_to_it(certificates: Certificates) -> None:
-    script: dict[Step, Action] = {("BDAT", 2): Raw(b"250 1\r\n250 early\r\n")}
+    script: dict[Step, Action] = {("BDAT", 3): Raw(b"250 1\r\n250 early\r\n")}
     async with relaying(certificates.good, script, dialogue=CHUNKED) as (server, relay):
         with pytest.raises(Disconnected, match="before the last chunk: it sent, unasked: 250 early"):
             await deliver(relay, content=BLOCKS + CONTENT)
@@ -87,8 +87,9 @@ async def test_the_backend_drops_the_connection_in_the_content(
     how: type[Drop | Reset], share: int, dialogue: Dialogue, certificates: Certificates
 ) -> None:
     # BODY is each chunk by itself, and the whole of what follows DATA.
-    octets = len(BLOCKS) // 2 if dialogue.chunking else len(BLOCKS)
-    script: dict[Step, Action] = {("BODY", 1): how(after=octets * share // 100)}
+    octets = len(BLOCKS) // 2 - 1 if dialogue.chunking else len(BLOCKS)
+    # The first chunk is of one octet, as a question.
+    script: dict[Step, Action] = {("BODY", 1 + dialogue.chunking): how(after=octets * share // 100)}
     async with relaying(certificates.good, script, dialogue=dialogue) as (server, relay):
 
         async def content() -> AsyncIterator[bytes]:
@@ -106,7 +107,7 @@ async def test_the_backend_drops_the_connection_in_the_content(
 
 async def test_the_backend_drops_the_connection_within_the_last_chunk(certificates: Certificates) -> None:
     """Nobody but the backend knows whether it had all of it."""
-    async with relaying(certificates.good, {("BODY", 1): Drop(after=5)}, dialogue=CHUNKED) as (server, relay):
+    async with relaying(certificates.good, {("BODY", 2): Drop(after=5)}, dialogue=CHUNKED) as (server, relay):
         with pytest.raises(Disconnected, match=r"after the last chunk.*may have been delivered"):
             await deliver(relay)
         assert not server.messages

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from legacy_email_proxy.contracts import Refused, Secret
 from legacy_email_proxy_plugins.smtps.commands import Extensions, command, mail_command, rcpt_command
 from legacy_email_proxy_plugins.smtps.content import ContentEncoder
-from legacy_email_proxy_plugins.smtps.endpoint import Encryption, Endpoint
+from legacy_email_proxy_plugins.smtps.endpoint import Chunking, Encryption, Endpoint
 from legacy_email_proxy_plugins.smtps.login import Exchange
 from legacy_email_proxy_plugins.smtps.replies import (
     MAX_LINE_OCTETS,
@@ -224,7 +224,8 @@ REPEATED = [
 
 
 def login(password: str) -> Exchange:
-    return Exchange("PLAIN", Endpoint("fake.test", 25, Encryption.NONE, None, "alice", None, 1), Secret(password))
+    endpoint = Endpoint("fake.test", 25, Encryption.NONE, None, "alice", None, 1, None, Chunking(wanted=True))
+    return Exchange("PLAIN", endpoint, Secret(password))
 
 
 @pytest.mark.parametrize(("password", "lines", "piece"), REPEATED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ from legacy_email_proxy.contracts import Overloaded, Unreachable
 from legacy_email_proxy_plugins.smtps.connection import Connection
 from legacy_email_proxy_plugins.smtps.pool import Loan, Pool
 from realservers.certificates import Certificates
-from smtps.support import CLIENT, SENDER, SHORT, deliver, relaying
+from smtps.support import CLIENT, LOGGER, SENDER, SHORT, deliver, relaying
 
 
 class Nothing:
@@ -42,7 +43,7 @@ async def connect() -> Connection:
 async def pool_of(
     size: int, wait_seconds: float = 30, connect: Callable[[], Awaitable[Connection]] = connect
 ) -> AsyncIterator[Pool]:
-    pool = Pool(connect, size, wait_seconds)
+    pool = Pool(connect, size, wait_seconds, logging.getLogger(LOGGER))
     yield pool
     await pool.aclose()
 

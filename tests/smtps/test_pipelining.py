@@ -15,7 +15,7 @@ from legacy_email_proxy.contracts import Disconnected, Failure, Recipient, Refus
 from legacy_email_proxy_plugins.smtps import SMTPSRelay, Timeouts
 from legacy_email_proxy_plugins.smtps.commands import Extensions
 from legacy_email_proxy_plugins.smtps.connection import Connection, State
-from legacy_email_proxy_plugins.smtps.endpoint import Encryption, Endpoint
+from legacy_email_proxy_plugins.smtps.endpoint import Chunking, Encryption, Endpoint
 from legacy_email_proxy_plugins.smtps.wire import Wire
 from realservers.certificates import Certificates
 from smtps.support import (
@@ -90,7 +90,7 @@ async def backend(
         relays.append(relay)
 
         async def connect() -> Connection:
-            endpoint = Endpoint("fake.test", 25, Encryption.NONE, None, None, None, 1)
+            endpoint = Endpoint("fake.test", 25, Encryption.NONE, None, None, None, 1, None, Chunking(True))
             connection = Connection(backend.wire, endpoint, Timeouts(quit=0), logging.getLogger(LOGGER))
             await backend.wire.reply(1)
             connection.offered(Extensions({keyword.split()[0]: () for keyword in dialogue.keywords}))
@@ -117,16 +117,21 @@ async def test_a_small_message_costs_so_many_round_trips(
     dialogue: Dialogue, backend: Callable[[Dialogue], tuple[Backend, SMTPSRelay]]
 ) -> None:
     server, relay = backend(dialogue)
+    await deliver(relay, dialogue=dialogue)
+    asked = [MAIL + RCPT, b"BDAT 1\r\n" + CONTENT[:1], b"BDAT %d LAST\r\n" % (len(CONTENT) - 1) + CONTENT[1:]]
+    assert server.writes == (asked if dialogue.chunking else WRITES[dialogue.name])
     for _ in range(2):
+        server.writes.clear()
         await deliver(relay, dialogue=dialogue)
         assert server.writes == WRITES[dialogue.name]
-        server.writes.clear()
 
 
 async def test_a_long_message_is_held_back_to_its_end(
     dialogue: Dialogue, backend: Callable[[Dialogue], tuple[Backend, SMTPSRelay]]
 ) -> None:
     server, relay = backend(dialogue)
+    await deliver(relay, dialogue=dialogue)
+    server.writes.clear()
     await deliver(relay, content=pieces(BLOCKS, CONTENT[:9], CONTENT[9:]), dialogue=dialogue)
     body = server.writes[len(WRITES[dialogue.name]) - 1 :]
     half = len(BLOCKS) // 2

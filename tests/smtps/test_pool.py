@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 
 from fakes.server import Step
-from fakes.smtp import Action, Drop, Hang, Reset, Say
-from legacy_email_proxy.contracts import Disconnected, Overloaded, Refused
+from fakes.smtp import Action, Connection, Drop, Encryption, Hang, Reset, Say
+from legacy_email_proxy.contracts import Disconnected, Overloaded, Recipient, Refused
 from legacy_email_proxy_plugins.smtps import Limits, Timeouts
+from legacy_email_proxy_plugins.smtps import pool as pool_module
+from legacy_email_proxy_plugins.smtps.refrain import Refrain
+from legacy_email_proxy_plugins.smtps.replies import Reply
 from realservers.certificates import Certificates
-from smtps.support import CLIENT, CONTENT, SENDER, SHORT, deliver, pieces, relaying
+from smtps.support import CLIENT, CONTENT, SENDER, SHORT, Dialogue, deliver, pieces, relaying
 
 LOGIN = ["EHLO", "AUTH"]
 MESSAGE = ["MAIL", "RCPT", "DATA", "."]
@@ -249,3 +255,196 @@ async def test_at_the_end_nothing_begins_again(certificates: Certificates) -> No
             await task
         assert len(server.connections) == 1
         assert len(server.messages) == 1
+
+
+# A connection that the backend is tired of.
+
+
+@pytest.mark.parametrize("step", ["MAIL", "RCPT"])
+async def test_what_is_put_off_on_one_connection_is_asked_for_on_another_at_once(
+    step: str, dialogue: Dialogue, certificates: Certificates
+) -> None:
+    """OpenSMTPD takes so many messages on one connection, postscreen wants to see a client come back."""
+    asked: Counter[int] = Counter()
+
+    def tired(connection: Connection, _: str) -> str | None:
+        asked[connection.number] += 1
+        return "452 4.5.3 Too many messages sent" if asked[connection.number] > 2 else None
+
+    async with relaying(certificates.good, {step: tired}, dialogue=dialogue) as (server, relay):
+        for _ in range(7):
+            await deliver(relay, dialogue=dialogue)
+        assert len(server.messages) == 7
+        assert [connection.verbs.count("MAIL") for connection in server.connections] == [3, 3, 3, 1]
+        await server.until(lambda server: server.connections[0].ended)
+        assert server.connections[0].verbs[-1] == "QUIT"
+
+
+async def test_postscreen_lets_who_comes_back_in(dialogue: Dialogue, certificates: Certificates) -> None:
+    def first_is_tested(connection: Connection, _: str) -> str | None:
+        return "450 4.3.2 Service currently unavailable" if connection.number == 1 else None
+
+    async with relaying(certificates.good, {"RCPT": first_is_tested}, dialogue=dialogue) as (server, relay):
+        for _ in range(2):
+            await deliver(relay, "r1@example.test", "r2@example.test", dialogue=dialogue)
+        assert [len(message.rcpt) for message in server.messages] == [2, 2]
+        assert len(server.connections) == 2
+
+
+@pytest.mark.parametrize("step", ["MAIL", "RCPT"])
+async def test_who_is_put_off_twice_is_told_and_neither_connection_serves_again(
+    step: str, dialogue: Dialogue, certificates: Certificates
+) -> None:
+    script: dict[Step, Action] = {(step, 1): "450 4.7.1 one", (step, 2): "450 4.7.1 two"}
+    async with relaying(certificates.good, script, dialogue=dialogue) as (server, relay):
+        with pytest.raises(Refused) as refused:
+            await deliver(relay, dialogue=dialogue)
+        assert refused.value.text == "two"
+        await deliver(relay, dialogue=dialogue)
+        assert [connection.verbs.count("MAIL") for connection in server.connections] == [1, 1, 1]
+
+
+async def test_what_every_connection_says_is_asked_for_once_a_minute(
+    dialogue: Dialogue, certificates: Certificates
+) -> None:
+    def greylisted(_: Connection, line: str) -> str:
+        return f"450 4.2.0 {line[8:]}: Recipient address rejected: Greylisted, see http://x.test/{len(line)}"
+
+    async with relaying(certificates.good, {"RCPT": greylisted}, dialogue=dialogue) as (server, relay):
+        for number in range(8, 12):
+            with pytest.raises(Refused):
+                await deliver(relay, f"r{number}@example.test", dialogue=dialogue)
+        assert len(server.connections) == 2
+        relay._refrain._until.clear()  # as if a minute had passed
+        with pytest.raises(Refused):
+            await deliver(relay, dialogue=dialogue)
+        assert len(server.connections) == 3
+        del server.script["RCPT"]
+        await deliver(relay, dialogue=dialogue)
+
+
+def test_what_is_known_of_a_backends_words_is_bounded() -> None:
+    now = 0.0
+    refrain = Refrain(lambda: now)
+    words = "".join(chr(ord("a") + number) for number in range(26))
+    replies = [Reply(450, (f"{one}{two}",)) for one in words for two in words]
+    for reply in replies:
+        refrain.compare(reply, reply)
+    assert sum(reply in refrain for reply in replies) == 64
+    assert replies[-1] in refrain
+    now += 61
+    assert replies[-1] not in refrain
+
+
+@pytest.mark.parametrize(("greeting", "kind"), [("554 no", "554"), ("421 4.3.2 no", "421"), (Drop(), "closed")])
+async def test_where_there_is_no_other_connection_what_was_said_first_stands(
+    greeting: Action, kind: str, dialogue: Dialogue, certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    script: dict[Step, Action] = {("RCPT", 1): "450 4.7.1 one", ("GREETING", 2): greeting}
+    async with relaying(certificates.good, script, dialogue=dialogue) as (server, relay):
+        with pytest.raises(Refused) as refused:
+            await deliver(relay, dialogue=dialogue)
+        assert refused.value.text == "one"
+        assert kind in caplog.text
+        await deliver(relay, dialogue=dialogue)
+        assert len(server.messages) == 1
+
+
+async def test_what_is_taken_or_refused_for_good_is_not_asked_for_elsewhere(
+    dialogue: Dialogue, certificates: Certificates
+) -> None:
+    script: dict[Step, Action] = {("RCPT", 1): "450 x", ("RCPT", 2): "550 x", ("RCPT", 5): "450 x"}
+    if not dialogue.together:
+        del script[("RCPT", 1)]
+    async with relaying(certificates.good, script, dialogue=dialogue) as (server, relay):
+        async with relay.transaction(CLIENT, SENDER, {}) as transaction:
+            recipients = [Recipient(f"r{number}@example.test") for number in range(3)]
+            await transaction.add_recipients(recipients, content_follows=dialogue.together)
+            await transaction.send(pieces(CONTENT))
+        await deliver(relay, "r4@example.test", "r5@example.test", dialogue=dialogue)
+        assert len(server.messages) == 2
+        assert len(server.connections) == 1
+
+
+# A backend that takes fewer connections than the pool has.
+
+
+TOO_MANY = Drop(b"421 4.7.0 too many connections\r\n")
+
+
+def at_most(server_connections: int, last: Drop = TOO_MANY) -> Callable[[Connection, str], Drop | None]:
+    working: set[int] = set()
+
+    def judge(connection: Connection, _: str) -> Drop | None:
+        if len(working) >= server_connections and id(connection) not in working:
+            return last
+        working.add(id(connection))
+        return None
+
+    return judge
+
+
+@pytest.mark.parametrize("encryption", ["implicit", "starttls", "none"])
+@pytest.mark.parametrize("step", ["TLS", "GREETING", "AUTH"])
+@pytest.mark.parametrize("last", [TOO_MANY, Drop(b"454 4.7.0 later\r\n"), Drop()], ids=["421", "454", "hang-up"])
+async def test_the_pool_learns_how_many_connections_the_backend_takes(
+    last: Drop, step: str, encryption: Encryption, certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    if step == "TLS" and encryption != "implicit":
+        pytest.skip("only there something can be said before TLS")
+    # Exim says its 421 in the clear on the port for TLS, others say it in the greeting.
+    script: dict[Step, Action] = {step: at_most(2, last), ".": Say("250 2.0.0 OK", 0.02)}
+    async with relaying(certificates.good, script, encryption=encryption) as (server, relay):
+        clients = [replace(CLIENT, address=f"10.0.0.{number}") for number in range(18)]
+        await asyncio.gather(*(deliver(relay, client=client) for client in clients))
+        assert len(server.messages) == 18
+        assert sum("MAIL" in connection.verbs for connection in server.connections) == 2
+        assert caplog.text.count("takes fewer connections") == 1
+        assert "certificate" not in caplog.text
+        refused = len(server.connections) - 2
+        await asyncio.gather(*(deliver(relay, client=client) for client in clients))
+        assert len(server.connections) - 2 == refused, "it is remembered"
+
+
+async def test_the_pool_tries_one_more_after_a_while(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "_NEXT_SECONDS", 0.0)
+    crowded = at_most(2)
+    script: dict[Step, Action] = {"GREETING": lambda *given: crowded(*given), ".": Say("250 2.0.0 OK", 0.02)}
+    async with relaying(certificates.good, script) as (server, relay):
+        clients = [replace(CLIENT, address=f"10.0.0.{number}") for number in range(18)]
+        await asyncio.gather(*(deliver(relay, client=client) for client in clients))
+        crowded = at_most(100)
+        relay._pool._one_more_at = 0.0  # as if a minute had passed
+        for _ in range(3):
+            await asyncio.gather(*(deliver(relay, client=client) for client in clients))
+        assert len(server.messages) == 4 * 18
+        assert sum("MAIL" in connection.verbs for connection in server.connections) >= 3
+        assert relay._pool._most > 3
+
+
+async def test_a_backend_that_takes_nobody_says_so_to_everybody(certificates: Certificates) -> None:
+    async with relaying(certificates.good, {"GREETING": Drop(b"421 4.3.2 closed\r\n")}) as (server, relay):
+        clients = [replace(CLIENT, address=f"10.0.0.{number}") for number in range(18)]
+        async with asyncio.timeout(10):
+            told = await asyncio.gather(*(deliver(relay, client=each) for each in clients), return_exceptions=True)
+        assert {type(each) for each in told} == {Overloaded}
+        assert {str(each).partition("greets with ")[2][:20] for each in told} == {"421 4.3.2 closed"}
+        assert len(server.connections) <= 3 * 18
+        del server.script["GREETING"]
+        server.script["."] = Say("250 2.0.0 OK", 0.02)
+        before = len(server.connections)
+        await asyncio.gather(*(deliver(relay, client=client) for client in clients))
+        assert len(server.connections) == before + 10, "nothing was learnt of how many it takes"
+
+
+async def test_a_dead_idle_connection_at_a_full_backend_waits_for_one_that_works(certificates: Certificates) -> None:
+    script: dict[Step, Action] = {".": Say("250 2.0.0 OK", 0.1)}
+    async with relaying(certificates.good, script) as (server, relay):
+        await asyncio.gather(deliver(relay), deliver(relay))
+        server.script["GREETING"] = Drop(b"421 4.7.0 too many connections\r\n")
+        server.script[("MAIL", 3)] = Drop()
+        await asyncio.gather(deliver(relay), deliver(relay))
+        assert len(server.messages) == 4

@@ -52,10 +52,10 @@ async def test_the_name_does_not_resolve(certificates: Certificates) -> None:
 
 
 def resolving_to(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[str, int]) -> None:
-    async def getaddrinfo(*_: object, **__: object) -> list[Any]:
+    def getaddrinfo(*_: object, **__: object) -> list[Any]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", address) for address in addresses]
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
 
 async def test_every_address_of_the_name_is_tried(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +74,7 @@ async def test_no_address_answers(certificates: Certificates, monkeypatch: pytes
     relay = relay_to(465, certificates.ca_file)
     first, second = free_ports(2)
     resolving_to(monkeypatch, ("127.0.0.1", first), ("127.0.0.2", second))
-    with pytest.raises(Unreachable, match=r"127\.0\.0\.1: .*; 127\.0\.0\.2: "):
+    with pytest.raises(Unreachable, match=r"127\.0\.0\.1, 127\.0\.0\.2: Connection refused"):
         await deliver(relay)
 
 
@@ -84,6 +84,8 @@ SETTING_UP: list[tuple[Encryption, str, Action, type[Failure], str]] = [
     ("implicit", "TLS", Reset(), Disconnected, "in the TLS handshake"),
     ("implicit", "TLS", Hang(), Unreachable, "in the TLS handshake"),
     ("implicit", "TLS", Raw(b"220 in the clear\r\n"), Unverified, "WRONG_VERSION_NUMBER"),
+    ("implicit", "TLS", Drop(b"421 Too many connections\r\n"), Overloaded, "greets with 421 Too many connections"),
+    ("implicit", "TLS", Drop(b"554 5.7.1 no\r\n"), Unreachable, "greets with 554 5.7.1 no"),
     ("implicit", "TLS", Raw(b"\x15\x03\x01\x00\x02\x02\x28"), Unverified, "does not speak TLS with us"),
     ("none", "GREETING", "554 5.7.1 you are on a list", Unreachable, "you are on a list"),
     ("none", "GREETING", "521 no mail here", Unreachable, "no mail here"),

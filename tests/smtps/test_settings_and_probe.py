@@ -19,6 +19,9 @@ MISTAKES = [
     ({"BACKEND_SMTP_USER": "a"}, ["BACKEND_SMTP_PASS"]),
     ({"BACKEND_SMTP_PASS": Secret("hush")}, ["BACKEND_SMTP_USER"]),
     ({"BACKEND_SMTP_CA_FILE": Path("/nowhere/ca.pem")}, ["BACKEND_SMTP_CA_FILE"]),
+    ({"BACKEND_SMTP_EHLO_NAME": "a proxy"}, ["BACKEND_SMTP_EHLO_NAME"]),
+    ({"BACKEND_SMTP_EHLO_NAME": "proxy\r\nRSET"}, ["BACKEND_SMTP_EHLO_NAME"]),
+    ({"BACKEND_SMTP_EHLO_NAME": "b\u00fcro.example"}, ["BACKEND_SMTP_EHLO_NAME"]),
     ({"BACKEND_SMTP_USER": "a\0b", "BACKEND_SMTP_PASS": Secret("hush")}, ["BACKEND_SMTP_USER"]),
     (
         {"BACKEND_SMTP_HOST": None, "BACKEND_SMTP_USER": "a", "BACKEND_SMTP_CA_FILE": Path("/nowhere/ca.pem")},
@@ -114,3 +117,24 @@ async def test_a_bad_certificate_is_a_finding(certificates: Certificates) -> Non
         (finding,) = await relay.probe()
         assert finding.level is Level.BAD
         assert "certificate has expired" in finding.text
+
+
+@pytest.mark.parametrize(
+    "reply", ["421-4.7.0 Try again later, closing connection. (EHLO)\n421 4.7.0 gsmtp", "501 no", Drop()]
+)
+async def test_where_the_name_in_ehlo_is_refused_its_setting_is_named(
+    reply: Action, certificates: Certificates
+) -> None:
+    async with relaying(certificates.good, {"EHLO": reply}) as (server, relay):
+        *_, last = await relay.probe()
+        assert last.level is Level.BAD
+        assert "BACKEND_SMTP_EHLO_NAME" in last.text
+        assert "set BACKEND_SMTP_EHLO_NAME" in last.advice
+        assert server.connections[0].commands == ["EHLO [127.0.0.1]"]
+
+
+@pytest.mark.parametrize("name", ["proxy.firm.example", "scanner_1", "[192.0.2.1]", "[IPv6:2001:db8::1]"])
+async def test_the_name_in_ehlo_can_be_set(name: str, certificates: Certificates) -> None:
+    async with relaying(certificates.good, encryption="starttls", BACKEND_SMTP_EHLO_NAME=name) as (server, relay):
+        assert {finding.level for finding in await relay.probe()} == {Level.GOOD}
+        assert [each for each in server.connections[0].commands if "EHLO" in each] == [f"EHLO {name}"] * 2

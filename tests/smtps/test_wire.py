@@ -14,8 +14,8 @@ import pytest
 from legacy_email_proxy.contracts import Disconnected
 from legacy_email_proxy_plugins.smtps import Timeouts
 from legacy_email_proxy_plugins.smtps.connection import Connection, State
-from legacy_email_proxy_plugins.smtps.endpoint import Encryption, Endpoint
-from legacy_email_proxy_plugins.smtps.sending import Pace, send_chunks, send_data
+from legacy_email_proxy_plugins.smtps.endpoint import Chunking, Encryption, Endpoint
+from legacy_email_proxy_plugins.smtps.sending import Pace, Replayable, send_chunks, send_data
 from legacy_email_proxy_plugins.smtps.wire import Broken, Wire
 from smtps.support import BLOCKS, CONTENT, LOGGER, SHORT
 
@@ -36,7 +36,7 @@ async def wired() -> AsyncIterator[tuple[Wire, socket.socket]]:
 
 @pytest.mark.parametrize("chunks", [False, True])
 async def test_a_reply_that_lies_unread_in_the_socket_is_seen_before_the_end_is_sent(chunks: bool) -> None:
-    endpoint = Endpoint("fake.test", 25, Encryption.NONE, None, None, None, 1)
+    endpoint = Endpoint("fake.test", 25, Encryption.NONE, None, None, None, 1, None, Chunking(True, proven=True))
     async with wired() as (wire, peer):
         connection = Connection(wire, endpoint, Timeouts(), logging.getLogger(LOGGER))
         connection.state = State.ENVELOPE
@@ -50,7 +50,7 @@ async def test_a_reply_that_lies_unread_in_the_socket_is_seen_before_the_end_is_
             # It waits in the socket: the event loop does not run before DATA is sent.
             peer.send(b"354 go ahead\r\n")
         with pytest.raises(Disconnected, match=r"before the (final dot|last chunk): it sent, unasked: 250"):
-            await (send_chunks(connection, content()) if chunks else send_data(connection, content(), None))
+            await (send_chunks(connection, Replayable(content())) if chunks else send_data(connection, content(), None))
         await connection.closed()
         came = b""
         with suppress(ConnectionResetError):  # it was closed with something left to read
@@ -98,7 +98,7 @@ async def test_what_was_sent_buys_time_and_waiting_spends_it(monkeypatch: pytest
         return 70.0
 
     monkeypatch.setattr(Wire, "drain", drain)
-    endpoint = Endpoint("fake.test", 25, Encryption.NONE, None, None, None, 1)
+    endpoint = Endpoint("fake.test", 25, Encryption.NONE, None, None, None, 1, None, Chunking(True))
     async with wired() as (wire, _):
         connection = Connection(wire, endpoint, Timeouts(), logging.getLogger(LOGGER))
         pace = Pace(connection)

@@ -79,7 +79,6 @@ PERMANENT = Refused(550, "5.1.1", "no such user")
         TEMPORARY,
         Refused(421, "4.3.2", "bye"),
         Refused(535, "5.7.8", "your password"),
-        Refused(500, "5.5.2", "what?"),
         Disconnected("gone"),
         Unreachable("away"),
         Unusable("x"),

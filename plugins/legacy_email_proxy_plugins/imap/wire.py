@@ -6,6 +6,7 @@ trips it. So every command has a deadline and a budget of octets, and every piec
 
 from __future__ import annotations
 
+import asyncio
 import io
 import math
 import socket as sockets
@@ -17,6 +18,7 @@ from typing import Any
 
 from legacy_email_proxy.contracts import Disconnected, Unreachable, Unverified
 
+from ..dial import dial
 from .server import Patience
 from .tls import TLS
 
@@ -57,6 +59,7 @@ class Wire:
         self._consumed = 0
         self.first_line = b""
         """The greeting, or what came in its place."""
+        self._give_up: Callable[[], object] | None = None
         self.aborted = False
 
     @property
@@ -73,26 +76,24 @@ class Wire:
     # Opening
 
     def connect(self, host: str, port: int) -> None:
-        """Connect to the first address that answers. Raises :class:`Unreachable`."""
-        try:
-            addresses = sockets.getaddrinfo(host, port, type=sockets.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            raise Unreachable(f"can not find {host}: {_reason(error)}", look_at="BACKEND_IMAP_HOST") from error
-        failed = ""
-        for tried, (family, kind, protocol, _, address) in enumerate(addresses):
+        """Connect to the first address that answers. Raises :class:`Unreachable`, or :class:`Disconnected` after
+        :meth:`abort`.
+        """
+        # In a loop of this thread's own: the way there is the same as for the other leg, which has no threads.
+        with asyncio.Runner() as runner:
+            loop = runner.get_loop()
+            dialling = loop.create_task(dial(host, port, self._left(), "BACKEND_IMAP"))
+            self._give_up = lambda: loop.call_soon_threadsafe(dialling.cancel)
+            # In this order: an abort before the line above found nothing to cancel, one after it finds this.
+            if self.aborted:
+                dialling.cancel()
             try:
-                self._take(sockets.socket(family, kind, protocol))
-                # One address that swallows packets must leave time for the others.
-                self.socket.settimeout(max(0.001, self._left() / (len(addresses) - tried)))
-                self.socket.connect(address)
-                self.socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
-            except OSError as error:
-                self.close()
-                failed = f"{address[0]}: {_reason(error)}"
-                continue
-            self._read_from_socket()
-            return
-        raise Unreachable(f"can not connect to {host}:{port} ({failed})", look_at="BACKEND_IMAP_HOST")
+                connected = loop.run_until_complete(dialling)
+            except asyncio.CancelledError:
+                raise Disconnected("the connection was given up") from None
+        self._take(connected)
+        self.socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
+        self._read_from_socket()
 
     def start_tls(self, context: ssl.SSLContext, host: str) -> None:
         """Speak TLS from here on. Raises :class:`Unverified`, or :class:`Unreachable` where the peer just hung up."""
@@ -228,6 +229,9 @@ class Wire:
     def abort(self) -> None:
         """End the connection from any thread: whoever waits for it is woken at once, and fails."""
         self.aborted = True
+        if self._give_up is not None:
+            with suppress(RuntimeError):  # the loop is closed: it has dialled
+                self._give_up()
         if self._socket is not None:
             with suppress(OSError):
                 self._socket.shutdown(sockets.SHUT_RDWR)

@@ -17,6 +17,7 @@ from .commands import Extensions, command
 from .endpoint import Endpoint
 from .replies import CLOSING, Reply, redacted
 from .timeouts import Timeouts
+from .verdicts import setting_for, verdict
 from .wire import Broken, Wire
 
 __all__ = ("Connection", "State")
@@ -44,7 +45,6 @@ class Connection:
         self.logger = logger
         self.state = State.NEW
         self.pipelining = False
-        self.chunking = False
         self.extensions = Extensions()
         self.secrets: tuple[str, ...] = ()
         """What was sent to log in, and may come back from the backend at any time."""
@@ -58,8 +58,12 @@ class Connection:
         """Take what EHLO said."""
         self.extensions = extensions
         self.pipelining = "PIPELINING" in extensions
+
+    @property
+    def chunking(self) -> bool:
+        """Whether content goes out by BDAT."""
         # Without PIPELINING each chunk would wait for its reply, where DATA waits once.
-        self.chunking = self.pipelining and "CHUNKING" in extensions
+        return self.pipelining and "CHUNKING" in self.extensions and self.endpoint.chunking.wanted
 
     # Commands and replies. All raise Disconnected, and the connection is of no use after that.
 
@@ -112,19 +116,23 @@ class Connection:
     def lost(self, broken: Broken, phase: str) -> Disconnected:
         """Close, and say what happened."""
         self.timed_out = broken.timed_out and not self._unsettled
+        before_mail = self.state is State.NEW
         self.abort()
         said = f": {redacted(broken.said, self.secrets)[:_QUOTED]}" if broken.said else ""
-        return Disconnected(f"{self.endpoint}: {phase}: {broken}{said}")
+        detail = f"{self.endpoint}: {phase}: {broken}{said}"
+        return Disconnected(detail, look_at=setting_for(said), about_us=before_mail)
 
     def out_of_step(self, phase: str, reply: Reply) -> Disconnected:
         """Close, because of a reply that answers nothing."""
+        about_us = self.state is State.NEW or reply.code == CLOSING
         self.abort()
-        return Disconnected(f"{self.endpoint}: {phase}: it said {self.shown(reply)}")
+        return Disconnected(f"{self.endpoint}: {phase}: it said {self.shown(reply)}", about_us=about_us)
 
-    def refusal(self, reply: Reply, phase: str) -> Refused:
-        """The backend's 4yz or 5yz as the verdict that the device shall read."""
+    def refusal(self, reply: Reply, phase: str, *, named: bool) -> Refused:
+        """The backend's 4yz or 5yz as the device shall read it; for ``named`` see :func:`verdict`."""
         text = without_secrets(reply.text, self.secrets)
-        return Refused(reply.code, reply.enhanced, text, detail=f"{phase}: the backend said {self.shown(reply)}")
+        detail = f"{phase}: the backend said {self.shown(reply)}"
+        return verdict(reply.code, reply.enhanced, text, detail, named=named)
 
     def shown(self, reply: Reply) -> str:
         """The reply, for anybody's eyes."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from dataclasses import dataclass
 from enum import Enum
 
 from legacy_email_proxy.contracts import Context, Credentials, Secret, SettingsMistake
 
-__all__ = ("Encryption", "Endpoint")
+__all__ = ("Chunking", "Encryption", "Endpoint")
+
+# A domain or an address literal (RFC 5321 §4.1.2), and the underscores that real machines have.
+_EHLO_NAME = re.compile(r"[A-Za-z0-9._-]{1,255}|\[[A-Za-z0-9.:-]{1,80}\]")
 
 
 class Encryption(Enum):
@@ -19,10 +23,20 @@ class Encryption(Enum):
     NONE = "no TLS"
 
 
+@dataclass(slots=True)
+class Chunking:
+    """What is known of the backend's BDAT, for all connections to it: whether to use it where it is offered, and
+    whether it has taken content that way.
+    """
+
+    wanted: bool
+    proven: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """The backend. ``tls`` is there unless ``encryption`` is NONE; without a ``user`` nobody logs in, and there are no
-    ``credentials``.
+    ``credentials``; without an ``ehlo_name`` we are called by our address.
     """
 
     host: str
@@ -32,6 +46,8 @@ class Endpoint:
     user: str | None
     credentials: Credentials | None
     max_connections: int
+    ehlo_name: str | None
+    chunking: Chunking
 
     @classmethod
     def from_context(cls, context: Context) -> Endpoint:
@@ -53,6 +69,12 @@ class Endpoint:
         if "\0" in (user or "") or "\0" in (password.reveal() if password else ""):
             mistakes.append(
                 "BACKEND_SMTP_USER, BACKEND_SMTP_PASS: neither may hold a NUL, which SASL uses between them"
+            )
+        ehlo_name: str | None = settings["BACKEND_SMTP_EHLO_NAME"]
+        if ehlo_name and not _EHLO_NAME.fullmatch(ehlo_name):
+            mistakes.append(
+                f"BACKEND_SMTP_EHLO_NAME: {ehlo_name!a} is no host name; write one like proxy.firm.example, letters "
+                "outside ASCII as xn--…"
             )
         encryption, tls = Encryption.NONE, None
         if settings["BACKEND_SMTP_USE_TLS"]:
@@ -80,6 +102,8 @@ class Endpoint:
             user=user or None,
             credentials=credentials,
             max_connections=settings["BACKEND_SMTP_MAX_CONNECTIONS"],
+            ehlo_name=ehlo_name or None,
+            chunking=Chunking(settings["BACKEND_SMTP_CHUNKING"]),
         )
 
     def __str__(self) -> str:

@@ -32,8 +32,9 @@ class Envelope:
         self._held = b""
         self._sender: Reply | None = None
         self._over = False
-        self.accepted = 0
-        """How many recipients the backend has taken."""
+        self.taken: list[Recipient] = []
+        """The recipients that the backend has taken."""
+        self._put_off: Reply | None = None
         self.go_ahead: Reply | None = None
         """The reply to a DATA that went out behind the recipients: 354, or a refusal."""
 
@@ -41,6 +42,13 @@ class Envelope:
     def untouched(self) -> bool:
         """Whether the backend has said nothing yet, so that beginning again can't make a second copy."""
         return self._sender is None
+
+    @property
+    def put_off(self) -> Reply | None:
+        """The 4yz to MAIL or a recipient, if the backend has taken nothing yet and said nothing else. Then it may be
+        the connection that it doesn't like: some take so many messages on one and no more.
+        """
+        return None if self.taken else self._put_off
 
     async def mail(self) -> None:
         """Name the sender. Raises :class:`Refused`, unless that verdict is left to the first recipients."""
@@ -55,8 +63,9 @@ class Envelope:
         connection.state = State.ENVELOPE
         reply = self._judged(await connection.ask(line, _MAIL, connection.timeouts.mail), _MAIL)
         self._sender = reply
+        self._put_off = reply if reply.postponed else None
         if reply.negative:
-            raise connection.refusal(reply, _MAIL)
+            raise connection.refusal(reply, _MAIL, named=True)
 
     async def rcpt(self, recipients: Sequence[Recipient], *, content_follows: bool) -> list[Refused | None]:
         """The verdict on each of them, in order; ``None`` is an accepted one.
@@ -82,27 +91,26 @@ class Envelope:
                 asked.append(len(verdicts))
                 lines.append(line)
                 verdicts.append(None)
+        replies: list[Reply] = []
+        if self._sender is None or self._sender.positive:
+            if lines and self._connection.pipelining:
+                replies = await self._together(lines, content_follows)
+            else:
+                replies = [await self._alone(line) for line in lines]
+        phase = _RCPT
         if self._sender is not None and self._sender.negative:
-            replies = [self._sender] * len(lines)
-        elif lines and self._connection.pipelining:
-            replies = await self._together(lines, content_follows)
-        else:
-            replies = await self._one_by_one(lines)
+            replies, phase = [self._sender] * len(lines), _MAIL
         for index, reply in zip(asked, replies, strict=True):
-            if self._sender is not None and self._sender.negative:
-                verdicts[index] = self._connection.refusal(self._sender, _MAIL)
-            elif reply.negative:
-                verdicts[index] = self._connection.refusal(reply, _RCPT)
+            if reply.negative:
+                verdicts[index] = self._connection.refusal(reply, phase, named=True)
+            else:
+                self.taken.append(recipients[index])
+        self._put_off = replies[0] if replies and all(reply.postponed for reply in replies) else None
         return verdicts
 
-    async def _one_by_one(self, lines: Sequence[bytes]) -> list[Reply]:
+    async def _alone(self, line: bytes) -> Reply:
         connection = self._connection
-        replies = []
-        for line in lines:
-            reply = await connection.ask(line, _RCPT, connection.timeouts.rcpt)
-            replies.append(self._judged(reply, _RCPT))
-            self.accepted += reply.positive
-        return replies
+        return self._judged(await connection.ask(line, _RCPT, connection.timeouts.rcpt), _RCPT)
 
     async def _together(self, lines: list[bytes], content_follows: bool) -> list[Reply]:
         connection, timeouts = self._connection, self._connection.timeouts
@@ -114,18 +122,16 @@ class Envelope:
             self._held = b""
             self._sender = self._judged(await connection.reply(_MAIL, timeouts.mail), _MAIL)
         replies = [self._judged(await connection.reply(_RCPT, timeouts.rcpt), _RCPT) for _ in lines]
-        if self._sender is not None and self._sender.positive:
-            self.accepted += sum(reply.positive for reply in replies)
         if with_data:
             reply = await connection.reply(SENDING_DATA, timeouts.data)
-            self._take_go_ahead(reply, any(each.positive for each in replies))
+            self._take_go_ahead(reply, some_taken=any(each.positive for each in replies))
         return replies
 
-    def _take_go_ahead(self, reply: Reply, some_taken: bool) -> None:
+    def _take_go_ahead(self, reply: Reply, *, some_taken: bool) -> None:
         connection = self._connection
         if reply.code != 354 and not reply.negative:
             raise connection.out_of_step(SENDING_DATA, reply)
-        if self.accepted:
+        if self.taken or (some_taken and self._sender is not None and self._sender.positive):
             self.go_ahead = reply
         elif reply.code == 354 and some_taken:
             # It has refused the sender but not a recipient: who knows what it would make of an empty message.

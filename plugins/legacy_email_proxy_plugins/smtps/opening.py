@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import re
 import ssl
 from collections.abc import Awaitable, Callable
 
 from legacy_email_proxy.contracts import (
     Account,
     Disconnected,
+    Failure,
     Overloaded,
     Secret,
     Unreachable,
@@ -23,19 +25,22 @@ from legacy_email_proxy.contracts import (
 )
 
 from ..breaker import Breaker
+from ..dial import dial
 from .commands import Extensions, command
 from .connection import Connection, State
-from .dial import connect
 from .endpoint import Encryption, Endpoint
 from .login import NOT_UNDERSTOOD, Exchange, mechanisms
 from .replies import UNASKED, Reply, one_line
 from .timeouts import Timeouts
-from .wire import Broken
+from .wire import Broken, Wire
 
-__all__ = ("log_in", "open_connection")
+__all__ = ("EHLO_NAME", "log_in", "open_connection")
 
+_IN_CLEAR = re.compile(r"([245][0-9]{2})(?![0-9])")
 _EHLO = "while sending EHLO"
 _AUTH = "while sending AUTH"
+EHLO_NAME = "BACKEND_SMTP_EHLO_NAME"
+"""The setting to look at where EHLO is refused."""
 
 
 async def open_connection(endpoint: Endpoint, timeouts: Timeouts, logger: logging.Logger) -> Connection:
@@ -43,7 +48,12 @@ async def open_connection(endpoint: Endpoint, timeouts: Timeouts, logger: loggin
 
     Raises :class:`Unreachable`, :class:`Unverified`, :class:`Overloaded`, :class:`Unusable` or :class:`Disconnected`.
     """
-    wire = await connect(endpoint.host, endpoint.port, timeouts.connect)
+    connected = await dial(endpoint.host, endpoint.port, timeouts.connect, "BACKEND_SMTP")
+    try:
+        _, wire = await asyncio.get_running_loop().create_connection(Wire, sock=connected)
+    except BaseException:
+        connected.close()
+        raise
     connection = Connection(wire, endpoint, timeouts, logger)
     try:
         if endpoint.encryption is Encryption.IMPLICIT:
@@ -70,29 +80,39 @@ async def _greeting(connection: Connection) -> None:
         reply = await connection.take("waiting for the greeting", connection.timeouts.greeting)
     except Disconnected as lost:
         kind = Unreachable if connection.timed_out else Disconnected
-        raise kind(lost.detail, look_at=look_at) from None
-    if 400 <= reply.code < 500:
-        raise Overloaded(f"{endpoint} greets with {reply}")
+        raise kind(lost.detail, look_at=look_at, about_us=True) from None
     if reply.code != 220:
-        raise Unreachable(f"{endpoint} greets with {reply}", look_at=look_at)
+        raise _unwelcome(endpoint, reply.code, str(reply), look_at)
+
+
+def _unwelcome(endpoint: Endpoint, code: int, said: str, look_at: str) -> Failure:
+    if 400 <= code < 500:
+        return Overloaded(f"{endpoint} greets with {said}")
+    return Unreachable(f"{endpoint} greets with {said}", look_at=look_at)
 
 
 async def _hello(connection: Connection) -> None:
     endpoint = connection.endpoint
-    connection.send((command("EHLO", _own_name(connection)),), _EHLO)
-    reply = await connection.take(_EHLO, connection.timeouts.hello)
+    name = _own_name(connection)
+    connection.send((command("EHLO", name),), _EHLO)
+    try:
+        reply = await connection.take(_EHLO, connection.timeouts.hello)
+    except Disconnected as lost:
+        raise Disconnected(lost.detail, look_at=EHLO_NAME, about_us=True) from None
     if reply.code == 250:
         connection.offered(Extensions.parse(reply))
     elif reply.code >= 500:
-        raise Unusable(f"{endpoint} does not take EHLO: {reply}", look_at="BACKEND_SMTP_HOST")
+        raise Unusable(f"{endpoint} does not take EHLO {name}: {reply}", look_at=f"{EHLO_NAME}, BACKEND_SMTP_HOST")
     elif reply.negative:
-        raise Overloaded(f"{endpoint} answers EHLO with {reply}")
+        raise Overloaded(f"{endpoint} answers EHLO {name} with {reply}", look_at=EHLO_NAME)
     else:
         raise connection.out_of_step(_EHLO, reply)
 
 
 def _own_name(connection: Connection) -> str:
-    """Our address as a literal (RFC 5321 §4.1.3). A name would have to be looked up."""
+    """As the setting has it, else our address as a literal (RFC 5321 §4.1.3): a name would have to be looked up."""
+    if connection.endpoint.ehlo_name:
+        return connection.endpoint.ehlo_name
     address = ipaddress.ip_address(str(connection.wire.address[0]).partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is None:
@@ -138,13 +158,17 @@ async def _start_tls(connection: Connection) -> None:
             f"the certificate of {endpoint} does not verify: {reason}; nothing was sent", look_at="BACKEND_SMTP_CA_FILE"
         ) from None
     except ssl.SSLError as error:
-        raise Unverified(
-            f"{endpoint} does not speak TLS with us: {error.reason or error}; nothing was sent",
-            look_at="BACKEND_SMTP_PORT, BACKEND_SMTP_USE_SSL, BACKEND_SMTP_USE_TLS",
-        ) from None
+        look_at = "BACKEND_SMTP_PORT, BACKEND_SMTP_USE_SSL, BACKEND_SMTP_USE_TLS"
+        said = one_line(connection.wire.said_in_clear)
+        if (refusal := _IN_CLEAR.match(said)) and refusal[1] != "220":
+            # Exim says so before TLS where it takes no further connection.
+            raise _unwelcome(endpoint, int(refusal[1]), f"{said}, in the clear", look_at) from None
+        what = f"{error.reason or error}, it said in the clear {said}" if refusal else error.reason or error
+        raise Unverified(f"{endpoint} does not speak TLS with us: {what}; nothing was sent", look_at=look_at) from None
     except Broken as broken:
         kind = Unreachable if broken.timed_out else Disconnected
-        raise kind(f"{endpoint}: in the TLS handshake: {broken}", look_at="BACKEND_SMTP_PORT") from None
+        detail = f"{endpoint}: in the TLS handshake: {broken}"
+        raise kind(detail, look_at="BACKEND_SMTP_PORT", about_us=True) from None
 
 
 async def log_in(
@@ -194,7 +218,7 @@ async def _exchanged(connection: Connection, secret: Secret) -> str:
         if not reply.negative:
             connection.abort()
             said = f"it said {exchange.shown(reply)}, which is no end of a login"
-            raise Disconnected(f"{endpoint}: {_AUTH}: {said}{exchange.fault and f' ({exchange.fault})'}")
+            raise Disconnected(f"{endpoint}: {_AUTH}: {said}{exchange.fault and f' ({exchange.fault})'}", about_us=True)
         # The connection stays: with another mechanism, or another token, the next try is made on it.
         if reply.code not in NOT_UNDERSTOOD or name == names[-1]:
             raise exchange.failure(reply)

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from legacy_email_proxy.contracts import Overloaded
+from legacy_email_proxy.contracts import Disconnected, Overloaded
 
 from .connection import Connection
 
 __all__ = ("Limits", "Loan", "Pool")
+
+_ONE_MORE_SECONDS = 60.0
+_NEXT_SECONDS = 1.0
+"""When a connection is tried beyond those that the backend is known to take: after it refused one, and after it took
+one more than that."""
+
+_TRIES = 3
+"""So often one loan may meet a backend that takes no further connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +47,14 @@ class _Idle:
 class Loan:
     """One of the pool's slots, with a connection in it, lent to ``address``. To be given back."""
 
-    def __init__(self, address: str, connect: Callable[[], Awaitable[Connection]]) -> None:
+    def __init__(self, address: str) -> None:
         self.address = address
-        self._connect = connect
         self._connection: Connection | None = None
         self.opened = 0.0
         self.reused = False
         """Whether the connection has served before, and so may have died unnoticed."""
+        self.spent = False
+        """Whether it may serve nobody else, although it is in order."""
 
     @property
     def connection(self) -> Connection:
@@ -53,15 +63,9 @@ class Loan:
             raise RuntimeError("the loan has no connection yet")
         return self._connection
 
-    def take(self, idle: Connection, opened: float) -> None:
-        """Use one that has served before."""
-        self._connection, self.opened, self.reused = idle, opened, True
-
-    async def renew(self) -> None:
-        """Put a new connection in the place of the old one, which is closed."""
-        self.abort()
-        self._connection = await self._connect()
-        self.opened, self.reused = asyncio.get_running_loop().time(), False
+    def take(self, connection: Connection, opened: float, *, reused: bool) -> None:
+        """Put a connection in it."""
+        self._connection, self.opened, self.reused = connection, opened, reused
 
     def abort(self) -> Connection | None:
         """Close the connection, if there is one; the transaction on it ends with ``Disconnected``."""
@@ -76,21 +80,34 @@ class Pool:
     No client address is lent all of them: at least a quarter of the slots, and at least one, stay for others, so that
     one device that opens transactions and leaves them open can't lock everybody out. Who has to wait is served in the
     order of coming, except that an address with all its share is passed over.
+
+    Where the backend takes no further connection while it serves others of ours, their number is its limit for now:
+    whoever wanted one more waits for one of those, as if the pool were that small.
     """
 
     def __init__(
-        self, connect: Callable[[], Awaitable[Connection]], size: int, wait_seconds: float, limits: Limits | None = None
+        self,
+        connect: Callable[[], Awaitable[Connection]],
+        size: int,
+        wait_seconds: float,
+        logger: logging.Logger,
+        limits: Limits | None = None,
     ) -> None:
         self._connect = connect
         self._size = size
-        self._share = max(1, size - max(1, -(-size // 4)))
         self._wait_seconds = wait_seconds
+        self._logger = logger
         self._limits = limits or Limits()
+        self._most = size
+        """How many the backend takes, as far as is known."""
+        self._one_more_at = 0.0
+        """When one more than that is tried."""
+        self._told = False
         self._waiting: dict[asyncio.Future[None], str] = {}
         """Their addresses, in the order in which they came. Each stays in here until its task has noticed its turn."""
         self._taken: Counter[str] = Counter()
         """Slots by address; one that was given to somebody who waits is taken from that moment on."""
-        self._free = size
+        self._taken_by_all = 0
         self._idle: list[_Idle] = []
         """In the order in which they came back."""
         self._sweep: asyncio.TimerHandle | None = None
@@ -105,27 +122,36 @@ class Pool:
 
         Raises :class:`Overloaded` when none gets free for too long, and whatever ``connect`` raises.
         """
-        if self._free and self._taken[address] < self._share:
-            self._take_slot(address)
-        else:
-            await self._wait(address)
-        loan = Loan(address, self._open)
-        self._lent.add(loan)
-        try:
-            await self._fill(loan)
-        except BaseException:
-            self._release(loan)
-            raise
+        deadline = asyncio.get_running_loop().time() + self._wait_seconds
+        loan = Loan(address)
+        await self._slot(address, deadline)
+        await self._fill(loan, deadline)
         return loan
+
+    async def renew(self, loan: Loan) -> None:
+        """Put another connection in the place of the one in ``loan``, which is closed. Raises as :meth:`lend` does;
+        then there is none in it that works, and it is to be given back nevertheless.
+        """
+        deadline = asyncio.get_running_loop().time() + self._wait_seconds
+        connection = loan.connection
+        if connection.reusable:
+            # The backend counts it until it is closed; and the one that takes its place may be one too many.
+            self._dismiss(connection)
+            await connection.closed()
+        connection.abort()
+        await self._fill(loan, deadline, idle=False)
 
     def give_back(self, loan: Loan) -> None:
         """Take the connection back; what isn't clean is closed."""
+        if loan not in self._lent:
+            return
         connection = loan.connection
         now = asyncio.get_running_loop().time()
         if not connection.reusable:
             connection.abort()
         elif (
             self._closed
+            or loan.spent
             or connection.transactions >= self._limits.transactions
             or now - loan.opened >= self._limits.age_seconds
         ):
@@ -138,12 +164,22 @@ class Pool:
 
     # Slots.
 
+    def _has_room(self, address: str) -> bool:
+        if self._most < self._size and (now := asyncio.get_running_loop().time()) >= self._one_more_at:
+            self._most += 1
+            self._one_more_at = now + _ONE_MORE_SECONDS
+        return self._taken_by_all < self._most and self._taken[address] < self._share
+
+    @property
+    def _share(self) -> int:
+        return max(1, self._most - max(1, -(-self._most // 4)))
+
     def _take_slot(self, address: str) -> None:
-        self._free -= 1
+        self._taken_by_all += 1
         self._taken[address] += 1
 
     def _give_slot(self, address: str) -> None:
-        self._free += 1
+        self._taken_by_all -= 1
         self._taken[address] -= 1
         if not self._taken[address]:
             del self._taken[address]
@@ -155,17 +191,24 @@ class Pool:
 
     def _serve(self) -> None:
         for turn, address in self._waiting.items():
-            if not self._free:
+            if self._taken_by_all >= self._size:
                 break
-            if not turn.done() and self._taken[address] < self._share:
+            if not turn.done() and self._has_room(address):
                 self._take_slot(address)
                 turn.set_result(None)
 
-    async def _wait(self, address: str) -> None:
+    async def _slot(self, address: str, deadline: float, *, again: bool = False) -> None:
+        if self._has_room(address):
+            self._take_slot(address)
+            return
         turn = asyncio.get_running_loop().create_future()
-        self._waiting[turn] = address
+        if again:
+            # It had its turn, and what it got was one too many.
+            self._waiting = {turn: address, **self._waiting}
+        else:
+            self._waiting[turn] = address
         try:
-            async with asyncio.timeout(self._wait_seconds):
+            async with asyncio.timeout_at(deadline):
                 await turn
         except TimeoutError:
             # Else its turn came in the very moment in which the time was up.
@@ -183,21 +226,72 @@ class Pool:
         others = "" if mine < self._share else f", and {address} has {mine} of them, which is its share"
         return Overloaded(
             f"no connection to the backend got free within {self._wait_seconds:g} s: "
-            f"{self._size - self._free} of {self._size} are in use{others}",
+            f"{self._taken_by_all} of {self._most} are in use{others}",
             look_at="BACKEND_SMTP_MAX_CONNECTIONS",
+            # Those who have them are messages, too.
+            about_us=False,
         )
 
     # Connections.
 
-    async def _fill(self, loan: Loan) -> None:
+    async def _fill(self, loan: Loan, deadline: float, *, idle: bool = True) -> None:
+        """Put a connection in ``loan``, which has a slot, and loses it if that fails."""
+        loop = asyncio.get_running_loop()
+        for left in reversed(range(_TRIES)):
+            self._lent.add(loan)
+            try:
+                if not (idle and self._take_idle(loan)):
+                    await self._open_in(loan)
+                return
+            except BaseException as error:
+                self._lent.discard(loan)
+                one_too_many = self._is_one_too_many(error)
+                self._give_slot(loan.address)
+                if not (one_too_many and left and loop.time() < deadline):
+                    raise
+            idle = True
+            await self._slot(loan.address, deadline, again=True)
+
+    async def _open_in(self, loan: Loan) -> None:
+        loop = asyncio.get_running_loop()
+        if self._most < self._size:
+            # The backend counts those that are on their way out, too.
+            await self._left()
+        loan.take(await self._open(), loop.time(), reused=False)
+        if self._taken_by_all >= self._most:
+            # As many as that do work; perhaps one more does.
+            self._one_more_at = min(self._one_more_at, loop.time() + _NEXT_SECONDS)
+
+    def _take_idle(self, loan: Loan) -> bool:
         # The one used last is the least likely to have been closed by the backend, or on the way.
         while self._idle:
-            idle = self._idle.pop()
-            if idle.connection.reusable:
-                loan.take(idle.connection, idle.opened)
-                return
-            self._dismiss(idle.connection)
-        await loan.renew()
+            found = self._idle.pop()
+            if found.connection.reusable:
+                loan.take(found.connection, found.opened, reused=True)
+                return True
+            self._dismiss(found.connection)
+        return False
+
+    def _is_one_too_many(self, error: BaseException) -> bool:
+        """Whether the backend takes others of ours, so that it is worth while to wait for one of them; then the pool is
+        that small for now. Where it takes none, its reason is another one.
+        """
+        if self._closed or not isinstance(error, Overloaded | Disconnected):
+            return False
+        others = self._taken_by_all - 1
+        if not others and not self._idle:
+            self._most = self._size
+            return False
+        self._most = max(1, min(self._most, others))
+        self._one_more_at = asyncio.get_running_loop().time() + _ONE_MORE_SECONDS
+        if not self._told:
+            words = "the backend takes fewer connections at once than BACKEND_SMTP_MAX_CONNECTIONS (%d) allows: %s"
+            self._logger.warning(words, self._size, error)
+        self._told = True
+        return True
+
+    async def _left(self) -> None:
+        await asyncio.gather(*(connection.closed() for connection in self._leaving if not connection.gone))
 
     async def _open(self) -> Connection:
         shutting_down = Overloaded("the proxy is shutting down")
@@ -240,5 +334,5 @@ class Pool:
             self._sweep.cancel()
         while self._idle:
             self._dismiss(self._idle.pop().connection)
-        await asyncio.gather(*(connection.closed() for connection in self._leaving))
+        await self._left()
         self._leaving.clear()

@@ -21,7 +21,7 @@ from ..breaker import Breaker
 from ..provider_errors import meaning_of
 from .connection import Connection
 from .endpoint import Encryption, Endpoint
-from .opening import log_in
+from .opening import EHLO_NAME, log_in
 
 __all__ = ("probe",)
 
@@ -37,6 +37,10 @@ _ADVICE: dict[type[Failure], str] = {
 _WRONG_PLACE = (
     "check the name and the port: is this the server to which mail programs send, and does BACKEND_SMTP_USE_SSL or "
     "BACKEND_SMTP_USE_TLS fit the port (465 and 587)?"
+)
+
+_ADVICE_ON_EHLO = (
+    f"some servers refuse an address as our name: set {EHLO_NAME} to this machine's full name, as the provider knows it"
 )
 
 _WORTH_KNOWING = ("8BITMIME", "SMTPUTF8", "PIPELINING", "CHUNKING")
@@ -79,6 +83,8 @@ def _failed(failure: Failure) -> Finding:
         return Finding(Level.BAD, f"nothing to log in with: {text}", advice or f"look at {failure.look_at}")
     if isinstance(failure, CredentialsRefused) and (meaning := meaning_of(failure.detail)):
         return Finding(Level.BAD, f"{failure}: {meaning.words}", meaning.advice)
+    if EHLO_NAME in failure.look_at:
+        return Finding(Level.BAD, str(failure), _ADVICE_ON_EHLO)
     if failure.look_at and "BACKEND_SMTP" not in failure.look_at:
         # It is what gives the secret that failed, not the backend.
         return Finding(Level.BAD, failure.detail, f"look at {failure.look_at}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Self
@@ -10,6 +11,7 @@ from legacy_email_proxy.contracts import (
     Client,
     Context,
     Disconnected,
+    Failure,
     Finding,
     Parameters,
     Receipt,
@@ -25,7 +27,9 @@ from .envelope import Envelope
 from .opening import log_in, open_connection
 from .pool import Limits, Loan, Pool
 from .probe import probe
-from .sending import send_chunks, send_data
+from .refrain import Refrain
+from .replies import Reply
+from .sending import NotUnderstood, Replayable, send_chunks, send_data
 from .timeouts import Timeouts
 
 __all__ = ("SMTPSRelay",)
@@ -39,7 +43,8 @@ class SMTPSRelay:
         self._logger = context.logger
         self._timeouts = timeouts or Timeouts()
         self._breaker = Breaker(self._logger)
-        self._pool = Pool(self._connect, self._endpoint.max_connections, self._timeouts.slot, limits)
+        self._pool = Pool(self._connect, self._endpoint.max_connections, self._timeouts.slot, self._logger, limits)
+        self._refrain = Refrain()
         self._capabilities = RelayCapabilities()
         if self._endpoint.encryption is Encryption.NONE and self._endpoint.user is not None:
             self._logger.warning(
@@ -59,7 +64,7 @@ class SMTPSRelay:
 
     def transaction(self, client: Client, reverse_path: str, parameters: Parameters) -> _Transaction:
         """See :meth:`contracts.Relay.transaction`. A refused sender is told at MAIL or at the first recipient."""
-        return _Transaction(self._pool, client.address, reverse_path, parameters)
+        return _Transaction(self._pool, self._refrain, client.address, reverse_path, parameters, self._logger)
 
     def capabilities(self) -> RelayCapabilities:
         """See :meth:`contracts.Relay.capabilities`: what the last EHLO said."""
@@ -75,13 +80,28 @@ class SMTPSRelay:
 
 
 class _Transaction:
-    """See :class:`contracts.PipeliningTransaction`. Entering it borrows a connection, leaving it gives that back."""
+    """See :class:`contracts.PipeliningTransaction`. Entering it borrows a connection, leaving it gives that back.
 
-    def __init__(self, pool: Pool, address: str, reverse_path: str, parameters: Parameters) -> None:
+    As long as the backend has taken nothing of the message it may begin again on another connection, each for one
+    reason once: the connection had died idle, or what is said on it is only 4yz.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        refrain: Refrain,
+        address: str,
+        reverse_path: str,
+        parameters: Parameters,
+        logger: logging.Logger,
+    ) -> None:
         self._pool = pool
+        self._refrain = refrain
         self._address = address
         self._reverse_path = reverse_path
         self._parameters = parameters
+        self._logger = logger
+        self._may_ask_elsewhere = True
         self._loan: Loan
         self._envelope: Envelope
 
@@ -94,6 +114,10 @@ class _Transaction:
                 if not self._may_begin_again:
                     raise
                 await self._begin_again()
+            except Refused as refused:
+                # Its verdict, if there is one, takes the place of this one.
+                if not await self._begun_elsewhere():
+                    raise refused from None
         except BaseException as error:
             self._leave(error)
             raise
@@ -112,6 +136,8 @@ class _Transaction:
                 # Cancelled: nobody has the time to be polite.
                 self._loan.connection.abort()
         finally:
+            put_off = self._envelope.put_off
+            self._loan.spent = put_off is not None and put_off not in self._refrain
             self._pool.give_back(self._loan)
 
     async def _mail(self) -> None:
@@ -127,8 +153,33 @@ class _Transaction:
         return self._loan.reused and self._envelope.untouched and not self._loan.connection.timed_out
 
     async def _begin_again(self) -> None:
-        await self._loan.renew()
+        await self._pool.renew(self._loan)
         await self._mail()
+
+    async def _begun_elsewhere(self) -> bool:
+        """Whether another connection was begun on, because all that is said on this one is 4yz: some servers take no
+        more messages on one, or want to see a client come back (postscreen). Raises what that one says of the sender;
+        where there is none, what was said first stands.
+        """
+        put_off = self._envelope.put_off
+        if put_off is None or put_off in self._refrain or not self._may_ask_elsewhere:
+            return False
+        self._may_ask_elsewhere = False
+        self._envelope.leave()
+        try:
+            await self._begin_again()
+        except Refused:
+            self._compare(put_off)
+            raise
+        except Failure as failure:
+            self._logger.info("no other connection for what was answered with 4yz: %s", failure)
+            return False
+        return True
+
+    def _compare(self, first: Reply) -> None:
+        """Learn from what the second connection said."""
+        if second := self._envelope.put_off:
+            self._refrain.compare(first, second)
 
     async def add_recipient(self, forward_path: str, parameters: Parameters) -> None:
         """See :meth:`contracts.Transaction.add_recipient`."""
@@ -140,6 +191,20 @@ class _Transaction:
         self, recipients: Sequence[Recipient], *, content_follows: bool
     ) -> Sequence[Refused | None]:
         """See :meth:`contracts.PipeliningTransaction.add_recipients`."""
+        verdicts = await self._verdicts(recipients, content_follows)
+        put_off = self._envelope.put_off
+        try:
+            if await self._begun_elsewhere():
+                verdicts = await self._envelope.rcpt(recipients, content_follows=content_follows)
+                if put_off is not None:
+                    self._compare(put_off)
+        except Refused as refused:
+            return [refused] * len(recipients)
+        except Disconnected as lost:
+            self._logger.info("nor had the other connection an answer: %s", lost)
+        return verdicts
+
+    async def _verdicts(self, recipients: Sequence[Recipient], content_follows: bool) -> Sequence[Refused | None]:
         try:
             return await self._envelope.rcpt(recipients, content_follows=content_follows)
         except Disconnected:
@@ -155,9 +220,26 @@ class _Transaction:
     async def send(self, content: AsyncIterator[bytes]) -> Receipt:
         """See :meth:`contracts.Transaction.send`."""
         connection, envelope = self._loan.connection, self._envelope
-        if not envelope.accepted and connection.state is not State.FINISHED:
+        if not envelope.taken and connection.state is not State.FINISHED:
             raise Refused(554, "5.5.1", "No valid recipients")
         if connection.chunking:
-            return await send_chunks(connection, content)
-        go_ahead, envelope.go_ahead = envelope.go_ahead, None
-        return await send_data(connection, content, go_ahead)
+            replayable = Replayable(content)
+            try:
+                return await send_chunks(connection, replayable)
+            except NotUnderstood as refusal:
+                self._logger.warning("%s: from here on it gets no chunks (see BACKEND_SMTP_CHUNKING)", refusal)
+                if replayable.forgotten:
+                    raise Failure(str(refusal)) from None
+                content = replayable.again()
+            await self._address_again(envelope.taken)
+        go_ahead, self._envelope.go_ahead = self._envelope.go_ahead, None
+        return await send_data(self._loan.connection, content, go_ahead)
+
+    async def _address_again(self, taken: Sequence[Recipient]) -> None:
+        """The same envelope on a new connection: what the backend has made of the last one nobody knows."""
+        self._loan.connection.abort()
+        await self._begin_again()
+        verdicts = await self._envelope.rcpt(taken, content_follows=True)
+        for refused in filter(None, verdicts):
+            # The device has been told that this one was taken.
+            raise Disconnected(f"a recipient that was taken is refused on another connection: {refused.detail}")

@@ -74,6 +74,11 @@ class Reply:
         return self.code >= 400
 
     @property
+    def postponed(self) -> bool:
+        """4yz: not now."""
+        return self.code // 100 == 4
+
+    @property
     def enhanced(self) -> str:
         """The RFC 3463 code with which the text starts (RFC 2034), or ``""``; it has the reply's class."""
         return self._split(self.lines[0])[0]

@@ -7,7 +7,7 @@ one write with what ends it: a small message is a single write, and of one that 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Container
 from typing import Protocol
 
 from legacy_email_proxy.contracts import Disconnected, Receipt, Refused
@@ -19,9 +19,53 @@ from .replies import CLOSING, Reply
 from .timeouts import LEAST_OCTETS_PER_SECOND
 from .wire import Broken
 
-__all__ = ("Pace", "send_chunks", "send_data")
+__all__ = ("NotUnderstood", "Pace", "Replayable", "send_chunks", "send_data")
 
 _PIECE_OCTETS = 65536
+_UNKNOWN_COMMAND = frozenset({500, 502, 503})
+
+
+class NotUnderstood(Exception):
+    """The backend offers BDAT and does not know it. Nothing of the message can have been delivered."""
+
+
+class Replayable:
+    """Content that can be read a second time, from its start, until :meth:`forget`."""
+
+    def __init__(self, content: AsyncIterator[bytes]) -> None:
+        self._content = content
+        self._read: list[bytes] | None = []
+        self._ended = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            piece = await anext(self._content)
+        except StopAsyncIteration:
+            self._ended = True
+            raise
+        if self._read is not None:
+            self._read.append(piece)
+        return piece
+
+    def forget(self) -> None:
+        """Keep nothing of it any more."""
+        self._read = None
+
+    @property
+    def forgotten(self) -> bool:
+        """Whether it can't be read again."""
+        return self._read is None
+
+    async def again(self) -> AsyncIterator[bytes]:
+        """All of it."""
+        for piece in self._read or ():
+            yield piece
+        if not self._ended:
+            async for piece in self._content:
+                yield piece
 
 
 async def send_data(connection: Connection, content: AsyncIterator[bytes], go_ahead: Reply | None) -> Receipt:
@@ -40,13 +84,25 @@ async def send_data(connection: Connection, content: AsyncIterator[bytes], go_ah
     return await _verdict(connection, "after the final dot", "the final dot")
 
 
-async def send_chunks(connection: Connection, content: AsyncIterator[bytes]) -> Receipt:
+async def send_chunks(connection: Connection, content: Replayable) -> Receipt:
     """Send the content in chunks, without waiting for the replies to them until the last.
 
-    What ``content`` raises passes. Between two chunks the backend listens to commands, so RSET can follow.
+    What ``content`` raises passes. Between two chunks the backend listens to commands, so RSET can follow. Raises
+    :class:`NotUnderstood` where it turns out that the backend does not know BDAT.
     """
-    await _send(_Chunks(connection), ContentEncoder(dots=False), content)
-    return await _verdict(connection, "after the last chunk", "the last chunk")
+    chunking = connection.endpoint.chunking
+    if chunking.proven:
+        content.forget()
+    await _send(_Chunks(connection, content, asks=not chunking.proven), ContentEncoder(dots=False), content)
+    unless = () if chunking.proven else _UNKNOWN_COMMAND
+    receipt = await _verdict(connection, "after the last chunk", "the last chunk", unless=unless)
+    chunking.proven = True
+    return receipt
+
+
+def _not_understood(connection: Connection, reply: Reply) -> NotUnderstood:
+    connection.endpoint.chunking.wanted = False
+    return NotUnderstood(f"the backend offers CHUNKING and does not know BDAT: {connection.shown(reply)}")
 
 
 class _Way(Protocol):
@@ -119,7 +175,7 @@ class _Data:
         connection = self._connection
         reply = self._go_ahead or await connection.reply(SENDING_DATA, connection.timeouts.data)
         if reply.negative:
-            self.refused = connection.refusal(reply, SENDING_DATA)
+            self.refused = connection.refusal(reply, SENDING_DATA, named=False)
             raise self.refused
         if reply.code != 354:
             raise connection.out_of_step(SENDING_DATA, reply)
@@ -141,23 +197,43 @@ class _Chunks:
     block_octets = 131072  # each has a reply, which costs as much as sending some ten thousand octets
     _PHASE = "before the last chunk"
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, content: Replayable, *, asks: bool) -> None:
         self._connection = connection
+        self._content = content
         self._pace = Pace(connection)
+        self._asks = asks
 
-    async def _judge(self) -> None:
+    async def _asked(self, octets: list[bytes]) -> list[bytes]:
+        """What is left of them when the backend has shown that it knows BDAT. Who does not would read the lines of a
+        message as commands, ours by all that it knows; so the first octet goes alone, and makes no line.
+        """
+        if not self._asks:
+            return octets
+        self._asks = False
+        if not (whole := b"".join(octets)):
+            return octets
+        self._connection.write(_chunk([whole[:1]], b""), 1, self._PHASE)
+        await self._judge(unless=_UNKNOWN_COMMAND)
+        return [whole[1:]]
+
+    async def _judge(self, unless: Container[int] = ()) -> None:
         reply = await self._connection.reply(self._PHASE, self._connection.timeouts.block)
+        if reply.code in unless:
+            raise _not_understood(self._connection, reply)
         if reply.negative:
-            raise self._connection.refusal(reply, self._PHASE)
+            raise self._connection.refusal(reply, self._PHASE, named=False)
         if reply.code != 250:
             raise self._connection.out_of_step(self._PHASE, reply)
 
     async def put(self, octets: list[bytes]) -> None:
+        octets = await self._asked(octets)
+        self._content.forget()
         while self._connection.wire.arrived:
             await self._judge()
         await self._pace.write(_chunk(octets, b""), 1, self._PHASE)
 
     async def finish(self, octets: list[bytes]) -> None:
+        octets = await self._asked(octets)
         # With a reply still on its way, nobody could tell which one is the verdict.
         while self._connection.wire.owed:
             await self._judge()
@@ -169,7 +245,7 @@ def _chunk(octets: list[bytes], last: bytes) -> bytes:
     return b"".join((b"BDAT %d%b\r\n" % (sum(map(len, octets)), last), *octets))
 
 
-async def _verdict(connection: Connection, phase: str, end: str) -> Receipt:
+async def _verdict(connection: Connection, phase: str, end: str, *, unless: Container[int] = ()) -> Receipt:
     try:
         reply = await connection.take(phase, connection.timeouts.final_dot)
     except Disconnected as lost:
@@ -178,9 +254,11 @@ async def _verdict(connection: Connection, phase: str, end: str) -> Receipt:
         connection.state = State.READY
         return Receipt(connection.shown(reply))
     if reply.negative:
+        if reply.code in unless:
+            raise _not_understood(connection, reply)
         if reply.code == CLOSING:
             connection.abort()
-        raise connection.refusal(reply, phase)
+        raise connection.refusal(reply, phase, named=True)
     raise _uncertain(connection.out_of_step(phase, reply), end)
 
 

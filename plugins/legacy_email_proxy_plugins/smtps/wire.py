@@ -26,6 +26,7 @@ from .tls import TLS
 __all__ = ("Broken", "Wire")
 
 _WRITE_BUFFER_OCTETS = 65536
+_SAID_OCTETS = 512
 
 
 class Broken(Exception):
@@ -50,6 +51,7 @@ class Wire(asyncio.Protocol):
         self._poll: select.poll | None = None
         self._tls: TLS | None = None
         self._agreed: asyncio.Future[None] | None = None
+        self._hello = b""
         self._reader = ReplyReader()
         self._reader.ask(1)
         self._ended = ""
@@ -187,6 +189,11 @@ class Wire(asyncio.Protocol):
         """Such as ``TLSv1.3``; ``""`` in the clear."""
         return self._tls.version if self._tls is not None else ""
 
+    @property
+    def said_in_clear(self) -> str:
+        """What came first where a handshake should have begun. If that has failed, it may be words."""
+        return self._hello.decode("utf-8", "replace")
+
     async def reply(self, seconds: float) -> Reply:
         """The reply to the oldest question. Raises :class:`Broken` when it is not whole before the deadline."""
         reply = self._next()
@@ -294,6 +301,7 @@ class Wire(asyncio.Protocol):
     def _shake_hands(self, octets: bytes) -> None:
         assert self._tls is not None and self._agreed is not None  # noqa: S101, PT018 (for the type checker)
         error = None
+        self._hello = self._hello or octets[:_SAID_OCTETS]
         try:
             self._tls.shake_hands(octets)
         except ssl.SSLError as failed:

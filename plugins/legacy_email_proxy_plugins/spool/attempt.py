@@ -34,11 +34,13 @@ class Attempt:
     detail: str = ""
 
     @property
-    def judged(self) -> bool:
-        """Whether the backend is there and has a mind of its own."""
-        if self.failure is not None:
-            return False
-        return bool(self.delivered) or any(not refusal.about_us for _, refusal in self.refused)
+    def about_us(self) -> Failure | None:
+        """What any other message would have met as well, because it is about the backend or about us."""
+        if isinstance(self.failure, Failure):
+            return self.failure if self.failure.about_us else None
+        if self.delivered or any(not refusal.about_us for _, refusal in self.refused):
+            return None
+        return self.refused[0][1] if self.refused else None
 
     def amend(self, later: Attempt) -> None:
         """Take what came of another attempt with those who were refused for good, in the place of their refusals."""

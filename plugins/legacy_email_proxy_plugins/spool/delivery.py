@@ -280,11 +280,14 @@ class Delivery:
             self._attempting.discard(message.number)
 
     def _tell_gate(self, made: Attempt) -> None:
-        if made.judged:
-            if self._gate.judged():
+        failure = made.about_us
+        if failure is None:
+            if made.failure is not None and not isinstance(made.failure, Failure):
+                # A bug says nothing of the backend; where this was the probe, the next message is.
+                self._gate.abandon()
+            elif self._gate.judged():
                 self._logger.info("the backend is there again", extra={"facts": self._whose})
             return
-        failure = made.failure or made.refused[0][1]
         pause = self._gate.failed(failure)
         if pause:
             facts = {**self._whose, "cause": str(failure), "seconds": round(pause)}
@@ -304,6 +307,9 @@ class Delivery:
                 "message delivered",
                 extra={"facts": {**_facts(message), "recipients": len(made.delivered), "backend": made.detail}},
             )
+        for cause in dict.fromkeys(str(refusal) for _, refusal in made.refused):
+            # It knows more than the reply says, such as which setting may help.
+            self._logger.info("recipients refused", extra={"facts": {**_facts(message), "cause": cause}})
         failed = []
         for recipient, refusal in made.refused:
             recipient.verdict = Verdict.of(refusal, now)

@@ -6,22 +6,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from legacy_email_proxy.contracts import (
-    CredentialsRefused,
-    Overloaded,
-    Refused,
-    Unreachable,
-    Unusable,
-    Unverified,
-)
+from legacy_email_proxy.contracts import CredentialsRefused, Failure
 
 __all__ = ("JITTER", "Gate", "retry_after", "steady_clock")
 
 JITTER = 0.2
 """The most that chance adds to an interval, so that what failed together does not come back together."""
-
-_BACKENDS_FAULT = (Unreachable, Unverified, CredentialsRefused, Unusable, Overloaded)
-_FAILURES_IN_A_ROW = 3
 
 
 def steady_clock() -> Callable[[], float]:
@@ -38,8 +28,8 @@ def retry_after(tries: int, intervals: Sequence[float], chance: Callable[[], flo
 class Gate:
     """Closed while the backend is of no use, so that not every message has to find that out for itself.
 
-    When it has been closed for a while, one message may try (a probe); the gate opens when the backend has a verdict
-    for it, whatever verdict. Refused credentials close it for longer each time: tries in a row lock an account.
+    When it has been closed for a while, one message may try (a probe); the gate opens when the backend lets it try,
+    whatever becomes of that message. Refused credentials close it for longer each time: tries in a row lock an account.
     """
 
     def __init__(self, intervals: Sequence[float], clock: Callable[[], float]) -> None:
@@ -48,7 +38,6 @@ class Gate:
         self._closed_until = -math.inf
         self._closed = False
         self._probing = False
-        self._failures = 0
         self._refusals = 0
 
     @property
@@ -71,18 +60,14 @@ class Gate:
         self._probing = False
 
     def judged(self) -> bool:
-        """The backend had a verdict. Returns whether the gate was closed until now."""
+        """The backend is there, whatever it did with a message. Returns whether the gate was closed until now."""
         was_closed, self._closed, self._probing = self._closed, False, False
-        self._failures = self._refusals = 0
+        self._refusals = 0
         return was_closed
 
-    def failed(self, failure: BaseException) -> float:
-        """The backend had none. Returns for how long the gate closes, 0 if it does not."""
-        self._failures += 1
+    def failed(self, failure: Failure) -> float:
+        """Something that would meet any message. Returns for how long the gate closes, 0 if it is closed already."""
         was_closed, self._probing = self._closed, False
-        alone = isinstance(failure, _BACKENDS_FAULT) or (isinstance(failure, Refused) and failure.about_us)
-        if not (was_closed or alone or self._failures >= _FAILURES_IN_A_ROW):
-            return 0.0
         if was_closed and self._clock() < self._closed_until:
             # One of those that were on their way when the gate closed.
             return 0.0

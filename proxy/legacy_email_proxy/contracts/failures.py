@@ -26,19 +26,31 @@ __all__ = (
     "Unverified",
 )
 
-_ABOUT_US = frozenset({421, *range(500, 505), 530, 534, 535, 538})
+_ABOUT_US = frozenset({421, 530, 534, 535, 538})
 
 
 class Failure(Exception):
     """Something failed, temporarily as far as anybody knows.
 
     ``detail`` says what happened, for the log. ``look_at`` names the setting that the operator should look at.
+    ``about_us`` is given where it is known better than the kind tells.
     """
 
-    def __init__(self, detail: str, *, look_at: str = "") -> None:
+    _about_us = False
+
+    def __init__(self, detail: str, *, look_at: str = "", about_us: bool | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
         self.look_at = look_at
+        if about_us is not None:
+            self._about_us = about_us
+
+    @property
+    def about_us(self) -> bool:
+        """Whether any other message would have met it as well: it is about the backend, or about how we reach it and
+        who we are there. Then all mail may wait; for any other failure only the message that met it does.
+        """
+        return self._about_us
 
     def __str__(self) -> str:
         return f"{self.detail} (see {self.look_at})" if self.look_at else self.detail
@@ -46,6 +58,8 @@ class Failure(Exception):
 
 class Unreachable(Failure):
     """No connection to the backend: refused, no route, no such name, or no answer in time."""
+
+    _about_us = True
 
 
 class Disconnected(Failure):
@@ -55,9 +69,13 @@ class Disconnected(Failure):
 class Unverified(Failure):
     """TLS could not be set up or the certificate did not verify. Nothing was sent before this."""
 
+    _about_us = True
+
 
 class CredentialsRefused(Failure):
     """The backend refused the proxy's own credentials."""
+
+    _about_us = True
 
 
 class NoCredentials(CredentialsRefused):
@@ -67,9 +85,13 @@ class NoCredentials(CredentialsRefused):
 class Unusable(Failure):
     """The backend can not be used as it is set up; waiting won't help: PREAUTH, LOGINDISABLED, no common mechanism."""
 
+    _about_us = True
+
 
 class Overloaded(Failure):
     """All connections to the backend are in use, or the backend asked for patience."""
+
+    _about_us = True
 
 
 class StorageFull(Failure):
@@ -109,7 +131,7 @@ class Refused(Failure):
 
     @property
     def about_us(self) -> bool:
-        """Whether the code judges the proxy (its syntax, its credentials, its connection), whatever it was said about.
+        """Whether the code judges the proxy (its credentials, its connection), whatever it was said about.
 
         Passed on as it is, a 5yz of these would make a device drop a message for a mistake that isn't its own.
         """

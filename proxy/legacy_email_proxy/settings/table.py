@@ -108,7 +108,9 @@ _SMTPS = (
     Setting("BACKEND_SMTP_USE_SSL", "flag", "true", "Speak TLS from the first octet (SMTPS)."),
     Setting("BACKEND_SMTP_USE_TLS", "flag", "false", "Start in the clear and switch to TLS with STARTTLS before the login; set alone it switches `BACKEND_SMTP_USE_SSL` off."),
     Setting("BACKEND_SMTP_CA_FILE", "path", None, "PEM file with the CAs to trust instead of the system's."),
-    Setting("BACKEND_SMTP_MAX_CONNECTIONS", "integer", "10", "Connections to the SMTP server at once; one client address gets three quarters of them at most.", minimum=1),
+    Setting("BACKEND_SMTP_MAX_CONNECTIONS", "integer", "10", "Connections to the SMTP server at once; one client address gets three quarters of them at most. A server that takes fewer is noticed: then mail waits for one that works.", minimum=1),
+    Setting("BACKEND_SMTP_EHLO_NAME", "text", None, "The name with which the proxy greets the SMTP server. Without it, that is its address in brackets, which every server has to take (RFC 5321) and some, such as smtp-relay.gmail.com, refuse."),
+    Setting("BACKEND_SMTP_CHUNKING", "flag", "true", "Send messages in chunks (BDAT) where the SMTP server offers that. One that does not understand what it offers is noticed; `false` is for one that falls silent or refuses the message."),
     Setting("BACKEND_SMTP_MESSAGES_PER_MINUTE", "integer", None, "How many messages the provider takes in a minute. Over it a device waits up to 30 seconds for its turn, then it is told to come back later.", minimum=1),
 )  # fmt: skip
 

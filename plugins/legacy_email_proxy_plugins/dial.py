@@ -1,0 +1,105 @@
+"""The way to a backend, for both legs: its name, and then its addresses as RFC 8305 has it (Happy Eyeballs).
+
+A provider's name server that is silent must not hold up anybody else, so a name is looked up in a thread of its own and
+not in those that all look-ups of the process share; and only once at a time, so that there are never more such threads
+than names. An address that swallows everything costs a quarter of a second, and only once: what worked goes first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any
+
+from aiohappyeyeballs import start_connection
+
+from legacy_email_proxy.contracts import Unreachable
+
+__all__ = ("dial",)
+
+_Found = list[Any]
+"""As ``getaddrinfo`` has it."""
+
+_ATTEMPT_DELAY_SECONDS = 0.25
+"""RFC 8305 §5: until the next address is tried beside those that have not answered."""
+
+_lock = threading.Lock()
+_asked: dict[tuple[str, int], Future[_Found]] = {}
+"""The look-ups that are under way."""
+_worked: dict[tuple[str, int], Any] = {}
+"""To which address the last connection was made; the names are those in the settings, so they are few."""
+
+
+async def dial(host: str, port: int, seconds: float, backend: str) -> socket.socket:
+    """A socket that is connected to the first address of ``host`` that answers; it does not block.
+
+    Raises :class:`Unreachable`. ``backend`` is how the settings begin that the operator should look at.
+    """
+    deadline = asyncio.get_running_loop().time() + seconds
+    look_at = f"{backend}_HOST"
+    try:
+        async with asyncio.timeout_at(deadline):
+            found = await _look_up(host, port)
+    except TimeoutError:
+        raise Unreachable(f"the name {host} was not resolved within {seconds:g} s", look_at=look_at) from None
+    except (OSError, UnicodeError) as error:
+        raise Unreachable(f"the name {host} can not be resolved: {error}", look_at=look_at) from None
+    if not found:
+        raise Unreachable(f"the name {host} can not be resolved: it has no address", look_at=look_at)
+    worked = _worked.get((host, port))
+    found.sort(key=lambda each: each[4] != worked)
+    try:
+        async with asyncio.timeout_at(deadline):
+            connected = await start_connection(found, happy_eyeballs_delay=_ATTEMPT_DELAY_SECONDS)
+    except TimeoutError:
+        reason = "no answer"
+    except (OSError, RuntimeError) as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+    else:
+        with suppress(OSError):
+            _worked[host, port] = connected.getpeername()
+        return connected
+    tried = ", ".join(str(address[0]) for *_, address in found)
+    raise Unreachable(f"{host} port {port} does not answer ({tried}: {reason})", look_at=f"{look_at}, {backend}_PORT")
+
+
+async def _look_up(host: str, port: int) -> _Found:
+    found = await asyncio.wrap_future(_looking_up((host, port)))
+    return list(found)
+
+
+def _looking_up(name: tuple[str, int]) -> Future[_Found]:
+    with _lock:
+        if (future := _asked.get(name)) is not None:
+            return future
+        future = Future()
+        # Whoever gives up waiting does not end it for the others.
+        future.set_running_or_notify_cancel()
+        # A daemon, for a look-up that hangs must not hold up the end of the process either.
+        thread = threading.Thread(target=_answer, args=(name, future), name=f"look up {name[0]}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            future.set_exception(OSError(f"no thread to look it up: {error}"))
+        else:
+            _asked[name] = future
+        return future
+
+
+def _answer(name: tuple[str, int], future: Future[_Found]) -> None:
+    found: _Found = []
+    failure: Exception | None = None
+    try:
+        found = socket.getaddrinfo(*name, type=socket.SOCK_STREAM)
+    except Exception as error:
+        failure = error
+    with _lock:
+        del _asked[name]
+    if failure is not None:
+        future.set_exception(failure)
+    else:
+        future.set_result(found)
