@@ -34,13 +34,13 @@ DSN_RCPT = b"RCPT TO:<b@example.com> notify=success,Failure ORCPT=rfc822;B+2Bx@e
 
 
 @pytest.mark.parametrize("dsn", [True, False])
-async def test_dsn_is_passed_on_where_it_is_of_use_and_else_dropped(leg: Leg, dsn: bool) -> None:
+async def test_dsn_is_passed_on_also_where_it_was_not_offered(leg: Leg, dsn: bool) -> None:
     leg.relay.dsn = dsn
     await replies(leg, DSN_MAIL + DSN_RCPT + b"DATA\r\n.\r\n")
     (message,) = leg.relay.delivered
-    assert message.parameters == ({"RET": "HDRS", "ENVID": "QQ+3D3141aB"} if dsn else {})
+    assert message.parameters == {"RET": "HDRS", "ENVID": "QQ+3D3141aB"}
     (parameters,) = message.recipient_parameters
-    assert parameters == ({"NOTIFY": "SUCCESS,FAILURE", "ORCPT": "rfc822;B+2Bx@example.com"} if dsn else {})
+    assert parameters == {"NOTIFY": "SUCCESS,FAILURE", "ORCPT": "rfc822;B+2Bx@example.com"}
 
 
 @pytest.mark.parametrize(
