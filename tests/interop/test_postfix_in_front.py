@@ -1,4 +1,4 @@
-"""A real Postfix that hands its mail to the proxy as its smarthost, and another one behind: what it is told at first."""
+"""A real Postfix that hands its mail to the proxy as its smarthost, and another behind: what it is told at first."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ def test_the_first_message_may_be_an_international_one(
     dovecot: Dovecot, postfix: Postfix, certificates: Certificates, account: Account
 ) -> None:
     with running(backends(dovecot, postfix, account)) as proxy, in_front(proxy, certificates, dovecot) as front:
-        assert fate(front, account.address, "j\u00fcrgen@example.test", "SMTPUTF8").startswith("status=sent (250 2.0.0 ")
+        told = fate(front, account.address, "j\u00fcrgen@example.test", "SMTPUTF8")
+        assert told.startswith("status=sent (250 2.0.0 ")
 
 
 def test_a_provider_that_does_not_take_it_says_so_itself(
