@@ -283,7 +283,7 @@ class Conversation:
             facts["reason"] = close.reason
         # A device that speaks the wrong protocol or loops is what an operator looks for with LOG_LEVEL=warning.
         level = logging.WARNING if close.verdict in (Verdict.REFUSED, Verdict.ERRORS) else logging.INFO
-        if close.verdict is Verdict.DROPPED and self._session.user is None and not close.reason:
+        if close.verdict is Verdict.DROPPED and self._session.user is None:
             # Somebody who only looks whether we are there, as a health check does all day, is no news.
             level = logging.DEBUG
         events.event(logger, level, "pop3 session ended", **self._facts(), **facts)

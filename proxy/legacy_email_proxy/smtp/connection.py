@@ -249,14 +249,14 @@ class SMTPConnection(AiosmtpdSMTP):
         # perhaps by somebody on the way (RFC 3207 §6); what arrives from now on is TLS.
         self.flush()
         self._incoming.leave()
-        self._handshaking = True
+        # Already now: a client's farewell may come together with the end of its handshake.
+        self._handshaking = self._over_ssl = True
         try:
-            transport = await handshake(self._writer.transport, self, self._options.tls)
+            transport = await handshake(self._writer.transport, self, self._options.tls())
         except HandshakeFailed as failed:
             raise Finished(f"{'dropped' if isinstance(failed, HungUp) else 'no TLS'}: {failed}") from None
         self._handshaking = False
         self.transport = self._writer._transport = transport  # type: ignore[attr-defined]
-        self._over_ssl = True
         self._incoming.settle(transport)  # type: ignore[arg-type]
         # What aiosmtpd's handlers look at, and what our log shows.
         self.session.ssl = {"ssl_object": transport.get_extra_info("ssl_object")}
