@@ -167,4 +167,4 @@ class _Transaction:
                 await incoming.discard()
             raise
         self._delivery.offer(message)
-        return Receipt(f"spooled as message {message.number}")
+        return Receipt(f"spooled as message {message.number}", str(message.number))

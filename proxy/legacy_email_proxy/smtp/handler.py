@@ -29,7 +29,7 @@ from ..contracts import (
     Transaction,
 )
 from ..contracts import Envelope as MailEnvelope
-from ..replies import SMTP, Reply, refusal, smtp_reply
+from ..replies import SMTP, Reply, printable, refusal, smtp_reply
 from .capacity import check, limit
 from .headers import protocol
 from .interruptions import Interruption
@@ -247,7 +247,9 @@ class RelayHandler:
             _log, logging.INFO, "smtp message relayed", session=opened.client.session,
             client=opened.client.address, **facts, octets=content.octets, backend=receipt.detail,
         )  # fmt: skip
-        return str(SMTP.ACCEPTED)
+        # The session's label is what the log knows the message by.
+        found_by = printable(receipt.queue_id, 64) or getattr(session, "label", "")
+        return f"{SMTP.ACCEPTED} as {found_by}" if found_by else str(SMTP.ACCEPTED)
 
     async def _send(self, transaction: Transaction, content: Outgoing) -> Receipt:
         try:
