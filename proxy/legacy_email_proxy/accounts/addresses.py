@@ -1,4 +1,7 @@
-"""Lists of addresses as an operator writes them: ``user@domain``, ``@domain``, and ``<>`` for the null reverse-path."""
+"""Lists of addresses as an operator writes them: ``user@domain``, ``@domain``, and ``<>`` for the null reverse-path.
+
+A domain may be written in letters of any language or as ``xn--…``, which is the same (IDNA 2008).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,9 @@ from typing import Self
 __all__ = ("Addresses",)
 
 _NULL = "<>"
+_ROUTING = frozenset("@%!")
+"""In a local-part each of these may name another domain, to which a backend would send the mail on, as ``x%evil@here``:
+such an address is in a domain only by its looks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +35,12 @@ class Addresses:
         return cls(entries)
 
     def holds(self, path: str) -> bool:
-        """Whether this path (without brackets) is in the list; a domain does not stand for those below it."""
+        """Whether this path (without brackets) is in the list; a domain does not stand for those below it, nor for
+        an address that may lead out of it.
+        """
         folded = _folded(path) or _NULL
-        return folded in self.entries or _domain(folded) in self.entries
+        # A domain alone is nobody's address.
+        return not folded.startswith("@") and (folded in self.entries or _domain(folded) in self.entries)
 
     def covers(self, other: Addresses) -> bool:
         """Whether everything in ``other`` is in this list."""
@@ -39,9 +48,24 @@ class Addresses:
 
 
 def _folded(path: str) -> str:
-    return path.strip().casefold().removesuffix(".")
+    local, at, domain = path.strip().rpartition("@")
+    # Not casefold(), for which ß is ss.
+    return local.lower() + at + _ascii(domain.removesuffix("."))
+
+
+def _ascii(domain: str) -> str:
+    if domain.isascii():
+        return domain.lower()
+    # It is large, and most lists do without. Python's own codec is of IDNA 2003, which takes one domain for another.
+    import idna
+
+    try:
+        return idna.encode(domain, uts46=True).decode()
+    except idna.IDNAError:
+        return domain.lower()
 
 
 def _domain(folded: str) -> str:
+    """The entry that would stand for all of its domain, ``""`` where none can."""
     local, at, domain = folded.rpartition("@")
-    return at + domain if local else ""
+    return at + domain if local and _ROUTING.isdisjoint(local) else ""
