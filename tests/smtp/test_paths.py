@@ -21,6 +21,9 @@ GOOD = [
     ("a@b AUTH=<>", "a@b", {"AUTH": "<>"}),
     ("< a@b >", "a@b", {}),
     ("Scanner <a@b>", "a@b", {}),
+    ("<<a@b>>", "a@b", {}),
+    ("<< a@b >> SIZE=1", "a@b", {"SIZE": "1"}),
+    ("<<>>", "", {}),
     ('"Scanner, 2nd floor" <a@b> SIZE=1', "a@b", {"SIZE": "1"}),
     ("<scanner>", "scanner", {}),
     # a name as the DNS writes it; anything else with a dot at its end is the backend's to judge
@@ -57,7 +60,8 @@ GOOD = [
 
 BAD_PATHS = [
     "", "<", "<a@b", "a@b>", "a@b>c", "<a b@c>", "<a@b c>", "<a\rb@c>", "<a\x00@b>", "<a\x7f@b>", "<a@b\n>",
-    "<a(c)@b>", "<a,b@c>", '<a"b@c>', "<<a@b>>", '"unclosed <a@b', "a@b,c@d", "<@a,b:c@d>", "<@a,:c@d>",
+    "<a(c)@b>", "<a,b@c>", '<a"b@c>', "<<a@b>", "<<<a@b>>>", "<<a@b> >",
+    '"unclosed <a@b', "a@b,c@d", "<@a,b:c@d>", "<@a,:c@d>",
 ]  # fmt: skip
 
 BAD_PARAMETERS = [
