@@ -98,6 +98,8 @@ def test_never_rewritten(address: str) -> None:
         path, _ = parse(f"<{address}>")
     except (BadPath, BadParameter):
         return
+    if address.startswith("<"):
+        address = address.removeprefix("<").removesuffix(">")
     address = address.strip(" ")
     if address.startswith("@") and address.endswith(path):
         assert path == address or address.removesuffix(path).endswith(":")
