@@ -26,7 +26,7 @@ class Addresses:
     @classmethod
     def parse(cls, texts: Iterable[str]) -> Self:
         """The list that these texts make. Raises :class:`ValueError` in words."""
-        entries = frozenset(map(_folded, texts))
+        entries = frozenset(_folded(text.strip()) for text in texts)
         for entry in sorted(entries):
             if entry != _NULL and not entry.rpartition("@")[2]:
                 raise ValueError(f"{entry!r} has no domain; write user@domain or @domain")
@@ -48,7 +48,7 @@ class Addresses:
 
 
 def _folded(path: str) -> str:
-    local, at, domain = path.strip().rpartition("@")
+    local, at, domain = path.rpartition("@")
     # Not casefold(), for which ß is ss.
     return local.lower() + at + _ascii(domain.removesuffix("."))
 
