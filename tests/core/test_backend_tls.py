@@ -1,4 +1,4 @@
-"""TLS towards backends: the same with every Python, strict in what matters, and open to a firm's own old server."""
+"""Which backend, and TLS towards it: the same with every Python, strict in what matters, and open to an old server."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from cryptography.x509.oid import NameOID
 
 from core.test_certificate import shaken
 from legacy_email_proxy.plugin_context import PluginContext
+from legacy_email_proxy.settings import read
+from legacy_email_proxy_plugins.imap.server import configured_server
+from legacy_email_proxy_plugins.smtps.endpoint import Endpoint
 from realservers.certificates import Certificates
 
 
@@ -72,6 +75,24 @@ def test_a_ca_whose_certificates_lack_formal_fields(tmp_path: Path) -> None:
     # Its own certificate may also be what is trusted.
     (tmp_path / "leaf.pem").write_bytes(leaf_pem)
     assert shaken(server, towards(tmp_path / "leaf.pem"))[0] == "TLSv1.3"
+
+
+@pytest.mark.parametrize(
+    ("given", "host"),
+    [
+        ("mail.stra\u00dfe.example", "mail.xn--strae-oqa.example"),
+        ("MAIL.B\u00dcCHER.example", "mail.xn--bcher-kva.example"),
+        ("Mail.Example", "Mail.Example"),
+        ("fe80::1%Eth0", "fe80::1%Eth0"),
+        ("\u2603_.example", "\u2603_.example"),
+    ],
+)
+def test_the_server_that_the_operator_means(given: str, host: str) -> None:
+    """And not the one of whoever owns strasse.example, with a certificate that verifies."""
+    hosts = {"BACKEND_SMTP_HOST": given, "BACKEND_IMAP_HOST": given}
+    context = PluginContext("x.y", read({**hosts, "POP3_LOGIN": "backend"}))
+    assert Endpoint.from_context(context).host == host
+    assert configured_server(context).host == host
 
 
 def test_verification_itself_stays(certificates: Certificates) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
+from ..contracts import ascii_domain
+
 __all__ = ("Addresses",)
 
 _NULL = "<>"
@@ -50,19 +52,7 @@ class Addresses:
 def _folded(path: str) -> str:
     local, at, domain = path.rpartition("@")
     # Not casefold(), for which ß is ss.
-    return local.lower() + at + _ascii(domain.removesuffix("."))
-
-
-def _ascii(domain: str) -> str:
-    if domain.isascii():
-        return domain.lower()
-    # It is large, and most lists do without. Python's own codec is of IDNA 2003, which takes one domain for another.
-    import idna
-
-    try:
-        return idna.encode(domain, uts46=True).decode()
-    except idna.IDNAError:
-        return domain.lower()
+    return local.lower() + at + ascii_domain(domain.removesuffix(".")).lower()
 
 
 def _domain(folded: str) -> str:
