@@ -9,7 +9,7 @@ from typing import Any
 
 from .contracts import SettingsMistake
 
-__all__ = ("renew", "server_context")
+__all__ = ("server_context",)
 
 
 def server_context(settings: Mapping[str, Any]) -> ssl.SSLContext | None:
@@ -42,6 +42,11 @@ def server_context(settings: Mapping[str, Any]) -> ssl.SSLContext | None:
     return context
 
 
+_CIPHERS = "@SECLEVEL=2:ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:!AESCCM:!SHA1"
+"""For TLS 1.2: with forward secrecy, without SHA-1. Python's own choice depends on who built it, and Debian's has what
+is missing here. CBC with SHA-2 stays: Windows 7 and 8 have no other cipher where the certificate's key is of RSA."""
+
+
 def _context(*, legacy: bool) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     if legacy:
@@ -51,15 +56,8 @@ def _context(*, legacy: bool) -> ssl.SSLContext:
         context.set_ciphers("ALL:!aNULL:!eNULL:@SECLEVEL=0")
     else:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers(_CIPHERS)
     return context
-
-
-def renew(context: ssl.SSLContext, settings: Mapping[str, Any]) -> None:
-    """Load the files again into a context that is in use: handshakes that follow show the new certificate.
-
-    To be called with settings of which :func:`server_context` has just made a context.
-    """
-    context.load_cert_chain(settings["TLS_CERT_FILE"], settings["TLS_KEY_FILE"], password="")
 
 
 def _unreadable(variable: str, path: Path) -> list[str]:

@@ -6,6 +6,7 @@ plugins of the composition that they came from are closed.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -49,6 +50,16 @@ class Current:
     def composition(self) -> Composition:
         """What is lent now."""
         return self._lent.composition
+
+    def tls(self) -> ssl.SSLContext:
+        """What a handshake that begins now shows.
+
+        It is exchanged whole. Loaded into the former context, a certificate with another kind of key would stand beside
+        the old one, which clients that want that kind would still be shown.
+        """
+        if self.composition.tls is None:
+            raise TypeError("there is no certificate")
+        return self.composition.tls
 
     def borrow(self) -> _Lent:
         """The composition, kept from being retired until it is given back."""

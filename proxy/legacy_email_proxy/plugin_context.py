@@ -16,6 +16,14 @@ from .pace import PATIENCE_SECONDS, PacedRelay, Turns, paced
 
 __all__ = ("PluginContext",)
 
+_CIPHERS = (
+    "@SECLEVEL=2:ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20:ECDHE+AES:DHE+AES"
+    ":kRSA+AESGCM:kRSA+AES:!AESCCM:!aDSS"
+)
+"""What a backend may choose from with TLS 1.2, the best first. SHA-1, and the last, without forward secrecy, are all
+that some old servers on a firm's own premises have. Python's own choice depends on its version and on who built it, and
+so does how strictly it reads the certificates of a CA: one Python would reach a server, and another would not."""
+
 
 @dataclass(frozen=True, slots=True)
 class PluginContext:
@@ -63,6 +71,10 @@ class PluginContext:
             reason = error.strerror if not isinstance(error, ssl.SSLError) else "it holds no PEM certificate"
             raise SettingsMistake(f"{ca_file_variable}: can not read {str(ca_file)!r}: {reason}") from None
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers(_CIPHERS)
+        # Name, chain and date are always verified. STRICT is about formal fields, which a firm's own CA may leave out.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         return context
 
     def credentials(self, variable: str) -> Credentials:

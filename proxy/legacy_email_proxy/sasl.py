@@ -52,13 +52,13 @@ class Exchange(Protocol):
         """Take the response; ``None`` means that there is another challenge. Raises :class:`Malformed`."""
 
 
-def begin(mechanism: Mechanism) -> Exchange:
-    """A fresh exchange."""
+def begin(mechanism: Mechanism, *, judged: bool = True) -> Exchange:
+    """A fresh exchange. Where nobody judges the login, it needs no user, and may be for somebody else."""
     match mechanism:
         case Mechanism.PLAIN:
-            return _Plain()
+            return _Plain(judged)
         case Mechanism.LOGIN:
-            return _Login()
+            return _Login(judged)
         case _:
             assert_never(mechanism)
 
@@ -66,13 +66,16 @@ def begin(mechanism: Mechanism) -> Exchange:
 class _Plain:
     challenge = b""
 
+    def __init__(self, judged: bool) -> None:
+        self._judged = judged
+
     def respond(self, response: bytes) -> Login:
         parts = response.split(b"\x00")
-        if len(parts) != 3 or not parts[1]:
+        if len(parts) != 3 or (self._judged and not parts[1]):
             raise Malformed("a PLAIN response is authorization identity, NUL, user, NUL, password")
         authorization, user, password = parts
         # Nobody here may act for another: a proxy that ignored the identity would open the wrong maildrop.
-        if authorization not in (b"", user):
+        if self._judged and authorization not in (b"", user):
             raise Malformed("the authorization identity must be empty or the user itself")
         return Login(credential(user), Secret(credential(password)))
 
@@ -81,14 +84,15 @@ class _Login:
     # Some Xerox devices hang up at any other wording.
     challenge = b"Username:"
 
-    def __init__(self) -> None:
+    def __init__(self, judged: bool) -> None:
+        self._judged = judged
         self._user: str | None = None
 
     def respond(self, response: bytes) -> Login | None:
         text = credential(response)
         if self._user is not None:
             return Login(self._user, Secret(text))
-        if not text:
+        if self._judged and not text:
             raise Malformed("the user name is empty")
         self._user = text
         self.challenge = b"Password:"
@@ -110,7 +114,8 @@ def decode(line: bytes) -> bytes:
     if line == b"*":
         raise Malformed("authentication cancelled")
     try:
-        return binascii.a2b_base64(line, strict_mode=True)
+        # Some clients leave out the "=" at the end.
+        return binascii.a2b_base64(line + b"=" * (-len(line) % 4), strict_mode=True)
     except binascii.Error:
         # Without the cause: binascii's words would be about octets of a password.
         raise Malformed("the response is not base64") from None

@@ -15,7 +15,6 @@ from anyio.abc import TaskGroup
 
 from . import __version__, events
 from .access import Address, Admission
-from .certificate import renew
 from .choice import NONE
 from .composition import Composition
 from .container import gateway
@@ -101,11 +100,8 @@ async def _reload(current: Current, recompose: Callable[[Composition], Compositi
                 raise SettingsMistake(f"the {leg} listener opens and closes with a restart only")
         if (former.tls is None) != (renewed.tls is None):
             raise SettingsMistake("TLS_CERT_FILE: TLS comes and goes with a restart only")
-        if former.tls is not None:
-            # The listeners hold this context, so it stays, and the new one was but a trial.
-            renew(former.tls, renewed.settings)
-        # So do the filters of the whole process; the new ones have done nothing yet that would have to be ended.
-        renewed = replace(renewed, tls=former.tls, filters=former.filters)
+        # The listeners hold the filters of the whole process; the new ones have done nothing that had to be ended.
+        renewed = replace(renewed, filters=former.filters)
         with anyio.move_on_after(_STARTING_SECONDS) as scope:
             await _start(renewed)
         if scope.cancelled_caught:
@@ -169,7 +165,7 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
         warn = _warn_of(gateway())
         current = Current(composition, lambda former: group.start_soon(_close, *_legs_of(former)))
         if composition.maildrop is not None:
-            pop3 = _pop3(composition, CurrentMaildrop(current), warn)
+            pop3 = _pop3(current, warn)
             group.start_soon(pop3.serve, opened["POP3"], opened["POP3S"])
         if composition.relay is not None:
             smtp, handler = _smtp(current, warn)
@@ -187,10 +183,11 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
             await _close(*_legs_of(now), *now.filters.values())
 
 
-def _pop3(composition: Composition, maildrop: Maildrop, on_admitted: Callable[[Address], None]) -> POP3Server:
-    settings, tls = composition.settings, composition.tls
+def _pop3(current: Current, on_admitted: Callable[[Address], None]) -> POP3Server:
+    settings = current.composition.settings
+    tls = current.tls if current.composition.tls else None
     return POP3Server(
-        maildrop,
+        CurrentMaildrop(current),
         Admission.from_settings(settings, on_admitted),
         POP3Options.from_settings(settings, f"Legacy-Email-Proxy-{__version__}", stls=tls is not None),
         tls,
@@ -210,7 +207,7 @@ def _smtp(current: Current, on_admitted: Callable[[Address], None]) -> tuple[SMT
         patience=Patience(settings["SMTP_PROGRESS_SECONDS"], settings["SMTP_IDLE_SECONDS"]),
         admission=Admission.from_settings(settings, on_admitted),
         lf_end_networks=settings["SMTP_LF_END_NETWORKS"] or (),
-        tls=composition.tls,
+        tls=current.tls if composition.tls else None,
         verifier=current.prove if proven else anybody if settings["SMTP_AUTH"] == "any" else None,
     )
     return SMTPServer(handler, options), handler

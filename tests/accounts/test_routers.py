@@ -24,6 +24,7 @@ from legacy_email_proxy.contracts import (
     Client,
     Login,
     LoginRefused,
+    Parameters,
     PipeliningTransaction,
     Recipient,
     Refused,
@@ -45,8 +46,8 @@ def login(user: str, password: str) -> Login:
     return Login(user, Secret(password))
 
 
-async def content() -> AsyncIterator[bytes]:
-    yield b"Subject: x\r\n\r\nx\r\n"
+async def content(octets: bytes = b"Subject: x\r\n\r\nx\r\n") -> AsyncIterator[bytes]:
+    yield octets
 
 
 async def verdict(relay: Relay, sender: str, *recipients: str, client: Client = CLIENT) -> list[str]:
@@ -155,10 +156,54 @@ async def test_the_backends_verdict_passes() -> None:
     assert (await verdict(later, "refuse-553@x", "to@x"))[0].startswith("553 5.9.9 the backend says")
 
 
-async def test_capabilities_are_those_of_all() -> None:
-    each = relays("a", "b", "c")
+async def test_what_is_offered_is_what_any_account_has() -> None:
+    each = relays("a", "b")
+    router = RoutedRelay(each, [], RecentLogins())
     each["a"].max_octets, each["b"].max_octets = 30, 20
-    assert RoutedRelay(each, [], RecentLogins()).capabilities() == RelayCapabilities(20)
+    assert router.capabilities() == RelayCapabilities(30)
+    each["b"].max_octets, each["b"].smtputf8, each["a"].dsn = None, True, True
+    assert router.capabilities() == RelayCapabilities(None, smtputf8=True, dsn=True)
+    assert RoutedRelay({}, [], RecentLogins()).capabilities() == RelayCapabilities()
+
+
+UTF8 = {"SMTPUTF8": None}
+
+
+@pytest.mark.parametrize("by_recipient", [False, True])
+@pytest.mark.parametrize(
+    ("parameters", "octets", "small", "large"),
+    [
+        ({"SIZE": "5000"}, 100, str(SMTP.TOO_BIG), "250"),
+        ({"SIZE": "1000"}, 100, "250", "250"),
+        ({}, 1001, str(SMTP.TOO_BIG), "250"),
+        ({"SIZE": "10"}, 1001, str(SMTP.TOO_BIG), "250"),
+        ({}, 1000, "250", "250"),
+        (UTF8, 100, str(SMTP.NO_SMTPUTF8), "250"),
+    ],
+)
+async def test_the_chosen_account_judges(
+    parameters: Parameters, octets: int, small: str, large: str, by_recipient: bool
+) -> None:
+    """Another one that takes less is none of this message's business."""
+    each = relays("small", "large")
+    each["small"].max_octets, each["large"].smtputf8 = 1000, True
+    addresses = Addresses.parse(["@small.example"])
+    condition = Rule("small", recipients=addresses) if by_recipient else Rule("small", senders=addresses)
+    router = RoutedRelay(each, [condition, Rule("large")], RecentLogins())
+    replies = {}
+    for name in each:
+        path = f"x@{name}.example"
+        try:
+            async with router.transaction(CLIENT, path, parameters) as transaction:
+                await transaction.add_recipient(path, {"NOTIFY": "NEVER"})
+                await transaction.send(content(b"x" * octets))
+            replies[name] = "250"
+        except Refused as refused:
+            replies[name] = str(smtp_reply(refused))
+    assert replies == {"small": small, "large": large}
+    (message,) = each["large"].delivered
+    assert (message.parameters, message.recipient_parameters) == (parameters, [{"NOTIFY": "NEVER"}])
+    assert [relay.entered for relay in each.values()] == [relay.left for relay in each.values()]
 
 
 async def test_pop_before_smtp() -> None:

@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from contract.memory import MemoryRelay, MemoryTransaction
-from legacy_email_proxy.contracts import Client, Finding, Parameters, Receipt
+from legacy_email_proxy.contracts import Client, Finding, Parameters, Receipt, Refused
 from legacy_email_proxy.contracts import Transaction as AnyTransaction
 from legacy_email_proxy.testing import Delivered, RelaySuite
 
@@ -105,6 +105,16 @@ class TestWritesTheNullPathInBrackets(Relays):
         async def deliver(self, content: bytes) -> None:
             self.reverse_path = self.reverse_path or "<>"
             await super().deliver(content)
+
+
+class TestKnowsNoWishes(Relays):
+    breaks = ("test_wishes_that_were_not_offered_spoil_nothing",)
+
+    class transactions(MemoryTransaction):
+        async def add_recipient(self, forward_path: str, parameters: Parameters) -> None:
+            if parameters:
+                raise Refused(555, "5.5.4", "Parameter not recognized")
+            await super().add_recipient(forward_path, parameters)
 
 
 class TestServesTheFirstRecipient(Relays):

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import trustme
 from cryptography.hazmat.primitives import serialization
 
 from interop.proxy import run
@@ -81,6 +82,44 @@ def test_old_ciphers_only_with_the_setting(certificates: Certificates) -> None:
     assert shaken(listener(certificates, legacy=True), client) == ("TLSv1.2", "ECDHE-ECDSA-AES128-SHA")
     with pytest.raises(ssl.SSLError):
         shaken(listener(certificates, legacy=False), client)
+
+
+def with_rsa(folder: Path) -> tuple[ssl.SSLContext, Path]:
+    """A listener whose key is of RSA, and the CA file of its clients."""
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(folder / "ca.pem")
+    leaf = ca.issue_cert("localhost", key_type=trustme.KeyType.RSA)
+    leaf.private_key_and_cert_chain_pem.write_to_path(folder / "rsa")
+    context = server_context(read({"TLS_CERT_FILE": str(folder / "rsa")}))
+    assert context
+    return context, folder / "ca.pem"
+
+
+WEAK = ("ECDHE-RSA-AES128-SHA", "AES128-SHA", "AES256-GCM-SHA384", "kRSA", "SHA1", "PSK", "SRP", "CAMELLIA", "ARIA")
+
+
+@pytest.mark.parametrize("ciphers", WEAK)
+def test_whatever_this_python_was_built_with_there_is_forward_secrecy(tmp_path: Path, ciphers: str) -> None:
+    server, ca_file = with_rsa(tmp_path)
+    client = ssl.create_default_context(cafile=ca_file)
+    try:
+        client.set_ciphers(f"{ciphers}:@SECLEVEL=0")
+    except ssl.SSLError:
+        pytest.skip("not even the client has it")
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(ssl.SSLError):
+        shaken(server, client)
+
+
+@pytest.mark.parametrize(
+    "cipher", ["ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-RSA-CHACHA20-POLY1305", "ECDHE-RSA-AES256-SHA384"]
+)
+def test_what_is_taken_without_the_setting(tmp_path: Path, cipher: str) -> None:
+    server, ca_file = with_rsa(tmp_path)
+    client = ssl.create_default_context(cafile=ca_file)
+    client.set_ciphers(cipher)
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    assert shaken(server, client) == ("TLSv1.2", cipher)
 
 
 def test_also_with_the_setting_new_clients_get_the_newest(certificates: Certificates) -> None:

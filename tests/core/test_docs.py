@@ -128,7 +128,7 @@ async def test_the_smtp_table_is_the_codes() -> None:
     handler = RelayHandler(MemoryRelay(), 1 << 20)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     admission = Admission((), 1, 1)
-    options = SessionOptions("x", 1 << 20, Patience(1.0, 1.0), admission, tls=tls, verifier=anybody)
+    options = SessionOptions("x", 1 << 20, Patience(1.0, 1.0), admission, tls=lambda: tls, verifier=anybody)
     session = SMTPSession(handler, options)
     table = support("smtp")
     verbs = set(session._smtp_methods)

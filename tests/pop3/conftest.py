@@ -88,7 +88,7 @@ async def start_leg() -> AsyncIterator[StartLeg]:
             maildrop,
             Admission([ip_network(networks)], max_connections, 1000),
             replace(OPTIONS, **given),  # type: ignore[arg-type]
-            tls,
+            (lambda: tls) if tls else None,
         )
         listener = listener or socket.create_server(("127.0.0.1", 0), backlog=1000)
         secured = [socket.create_server(("127.0.0.1", 0))] if tls else []

@@ -49,7 +49,7 @@ def test_any_response_is_credentials_or_a_mistake(mechanism: Mechanism, response
             return
 
 
-NOT_BASE64 = [b"x", b"=", b"ab=c", b"YWI=YWI=", b"YW I=", b"YWI", b"\xff\xff\xff\xff", b"YWI=\r", b"*x"]
+NOT_BASE64 = [b"x", b"=", b"ab=c", b"YWI=YWI=", b"YW I=", b"YWI=a", b"\xff\xff\xff\xff", b"YWI=\r", b"*x"]
 
 
 @pytest.mark.parametrize("line", NOT_BASE64)

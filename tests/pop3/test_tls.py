@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import poplib
 import socket
 import ssl
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
@@ -304,6 +306,71 @@ async def test_a_handshake_has_a_deadline(
         client.sendall(b"STLS\r\n" if stls else b"\x16\x03\x01")
         await until(lambda: bool(ends()))
     assert ends()[-1]["reason"] == "no TLS: the client did not finish the handshake in time"
+
+
+@pytest.mark.parametrize("stls", [False, True])
+@pytest.mark.parametrize(
+    ("sent", "how"),
+    [
+        *(("nothing", "end"), ("part", "end"), ("hello", "end")),
+        *(("nothing", "reset"), ("part", "reset"), ("hello", "reset"), ("hello", "farewell")),
+    ],
+)
+async def test_who_hangs_up_in_the_handshake_is_no_news(
+    start_leg: StartLeg,
+    server_tls: ssl.SSLContext,
+    client_tls: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+    ends: Ends,
+    *,
+    sent: str,
+    how: str,
+    stls: bool,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    leg = await start_leg(mailbox(), tls=server_tls)
+    assert leg.tls_address
+    said = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        client_tls.wrap_bio(ssl.MemoryBIO(), said, server_hostname="localhost").do_handshake()
+    hello = said.read()
+    reader, writer = await asyncio.open_connection(*(leg.address if stls else leg.tls_address))
+    async with asyncio.timeout(10):
+        if stls:
+            writer.write(b"STLS\r\n")
+            await reader.readuntil(b"+OK begin")
+            await reader.readline()
+        if sent != "nothing":
+            writer.write(hello if sent == "hello" else hello[:50])
+        if sent == "hello":
+            await reader.read(1)
+        if how == "farewell":
+            writer.write(b"\x15\x03\x03\x00\x02\x01\x00")
+            await reader.read()
+        if how == "reset":
+            sock = writer.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+    await until(lambda: bool(ends()))
+    (ended,) = (record for record in caplog.records if record.getMessage() == "pop3 session ended")
+    assert (ended.levelno, ends()[-1]["reason"]) == (logging.DEBUG, "no TLS: the client hung up")
+
+
+@pytest.mark.parametrize("octets", [b"STLS\r\n", b"STLS\r\n\x16\x03\x01\x00\x05hello"])
+async def test_who_resets_behind_stls_is_no_news(
+    start_leg: StartLeg, server_tls: ssl.SSLContext, caplog: pytest.LogCaptureFixture, ends: Ends, octets: bytes
+) -> None:
+    """Gone before the handshake begins, with something that was never read."""
+    caplog.set_level(logging.DEBUG)
+    leg = await start_leg(mailbox(), tls=server_tls)
+    with socket.create_connection(leg.address, timeout=10) as client:
+        client.sendall(octets)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await until(lambda: bool(ends()))
+    (ended,) = (record for record in caplog.records if record.getMessage() == "pop3 session ended")
+    assert (ended.levelno, ends()[-1]["verdict"]) == (logging.DEBUG, "dropped")
 
 
 async def test_a_drain_does_not_wait_for_a_handshake(

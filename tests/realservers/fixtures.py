@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from legacy_email_proxy.certificate import server_context
+from legacy_email_proxy.settings import read
 from realservers.accounts import Account
 from realservers.certificates import Certificates
 from realservers.dovecot import Dovecot
@@ -26,8 +28,9 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 @pytest.fixture(scope="session")
 def server_tls(certificates: Certificates) -> ssl.SSLContext:
     """What a listener of ours shows: the good certificate."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificates.good.certificate_file, certificates.good.key_file)
+    files = {"TLS_CERT_FILE": certificates.good.certificate_file, "TLS_KEY_FILE": certificates.good.key_file}
+    context = server_context(read({name: str(file) for name, file in files.items()}))
+    assert context
     return context
 
 

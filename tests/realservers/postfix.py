@@ -108,6 +108,7 @@ verify unix - - n - 1 verify
 flush unix n - n 1000? 0 flush
 proxymap unix - - n - - proxymap
 lmtp unix - - n - - lmtp
+smtp unix - - n - - smtp
 error unix - - n - - error
 retry unix - - n - - error
 anvil unix - - n - 1 anvil
@@ -164,7 +165,9 @@ class Postfix(Server):
                 dovecot=dovecot,
                 message_size_limit=message_size_limit,
             )
-            write_file(etc / "main.cf", main + _table(settings or {}, " = "))
+            # Not both: each process would log a warning, and what fills the log's queue at the start is lost.
+            kept = (line for line in main.splitlines(True) if line.partition(" =")[0] not in (settings or {}))
+            write_file(etc / "main.cf", "".join(kept) + _table(settings or {}, " = "))
             write_file(etc / "known", f"!/^{UNKNOWN_RECIPIENT}$/ known\n")
             write_file(etc / "recipients", _table(later | dict(recipients or {}), " "))
             write_file(etc / "senders", _table(refused | dict(senders or {}), " "))

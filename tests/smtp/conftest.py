@@ -135,7 +135,7 @@ async def start_leg() -> AsyncIterator[StartLeg]:
             admission = Admission(networks, max_connections, max_per_address)  # type: ignore[arg-type]
             options = SessionOptions(
                 hostname, max_octets, Patience(progress_seconds, idle_seconds), admission, lf_end_networks,
-                tls, verifier, login_delay_seconds,
+                (lambda: tls) if tls else None, verifier, login_delay_seconds,
             )  # fmt: skip
             server = SMTPServer(handler, options)
             sock = socket.create_server(("127.0.0.1", 0))

@@ -69,7 +69,7 @@ class MemoryRelay:
         self.octets = 0
         self.read_content = True
         self.keep_content = True
-        self.receipt: Receipt | None = Receipt("250 2.0.0 queued as 42")
+        self.receipt: Receipt | None = Receipt("250 2.0.0 queued as 42", "42")
         self.leaving: asyncio.Event | None = None
         self.delay_seconds = 0.0
 

@@ -149,6 +149,34 @@ async def test_any_password_of_any_device_may_pass(leg: Leg, start_leg: StartLeg
         assert b"235 2.7.0 Logged in\r\n221 " in await leg.exchange(HELLO + login + b"\r\nQUIT\r\n")
 
 
+LENIENT = (
+    b"AUTH PLAIN " + b64(b"admin\x00scanner\x00x"),
+    b"AUTH PLAIN " + b64(b"\x00\x00x"),
+    b"AUTH PLAIN " + b64(b"\x00\x00"),
+    b"AUTH PLAIN\r\n" + b64(b"\x00ann\x00x"),
+    b"AUTH PLAIN " + b64(b"\x00ann\x00xy").rstrip(b"="),
+    b"AUTH LOGIN =\r\n" + b64(b"x"),
+    b"AUTH LOGIN\r\n\r\n",
+    b"AUTH LOGIN\r\n" + b64(b"a").rstrip(b"=") + b"\r\n" + b64(b"xy").rstrip(b"="),
+)
+
+
+@pytest.mark.parametrize("login", LENIENT)
+async def test_where_nobody_judges_there_is_little_to_be_wrong(start_leg: StartLeg, login: bytes) -> None:
+    leg = await start_leg(verifier=anybody)
+    replies = await leg.exchange(HELLO + login + b"\r\nAUTH PLAIN AGEAYg==\r\nQUIT\r\n")
+    # One login is enough, also one without a user.
+    assert [line[:3] for line in replies.splitlines() if line[:3] != b"334"][2:] == [b"235", b"503", b"221"]
+
+
+@pytest.mark.parametrize("login", [*LENIENT[:3], LENIENT[5], LENIENT[6]])
+async def test_where_somebody_does_nobody_acts_for_another(start_leg: StartLeg, login: bytes) -> None:
+    judge = Judge()
+    leg = await start_leg(verifier=judge)
+    assert b"\r\n501 5.5.2 " in await leg.exchange(HELLO + login + b"\r\nQUIT\r\n")
+    assert judge.logins == []
+
+
 async def test_without_the_setting_there_is_no_auth(leg: Leg) -> None:
     replies = await leg.exchange(b"EHLO x\r\nAUTH LOGIN\r\nAUTH PLAIN AHUAcA==\r\nMAIL FROM:<a@b> AUTH=<>\r\nQUIT\r\n")
     assert b"AUTH" not in replies

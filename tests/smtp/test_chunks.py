@@ -15,7 +15,7 @@ from smtp.relays import MemoryRelay, MemoryTransaction
 from smtp.test_session import eventually, reset
 
 ENVELOPE = b"EHLO x\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.com>\r\n"
-TAKEN = b"250 2.0.0 OK, the message is taken over"
+TAKEN = b"250 2.0.0 OK, the message is taken over as 42"
 NEXT = b"250 2.0.0 OK, the next chunk please"
 EVIL = b"MAIL FROM:<evil@example.com>\r\nRCPT TO:<victim@example.com>\r\nBDAT 2 LAST\r\nx\n"
 
@@ -282,7 +282,7 @@ async def test_a_relay_that_waits_in_turns_gets_the_message_and_the_device_one_r
                 turns += 1
             except StopAsyncIteration:
                 self._relay.delivered.append(self._message)
-                return Receipt()
+                return Receipt(queue_id="42")
 
     monkeypatch.setattr(MemoryTransaction, "send", send)
     async with leg.connected() as (reader, writer):

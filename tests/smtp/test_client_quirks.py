@@ -16,7 +16,7 @@ from places import missing
 from smtp.conftest import Leg, StartLeg
 from smtp.test_session import ENVELOPE, eventually
 
-DONE = b"250 2.0.0 OK, the message is taken over\r\n"
+DONE = b"250 2.0.0 OK, the message is taken over as 42\r\n"
 
 QUIRKS = {
     "C1 Xerox hangs up at any prompt but Username: and Password:": ["transcripts/smtp/xerox_login_prompts.txt"],

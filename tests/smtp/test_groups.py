@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from legacy_email_proxy.contracts import Refused, RelayCapabilities
+from legacy_email_proxy.contracts import Refused
+from legacy_email_proxy.replies import Reply
 from legacy_email_proxy.smtp import session as session_module
 from smtp.conftest import Leg
 from smtp.test_session import eventually, facts, reset
@@ -117,14 +118,11 @@ async def test_each_recipient_of_a_group_is_answered_whatever_goes_wrong(
     leg: Leg, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leg.relay.groups = True
-    real = leg.relay.capabilities
 
-    def bug() -> RelayCapabilities:
-        if leg.relay.entered:
-            raise ValueError("a bug in the relay")
-        return real()
+    async def bug(*_: object) -> list[Reply | None]:
+        raise ValueError("a bug of ours")
 
-    monkeypatch.setattr(leg.relay, "capabilities", bug)
+    monkeypatch.setattr(leg.handler, "_ask", bug)
     lump = rcpt("one", "two", "three") + b"NOOP\r\n"
     assert await codes(leg, lump) == [*[b"451 4.3.0"] * 3, b"250 2.0.0"]
 

@@ -21,6 +21,9 @@ GOOD = [
     ("a@b AUTH=<>", "a@b", {"AUTH": "<>"}),
     ("< a@b >", "a@b", {}),
     ("Scanner <a@b>", "a@b", {}),
+    ("<<a@b>>", "a@b", {}),
+    ("<< a@b >> SIZE=1", "a@b", {"SIZE": "1"}),
+    ("<<>>", "", {}),
     ('"Scanner, 2nd floor" <a@b> SIZE=1', "a@b", {"SIZE": "1"}),
     ("<scanner>", "scanner", {}),
     # a name as the DNS writes it; anything else with a dot at its end is the backend's to judge
@@ -39,11 +42,26 @@ GOOD = [
     ("<a+b=c/d@e_f>", "a+b=c/d@e_f", {}),
     ("<" + "a" * 65 + "@b>", "a" * 65 + "@b", {}),
     ("<a@b> AUTH=a+2Bb=c", "a@b", {"AUTH": "a+2Bb=c"}),
+    ("<a@b> AUTH= SIZE=1", "a@b", {"AUTH": "", "SIZE": "1"}),
+    # a source route, which RFC 5321 §4.1.1.3 has a server ignore
+    ("<@a,@b:c@d>", "c@d", {}),
+    ("<@a.example:c@d.> SIZE=1", "c@d", {"SIZE": "1"}),
+    ("< @a:c@d >", "c@d", {}),
+    ("Scanner <@a:c@d>", "c@d", {}),
+    ('<@[IPv6:2001:db8::1],@b:"c:d"@e>', '"c:d"@e', {}),
+    ("<@a:scanner>", "scanner", {}),
+    # and what is none
+    ("<a:b@c>", "a:b@c", {}),
+    ("<@a>", "@a", {}),
+    ("<@a:>", "@a:", {}),
+    ("<@a@b:c@d>", "@a@b:c@d", {}),
+    ("@a:c@d", "@a:c@d", {}),
 ]
 
 BAD_PATHS = [
     "", "<", "<a@b", "a@b>", "a@b>c", "<a b@c>", "<a@b c>", "<a\rb@c>", "<a\x00@b>", "<a\x7f@b>", "<a@b\n>",
-    "<a(c)@b>", "<a,b@c>", '<a"b@c>', "<<a@b>>", '"unclosed <a@b', "a@b,c@d",
+    "<a(c)@b>", "<a,b@c>", '<a"b@c>', "<<a@b>", "<<<a@b>>>", "<<a@b> >",
+    '"unclosed <a@b', "a@b,c@d", "<@a,b:c@d>", "<@a,:c@d>",
 ]  # fmt: skip
 
 BAD_PARAMETERS = [
@@ -51,7 +69,6 @@ BAD_PARAMETERS = [
     "<a@b>x",
     "<x@y> <z@w>",
     "<a@b> =",
-    "<a@b> SIZE=",
     "<a@b> -X",
     "<a@b> SIZE=1 SIZE=2",
     "<a@b> X=\x80",
@@ -81,7 +98,12 @@ def test_never_rewritten(address: str) -> None:
         path, _ = parse(f"<{address}>")
     except (BadPath, BadParameter):
         return
+    if address.startswith("<"):
+        address = address.removeprefix("<").removesuffix(">")
     address = address.strip(" ")
+    if address.startswith("@") and address.endswith(path):
+        assert path == address or address.removesuffix(path).endswith(":")
+        return
     assert path == address or (path == address[:-1] and address.endswith(".") and "@" in path)
 
 

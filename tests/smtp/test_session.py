@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import smtplib
 import socket
 import struct
@@ -18,6 +19,7 @@ import pytest
 from aiosmtpd.smtp import SMTP as StockSMTP
 
 from legacy_email_proxy.access import Admission
+from legacy_email_proxy.contracts import Receipt
 from legacy_email_proxy.replies import Reply
 from legacy_email_proxy.smtp import connection as connection_module
 from legacy_email_proxy.smtp import session as session_module
@@ -80,8 +82,29 @@ async def test_the_aiosmtpd_that_we_know() -> None:
 
 async def test_half_close_behind_the_message_is_answered(leg: Leg) -> None:
     replies = await leg.exchange(MESSAGE, half_close=True)
-    assert replies.endswith(b"250 2.0.0 OK, the message is taken over\r\n")
+    assert replies.endswith(b"250 2.0.0 OK, the message is taken over as 42\r\n")
     assert len(leg.relay.delivered) == 1
+
+
+@pytest.mark.parametrize(
+    ("queue_id", "told"),
+    [
+        ("", r"s\d+"),
+        ("17", "17"),
+        ("a\r\n250 forged \u00e4", "a 250 forged"),
+        ("x" * 100, "x" * 64),
+    ],
+)
+async def test_the_250_says_what_the_message_is_found_by(
+    leg: Leg, caplog: pytest.LogCaptureFixture, queue_id: str, told: str
+) -> None:
+    """Many programs print that line."""
+    leg.relay.receipt = Receipt("250 backend", queue_id)
+    replies = await leg.exchange(MESSAGE)
+    found = re.fullmatch(rf"250 2\.0\.0 OK, the message is taken over as ({told})", replies.decode().splitlines()[-1])
+    assert found
+    if not queue_id:
+        assert [each["session"] for each in facts(caplog, "smtp message relayed")] == [found[1]]
 
 
 async def test_client_that_leaves_before_the_end_delivers_nothing(leg: Leg, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import smtplib
 import socket
 import ssl
@@ -336,6 +337,100 @@ async def test_a_client_that_resets_in_the_handshake(
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         await until(lambda: not leg.server._sessions)
     assert [facts["verdict"] for facts in ends()] == ["dropped: the client hung up"] * 2
+
+
+@pytest.mark.parametrize("starttls", [False, True])
+@pytest.mark.parametrize(
+    ("sent", "how"),
+    [
+        *(("nothing", "end"), ("part", "end"), ("hello", "end")),
+        *(("nothing", "reset"), ("part", "reset"), ("hello", "reset"), ("hello", "farewell")),
+    ],
+)
+async def test_who_hangs_up_in_the_handshake_is_no_news(
+    start_leg: StartLeg,
+    server_tls: ssl.SSLContext,
+    client_tls: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+    ends: Ends,
+    *,
+    sent: str,
+    how: str,
+    starttls: bool,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    leg = await start_leg(tls=server_tls)
+    assert leg.tls_address
+    said = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        client_tls.wrap_bio(ssl.MemoryBIO(), said, server_hostname="localhost").do_handshake()
+    hello = said.read()
+    reader, writer = await asyncio.open_connection(*(leg.address if starttls else leg.tls_address))
+    async with asyncio.timeout(10):
+        if starttls:
+            writer.write(b"STARTTLS\r\n")
+            await reader.readuntil(b"220 2.0.0 ")
+            await reader.readline()
+        if sent != "nothing":
+            writer.write(hello if sent == "hello" else hello[:50])
+        if sent == "hello":
+            await reader.read(1)
+        if how == "farewell":
+            writer.write(b"\x15\x03\x03\x00\x02\x01\x00")
+            await reader.read()
+        if how == "reset":
+            sock = writer.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+    await until(ends)
+    (ended,) = (record for record in caplog.records if record.getMessage() == "smtp session ended")
+    assert (ended.levelno, ends()[-1]["verdict"]) == (logging.DEBUG, "dropped: the client hung up")
+
+
+@pytest.mark.parametrize("starttls", [False, True])
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_farewell_that_comes_with_the_end_of_the_handshake(
+    start_leg: StartLeg,
+    server_tls: ssl.SSLContext,
+    certificates: Certificates,
+    caplog: pytest.LogCaptureFixture,
+    ends: Ends,
+    *,
+    version: ssl.TLSVersion,
+    starttls: bool,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    leg = await start_leg(tls=server_tls)
+    assert leg.tls_address
+    context = ssl.create_default_context(cafile=certificates.ca_file)
+    context.maximum_version = version
+    heard, said = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(heard, said, server_hostname="localhost")
+    reader, writer = await asyncio.open_connection(*(leg.address if starttls else leg.tls_address))
+    try:
+        async with asyncio.timeout(20):
+            if starttls:
+                writer.write(b"STARTTLS\r\n")
+                await reader.readuntil(b"220 2.0.0 ")
+                await reader.readline()
+            while True:
+                with suppress(ssl.SSLWantReadError):
+                    client.do_handshake()
+                    break
+                writer.write(said.read())
+                heard.write(await reader.read(1 << 16))
+            # It is said at once; what raises is that the answer isn't there, or a greeting is, which in TLS 1.2 may be.
+            with suppress(ssl.SSLError):
+                client.unwrap()
+            writer.write(said.read())
+            await until(ends)
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 @pytest.mark.parametrize("reset", [False, True])

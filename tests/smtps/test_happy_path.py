@@ -131,11 +131,11 @@ async def test_the_null_reverse_path(certificates: Certificates) -> None:
         (("SIZE " + "9" * 5000,), RelayCapabilities(None)),
     ],
 )
-async def test_capabilities_are_those_of_the_last_ehlo(
+async def test_capabilities_are_those_of_the_last_ehlo_and_before_it_all(
     keywords: tuple[str, ...], capabilities: RelayCapabilities, certificates: Certificates
 ) -> None:
     async with relaying(certificates.good, keywords=keywords, user=None) as (_, relay):
-        assert relay.capabilities() == RelayCapabilities()
+        assert relay.capabilities() == RelayCapabilities(smtputf8=True, dsn=True)
         await deliver(relay)
         assert relay.capabilities() == capabilities
 

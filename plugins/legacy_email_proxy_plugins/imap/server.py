@@ -7,7 +7,7 @@ import ssl
 from dataclasses import dataclass, field
 from enum import Enum
 
-from legacy_email_proxy.contracts import Context, Credentials, Login, Secret, SettingsMistake
+from legacy_email_proxy.contracts import Context, Credentials, Login, Secret, SettingsMistake, ascii_domain
 
 __all__ = ("Patience", "Security", "Server", "configured_login", "configured_server")
 
@@ -100,7 +100,7 @@ def configured_server(context: Context) -> Server:
     if mistakes:
         raise SettingsMistake(*mistakes)
     return Server(
-        host=settings["BACKEND_IMAP_HOST"],
+        host=ascii_domain(settings["BACKEND_IMAP_HOST"]),
         port=settings["BACKEND_IMAP_PORT"],
         security=security,
         tls=tls,

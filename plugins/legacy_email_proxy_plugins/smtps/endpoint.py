@@ -7,7 +7,7 @@ import ssl
 from dataclasses import dataclass
 from enum import Enum
 
-from legacy_email_proxy.contracts import Context, Credentials, Secret, SettingsMistake
+from legacy_email_proxy.contracts import Context, Credentials, Secret, SettingsMistake, ascii_domain
 
 __all__ = ("Chunking", "Encryption", "Endpoint")
 
@@ -95,7 +95,7 @@ class Endpoint:
         if mistakes:
             raise SettingsMistake(*mistakes)
         return cls(
-            host=host or "",
+            host=ascii_domain(host or ""),
             port=settings["BACKEND_SMTP_PORT"],
             encryption=encryption,
             tls=tls,

@@ -45,7 +45,8 @@ class SMTPSRelay:
         self._breaker = Breaker(self._logger)
         self._pool = Pool(self._connect, self._endpoint.max_connections, self._timeouts.slot, self._logger, limits)
         self._refrain = Refrain()
-        self._capabilities = RelayCapabilities()
+        # Offered until the backend has been asked: it has its say at MAIL, when there is a connection.
+        self._capabilities = RelayCapabilities(smtputf8=True, dsn=True)
         if self._endpoint.encryption is Encryption.NONE and self._endpoint.user is not None:
             self._logger.warning(
                 "password or token for %s goes over the network in the clear (see BACKEND_SMTP_USE_SSL or _USE_TLS)",
@@ -67,7 +68,7 @@ class SMTPSRelay:
         return _Transaction(self._pool, self._refrain, client.address, reverse_path, parameters, self._logger)
 
     def capabilities(self) -> RelayCapabilities:
-        """See :meth:`contracts.Relay.capabilities`: what the last EHLO said."""
+        """See :meth:`contracts.Relay.capabilities`: what the last EHLO said, and before the first one everything."""
         return self._capabilities
 
     async def probe(self) -> Sequence[Finding]:

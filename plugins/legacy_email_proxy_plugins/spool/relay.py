@@ -85,7 +85,9 @@ class SpoolRelay:
             )
 
     def capabilities(self) -> RelayCapabilities:
-        """See :meth:`contracts.Relay.capabilities`: those of the next relay, as far as it knows them by now."""
+        """See :meth:`contracts.Relay.capabilities`: those of the next relay. What it turns out not to take after all
+        comes back as a notification.
+        """
         return self._next.capabilities()
 
     async def probe(self) -> Sequence[Finding]:
@@ -165,4 +167,4 @@ class _Transaction:
                 await incoming.discard()
             raise
         self._delivery.offer(message)
-        return Receipt(f"spooled as message {message.number}")
+        return Receipt(f"spooled as message {message.number}", str(message.number))

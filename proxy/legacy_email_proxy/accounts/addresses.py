@@ -1,4 +1,7 @@
-"""Lists of addresses as an operator writes them: ``user@domain``, ``@domain``, and ``<>`` for the null reverse-path."""
+"""Lists of addresses as an operator writes them: ``user@domain``, ``@domain``, and ``<>`` for the null reverse-path.
+
+A domain may be written in letters of any language or as ``xn--…``, which is the same (IDNA 2008).
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
+from ..contracts import ascii_domain
+
 __all__ = ("Addresses",)
 
 _NULL = "<>"
+_ROUTING = frozenset("@%!")
+"""In a local-part each of these may name another domain, to which a backend would send the mail on, as ``x%evil@here``:
+such an address is in a domain only by its looks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +28,7 @@ class Addresses:
     @classmethod
     def parse(cls, texts: Iterable[str]) -> Self:
         """The list that these texts make. Raises :class:`ValueError` in words."""
-        entries = frozenset(map(_folded, texts))
+        entries = frozenset(_folded(text.strip()) for text in texts)
         for entry in sorted(entries):
             if entry != _NULL and not entry.rpartition("@")[2]:
                 raise ValueError(f"{entry!r} has no domain; write user@domain or @domain")
@@ -29,9 +37,12 @@ class Addresses:
         return cls(entries)
 
     def holds(self, path: str) -> bool:
-        """Whether this path (without brackets) is in the list; a domain does not stand for those below it."""
+        """Whether this path (without brackets) is in the list; a domain does not stand for those below it, nor for
+        an address that may lead out of it.
+        """
         folded = _folded(path) or _NULL
-        return folded in self.entries or _domain(folded) in self.entries
+        # A domain alone is nobody's address.
+        return not folded.startswith("@") and (folded in self.entries or _domain(folded) in self.entries)
 
     def covers(self, other: Addresses) -> bool:
         """Whether everything in ``other`` is in this list."""
@@ -39,9 +50,12 @@ class Addresses:
 
 
 def _folded(path: str) -> str:
-    return path.strip().casefold().removesuffix(".")
+    local, at, domain = path.rpartition("@")
+    # Not casefold(), for which ß is ss.
+    return local.lower() + at + ascii_domain(domain.removesuffix(".")).lower()
 
 
 def _domain(folded: str) -> str:
+    """The entry that would stand for all of its domain, ``""`` where none can."""
     local, at, domain = folded.rpartition("@")
-    return at + domain if local else ""
+    return at + domain if local and _ROUTING.isdisjoint(local) else ""

@@ -20,6 +20,8 @@ from ..contracts import (
     add_recipients,
 )
 from ..replies import SMTP, refusal
+from ..smtp.capacity import check, limit
+from ..smtp.measured import Measured
 from .groups import in_place
 from .plugins import close_all, probe_all, start_all
 from .recent import RecentLogins
@@ -49,12 +51,16 @@ class RoutedRelay:
         if not found:
             raise _nobodys(self._rules, facts)
 
-        def opened(match: Match) -> AbstractAsyncContextManager[Transaction]:
+        @asynccontextmanager
+        async def opened(match: Match) -> AsyncIterator[_Chosen]:
             events.event(
                 _log, logging.DEBUG, "account chosen", session=client.session, account=match.account,
                 rule=match.rule.place,
             )  # fmt: skip
-            return self._relays[match.account].transaction(client, reverse_path, parameters)
+            relay = self._relays[match.account]
+            check(parameters, relay.capabilities())
+            async with relay.transaction(client, reverse_path, parameters) as transaction:
+                yield _Chosen(transaction, relay)
 
         if found[0].recipients is None:
             async with opened(found[0]) as transaction:
@@ -64,12 +70,11 @@ class RoutedRelay:
                 yield _ByRecipient(found, opened, stack, lambda recipient: _nobodys(self._rules, facts, recipient))
 
     def capabilities(self) -> RelayCapabilities:
-        """What all accounts have: EHLO comes before anybody knows which one it will be."""
+        """What any account has: EHLO comes before anybody knows which one it will be, and that one judges."""
         each = [relay.capabilities() for relay in self._relays.values()]
         limits = [one.max_octets for one in each if one.max_octets]
-        return RelayCapabilities(
-            min(limits, default=None), all(one.smtputf8 for one in each), all(one.dsn for one in each)
-        )
+        largest = max(limits) if limits and len(limits) == len(each) else None
+        return RelayCapabilities(largest, any(one.smtputf8 for one in each), any(one.dsn for one in each))
 
     async def start(self) -> None:
         """Start those that have something to do by themselves. Raises :class:`SettingsMistake` with all mistakes."""
@@ -90,6 +95,26 @@ def _nobodys(rules: Sequence[Rule], facts: Facts, recipient: str | None = None) 
         return refusal(SMTP.LOGIN_NEEDED, "rules of the accounts file lead to an account only after a login")
     what = "" if recipient is None else " this recipient"
     return refusal(SMTP.NO_ACCOUNT, f"no rule of the accounts file fits{what}")
+
+
+class _Chosen:
+    """The transaction of the account that was chosen, which takes no larger messages than its own backend does."""
+
+    def __init__(self, transaction: Transaction, relay: Relay) -> None:
+        self._transaction = transaction
+        self._relay = relay
+
+    async def add_recipient(self, forward_path: str, parameters: Parameters) -> None:
+        await self._transaction.add_recipient(forward_path, parameters)
+
+    async def add_recipients(
+        self, recipients: Sequence[Recipient], *, content_follows: bool
+    ) -> Sequence[Refused | None]:
+        return await add_recipients(self._transaction, recipients, content_follows=content_follows)
+
+    async def send(self, content: AsyncIterator[bytes]) -> Receipt:
+        # Only now, because at the first message the backend was asked no sooner.
+        return await self._transaction.send(Measured(content, limit(self._relay.capabilities())))
 
 
 class _ByRecipient:

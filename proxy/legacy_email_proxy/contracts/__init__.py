@@ -17,6 +17,7 @@ from .credentials import (
     TokenStatus,
     logged_in,
 )
+from .domain import ascii_domain
 from .envelope import NULL_REVERSE_PATH, Client, Message, Parameters, Receipt
 from .failures import (
     CredentialsRefused,
@@ -108,6 +109,7 @@ __all__ = (
     "Unverified",
     "WholeMessageRelay",
     "add_recipients",
+    "ascii_domain",
     "logged_in",
     "normalised",
 )

@@ -31,9 +31,14 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Returned when somebody durable has taken over the message. ``detail`` is for the log (the backend's reply)."""
+    """Returned when somebody durable has taken over the message. ``detail`` is for the log (the backend's reply).
+
+    ``queue_id`` is under what the message is found where it is now, ``""`` for nothing that an operator could look for.
+    The client reads it behind the 250, and many print that.
+    """
 
     detail: str = ""
+    queue_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,10 +32,14 @@ __all__ = (
 
 @dataclass(frozen=True, slots=True)
 class RelayCapabilities:
-    """What every backend that may be reached offered when it was last asked; the defaults hold until one was.
+    """What may be offered to a client. No promise: each message is judged by its backend, when it comes to MAIL.
 
-    ``max_octets`` is the backend's own SIZE (RFC 1870), ``None`` for "no limit known"; ``smtputf8`` (RFC 6531) and
-    ``dsn`` (RFC 3461) tell whether those parameters of MAIL and RCPT are of any use to it.
+    It is what the backend said when it was last asked; of one that was not asked yet, all that the relay can pass on.
+    For what is not offered, a client gives its message up for good, without asking anybody.
+
+    ``max_octets`` is the backend's own SIZE (RFC 1870), ``None`` for "no limit known". ``smtputf8`` (RFC 6531): a
+    transaction with that parameter may be opened. ``dsn`` (RFC 3461): so may the parameters of that be of use; a relay
+    is given them in any case, because devices send them unasked, and leaves out what its backend doesn't take.
     """
 
     max_octets: int | None = None
@@ -125,7 +129,7 @@ class Relay(Protocol):
         """
 
     def capabilities(self) -> RelayCapabilities:
-        """What to announce in EHLO. Answers from memory: it is called for every EHLO and must not wait."""
+        """What may be offered in EHLO. Answers from memory: it is called for every EHLO and must not wait."""
 
     async def probe(self) -> Sequence[Finding]:
         """Try the backend without sending anything and say what is found; failures are findings, not exceptions."""

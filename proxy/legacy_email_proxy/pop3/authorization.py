@@ -20,11 +20,14 @@ _MECHANISMS = b"".join(map(encode_line, (pop3_line("mechanisms", ok=True), *Mech
 
 
 class Authorization:
-    """What the client said so far. ``user`` is whom it named, before and after the login."""
+    """What the client said so far. ``user`` is whom it named, before and after the login; ``judged``: somebody looks at
+    the credentials.
+    """
 
-    __slots__ = ("_exchange", "_refused_mechanisms", "user")
+    __slots__ = ("_exchange", "_judged", "_refused_mechanisms", "user")
 
-    def __init__(self) -> None:
+    def __init__(self, *, judged: bool) -> None:
+        self._judged = judged
         self.user: str | None = None
         self._exchange: sasl.Exchange | None = None
         self._refused_mechanisms = 0
@@ -64,7 +67,7 @@ class Authorization:
             if self._refused_mechanisms > MAX_REFUSED_MECHANISMS:
                 raise Mistake(text)
             return Reply(encode_line(pop3_line(text)))
-        exchange = sasl.begin(Mechanism(command.mechanism))
+        exchange = sasl.begin(Mechanism(command.mechanism), judged=self._judged)
         if command.initial_response is None:
             return self._challenge(exchange)
         return self._respond(exchange, sasl.initial, command.initial_response.reveal().encode("latin-1"))

@@ -286,7 +286,7 @@ class Conversation:
         # A device that speaks the wrong protocol or loops is what an operator looks for with LOG_LEVEL=warning.
         unusual = close.verdict in (Verdict.REFUSED, Verdict.ERRORS) or tally.withheld
         level = logging.WARNING if unusual else logging.INFO
-        if close.verdict is Verdict.DROPPED and self._session.user is None and not close.reason:
+        if close.verdict is Verdict.DROPPED and self._session.user is None:
             # Somebody who only looks whether we are there, as a health check does all day, is no news.
             level = logging.DEBUG
         events.event(logger, level, "pop3 session ended", **self._facts(), **facts)

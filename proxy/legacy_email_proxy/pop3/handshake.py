@@ -18,13 +18,13 @@ async def handshake(accepted: socket.socket, context: ssl.SSLContext) -> ssl.SSL
         secured = context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
     except OSError as error:
         accepted.close()
-        raise failed(error) from None
+        raise failed(error, context) from None
     try:
         with anyio.fail_after(HANDSHAKE_SECONDS):
             await _shake(secured)
     except OSError as error:
         secured.close()
-        raise failed(error) from None
+        raise failed(error, context) from None
     except BaseException:
         secured.close()
         raise

@@ -10,7 +10,7 @@ import logging
 import secrets
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import anyio
@@ -41,10 +41,16 @@ logger = logging.getLogger("legacy_email_proxy.pop3")
 
 
 class Server:
-    """Serves one maildrop plugin on any number of listening sockets; ``tls`` is the certificate, where there is one."""
+    """Serves one maildrop plugin on any number of listening sockets; ``tls`` gives each connection what it shows, where
+    there is a certificate.
+    """
 
     def __init__(
-        self, maildrop: Maildrop, admission: Admission, options: Options, tls: ssl.SSLContext | None = None
+        self,
+        maildrop: Maildrop,
+        admission: Admission,
+        options: Options,
+        tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         self._maildrop = maildrop
         self._admission = admission
@@ -139,7 +145,7 @@ class Server:
             self._maildrop,
             self._options,
             self._locks,
-            tls=self._tls,
+            tls=self._tls and self._tls(),
             secured=secured,
         )
 

@@ -57,7 +57,7 @@ class Session:
         self._close: Close | None = None
         self._errors = 0
         self._failed_logins = 0
-        self._authorization = Authorization()
+        self._authorization = Authorization(judged=self._options.ask_backend)
         self._listing = Listing(())
         self._last = 0
         self._transfer: Transfer | None = None
@@ -112,7 +112,7 @@ class Session:
         self._answered(StartTLS)
         # Somebody on the way could have put commands behind STLS; they must not run in the protected session.
         self._reader = LineReader()
-        self._authorization = Authorization()
+        self._authorization = Authorization(judged=self._options.ask_backend)
         self._secured = True
 
     def opened(self, entries: Sequence[Entry]) -> None:

@@ -48,7 +48,7 @@ _CORE = (
     Setting("SMTP_IDLE_SECONDS", "seconds", "300", "An SMTP session without a command, or without progress in DATA, for this long is closed with 421.", minimum=1),
     Setting("SMTP_PROGRESS_SECONDS", "seconds", "60", "A device that in an open mail transaction sends no command for this long, or less than 500 octets a second of its message on average over it, loses its connection to the backend and reads 451.", minimum=1),
     Setting("SMTP_LF_END_NETWORKS", "networks", None, "Networks (CIDR) of old devices that end a message with a bare LF instead of CRLF; see [Security](#security) before you set it."),
-    Setting("SMTP_MAX_OCTETS", "integer", "52428800", "Largest message taken, announced as SIZE and lowered to the backend's own.", minimum=65536),
+    Setting("SMTP_MAX_OCTETS", "integer", "52428800", "Largest message taken, announced as SIZE and lowered to the backend's own; with several accounts the largest is announced, and the one that is chosen judges.", minimum=65536),
     Setting("SMTP_FILTERS", "list", None, "Filter plugins that may change or refuse what devices send, in order, separated by commas."),
     Setting("SMTP_ADD_RECEIVED", "flag", "true", "Put a `Received` line on top of each message: which device it came from, when, and the session in the log."),
     Setting("SMTP_ADD_MISSING", "flag", "true", "Add `Date`, `Message-ID` and, from the envelope, `From` where a message has none: providers refuse mail without."),

@@ -11,20 +11,22 @@ from .paths import BadParameter, BadPath, parse
 
 __all__ = ("Chunk", "Rejected", "chunk", "forward_path", "reverse_path")
 
-_XTEXT = r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})+"
+# RFC 3461 §4 wants the hexadecimal digits in upper case, and "=" as "+3D". Not all clients know; see _strict.
+_XTEXT = r"(?:[\x21-\x2a\x2c-\x7e]|\+[0-9A-Fa-f]{2})"
+_SLOPPY = re.compile(r"=|\+[0-9A-Fa-f]{2}")
 _MAIL = {
     "SIZE": re.compile(r"[0-9]{1,20}"),
     "BODY": re.compile(r"7BIT|8BITMIME", re.IGNORECASE),
     "SMTPUTF8": re.compile(""),
     "RET": re.compile(r"FULL|HDRS", re.IGNORECASE),
-    "ENVID": re.compile(rf"(?=.{{1,100}}$){_XTEXT}"),
+    "ENVID": re.compile(rf"(?=.{{1,100}}$){_XTEXT}+"),
     "AUTH": re.compile(r".*"),
 }
 _RCPT = {
     "NOTIFY": re.compile(r"NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DELAY))*", re.IGNORECASE),
-    "ORCPT": re.compile(rf"(?=.{{1,500}}$)[A-Za-z0-9-]+;{_XTEXT}"),
+    "ORCPT": re.compile(rf"(?=.{{1,500}}$)[A-Za-z0-9-]+;{_XTEXT}*"),
 }
-# RFC 3461 §4.2 and §4.4 forbid to change these two on their way.
+# RFC 3461 §4.2 and §4.4 forbid to change what these two say.
 _VERBATIM = ("ENVID", "ORCPT")
 _CHUNK = re.compile(r"([0-9]{1,20})(?:[ \t]+(LAST))?", re.IGNORECASE)
 
@@ -85,8 +87,14 @@ def _split(keyword: str, argument: str, bad_path: Reply, forms: Mapping[str, re.
 def _option(key: str, value: str | None, forms: Mapping[str, re.Pattern[str]]) -> str:
     if key not in forms:
         raise Rejected(SMTP.UNKNOWN_PARAMETER)
-    if not forms[key].fullmatch(value or ""):
+    # With nothing behind its "=" a parameter is malformed, but for AUTH, of which nothing is read.
+    if not forms[key].fullmatch(value or "") or (value == "" and key != "AUTH"):
         raise Rejected(SMTP.SYNTAX)
     if value is None:
         return key
-    return f"{key}={value if key in _VERBATIM else value.upper()}"
+    return f"{key}={_strict(value) if key in _VERBATIM else value.upper()}"
+
+
+def _strict(xtext: str) -> str:
+    """The same, written as a backend may insist on."""
+    return _SLOPPY.sub(lambda found: "+3D" if found[0] == "=" else found[0].upper(), xtext)

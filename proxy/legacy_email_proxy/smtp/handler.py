@@ -26,11 +26,11 @@ from ..contracts import (
     Recipient,
     Refused,
     Relay,
-    RelayCapabilities,
     Transaction,
 )
 from ..contracts import Envelope as MailEnvelope
-from ..replies import SMTP, Reply, refusal, smtp_reply
+from ..replies import SMTP, Reply, printable, refusal, smtp_reply
+from .capacity import check, limit
 from .headers import protocol
 from .interruptions import Interruption
 from .measured import Measured
@@ -81,12 +81,12 @@ class RelayHandler:
     async def handle_EHLO(
         self, server: Any, session: Session, envelope: Envelope, hostname: str, responses: list[str]
     ) -> list[str]:
-        """EHLO begins afresh; SIZE is lowered to the relay's, and what it can't do is not announced."""
+        """EHLO begins afresh; SIZE is lowered to the relay's, and what is known to be lacking is not announced."""
         await self._leave(session)
         session.host_name = hostname
         capabilities = self._relay.capabilities()
         lacking = {"SMTPUTF8": not capabilities.smtputf8, "DSN": not capabilities.dsn}
-        size = f"250-SIZE {self._limit(capabilities)}"
+        size = f"250-SIZE {limit(capabilities, self._max_octets)}"
         lines = [line for line in responses if not lacking.get(line[4:])]
         return [size if line.startswith("250-SIZE ") else line for line in lines]
 
@@ -98,12 +98,7 @@ class RelayHandler:
         await self._leave(session)
         # aiosmtpd writes the null reverse-path as "<>"; this is the one place where it becomes ours.
         reverse_path = NULL_REVERSE_PATH if address == "<>" else address
-        capabilities = self._relay.capabilities()
-        parameters = _parameters(mail_options, capabilities)
-        if int(parameters.get("SIZE") or 0) > self._limit(capabilities):
-            return str(SMTP.TOO_BIG)
-        if "SMTPUTF8" in parameters and not capabilities.smtputf8:
-            return str(SMTP.NO_SMTPUTF8)
+        parameters = _parameters(mail_options)
         client = Client(
             address=str(session.peer[0]) if session.peer else "",
             session=getattr(session, "label", "-"),
@@ -112,6 +107,7 @@ class RelayHandler:
             login=getattr(session, "user", "") if self._logins_proven else "",
         )
         try:
+            check(parameters, self._relay.capabilities(), self._max_octets)
             mail = await self._rewriting.mail(client, reverse_path, parameters)
             context = self._relay.transaction(client, mail.reverse_path, parameters)
             transaction = await context.__aenter__()
@@ -160,7 +156,6 @@ class RelayHandler:
         content_follows: bool,
     ) -> list[Reply | None]:
         """The refusal of each address, ``None`` for accepted: what the filters say, then the relay."""
-        capabilities = self._relay.capabilities()
         replies = list[Reply | None]()
         wanted = list[Recipient]()
         for address, options in addresses:
@@ -168,7 +163,7 @@ class RelayHandler:
             if reply is None:
                 try:
                     path = await self._path(opened, wanted, address)
-                    wanted.append(Recipient(path, _parameters(options, capabilities)))
+                    wanted.append(Recipient(path, _parameters(options)))
                 except Exception as error:
                     reply = self._refuse_recipient(opened, error, address)
                     if not isinstance(error, Refused):
@@ -231,7 +226,7 @@ class RelayHandler:
             await self._leave(session)
             return str(opened.failed)
         try:
-            content = Measured(envelope.content, self._limit(self._relay.capabilities()))
+            content = Measured(envelope.content, limit(self._relay.capabilities(), self._max_octets))
             return await self._relayed(session, opened, content)
         finally:
             await self._leave(session)
@@ -252,7 +247,9 @@ class RelayHandler:
             _log, logging.INFO, "smtp message relayed", session=opened.client.session,
             client=opened.client.address, **facts, octets=content.octets, backend=receipt.detail,
         )  # fmt: skip
-        return str(SMTP.ACCEPTED)
+        # The session's label is what the log knows the message by.
+        found_by = printable(receipt.queue_id, 64) or getattr(session, "label", "")
+        return f"{SMTP.ACCEPTED} as {found_by}" if found_by else str(SMTP.ACCEPTED)
 
     async def _send(self, transaction: Transaction, content: Outgoing) -> Receipt:
         try:
@@ -302,10 +299,6 @@ class RelayHandler:
     async def aclose(self) -> None:
         """Wait for transactions that are still being abandoned."""
         await asyncio.gather(*self._farewells, return_exceptions=True)
-
-    def _limit(self, capabilities: RelayCapabilities) -> int:
-        theirs = capabilities.max_octets
-        return min(self._max_octets, theirs) if theirs else self._max_octets
 
     def _watch(self, session: Session) -> None:
         """A stock aiosmtpd session has no hook for its end; but its task ends, and so must the transaction."""
@@ -365,14 +358,6 @@ def _protocol(session: Session) -> str:
     )
 
 
-_DSN = frozenset({"RET", "ENVID", "NOTIFY", "ORCPT"})
-
-
-def _parameters(options: Sequence[str], capabilities: RelayCapabilities) -> Parameters:
-    """The parameters that the relay has a use for: DSN's are taken from every device, and dropped for want of it."""
-    found: dict[str, str | None] = {}
-    for option in options:
-        keyword, equals, value = option.partition("=")
-        if capabilities.dsn or keyword.upper() not in _DSN:
-            found[keyword.upper()] = value if equals else None
-    return found
+def _parameters(options: Sequence[str]) -> Parameters:
+    split = (option.partition("=") for option in options)
+    return {keyword.upper(): value if equals else None for keyword, equals, value in split}

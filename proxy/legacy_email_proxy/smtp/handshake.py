@@ -37,10 +37,10 @@ async def handshake(
                 ssl_shutdown_timeout=SHUTDOWN_SECONDS,
             )
     except OSError as error:
-        raise failed(error) from None
+        raise failed(error, context) from None
     if secured is None:
         # What asyncio returns where the connection was lost without an error.
-        raise failed(ConnectionResetError())
+        raise failed(ConnectionResetError(), context)
     _slim(secured)
     return secured
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..access import Admission, Network
@@ -14,13 +15,15 @@ __all__ = ("SessionOptions",)
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """What all sessions share. Without ``tls`` there is no STARTTLS, without a ``verifier`` no AUTH."""
+    """What all sessions share. Without ``tls``, which is asked for each handshake's context, there is no STARTTLS,
+    without a ``verifier`` no AUTH.
+    """
 
     hostname: str
     max_octets: int
     patience: Patience
     admission: Admission
     lf_end_networks: tuple[Network, ...] = ()
-    tls: ssl.SSLContext | None = None
+    tls: Callable[[], ssl.SSLContext] | None = None
     verifier: Verifier | None = None
     login_delay_seconds: float = LOGIN_DELAY_SECONDS

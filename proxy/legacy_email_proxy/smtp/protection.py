@@ -9,7 +9,7 @@ from .. import events, sasl
 from ..contracts import Failure, LoginRefused
 from ..replies import SMTP
 from .arguments import Rejected
-from .authentication import KEYWORDS, authenticate
+from .authentication import KEYWORDS, anybody, authenticate
 from .connection import SMTPConnection
 from .incoming import LineTooLong
 from .interruptions import Finished
@@ -47,10 +47,10 @@ class ProtectedConnection(SMTPConnection):
             return self.error(SMTP.NOT_IMPLEMENTED)
         if self.session.host_name is None:
             return self.error(SMTP.HELLO_FIRST)
-        if self._in_transaction or self.session.user:
+        if self._in_transaction or self.session.authenticated:
             return self.error(SMTP.BAD_SEQUENCE)
         try:
-            login = await authenticate(argument, self._ask)
+            login = await authenticate(argument, self._ask, judged=verifier is not anybody)
             await verifier(login)
         except Rejected as rejected:
             return self.error(rejected.reply)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from ..access import canonical, within
 from ..replies import SMTP, Reply, printable
 from .arguments import Chunk, Rejected, chunk, forward_path, reverse_path
+from .connection import parted
 from .interruptions import Abandoned, DeviceLost, DeviceStalled, Finished, Interruption
 from .protection import ProtectedConnection
 from .reception import ChunkedContent, DataContent, stalled
@@ -23,7 +24,7 @@ MAX_RECIPIENTS = 1000
 
 _TOGETHER = 100
 """Recipients that are asked for at once, at most: a flood of them must leave other sessions their turn."""
-_ABANDONING = (b"HELO", b"EHLO", b"RSET", b"QUIT")
+_ABANDONING = ("HELO", "EHLO", "RSET", "QUIT")
 
 
 class SMTPSession(ProtectedConnection):
@@ -195,7 +196,7 @@ class SMTPSession(ProtectedConnection):
                 raise DeviceStalled from None
             if line is None:
                 raise DeviceLost
-            if line.partition(b" ")[0].upper() in _ABANDONING:
+            if parted(line.decode("latin-1"))[0] in _ABANDONING:
                 raise Abandoned(line)
             await self._obey(line)
         self._unanswered = True

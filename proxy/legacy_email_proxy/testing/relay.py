@@ -123,6 +123,16 @@ class RelaySuite(Suite):
         assert found[self.expected(content)][0].reverse_path in (None, NULL_REVERSE_PATH)
 
     @bounded
+    async def test_wishes_that_were_not_offered_spoil_nothing(self, relay: Relay, delivered: Look) -> None:
+        content = CONTENTS["ordinary"]
+        of_mail = {"BODY": "8BITMIME", "SIZE": str(len(content)), "RET": "HDRS", "ENVID": "QQ+3D1"}
+        of_rcpt = {"NOTIFY": "SUCCESS,FAILURE", "ORCPT": f"rfc822;{self.forward_paths[0]}"}
+        async with relay.transaction(CLIENT, self.reverse_path, of_mail) as transaction:
+            await transaction.add_recipient(self.forward_paths[0], of_rcpt)
+            await transaction.send(pieces_of(content, 1000))
+        await self._arrive(delivered, content)
+
+    @bounded
     async def test_every_recipient_gets_the_message_once(self, relay: Relay, delivered: Look) -> None:
         content = CONTENTS["ordinary"]
         await self._send(relay, pieces_of(content, 1000), *self.forward_paths)
