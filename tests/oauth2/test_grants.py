@@ -102,7 +102,8 @@ async def test_a_service_account(certificates: Certificates, tmp_path: Path) -> 
     (claims,) = fake.assertions
     assert (claims["iss"], claims["sub"], claims["kid"]) == ("robot@project.test", "alice@firm.test", "k1")
     assert claims["scope"] == "mail offline_access"
-    assert set(fake.forms[0]) == {"grant_type", "assertion"}
+    assert "nbf" not in claims
+    assert set(fake.forms[0]) == {"grant_type", "assertion", "scope"}, "RFC 7521 §4.1"
 
 
 async def test_a_refresh_token(certificates: Certificates, tmp_path: Path) -> None:
