@@ -1,0 +1,144 @@
+"""A disk that does not answer: nobody waits for it without limit, and what was begun is finished in its order."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import pytest
+
+from legacy_email_proxy.contracts import Failure, StorageFull
+from legacy_email_proxy_plugins.oauth2 import disk
+from legacy_email_proxy_plugins.oauth2.store import Damaged, Store
+from oauth2.support import IMAP, SECRET, credentials_for, pair
+from oauth2.test_store import RECORD, names_in, store_in
+from realservers.certificates import Certificates
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "_SECONDS", 0.1)
+
+
+@contextmanager
+def hanging(monkeypatch: pytest.MonkeyPatch, *methods: str) -> Iterator[list[str]]:
+    """Whatever of the store touches the disk hangs until the end; what is given are the calls that were begun."""
+    begun: list[str] = []
+    alive = threading.Event()
+    with monkeypatch.context() as patched:
+        for name in methods or ("_load", "_save", "_reserve", "_open_lock"):
+            real = getattr(Store, name)
+
+            def hang(*args: object, name: str = name, real: object = real) -> object:
+                begun.append(name)
+                alive.wait(20)
+                return real(*args)  # type: ignore[operator]
+
+            patched.setattr(Store, name, hang)
+        try:
+            yield begun
+        finally:
+            alive.set()
+
+
+def _descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def awake(store: Store) -> None:
+    """Until the disk has done all that it was asked for."""
+    while store._disk._pending:
+        await asyncio.wait(store._disk._pending)
+
+
+async def test_what_was_seen_last_is_used_and_one_thread_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = store_in(tmp_path)
+    await store.save(RECORD)
+    assert await store.load() == RECORD
+    with hanging(monkeypatch) as begun:
+        with anyio.fail_after(5):
+            for _ in range(100):
+                assert await store.load() == RECORD
+        assert begun == ["_load"]
+        with pytest.raises(StorageFull, match=r"the token can not be stored: the disk does not answer .see STATE_DIR"):
+            await store.save(RECORD)
+    await awake(store)
+    await store_in(tmp_path).save(replace(RECORD, scope="other"))
+    assert (await store.load()).scope == "other"
+
+
+async def test_nothing_was_seen_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = store_in(tmp_path)
+    with hanging(monkeypatch):
+        with anyio.fail_after(5), pytest.raises(Damaged, match=r"can not be read: the disk does not answer"):
+            await store.load()
+    await awake(store)
+
+
+async def test_the_lock_is_held_until_the_last_save_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, other = store_in(tmp_path), store_in(tmp_path)
+    with hanging(monkeypatch, "_save"):
+        with pytest.raises(StorageFull):
+            async with store.locked():
+                await store.save(RECORD)
+        order: list[str] = []
+
+        async def lock() -> None:
+            async with other.locked():
+                order.append((await other.load()).scope)
+
+        waiting = asyncio.create_task(lock())
+        await asyncio.wait({waiting}, timeout=0.3)
+        assert order == [], "else the save, when the disk comes back, would undo what the other has stored"
+    await waiting
+    assert order == [RECORD.scope]
+    await awake(store)
+
+
+@pytest.mark.parametrize("step", ["_open_lock", "_reserve"])
+async def test_what_comes_too_late_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    store = store_in(tmp_path)
+    before = _descriptors()
+    with hanging(monkeypatch, step):
+        with pytest.raises(StorageFull, match="the disk does not answer"):
+            async with store.locked(), store.room():
+                pass
+    await awake(store)
+    await asyncio.sleep(0)
+    assert not [name for name in names_in(tmp_path) if name.endswith(".part")]
+    assert _descriptors() <= before
+    async with store_in(tmp_path).locked():
+        pass
+
+
+async def test_a_login_goes_on_with_the_token_that_is_known(
+    certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pair(certificates.good, tmp_path, "refresh_token") as (credentials, fake):
+        token = await credentials.secret(IMAP)
+        with hanging(monkeypatch), anyio.fail_after(5):
+            for _ in range(20):
+                assert await credentials.secret(IMAP) == token
+            started = credentials_for(fake, certificates.ca_file, tmp_path, "refresh_token")
+            with pytest.raises(Failure, match="the disk does not answer"):
+                await started.secret(IMAP)
+        await awake(credentials._keeper._store)
+        await awake(started._keeper._store)
+        assert fake.times("token") == 1
+
+
+async def test_an_application_does_without(
+    certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"OAUTH2_CLIENT_SECRET": SECRET}
+    async with pair(certificates.good, tmp_path, "client_credentials", **given) as (credentials, fake):
+        with hanging(monkeypatch), anyio.fail_after(5):
+            token = await credentials.secret(IMAP)
+            assert await credentials.secret(IMAP) == token
+        await awake(credentials._keeper._store)
+        assert fake.times("token") == 1
