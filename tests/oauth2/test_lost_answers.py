@@ -18,11 +18,11 @@ import anyio
 import pytest
 from anyio.to_thread import run_sync
 
-from fakes.oauth2 import FakeAuthorizationServer
+from fakes.oauth2 import FakeAuthorizationServer, Status
 from fakes.smtp import FakeSMTPServer
 from interop.proxy import clean_environment, command, running
 from legacy_email_proxy import service
-from legacy_email_proxy.contracts import Unreachable
+from legacy_email_proxy.contracts import Disconnected, Unreachable
 from legacy_email_proxy_plugins.oauth2 import OAuth2Credentials, tokens
 from legacy_email_proxy_plugins.oauth2.http import Endpoints
 from oauth2.support import IMAP, SMTP, credentials_for, pair, server_tls, variables
@@ -74,6 +74,27 @@ async def test_an_answer_after_the_time_that_other_answers_get(certificates: Cer
             group.start_soon(answer_late)
             answer = await endpoints.post(fake.url("token"), form, once=True)
             assert answer.body["refresh_token"] in fake.refresh_tokens
+
+
+UNFIT = [{"access_token": "two words"}, {"access_token": "x", "token_type": "mac"}, {}]
+
+
+@pytest.mark.parametrize("body", UNFIT)
+async def test_an_access_token_that_is_none_comes_with_a_new_refresh_token(
+    certificates: Certificates, tmp_path: Path, body: dict[str, str]
+) -> None:
+    async with pair(certificates.good, tmp_path, "refresh_token", server=ROTATING) as (credentials, fake):
+        new = fake.issue_refresh_token()
+        fake.script[("token", 1)] = Status(200, body | {"refresh_token": new})
+        for words in ("gives something that is no bearer token", "not asked again for"):
+            with pytest.raises(Disconnected, match=words):
+                await credentials.secret(IMAP)
+        assert fake.times("token") == 1
+        again = credentials_for(
+            fake, certificates.ca_file, tmp_path, "refresh_token", OAUTH2_REFRESH_TOKEN=fake.forms[0]["refresh_token"]
+        )
+        await again.secret(IMAP)
+        assert fake.forms[1]["refresh_token"] == new
 
 
 async def test_nobody_is_there_for_a_renewal(certificates: Certificates) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
@@ -232,6 +233,15 @@ async def test_the_lock_keeps_others_out(tmp_path: Path, monkeypatch: pytest.Mon
         with pytest.raises(Overloaded, match="busy with this account's token"):
             async with theirs.locked():
                 pass
+        waiting = asyncio.create_task(locked_for(theirs, 5))
+        await asyncio.wait({waiting}, timeout=0.3)
+        assert not waiting.done(), "a consent has more patience"
+    await waiting
+
+
+async def locked_for(store: Store, seconds: float) -> None:
+    async with store.locked(seconds):
+        pass
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root leaves files of another user")

@@ -15,7 +15,7 @@ from .configuration import Configuration
 from .errors import refusal
 from .http import Answer, Endpoints
 
-__all__ = ("DeviceCode", "Granted", "Grants")
+__all__ = ("DeviceCode", "Granted", "Grants", "Unfit")
 
 _LIFETIME_SECONDS = 600.0
 """Where the provider does not say how long a token lives."""
@@ -34,6 +34,14 @@ class Granted:
     seconds: float
     scope: str
     refresh_token: Secret | None
+
+
+class Unfit(Disconnected):
+    """What came is no access token. A refresh token beside it has replaced the one that was used all the same."""
+
+    def __init__(self, detail: str, *, look_at: str = "", refresh_token: Secret | None = None) -> None:
+        super().__init__(detail, look_at=look_at)
+        self.refresh_token = refresh_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +137,8 @@ class Grants:
     ) -> Granted:
         url = self._configuration.token_url
         answer, known = await self._post("OAUTH2_TOKEN_URL", url, form, secrets, identify=identify, once=once)
-        if answer.status != 200 or "access_token" not in answer.body:
+        refresh = answer.body.get("refresh_token")
+        if answer.status != 200 or not ("access_token" in answer.body or refresh):
             raise refusal(answer, known, self._configuration)
         return _granted(answer, self._configuration.scope)
 
@@ -172,11 +181,12 @@ class Grants:
 def _granted(answer: Answer, scope: str) -> Granted:
     """The token, if it is fit to stand in a login: whatever else came would be sent to the mail server as it is."""
     body = answer.body
-    token, kind, refresh = body["access_token"], body.get("token_type", "Bearer"), body.get("refresh_token")
-    if not (isinstance(token, str) and _TOKEN.fullmatch(token)) or str(kind).lower() != "bearer":
-        raise Disconnected(f"{answer.host} gives something that is no bearer token")
+    token, kind, refresh = body.get("access_token"), body.get("token_type", "Bearer"), body.get("refresh_token")
     if refresh is not None and not (isinstance(refresh, str) and _TOKEN.fullmatch(refresh)):
         raise Disconnected(f"{answer.host} gives something that is no refresh token")
+    if not (isinstance(token, str) and _TOKEN.fullmatch(token)) or str(kind).lower() != "bearer":
+        detail = f"{answer.host} gives something that is no bearer token"
+        raise Unfit(detail, refresh_token=Secret(refresh) if refresh else None)
     given = body.get("scope")
     return Granted(
         BearerToken(token),

@@ -107,22 +107,22 @@ class Store:
             await self._disk.give_back(_removed, part)
 
     @asynccontextmanager
-    async def locked(self) -> AsyncIterator[None]:
+    async def locked(self, seconds: float | None = None) -> AsyncIterator[None]:
         """Keep other processes from replacing the token; within this process the caller sees to it.
 
         Raises :class:`Overloaded` if another process holds it for too long, :class:`StorageFull` if there can be none.
         """
         descriptor = await self._on_disk(self._open_lock, undo=os.close)
         try:
-            await self._wait_for_lock(descriptor)
+            await self._wait_for_lock(descriptor, _LOCK_SECONDS if seconds is None else seconds)
             yield
         finally:
             # In its turn: a save that hangs still writes when the disk comes back, and nobody may have replaced the
             # token meanwhile.
             await self._disk.give_back(os.close, descriptor)
 
-    async def _wait_for_lock(self, descriptor: int) -> None:
-        deadline = time.monotonic() + _LOCK_SECONDS
+    async def _wait_for_lock(self, descriptor: int, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
         while not await self._on_disk(_locked, descriptor):
             if time.monotonic() > deadline:
                 raise Overloaded("another process is busy with this account's token for too long")

@@ -18,7 +18,7 @@ from dataclasses import replace
 from legacy_email_proxy.contracts import BearerToken, Failure, NoCredentials, Secret, StorageFull, Unreachable
 
 from .configuration import Configuration
-from .grants import Granted, Grants
+from .grants import Granted, Grants, Unfit
 from .pause import Pause
 from .store import Damaged, Record, Store
 
@@ -28,6 +28,8 @@ RENEW_AT = 0.8
 """At this part of its life a token is renewed while it still serves."""
 _WAITING_SECONDS = 20.0
 """So long a login waits for a renewal that was begun; the renewal itself goes on."""
+_ADOPTING_SECONDS = 360.0
+"""A consent waits longer than a renewal by another process may take: it would have to be given again."""
 _UNUSED_SECONDS = 86400.0
 """A refresh token that lay unused for so long is used. Providers end one after weeks or months without use."""
 _FIRST_LOOK_SECONDS = 60.0
@@ -118,7 +120,7 @@ class Keeper:
 
     async def adopt(self, granted: Granted) -> None:
         """Keep what a consent gave. Raises :class:`StorageFull`, or ``Overloaded`` if another process is busy."""
-        async with self._store.locked():
+        async with self._store.locked(_ADOPTING_SECONDS):
             await self._store.save(self._record_of(granted, granted.refresh_token))
 
     async def aclose(self) -> None:
@@ -250,6 +252,8 @@ class Keeper:
                     if natural:
                         self._unwanted_pause.end()
         except Failure as failure:
+            if isinstance(failure, Unfit) and failure.refresh_token is not None:
+                record = replace(record, refresh_token=failure.refresh_token)
             await self._failed(failure, record)
             raise
         self._failure = None
@@ -271,9 +275,14 @@ class Keeper:
             self._sent = used is not None
             stack.callback(self._settled)
             asked = (record.asked or record.scope) if used == record.refresh_token else ""
-            granted = await (
-                self._grants.for_app() if used is None else self._grants.refreshed(used, self._narrowed(asked))
-            )
+            try:
+                granted = await (
+                    self._grants.for_app() if used is None else self._grants.refreshed(used, self._narrowed(asked))
+                )
+            except Unfit as unfit:
+                if used is not None and unfit.refresh_token is not None:
+                    await self._keep(self._replaced(record, unfit.refresh_token, asked), rotated=True)
+                raise
             renewed = self._record_of(granted, used and (granted.refresh_token or used), asked)
             rotated = renewed.refresh_token != used
             if used is not None and not rotated:
@@ -289,6 +298,11 @@ class Keeper:
 
     def _settled(self) -> None:
         self._sent = False
+
+    def _replaced(self, record: Record, refresh_token: Secret, asked: str) -> Record:
+        """The record with another refresh token, and an access token only where that came of the same one."""
+        token = record.access_token if record.seed == self._seed else None
+        return replace(record, access_token=token, refresh_token=refresh_token, seed=self._seed, asked=asked, kept=0.0)
 
     def _means(self, record: Record) -> Secret | None:
         """The refresh token to ask with; ``None`` for an application. Raises :class:`NoCredentials` without any."""
