@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +12,14 @@ from pathlib import Path
 
 import anyio
 import pytest
+from anyio.to_thread import run_sync
 
+from fakes.oauth2 import FakeAuthorizationServer
+from interop.proxy import run
 from legacy_email_proxy.contracts import Failure, StorageFull
 from legacy_email_proxy_plugins.oauth2 import disk
 from legacy_email_proxy_plugins.oauth2.store import Damaged, Store
-from oauth2.support import IMAP, SECRET, credentials_for, pair
+from oauth2.support import IMAP, SECRET, credentials_for, pair, server_tls, variables
 from oauth2.test_store import RECORD, names_in, store_in
 from realservers.certificates import Certificates
 
@@ -130,6 +134,23 @@ async def test_a_login_goes_on_with_the_token_that_is_known(
         await awake(credentials._keeper._store)
         await awake(started._keeper._store)
         assert fake.times("token") == 1
+
+
+async def test_check_says_so_and_ends(certificates: Certificates, tmp_path: Path) -> None:
+    folder = tmp_path / "credentials.oauth2"
+    folder.mkdir()
+    # Whoever opens it waits for a writer, for ever.
+    os.mkfifo(folder / "default.json")
+    async with FakeAuthorizationServer(tls=server_tls(certificates.good)) as fake:
+        given = variables(fake, certificates.ca_file, "refresh_token", STATE_DIR=str(tmp_path), MAILDROP_PLUGIN="none")
+        given |= {"OAUTH2_REFRESH_TOKEN": fake.issue_refresh_token(), "BACKEND_SMTP_CREDENTIALS": "oauth2"}
+        given |= {"BACKEND_SMTP_HOST": "localhost", "BACKEND_SMTP_PORT": "1", "BACKEND_SMTP_USER": "alice"}
+        checked = await run_sync(lambda: run("check", **given))
+        assert checked.returncode == 1
+        assert (
+            "FAILED   credentials oauth2: the stored token can not be read: the disk does not answer" in checked.stdout
+        )
+        assert fake.times("token") == 0
 
 
 async def test_an_application_does_without(

@@ -25,7 +25,7 @@ from legacy_email_proxy import service
 from legacy_email_proxy.contracts import Disconnected, Unreachable
 from legacy_email_proxy_plugins.oauth2 import OAuth2Credentials, tokens
 from legacy_email_proxy_plugins.oauth2.http import Endpoints
-from oauth2.support import IMAP, SMTP, credentials_for, pair, server_tls, variables
+from oauth2.support import IMAP, SMTP, credentials_for, disguises, pair, server_tls, variables
 from oauth2.test_tokens import settled
 from realservers.certificates import Certificates
 from realservers.processes import wait_until
@@ -169,6 +169,8 @@ async def backend(
             "BACKEND_SMTP_CA_FILE": str(certificates.ca_file),
             "BACKEND_SMTP_USER": "alice",
             "BACKEND_SMTP_CREDENTIALS": "oauth2",
+            "LOG_LEVEL": "debug",
+            "DRAIN_SECONDS": "0.1",
             "OAUTH2_REFRESH_TOKEN": fake.issue_refresh_token(),
         }
         yield fake, given | variables(fake, certificates.ca_file, "refresh_token")
@@ -221,3 +223,6 @@ async def test_serve_is_stopped(certificates: Certificates, tmp_path: Path) -> N
         log = await run_sync(stop_in_the_middle)
         credentials = credentials_for(fake, certificates.ca_file, tmp_path, "refresh_token")
         assert await stored(credentials) == fake.refresh_tokens, log
+        secrets = [*fake.refresh_tokens, *fake.spent, *(token.text for token in fake.tokens)]
+        assert len(secrets) == 3
+        assert not [form for secret in secrets for form in disguises(secret) if form in log]

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
+from typing import NoReturn
 
 import anyio
 
@@ -60,9 +61,7 @@ async def _check(options: argparse.Namespace) -> int:
                 for _, credentials in _credentials(composition):
                     await credentials.aclose()
             group.cancel_scope.cancel()
-    if probing.cancel_called:
-        _leave()
-    return int(bad)
+    return _leave(int(bad))
 
 
 async def _stop(signals: AsyncIterator[signal.Signals], probing: anyio.CancelScope) -> None:
@@ -71,13 +70,13 @@ async def _stop(signals: AsyncIterator[signal.Signals], probing: anyio.CancelSco
     print("stopping; once more ends it at once, at the risk of a token that is being renewed", file=sys.stderr)
     probing.cancel()
     await anext(signals)
-    _leave()
+    _leave(1)
 
 
-def _leave() -> None:
+def _leave(status: int) -> NoReturn:
     """End the process as it stands: a probe's thread may be waiting, and the interpreter would wait for the thread."""
     sys.stdout.flush()
-    os._exit(1)
+    os._exit(status)
 
 
 async def _probe(composition: Composition) -> bool:
