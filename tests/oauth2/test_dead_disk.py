@@ -19,28 +19,29 @@ from interop.proxy import run
 from legacy_email_proxy.contracts import Failure, StorageFull
 from legacy_email_proxy_plugins.oauth2 import disk
 from legacy_email_proxy_plugins.oauth2.store import Damaged, Store
-from oauth2.support import IMAP, SECRET, credentials_for, pair, server_tls, variables
+from oauth2.support import IMAP, SECRET, credentials_for, pair, server_tls, until, variables
 from oauth2.test_store import RECORD, names_in, store_in
 from realservers.certificates import Certificates
 
-
-@pytest.fixture(autouse=True)
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk, "_SECONDS", 0.1)
+SECONDS = 20.0
 
 
 @contextmanager
-def hanging(monkeypatch: pytest.MonkeyPatch, *methods: str) -> Iterator[list[str]]:
-    """Whatever of the store touches the disk hangs until the end; what is given are the calls that were begun."""
+def hanging(monkeypatch: pytest.MonkeyPatch, *methods: str, seconds: float = 0.1) -> Iterator[list[str]]:
+    """Whatever of the store touches the disk hangs until the end; what is given are the calls that were begun.
+
+    With single methods the others have to answer within `seconds`.
+    """
     begun: list[str] = []
     alive = threading.Event()
     with monkeypatch.context() as patched:
+        patched.setattr(disk, "_SECONDS", seconds)
         for name in methods or ("_load", "_save", "_reserve", "_open_lock"):
             real = getattr(Store, name)
 
             def hang(*args: object, name: str = name, real: object = real) -> object:
                 begun.append(name)
-                alive.wait(20)
+                alive.wait(SECONDS)
                 return real(*args)  # type: ignore[operator]
 
             patched.setattr(Store, name, hang)
@@ -86,7 +87,7 @@ async def test_nothing_was_seen_before(tmp_path: Path, monkeypatch: pytest.Monke
 
 async def test_the_lock_is_held_until_the_last_save_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, other = store_in(tmp_path), store_in(tmp_path)
-    with hanging(monkeypatch, "_save"):
+    with hanging(monkeypatch, "_save", seconds=2.0):
         with pytest.raises(StorageFull):
             async with store.locked():
                 await store.save(RECORD)
@@ -104,14 +105,25 @@ async def test_the_lock_is_held_until_the_last_save_is_done(tmp_path: Path, monk
     await awake(store)
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
 @pytest.mark.parametrize("step", ["_open_lock", "_reserve"])
-async def test_what_comes_too_late_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+async def test_what_nobody_waits_for_any_more_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, cancelled: bool
+) -> None:
     store = store_in(tmp_path)
     before = _descriptors()
-    with hanging(monkeypatch, step):
-        with pytest.raises(StorageFull, match="the disk does not answer"):
-            async with store.locked(), store.room():
-                pass
+
+    async def use() -> None:
+        async with store.locked(), store.room():
+            pass
+
+    with hanging(monkeypatch, step, seconds=SECONDS if cancelled else 2.0) as begun:
+        using = asyncio.create_task(use())
+        if cancelled:
+            await until(lambda: bool(begun))
+            using.cancel()
+        with pytest.raises(asyncio.CancelledError if cancelled else StorageFull):
+            await using
     await awake(store)
     await asyncio.sleep(0)
     assert not [name for name in names_in(tmp_path) if name.endswith(".part")]

@@ -37,17 +37,22 @@ class Disk:
     async def run(
         self, function: Callable[[*Arguments], T], *args: *Arguments, undo: Callable[[T], object] | None = None
     ) -> T:
-        """Call it in a thread. Raises :class:`TimeoutError` if it takes too long; ``undo`` then gets what it returns.
+        """Call it in a thread. Raises :class:`TimeoutError` if it takes too long.
 
-        Whoever waits may be cancelled: what was begun is finished all the same.
+        Whoever waits may be cancelled: what was begun is finished all the same. ``undo`` gets what it returns if nobody
+        waits for that any more.
         """
         if self._hangs:
             raise _dead()
         task = self._submitted(partial(function, *args))
-        if not (await asyncio.wait({task}, timeout=_SECONDS))[0]:
-            self._hangs = True
-            if undo is not None:
+        done: set[asyncio.Task[T]] = set()
+        try:
+            done, _ = await asyncio.wait({task}, timeout=_SECONDS)
+        finally:
+            if undo is not None and not done:
                 task.add_done_callback(partial(_undone, undo))
+        if not done:
+            self._hangs = True
             raise _dead()
         return task.result()
 
