@@ -124,7 +124,7 @@ class Keeper:
             await self._store.save(self._record_of(granted, granted.refresh_token))
 
     async def aclose(self) -> None:
-        """Let a renewal that has been sent end, however long that takes, so that nothing that it gets is lost."""
+        """Let a renewal that has been sent end, however long that takes, and store what could not be stored yet."""
         ending = {task for task in (self._keeping_alive, self._task) if task is not None}
         if self._keeping_alive is not None:
             self._keeping_alive.cancel()
@@ -134,6 +134,13 @@ class Keeper:
             self._logger.warning("waiting for the answer to a renewal: without it the consent may be lost")
         if ending:
             await asyncio.wait(ending)
+        if self._held is not None and self._held_rotated:
+            try:
+                async with self._store.locked():
+                    if (record := await self.current()) is self._held:
+                        await self._keep(record, rotated=True)
+            except Failure as failure:
+                self._logger.error("the new refresh token is lost: %s", failure)
 
     # What there is
 
