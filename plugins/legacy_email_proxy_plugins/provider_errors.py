@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ("NOT_ABOUT_THE_MESSAGE", "TABLE", "Meaning", "meaning_of", "not_about_the_message")
+__all__ = ("AUTHORIZE", "GENERAL", "NOT_ABOUT_THE_MESSAGE", "TABLE", "Meaning", "meaning_of", "not_about_the_message")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,11 @@ _PERMISSION = (
     " and grant admin consent; in Exchange register it (New-ServicePrincipal) and let it into the mailbox"
     " (Add-MailboxPermission … -AccessRights FullAccess)"
 )
-_AUTHORIZE = "run: legacy-email-proxy authorize"
+AUTHORIZE = "run: legacy-email-proxy authorize"
+"""Of use only where a person has consented; whoever knows that nobody has replaces it."""
 _CLOCK = "set this machine's clock (NTP)"
 
-TABLE: tuple[Meaning, ...] = (
+_PROVIDERS: tuple[Meaning, ...] = (
     # Microsoft's mail servers.
     Meaning(
         r"SmtpClientAuthentication is disabled for the Tenant",
@@ -86,8 +87,8 @@ TABLE: tuple[Meaning, ...] = (
     Meaning(
         r"\bstatus=400\b.*scope=|insufficient_scope|insufficient authentication scopes",
         "the token is not good for mail, or not for this mailbox",
-        f"set OAUTH2_SCOPE to the scope that the server names (Google: https://mail.google.com/), then {_AUTHORIZE};"
-        " the login must be the mailbox that gave consent",
+        f"set OAUTH2_SCOPE to the scope that the server names (Google: https://mail.google.com/), and where a person"
+        f" has consented {AUTHORIZE}; the login must be the mailbox that gave consent",
     ),
     Meaning(
         r"5\.7\.8.*(BadCredentials|Username and Password not accepted)",
@@ -133,7 +134,7 @@ TABLE: tuple[Meaning, ...] = (
     Meaning(
         r"AADSTS(700082|70008|50173|70043|700084|50089)\b",
         "the refresh token is no longer valid: not used for 90 days, the password changed, or it was revoked",
-        _AUTHORIZE,
+        AUTHORIZE,
     ),
     Meaning(
         r"AADSTS(90002|900023|90013|50059)\b",
@@ -161,7 +162,7 @@ TABLE: tuple[Meaning, ...] = (
     Meaning(
         r"AADSTS(50076|50079|53003|530003|50158|50005)\b",
         "Conditional Access or a second factor is asked for",
-        f"{_AUTHORIZE} and answer it, exclude this application from the rule, or use client_credentials",
+        f"{AUTHORIZE} and answer it, exclude this application from the rule, or use client_credentials",
     ),
     Meaning(
         r"AADSTS(50034|50057|50105)\b", "the user is unknown, blocked or not assigned", "look at the user in Entra"
@@ -182,18 +183,20 @@ TABLE: tuple[Meaning, ...] = (
     Meaning(
         r"Token has been expired or revoked",
         "Google's refresh token is no longer valid; those of an application in status Testing live for 7 days only",
-        f"publish the application (OAuth consent screen), then {_AUTHORIZE}",
+        f"publish the application (OAuth consent screen), then {AUTHORIZE}",
     ),
     Meaning(
         r"redirect_uri_mismatch", "the redirect address is not registered", "add OAUTH2_REDIRECT_URL to the client"
     ),
-    # What RFC 6749 §5.2 and RFC 8628 §3.5 have for all.
+)
+
+GENERAL: tuple[Meaning, ...] = (
     Meaning(
         r"\binvalid_client\b",
         "the provider does not know this application, or its secret is wrong",
         "check OAUTH2_CLIENT_ID and OAUTH2_CLIENT_SECRET (and OAUTH2_CLIENT_AUTH)",
     ),
-    Meaning(r"\binvalid_grant\b", "the refresh token or the consent is no longer valid", _AUTHORIZE),
+    Meaning(r"\binvalid_grant\b", "the refresh token or the consent is no longer valid", AUTHORIZE),
     Meaning(r"\binvalid_scope\b", "the provider does not know the scope", "check OAUTH2_SCOPE"),
     Meaning(
         r"\bunauthorized_client\b",
@@ -201,9 +204,12 @@ TABLE: tuple[Meaning, ...] = (
         "allow it where the application is registered, or choose another OAUTH2_GRANT",
     ),
     Meaning(r"\bunsupported_grant_type\b", "the provider does not know this grant", "check OAUTH2_GRANT"),
-    Meaning(r"\baccess_denied\b", "the consent was refused", _AUTHORIZE),
-    Meaning(r"\bexpired_token\b", "nobody consented in time", _AUTHORIZE),
+    Meaning(r"\baccess_denied\b", "the consent was refused", AUTHORIZE),
+    Meaning(r"\bexpired_token\b", "nobody consented in time", AUTHORIZE),
 )
+"""What RFC 6749 §5.2 and RFC 8628 §3.5 have for all providers: the bare codes, which say little."""
+
+TABLE = _PROVIDERS + GENERAL
 """In order: the first row that fits counts."""
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
-from .contracts import Client, Finding, Parameters, Relay, RelayCapabilities, Transaction
+from .contracts import Client, Credentials, Finding, Parameters, Relay, RelayCapabilities, Transaction
 
 __all__ = ("RelayLayer", "start")
 
 
-async def start(relay: Relay) -> None:
-    """Let a relay that has something to do by itself begin. Raises :class:`SettingsMistake`."""
-    begin: Callable[[], Awaitable[None]] | None = getattr(relay, "start", None)
+async def start(plugin: Relay | Credentials) -> None:
+    """Let one that has something to do by itself begin. Raises :class:`SettingsMistake`."""
+    begin: Callable[[], Awaitable[None]] | None = getattr(plugin, "start", None)
     if begin is not None:
         await begin()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -59,7 +60,12 @@ class PluginContext:
     def state_dir(self) -> Path:
         """``STATE_DIR/kind.plugin`` or ``STATE_DIR/kind.plugin.account``, made on first use."""
         path: Path = self.settings["STATE_DIR"] / self._own_name
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.is_dir():
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if os.geteuid() == 0:
+                # A command that root runs must not leave a folder that the service, whose STATE_DIR is, can't use.
+                owner = path.parent.stat()
+                os.chown(path, owner.st_uid, owner.st_gid)
         return path
 
     def tls(self, ca_file_variable: str) -> ssl.SSLContext:

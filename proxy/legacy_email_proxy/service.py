@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import socket
@@ -39,6 +40,9 @@ _STARTING_SECONDS = 10.0
 """What new plugins get to begin when the settings are read anew: until then no signal is heard."""
 _CLOSING_SECONDS = 5.0
 """What a plugin gets to let go of its connections; a stuck one must not keep the process."""
+_FINISHING_SECONDS = 360.0
+"""What credentials get: a token that is on its way may be one that can't be had again. A second signal ends it, and so
+does whoever kills a process that takes so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +141,11 @@ def _open(composition: Composition) -> dict[str, list[socket.socket]]:
 
 
 async def _start(composition: Composition) -> None:
-    """Let the relay begin what it does by itself. If it can't, all that is the composition's own is closed again."""
-    if composition.relay is None:
-        return
+    """Let plugins begin what they do by themselves. If one can't, all that is the composition's own is closed again."""
     try:
-        await start(composition.relay)
+        for plugin in (*composition.credentials, composition.relay):
+            if plugin is not None:
+                await start(plugin)
     except BaseException:
         await _close(*_legs_of(composition))
         raise
@@ -240,11 +244,16 @@ async def _close(*plugins: Maildrop | Relay | Filter | Credentials | None) -> No
     for plugin in plugins:
         if plugin is None:
             continue
-        with anyio.move_on_after(_CLOSING_SECONDS, shield=True):
+        # Only credentials have this.
+        seconds = _FINISHING_SECONDS if hasattr(plugin, "secret") else _CLOSING_SECONDS
+        with anyio.move_on_after(seconds, shield=True) as scope:
+            unshield = asyncio.get_running_loop().call_later(_CLOSING_SECONDS, setattr, scope, "shield", False)
             try:
                 await plugin.aclose()
             except Exception as error:
                 events.failure(_log, "plugin not closed cleanly", error)
+            finally:
+                unshield.cancel()
 
 
 def _listed(sockets: Sequence[socket.socket]) -> str:

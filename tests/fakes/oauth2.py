@@ -220,8 +220,7 @@ class FakeAuthorizationServer(FakeServer[Action]):
         return {"active": True, "username": token.user, "scope": token.scope, "client_id": self.client_id}
 
     def _do_device(self, form: dict[str, str], headers: dict[str, str]) -> dict[str, Any]:
-        if form.get("client_id") != self.client_id:
-            raise Refusal("invalid_client")
+        self._identify(form, headers)
         code, user_code = secrets.token_urlsafe(16), f"CODE-{len(self.devices)}"
         self.devices[user_code] = "waiting"
         self.codes[code] = {"user_code": user_code, "scope": form.get("scope", "")}
@@ -238,7 +237,7 @@ class FakeAuthorizationServer(FakeServer[Action]):
             case "client_credentials":
                 return self._issue(self.user, form["scope"], refresh=False)
             case "refresh_token":
-                return self._refresh(form["refresh_token"])
+                return self._refresh(form["refresh_token"], form.get("scope", "mail"))
             case "authorization_code":
                 asked = self.codes.pop(form["code"], None)
                 digest = hashlib.sha256(form["code_verifier"].encode()).digest()
@@ -258,7 +257,7 @@ class FakeAuthorizationServer(FakeServer[Action]):
                 return self._issue(self.user, asked["scope"])
         raise Refusal("unsupported_grant_type")
 
-    def _refresh(self, text: str) -> dict[str, Any]:
+    def _refresh(self, text: str, scope: str) -> dict[str, Any]:
         if text in self.spent:
             # A token that comes twice was stolen: all that came of it is revoked (RFC 9700 §4.14).
             self.refresh_tokens.clear()
@@ -268,7 +267,7 @@ class FakeAuthorizationServer(FakeServer[Action]):
         if self.rotate:
             self.refresh_tokens.discard(text)
             self.spent.add(text)
-        return self._issue(self.user, "mail", refresh=self.rotate)
+        return self._issue(self.user, scope, refresh=self.rotate)
 
     def _identify(self, form: dict[str, str], headers: dict[str, str]) -> None:
         if self.client_auth == "basic" and self.client_secret:

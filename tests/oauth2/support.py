@@ -56,7 +56,7 @@ def credentials_for(
     server: FakeAuthorizationServer, ca_file: Path, state: Path, grant: str, seconds: Any = 5.0, **given: str
 ) -> OAuth2Credentials:
     made = OAuth2Credentials(context(state, **variables(server, ca_file, grant, **given)))
-    made._grants = Grants(made._configuration, Endpoints(made._grants._endpoints._tls, seconds))
+    made._grants = Grants(made._configuration, Endpoints(made._grants._endpoints._tls, seconds, patience=seconds))
     return made
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import datetime
 import json
+import socket
+import struct
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -102,7 +104,8 @@ async def test_a_service_account(certificates: Certificates, tmp_path: Path) -> 
     (claims,) = fake.assertions
     assert (claims["iss"], claims["sub"], claims["kid"]) == ("robot@project.test", "alice@firm.test", "k1")
     assert claims["scope"] == "mail offline_access"
-    assert set(fake.forms[0]) == {"grant_type", "assertion"}
+    assert "nbf" not in claims
+    assert set(fake.forms[0]) == {"grant_type", "assertion", "scope"}, "RFC 7521 §4.1"
 
 
 async def test_a_refresh_token(certificates: Certificates, tmp_path: Path) -> None:
@@ -126,6 +129,28 @@ async def test_a_device_code(certificates: Certificates, tmp_path: Path) -> None
             fake.approve(person.said[0].split()[-1])
         token = await credentials.secret(IMAP)
         assert token.reveal() == fake.tokens[0].text, "it is used although there was a pause before"
+
+
+PROOFS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
+    "a secret in the form": ({"client_secret": SECRET}, {"OAUTH2_CLIENT_SECRET": SECRET}),
+    "a secret in the header": (
+        {"client_secret": SECRET, "client_auth": "basic"},
+        {"OAUTH2_CLIENT_SECRET": SECRET, "OAUTH2_CLIENT_AUTH": "basic"},
+    ),
+    "a key": ({"client_key": RSA_KEY.public_key()}, {"OAUTH2_CLIENT_KEY": pem(RSA_KEY)}),
+}
+
+
+@pytest.mark.parametrize("proof", PROOFS)
+async def test_a_device_code_for_an_application_that_proves_itself(
+    certificates: Certificates, tmp_path: Path, proof: str
+) -> None:
+    server, given = PROOFS[proof]
+    async with pair(certificates.good, tmp_path, "device_code", server=server, **given) as (credentials, fake):
+        person = Person()
+        person.say = lambda text: fake.approve("CODE-0")  # type: ignore[method-assign]
+        await credentials.authorize(person, listen=False)
+        assert (await credentials.secret(IMAP)).reveal() == fake.tokens[0].text
 
 
 async def test_a_device_that_is_denied(certificates: Certificates, tmp_path: Path) -> None:
@@ -165,8 +190,19 @@ async def test_what_is_pasted_may_be_wrong(certificates: Certificates, tmp_path:
         assert not fake.tokens
 
 
-async def test_a_loopback_redirect(certificates: Certificates, tmp_path: Path) -> None:
-    redirect = {"OAUTH2_REDIRECT_URL": "http://127.0.0.1"}
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+async def test_a_loopback_redirect(certificates: Certificates, tmp_path: Path, host: str) -> None:
+    if host == "[::1]" and not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    redirect = {"OAUTH2_REDIRECT_URL": f"http://{host}"}
     async with pair(certificates.good, tmp_path, "authorization_code", **redirect) as (credentials, fake):
         person = Person()
         async with anyio.create_task_group() as group:
@@ -174,10 +210,37 @@ async def test_a_loopback_redirect(certificates: Certificates, tmp_path: Path) -
             await until(lambda: bool(person.said))
             async with httpx2.AsyncClient(trust_env=False) as browser:
                 target = fake.browse(person.url)
+                assert target.startswith(f"http://{host}:")
                 assert (await browser.get(target.partition("?")[0] + "/favicon.ico")).status_code == 404
                 assert (await browser.get(target.replace("state=", "state=x"))).status_code == 404
                 assert (await browser.get(target)).text == "Thank you. You may close this window."
         assert (await credentials.secret(IMAP)).reveal() == fake.tokens[0].text
+
+
+async def test_a_connection_that_says_nothing_does_not_end_the_wait_for_the_browser(
+    certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("legacy_email_proxy_plugins.oauth2.consent._REQUEST_SECONDS", 0.05)
+    async with pair(certificates.good, tmp_path, "authorization_code") as (credentials, fake):
+        person = Person()
+        async with anyio.create_task_group() as group:
+            group.start_soon(lambda: credentials.authorize(person, listen=True))
+            await until(lambda: bool(person.said))
+            target = fake.browse(person.url)
+            port = int(target.partition("localhost:")[2].partition("?")[0].rstrip("/"))
+            async with await anyio.connect_tcp("127.0.0.1", port) as silent:
+                with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+                    await silent.receive()
+            rude = await anyio.connect_tcp("127.0.0.1", port)
+            await rude.send(b"GET /favicon.ico HTTP/1.1\r\n\r\n")
+            # RST instead of FIN: the answer meets nobody.
+            linger = struct.pack("ii", 1, 0)
+            rude.extra(anyio.abc.SocketAttribute.raw_socket).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            await rude.aclose()
+            async with httpx2.AsyncClient(trust_env=False) as browser:
+                monkeypatch.undo()
+                assert (await browser.get(target.replace("localhost", "127.0.0.1"))).status_code == 200
+        assert fake.times("token") == 1
 
 
 async def test_a_consent_without_a_refresh_token_is_none(certificates: Certificates, tmp_path: Path) -> None:

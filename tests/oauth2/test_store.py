@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
@@ -14,6 +15,7 @@ import anyio
 import pytest
 
 from legacy_email_proxy.contracts import BearerToken, Failure, Overloaded, Secret, StorageFull
+from legacy_email_proxy.plugin_context import PluginContext
 from legacy_email_proxy_plugins.oauth2 import store as module
 from legacy_email_proxy_plugins.oauth2.store import Damaged, Record, Store
 from oauth2.support import STORE_KEY
@@ -231,6 +233,32 @@ async def test_the_lock_keeps_others_out(tmp_path: Path, monkeypatch: pytest.Mon
         with pytest.raises(Overloaded, match="busy with this account's token"):
             async with theirs.locked():
                 pass
+        waiting = asyncio.create_task(locked_for(theirs, 5))
+        await asyncio.wait({waiting}, timeout=0.3)
+        assert not waiting.done(), "a consent has more patience"
+    await waiting
+
+
+async def locked_for(store: Store, seconds: float) -> None:
+    async with store.locked(seconds):
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root leaves files of another user")
+async def test_what_root_leaves_is_the_services(tmp_path: Path) -> None:
+    state, service = tmp_path / "state", 12345
+    state.mkdir()
+    os.chown(state, service, service)
+    folder = PluginContext("credentials.oauth2", {"STATE_DIR": state}).state_dir
+    store = store_in(folder)
+    async with store.locked(), store.room():
+        await store.save(RECORD)
+    owners = {name: (folder / name).stat().st_uid for name in [".", *names_in(folder)]}
+    assert owners == {".": service, "default.json": service, "default.lock": service}
+    # Left by an earlier version.
+    os.chown(folder / "default.lock", 0, 0)
+    async with store.locked():
+        assert (folder / "default.lock").stat().st_uid == service
 
 
 async def test_where_there_are_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -366,6 +367,27 @@ async def test_a_rotated_token_is_not_used_before_it_is_stored(
         assert (await keeper.token()).reveal() == fake.tokens[0].text
         assert fake.times("token") == 1
         assert (await credentials._store().load()).refresh_token is not None
+
+
+@pytest.mark.parametrize("helped", [True, False])
+async def test_what_is_still_held_at_the_stop_is_stored_then(
+    certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, helped: bool, caplog: Any
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    async with pair(certificates.good, tmp_path, "refresh_token", server={"rotate": True}) as (credentials, fake):
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "replace", fail)
+            with pytest.raises(StorageFull):
+                await credentials.secret(IMAP)
+            if not helped:
+                await credentials.aclose()
+        if helped:
+            await credentials.aclose()
+        stored = (await credentials._store().load()).refresh_token
+        assert (stored is not None and {stored.reveal()} == fake.refresh_tokens) == helped
+        assert ("the new refresh token is lost" in caplog.text) != helped
 
 
 @pytest.mark.parametrize("grant", ["client_credentials", "refresh_token"])

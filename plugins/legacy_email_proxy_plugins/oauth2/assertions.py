@@ -11,7 +11,7 @@ from typing import Any
 
 import jwt
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
@@ -21,6 +21,8 @@ __all__ = ("LIFETIME_SECONDS", "SigningKey")
 
 LIFETIME_SECONDS = 300
 """Short, since it is used at once. Google takes up to an hour, Entra advises five to ten minutes."""
+
+_OF_CURVE = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,35 +35,49 @@ class SigningKey:
 
     @classmethod
     def from_pem(
-        cls, pem: Secret, certificate: str | None, *, key_id: str = "", rsa_algorithm: str = "RS256"
+        cls,
+        pem: Secret,
+        certificate: str | None,
+        *,
+        key_id: str = "",
+        rsa_algorithm: str = "RS256",
+        algorithm: str | None = None,
     ) -> SigningKey:
-        """Raises ``ValueError`` with what is wrong, in words without the key."""
+        """``rsa_algorithm`` is for an RSA key where no ``algorithm`` is asked for.
+
+        Raises ``ValueError`` with what is wrong, in words without the key.
+        """
         try:
             key = load_pem_private_key(pem.reveal().encode(), None)
         except TypeError:
             raise ValueError("this key is protected by a password; give one that is not") from None
         except (ValueError, UnicodeEncodeError):
             raise ValueError("this is no private key in PEM") from None
-        if isinstance(key, EllipticCurvePrivateKey) and isinstance(key.curve, SECP256R1):
-            algorithm = "ES256"
+        if isinstance(key, EllipticCurvePrivateKey) and key.curve.name in _OF_CURVE:
+            usual = _OF_CURVE[key.curve.name]
+            fits = algorithm in (None, usual)
         elif isinstance(key, RSAPrivateKey) and key.key_size >= 2048:
-            algorithm = rsa_algorithm
+            usual = rsa_algorithm
+            fits = algorithm is None or algorithm[0] in "RP"
         else:
-            raise ValueError("the key must be RSA with 2048 bits or more, or EC on P-256")
+            raise ValueError("the key must be RSA with 2048 bits or more, or EC on P-256, P-384 or P-521")
+        if not fits:
+            raise ValueError(f"with this key OAUTH2_ASSERTION_ALGORITHM can not be {algorithm}; it would be {usual}")
         header = {"kid": key_id} if key_id else {}
         if certificate is not None:
             header |= _thumbprints(certificate, key)
-        return cls(key, algorithm, header)
+        return cls(key, algorithm or usual, header)
 
     def __repr__(self) -> str:
         return f"SigningKey({self.algorithm})"
 
     def signed(self, *, issuer: str, subject: str, audience: str, now: float, **claims: str) -> Secret:
         """The statement, valid for five minutes and for one use."""
-        # A minute back, for clocks that differ; providers refuse a statement from the future.
+        # A minute back, for clocks that differ; providers refuse a statement from the future. There is no `nbf`: it
+        # would say nothing more, and a server may judge it without the leeway that it gives `iat`.
         stated = {
             "iss": issuer, "sub": subject, "aud": audience, "jti": secrets.token_urlsafe(16),
-            "iat": int(now) - 60, "nbf": int(now) - 60, "exp": int(now) + LIFETIME_SECONDS, **claims,
+            "iat": int(now) - 60, "exp": int(now) + LIFETIME_SECONDS, **claims,
         }  # fmt: skip
         return Secret(jwt.encode(stated, self._key, algorithm=self.algorithm, headers=dict(self.header)))
 

@@ -72,6 +72,11 @@ class _Reading:
             )
         refresh_token: Secret | None = settings["OAUTH2_REFRESH_TOKEN"]
         scope = settings["OAUTH2_SCOPE"] or (provider.app_scope if grant in APP_GRANTS else provider.scope)
+        scope = " ".join(scope.split())
+        extra = provider.authorization_extra
+        if "offline_access" in scope.split() and "prompt" not in extra:
+            # Without it a server that keeps to OpenID Connect (Core §11) ignores that scope: no refresh token.
+            extra = {**extra, "prompt": "consent"}
         if grant == "jwt_bearer" and not scope:
             self._wrong("OAUTH2_SCOPE", "not set; jwt_bearer names its scopes")
         tenant = self._tenant()
@@ -82,14 +87,14 @@ class _Reading:
             client_secret=secret,
             client_auth=settings["OAUTH2_CLIENT_AUTH"],
             key=key,
-            scope=" ".join(scope.split()),
+            scope=scope,
             token_url=self._url("OAUTH2_TOKEN_URL", provider.token_url, tenant, needed=bool(grant)),
             device_url=self._url("OAUTH2_DEVICE_URL", provider.device_url, tenant, needed=grant == "device_code"),
             authorization_url=self._url(
                 "OAUTH2_AUTHORIZATION_URL", provider.authorization_url, tenant, needed=grant == "authorization_code"
             ),
-            authorization_extra=provider.authorization_extra,
-            redirect_url=settings["OAUTH2_REDIRECT_URL"],
+            authorization_extra=extra,
+            redirect_url=self._redirect_url(),
             subject=self._subject(),
             refresh_token=None if grant in APP_GRANTS else refresh_token,
         )
@@ -127,6 +132,7 @@ class _Reading:
                 None if certificate is None else certificate.reveal(),
                 key_id=service_account.get("private_key_id", ""),
                 rsa_algorithm=self._provider.assertion_algorithm,
+                algorithm=self._settings["OAUTH2_ASSERTION_ALGORITHM"],
             )
         except ValueError as error:
             self._wrong(variable, str(error))
@@ -148,12 +154,18 @@ class _Reading:
             return ""
         try:
             parts = urlsplit(url)
-            usable = parts.scheme == "https" and bool(parts.hostname) and not parts.username and url.isprintable()
+            usable = parts.scheme == "https" and bool(parts.hostname) and not parts.username and _in_one_piece(url)
             _ = parts.port
         except ValueError:
             usable = False
         if not usable:
-            self._wrong(variable, "must be an address that begins with https://")
+            self._wrong(variable, "must be an address that begins with https:// and has no blanks in it")
+        return url
+
+    def _redirect_url(self) -> str:
+        url: str = self._settings["OAUTH2_REDIRECT_URL"]
+        if not _in_one_piece(url):
+            self._wrong("OAUTH2_REDIRECT_URL", "must be an address that has no blanks in it")
         return url
 
     def _subject(self) -> str:
@@ -164,3 +176,7 @@ class _Reading:
         if given is None and len(users) > 1:
             self._wrong("OAUTH2_SUBJECT", "not set, and BACKEND_IMAP_USER and BACKEND_SMTP_USER differ")
         return given or next(iter(users), "")
+
+
+def _in_one_piece(url: str) -> bool:
+    return url.isprintable() and " " not in url

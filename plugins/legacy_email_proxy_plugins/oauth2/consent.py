@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
@@ -33,7 +34,10 @@ async def consent(configuration: Configuration, grants: Grants, dialogue: Dialog
         granted = await _by_browser(configuration, grants, dialogue, listen=listen)
     else:
         detail = f"OAUTH2_GRANT is {configuration.grant or 'not set'}, which asks for nobody's consent"
-        raise Failure(detail, look_at="OAUTH2_GRANT (device_code or authorization_code)")
+        instead = "OAUTH2_GRANT (device_code or authorization_code)"
+        if configuration.grant == "refresh_token":
+            instead = f"OAUTH2_REFRESH_TOKEN, which you get elsewhere, or {instead}"
+        raise Failure(detail, look_at=instead)
     if granted.refresh_token is None:
         detail = "the provider gave a token for now, but none to renew it with"
         raise Failure(detail, look_at="OAUTH2_SCOPE (many providers want offline_access in it)")
@@ -114,48 +118,49 @@ async def _listened(
     if parts.scheme != "http" or parts.hostname not in _LOOPBACK:
         detail = f"{configuration.redirect_url} does not lead to this machine, so nobody can listen there"
         raise Failure(detail, look_at="OAUTH2_REDIRECT_URL (such as http://localhost)")
+    # Browsers that take ::1 for localhost try 127.0.0.1 too.
+    host = "::1" if parts.hostname == "::1" else "127.0.0.1"
     try:
-        listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=parts.port or 0)
+        listener = await anyio.create_tcp_listener(local_host=host, local_port=parts.port or 0)
     except OSError as error:
         raise Failure(f"can not listen on port {parts.port}: {error.strerror}", look_at="OAUTH2_REDIRECT_URL") from None
     port = listener.extra(SocketAttribute.local_port)  # noqa: S610 (no SQL)
-    redirect_url = urlunsplit(parts._replace(netloc=f"{parts.hostname}:{port}"))
+    named = f"[{host}]" if host == "::1" else parts.hostname
+    redirect_url = urlunsplit(parts._replace(netloc=f"{named}:{port}"))
     url = grants.consent_url(redirect_url=redirect_url, state=request.state, challenge=request.challenge)
-    found: list[Secret] = []
+    answers: list[str] = []
+    """What the browser came back with: at most one, and it decides."""
+    done = anyio.Event()
 
     async def answer(stream: SocketStream) -> None:
         async with stream:
-            with anyio.move_on_after(_REQUEST_SECONDS):
+            # A browser keeps connections in store, and anybody on this machine may connect: none of that ends the wait.
+            with anyio.move_on_after(_REQUEST_SECONDS), suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
                 target = await _target(stream)
                 try:
-                    code = request.code_in(target)
+                    request.code_in(target)
+                    text = "Thank you. You may close this window."
                 except GrantRefused:
                     text = "There is no consent. Look into the terminal."
-                    failures.append(target)
                 except Failure:
-                    # A browser also asks for an icon, and anybody on this machine may connect.
+                    # It also asks for an icon.
                     await stream.send(b"HTTP/1.0 404 Not Found\r\n\r\n")
                     return
-                else:
-                    text = "Thank you. You may close this window."
-                    found.append(code)
+                answers.append(target)
                 head = "HTTP/1.0 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n"
                 await stream.send((head + text).encode())
-        done.set()
+        if answers:
+            done.set()
 
-    failures: list[str] = []
-    done = anyio.Event()
     async with listener, anyio.create_task_group() as group:
         group.start_soon(listener.serve, answer)
         dialogue.say(f"Open this address in a browser on this machine and log in as the mailbox's owner:\n\n{url}\n")
         with anyio.move_on_after(_BROWSER_SECONDS):
             await done.wait()
         group.cancel_scope.cancel()
-    if failures:
-        request.code_in(failures[0])
-    if not found:
+    if not answers:
         raise Failure("nobody consented in time; run it again")
-    return redirect_url, found[0]
+    return redirect_url, request.code_in(answers[0])
 
 
 async def _target(stream: SocketStream) -> str:
@@ -164,7 +169,7 @@ async def _target(stream: SocketStream) -> str:
     try:
         while b"\r\n\r\n" not in head and len(head) < _REQUEST_OCTETS:
             head += await stream.receive()
-    except (anyio.EndOfStream, anyio.BrokenResourceError):
+    except anyio.EndOfStream:
         return ""
     words = head.partition(b"\r\n")[0].decode("ascii", "replace").split(" ")
     return words[1] if len(words) == 3 and words[0] == "GET" else ""

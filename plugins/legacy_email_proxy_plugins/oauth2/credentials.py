@@ -61,10 +61,14 @@ class OAuth2Credentials:
         """See :meth:`Credentials.refused`."""
         return await self._keeper.refused(secret)
 
+    async def start(self) -> None:
+        """See :meth:`StartingCredentials.start`: keep alive what ends when it is not used."""
+        self._keeper.start()
+
     async def probe(self) -> Sequence[Finding]:
-        """Whether there is a token, and what it is good for."""
+        """Whether a token can be had now, and for what: a stored one may be good for hours when the secret is not."""
         try:
-            await self._keeper.token()
+            await self._keeper.fresh()
         except Failure as failure:
             text, _, advice = failure.detail.partition(" -> ")
             otherwise = f"look at {failure.look_at}" if failure.look_at else "try again later"

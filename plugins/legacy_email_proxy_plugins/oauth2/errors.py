@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from legacy_email_proxy.contracts import Disconnected, Failure, NoCredentials, Overloaded, Secret
 
-from ..provider_errors import meaning_of
+from ..provider_errors import AUTHORIZE, GENERAL, Meaning, meaning_of
 from ..redaction import without_secrets
+from .configuration import Configuration
 from .http import Answer
+from .providers import CONSENT_GRANTS
 
 __all__ = ("GrantRefused", "refusal", "words")
 
 _SHOWN_CHARACTERS = 300
 _WAIT = frozenset({"temporarily_unavailable", "server_error"})
+_NOWHERE = frozenset({404, 405, 410})
+"""There is no such place, or nothing to ask there: some say so in the form of an OAuth error."""
 _LOOK_AT = "OAUTH2_GRANT and the other OAUTH2 settings"
+_GIVEN = "get a new refresh token from where this one came, and set OAUTH2_REFRESH_TOKEN to it"
+_APP = "check the application's rights, and OAUTH2_CLIENT_ID, OAUTH2_SUBJECT and OAUTH2_SCOPE"
+_STATEMENT = "the provider did not accept what was signed with the key"
+_CLOCK_AND_KEY = (
+    "set this machine's clock (NTP); does the key belong to what is registered at the provider, and does that expect"
+    " another OAUTH2_ASSERTION_ALGORITHM?"
+)
+_NO_TOKEN = Meaning("", "the provider gives this application no token", _APP)
+_SIGNED = Meaning("", _STATEMENT, f"check OAUTH2_CLIENT_ID and OAUTH2_CLIENT_KEY; {_CLOCK_AND_KEY}")
+_SIGNED_FOR_SUBJECT = Meaning(
+    "", _STATEMENT, f"check OAUTH2_SUBJECT and OAUTH2_SERVICE_ACCOUNT or OAUTH2_CLIENT_KEY; {_CLOCK_AND_KEY}"
+)
 
 
 class GrantRefused(NoCredentials):
@@ -25,17 +42,33 @@ class GrantRefused(NoCredentials):
         self.code = code
 
 
-def refusal(answer: Answer, secrets: Iterable[Secret]) -> Failure:
+def refusal(answer: Answer, secrets: Iterable[Secret], configuration: Configuration) -> Failure:
     """The failure for an answer without a token. ``secrets`` are those that were sent, and may come back in it."""
     code = str(answer.body.get("error", ""))
     said = words(answer, secrets)
     if answer.status == 429 or answer.status >= 500 or code in _WAIT:
         return Overloaded(f"{answer.host} gives no token now: {said}")
-    if not code:
-        return Disconnected(f"{answer.host} does not answer like a token endpoint: {said}")
-    meaning = meaning_of(said)
+    if not code or answer.status in _NOWHERE:
+        return Disconnected(f"{answer.host} does not answer like a token endpoint: {said}", look_at=answer.variable)
+    meaning = _meaning(code, said, configuration)
     means = f"; {meaning.words} -> {meaning.advice}" if meaning else ""
     return GrantRefused(f"{answer.host} gives no token: {said}{means}", code=code)
+
+
+def _meaning(code: str, said: str, configuration: Configuration) -> Meaning | None:
+    """What it means for what was asked; the table does not know how that was."""
+    found = meaning_of(said)
+    if found in GENERAL:
+        if configuration.grant == "jwt_bearer" and code in ("invalid_client", "invalid_grant"):
+            return _SIGNED_FOR_SUBJECT
+        if configuration.key is not None and code == "invalid_client":
+            return _SIGNED
+        if configuration.is_app and code == "invalid_grant":
+            return _SIGNED if configuration.key is not None else _NO_TOKEN
+    if found is None or AUTHORIZE not in found.advice or configuration.grant in CONSENT_GRANTS:
+        return found
+    instead = _GIVEN if configuration.grant == "refresh_token" else _APP
+    return replace(found, advice=found.advice.replace(AUTHORIZE, instead))
 
 
 def words(answer: Answer, secrets: Iterable[Secret]) -> str:

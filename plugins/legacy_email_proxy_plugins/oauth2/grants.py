@@ -15,7 +15,7 @@ from .configuration import Configuration
 from .errors import refusal
 from .http import Answer, Endpoints
 
-__all__ = ("DeviceCode", "Granted", "Grants")
+__all__ = ("DeviceCode", "Granted", "Grants", "Unfit")
 
 _LIFETIME_SECONDS = 600.0
 """Where the provider does not say how long a token lives."""
@@ -34,6 +34,14 @@ class Granted:
     seconds: float
     scope: str
     refresh_token: Secret | None
+
+
+class Unfit(Disconnected):
+    """What came is no access token. A refresh token beside it has replaced the one that was used all the same."""
+
+    def __init__(self, detail: str, *, look_at: str = "", refresh_token: Secret | None = None) -> None:
+        super().__init__(detail, look_at=look_at)
+        self.refresh_token = refresh_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +69,7 @@ class Grants:
         """A token for the application itself: ``client_credentials``, or ``jwt_bearer`` in a subject's name."""
         configuration = self._configuration
         if configuration.grant == "client_credentials":
-            return await self._token({"grant_type": "client_credentials", "scope": configuration.scope})
+            return await self._token({"grant_type": "client_credentials", "scope": configuration.scope}, {})
         assert configuration.key is not None  # noqa: S101 (Configuration says so)
         claims = {"scope": configuration.scope}
         assertion = configuration.key.signed(
@@ -71,22 +79,28 @@ class Grants:
             now=self._clock(),
             **claims,
         )
-        return await self._token({"grant_type": _JWT_BEARER}, {"assertion": assertion}, identify=False)
+        # Google reads the scope in the statement, others the one beside it (RFC 7521 §4.1).
+        form = {"grant_type": _JWT_BEARER, "scope": configuration.scope}
+        return await self._token(form, {"assertion": assertion}, identify=False)
 
-    async def refreshed(self, refresh_token: Secret) -> Granted:
-        """A new access token, and perhaps a new refresh token in place of this one (RFC 6749 §6)."""
-        return await self._token({"grant_type": "refresh_token"}, {"refresh_token": refresh_token})
+    async def refreshed(self, refresh_token: Secret, scope: str = "") -> Granted:
+        """A new access token, and perhaps a new refresh token in place of this one (RFC 6749 §6).
+
+        ``scope`` asks for less than was consented to; without it the consent holds.
+        """
+        form = {"grant_type": "refresh_token", "scope": scope}
+        return await self._token(form, {"refresh_token": refresh_token}, once=True)
 
     async def device_code(self) -> DeviceCode:
         """Begin the device flow."""
         configuration = self._configuration
         form = {"client_id": configuration.client_id, "scope": configuration.scope}
-        answer = await self._endpoints.post(configuration.device_url, form)
+        answer, known = await self._post("OAUTH2_DEVICE_URL", configuration.device_url, form, {})
         body = answer.body
         url = body.get("verification_uri") or body.get("verification_url")
         texts = (body.get("device_code"), body.get("user_code"), url)
         if answer.status != 200 or not all(isinstance(text, str) and text.isprintable() for text in texts):
-            raise refusal(answer, ())
+            raise refusal(answer, known, configuration)
         return DeviceCode(
             Secret(str(texts[0])),
             str(texts[1]),
@@ -97,7 +111,7 @@ class Grants:
 
     async def for_device(self, code: DeviceCode) -> Granted:
         """Ask once whether the person has consented; ``GrantRefused`` has ``authorization_pending`` until then."""
-        return await self._token({"grant_type": _DEVICE_CODE}, {"device_code": code.device_code})
+        return await self._token({"grant_type": _DEVICE_CODE}, {"device_code": code.device_code}, once=True)
 
     def consent_url(self, *, redirect_url: str, state: str, challenge: str) -> str:
         """Where the browser goes (RFC 6749 §4.1.1), with PKCE (RFC 7636 §4.3)."""
@@ -116,14 +130,31 @@ class Grants:
     async def for_code(self, code: Secret, *, redirect_url: str, verifier: Secret) -> Granted:
         """Exchange the authorization code (RFC 6749 §4.1.3, RFC 7636 §4.5)."""
         form = {"grant_type": "authorization_code", "redirect_uri": redirect_url}
-        return await self._token(form, {"code": code, "code_verifier": verifier})
+        return await self._token(form, {"code": code, "code_verifier": verifier}, once=True)
 
     async def _token(
-        self, form: Mapping[str, str], secrets: Mapping[str, Secret] | None = None, *, identify: bool = True
+        self, form: Mapping[str, str], secrets: Mapping[str, Secret], *, identify: bool = True, once: bool = False
     ) -> Granted:
+        url = self._configuration.token_url
+        answer, known = await self._post("OAUTH2_TOKEN_URL", url, form, secrets, identify=identify, once=once)
+        refresh = answer.body.get("refresh_token")
+        if answer.status != 200 or not ("access_token" in answer.body or refresh):
+            raise refusal(answer, known, self._configuration)
+        return _granted(answer, self._configuration.scope)
+
+    async def _post(
+        self,
+        variable: str,
+        url: str,
+        form: Mapping[str, str],
+        secrets: Mapping[str, Secret],
+        *,
+        identify: bool = True,
+        once: bool = False,
+    ) -> tuple[Answer, list[Secret]]:
+        """Send it with what proves who asks (RFC 6749 §2.3, RFC 8628 §3.1). Returns also the secrets that went out."""
         configuration = self._configuration
-        secrets = dict(secrets or {})
-        form = dict(form)
+        form, secrets = dict(form), dict(secrets)
         basic = None
         if identify:
             form["client_id"] = configuration.client_id
@@ -143,21 +174,19 @@ class Grants:
                 secrets["client_secret"] = configuration.client_secret
         sent = {name: text for name, text in form.items() if text}
         sent |= {name: secret.reveal() for name, secret in secrets.items()}
-        answer = await self._endpoints.post(configuration.token_url, sent, basic)
-        known = [*secrets.values(), *filter(None, (configuration.client_secret,))]
-        if answer.status != 200 or "access_token" not in answer.body:
-            raise refusal(answer, known)
-        return _granted(answer, configuration.scope)
+        answer = await self._endpoints.post(url, sent, basic, once=once, variable=variable)
+        return answer, [*secrets.values(), *filter(None, (configuration.client_secret,))]
 
 
 def _granted(answer: Answer, scope: str) -> Granted:
     """The token, if it is fit to stand in a login: whatever else came would be sent to the mail server as it is."""
     body = answer.body
-    token, kind, refresh = body["access_token"], body.get("token_type", "Bearer"), body.get("refresh_token")
-    if not (isinstance(token, str) and _TOKEN.fullmatch(token)) or str(kind).lower() != "bearer":
-        raise Disconnected(f"{answer.host} gives something that is no bearer token")
+    token, kind, refresh = body.get("access_token"), body.get("token_type", "Bearer"), body.get("refresh_token")
     if refresh is not None and not (isinstance(refresh, str) and _TOKEN.fullmatch(refresh)):
         raise Disconnected(f"{answer.host} gives something that is no refresh token")
+    if not (isinstance(token, str) and _TOKEN.fullmatch(token)) or str(kind).lower() != "bearer":
+        detail = f"{answer.host} gives something that is no bearer token"
+        raise Unfit(detail, refresh_token=Secret(refresh) if refresh else None)
     given = body.get("scope")
     return Granted(
         BearerToken(token),

@@ -19,45 +19,66 @@ __all__ = ("ANSWER_OCTETS", "Answer", "Endpoints")
 ANSWER_OCTETS = 65536
 """A token with all that stands around it has a few KiB."""
 
-_LOOK_AT = "OAUTH2_TOKEN_URL, HTTPS_PROXY"
+_PATIENCE_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A status and the JSON object that came with it; empty if what came was none. Never to be logged as a whole."""
+    """A status and the JSON object that came with it; empty if what came was none. Never to be logged as a whole.
+
+    ``variable`` is where the address of the endpoint is set.
+    """
 
     status: int
     body: Mapping[str, Any]
     host: str
+    variable: str = "OAUTH2_TOKEN_URL"
 
 
 class Endpoints:
     """Speaks to a provider's endpoints. A proxy is used where ``HTTPS_PROXY`` and ``NO_PROXY`` say so."""
 
-    def __init__(self, tls: ssl.SSLContext, seconds: float = 20.0) -> None:
+    def __init__(self, tls: ssl.SSLContext, seconds: float = 20.0, patience: float = _PATIENCE_SECONDS) -> None:
         self._tls = tls
         self._seconds = seconds
+        self._patience = patience
 
-    async def post(self, url: str, form: Mapping[str, str], basic: tuple[str, str] | None = None) -> Answer:
-        """Raises :class:`Unreachable`, :class:`Unverified`, :class:`Unusable` or :class:`Disconnected`."""
-        host = urlsplit(url).hostname or url
+    async def post(
+        self,
+        url: str,
+        form: Mapping[str, str],
+        basic: tuple[str, str] | None = None,
+        *,
+        once: bool = False,
+        variable: str = "OAUTH2_TOKEN_URL",
+    ) -> Answer:
+        """Raises :class:`Unreachable`, :class:`Unverified`, :class:`Unusable` or :class:`Disconnected`.
+
+        ``once``: what is sent may be good for one use only, so that its answer, if it is lost, can't be had again. It
+        is waited for with patience.
+        """
+        host, look_at = urlsplit(url).hostname or url, f"{variable}, HTTPS_PROXY"
+        seconds = self._patience if once else self._seconds
         try:
-            with anyio.fail_after(self._seconds):
+            with anyio.fail_after(seconds):
                 status, octets = await self._exchange(url, form, basic)
+        except httpx2.ConnectTimeout:
+            raise Unreachable(f"no connection to {host} within {self._seconds:g} s", look_at=look_at) from None
         except TimeoutError:
-            raise Unreachable(f"{host} did not answer within {self._seconds:g} s", look_at=_LOOK_AT) from None
+            raise Unreachable(f"{host} did not answer within {seconds:g} s", look_at=look_at) from None
         except httpx2.TransportError as error:
-            raise _failure(host, error) from None
+            raise _failure(host, error, look_at) from None
         except httpx2.InvalidURL:
-            raise Unusable(f"{host}: this is no address", look_at="OAUTH2_TOKEN_URL") from None
+            raise Unusable(f"{host}: this is no address", look_at=variable) from None
         if 300 <= status < 400:
             detail = f"{host} answers with a redirect (status {status}), which is not followed"
-            raise Unusable(detail, look_at="OAUTH2_TOKEN_URL")
-        return Answer(status, _parsed(octets), host)
+            raise Unusable(detail, look_at=variable)
+        return Answer(status, _parsed(octets), host, variable)
 
     async def _exchange(self, url: str, form: Mapping[str, str], basic: tuple[str, str] | None) -> tuple[int, bytes]:
         try:
-            client = httpx2.AsyncClient(verify=self._tls, timeout=None, follow_redirects=False)
+            timeout = httpx2.Timeout(None, connect=self._seconds)
+            client = httpx2.AsyncClient(verify=self._tls, timeout=timeout, follow_redirects=False)
         except (ValueError, ImportError, httpx2.InvalidURL) as error:
             detail = f"the proxy for HTTPS can not be used ({type(error).__name__})"
             raise Unusable(detail, look_at="HTTPS_PROXY") from None
@@ -73,17 +94,17 @@ class Endpoints:
             return response.status_code, bytes(octets)
 
 
-def _failure(host: str, error: BaseException) -> Failure:
+def _failure(host: str, error: BaseException, look_at: str) -> Failure:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
             detail = f"the certificate of {host} does not verify: {cause.verify_message}; nothing was sent"
             return Unverified(detail, look_at="OAUTH2_CA_FILE")
         if isinstance(cause, ssl.SSLError):
-            return Unverified(f"{host} does not speak TLS with us: {cause.reason}", look_at=_LOOK_AT)
+            return Unverified(f"{host} does not speak TLS with us: {cause.reason}", look_at=look_at)
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, (httpx2.ConnectError, httpx2.ProxyError)):
-        return Unreachable(f"no connection to {host}: {error}", look_at=_LOOK_AT)
+        return Unreachable(f"no connection to {host}: {error}", look_at=look_at)
     return Disconnected(f"the connection to {host} broke: {type(error).__name__}")
 
 

@@ -16,21 +16,25 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
 from urllib.parse import quote
 
 import anyio
-from anyio.to_thread import run_sync
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from legacy_email_proxy.contracts import BearerToken, Failure, Overloaded, Secret, StorageFull
 
+from .disk import Disk
+
 __all__ = ("Damaged", "Record", "Store")
 
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
+
 _LOCK_SECONDS = 60.0
-"""Longer than the one request that whoever holds the lock is waiting for."""
+"""Longer than the one request that whoever holds the lock is usually waiting for."""
 _ROOM_OCTETS = 98304
 """More than a record takes: two tokens of 16 KiB, each character escaped, all of it encrypted and in base64."""
 _LOOK_AT_KEY = "OAUTH2_STORE_KEY"
@@ -46,7 +50,7 @@ class Record:
 
     ``seed`` is the SHA-256 of the ``OAUTH2_REFRESH_TOKEN`` that was set when the tokens were stored, ``basis`` that of
     the settings that they were asked for with. ``kept`` is when a renewal last left the refresh token as it was; 0 if
-    the last one replaced it.
+    the last one replaced it. ``asked`` are the scopes that the refresh token was asked for with.
     """
 
     grant: str = ""
@@ -60,6 +64,7 @@ class Record:
     error: str = ""
     error_at: float = 0.0
     kept: float = 0.0
+    asked: str = ""
 
 
 class Store:
@@ -69,59 +74,67 @@ class Store:
         self._folder = folder
         self._account = account
         self._key = key
+        self._disk = Disk()
         self._derived: tuple[bytes, bytes] | None = None
         self._seen: tuple[int, ...] | None = None
-        self._record = Record()
+        self._record: Record | None = None
         self._part: Path | None = None
 
     async def load(self) -> Record:
-        """What is stored now, read again only where the file has changed. Raises :class:`Damaged`."""
-        return await run_sync(self._load)
+        """What is stored now, read again only where the file has changed. Raises :class:`Damaged`.
+
+        While the disk does not answer, that is what was there when it last did.
+        """
+        try:
+            return await self._disk.run(self._load)
+        except TimeoutError as error:
+            if self._record is None:
+                raise _unreadable(error) from None
+            return self._record
 
     async def save(self, record: Record) -> None:
         """Returning means that it outlives a power cut. Raises :class:`StorageFull`; the old record is kept then."""
-        # Neither half done nor forgotten: whoever waits for it may go, the thread finishes all the same.
-        with anyio.CancelScope(shield=True):
-            await run_sync(self._save, record)
+        await self._on_disk(self._save, record)
 
     @asynccontextmanager
     async def room(self) -> AsyncIterator[None]:
         """Hold the room on the disk for what is saved within it. Raises :class:`StorageFull` if there is none."""
-        with anyio.CancelScope(shield=True):
-            self._part = part = await run_sync(self._reserve)
+        self._part = part = await self._on_disk(self._reserve, undo=_removed)
         try:
             yield
         finally:
             self._part = None
-            with suppress(OSError):
-                part.unlink()
+            await self._disk.give_back(_removed, part)
 
     @asynccontextmanager
-    async def locked(self) -> AsyncIterator[None]:
+    async def locked(self, seconds: float | None = None) -> AsyncIterator[None]:
         """Keep other processes from replacing the token; within this process the caller sees to it.
 
         Raises :class:`Overloaded` if another process holds it for too long, :class:`StorageFull` if there can be none.
         """
-        descriptor = await run_sync(self._open_lock)
+        descriptor = await self._on_disk(self._open_lock, undo=os.close)
         try:
-            await self._wait_for_lock(descriptor)
+            await self._wait_for_lock(descriptor, _LOCK_SECONDS if seconds is None else seconds)
             yield
         finally:
-            os.close(descriptor)
+            # In its turn: a save that hangs still writes when the disk comes back, and nobody may have replaced the
+            # token meanwhile.
+            await self._disk.give_back(os.close, descriptor)
 
-    async def _wait_for_lock(self, descriptor: int) -> None:
-        deadline = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise Overloaded("another process is busy with this account's token for too long") from None
-            except OSError as error:
-                # Some network file systems have no locks.
-                raise _unwritable(error) from None
+    async def _wait_for_lock(self, descriptor: int, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not await self._on_disk(_locked, descriptor):
+            if time.monotonic() > deadline:
+                raise Overloaded("another process is busy with this account's token for too long")
             await anyio.sleep(0.02)
+
+    async def _on_disk(
+        self, function: Callable[[*Arguments], T], *args: *Arguments, undo: Callable[[T], object] | None = None
+    ) -> T:
+        try:
+            return await self._disk.run(function, *args, undo=undo)
+        except TimeoutError as error:
+            raise _unwritable(error) from None
 
     # In threads.
 
@@ -130,23 +143,30 @@ class Store:
 
     def _open_lock(self) -> int:
         try:
-            return os.open(self._file(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            file = self._file(".lock")
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                _leave_to_service(descriptor, file.parent)
+            except OSError:
+                os.close(descriptor)
+                raise
         except OSError as error:
             raise _unwritable(error) from None
+        return descriptor
 
     def _load(self) -> Record:
         try:
             with self._file().open("rb") as file:
                 status = os.fstat(file.fileno())
                 seen = (status.st_ino, status.st_mtime_ns, status.st_size)
-                if seen == self._seen:
+                if seen == self._seen and self._record is not None:
                     return self._record
                 octets = file.read()
         except FileNotFoundError:
             self._seen, self._record = None, Record()
             return self._record
         except OSError as error:
-            raise Damaged(f"the stored token can not be read: {error.strerror}", look_at="STATE_DIR") from None
+            raise _unreadable(error) from None
         self._record = _record(self._opened(octets))
         self._seen = seen
         return self._record
@@ -190,8 +210,7 @@ class Store:
             try:
                 _write(part, bytes(_ROOM_OCTETS))
             except BaseException:
-                with suppress(OSError):
-                    part.unlink()
+                _removed(part)
                 raise
         except OSError as error:
             raise _unwritable(error) from None
@@ -206,8 +225,7 @@ class Store:
                 _write(part, octets)
                 part.replace(file)
             finally:
-                with suppress(OSError):
-                    part.unlink()
+                _removed(part)
             _fsync_folder(file.parent)
         except OSError as error:
             raise _unwritable(error) from None
@@ -221,15 +239,35 @@ def _part_of(file: Path) -> Path:
 def _write(part: Path, octets: bytes) -> None:
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        if os.geteuid() == 0:
-            # `authorize` run by root must not leave a file that the service can't read.
-            folder = part.parent.stat()
-            os.fchown(descriptor, folder.st_uid, folder.st_gid)
+        _leave_to_service(descriptor, part.parent)
         file.write(octets)
         # Not before: what is overwritten needs no new room.
         file.truncate()
         file.flush()
         os.fsync(descriptor)
+
+
+def _leave_to_service(descriptor: int, folder: Path) -> None:
+    """What `authorize` run by root makes must be the service's own, whose the folder is."""
+    if os.geteuid() == 0:
+        owner = folder.stat()
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        # Some network file systems have no locks.
+        raise _unwritable(error) from None
+    return True
+
+
+def _removed(part: Path) -> None:
+    with suppress(OSError):
+        part.unlink()
 
 
 def _fsync_folder(folder: Path) -> None:
@@ -242,6 +280,10 @@ def _fsync_folder(folder: Path) -> None:
 
 def _unwritable(error: OSError) -> StorageFull:
     return StorageFull(f"the token can not be stored: {error.strerror}", look_at="STATE_DIR")
+
+
+def _unreadable(error: OSError) -> Damaged:
+    return Damaged(f"the stored token can not be read: {error.strerror}", look_at="STATE_DIR")
 
 
 def _damaged() -> Damaged:

@@ -1,7 +1,8 @@
 """One account's access token: kept while it is good, renewed once however many wait, and never a hammer.
 
-A renewal is a task of its own. The session that began it may be cancelled at any moment, and a provider that replaces
-refresh tokens has forgotten the old one by then: what it gave has to be stored all the same.
+A renewal is a task of its own. The session that began it may be cancelled, or stop waiting, at any moment, and a
+provider that replaces refresh tokens has forgotten the old one by then: what it gave has to be stored all the same. Who
+uses the old one again is taken for a thief, and the consent is gone.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
-from legacy_email_proxy.contracts import BearerToken, Failure, NoCredentials, Secret, StorageFull
+from legacy_email_proxy.contracts import BearerToken, Failure, NoCredentials, Secret, StorageFull, Unreachable
 
 from .configuration import Configuration
-from .grants import Granted, Grants
+from .grants import Granted, Grants, Unfit
 from .pause import Pause
 from .store import Damaged, Record, Store
 
@@ -25,7 +26,15 @@ __all__ = ("Keeper",)
 
 RENEW_AT = 0.8
 """At this part of its life a token is renewed while it still serves."""
-_CLOSING_SECONDS = 4.0
+_WAITING_SECONDS = 20.0
+"""So long a login waits for a renewal that was begun; the renewal itself goes on."""
+_ADOPTING_SECONDS = 360.0
+"""A consent waits longer than a renewal by another process may take: it would have to be given again."""
+_UNUSED_SECONDS = 86400.0
+"""A refresh token that lay unused for so long is used. Providers end one after weeks or months without use."""
+_FIRST_LOOK_SECONDS = 60.0
+"""After a start. The network may need a moment, and who is started again and again shall not ask each time."""
+_LOOK_SECONDS = 3600.0
 
 
 class Keeper:
@@ -48,6 +57,10 @@ class Keeper:
         self._seed = seed.fingerprint().hex() if seed is not None else ""
         self._basis = _basis(configuration)
         self._task: asyncio.Task[BearerToken] | None = None
+        self._began = 0.0
+        self._sent = False
+        """Whether a refresh token has gone out and what came of it is not stored yet."""
+        self._keeping_alive: asyncio.Task[None] | None = None
         self._held: Record | None = None
         self._held_rotated = False
         """What could not be stored yet, and whether its refresh token stands nowhere else: then it must not be used."""
@@ -56,6 +69,7 @@ class Keeper:
         self._unwanted_pause = Pause(60.0, 3600.0, clock)
         self._failure: Failure | None = None
         self._failed_with = b""
+        self._failed_at = 0.0
         self._act_pause = Pause(60.0, 3600.0, clock)
         self._wait_pause = Pause(2.0, 60.0, clock)
 
@@ -68,6 +82,15 @@ class Keeper:
         if self._is_due(record) and not self._paused(record):
             self._begin()
         return token
+
+    async def fresh(self) -> None:
+        """Renew it, though it may still be good: only that shows whether it can be. Raises as :meth:`token` does."""
+        await self._renewed(await self.current(), replacing=True)
+
+    def start(self) -> None:
+        """From now on keep the refresh token alive, also while nobody asks for a token."""
+        if not self._configuration.is_app:
+            self._keeping_alive = asyncio.get_running_loop().create_task(self._look_now_and_then())
 
     async def refused(self, token: Secret) -> bool:
         """The backend refused it; whether another one may help."""
@@ -97,13 +120,27 @@ class Keeper:
 
     async def adopt(self, granted: Granted) -> None:
         """Keep what a consent gave. Raises :class:`StorageFull`, or ``Overloaded`` if another process is busy."""
-        async with self._store.locked():
+        async with self._store.locked(_ADOPTING_SECONDS):
             await self._store.save(self._record_of(granted, granted.refresh_token))
 
     async def aclose(self) -> None:
-        """Let a renewal end, so that nothing that it gets is lost."""
-        if self._task is not None:
-            await asyncio.wait({self._task}, timeout=_CLOSING_SECONDS)
+        """Let a renewal that has been sent end, however long that takes, and store what could not be stored yet."""
+        ending = {task for task in (self._keeping_alive, self._task) if task is not None}
+        if self._keeping_alive is not None:
+            self._keeping_alive.cancel()
+        if self._task is not None and not self._sent:
+            self._task.cancel()
+        elif self._task is not None:
+            self._logger.warning("waiting for the answer to a renewal: without it the consent may be lost")
+        if ending:
+            await asyncio.wait(ending)
+        if self._held is not None and self._held_rotated:
+            try:
+                async with self._store.locked():
+                    if (record := await self.current()) is self._held:
+                        await self._keep(record, rotated=True)
+            except Failure as failure:
+                self._logger.error("the new refresh token is lost: %s", failure)
 
     # What there is
 
@@ -137,9 +174,36 @@ class Keeper:
     def _is_due(self, record: Record) -> bool:
         return self._clock() >= record.obtained + RENEW_AT * (record.expires - record.obtained)
 
+    # Keeping it alive
+
+    async def _look_now_and_then(self) -> None:
+        await asyncio.sleep(_FIRST_LOOK_SECONDS)
+        while True:
+            try:
+                await self.keep_alive()
+            except Exception as error:
+                cause = None if isinstance(error, Failure) else error
+                self._logger.error("the refresh token is not kept alive: %s", error, exc_info=cause)
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def keep_alive(self) -> None:
+        """Renew what has not been renewed for a day, or store what could not be stored. Failures of that are logged."""
+        record = await self.current()
+        if self.missing(record) or self._task is not None or self._paused(record):
+            return
+        # Both ways: a clock that was wrong may have been ahead.
+        idle = abs(self._clock() - record.obtained) >= _UNUSED_SECONDS
+        dead = (
+            isinstance(self._failure, NoCredentials)
+            and self._failed_with == _fingerprint(record.refresh_token)
+            and abs(self._clock() - self._failed_at) < _UNUSED_SECONDS
+        )
+        if record is self._held or (idle and not dead):
+            await asyncio.wait({self._begin(record if idle else None)})
+
     # Renewing
 
-    async def _renewed(self, record: Record) -> BearerToken:
+    async def _renewed(self, record: Record, *, replacing: bool = False) -> BearerToken:
         if self._task is None and self._paused(record):
             assert self._failure is not None  # noqa: S101 (there is no pause without)
             left = max(self._act_pause.left, self._wait_pause.left)
@@ -147,7 +211,12 @@ class Keeper:
             detail = f"{words}; not asked again for {left:.0f} s{arrow}{advice}"
             raise type(self._failure)(detail, look_at=self._failure.look_at)
         self._means(record)
-        return await asyncio.shield(self._begin())
+        task = self._begin(record if replacing else None)
+        left = max(0.0, self._began + _WAITING_SECONDS - asyncio.get_running_loop().time())
+        if not (await asyncio.wait({task}, timeout=left))[0]:
+            detail = f"there is no answer yet, {_WAITING_SECONDS:g} s after a token was asked for; it is still awaited"
+            raise Unreachable(detail, look_at="OAUTH2_TOKEN_URL, STATE_DIR")
+        return task.result()
 
     def _paused(self, record: Record) -> bool:
         if self._failure is None or not (self._act_pause.left or self._wait_pause.left):
@@ -155,9 +224,11 @@ class Keeper:
         # Somebody may have authorized meanwhile.
         return self._failed_with == _fingerprint(record.refresh_token)
 
-    def _begin(self) -> asyncio.Task[BearerToken]:
+    def _begin(self, replaced: Record | None = None) -> asyncio.Task[BearerToken]:
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._renew())
+            loop = asyncio.get_running_loop()
+            self._began = loop.time()
+            self._task = loop.create_task(self._renew(replaced))
             self._task.add_done_callback(self._ended)
         return self._task
 
@@ -167,7 +238,8 @@ class Keeper:
             # Nobody may be waiting for it; whoever is, raises it as well.
             self._logger.error("no token: %s", error, exc_info=None if isinstance(error, Failure) else error)
 
-    async def _renew(self) -> BearerToken:
+    async def _renew(self, replaced: Record | None) -> BearerToken:
+        """Renew what is due, or is ``replaced`` whatever it is good for, unless another process has just done it."""
         record = Record()
         try:
             async with AsyncExitStack() as stack:
@@ -180,12 +252,15 @@ class Keeper:
                 record = await self.current()
                 if record is self._held:
                     await self._keep(record, rotated=self._held_rotated)
-                if not self._serves(record) or self._is_due(record):
+                wanted = replaced is not None and record.obtained == replaced.obtained
+                if wanted or not self._serves(record) or self._is_due(record):
                     natural = self._serves(record)
                     record = await self._asked(record)
                     if natural:
                         self._unwanted_pause.end()
         except Failure as failure:
+            if isinstance(failure, Unfit) and failure.refresh_token is not None:
+                record = replace(record, refresh_token=failure.refresh_token)
             await self._failed(failure, record)
             raise
         self._failure = None
@@ -204,8 +279,18 @@ class Keeper:
                     # A provider that replaces it forgets this one; the new one would be lost with this process.
                     if not record.kept:
                         raise
-            granted = await (self._grants.for_app() if used is None else self._grants.refreshed(used))
-            renewed = self._record_of(granted, used and (granted.refresh_token or used))
+            self._sent = used is not None
+            stack.callback(self._settled)
+            asked = (record.asked or record.scope) if used == record.refresh_token else ""
+            try:
+                granted = await (
+                    self._grants.for_app() if used is None else self._grants.refreshed(used, self._narrowed(asked))
+                )
+            except Unfit as unfit:
+                if used is not None and unfit.refresh_token is not None:
+                    await self._keep(self._replaced(record, unfit.refresh_token, asked), rotated=True)
+                raise
+            renewed = self._record_of(granted, used and (granted.refresh_token or used), asked)
             rotated = renewed.refresh_token != used
             if used is not None and not rotated:
                 renewed = replace(renewed, kept=renewed.obtained)
@@ -217,6 +302,14 @@ class Keeper:
             # The provider gives it again. So it has to do: asking at each login would be a hammer.
             self._unwanted = b""
         return renewed
+
+    def _settled(self) -> None:
+        self._sent = False
+
+    def _replaced(self, record: Record, refresh_token: Secret, asked: str) -> Record:
+        """The record with another refresh token, and an access token only where that came of the same one."""
+        token = record.access_token if record.seed == self._seed else None
+        return replace(record, access_token=token, refresh_token=refresh_token, seed=self._seed, asked=asked, kept=0.0)
 
     def _means(self, record: Record) -> Secret | None:
         """The refresh token to ask with; ``None`` for an application. Raises :class:`NoCredentials` without any."""
@@ -232,7 +325,16 @@ class Keeper:
             raise NoCredentials(detail, look_at="OAUTH2_GRANT")
         return seed
 
-    def _record_of(self, granted: Granted, refresh_token: Secret | None) -> Record:
+    def _narrowed(self, asked: str) -> str:
+        """The scope of the settings if it is a part of what the consent was asked for with; else an empty text.
+
+        Not more often: there are servers that know no scope in a renewal, and others that refuse what is a synonym.
+        """
+        scope = self._configuration.scope
+        now, then = (set(text.split()) - {"offline_access"} for text in (scope, asked))
+        return scope if now < then else ""
+
+    def _record_of(self, granted: Granted, refresh_token: Secret | None, asked: str = "") -> Record:
         now = self._clock()
         return Record(
             grant=self._configuration.grant,
@@ -243,6 +345,7 @@ class Keeper:
             expires=now + granted.seconds,
             seed=self._seed,
             basis=self._basis,
+            asked=asked or self._configuration.scope,
         )
 
     async def _keep(self, record: Record, *, rotated: bool) -> None:
@@ -259,6 +362,7 @@ class Keeper:
     async def _failed(self, failure: Failure, record: Record) -> None:
         (self._act_pause if isinstance(failure, NoCredentials) else self._wait_pause).lengthen()
         self._failure, self._failed_with = failure, _fingerprint(record.refresh_token)
+        self._failed_at = self._clock()
         if self._held is not None:
             return
         try:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Iterator
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from typing import NoReturn
 
 import anyio
 
@@ -18,6 +21,8 @@ from ..settings import unknown_variables
 __all__ = ("add_arguments", "run")
 
 _PROBE_SECONDS = 90.0
+_CLOSING_SECONDS = 360.0
+"""What credentials get, who may have asked for a token that can't be had again. A second signal ends it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,21 +51,51 @@ async def _check(options: argparse.Namespace) -> int:
     print(f"{Level.GOOD.value:<8} settings: no mistake found")
     for variable, meant in unknown_variables(os.environ, composition.settings.declared):
         _print("settings", Finding(Level.WARNING, f"{variable} is not a setting", f"did you mean {meant}?"))
+    bad = True
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with anyio.create_task_group() as group:
+            with anyio.CancelScope() as probing:
+                group.start_soon(_stop, signals, probing)
+                bad = await _probe(composition)
+            with anyio.move_on_after(_CLOSING_SECONDS):
+                for _, credentials in _credentials(composition):
+                    await credentials.aclose()
+            group.cancel_scope.cancel()
+    return _leave(int(bad))
+
+
+async def _stop(signals: AsyncIterator[signal.Signals], probing: anyio.CancelScope) -> None:
+    """At a signal stop probing, and wait for a renewal that has been sent; at a second one don't."""
+    await anext(signals)
+    print("stopping; once more ends it at once, at the risk of a token that is being renewed", file=sys.stderr)
+    probing.cancel()
+    await anext(signals)
+    _leave(1)
+
+
+def _leave(status: int) -> NoReturn:
+    """End the process as it stands: a probe's thread may be waiting, and the interpreter would wait for the thread."""
+    sys.stdout.flush()
+    os._exit(status)
+
+
+async def _probe(composition: Composition) -> bool:
+    """Try everything and print what is found; whether any of it is bad."""
     bad = False
+    for label, credentials in _credentials(composition):
+        # Passwords have nothing to say: the legs try them. A token is fetched before the legs try it.
+        for finding in await _findings(credentials):
+            _print(label, finding)
+            bad |= finding.level is Level.BAD
     for label, plugin in _plugins(composition):
         if plugin is None:
             _print(label, Finding(Level.GOOD, "this leg is closed"))
             continue
         # What has nothing to say is listed all the same: a filter that isn't is one that was forgotten.
-        for finding in await _findings(plugin) or [Finding(Level.GOOD, "loaded")]:
+        for finding in await _findings(plugin, close=True) or [Finding(Level.GOOD, "loaded")]:
             _print(label, finding)
             bad |= finding.level is Level.BAD
-    for label, credentials in _credentials(composition):
-        # Passwords have nothing to say: the legs have tried them.
-        for finding in await _findings(credentials):
-            _print(label, finding)
-            bad |= finding.level is Level.BAD
-    return int(bad)
+    return bad
 
 
 def _plugins(composition: Composition) -> Iterator[tuple[str, Maildrop | Relay | Filter | None]]:
@@ -102,12 +137,13 @@ def _choices(composition: Composition, options: argparse.Namespace) -> int:
     return int(not met)
 
 
-async def _findings(plugin: Maildrop | Relay | Filter | Credentials) -> list[Finding]:
+async def _findings(plugin: Maildrop | Relay | Filter | Credentials, *, close: bool = False) -> list[Finding]:
     found: list[Finding] = []
     with anyio.move_on_after(_PROBE_SECONDS) as scope:
         try:
             found = [*await plugin.probe()]
-            await plugin.aclose()
+            if close:
+                await plugin.aclose()
         except Exception as error:
             found.append(Finding(Level.BAD, f"the plugin's own probe failed: {type(error).__name__}: {error}"))
     if scope.cancelled_caught:

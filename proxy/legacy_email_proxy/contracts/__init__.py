@@ -14,6 +14,7 @@ from .credentials import (
     Credentials,
     Dialogue,
     Password,
+    StartingCredentials,
     TokenStatus,
     logged_in,
 )
@@ -100,6 +101,7 @@ __all__ = (
     "Setting",
     "SettingType",
     "SettingsMistake",
+    "StartingCredentials",
     "StartingRelay",
     "StorageFull",
     "TokenStatus",

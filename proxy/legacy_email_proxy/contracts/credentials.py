@@ -25,6 +25,7 @@ __all__ = (
     "Credentials",
     "Dialogue",
     "Password",
+    "StartingCredentials",
     "TokenStatus",
     "logged_in",
 )
@@ -72,7 +73,20 @@ class Credentials(Protocol):
         """Try what it is that gives the secrets; failures are findings, not exceptions."""
 
     async def aclose(self) -> None:
-        """Finish what must not be lost and let go; called once, when nobody can log in with it any more."""
+        """Finish what must not be lost and let go; called once, when nobody can log in with it any more.
+
+        It gets minutes, for a secret that is on its way and can't be had twice; whoever else is stopping waits for it.
+        """
+
+
+class StartingCredentials(Credentials, Protocol):
+    """Credentials that have something to do also while nobody logs in. It is optional."""
+
+    async def start(self) -> None:
+        """Called once, in the event loop, before the first device is served, and not at all by ``check``.
+
+        When the settings are read anew, that is while their predecessor is still at work, which is closed later.
+        """
 
 
 class Dialogue(Protocol):

@@ -136,6 +136,11 @@ _OAUTH2 = (
     Setting("OAUTH2_CLIENT_AUTH", "text", "post", "How the secret is sent: `post` in the form, `basic` in the header.", choices=("post", "basic")),
     Setting("OAUTH2_CLIENT_KEY", "document", None, "Its private key in PEM, instead of a secret; best given as `OAUTH2_CLIENT_KEY_FILE`."),
     Setting("OAUTH2_CLIENT_CERT", "document", None, "The key's certificate in PEM, as uploaded to the provider; best given as `OAUTH2_CLIENT_CERT_FILE`."),
+    Setting(
+        "OAUTH2_ASSERTION_ALGORITHM", "text", None,
+        "How statements are signed with the key; without it as the provider and the key have it: `PS256` at Microsoft, else `RS256`, or that of an EC key's curve.",
+        choices=("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512"),
+    ),
     Setting("OAUTH2_SERVICE_ACCOUNT", "document", None, "For `jwt_bearer`: the JSON key of Google's service account; best given as `OAUTH2_SERVICE_ACCOUNT_FILE`."),
     Setting("OAUTH2_SUBJECT", "text", None, "For `jwt_bearer`: whose mailbox; without it the login of the backends."),
     Setting("OAUTH2_TENANT", "text", None, "For `microsoft365`: the directory (tenant) ID or a domain of yours."),
