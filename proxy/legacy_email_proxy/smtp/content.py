@@ -11,10 +11,16 @@ from __future__ import annotations
 import re
 
 from ..contracts import normalised
-from ..contracts.line_ends import MAX_CRS
 
-__all__ = ("ChunkDecoder", "DataDecoder", "LFDataDecoder")
+__all__ = ("MAX_CRS", "ChunkDecoder", "DataDecoder", "LFDataDecoder")
 
+MAX_CRS = 16
+"""So many CRs in front of an LF are one line end with it: what programs send that translate line ends twice.
+
+Of a longer run the last ones are. So many are held back until it is clear what follows.
+"""
+
+_ANY_LINE_END = re.compile(rb"\r{1,%d}\n|\r|\n" % MAX_CRS)
 _BARE_END = re.compile(rb"\n\.\r?\n")
 
 
@@ -61,7 +67,7 @@ class DataDecoder:
             raw = raw.replace(dotted, self._LINE_END)
         if self._virtual and raw:
             raw, self._virtual = raw[self._virtual :], 0
-        return normalised(raw)
+        return _lines(raw)
 
     def _end(self, buffer: bytes, start: int) -> tuple[int, int]:
         """Where the content ends, its last line end included, and where the next command begins; -1 if neither."""
@@ -95,12 +101,20 @@ class ChunkDecoder:
         buffer, self._held = self._held + octets, b""
         if buffer.endswith(b"\r") and not last:
             buffer, self._held = _parted(buffer, len(buffer))
-        content = normalised(buffer)
+        content = _lines(buffer)
         if content:
             self._unended = not content.endswith(b"\n")
         if last and self._unended:
             content += b"\r\n"
         return content
+
+
+def _lines(octets: bytes) -> bytes:
+    """With every line end made into CRLF; the same object where nothing is to be done."""
+    lines = normalised(octets)
+    if lines is not octets and b"\r\r\n" in octets:
+        return _ANY_LINE_END.sub(b"\r\n", octets)
+    return lines
 
 
 def _parted(buffer: bytes, place: int) -> tuple[bytes, bytes]:
