@@ -17,10 +17,15 @@ from pathlib import Path
 from ..threads import Threads
 from .store import Unreadable
 
-__all__ = ("BodyFile", "BodyFiles", "sync_directory")
+__all__ = ("BodyFile", "BodyFiles", "is_body", "sync_directory")
 
 _NAME = re.compile(r"[0-9a-f]{32}")
 _BLOCK_OCTETS = 1024 * 1024
+
+
+def is_body(path: Path) -> bool:
+    """Whether it has the name of one."""
+    return _NAME.fullmatch(path.name) is not None
 
 
 def sync_directory(path: Path) -> None:
@@ -93,6 +98,9 @@ class BodyFiles:
     def __init__(self, folder: Path, threads: Threads) -> None:
         self.folder = folder
         self._threads = threads
+        self._turn = threading.Lock()
+        self._keeping = False
+        self._kept: set[str] = set()
 
     def prepare(self) -> None:
         """Make the folder."""
@@ -131,10 +139,25 @@ class BodyFiles:
 
     def remove(self, names: Collection[str]) -> None:
         """Remove the files of messages that are done. One that stays is found at the next start."""
+        with self._turn:
+            if self._keeping:
+                self._kept.update(names)
+                return
         for name in names:
             if _NAME.fullmatch(name):
                 with suppress(OSError):
                     (self.folder / name).unlink()
+
+    def keep(self) -> None:
+        """From now on none is removed, until :meth:`let_go`: they are being copied."""
+        with self._turn:
+            self._keeping = True
+
+    def let_go(self) -> None:
+        """Remove what should have been removed meanwhile."""
+        with self._turn:
+            self._keeping, kept, self._kept = False, self._kept, set()
+        self.remove(kept)
 
     def sweep(self, known: Collection[str]) -> tuple[int, list[str]]:
         """Remove what no record names; returns how many those were, and the names of files that aren't ours."""

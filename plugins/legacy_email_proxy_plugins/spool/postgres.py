@@ -29,7 +29,7 @@ from .migrations import MIGRATIONS, SCHEMA, migrate
 from .owner import Owner
 from .pieces import Pieces
 from .relational import ENDLESS, LOOK_AT, SUSPECT, RelationalStore
-from .store import Interrupted, Room, TooNewError
+from .store import Copied, Interrupted, Room, TooNewError
 
 __all__ = ("LEASE_SECONDS", "PostgresStore")
 
@@ -59,6 +59,10 @@ FROM found WHERE message.number = found.number RETURNING message.due, message.nu
 _NEXT_DUE = (
     "SELECT due FROM message WHERE state = 'queued' AND account = ? AND unfinished < ? AND number <> ALL (?::bigint[])"  # noqa: S608
     f" AND {_OPEN_TO_US} ORDER BY due, number LIMIT 1"
+)
+_BACKUP = (
+    f"the spool is in PostgreSQL: back it up with `pg_dump --schema={SCHEMA}`, which is consistent while services run,"
+    " and put it back with `psql` or `pg_restore`"
 )
 _FREE = "owner = NULL, leased_until = NULL"
 
@@ -332,6 +336,14 @@ class PostgresStore(RelationalStore):
         moved = await super().move(number, state, now)
         await self._writer.run(lambda link: link.execute(f"NOTIFY {CHANNEL}"))
         return moved
+
+    async def back_up(self, folder: Path) -> Copied:
+        """See :meth:`.store.Store.back_up`."""
+        raise Failure(_BACKUP)
+
+    async def restore(self, folder: Path) -> Copied:
+        """See :meth:`.store.Store.restore`."""
+        raise Failure(_BACKUP)
 
     async def room(self) -> Room:
         """See :meth:`.store.Store.room`: as counted a moment ago, and what has come and gone here since."""

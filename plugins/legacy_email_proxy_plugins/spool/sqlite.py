@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sqlite3
@@ -14,14 +15,15 @@ from legacy_email_proxy.contracts import Failure, SettingsMistake, StorageFull
 
 from ..threads import Threads
 from . import rows
+from .backup import copy_out, restore, snapshot, trouble
 from .bodies import BodyFiles
 from .lock import Locked, SpoolLock
 from .marks import Marks
 from .message import Outcome, SpooledMessage
 from .relational import LOOK_AT, SUSPECT, RelationalStore
 from .reserve import RESERVE_OCTETS, Reserve
-from .schema import VERSION, connect, is_damage, set_aside, storage_failure
-from .store import Room, TooNewError
+from .schema import VERSION, clear_the_way, connect, is_damage, set_aside, storage_failure
+from .store import Copied, Room, TooNewError
 
 __all__ = ("SQLiteStore",)
 
@@ -46,6 +48,8 @@ class SQLiteStore(RelationalStore):
         self._free: tuple[float, int | None] = (float("-inf"), None)
         self._marks = Marks(path.with_name(f"{path.name}.trying"))
         self._reserve = Reserve(path.with_name(f"{path.name}.reserve"))
+        self._snapshot = path.with_name(f"{path.name}.backup")
+        self._copying = asyncio.Lock()
         self._last = 0
 
     async def open(self, wake: Callable[[], None]) -> None:
@@ -55,6 +59,7 @@ class SQLiteStore(RelationalStore):
             self._lock.take()
             await self._writer.open(self._connect)
             await self._threads.run(self._files.prepare)
+            self._snapshot.unlink(missing_ok=True)
             crashed = self._marks.open()
             names = await self._writer.run(lambda connection: self._take_stock(connection, crashed))
             self._marks.wipe()
@@ -70,12 +75,18 @@ class SQLiteStore(RelationalStore):
             raise SettingsMistake(f"{LOOK_AT}: can not use {str(self.path)!r}: {reason}") from error
 
     def _connect(self) -> sqlite3.Connection:
+        if missed := clear_the_way(self.path):
+            self._logger.error(
+                "the spool %s is missing, but what belongs to it is there: that is kept beside it as %s and the like,"
+                " and a new spool begun; nothing of it is delivered before it is put back with its file",
+                self.path, missed.name,
+            )  # fmt: skip
         try:
             return self._checked()
         except sqlite3.Error as error:
             if not is_damage(error):
                 raise
-            aside = set_aside(self.path)
+            aside = set_aside(self.path, "unreadable")
             self._logger.error(
                 "the spool %s can not be read (%s): it is kept as %s, and a new one begun", self.path, error, aside
             )
@@ -181,6 +192,28 @@ class SQLiteStore(RelationalStore):
                 await self._threads.run(self._reserve.keep)
             self._free = (now, free)
         return Room(self._messages, self._octets, free)
+
+    async def back_up(self, folder: Path) -> Copied:
+        """See :meth:`.store.Store.back_up`."""
+        async with self._copying:
+            self._files.keep()
+            try:
+                await self._writer.aside(lambda connection, between: snapshot(connection, self._snapshot, between))
+                return await anyio.to_thread.run_sync(
+                    copy_out, self._snapshot, self._files.folder, folder, abandon_on_cancel=True
+                )
+            except (OSError, sqlite3.Error) as error:
+                raise trouble(error) from error
+            finally:
+                self._snapshot.unlink(missing_ok=True)
+                self._files.let_go()
+
+    async def restore(self, folder: Path) -> Copied:
+        """See :meth:`.store.Store.restore`."""
+        try:
+            return await anyio.to_thread.run_sync(restore, folder, self.path)
+        except (OSError, sqlite3.Error) as error:
+            raise trouble(error) from error
 
     async def aclose(self) -> None:
         """See :meth:`.store.Store.aclose`."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from legacy_email_proxy.contracts import Failure
 
 from .message import Outcome, SpooledMessage, State, Submission
 
-__all__ = ("Damaged", "Incoming", "Interrupted", "Room", "Store", "TooNewError", "Unreadable")
+__all__ = ("Copied", "Damaged", "Incoming", "Interrupted", "Room", "Store", "TooNewError", "Unreadable")
 
 
 class Interrupted(Failure):
@@ -47,6 +48,14 @@ class Room:
     messages: int
     octets: int
     free_octets: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What a backup holds. ``missing`` are the numbers of messages of which the body is not there, or not whole."""
+
+    messages: int
+    missing: Sequence[int]
 
 
 class Incoming(Protocol):
@@ -128,6 +137,15 @@ class Store(Protocol):
 
     async def drop(self, number: int) -> bool:
         """The operator's decision: away with it, nobody is told."""
+
+    async def back_up(self, folder: Path) -> Copied:
+        """Copy all of it, as it is at one moment, into an empty folder, while everything goes on.
+
+        Raises :class:`Failure` also where the database has tools of its own for that.
+        """
+
+    async def restore(self, folder: Path) -> Copied:
+        """Put a backup in the place of an empty spool, which nobody has open, nor this store. Raises as above."""
 
     async def room(self) -> Room:
         """How full it is; cheap enough to ask at each MAIL."""

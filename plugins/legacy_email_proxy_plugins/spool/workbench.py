@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 from legacy_email_proxy.contracts import QUEUE_ACTIONS, Failure, QueueAction
 
 from .message import SpooledMessage, State
-from .store import Store, Unreadable
+from .store import Copied, Store, Unreadable
 
-__all__ = ("Workbench",)
+__all__ = ("Workbench", "backed_up")
 
 _LARGEST = 2**63 - 1
 """No database has room for a larger number."""
@@ -49,6 +50,10 @@ class Workbench:
                     yield answer
         self._wake()
 
+    async def back_up(self, folder: Path) -> Mapping[str, Any]:
+        """See :meth:`contracts.BackedUpQueue.back_up`."""
+        return backed_up("backup", folder, await self._store.back_up(folder))
+
     async def _one(self, action: QueueAction, number: int) -> Mapping[str, Any] | None:
         if action == "list":
             return await self._shown(number)
@@ -79,6 +84,13 @@ class Workbench:
         if message is None:
             raise Failure(f"there is no message {number}")
         return message
+
+
+def backed_up(action: str, folder: Path, copied: Copied) -> Mapping[str, Any]:
+    """What there is to say of a backup, or of one that was put back."""
+    return {
+        "done": action, "folder": str(folder), "messages": copied.messages, "missing": list(copied.missing),
+    }  # fmt: skip
 
 
 def _described(message: SpooledMessage) -> dict[str, Any]:
