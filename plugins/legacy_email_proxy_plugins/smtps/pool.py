@@ -75,7 +75,8 @@ class Pool:
 
     No client address is lent all of them: at least a quarter of the slots, and at least one, stay for others, so that
     one device that opens transactions and leaves them open can't lock everybody out. Who has to wait is served in the
-    order of coming, except that an address with all its share is passed over.
+    order of coming, except that an address with all its share is passed over. ``""`` is nobody's address, and has no
+    share: whoever asks for it sees to the turns of the devices behind it by itself.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Pool:
 
         Raises :class:`Overloaded` when none gets free for too long, and whatever ``connect`` raises.
         """
-        if self._free and self._taken[address] < self._share:
+        if self._free and self._may_have_more(address):
             self._take_slot(address)
         else:
             await self._wait(address)
@@ -138,6 +139,9 @@ class Pool:
 
     # Slots.
 
+    def _may_have_more(self, address: str) -> bool:
+        return not address or self._taken[address] < self._share
+
     def _take_slot(self, address: str) -> None:
         self._free -= 1
         self._taken[address] += 1
@@ -157,7 +161,7 @@ class Pool:
         for turn, address in self._waiting.items():
             if not self._free:
                 break
-            if not turn.done() and self._taken[address] < self._share:
+            if not turn.done() and self._may_have_more(address):
                 self._take_slot(address)
                 turn.set_result(None)
 
@@ -180,7 +184,7 @@ class Pool:
 
     def _all_in_use(self, address: str) -> Overloaded:
         mine = self._taken[address]
-        others = "" if mine < self._share else f", and {address} has {mine} of them, which is its share"
+        others = "" if self._may_have_more(address) else f", and {address} has {mine} of them, which is its share"
         return Overloaded(
             f"no connection to the backend got free within {self._wait_seconds:g} s: "
             f"{self._size - self._free} of {self._size} are in use{others}",

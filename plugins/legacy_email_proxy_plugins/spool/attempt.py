@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import anyio
 
@@ -88,7 +88,8 @@ async def attempt(relay: Relay, message: SpooledMessage, content: AsyncGenerator
 async def _transact(relay: Relay, message: SpooledMessage, content: _Content, made: Attempt) -> None:
     # The size is known by now, so that a backend can refuse what is too big before it is sent (RFC 1870).
     parameters = {**message.parameters, "SIZE": str(message.octets)}
-    async with relay.transaction(message.client, message.reverse_path, parameters) as transaction:
+    client = replace(message.client, spooled=True)
+    async with relay.transaction(client, message.reverse_path, parameters) as transaction:
         waiting = message.waiting
         group = [Addressed(each.forward_path, each.parameters) for each in waiting]
         verdicts = list(zip(waiting, await add_recipients(transaction, group, content_follows=True), strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from legacy_email_proxy.contracts import Client
@@ -97,7 +97,7 @@ def apply(connection: Connection, added: Sequence[Row], removed: Sequence[int]) 
     start = 0
     for row in added:
         given = row.submission
-        client = json.dumps(astuple(given.client))
+        client = json.dumps(_client_fields(given.client))
         parameters = json.dumps(dict(given.parameters))
         messages.append([
             row.number, given.account, State.QUEUED.value, int(row.notice), client, _utf8(given.reverse_path),
@@ -277,6 +277,10 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{type(value).__name__} where text should be")
     return _utf8(value)
+
+
+def _client_fields(client: Client) -> list[Any]:
+    return [client.address, client.session, client.helo, client.login, client.port]
 
 
 def _client(value: Any) -> Client:
