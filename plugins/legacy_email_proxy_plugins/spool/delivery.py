@@ -60,6 +60,7 @@ class Delivery:
         self._options = options
         self._logger = logger
         self._clock = clock
+        self._began = clock()
         self._chance = chance
         self._gate = Gate(options.retry_seconds, clock)
         self._slots = asyncio.Semaphore(options.connections)
@@ -209,6 +210,7 @@ class Delivery:
             self.wake()
 
     async def _handle(self, message: SpooledMessage, *, probe: bool) -> None:
+        message.count_from(self._began, self._clock())
         try:
             outcome = await self._try(message, probe=probe)
         except Exception as error:

@@ -195,12 +195,12 @@ class RelationalStore:
                 [(written, number, place) for place in notice.about],
             )
         connection.execute(
-            "UPDATE message SET due = ?, tries = tries + 1, warned = CASE WHEN ? THEN 1 ELSE warned END, reason = ?,"
-            " unfinished = CASE WHEN ? THEN 0 ELSE ? END,"
+            "UPDATE message SET due = ?, since = ?, tries = tries + 1, warned = CASE WHEN ? THEN 1 ELSE warned END,"
+            " reason = ?, unfinished = CASE WHEN ? THEN 0 ELSE ? END,"
             " state = CASE WHEN state = 'held' AND ? = 'queued' THEN 'held' ELSE ? END WHERE number = ?",
             (
-                outcome.due, outcome.warned, outcome.reason, outcome.orderly, outcome.message.unfinished + 1,
-                outcome.state.value, outcome.state.value, number,
+                outcome.due, outcome.message.since, outcome.warned, outcome.reason, outcome.orderly,
+                outcome.message.unfinished + 1, outcome.state.value, outcome.state.value, number,
             ),
         )  # fmt: skip
         return sum(len(notice.content) for notice in outcome.notices), self._settled(connection, number, outcome.due)
@@ -255,7 +255,7 @@ class RelationalStore:
                 )
                 connection.execute(
                     "UPDATE message SET due = ?, unfinished = 0, reason = '',"
-                    " since = CASE WHEN state IN ('queued', 'held') THEN since ELSE ? END WHERE number = ?",
+                    " since = CASE WHEN state = 'queued' THEN since ELSE ? END WHERE number = ?",
                     (now, now, number),
                 )
             return move(connection, number, state)
