@@ -94,7 +94,8 @@ class SpooledMessage:
     """A message as the store has it. Times are seconds since 1970.
 
     ``since`` is when its trying began (reception, or a later revival by the operator), by the clock of the process that
-    has tried it last. ``unfinished`` counts the last tries in a row that came to no orderly end. ``content`` is there when it was small and asked for.
+    has tried it last. ``unfinished`` counts the last tries in a row that came to no orderly end. ``content`` is there
+    when it was small and asked for.
     """
 
     number: int

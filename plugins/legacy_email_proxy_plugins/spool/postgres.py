@@ -22,7 +22,7 @@ from legacy_email_proxy.contracts import Failure, SettingsMistake
 from ..threads import Threads
 from . import rows
 from .leases import Leases
-from .link import Link, conninfo, server_answers, server_name
+from .link import Link, conninfo, needs_somebody, server_name
 from .listening import CHANNEL, listen
 from .message import Fate, Outcome, SpooledMessage, State, Submission
 from .migrations import MIGRATIONS, SCHEMA, migrate
@@ -92,7 +92,7 @@ class PostgresStore(RelationalStore):
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self, wake: Callable[[], None]) -> None:
-        """See :meth:`.store.Store.open`. While no server is there, that is no obstacle."""
+        """See :meth:`.store.Store.open`. While no server is there, or none that takes us, that is no obstacle."""
         self._wake = wake
         try:
             await self._writer.open(self._connect)
@@ -130,7 +130,7 @@ class PostgresStore(RelationalStore):
         try:
             self._link.connect()
         except Interrupted as failure:
-            if server_answers(self._info):
+            if needs_somebody(failure):
                 raise
             self._logger.warning("%s; devices are told to come back later, until there is one", failure)
         return self._link
