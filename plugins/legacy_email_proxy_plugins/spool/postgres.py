@@ -142,7 +142,7 @@ class PostgresStore(RelationalStore):
         except TooNewError as error:
             raise Failure(str(error), look_at=LOOK_AT) from None
 
-    def _adopt(self, connection: Link, account: str, due_before: float) -> tuple[int, list[int]]:
+    def _adopt(self, connection: Link, account: str, due_before: float) -> tuple[int, list[int], rows.Weight]:
         self._take_stock(connection)
         return super()._adopt(connection, account, due_before)
 
@@ -169,9 +169,7 @@ class PostgresStore(RelationalStore):
         )
 
     def _count(self, link: Link) -> None:
-        found = link.execute("SELECT count(*), coalesce(sum(octets), 0)::bigint FROM message").fetchone()
-        assert found is not None  # noqa: S101 (for the type checker)
-        self._messages, self._octets = found
+        self._weight = rows.weigh_all(link)
 
     def _prepare_for_pieces(self, link: Link) -> None:
         _set_up(link, self._owner.name, self._leases.seconds)
@@ -273,7 +271,7 @@ class PostgresStore(RelationalStore):
         await super().record(outcome)
         self._leases.drop(outcome.message.number)
 
-    def _record(self, connection: Link, outcome: Outcome) -> tuple[int, list[tuple[int, str | None]]]:
+    def _record(self, connection: Link, outcome: Outcome) -> tuple[rows.Weight, list[str | None]]:
         number = outcome.message.number
         ours = connection.execute(
             f"UPDATE message SET {_FREE} WHERE number = ? AND owner = ?",  # noqa: S608
@@ -285,7 +283,8 @@ class PostgresStore(RelationalStore):
         # remains so.
         delivered = [each for each in outcome.changed if each.fate is Fate.DELIVERED]
         rows.update_recipients(connection, number, delivered)
-        return 0, self._settled(connection, number, outcome.due) if delivered else []
+        # How much there is is counted again in a moment.
+        return rows.Weight(), self._settled(connection, number, outcome.due) if delivered else []
 
     async def content(self, message: SpooledMessage) -> AsyncGenerator[bytes, None]:
         """See :meth:`.store.Store.content`. It fails, before its end, when the message may be another's by now."""
@@ -347,7 +346,7 @@ class PostgresStore(RelationalStore):
 
     async def room(self) -> Room:
         """See :meth:`.store.Store.room`: as counted a moment ago, and what has come and gone here since."""
-        return Room(self._messages, self._octets, None)
+        return Room(self._weight.messages, self._weight.octets, None)
 
     async def aclose(self) -> None:
         """See :meth:`.store.Store.aclose`."""

@@ -112,9 +112,7 @@ class SQLiteStore(RelationalStore):
         (self._last,) = connection.execute(
             "SELECT max(coalesce(max(seq), 0), (SELECT coalesce(max(number), 0) FROM message)) FROM sqlite_sequence"
         ).fetchone()
-        self._messages, self._octets = connection.execute(
-            "SELECT count(*), coalesce(sum(octets), 0) FROM message"
-        ).fetchone()
+        self._weight = rows.weigh_all(connection)
         return {name for (name,) in connection.execute("SELECT body FROM message WHERE body IS NOT NULL")}
 
     async def _sweep(self, names: set[str]) -> None:
@@ -191,7 +189,7 @@ class SQLiteStore(RelationalStore):
             if not self._reserve.kept and free > _AMPLE * RESERVE_OCTETS:
                 await self._threads.run(self._reserve.keep)
             self._free = (now, free)
-        return Room(self._messages, self._octets, free)
+        return Room(self._weight.messages, self._weight.octets, free)
 
     async def back_up(self, folder: Path) -> Copied:
         """See :meth:`.store.Store.back_up`."""

@@ -43,7 +43,7 @@ class Damaged(Unreadable):
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How much is stored, and how much the disk still has; ``None`` where nobody can tell."""
+    """How much is stored that is not given up, and how much the disk still has; ``None`` where nobody can tell."""
 
     messages: int
     octets: int
@@ -135,8 +135,8 @@ class Store(Protocol):
     async def move(self, number: int, state: State, now: float) -> bool:
         """The operator's decision. Queued means: due now, with all its tries before it, the dead revived."""
 
-    async def drop(self, number: int) -> bool:
-        """The operator's decision: away with it, nobody is told."""
+    async def drop(self, number: int, now: float) -> bool:
+        """The operator's decision: away with it, nobody is told. What it was to notify of is dead then."""
 
     async def back_up(self, folder: Path) -> Copied:
         """Copy all of it, as it is at one moment, into an empty folder, while everything goes on.

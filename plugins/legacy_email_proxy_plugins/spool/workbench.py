@@ -41,9 +41,12 @@ class Workbench:
         for number in numbers if numbers or action != "list" else await self._store.numbers():
             if action == "export":
                 message = await self._message(number)
-                async with aclosing(self._store.content(message)) as pieces:
-                    async for piece in pieces:
-                        yield piece
+                try:
+                    async with aclosing(self._store.content(message)) as pieces:
+                        async for piece in pieces:
+                            yield piece
+                except Unreadable as error:
+                    raise Failure(f"message {number}: {error}") from None
             else:
                 answer = await self._one(action, number)
                 if answer is not None:
@@ -61,8 +64,9 @@ class Workbench:
             return _described(await self._message(number))
         if action == "release" and (await self._message(number)).state is not State.HELD:
             raise Failure(f"message {number} is not held")
+        now = self._clock()
         done = await (
-            self._store.drop(number) if action == "drop" else self._store.move(number, _MOVES[action], self._clock())
+            self._store.drop(number, now) if action == "drop" else self._store.move(number, _MOVES[action], now)
         )
         if not done:
             raise Failure(f"there is no message {number}")

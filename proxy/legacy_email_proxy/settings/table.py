@@ -160,7 +160,7 @@ _SPOOL = (
     Setting("SPOOL_WARN_SECONDS", "seconds", "0", "How old a message gets before its sender is told that it is late; 0: never.", minimum=0),
     Setting("SPOOL_POSTMASTER", "text", None, "An address that is told of mail which can't be delivered."),
     Setting("SPOOL_NOTIFY", "text", "both", "Who is told: the `sender`, the `postmaster`, or `both`, as far as there is one.", choices=("sender", "postmaster", "both")),
-    Setting("SPOOL_MAX_OCTETS", "integer", "10737418240", "How much mail may wait in the spool, of all accounts that share it; over it devices are told to come back later.", minimum=65536),
+    Setting("SPOOL_MAX_OCTETS", "integer", "10737418240", "How much mail may wait in the spool, of all accounts that share it, without what was given up; over it devices are told to come back later.", minimum=65536),
     Setting("SPOOL_POISON_TRIES", "integer", "10", "How often a message may crash the relay or the proxy before it is set aside.", minimum=1),
 )  # fmt: skip
 
