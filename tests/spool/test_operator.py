@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -186,3 +187,23 @@ async def test_the_room_that_is_counted_is_the_room_that_is_taken(tmp_path: Path
             with suppress(Failure):
                 await operate(spool, "drop", left[0]["number"])
         await until_room(spool, 0, 0)
+
+
+async def test_the_log_says_who_decided_what(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    backend = Backend(sender=raises([Unreachable("away")] * 100))
+    actions = ("hold", "release", "retry", "drop")
+    async with spooling(backend, tmp_path) as service:
+        await send(service, "a@example.test", "b@example.test")
+        # As another process would, on another machine where that is possible.
+        other = spool_to(Backend(), tmp_path)
+        for action in actions:
+            await operate(other, action, 1)
+        await until(lambda: len(_decisions(caplog)) == len(actions))
+    for action, facts in zip(actions, _decisions(caplog), strict=True):
+        assert facts["action"] == action
+        assert facts["by"].startswith(f"user {os.getuid()}, process {os.getpid()}")
+        assert (facts["message"], facts["sender"], facts["recipients"]) == (1, support.SENDER, 2)
+
+
+def _decisions(caplog: pytest.LogCaptureFixture) -> list[Any]:
+    return [record.__dict__["facts"] for record in caplog.records if record.message == "done by the operator"]

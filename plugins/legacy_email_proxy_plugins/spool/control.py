@@ -14,6 +14,7 @@ import logging
 import os
 import socket
 import stat
+import struct
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ __all__ = ("Control", "ask")
 
 _LINE_OCTETS = 16 * 2**20
 _REQUEST_SECONDS = 10.0
+_CREDENTIALS = struct.Struct("3i")
 
 
 class Control:
@@ -96,7 +98,7 @@ class Control:
         await writer.drain()
 
     async def _do(self, action: QueueAction, numbers: Sequence[int], writer: asyncio.StreamWriter) -> None:
-        async with aclosing(self._workbench.do(action, numbers)) as answers:
+        async with aclosing(self._workbench.do(action, numbers, _peer(writer))) as answers:
             async for answer in answers:
                 if isinstance(answer, bytes):
                     writer.write(_line({"octets": len(answer)}) + answer)
@@ -129,6 +131,13 @@ async def ask(
             yield answer["item"] if "item" in answer else await reader.readexactly(answer["octets"])
     finally:
         writer.close()
+
+
+def _peer(writer: asyncio.StreamWriter) -> str:
+    """Who is at the other end, as the kernel knows it. A user's name might have to be asked of a server."""
+    held = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    process, user, _ = _CREDENTIALS.unpack(held)
+    return f"user {user}, process {process}"
 
 
 def _line(value: Mapping[str, Any]) -> bytes:

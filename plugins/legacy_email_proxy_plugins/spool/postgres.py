@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,12 @@ from . import rows
 from .leases import Leases
 from .link import Link, conninfo, needs_somebody, server_name
 from .listening import CHANNEL, listen
-from .message import Fate, Outcome, SpooledMessage, State, Submission
+from .message import Fate, Outcome, SpooledMessage, Submission
 from .migrations import MIGRATIONS, SCHEMA, migrate
 from .owner import Owner
 from .pieces import Pieces
 from .relational import ENDLESS, LOOK_AT, SUSPECT, RelationalStore
-from .store import Copied, Interrupted, Room, TooNewError
+from .store import ANNOUNCED, Copied, Interrupted, Room, TooNewError
 
 __all__ = ("LEASE_SECONDS", "PostgresStore")
 
@@ -106,7 +107,7 @@ class PostgresStore(RelationalStore):
                 self._logger.warning("the spool %s: %s", self._name, warning)
             self._owner.take()
             self._start(self._keep())
-            self._start(listen(self._info, self._wake))
+            self._start(listen(self._info, self._hear))
         self._waiting[account] = due_before
         try:
             return await self._adopt_waiting(account)
@@ -330,11 +331,16 @@ class PostgresStore(RelationalStore):
 
     # For the operator.
 
-    async def move(self, number: int, state: State, now: float) -> bool:
-        """See :meth:`.store.Store.move`."""
-        moved = await super().move(number, state, now)
-        await self._writer.run(lambda link: link.execute(f"NOTIFY {CHANNEL}"))
-        return moved
+    async def announce(self, facts: Mapping[str, str | int]) -> None:
+        """See :meth:`.store.Store.announce`. The command is a process of its own, which nobody reads the log of."""
+        told = json.dumps(facts)
+        await self._writer.run(lambda link: link.execute("SELECT pg_notify(?, ?)", (CHANNEL, told)))
+
+    def _hear(self, told: str) -> None:
+        self._wake()
+        if told:
+            with suppress(ValueError, TypeError):  # an announcement of somebody else
+                self._logger.info(ANNOUNCED, extra={"facts": dict(json.loads(told))})
 
     async def back_up(self, folder: Path) -> Copied:
         """See :meth:`.store.Store.back_up`."""

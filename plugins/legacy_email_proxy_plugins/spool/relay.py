@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
+from socket import gethostname
 from typing import Any, Literal
 
 import anyio
@@ -123,7 +125,8 @@ class SpoolRelay:
             pass
         # Opening a file takes the lock that a service holds: one that runs without answering is never disturbed.
         async with self._spool.opened() as workbench:
-            async for answer in workbench.do(action, numbers):
+            by = f"user {os.getuid()}, process {os.getpid()}, host {gethostname()}"
+            async for answer in workbench.do(action, numbers, by):
                 yield answer
 
     async def back_up(self, folder: Path) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import anyio
@@ -23,7 +23,7 @@ from .message import Outcome, SpooledMessage
 from .relational import LOOK_AT, SUSPECT, RelationalStore
 from .reserve import RESERVE_OCTETS, Reserve
 from .schema import VERSION, clear_the_way, connect, is_damage, set_aside, storage_failure
-from .store import Copied, Room, TooNewError
+from .store import ANNOUNCED, Copied, Room, TooNewError
 
 __all__ = ("SQLiteStore",)
 
@@ -190,6 +190,10 @@ class SQLiteStore(RelationalStore):
                 await self._threads.run(self._reserve.keep)
             self._free = (now, free)
         return Room(self._weight.messages, self._weight.octets, free)
+
+    async def announce(self, facts: Mapping[str, str | int]) -> None:
+        """See :meth:`.store.Store.announce`."""
+        self._logger.info(ANNOUNCED, extra={"facts": facts})
 
     async def back_up(self, folder: Path) -> Copied:
         """See :meth:`.store.Store.back_up`."""

@@ -15,7 +15,11 @@ from legacy_email_proxy.contracts import Failure
 
 from .message import Outcome, SpooledMessage, State, Submission
 
-__all__ = ("Copied", "Damaged", "Incoming", "Interrupted", "Room", "Store", "TooNewError", "Unreadable")
+__all__ = ("ANNOUNCED", "Copied", "Damaged", "Incoming", "Interrupted", "Room", "Store", "TooNewError", "Unreadable")
+
+
+ANNOUNCED = "done by the operator"
+"""What the log says then, with the facts."""
 
 
 class Interrupted(Failure):
@@ -137,6 +141,9 @@ class Store(Protocol):
 
     async def drop(self, number: int, now: float) -> bool:
         """The operator's decision: away with it, nobody is told. What it was to notify of is dead then."""
+
+    async def announce(self, facts: Mapping[str, str | int]) -> None:
+        """Tell the log of every service that has it open what the operator has done."""
 
     async def back_up(self, folder: Path) -> Copied:
         """Copy all of it, as it is at one moment, into an empty folder, while everything goes on.

@@ -27,8 +27,10 @@ class Workbench:
         self._clock = clock
         self._wake = wake
 
-    async def do(self, action: QueueAction, numbers: Sequence[int]) -> AsyncGenerator[Mapping[str, Any] | bytes, None]:
-        """See :meth:`contracts.Queue.administer`."""
+    async def do(
+        self, action: QueueAction, numbers: Sequence[int], by: str
+    ) -> AsyncGenerator[Mapping[str, Any] | bytes, None]:
+        """See :meth:`contracts.Queue.administer`; ``by`` says for the log who wants it."""
         if action not in QUEUE_ACTIONS:
             raise Failure(f"the spool knows no {action!r}")
         if action == "migrate":
@@ -48,7 +50,7 @@ class Workbench:
                 except Unreadable as error:
                     raise Failure(f"message {number}: {error}") from None
             else:
-                answer = await self._one(action, number)
+                answer = await self._one(action, number, by)
                 if answer is not None:
                     yield answer
         self._wake()
@@ -57,20 +59,35 @@ class Workbench:
         """See :meth:`contracts.BackedUpQueue.back_up`."""
         return backed_up("backup", folder, await self._store.back_up(folder))
 
-    async def _one(self, action: QueueAction, number: int) -> Mapping[str, Any] | None:
+    async def _one(self, action: QueueAction, number: int, by: str) -> Mapping[str, Any] | None:
         if action == "list":
             return await self._shown(number)
         if action == "show":
             return _described(await self._message(number))
         if action == "release" and (await self._message(number)).state is not State.HELD:
             raise Failure(f"message {number} is not held")
+        what = await self._facts(number)
         now = self._clock()
         done = await (
             self._store.drop(number, now) if action == "drop" else self._store.move(number, _MOVES[action], now)
         )
         if not done:
             raise Failure(f"there is no message {number}")
+        await self._store.announce({"action": action, "by": by, "message": number, **what})
         return {"number": number, "done": action}
+
+    async def _facts(self, number: int) -> Mapping[str, str | int]:
+        try:
+            message = await self._store.get(number)
+        except Unreadable:
+            message = None
+        if message is None:
+            return {}
+        return {
+            "state": message.state.value, "session": message.client.session, "sender": message.reverse_path,
+            "recipients": len(message.recipients), "octets": message.octets,
+            **({"account": message.account} if message.account else {}),
+        }  # fmt: skip
 
     async def _shown(self, number: int) -> Mapping[str, Any] | None:
         try:
