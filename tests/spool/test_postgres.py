@@ -225,6 +225,19 @@ async def test_a_lease_is_renewed_as_long_as_it_takes(tmp_path: Path, short_leas
     assert len(backend.tried) == len(backend.delivered) == 2
 
 
+@pytest.mark.usefixtures("short_leases")
+async def test_what_one_proxy_can_not_deliver_now_another_one_can(tmp_path: Path) -> None:
+    """A new message is its own, but it does not keep that while its backend is of no use."""
+    backend = Backend()
+    away = Backend(sender=raises([Unreachable("away")] * 100))
+    async with spooling(away, tmp_path / "one") as first, spooling(backend, tmp_path / "two"):
+        await send(first, content=b"tried in vain")
+        await until_tries(first, 1)
+        await send(first, content=b"not tried")
+        await until(lambda: backend.contents == [b"not tried"])
+    assert len(away.tried) == 1
+
+
 def test_a_lease_ends_here_before_it_ends_there(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(Leases, "clock", lambda _: now[0])

@@ -72,7 +72,7 @@ class Delivery:
         self._wake = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._successor: Delivery | None = None
-        self._stopping = False
+        self._stopping = self._leasing = False
         self._behind = True
 
     @property
@@ -121,6 +121,9 @@ class Delivery:
         self._stopping = True
         self._give_up_untried()
         if self._running is not None:
+            if self._leasing:
+                # Cut off here, the store would have leased for nobody, and count that as a crash.
+                await asyncio.wait((self._running,), timeout=_RECORD_SECONDS)
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
         while self._busy:
@@ -144,7 +147,7 @@ class Delivery:
 
     async def _run(self) -> None:
         said = False
-        while True:
+        while not self._stopping:
             try:
                 await self._turn()
                 said = False
@@ -166,7 +169,11 @@ class Delivery:
         if wait == 0 and room > 0:
             # What is offered while the store is asked may be in the answer, or not.
             self._behind = True
-            messages = await self._store.lease(self.account, self._clock(), room, self._under_way)
+            self._leasing = True
+            try:
+                messages = await self._store.lease(self.account, self._clock(), room, self._under_way)
+            finally:
+                self._leasing = False
             if self._rests:
                 for message in messages:
                     self._store.give_back(message.number)
