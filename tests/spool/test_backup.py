@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import smtplib
+import socket
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,11 @@ from typing import Any
 import anyio
 import pytest
 
-from interop.proxy import run
+from interop.proxy import run, running
 from legacy_email_proxy.contracts import Failure
 from legacy_email_proxy_plugins.spool import backup as backup_module
 from realservers.postgres import Postgres, require_programs
+from realservers.processes import wait_until
 from spool import support
 from spool.stores import PostgreSQL
 from spool.support import (
@@ -285,6 +288,47 @@ def test_the_command(tmp_path: Path) -> None:
         assert line in done.stderr
 
 
+@pytest.mark.timeout(120)
+def test_the_command_beside_a_service_that_is_killed(tmp_path: Path) -> None:
+    """What was backed up while the real service had it arrives from another machine, and here too."""
+    mail = {name: tmp_path / name / "mail" for name in ("here", "there")}
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    down = {
+        "STATE_DIR": str(tmp_path / "here"), "MAILDROP_PLUGIN": "none", "RELAY_PLUGIN": "spool",
+        "BACKEND_SMTP_HOST": "127.0.0.1", "BACKEND_SMTP_PORT": str(port), "SPOOL_RETRY_SECONDS": "1",
+        "SMTP_ADD_RECEIVED": "false", "SMTP_ADD_MISSING": "false",
+    }  # fmt: skip
+    with pytest.raises(_Killed):
+        _back_up_and_die(down, tmp_path / "backup")
+    restored = run("spool", "restore", str(tmp_path / "backup"), **(down | {"STATE_DIR": str(tmp_path / "there")}))
+    assert restored.returncode == 0, restored.stderr
+    for name, folder in mail.items():
+        up = {"STATE_DIR": str(tmp_path / name), "SPOOL_RELAY": "maildir", "RELAY_MAILDIR_PATH": str(folder)}
+        with running(down | up):
+            wait_until(lambda: len(list(folder.glob("new/*"))) == 2, f"both arrived {name}", 20)  # noqa: B023
+        assert sorted(file.read_bytes() for file in (folder / "new").iterdir()) == sorted([CONTENT, LARGE])
+
+
+class _Killed(Exception):
+    pass
+
+
+def _back_up_and_die(down: dict[str, str], folder: Path) -> None:
+    with running(down) as proxy:
+        with smtplib.SMTP(*proxy.smtp, timeout=10) as device:
+            for content in (CONTENT, LARGE):
+                device.sendmail("a@example.test", ["b@example.test"], content)
+        done = run("spool", "backup", str(folder), **down)
+        assert (done.returncode, done.stderr) == (0, "")
+        refused = run("spool", "restore", str(folder), **down)
+        assert refused.returncode == 1
+        assert f"process {proxy.process.pid} has the spool" in refused.stderr
+        proxy.process.kill()
+        proxy.process.wait(10)
+        raise _Killed
+
+
 async def test_postgresql_has_tools_of_its_own(
     tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,18 +384,41 @@ async def test_bodies_without_their_records_are_kept(
         await send(spool, content=LARGE)
         await until_states(spool)
     (kept,) = kept_of(tmp_path, "spool.db.bodies")
-    assert [body.read_bytes() for body in kept.iterdir()] == [LARGE]
+    assert [body.read_bytes() for body in kept.glob("[!.]*")] == [LARGE]
     (told,) = [record for record in caplog.records if "is missing" in record.message]
     assert told.levelno == logging.ERROR
     assert kept.name.removeprefix("spool.db.bodies") in told.message
     # Put back with its file, it is delivered.
     (tmp_path / "spool.db").unlink()
     (tmp_path / "elsewhere.db").rename(tmp_path / "spool.db")
-    (tmp_path / "spool.db.bodies").rmdir()
+    (tmp_path / "spool.db.bodies").rename(tmp_path / "away")
     kept.rename(tmp_path / "spool.db.bodies")
     async with spooling(backend, tmp_path) as spool:
         await until_states(spool)
     assert backend.contents == [LARGE, LARGE]
+
+
+@pytest.mark.parametrize("copied", ["before the upgrade", "later"])
+async def test_an_older_copy_of_the_file_costs_no_body(
+    tmp_path: Path, copied: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """README once said that the spool is one file, so this is how it was put back."""
+    async with spooling(Backend(), tmp_path):
+        pass
+    if copied == "before the upgrade":
+        support.store.execute(tmp_path, "DROP TABLE start")
+    (tmp_path / "copy.db").write_bytes((tmp_path / "spool.db").read_bytes())
+    async with spooling(away(), tmp_path) as spool:
+        await send(spool, content=LARGE)
+    (tmp_path / "copy.db").rename(tmp_path / "spool.db")
+    async with spooling(Backend(), tmp_path) as spool:
+        assert await listed(spool) == []
+    (kept,) = kept_of(tmp_path, "spool.db.bodies")
+    assert [body.read_bytes() for body in kept.iterdir()] == [LARGE]
+    assert f"1 of them are in no record, and are kept in {kept}" in caplog.text
+    async with spooling(Backend(), tmp_path):
+        pass
+    assert kept_of(tmp_path, "spool.db.bodies") == [kept]
 
 
 async def test_a_log_without_its_database_is_kept(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from .store import Unreadable
 __all__ = ("BodyFile", "BodyFiles", "is_body", "sync_directory")
 
 _NAME = re.compile(r"[0-9a-f]{32}")
+_MARK = ".records"
 _BLOCK_OCTETS = 1024 * 1024
 
 
@@ -159,16 +160,36 @@ class BodyFiles:
             self._keeping, kept, self._kept = False, self._kept, set()
         self.remove(kept)
 
-    def sweep(self, known: Collection[str]) -> tuple[int, list[str]]:
-        """Remove what no record names; returns how many those were, and the names of files that aren't ours."""
-        removed, foreign = 0, []
+    @property
+    def mark(self) -> str:
+        """What :meth:`set_mark` wrote last; nothing if that was never done, or is lost."""
+        with suppress(OSError):
+            return (self.folder / _MARK).read_text(errors="replace")
+        return ""
+
+    def set_mark(self, mark: str) -> None:
+        """Leave word of which records these bodies belong to."""
+        with suppress(OSError):  # then more is kept at the next start than has to be
+            (self.folder / _MARK).write_text(mark)
+
+    def sweep(self, known: Collection[str], aside: Path | None) -> tuple[int, list[str]]:
+        """Remove what no record names, or move it to ``aside``; returns how many those were, and the names of files
+        that aren't ours.
+        """
+        swept, foreign = 0, []
         for entry in os.scandir(self.folder):
+            if entry.name == _MARK:
+                continue
             if not _NAME.fullmatch(entry.name):
                 foreign.append(entry.name)
             elif entry.name not in known:
-                (self.folder / entry.name).unlink(missing_ok=True)
-                removed += 1
-        return removed, sorted(foreign)
+                if aside is None:
+                    (self.folder / entry.name).unlink(missing_ok=True)
+                else:
+                    aside.mkdir(mode=0o700, exist_ok=True)
+                    (self.folder / entry.name).rename(aside / entry.name)
+                swept += 1
+        return swept, sorted(foreign)
 
 
 def _size(descriptor: int) -> int:

@@ -15,7 +15,7 @@ from .bodies import is_body, sync_directory
 from .rows import BATCH
 from .store import TooNewError
 
-__all__ = ("VERSION", "clear_the_way", "connect", "is_damage", "set_aside", "storage_failure")
+__all__ = ("VERSION", "aside_of", "clear_the_way", "connect", "is_damage", "set_aside", "storage_failure")
 
 VERSION = 1
 """Of the tables; kept in the file as ``user_version``."""
@@ -117,9 +117,14 @@ def clear_the_way(path: Path) -> Path | None:
     return None
 
 
+def aside_of(path: Path, why: str) -> Path:
+    """A name beside ``path`` for what is kept and not used any more."""
+    return path.with_name(f"{path.name}.{why}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}")
+
+
 def set_aside(path: Path, why: str) -> Path:
     """Rename what there is of a spool, so that a new one can take its place. Returns the file's new name."""
-    suffix = f".{why}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}"
+    suffix = aside_of(path, why).name.removeprefix(path.name)
     for name in (path.name, f"{path.name}-wal", f"{path.name}-shm", f"{path.name}-journal", f"{path.name}.bodies"):
         with suppress(FileNotFoundError):
             path.with_name(name).rename(path.with_name(name + suffix))

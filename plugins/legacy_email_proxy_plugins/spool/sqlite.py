@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from .marks import Marks
 from .message import Outcome, SpooledMessage
 from .relational import LOOK_AT, SUSPECT, RelationalStore
 from .reserve import RESERVE_OCTETS, Reserve
-from .schema import VERSION, clear_the_way, connect, is_damage, set_aside, storage_failure
+from .schema import VERSION, aside_of, clear_the_way, connect, is_damage, set_aside, storage_failure
 from .store import ANNOUNCED, Copied, Room, TooNewError
 
 __all__ = ("SQLiteStore",)
@@ -61,10 +62,12 @@ class SQLiteStore(RelationalStore):
             await self._threads.run(self._files.prepare)
             self._snapshot.unlink(missing_ok=True)
             crashed = self._marks.open()
-            names = await self._writer.run(lambda connection: self._take_stock(connection, crashed))
+            mark = secrets.token_hex(16)
+            names, before = await self._writer.run(lambda connection: self._take_stock(connection, crashed, mark))
             self._marks.wipe()
             await self._threads.run(self._reserve.keep)
-            await self._sweep(names)
+            await self._sweep(names, ours=before == self._files.mark)
+            await self._threads.run(self._files.set_mark, mark)
         except Locked as locked:
             raise SettingsMistake(
                 f"{LOOK_AT}: {locked} has the spool {str(self.path)!r} open; stop it, or give this one another spool"
@@ -105,7 +108,15 @@ class SQLiteStore(RelationalStore):
             raise
         return connection
 
-    def _take_stock(self, connection: sqlite3.Connection, crashed: Sequence[int]) -> set[str]:
+    def _take_stock(
+        self, connection: sqlite3.Connection, crashed: Sequence[int], mark: str
+    ) -> tuple[set[str], str]:
+        """Returns the bodies that are needed, and the mark of the start before this one, which gets ``mark``."""
+        # Another program's version has no use for this table, and nothing against it.
+        connection.execute("CREATE TABLE IF NOT EXISTS start (mark TEXT NOT NULL)")
+        (before,) = connection.execute("SELECT coalesce(max(mark), '') FROM start").fetchone()
+        connection.execute("DELETE FROM start")
+        connection.execute("INSERT INTO start VALUES (?)", (mark,))
         connection.executemany(
             "UPDATE message SET unfinished = unfinished + 1 WHERE number = ?", [(number,) for number in crashed]
         )
@@ -113,11 +124,22 @@ class SQLiteStore(RelationalStore):
             "SELECT max(coalesce(max(seq), 0), (SELECT coalesce(max(number), 0) FROM message)) FROM sqlite_sequence"
         ).fetchone()
         self._weight = rows.weigh_all(connection)
-        return {name for (name,) in connection.execute("SELECT body FROM message WHERE body IS NOT NULL")}
+        return {name for (name,) in connection.execute("SELECT body FROM message WHERE body IS NOT NULL")}, before
 
-    async def _sweep(self, names: set[str]) -> None:
-        removed, foreign = await self._threads.run(self._files.sweep, names)
-        if removed:
+    async def _sweep(self, names: set[str], *, ours: bool) -> None:
+        """Bodies that no record names are what a crash left behind, if these were their records all the time.
+
+        If they were not, as when an older copy of the file was put in its place, those may be messages.
+        """
+        aside = None if ours else aside_of(self._files.folder, "without-records")
+        removed, foreign = await self._threads.run(self._files.sweep, names, aside)
+        if removed and aside is not None:
+            self._logger.error(
+                "the spool %s is another one than that to which the bodies beside it belong:"
+                " %d of them are in no record, and are kept in %s",
+                self.path, removed, aside,
+            )  # fmt: skip
+        elif removed:
             self._logger.info("the spool: %d bodies that no message needs any more were removed", removed)
         if foreign:
             self._logger.warning("the spool: %s: not ours, and left alone: %s", self._files.folder, foreign[:10])
