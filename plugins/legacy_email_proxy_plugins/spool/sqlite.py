@@ -8,6 +8,7 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -62,12 +63,11 @@ class SQLiteStore(RelationalStore):
             await self._threads.run(self._files.prepare)
             self._snapshot.unlink(missing_ok=True)
             crashed = self._marks.open()
-            mark = secrets.token_hex(16)
-            names, before = await self._writer.run(lambda connection: self._take_stock(connection, crashed, mark))
+            names, mark = await self._writer.run(lambda connection: self._take_stock(connection, crashed))
             self._marks.wipe()
             await self._threads.run(self._reserve.keep)
-            await self._sweep(names, ours=before == self._files.mark)
-            await self._threads.run(self._files.set_mark, mark)
+            await self._sweep(names, ours=mark == self._files.mark)
+            await self._mark_anew()
         except Locked as locked:
             raise SettingsMistake(
                 f"{LOOK_AT}: {locked} has the spool {str(self.path)!r} open; stop it, or give this one another spool"
@@ -108,15 +108,8 @@ class SQLiteStore(RelationalStore):
             raise
         return connection
 
-    def _take_stock(
-        self, connection: sqlite3.Connection, crashed: Sequence[int], mark: str
-    ) -> tuple[set[str], str]:
-        """Returns the bodies that are needed, and the mark of the start before this one, which gets ``mark``."""
-        # Another program's version has no use for this table, and nothing against it.
-        connection.execute("CREATE TABLE IF NOT EXISTS start (mark TEXT NOT NULL)")
-        (before,) = connection.execute("SELECT coalesce(max(mark), '') FROM start").fetchone()
-        connection.execute("DELETE FROM start")
-        connection.execute("INSERT INTO start VALUES (?)", (mark,))
+    def _take_stock(self, connection: sqlite3.Connection, crashed: Sequence[int]) -> tuple[set[str], str]:
+        """Returns the bodies that are needed, and the mark of the last start."""
         connection.executemany(
             "UPDATE message SET unfinished = unfinished + 1 WHERE number = ?", [(number,) for number in crashed]
         )
@@ -124,7 +117,15 @@ class SQLiteStore(RelationalStore):
             "SELECT max(coalesce(max(seq), 0), (SELECT coalesce(max(number), 0) FROM message)) FROM sqlite_sequence"
         ).fetchone()
         self._weight = rows.weigh_all(connection)
-        return {name for (name,) in connection.execute("SELECT body FROM message WHERE body IS NOT NULL")}, before
+        names = {name for (name,) in connection.execute("SELECT body FROM message WHERE body IS NOT NULL")}
+        return names, _mark(connection)
+
+    async def _mark_anew(self) -> None:
+        """Write into the file and beside the bodies that they belong together."""
+        mark = secrets.token_hex(16)
+        with suppress(Failure):  # on a full disk both keep the one they have
+            await self._writer.run(lambda connection: _set_mark(connection, mark))
+            await self._threads.run(self._files.set_mark, mark)
 
     async def _sweep(self, names: set[str], *, ours: bool) -> None:
         """Bodies that no record names are what a crash left behind, if these were their records all the time.
@@ -230,7 +231,8 @@ class SQLiteStore(RelationalStore):
                 raise trouble(error) from error
             finally:
                 self._snapshot.unlink(missing_ok=True)
-                self._files.let_go()
+                with anyio.CancelScope(shield=True), suppress(Failure):  # what is left the next start finds
+                    await self._threads.run(self._files.let_go)
 
     async def restore(self, folder: Path) -> Copied:
         """See :meth:`.store.Store.restore`."""
@@ -246,3 +248,16 @@ class SQLiteStore(RelationalStore):
         self._marks.close()
         self._lock.release()
 
+
+def _mark(connection: sqlite3.Connection) -> str:
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'start'").fetchone():
+        return ""
+    (mark,) = connection.execute("SELECT coalesce(max(mark), '') FROM start").fetchone()
+    return str(mark)
+
+
+def _set_mark(connection: sqlite3.Connection, mark: str) -> None:
+    # Earlier versions of this program have no use for this table, and nothing against it.
+    connection.execute("CREATE TABLE IF NOT EXISTS start (mark TEXT NOT NULL)")
+    connection.execute("DELETE FROM start")
+    connection.execute("INSERT INTO start VALUES (?)", (mark,))
