@@ -59,8 +59,7 @@ class Delivery:
         self._relay = relay
         self._options = options
         self._logger = logger
-        self._clock = clock
-        self._began = clock()
+        self._clock, self._began = clock, clock()
         self._chance = chance
         self._gate = Gate(options.retry_seconds, clock)
         self._slots = asyncio.Semaphore(options.connections)
@@ -72,7 +71,7 @@ class Delivery:
         self._wake = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._successor: Delivery | None = None
-        self._stopping = self._leasing = False
+        self._stopping = False
         self._behind = True
 
     @property
@@ -120,10 +119,9 @@ class Delivery:
         """Begin nothing new, and wait until what is under way has come to its end."""
         self._stopping = True
         self._give_up_untried()
+        self._wake.set()
         if self._running is not None:
-            if self._leasing:
-                # Cut off here, the store would have leased for nobody, and count that as a crash.
-                await asyncio.wait((self._running,), timeout=_RECORD_SECONDS)
+            await asyncio.wait((self._running,), timeout=_RECORD_SECONDS)  # or what is being leased would be nobody's
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
         while self._busy:
@@ -169,11 +167,7 @@ class Delivery:
         if wait == 0 and room > 0:
             # What is offered while the store is asked may be in the answer, or not.
             self._behind = True
-            self._leasing = True
-            try:
-                messages = await self._store.lease(self.account, self._clock(), room, self._under_way)
-            finally:
-                self._leasing = False
+            messages = await self._store.lease(self.account, self._clock(), room, self._under_way)
             if self._rests:
                 for message in messages:
                     self._store.give_back(message.number)

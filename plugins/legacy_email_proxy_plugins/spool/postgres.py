@@ -61,10 +61,7 @@ _NEXT_DUE = (
     "SELECT due FROM message WHERE state = 'queued' AND account = ? AND unfinished < ? AND number <> ALL (?::bigint[])"  # noqa: S608
     f" AND {_OPEN_TO_US} ORDER BY due, number LIMIT 1"
 )
-_BACKUP = (
-    f"the spool is in PostgreSQL: back it up with `pg_dump --schema={SCHEMA}`, which is consistent while services run,"
-    " and put it back with `psql` or `pg_restore`"
-)
+_BACKUP = f"the spool is in PostgreSQL: back it up with `pg_dump --schema={SCHEMA}`, and put it back with `psql`"
 _FREE = "owner = NULL, leased_until = NULL"
 
 
@@ -158,7 +155,7 @@ class PostgresStore(RelationalStore):
             (previous,),
         )
         self._sweep(link)
-        self._count(link)
+        self._weight = rows.weigh_all(link)
 
     def _sweep(self, link: Link) -> None:
         """Remove the bodies that no record will ever name: of the process before this one, and old ones of any."""
@@ -168,9 +165,6 @@ class PostgresStore(RelationalStore):
             " AND NOT EXISTS (SELECT FROM message WHERE message.body = piece.body)",
             (self._owner.previous,),
         )
-
-    def _count(self, link: Link) -> None:
-        self._weight = rows.weigh_all(link)
 
     def _prepare_for_pieces(self, link: Link) -> None:
         _set_up(link, self._owner.name, self._leases.seconds)
@@ -322,7 +316,7 @@ class PostgresStore(RelationalStore):
             " WHERE number = ANY (?::bigint[]) AND owner = ? RETURNING number",
             (numbers, self._owner.name),
         ).fetchall()
-        self._count(link)
+        self._weight = rows.weigh_all(link)
         left = link.execute(
             "SELECT FROM message WHERE state = 'queued' AND leased_until < clock_timestamp() AND owner <> ? LIMIT 1",
             (self._owner.name,),
