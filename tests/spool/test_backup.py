@@ -120,7 +120,7 @@ async def test_a_backup_by_the_socket_and_by_oneself(tmp_path: Path) -> None:
     async with spooling(away(), tmp_path / "here") as service:
         await send(service, content=LARGE)
         done = await spool_to(Backend(), tmp_path / "here").back_up(tmp_path / "one")
-        assert done == {"done": "backup", "folder": str(tmp_path / "one"), "messages": 1, "missing": []}
+        assert done == {"done": "backup", "folder": str(tmp_path / "one"), "messages": 1, "missing": [], "aside": ""}
     done = await spool_to(Backend(), tmp_path / "here").back_up(tmp_path / "two")
     assert done["messages"] == 1
     for folder in ("one", "two"):
@@ -225,7 +225,9 @@ async def test_restored_where_a_spool_was_that_is_empty_or_damaged(tmp_path: Pat
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "spool.db").write_bytes(b"no database" * 1000)
     for folder in ("empty", "damaged"):
-        assert (await spool_to(Backend(), tmp_path / folder).restore(tmp_path / "backup"))["messages"] == 1
+        done = await spool_to(Backend(), tmp_path / folder).restore(tmp_path / "backup")
+        assert done["messages"] == 1
+        assert ("unreadable" in done["aside"]) == (folder == "damaged")
         backend = Backend()
         async with spooling(backend, tmp_path / folder) as spool:
             await until_states(spool)

@@ -95,7 +95,7 @@ def restore(folder: Path, path: Path) -> Copied:
         raise Failure(f"{locked} has the spool {str(path)!r} open; stop it first") from None
     try:
         found = _contents(records)
-        _check_empty(path)
+        aside = _check_empty(path)
         bodies = path.with_name(f"{path.name}.bodies")
         missing = _copy_bodies(folder / _BODIES, bodies, found)
         coming = path.with_name(f"{path.name}.restored")
@@ -108,7 +108,7 @@ def restore(folder: Path, path: Path) -> Copied:
         _own(path.with_name(f"{path.name}.lock"))
     finally:
         lock.release()
-    return Copied(found.messages, missing)
+    return Copied(found.messages, missing, "" if aside is None else str(aside))
 
 
 def trouble(error: OSError | sqlite3.Error) -> Failure:
@@ -128,21 +128,22 @@ def _contents(records: Path) -> _Contents:
         return _Contents(messages, bodies.fetchall())
 
 
-def _check_empty(path: Path) -> None:
-    clear_the_way(path)
+def _check_empty(path: Path) -> Path | None:
+    """Returns what is set aside instead, because it is not known to be empty."""
+    aside = clear_the_way(path)
     try:
         with closing(connect(path)) as connection:
             (messages,) = connection.execute("SELECT count(*) FROM message").fetchone()
     except sqlite3.Error as error:
         if not is_damage(error):
             raise
-        set_aside(path, "unreadable")
-        return
+        return set_aside(path, "unreadable")
     if messages:
         raise Failure(
             f"there are {messages} messages in the spool {str(path)!r}; have them delivered, drop them, or rename"
             f" {path.name!r} and {path.name + '.bodies'!r} first"
         )
+    return aside
 
 
 def _copy_bodies(source: Path, target: Path, found: _Contents) -> list[int]:

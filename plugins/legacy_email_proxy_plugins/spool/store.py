@@ -56,10 +56,14 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """What a backup holds. ``missing`` are the numbers of messages of which the body is not there, or not whole."""
+    """What a backup holds. ``missing`` are the numbers of messages of which the body is not there, or not whole.
+
+    ``aside`` is under which name that is kept which was in its place and could not be read.
+    """
 
     messages: int
     missing: Sequence[int]
+    aside: str = ""
 
 
 class Incoming(Protocol):

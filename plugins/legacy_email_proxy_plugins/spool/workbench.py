@@ -111,6 +111,7 @@ def backed_up(action: str, folder: Path, copied: Copied) -> Mapping[str, Any]:
     """What there is to say of a backup, or of one that was put back."""
     return {
         "done": action, "folder": str(folder), "messages": copied.messages, "missing": list(copied.missing),
+        "aside": copied.aside,
     }  # fmt: skip
 
 

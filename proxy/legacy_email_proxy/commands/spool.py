@@ -116,6 +116,8 @@ async def _copy(queue: Queue, options: argparse.Namespace) -> None:
         return
     where = f"of {queue.queue_name} in {folder}" if options.action == "backup" else f"of {folder} in {queue.queue_name}"
     print(f"{options.action} {where}: {done['messages']} messages")
+    if done["aside"]:
+        print(f"what was there and could not be read is kept as {done['aside']} and the like")
     if done["missing"]:
         print("without the content of " + ", ".join(map(str, done["missing"])) + ", which is missing or damaged")
 

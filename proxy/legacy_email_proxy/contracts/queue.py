@@ -35,7 +35,8 @@ class BackedUpQueue(Queue, Protocol):
     """A queue of which a copy can be made while it is in use. It is optional, too.
 
     Both give what JSON can hold: the ``folder``, how many ``messages`` there are, and the numbers of those whose
-    content is ``missing``. Both raise :class:`Failure` in plain words, also where other tools have to be used.
+    content is ``missing``; and as ``aside`` under which name that is kept, if any, which was in the way of a restored
+    one. Both raise :class:`Failure` in plain words, also where other tools have to be used.
     """
 
     async def back_up(self, folder: Path) -> Mapping[str, Any]:
