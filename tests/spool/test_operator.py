@@ -56,10 +56,11 @@ async def until_room(spool: Any, *room: int) -> None:
 async def test_what_is_dropped_on_its_way_is_gone_whatever_the_verdict(
     tmp_path: Path, content: bytes, verdict: Exception | None
 ) -> None:
-    go = anyio.Event()
+    read, go = anyio.Event(), anyio.Event()
     judge = raises([verdict])
 
     async def before_dot(_: bytes) -> None:
+        read.set()
         await go.wait()
         judge(None)
 
@@ -67,7 +68,7 @@ async def test_what_is_dropped_on_its_way_is_gone_whatever_the_verdict(
     async with spooling(backend, tmp_path) as spool:
         delivery: Any = spool._delivery
         await send(spool, content=content)
-        await until(lambda: delivery._attempting)
+        await read.wait()
         await operate(spool, "drop", 1)
         go.set()
         await until(lambda: not delivery._busy)
