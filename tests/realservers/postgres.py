@@ -72,11 +72,12 @@ class Postgres(Server):
             self._started(on_free_ports(1, start_on), stack)
         return self
 
-    def _run(self) -> Daemon:
+    def _run(self, *settings: str) -> Daemon:
+        given = [f"-c{each}" for each in ("listen_addresses=127.0.0.1", *settings)]
         return Daemon.start(
-            [*self._command, "-p", str(self.port), "-c", "listen_addresses=127.0.0.1"],
+            [*self._command, "-p", str(self.port), *given],
             log_file=self._folder / "log",
-            started="ready to accept connections",
+            started="ready to accept ",
             ports=[self.port],
         )
 
@@ -105,10 +106,12 @@ class Postgres(Server):
                 process.kill()
         self._ended()
 
-    def start_again(self) -> None:
-        """On the same port, with what is on the disk."""
+    def start_again(self, *settings: str, standby: bool = False) -> None:
+        """On the same port, with what is on the disk; as a standby that reads only, until it is promoted."""
         (self._folder / "data" / "postmaster.pid").unlink(missing_ok=True)
-        self._daemon, self._running = self._run(), True
+        if standby:
+            (self._folder / "data" / "standby.signal").touch()
+        self._daemon, self._running = self._run(*settings), True
 
     def url(self, database: str) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"

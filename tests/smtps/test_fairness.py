@@ -229,3 +229,14 @@ async def test_a_device_that_leaves_transactions_open_locks_nobody_out(certifica
             await each.__aexit__(None, None, None)
         await more
         assert len(server.connections) == 4
+
+
+async def test_what_comes_out_of_a_spool_waits_for_no_devices_share(certificates: Certificates) -> None:
+    spooled = replace(CLIENT, spooled=True)
+    async with relaying(certificates.good, BACKEND_SMTP_MAX_CONNECTIONS=4) as (_, relay):
+        batch = [relay.transaction(spooled, SENDER, {}) for _ in range(4)]
+        async with asyncio.timeout(5):
+            for each in batch:
+                await each.__aenter__()
+        for each in batch:
+            await each.__aexit__(None, None, None)

@@ -35,7 +35,7 @@ class SQLite:
     message_columns = ("", "")
 
     def bodies(self, state_dir: Path) -> Sequence[Path]:
-        return sorted((state_dir / "spool.db.bodies").iterdir())
+        return sorted((state_dir / "spool.db.bodies").glob("[!.]*"))
 
     def execute(self, state_dir: Path, statement: str, *rows: Sequence[Any]) -> None:
         with sqlite3.connect(state_dir / "spool.db") as database:

@@ -317,6 +317,75 @@ async def test_given_up_after_its_time(tmp_path: Path, clock: Clock) -> None:
     assert b"450 4.2.1 not now" in notice.content
 
 
+@pytest.mark.parametrize("wrong", [100_000.0, 4_000_000_000.0], ids=["1970", "2096"])
+@pytest.mark.parametrize("tries", [0, 1])
+async def test_a_start_before_the_clock_was_set_ages_no_mail(
+    tmp_path: Path, clock: Clock, wrong: float, tries: int
+) -> None:
+    right, clock.now = clock.now, wrong
+    variables = {"SPOOL_GIVE_UP_SECONDS": "400", "SPOOL_RETRY_SECONDS": "60"}
+    stuck = Backend(before_dot=lambda _: anyio.sleep_forever(), recipient=raises([TEMPORARY] * tries))
+    async with spooling(stuck, tmp_path, **variables) as spool:
+        await send(spool)
+        await until(lambda: stuck.tried)
+        await until_tries(spool, tries)
+    clock.now = right
+    backend = Backend(recipient=raises([TEMPORARY] * 3))
+    async with spooling(backend, tmp_path, **variables) as spool:
+        tick(spool, clock, 100)
+        await until_tries(spool, tries + 1)
+        tick(spool, clock, 200)
+        await until_tries(spool, tries + 2)
+        # From here on it is known to have been tried for 200 seconds.
+        tick(spool, clock, 200)
+        await until_states(spool)
+    assert len(backend.tried) == 4
+    (notice,) = backend.delivered
+    assert b"Status: 5.4.7\r\n" in notice.content
+
+
+async def test_the_time_between_tries_counts_over_restarts_and_that_of_no_service_does_not(
+    tmp_path: Path, clock: Clock
+) -> None:
+    backend = Backend(recipient=raises([TEMPORARY] * 6))
+    variables = {"SPOOL_GIVE_UP_SECONDS": "400", "SPOOL_RETRY_SECONDS": "60,60,300,3600"}
+    async with spooling(backend, tmp_path, **variables) as spool:
+        await send(spool)
+        await until_tries(spool, 1)
+        tick(spool, clock, 60)
+        await until_tries(spool, 2)
+    clock.now += 7 * 86400
+    async with spooling(backend, tmp_path, **variables) as spool:
+        # The first try of a start shows nothing but that it is still there.
+        await until_tries(spool, 3)
+        tick(spool, clock, 300)
+        await until_tries(spool, 4)
+    clock.now += 7 * 86400
+    async with spooling(backend, tmp_path, **variables) as spool:
+        assert (await until_tries(spool, 5))["due"] == clock.now + 40
+        tick(spool, clock, 40)
+        await until_states(spool)
+    (notice,) = backend.delivered
+    assert b"Status: 5.4.7\r\n" in notice.content
+
+
+async def test_what_was_held_has_all_its_time_before_it_when_it_is_released(tmp_path: Path, clock: Clock) -> None:
+    backend = Backend(recipient=raises([TEMPORARY]))
+    async with spooling(backend, tmp_path, SPOOL_GIVE_UP_SECONDS="400") as spool:
+        spool._delivery._gate.failed(Unreachable("away"))  # type: ignore[union-attr]
+        await send(spool)
+        ((number, state),) = [(each["number"], each["state"]) for each in await listed(spool)]
+        assert state == "queued"
+        await operate(spool, "hold", number)
+        tick(spool, clock, 1000)
+        await operate(spool, "release", number)
+        await until_tries(spool, 1)
+        await until_states(spool, "queued")
+        tick(spool, clock, 61)
+        await until_states(spool)
+    assert backend.contents == [CONTENT]
+
+
 async def test_told_once_that_it_is_late(tmp_path: Path, clock: Clock) -> None:
     backend = Backend(recipient=lambda path: raises([TEMPORARY])(path) if path != SENDER else None)
     async with spooling(backend, tmp_path, SPOOL_WARN_SECONDS="300") as spool:

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import anyio
+import psycopg
 import pytest
 
 from legacy_email_proxy.contracts import Failure, Level, Refused, SettingsMistake, Unreachable
@@ -223,6 +225,19 @@ async def test_a_lease_is_renewed_as_long_as_it_takes(tmp_path: Path, short_leas
     assert len(backend.tried) == len(backend.delivered) == 2
 
 
+@pytest.mark.usefixtures("short_leases")
+async def test_what_one_proxy_can_not_deliver_now_another_one_can(tmp_path: Path) -> None:
+    """A new message is its own, but it does not keep that while its backend is of no use."""
+    backend = Backend()
+    away = Backend(sender=raises([Unreachable("away")] * 100))
+    async with spooling(away, tmp_path / "one") as first, spooling(backend, tmp_path / "two"):
+        await send(first, content=b"tried in vain")
+        await until_tries(first, 1)
+        await send(first, content=b"not tried")
+        await until(lambda: backend.contents == [b"not tried"])
+    assert len(away.tried) == 1
+
+
 def test_a_lease_ends_here_before_it_ends_there(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(Leases, "clock", lambda _: now[0])
@@ -346,6 +361,48 @@ async def test_a_service_starts_without_its_server_and_heals(tmp_path: Path, own
 
 
 @pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("trouble", ["standby", "full", "full for ordinary roles", "full for this database"])
+async def test_a_service_starts_before_a_server_that_takes_nobody_now(
+    tmp_path: Path, own_server: Postgres, trouble: str
+) -> None:
+    """It answers, and refuses; that is no mistake in the settings, and passes."""
+    backend = Backend()
+    url = own_server.new_database()
+    own_server.execute("CREATE ROLE proxy LOGIN")
+    own_server.execute(f"ALTER DATABASE {url.rpartition('/')[2]} OWNER TO proxy")
+    url = url.replace("postgres@", "proxy@")
+    with ExitStack() as stack:
+        if trouble == "standby":
+            own_server.kill()
+            own_server.start_again(standby=True)
+        else:
+            if trouble == "full for this database":
+                own_server.execute(f"ALTER DATABASE {url.rpartition('/')[2]} CONNECTION LIMIT 0")
+            else:
+                own_server.kill()
+                own_server.start_again("max_connections=8")
+                for _ in range(5 if trouble == "full for ordinary roles" else 8):
+                    stack.enter_context(psycopg.connect(own_server.url("postgres")))
+        async with spooling(backend, tmp_path, SPOOL_URL=url) as spool:
+            with pytest.raises(Failure) as caught:
+                await send(spool)
+            assert smtp_reply(caught.value).code == 451
+            if trouble == "standby":
+                own_server.execute("SELECT pg_promote()")
+            elif trouble == "full for this database":
+                own_server.execute(f"ALTER DATABASE {url.rpartition('/')[2]} CONNECTION LIMIT -1")
+            stack.close()
+            with anyio.fail_after(15):
+                while True:
+                    try:
+                        await send(spool)
+                        break
+                    except Failure:
+                        await anyio.sleep(0.05)
+            await until(lambda: backend.contents == [CONTENT])
+
+
+@pytest.mark.usefixtures("quick")
 async def test_a_server_that_was_restarted_meanwhile_costs_nobody_a_451(tmp_path: Path, own_server: Postgres) -> None:
     backend = Backend()
     async with spooling(backend, tmp_path, SPOOL_URL=own_server.new_database()) as spool:
@@ -401,7 +458,7 @@ async def test_an_outcome_is_written_down_once(tmp_path: Path, monkeypatch: pyte
         if statement == "COMMIT" and lost and wrote:
             lost.clear()
             raise Interrupted("the connection to PostgreSQL broke")
-        wrote.extend([True] * statement.startswith("UPDATE message SET due = ?, tries"))
+        wrote.extend([True] * statement.startswith("UPDATE message SET due = ?, since"))
         return done
 
     wrote: list[bool] = []
@@ -488,7 +545,12 @@ async def test_the_tables_of_a_later_version_are_left_alone(tmp_path: Path, stor
 
 
 @pytest.mark.parametrize(
-    ("database", "reason"), [("nowhere", "does not exist"), ("latin", "has the encoding LATIN1; make one with UTF8")]
+    ("database", "reason"),
+    [
+        ("nowhere", 'database "nowhere" does not exist'),
+        ("nobody", 'role "nobody" does not exist'),
+        ("latin", "has the encoding LATIN1; make one with UTF8"),
+    ],
 )
 async def test_a_database_that_can_not_work_is_one_line(
     tmp_path: Path, postgres: Postgres, database: str, reason: str
@@ -496,6 +558,8 @@ async def test_a_database_that_can_not_work_is_one_line(
     url = postgres.url("nowhere")
     if database == "latin":
         url = postgres.new_database("ENCODING LATIN1 TEMPLATE template0")
+    if database == "nobody":
+        url = postgres.new_database().replace("postgres@", "nobody:topsecret@")
     url = url.replace("postgres@", "postgres:topsecret@")
     spool = spool_to(Backend(), tmp_path, SPOOL_URL=url)
     with pytest.raises(SettingsMistake) as caught:

@@ -79,7 +79,8 @@ class Pool:
 
     No client address is lent all of them: at least a quarter of the slots, and at least one, stay for others, so that
     one device that opens transactions and leaves them open can't lock everybody out. Who has to wait is served in the
-    order of coming, except that an address with all its share is passed over.
+    order of coming, except that an address with all its share is passed over. ``""`` is nobody's address, and has no
+    share: whoever asks for it sees to the turns of the devices behind it by itself.
 
     Where the backend takes no further connection while it serves others of ours, their number is its limit for now:
     whoever wanted one more waits for one of those, as if the pool were that small.
@@ -168,7 +169,10 @@ class Pool:
         if self._most < self._size and (now := asyncio.get_running_loop().time()) >= self._one_more_at:
             self._most += 1
             self._one_more_at = now + _ONE_MORE_SECONDS
-        return self._taken_by_all < self._most and self._taken[address] < self._share
+        return self._taken_by_all < self._most and self._may_have_more(address)
+
+    def _may_have_more(self, address: str) -> bool:
+        return not address or self._taken[address] < self._share
 
     @property
     def _share(self) -> int:
@@ -223,7 +227,7 @@ class Pool:
 
     def _all_in_use(self, address: str) -> Overloaded:
         mine = self._taken[address]
-        others = "" if mine < self._share else f", and {address} has {mine} of them, which is its share"
+        others = "" if self._may_have_more(address) else f", and {address} has {mine} of them, which is its share"
         return Overloaded(
             f"no connection to the backend got free within {self._wait_seconds:g} s: "
             f"{self._taken_by_all} of {self._most} are in use{others}",

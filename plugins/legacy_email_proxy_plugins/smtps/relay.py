@@ -65,7 +65,9 @@ class SMTPSRelay:
 
     def transaction(self, client: Client, reverse_path: str, parameters: Parameters) -> _Transaction:
         """See :meth:`contracts.Relay.transaction`. A refused sender is told at MAIL or at the first recipient."""
-        return _Transaction(self._pool, self._refrain, client.address, reverse_path, parameters, self._logger)
+        # What comes out of a spool is bounded there, and in order: what one device may have is no concern of it.
+        address = "" if client.spooled else client.address
+        return _Transaction(self._pool, self._refrain, address, reverse_path, parameters, self._logger)
 
     def capabilities(self) -> RelayCapabilities:
         """See :meth:`contracts.Relay.capabilities`: what the last EHLO said, and before the first one everything."""

@@ -2,9 +2,9 @@
 
 ``relay`` takes an account's messages and puts them into the ``spool`` at its ``place``, which it may have in common
 with other accounts: a ``store``. What all stores do stands in ``relational``, with ``arriving``, ``writer`` and
-``rows``; ``sqlite`` adds ``schema``, ``bodies``, ``marks``, ``reserve`` and ``lock``, and ``postgres`` has ``link``,
-``migrations``, ``pieces``, ``leases``, ``owner`` and ``listening``. The account's ``delivery`` takes messages out
-again, one ``attempt`` after the other, as ``schedule`` says, and has ``notification`` written for what fails.
+``rows``; ``sqlite`` adds ``schema``, ``bodies``, ``backup``, ``marks``, ``reserve`` and ``lock``, and ``postgres`` has
+``link``, ``migrations``, ``pieces``, ``leases``, ``owner`` and ``listening``. The account's ``delivery`` takes messages
+out again, one ``attempt`` after the other, as ``schedule`` says, and has ``notification`` written for what fails.
 ``workbench`` is the operator's, over ``control`` while a service has the file.
 """
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
 
 import anyio
 
@@ -12,10 +12,17 @@ from legacy_email_proxy.contracts import Recipient as Addressed
 
 from .message import Recipient, SpooledMessage
 
-__all__ = ("ATTEMPT_SECONDS", "Attempt", "attempt")
+__all__ = ("PROGRESS_SECONDS", "Attempt", "attempt")
 
-ATTEMPT_SECONDS = 3600.0
-"""For a relay that never comes to an end: its message's turn is over, so that it holds no connection for ever."""
+PROGRESS_SECONDS = 3600.0
+"""For a relay that makes no progress any more: its message's turn is over, so that it holds no connection for ever.
+
+Progress is a verdict on recipients, or a piece of the content that is asked for; however long all of it takes, what
+goes on is let go on. Over a line that carries 1 kB a second, 50 MB take 14 hours.
+"""
+
+_TOGETHER = 100
+"""Recipients that are asked for at once, at most: a thousand of them may take a slow backend longer than that."""
 
 
 @dataclass(slots=True)
@@ -54,8 +61,9 @@ class Attempt:
 class _Content:
     """The content on its way to the relay, remembered to have ended, or to have failed on our side."""
 
-    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+    def __init__(self, pieces: AsyncIterator[bytes], progress: Callable[[], None]) -> None:
         self._pieces = pieces
+        self._progress = progress
         self.ended = False
         self.error: Exception | None = None
 
@@ -63,6 +71,7 @@ class _Content:
         return self
 
     async def __anext__(self) -> bytes:
+        self._progress()
         try:
             return await anext(self._pieces)
         except StopAsyncIteration:
@@ -75,10 +84,18 @@ class _Content:
 
 async def attempt(relay: Relay, message: SpooledMessage, content: AsyncGenerator[bytes, None]) -> Attempt:
     """Hand ``message`` on to the recipients that wait. Raises only what reading ``content`` raised."""
-    made, pieces = Attempt(), _Content(content)
+    made = Attempt()
+    scope = anyio.CancelScope()
+
+    def progress() -> None:
+        scope.deadline = anyio.current_time() + PROGRESS_SECONDS
+
+    pieces = _Content(content, progress)
     try:
-        with anyio.fail_after(ATTEMPT_SECONDS):
-            await _transact(relay, message, pieces, made)
+        with scope:
+            await _transact(relay, message, pieces, made, progress)
+        if scope.cancelled_caught:
+            raise Failure(f"the relay has made no progress for {PROGRESS_SECONDS:g} s")
     except Exception as error:
         if pieces.error is not None:
             raise pieces.error from None
@@ -95,15 +112,28 @@ async def attempt(relay: Relay, message: SpooledMessage, content: AsyncGenerator
     return made
 
 
-async def _transact(relay: Relay, message: SpooledMessage, content: _Content, made: Attempt) -> None:
+async def _transact(
+    relay: Relay, message: SpooledMessage, content: _Content, made: Attempt, progress: Callable[[], None]
+) -> None:
+    progress()
     # The size is known by now, so that a backend can refuse what is too big before it is sent (RFC 1870).
     parameters = {**message.parameters, "SIZE": str(message.octets)}
-    async with relay.transaction(message.client, message.reverse_path, parameters) as transaction:
+    client = replace(message.client, spooled=True)
+    async with relay.transaction(client, message.reverse_path, parameters) as transaction:
         waiting = message.waiting
-        group = [Addressed(each.forward_path, each.parameters) for each in waiting]
-        verdicts = list(zip(waiting, await add_recipients(transaction, group, content_follows=True), strict=True))
-        made.refused += [(each, verdict) for each, verdict in verdicts if verdict is not None]
-        accepted = [each for each, verdict in verdicts if verdict is None]
+        accepted: list[Recipient] = []
+        for start in range(0, len(waiting), _TOGETHER):
+            progress()
+            asked = waiting[start : start + _TOGETHER]
+            group = [Addressed(each.forward_path, each.parameters) for each in asked]
+            last = start + _TOGETHER >= len(waiting)
+            verdicts = await add_recipients(transaction, group, content_follows=last)
+            for each, verdict in zip(asked, verdicts, strict=True):
+                if verdict is None:
+                    accepted.append(each)
+                else:
+                    made.refused.append((each, verdict))
+        progress()
         if not accepted:
             return
         receipt = await transaction.send(content)

@@ -17,10 +17,16 @@ from pathlib import Path
 from ..threads import Threads
 from .store import Unreadable
 
-__all__ = ("BodyFile", "BodyFiles", "sync_directory")
+__all__ = ("BodyFile", "BodyFiles", "is_body", "sync_directory")
 
 _NAME = re.compile(r"[0-9a-f]{32}")
+_MARK = ".records"
 _BLOCK_OCTETS = 1024 * 1024
+
+
+def is_body(path: Path) -> bool:
+    """Whether it has the name of one."""
+    return _NAME.fullmatch(path.name) is not None
 
 
 def sync_directory(path: Path) -> None:
@@ -93,6 +99,9 @@ class BodyFiles:
     def __init__(self, folder: Path, threads: Threads) -> None:
         self.folder = folder
         self._threads = threads
+        self._turn = threading.Lock()
+        self._keeping = False
+        self._kept: set[str] = set()
 
     def prepare(self) -> None:
         """Make the folder."""
@@ -131,21 +140,56 @@ class BodyFiles:
 
     def remove(self, names: Collection[str]) -> None:
         """Remove the files of messages that are done. One that stays is found at the next start."""
+        with self._turn:
+            if self._keeping:
+                self._kept.update(names)
+                return
         for name in names:
             if _NAME.fullmatch(name):
                 with suppress(OSError):
                     (self.folder / name).unlink()
 
-    def sweep(self, known: Collection[str]) -> tuple[int, list[str]]:
-        """Remove what no record names; returns how many those were, and the names of files that aren't ours."""
-        removed, foreign = 0, []
+    def keep(self) -> None:
+        """From now on none is removed, until :meth:`let_go`: they are being copied."""
+        with self._turn:
+            self._keeping = True
+
+    def let_go(self) -> None:
+        """Remove what should have been removed meanwhile."""
+        with self._turn:
+            self._keeping, kept, self._kept = False, self._kept, set()
+        self.remove(kept)
+
+    @property
+    def mark(self) -> str:
+        """What :meth:`set_mark` wrote last; nothing if that was never done, or is lost."""
+        with suppress(OSError):
+            return (self.folder / _MARK).read_text(errors="replace")
+        return ""
+
+    def set_mark(self, mark: str) -> None:
+        """Leave word of which records these bodies belong to."""
+        with suppress(OSError):  # then more is kept at the next start than has to be
+            (self.folder / _MARK).write_text(mark)
+
+    def sweep(self, known: Collection[str], aside: Path | None) -> tuple[int, list[str]]:
+        """Remove what no record names, or move it to ``aside``; returns how many those were, and the names of files
+        that aren't ours.
+        """
+        swept, foreign = 0, []
         for entry in os.scandir(self.folder):
+            if entry.name == _MARK:
+                continue
             if not _NAME.fullmatch(entry.name):
                 foreign.append(entry.name)
             elif entry.name not in known:
-                (self.folder / entry.name).unlink(missing_ok=True)
-                removed += 1
-        return removed, sorted(foreign)
+                if aside is None:
+                    (self.folder / entry.name).unlink(missing_ok=True)
+                else:
+                    aside.mkdir(mode=0o700, exist_ok=True)
+                    (self.folder / entry.name).rename(aside / entry.name)
+                swept += 1
+        return swept, sorted(foreign)
 
 
 def _size(descriptor: int) -> int:

@@ -1,7 +1,8 @@
 """The service's Unix socket, by which the ``spool`` command reaches the one process that has the spool open.
 
-A request is a line of JSON, ``{"action": …, "numbers": […]}``. The answer is lines of JSON: ``{"item": …}`` for each,
-``{"octets": n}`` before n raw octets, ``{"failure": …}`` when it went wrong, and ``{"end": true}`` when all is said.
+A request is a line of JSON, ``{"action": …, "numbers": […]}``, for a backup with a ``folder`` (an absolute path).
+The answer is lines of JSON: ``{"item": …}`` for each, ``{"octets": n}`` before n raw octets, ``{"failure": …}`` when it
+went wrong, and ``{"end": true}`` when all is said.
 Whoever may open the socket may read and drop mail, so its mode is 0600.
 """
 
@@ -13,10 +14,11 @@ import logging
 import os
 import socket
 import stat
+import struct
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from legacy_email_proxy.contracts import Failure, QueueAction
 
@@ -26,6 +28,7 @@ __all__ = ("Control", "ask")
 
 _LINE_OCTETS = 16 * 2**20
 _REQUEST_SECONDS = 10.0
+_CREDENTIALS = struct.Struct("3i")
 
 
 class Control:
@@ -81,14 +84,10 @@ class Control:
         try:
             async with asyncio.timeout(_REQUEST_SECONDS):
                 request = json.loads(await reader.readline())
-            action, numbers = request["action"], [int(number) for number in request["numbers"]]
-            async with aclosing(self._workbench.do(action, numbers)) as answers:
-                async for answer in answers:
-                    if isinstance(answer, bytes):
-                        writer.write(_line({"octets": len(answer)}) + answer)
-                    else:
-                        writer.write(_line({"item": answer}))
-                    await writer.drain()
+            if request["action"] == "backup":
+                writer.write(_line({"item": await self._workbench.back_up(Path(request["folder"]))}))
+            else:
+                await self._do(request["action"], [int(number) for number in request["numbers"]], writer)
             writer.write(_line({"end": True}))
         except OSError:
             raise
@@ -98,9 +97,18 @@ class Control:
             writer.write(_line({"failure": str(error) or type(error).__name__}))
         await writer.drain()
 
+    async def _do(self, action: QueueAction, numbers: Sequence[int], writer: asyncio.StreamWriter) -> None:
+        async with aclosing(self._workbench.do(action, numbers, _peer(writer))) as answers:
+            async for answer in answers:
+                if isinstance(answer, bytes):
+                    writer.write(_line({"octets": len(answer)}) + answer)
+                else:
+                    writer.write(_line({"item": answer}))
+                await writer.drain()
+
 
 async def ask(
-    path: Path, action: QueueAction, numbers: Sequence[int]
+    path: Path, action: QueueAction | Literal["backup"], numbers: Sequence[int], *, folder: Path | None = None
 ) -> AsyncGenerator[Mapping[str, Any] | bytes, None]:
     """The command's side. Raises ``FileNotFoundError`` or ``ConnectionRefusedError`` when no service is there,
     :class:`Failure` when it could not do it.
@@ -108,7 +116,8 @@ async def ask(
     with _reachable(path) as name:
         reader, writer = await asyncio.open_unix_connection(name, limit=_LINE_OCTETS)
     try:
-        writer.write(_line({"action": action, "numbers": list(numbers)}))
+        request = {"action": action, "numbers": list(numbers)}
+        writer.write(_line(request if folder is None else {**request, "folder": str(folder)}))
         await writer.drain()
         while True:
             line = await reader.readline()
@@ -122,6 +131,13 @@ async def ask(
             yield answer["item"] if "item" in answer else await reader.readexactly(answer["octets"])
     finally:
         writer.close()
+
+
+def _peer(writer: asyncio.StreamWriter) -> str:
+    """Who is at the other end, as the kernel knows it. A user's name might have to be asked of a server."""
+    held = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    process, user, _ = _CREDENTIALS.unpack(held)
+    return f"user {user}, process {process}"
 
 
 def _line(value: Mapping[str, Any]) -> bytes:

@@ -60,7 +60,7 @@ class Delivery:
         self._relay = relay
         self._options = options
         self._logger = logger
-        self._clock = clock
+        self._clock, self._began = clock, clock()
         self._chance = chance
         self._gate = Gate(options.retry_seconds, clock)
         self._slots = asyncio.Semaphore(options.connections)
@@ -120,7 +120,9 @@ class Delivery:
         """Begin nothing new, and wait until what is under way has come to its end."""
         self._stopping = True
         self._give_up_untried()
+        self._wake.set()
         if self._running is not None:
+            await asyncio.wait((self._running,), timeout=_RECORD_SECONDS)  # or what is being leased would be nobody's
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
         while self._busy:
@@ -144,7 +146,7 @@ class Delivery:
 
     async def _run(self) -> None:
         said = False
-        while True:
+        while not self._stopping:
             try:
                 await self._turn()
                 said = False
@@ -210,6 +212,7 @@ class Delivery:
             self.wake()
 
     async def _handle(self, message: SpooledMessage, *, probe: bool) -> None:
+        message.count_from(self._began, self._clock())
         try:
             outcome = await self._try(message, probe=probe)
         except Exception as error:

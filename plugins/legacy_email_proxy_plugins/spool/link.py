@@ -20,7 +20,7 @@ from legacy_email_proxy.contracts import Failure, StorageFull
 from . import rows
 from .store import Interrupted
 
-__all__ = ("DEFAULTS", "Link", "conninfo", "server_answers", "server_name")
+__all__ = ("DEFAULTS", "Link", "conninfo", "needs_somebody", "server_name")
 
 DEFAULTS = {
     "application_name": "legacy-email-proxy",
@@ -47,6 +47,12 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _DISK_FULL = "53100"
 _READ_ONLY = "25006"
 """After a failover this is the server that has become the replica. Another connection finds the one that is not."""
+
+_MISTAKE = re.compile(
+    r"(password|peer|ident|certificate) authentication failed|no password supplied|no pg_hba\.conf entry"
+    r'|(database|role|user) "[^"]*" does not exist|not permitted to log in|permission denied for database',
+    re.IGNORECASE,
+)
 
 _LINE = 400
 """Characters of what libpq says, which may have a line for each of several servers."""
@@ -122,9 +128,13 @@ def _is_what_it_seems(url: str) -> bool:
     )
 
 
-def server_answers(info: str) -> bool:
-    """Whether a server accepts connections there, whoever may have one."""
-    return psycopg.pq.PGconn.ping(info.encode()) == psycopg.pq.Ping.OK
+def needs_somebody(failure: Interrupted) -> bool:
+    """Whether a connection could not be made for a reason that no waiting takes away, as a wrong password.
+
+    libpq tells the reason of such a refusal in words only. In other languages than English a mistake is therefore not
+    known as one; then the service starts, devices come back later, and the log says why.
+    """
+    return _MISTAKE.search(failure.detail) is not None
 
 
 def server_name(info: str) -> str:

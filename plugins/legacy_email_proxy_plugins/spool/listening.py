@@ -13,15 +13,15 @@ CHANNEL = "legacy_email_proxy"
 _PAUSE_SECONDS = 5.0
 
 
-async def listen(info: str, wake: Callable[[], None]) -> None:
-    """Call ``wake`` whenever somebody notified, and after each interruption. Never returns."""
+async def listen(info: str, hear: Callable[[str], None]) -> None:
+    """Call ``hear`` with what somebody notified of, and with nothing after each interruption. Never returns."""
     while True:
         try:
             async with await psycopg.AsyncConnection.connect(info, autocommit=True) as connection:
                 await connection.execute(f"LISTEN {CHANNEL}")
-                wake()
-                async for _ in connection.notifies():
-                    wake()
+                hear("")
+                async for notification in connection.notifies():
+                    hear(notification.payload)
         except (psycopg.Error, OSError):
             # The writer meets the same trouble, and tells.
             pass

@@ -93,8 +93,9 @@ class Notice:
 class SpooledMessage:
     """A message as the store has it. Times are seconds since 1970.
 
-    ``since`` is when its trying began (reception, or a later revival by the operator). ``unfinished`` counts the last
-    tries in a row that came to no orderly end. ``content`` is there when it was small and asked for.
+    ``since`` is when its trying began (reception, or a later revival by the operator), by the clock of the process that
+    has tried it last. ``unfinished`` counts the last tries in a row that came to no orderly end. ``content`` is there
+    when it was small and asked for.
     """
 
     number: int
@@ -120,6 +121,18 @@ class SpooledMessage:
     def waiting(self) -> list[Recipient]:
         """The recipients that still have to get it."""
         return [each for each in self.recipients if each.fate is Fate.WAITING]
+
+    def count_from(self, began: float, now: float) -> None:
+        """Have ``since`` agree with a clock that began to run at ``began``, and does not jump.
+
+        What an earlier process has written was written by its own clock, which may have been wrong by decades: many
+        small machines know the time only once the network has told them. What is known is what passed between a
+        message's tries; how long no service ran, or which year it was, makes no mail older.
+        """
+        tried = [each.verdict.time for each in self.recipients if each.verdict is not None]
+        last = max(tried, default=self.since)
+        if not began <= last <= now or self.since > last:
+            self.since = now - max(0.0, last - self.since)
 
 
 @dataclass(slots=True)

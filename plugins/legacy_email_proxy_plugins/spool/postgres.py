@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,14 @@ from legacy_email_proxy.contracts import Failure, SettingsMistake
 from ..threads import Threads
 from . import rows
 from .leases import Leases
-from .link import Link, conninfo, server_answers, server_name
+from .link import Link, conninfo, needs_somebody, server_name
 from .listening import CHANNEL, listen
-from .message import Fate, Outcome, SpooledMessage, State, Submission
+from .message import Fate, Outcome, SpooledMessage, Submission
 from .migrations import MIGRATIONS, SCHEMA, migrate
 from .owner import Owner
 from .pieces import Pieces
 from .relational import ENDLESS, LOOK_AT, SUSPECT, RelationalStore
-from .store import Interrupted, Room, TooNewError
+from .store import ANNOUNCED, Copied, Interrupted, Room, TooNewError
 
 __all__ = ("LEASE_SECONDS", "PostgresStore")
 
@@ -60,6 +61,7 @@ _NEXT_DUE = (
     "SELECT due FROM message WHERE state = 'queued' AND account = ? AND unfinished < ? AND number <> ALL (?::bigint[])"  # noqa: S608
     f" AND {_OPEN_TO_US} ORDER BY due, number LIMIT 1"
 )
+_BACKUP = f"the spool is in PostgreSQL: back it up with `pg_dump --schema={SCHEMA}`, and put it back with `psql`"
 _FREE = "owner = NULL, leased_until = NULL"
 
 
@@ -88,7 +90,7 @@ class PostgresStore(RelationalStore):
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self, wake: Callable[[], None]) -> None:
-        """See :meth:`.store.Store.open`. While no server is there, that is no obstacle."""
+        """See :meth:`.store.Store.open`. While no server is there, or none that takes us, that is no obstacle."""
         self._wake = wake
         try:
             await self._writer.open(self._connect)
@@ -102,7 +104,7 @@ class PostgresStore(RelationalStore):
                 self._logger.warning("the spool %s: %s", self._name, warning)
             self._owner.take()
             self._start(self._keep())
-            self._start(listen(self._info, self._wake))
+            self._start(listen(self._info, self._hear))
         self._waiting[account] = due_before
         try:
             return await self._adopt_waiting(account)
@@ -126,7 +128,7 @@ class PostgresStore(RelationalStore):
         try:
             self._link.connect()
         except Interrupted as failure:
-            if server_answers(self._info):
+            if needs_somebody(failure):
                 raise
             self._logger.warning("%s; devices are told to come back later, until there is one", failure)
         return self._link
@@ -138,7 +140,7 @@ class PostgresStore(RelationalStore):
         except TooNewError as error:
             raise Failure(str(error), look_at=LOOK_AT) from None
 
-    def _adopt(self, connection: Link, account: str, due_before: float) -> tuple[int, list[int]]:
+    def _adopt(self, connection: Link, account: str, due_before: float) -> tuple[int, list[int], rows.Weight]:
         self._take_stock(connection)
         return super()._adopt(connection, account, due_before)
 
@@ -153,7 +155,7 @@ class PostgresStore(RelationalStore):
             (previous,),
         )
         self._sweep(link)
-        self._count(link)
+        self._weight = rows.weigh_all(link)
 
     def _sweep(self, link: Link) -> None:
         """Remove the bodies that no record will ever name: of the process before this one, and old ones of any."""
@@ -163,11 +165,6 @@ class PostgresStore(RelationalStore):
             " AND NOT EXISTS (SELECT FROM message WHERE message.body = piece.body)",
             (self._owner.previous,),
         )
-
-    def _count(self, link: Link) -> None:
-        found = link.execute("SELECT count(*), coalesce(sum(octets), 0)::bigint FROM message").fetchone()
-        assert found is not None  # noqa: S101 (for the type checker)
-        self._messages, self._octets = found
 
     def _prepare_for_pieces(self, link: Link) -> None:
         _set_up(link, self._owner.name, self._leases.seconds)
@@ -269,7 +266,7 @@ class PostgresStore(RelationalStore):
         await super().record(outcome)
         self._leases.drop(outcome.message.number)
 
-    def _record(self, connection: Link, outcome: Outcome) -> tuple[int, list[tuple[int, str | None]]]:
+    def _record(self, connection: Link, outcome: Outcome) -> tuple[rows.Weight, list[str | None]]:
         number = outcome.message.number
         ours = connection.execute(
             f"UPDATE message SET {_FREE} WHERE number = ? AND owner = ?",  # noqa: S608
@@ -281,7 +278,8 @@ class PostgresStore(RelationalStore):
         # remains so.
         delivered = [each for each in outcome.changed if each.fate is Fate.DELIVERED]
         rows.update_recipients(connection, number, delivered)
-        return 0, self._settled(connection, number, outcome.due) if delivered else []
+        # How much there is is counted again in a moment.
+        return rows.Weight(), self._settled(connection, number, outcome.due) if delivered else []
 
     async def content(self, message: SpooledMessage) -> AsyncGenerator[bytes, None]:
         """See :meth:`.store.Store.content`. It fails, before its end, when the message may be another's by now."""
@@ -318,7 +316,7 @@ class PostgresStore(RelationalStore):
             " WHERE number = ANY (?::bigint[]) AND owner = ? RETURNING number",
             (numbers, self._owner.name),
         ).fetchall()
-        self._count(link)
+        self._weight = rows.weigh_all(link)
         left = link.execute(
             "SELECT FROM message WHERE state = 'queued' AND leased_until < clock_timestamp() AND owner <> ? LIMIT 1",
             (self._owner.name,),
@@ -327,15 +325,28 @@ class PostgresStore(RelationalStore):
 
     # For the operator.
 
-    async def move(self, number: int, state: State, now: float) -> bool:
-        """See :meth:`.store.Store.move`."""
-        moved = await super().move(number, state, now)
-        await self._writer.run(lambda link: link.execute(f"NOTIFY {CHANNEL}"))
-        return moved
+    async def announce(self, facts: Mapping[str, str | int]) -> None:
+        """See :meth:`.store.Store.announce`. The command is a process of its own, which nobody reads the log of."""
+        told = json.dumps(facts)
+        await self._writer.run(lambda link: link.execute("SELECT pg_notify(?, ?)", (CHANNEL, told)))
+
+    def _hear(self, told: str) -> None:
+        self._wake()
+        if told:
+            with suppress(ValueError, TypeError):  # an announcement of somebody else
+                self._logger.info(ANNOUNCED, extra={"facts": dict(json.loads(told))})
+
+    async def back_up(self, folder: Path) -> Copied:
+        """See :meth:`.store.Store.back_up`."""
+        raise Failure(_BACKUP)
+
+    async def restore(self, folder: Path) -> Copied:
+        """See :meth:`.store.Store.restore`."""
+        raise Failure(_BACKUP)
 
     async def room(self) -> Room:
         """See :meth:`.store.Store.room`: as counted a moment ago, and what has come and gone here since."""
-        return Room(self._messages, self._octets, None)
+        return Room(self._weight.messages, self._weight.octets, None)
 
     async def aclose(self) -> None:
         """See :meth:`.store.Store.aclose`."""

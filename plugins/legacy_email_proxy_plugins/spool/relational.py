@@ -32,6 +32,8 @@ _TOLD = 100
 """Messages that one line of the log names, at most."""
 
 _Given = tuple[Submission, bytes | None, str | None, int]
+_Written = tuple[rows.Weight, list[str | None]]
+"""By how much there is more, and the bodies that are needed no more."""
 
 
 class RelationalStore:
@@ -53,7 +55,11 @@ class RelationalStore:
         self._threads = threads
         self._logger = logger
         self._writer = Writer(self._apply, begin, failure, LOOK_AT)
-        self._messages = self._octets = 0
+        self._weight = rows.Weight()
+        self._set_aside_now = rows.Weight()
+        """What the lease that is being taken has set aside."""
+        self._dropped: set[int] = set()
+        """What the operator has asked to drop: its try may come to its end after that."""
         self._suspect: int | None = None
         self._leasing = asyncio.Lock()
 
@@ -69,7 +75,10 @@ class RelationalStore:
 
     async def adopt(self, account: str, *, due_before: float) -> int:
         """See :meth:`.store.Store.adopt`."""
-        count, cut_short = await self._writer.run(lambda connection: self._adopt(connection, account, due_before))
+        count, cut_short, change = await self._writer.run(
+            lambda connection: self._adopt(connection, account, due_before)
+        )
+        self._weight += change
         if cut_short:
             numbers = ",".join(map(str, cut_short[:_TOLD])) + ("…" if len(cut_short) > _TOLD else "")
             self._logger.warning(
@@ -78,8 +87,15 @@ class RelationalStore:
             )
         return count
 
-    def _adopt(self, connection: Connection, account: str, due_before: float) -> tuple[int, list[int]]:
-        """Returns how many messages there are, and those of which the last try came to no end."""
+    def _adopt(self, connection: Connection, account: str, due_before: float) -> tuple[int, list[int], rows.Weight]:
+        """Returns how many messages there are, those of which the last try came to no end, and what that changed."""
+        change = rows.Weight()
+        for notice in rows.lost_notices(connection, account):
+            # Dropped by an earlier version of this program, which let them wait for it for ever.
+            about = rows.originals(connection, notice)
+            before = rows.weigh(connection, about)
+            rows.abandon_notice(connection, notice, due_before)
+            change += rows.weigh(connection, about) - before
         connection.execute(
             "UPDATE message SET due = ? WHERE state = 'queued' AND account = ? AND due > ?",
             (due_before, account, due_before),
@@ -89,7 +105,7 @@ class RelationalStore:
             f"SELECT number FROM message WHERE state = 'queued' AND account = ? AND {self._cut_short}",  # noqa: S608
             (account,),
         )
-        return count, [number for (number,) in cut_short]
+        return count, [number for (number,) in cut_short], change
 
     async def accounts(self) -> Mapping[str, int]:
         """See :meth:`.store.Store.accounts`."""
@@ -108,17 +124,21 @@ class RelationalStore:
     async def put(self, submission: Submission, content: bytes | None, body: str | None, octets: int) -> SpooledMessage:
         """Write the record of a message of which the body, if it has one, is on disk."""
         number = await self._writer.together((submission, content, body, octets))
-        self._messages += 1
-        self._octets += octets
+        self._weight += rows.Weight(1, octets)
         return rows.spooled(rows.Row(number, submission, octets, content, body))
 
-    def _apply(self, connection: Connection, given: list[_Given | int]) -> list[int]:
-        """What is put gets its number, which is the result; a number is a message that is done."""
-        added, removed, numbers = [], [], []
+    def _apply(self, connection: Connection, given: list[_Given | int]) -> list[int | None]:
+        """What is put gets its number, which is the result; a number is a message that is done, ``None`` if it was
+        gone before.
+        """
+        added, removed = [], []
+        numbers: list[int | None] = []
+        dropped = {each for each in given if isinstance(each, int) and each in self._dropped}
+        gone = dropped - rows.existing(connection, dropped) if dropped else dropped
         for each in given:
             if isinstance(each, int):
                 removed.append(each)
-                numbers.append(each)
+                numbers.append(None if each in gone else each)
             else:
                 submission, content, body, octets = each
                 number = self._number(connection)
@@ -138,12 +158,21 @@ class RelationalStore:
             while True:
                 try:
                     leased, self._suspect = await self._writer.run(
-                        lambda connection: self._lease(connection, account, now, limit, busy)
+                        lambda connection: self._lease_anew(connection, account, now, limit, busy)
                     )
                 except Damaged as damaged:
-                    await self._writer.run(partial(self._set_aside, number=damaged.number, reason=damaged))
+                    self._weight -= await self._writer.run(
+                        partial(self._set_aside, number=damaged.number, reason=damaged)
+                    )
                 else:
+                    self._weight -= self._set_aside_now
                     return leased
+
+    def _lease_anew(
+        self, connection: Connection, account: str, now: float, limit: int, but: frozenset[int]
+    ) -> tuple[list[SpooledMessage], int | None]:
+        self._set_aside_now = rows.Weight()
+        return self._lease(connection, account, now, limit, but)
 
     def _leasable(self, but: Collection[int]) -> int:
         """How many tries without an orderly end those have not reached that could be leased now."""
@@ -158,59 +187,71 @@ class RelationalStore:
             if isinstance(message, Damaged):
                 raise message
             if isinstance(message, Unreadable):
-                self._set_aside(connection, number, message)
+                self._set_aside_now += self._set_aside(connection, number, message)
             elif message is not None:
                 leased.append(message)
         return leased
 
-    def _set_aside(self, connection: Connection, number: int, reason: Unreadable) -> None:
+    def _set_aside(self, connection: Connection, number: int, reason: Unreadable) -> rows.Weight:
         self._logger.error("message %d is set aside: %s", number, reason)
+        before = rows.weigh(connection, [number])
         move(connection, number, State.SET_ASIDE, str(reason))
+        return before
 
     async def record(self, outcome: Outcome) -> None:
         """See :meth:`.store.Store.record`."""
-        added, removed = await self._written(outcome)
-        self._messages += len(outcome.notices) - len(removed)
-        self._octets += added - sum(octets for octets, _ in removed)
-        await self._remove(body for _, body in removed)
+        change, bodies = await self._written(outcome)
+        self._weight += change
+        await self._remove(bodies)
 
-    async def _written(self, outcome: Outcome) -> tuple[int, list[tuple[int, str | None]]]:
-        """See :meth:`_record`."""
+    async def _written(self, outcome: Outcome) -> _Written:
         message = outcome.message
         if outcome.last_of_it:
-            await self._writer.together(message.number, patient=True)
-            return 0, [(message.octets, message.body)]
+            if await self._writer.together(message.number, patient=True) is None:
+                return rows.Weight(), []
+            return rows.Weight(-1, -message.octets), [message.body]
         return await self._writer.run(lambda connection: self._record(connection, outcome))
 
-    def _record(self, connection: Connection, outcome: Outcome) -> tuple[int, list[tuple[int, str | None]]]:
-        """Returns the octets that the notices add, and of each message that is removed its octets and its body."""
+    def _record(self, connection: Connection, outcome: Outcome) -> _Written:
+        number = outcome.message.number
+        if not rows.existing(connection, [number]):
+            # The operator has dropped it meanwhile: away with it, and nobody is told.
+            return rows.Weight(), []
+        about = [number, *rows.originals(connection, number)]
+        before = rows.weigh(connection, about)
+        bodies = self._close(connection, outcome, about)
+        return rows.weigh(connection, about) - before, bodies
+
+    def _close(self, connection: Connection, outcome: Outcome, about: list[int]) -> list[str | None]:
+        """Returns the bodies that are needed no more; what is new is added to ``about``."""
         number = outcome.message.number
         rows.update_recipients(connection, number, outcome.changed)
         for notice in outcome.notices:
             written = self._number(connection)
             row = rows.Row(written, notice.submission, len(notice.content), notice.content, None, notice=True)
             rows.apply(connection, [row], ())
+            about.append(written)
             connection.executemany(
                 "UPDATE recipient SET notice = ? WHERE message = ? AND number = ?",
                 [(written, number, place) for place in notice.about],
             )
         connection.execute(
-            "UPDATE message SET due = ?, tries = tries + 1, warned = CASE WHEN ? THEN 1 ELSE warned END, reason = ?,"
-            " unfinished = CASE WHEN ? THEN 0 ELSE ? END,"
+            "UPDATE message SET due = ?, since = ?, tries = tries + 1, warned = CASE WHEN ? THEN 1 ELSE warned END,"
+            " reason = ?, unfinished = CASE WHEN ? THEN 0 ELSE ? END,"
             " state = CASE WHEN state = 'held' AND ? = 'queued' THEN 'held' ELSE ? END WHERE number = ?",
             (
-                outcome.due, outcome.warned, outcome.reason, outcome.orderly, outcome.message.unfinished + 1,
-                outcome.state.value, outcome.state.value, number,
+                outcome.due, outcome.message.since, outcome.warned, outcome.reason, outcome.orderly,
+                outcome.message.unfinished + 1, outcome.state.value, outcome.state.value, number,
             ),
         )  # fmt: skip
-        return sum(len(notice.content) for notice in outcome.notices), self._settled(connection, number, outcome.due)
+        return self._settled(connection, number, outcome.due)
 
-    def _settled(self, connection: Connection, number: int, now: float) -> list[tuple[int, str | None]]:
-        """What is removed, now that some recipients' fates have changed."""
+    def _settled(self, connection: Connection, number: int, now: float) -> list[str | None]:
+        """The bodies of what is removed, now that some recipients' fates have changed."""
         removed = [*rows.settle_notice(connection, number, now)]
         if gone := rows.settle(connection, number, now):
             removed.append(gone)
-        return removed
+        return [body for _, body in removed]
 
     async def _remove(self, bodies: Iterable[str | None]) -> None:
         names = [body for body in bodies if body is not None]
@@ -247,7 +288,8 @@ class RelationalStore:
     async def move(self, number: int, state: State, now: float) -> bool:
         """See :meth:`.store.Store.move`."""
 
-        def work(connection: Connection) -> bool:
+        def work(connection: Connection) -> tuple[bool, rows.Weight]:
+            before = rows.weigh(connection, [number])
             revived = (Fate.WAITING.value, number, Fate.DEAD.value, Fate.FAILED.value)
             if state is State.QUEUED:
                 connection.execute(
@@ -255,21 +297,35 @@ class RelationalStore:
                 )
                 connection.execute(
                     "UPDATE message SET due = ?, unfinished = 0, reason = '',"
-                    " since = CASE WHEN state IN ('queued', 'held') THEN since ELSE ? END WHERE number = ?",
+                    " since = CASE WHEN state = 'queued' THEN since ELSE ? END WHERE number = ?",
                     (now, now, number),
                 )
-            return move(connection, number, state)
+            moved = move(connection, number, state)
+            return moved, rows.weigh(connection, [number]) - before
 
-        return await self._writer.run(work)
+        moved, change = await self._writer.run(work)
+        self._weight += change
+        return moved
 
-    async def drop(self, number: int) -> bool:
+    async def drop(self, number: int, now: float) -> bool:
         """See :meth:`.store.Store.drop`."""
-        removed = await self._writer.run(lambda connection: rows.delete(connection, number))
-        if removed is None:
+
+        def work(connection: Connection) -> _Written | None:
+            about = [number, *rows.originals(connection, number)]
+            before = rows.weigh(connection, about)
+            removed = rows.delete(connection, number)
+            if removed is None:
+                return None
+            # Those whom it was about have not been told, and won't be: they are kept, for the operator.
+            removed_too = rows.abandon_notice(connection, number, now)
+            return rows.weigh(connection, about) - before, [body for _, body in (removed, *removed_too)]
+
+        self._dropped.add(number)
+        done = await self._writer.run(work)
+        if done is None:
             return False
-        self._messages -= 1
-        self._octets -= removed[0]
-        await self._remove([removed[1]])
+        self._weight += done[0]
+        await self._remove(done[1])
         return True
 
 

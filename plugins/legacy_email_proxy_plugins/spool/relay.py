@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import aclosing, asynccontextmanager, suppress
+from pathlib import Path
+from socket import gethostname
+from typing import Any, Literal
 
 import anyio
 
@@ -31,10 +34,12 @@ from .place import Place
 from .relational import LOOK_AT
 from .spool import Spool
 from .store import Room
+from .workbench import backed_up
 
 __all__ = ("SpoolRelay",)
 
 _ROOM_FACTOR = 1.5
+_NOBODY_THERE = (FileNotFoundError, ConnectionRefusedError)
 
 
 class SpoolRelay:
@@ -114,20 +119,46 @@ class SpoolRelay:
         self, action: QueueAction, numbers: Sequence[int]
     ) -> AsyncGenerator[Mapping[str, Any] | bytes, None]:
         """See :meth:`contracts.Queue.administer`: by the service that runs, or, where none has to, by ourselves."""
-        socket = self._spool.place.socket
-        if self._delivery is None and socket is not None:
-            try:
-                async for answer in ask(socket, action, numbers):
-                    yield answer
-                return
-            except (FileNotFoundError, ConnectionRefusedError):
-                pass
-            except OSError as error:
-                raise Failure(f"the service can not be reached: {socket}: {error.strerror}") from None
+        try:
+            async for answer in self._asked(action, numbers):
+                yield answer
+            return
+        except _NOBODY_THERE:
+            pass
         # Opening a file takes the lock that a service holds: one that runs without answering is never disturbed.
         async with self._spool.opened() as workbench:
-            async for answer in workbench.do(action, numbers):
+            by = f"user {os.getuid()}, process {os.getpid()}, host {gethostname()}"
+            async for answer in workbench.do(action, numbers, by):
                 yield answer
+
+    async def back_up(self, folder: Path) -> Mapping[str, Any]:
+        """See :meth:`contracts.BackedUpQueue.back_up`: by the same as above."""
+        with suppress(*_NOBODY_THERE):
+            async with aclosing(self._asked("backup", (), folder)) as answers:
+                answer = await anext(answers)
+                assert isinstance(answer, Mapping)  # noqa: S101 (for the type checker)
+                return answer
+        async with self._spool.opened() as workbench:
+            return await workbench.back_up(folder)
+
+    async def restore(self, folder: Path) -> Mapping[str, Any]:
+        """See :meth:`contracts.BackedUpQueue.restore`."""
+        return backed_up("restore", folder, await self._spool.place.store(self._logger).restore(folder))
+
+    async def _asked(
+        self, action: QueueAction | Literal["backup"], numbers: Sequence[int], folder: Path | None = None
+    ) -> AsyncGenerator[Mapping[str, Any] | bytes, None]:
+        """What another process answers that has the spool open. Raises one of :data:`_NOBODY_THERE`, or Failure."""
+        socket = self._spool.place.socket
+        if self._delivery is not None or socket is None:
+            raise FileNotFoundError
+        try:
+            async for answer in ask(socket, action, numbers, folder=folder):
+                yield answer
+        except _NOBODY_THERE:
+            raise
+        except OSError as error:
+            raise Failure(f"the service can not be reached: {socket}: {error.strerror}") from None
 
     async def aclose(self) -> None:
         """See :meth:`contracts.Relay.aclose`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from legacy_email_proxy.contracts import Client
@@ -20,15 +20,22 @@ __all__ = (
     "COLUMNS",
     "LISTED",
     "Row",
+    "Weight",
+    "abandon_notice",
     "apply",
     "delete",
+    "existing",
     "fetch",
     "fetch_all",
+    "lost_notices",
     "message_of",
+    "originals",
     "settle",
     "settle_notice",
     "spooled",
     "update_recipients",
+    "weigh",
+    "weigh_all",
 )
 
 COLUMNS = (
@@ -76,6 +83,25 @@ _SELECT_RECIPIENTS = (
 )
 
 
+_WEIGH = (
+    "SELECT count(*), CAST(coalesce(sum(octets), 0) AS bigint) FROM message WHERE state NOT IN ('dead', 'set aside')"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """Of messages that are not given up: how many, and how many octets. Those given up only wait for the operator."""
+
+    messages: int = 0
+    octets: int = 0
+
+    def __add__(self, other: Weight) -> Weight:
+        return Weight(self.messages + other.messages, self.octets + other.octets)
+
+    def __sub__(self, other: Weight) -> Weight:
+        return Weight(self.messages - other.messages, self.octets - other.octets)
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """A new message, due when it was received; its content beside it, or in the file that ``body`` names."""
@@ -97,7 +123,7 @@ def apply(connection: Connection, added: Sequence[Row], removed: Sequence[int]) 
     start = 0
     for row in added:
         given = row.submission
-        client = json.dumps(astuple(given.client))
+        client = json.dumps(_client_fields(given.client))
         parameters = json.dumps(dict(given.parameters))
         messages.append([
             row.number, given.account, State.QUEUED.value, int(row.notice), client, _utf8(given.reverse_path),
@@ -126,6 +152,41 @@ def spooled(row: Row) -> SpooledMessage:
         recipients=[Recipient(place, path, its) for place, (path, its) in enumerate(given.recipients)],
         content=row.content,
     )  # fmt: skip
+
+
+def weigh(connection: Connection, numbers: Iterable[int]) -> Weight:
+    """Of these messages."""
+    listed = json.dumps(list(numbers))
+    return Weight(*connection.execute(f"{_WEIGH} AND number {LISTED}", (listed,)).fetchone())
+
+
+def weigh_all(connection: Connection) -> Weight:
+    """Of all messages."""
+    return Weight(*connection.execute(_WEIGH).fetchone())
+
+
+def existing(connection: Connection, numbers: Iterable[int]) -> set[int]:
+    """Those of which there is a message."""
+    listed = json.dumps(list(numbers))
+    found = connection.execute(f"SELECT number FROM message WHERE number {LISTED}", (listed,))  # noqa: S608
+    return {number for (number,) in found}
+
+
+def originals(connection: Connection, number: int) -> list[int]:
+    """The messages that this one is a notification about, if it is one."""
+    about = connection.execute("SELECT DISTINCT message FROM recipient WHERE notice = ?", (number,)).fetchall()
+    return [original for (original,) in about]
+
+
+def lost_notices(connection: Connection, account: str) -> list[int]:
+    """The numbers of notifications that are no more, and that nobody has had."""
+    found = connection.execute(
+        "SELECT DISTINCT recipient.notice FROM recipient JOIN message ON message.number = recipient.message"
+        " WHERE recipient.notice IS NOT NULL AND message.account = ?"
+        " AND NOT EXISTS (SELECT 1 FROM message AS other WHERE other.number = recipient.notice)",
+        (account,),
+    )
+    return [notice for (notice,) in found]
 
 
 def delete(connection: Connection, number: int) -> tuple[int, str | None] | None:
@@ -164,16 +225,21 @@ def settle_notice(connection: Connection, number: int, now: float) -> list[tuple
     """If this was a notification: those whom it is about are notified once anybody has it, and dead if nobody will."""
     fates = {fate for (fate,) in connection.execute("SELECT fate FROM recipient WHERE message = ?", (number,))}
     if Fate.DELIVERED.value in fates:
-        fate = Fate.NOTIFIED
-    elif Fate.WAITING.value not in fates:
-        fate = Fate.DEAD
-    else:
-        return []
-    about = connection.execute("SELECT DISTINCT message FROM recipient WHERE notice = ?", (number,)).fetchall()
+        return _settle_about(connection, number, Fate.NOTIFIED, now)
+    return [] if Fate.WAITING.value in fates else abandon_notice(connection, number, now)
+
+
+def abandon_notice(connection: Connection, number: int, now: float) -> list[tuple[int, str | None]]:
+    """If this was a notification: nobody will have it, so those whom it is about are dead."""
+    return _settle_about(connection, number, Fate.DEAD, now)
+
+
+def _settle_about(connection: Connection, number: int, fate: Fate, now: float) -> list[tuple[int, str | None]]:
+    about = originals(connection, number)
     connection.execute(
         "UPDATE recipient SET fate = ?, notice = NULL WHERE notice = ? AND fate = 'failed'", (fate.value, number)
     )
-    return [gone for (original,) in about if (gone := settle(connection, original, now))]
+    return [gone for original in about if (gone := settle(connection, original, now))]
 
 
 def fetch(connection: Connection, number: int, *, with_content: bool = False) -> SpooledMessage | None:
@@ -277,6 +343,10 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{type(value).__name__} where text should be")
     return _utf8(value)
+
+
+def _client_fields(client: Client) -> list[Any]:
+    return [client.address, client.session, client.helo, client.login, client.port]
 
 
 def _client(value: Any) -> Client:

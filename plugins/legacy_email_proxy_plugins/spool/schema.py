@@ -11,11 +11,11 @@ from pathlib import Path
 
 from legacy_email_proxy.contracts import Failure, StorageFull
 
-from .bodies import sync_directory
+from .bodies import is_body, sync_directory
 from .rows import BATCH
 from .store import TooNewError
 
-__all__ = ("VERSION", "connect", "is_damage", "set_aside", "storage_failure")
+__all__ = ("VERSION", "aside_of", "clear_the_way", "connect", "is_damage", "set_aside", "storage_failure")
 
 VERSION = 1
 """Of the tables; kept in the file as ``user_version``."""
@@ -103,9 +103,28 @@ def is_damage(error: sqlite3.Error) -> bool:
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 
 
-def set_aside(path: Path) -> Path:
-    """Rename an unreadable file, with all that belongs to it, so that a new one can take its place."""
-    suffix = f".unreadable-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}"
+def clear_the_way(path: Path) -> Path | None:
+    """Where the file itself is missing, set aside what else there is of it, and say under which name.
+
+    SQLite would delete a log without a database, and the spool takes a body that no record names for a leftover.
+    """
+    if path.exists() and path.stat().st_size:
+        return None
+    bodies = path.with_name(f"{path.name}.bodies")
+    log = path.with_name(f"{path.name}-wal")
+    if (log.exists() and log.stat().st_size) or (bodies.is_dir() and any(map(is_body, bodies.iterdir()))):
+        return set_aside(path, "without-records")
+    return None
+
+
+def aside_of(path: Path, why: str) -> Path:
+    """A name beside ``path`` for what is kept and not used any more."""
+    return path.with_name(f"{path.name}.{why}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}")
+
+
+def set_aside(path: Path, why: str) -> Path:
+    """Rename what there is of a spool, so that a new one can take its place. Returns the file's new name."""
+    suffix = aside_of(path, why).name.removeprefix(path.name)
     for name in (path.name, f"{path.name}-wal", f"{path.name}-shm", f"{path.name}-journal", f"{path.name}.bodies"):
         with suppress(FileNotFoundError):
             path.with_name(name).rename(path.with_name(name + suffix))

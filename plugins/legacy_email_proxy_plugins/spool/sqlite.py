@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import secrets
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -14,14 +17,15 @@ from legacy_email_proxy.contracts import Failure, SettingsMistake, StorageFull
 
 from ..threads import Threads
 from . import rows
+from .backup import copy_out, restore, snapshot, trouble
 from .bodies import BodyFiles
 from .lock import Locked, SpoolLock
 from .marks import Marks
 from .message import Outcome, SpooledMessage
 from .relational import LOOK_AT, SUSPECT, RelationalStore
 from .reserve import RESERVE_OCTETS, Reserve
-from .schema import VERSION, connect, is_damage, set_aside, storage_failure
-from .store import Room, TooNewError
+from .schema import VERSION, aside_of, clear_the_way, connect, is_damage, set_aside, storage_failure
+from .store import ANNOUNCED, Copied, Room, TooNewError
 
 __all__ = ("SQLiteStore",)
 
@@ -46,6 +50,8 @@ class SQLiteStore(RelationalStore):
         self._free: tuple[float, int | None] = (float("-inf"), None)
         self._marks = Marks(path.with_name(f"{path.name}.trying"))
         self._reserve = Reserve(path.with_name(f"{path.name}.reserve"))
+        self._snapshot = path.with_name(f"{path.name}.backup")
+        self._copying = asyncio.Lock()
         self._last = 0
 
     async def open(self, wake: Callable[[], None]) -> None:
@@ -55,11 +61,13 @@ class SQLiteStore(RelationalStore):
             self._lock.take()
             await self._writer.open(self._connect)
             await self._threads.run(self._files.prepare)
+            self._snapshot.unlink(missing_ok=True)
             crashed = self._marks.open()
-            names = await self._writer.run(lambda connection: self._take_stock(connection, crashed))
+            names, mark = await self._writer.run(lambda connection: self._take_stock(connection, crashed))
             self._marks.wipe()
             await self._threads.run(self._reserve.keep)
-            await self._sweep(names)
+            await self._sweep(names, ours=mark == self._files.mark)
+            await self._mark_anew()
         except Locked as locked:
             raise SettingsMistake(
                 f"{LOOK_AT}: {locked} has the spool {str(self.path)!r} open; stop it, or give this one another spool"
@@ -70,12 +78,18 @@ class SQLiteStore(RelationalStore):
             raise SettingsMistake(f"{LOOK_AT}: can not use {str(self.path)!r}: {reason}") from error
 
     def _connect(self) -> sqlite3.Connection:
+        if missed := clear_the_way(self.path):
+            self._logger.error(
+                "the spool %s is missing, but what belongs to it is there: that is kept beside it as %s and the like,"
+                " and a new spool begun; nothing of it is delivered before it is put back with its file",
+                self.path, missed.name,
+            )  # fmt: skip
         try:
             return self._checked()
         except sqlite3.Error as error:
             if not is_damage(error):
                 raise
-            aside = set_aside(self.path)
+            aside = set_aside(self.path, "unreadable")
             self._logger.error(
                 "the spool %s can not be read (%s): it is kept as %s, and a new one begun", self.path, error, aside
             )
@@ -94,21 +108,39 @@ class SQLiteStore(RelationalStore):
             raise
         return connection
 
-    def _take_stock(self, connection: sqlite3.Connection, crashed: Sequence[int]) -> set[str]:
+    def _take_stock(self, connection: sqlite3.Connection, crashed: Sequence[int]) -> tuple[set[str], str]:
+        """Returns the bodies that are needed, and the mark of the last start."""
         connection.executemany(
             "UPDATE message SET unfinished = unfinished + 1 WHERE number = ?", [(number,) for number in crashed]
         )
         (self._last,) = connection.execute(
             "SELECT max(coalesce(max(seq), 0), (SELECT coalesce(max(number), 0) FROM message)) FROM sqlite_sequence"
         ).fetchone()
-        self._messages, self._octets = connection.execute(
-            "SELECT count(*), coalesce(sum(octets), 0) FROM message"
-        ).fetchone()
-        return {name for (name,) in connection.execute("SELECT body FROM message WHERE body IS NOT NULL")}
+        self._weight = rows.weigh_all(connection)
+        names = {name for (name,) in connection.execute("SELECT body FROM message WHERE body IS NOT NULL")}
+        return names, _mark(connection)
 
-    async def _sweep(self, names: set[str]) -> None:
-        removed, foreign = await self._threads.run(self._files.sweep, names)
-        if removed:
+    async def _mark_anew(self) -> None:
+        """Write into the file and beside the bodies that they belong together."""
+        mark = secrets.token_hex(16)
+        with suppress(Failure):  # on a full disk both keep the one they have
+            await self._writer.run(lambda connection: _set_mark(connection, mark))
+            await self._threads.run(self._files.set_mark, mark)
+
+    async def _sweep(self, names: set[str], *, ours: bool) -> None:
+        """Bodies that no record names are what a crash left behind, if these were their records all the time.
+
+        If they were not, as when an older copy of the file was put in its place, those may be messages.
+        """
+        aside = None if ours else aside_of(self._files.folder, "without-records")
+        removed, foreign = await self._threads.run(self._files.sweep, names, aside)
+        if removed and aside is not None:
+            self._logger.error(
+                "the spool %s is another one than that to which the bodies beside it belong:"
+                " %d of them are in no record, and are kept in %s",
+                self.path, removed, aside,
+            )  # fmt: skip
+        elif removed:
             self._logger.info("the spool: %d bodies that no message needs any more were removed", removed)
         if foreign:
             self._logger.warning("the spool: %s: not ours, and left alone: %s", self._files.folder, foreign[:10])
@@ -180,7 +212,34 @@ class SQLiteStore(RelationalStore):
             if not self._reserve.kept and free > _AMPLE * RESERVE_OCTETS:
                 await self._threads.run(self._reserve.keep)
             self._free = (now, free)
-        return Room(self._messages, self._octets, free)
+        return Room(self._weight.messages, self._weight.octets, free)
+
+    async def announce(self, facts: Mapping[str, str | int]) -> None:
+        """See :meth:`.store.Store.announce`."""
+        self._logger.info(ANNOUNCED, extra={"facts": facts})
+
+    async def back_up(self, folder: Path) -> Copied:
+        """See :meth:`.store.Store.back_up`."""
+        async with self._copying:
+            self._files.keep()
+            try:
+                await self._writer.aside(lambda connection, between: snapshot(connection, self._snapshot, between))
+                return await anyio.to_thread.run_sync(
+                    copy_out, self._snapshot, self._files.folder, folder, abandon_on_cancel=True
+                )
+            except (OSError, sqlite3.Error) as error:
+                raise trouble(error) from error
+            finally:
+                self._snapshot.unlink(missing_ok=True)
+                with anyio.CancelScope(shield=True), suppress(Failure):  # what is left the next start finds
+                    await self._threads.run(self._files.let_go)
+
+    async def restore(self, folder: Path) -> Copied:
+        """See :meth:`.store.Store.restore`."""
+        try:
+            return await anyio.to_thread.run_sync(restore, folder, self.path)
+        except (OSError, sqlite3.Error) as error:
+            raise trouble(error) from error
 
     async def aclose(self) -> None:
         """See :meth:`.store.Store.aclose`."""
@@ -189,3 +248,16 @@ class SQLiteStore(RelationalStore):
         self._marks.close()
         self._lock.release()
 
+
+def _mark(connection: sqlite3.Connection) -> str:
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'start'").fetchone():
+        return ""
+    (mark,) = connection.execute("SELECT coalesce(max(mark), '') FROM start").fetchone()
+    return str(mark)
+
+
+def _set_mark(connection: sqlite3.Connection, mark: str) -> None:
+    # Earlier versions of this program have no use for this table, and nothing against it.
+    connection.execute("CREATE TABLE IF NOT EXISTS start (mark TEXT NOT NULL)")
+    connection.execute("DELETE FROM start")
+    connection.execute("INSERT INTO start VALUES (?)", (mark,))

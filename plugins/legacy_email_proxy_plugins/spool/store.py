@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from legacy_email_proxy.contracts import Failure
 
 from .message import Outcome, SpooledMessage, State, Submission
 
-__all__ = ("Damaged", "Incoming", "Interrupted", "Room", "Store", "TooNewError", "Unreadable")
+__all__ = ("ANNOUNCED", "Copied", "Damaged", "Incoming", "Interrupted", "Room", "Store", "TooNewError", "Unreadable")
+
+
+ANNOUNCED = "done by the operator"
+"""What the log says then, with the facts."""
 
 
 class Interrupted(Failure):
@@ -42,11 +47,23 @@ class Damaged(Unreadable):
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How much is stored, and how much the disk still has; ``None`` where nobody can tell."""
+    """How much is stored that is not given up, and how much the disk still has; ``None`` where nobody can tell."""
 
     messages: int
     octets: int
     free_octets: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What a backup holds. ``missing`` are the numbers of messages of which the body is not there, or not whole.
+
+    ``aside`` is under which name that is kept which was in its place and could not be read.
+    """
+
+    messages: int
+    missing: Sequence[int]
+    aside: str = ""
 
 
 class Incoming(Protocol):
@@ -126,8 +143,20 @@ class Store(Protocol):
     async def move(self, number: int, state: State, now: float) -> bool:
         """The operator's decision. Queued means: due now, with all its tries before it, the dead revived."""
 
-    async def drop(self, number: int) -> bool:
-        """The operator's decision: away with it, nobody is told."""
+    async def drop(self, number: int, now: float) -> bool:
+        """The operator's decision: away with it, nobody is told. What it was to notify of is dead then."""
+
+    async def announce(self, facts: Mapping[str, str | int]) -> None:
+        """Tell the log of every service that has it open what the operator has done."""
+
+    async def back_up(self, folder: Path) -> Copied:
+        """Copy all of it, as it is at one moment, into an empty folder, while everything goes on.
+
+        Raises :class:`Failure` also where the database has tools of its own for that.
+        """
+
+    async def restore(self, folder: Path) -> Copied:
+        """Put a backup in the place of an empty spool, which nobody has open, nor this store. Raises as above."""
 
     async def room(self) -> Room:
         """How full it is; cheap enough to ask at each MAIL."""

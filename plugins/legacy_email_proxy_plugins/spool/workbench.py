@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 from legacy_email_proxy.contracts import QUEUE_ACTIONS, Failure, QueueAction
 
 from .message import SpooledMessage, State
-from .store import Store, Unreadable
+from .store import Copied, Store, Unreadable
 
-__all__ = ("Workbench",)
+__all__ = ("Workbench", "backed_up")
 
 _LARGEST = 2**63 - 1
 """No database has room for a larger number."""
@@ -26,8 +27,10 @@ class Workbench:
         self._clock = clock
         self._wake = wake
 
-    async def do(self, action: QueueAction, numbers: Sequence[int]) -> AsyncGenerator[Mapping[str, Any] | bytes, None]:
-        """See :meth:`contracts.Queue.administer`."""
+    async def do(
+        self, action: QueueAction, numbers: Sequence[int], by: str
+    ) -> AsyncGenerator[Mapping[str, Any] | bytes, None]:
+        """See :meth:`contracts.Queue.administer`; ``by`` says for the log who wants it."""
         if action not in QUEUE_ACTIONS:
             raise Failure(f"the spool knows no {action!r}")
         if action == "migrate":
@@ -40,28 +43,51 @@ class Workbench:
         for number in numbers if numbers or action != "list" else await self._store.numbers():
             if action == "export":
                 message = await self._message(number)
-                async with aclosing(self._store.content(message)) as pieces:
-                    async for piece in pieces:
-                        yield piece
+                try:
+                    async with aclosing(self._store.content(message)) as pieces:
+                        async for piece in pieces:
+                            yield piece
+                except Unreadable as error:
+                    raise Failure(f"message {number}: {error}") from None
             else:
-                answer = await self._one(action, number)
+                answer = await self._one(action, number, by)
                 if answer is not None:
                     yield answer
         self._wake()
 
-    async def _one(self, action: QueueAction, number: int) -> Mapping[str, Any] | None:
+    async def back_up(self, folder: Path) -> Mapping[str, Any]:
+        """See :meth:`contracts.BackedUpQueue.back_up`."""
+        return backed_up("backup", folder, await self._store.back_up(folder))
+
+    async def _one(self, action: QueueAction, number: int, by: str) -> Mapping[str, Any] | None:
         if action == "list":
             return await self._shown(number)
         if action == "show":
             return _described(await self._message(number))
         if action == "release" and (await self._message(number)).state is not State.HELD:
             raise Failure(f"message {number} is not held")
+        what = await self._facts(number)
+        now = self._clock()
         done = await (
-            self._store.drop(number) if action == "drop" else self._store.move(number, _MOVES[action], self._clock())
+            self._store.drop(number, now) if action == "drop" else self._store.move(number, _MOVES[action], now)
         )
         if not done:
             raise Failure(f"there is no message {number}")
+        await self._store.announce({"action": action, "by": by, "message": number, **what})
         return {"number": number, "done": action}
+
+    async def _facts(self, number: int) -> Mapping[str, str | int]:
+        try:
+            message = await self._store.get(number)
+        except Unreadable:
+            message = None
+        if message is None:
+            return {}
+        return {
+            "state": message.state.value, "session": message.client.session, "sender": message.reverse_path,
+            "recipients": len(message.recipients), "octets": message.octets,
+            **({"account": message.account} if message.account else {}),
+        }  # fmt: skip
 
     async def _shown(self, number: int) -> Mapping[str, Any] | None:
         try:
@@ -79,6 +105,14 @@ class Workbench:
         if message is None:
             raise Failure(f"there is no message {number}")
         return message
+
+
+def backed_up(action: str, folder: Path, copied: Copied) -> Mapping[str, Any]:
+    """What there is to say of a backup, or of one that was put back."""
+    return {
+        "done": action, "folder": str(folder), "messages": copied.messages, "missing": list(copied.missing),
+        "aside": copied.aside,
+    }  # fmt: skip
 
 
 def _described(message: SpooledMessage) -> dict[str, Any]:

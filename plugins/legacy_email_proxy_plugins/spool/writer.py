@@ -42,6 +42,12 @@ class _Job:
     error: BaseException | None = None
 
 
+@dataclass(slots=True)
+class _Aside:
+    work: Callable[[Connection, Callable[[], None]], Any]
+    job: _Job
+
+
 class Writer:
     """Runs work on the connection. While one commit waits for the disk, the work for the next one gathers."""
 
@@ -54,7 +60,7 @@ class Writer:
         self._gathered: list[_Job] = []
         self._committing = self._hurry = False
         self._patience: asyncio.TimerHandle | None = None
-        self._jobs: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[list[_Job] | _Aside | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop
         self._closed = False
@@ -81,6 +87,16 @@ class Writer:
         """As :meth:`run`, behind what was asked for before; nobody waits, and nobody hears of a failure."""
         if self._thread is not None and not self._closed:
             self._done(work, None).add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def aside(self, work: Callable[[Connection, Callable[[], None]], _Result]) -> _Result:
+        """Do ``work`` outside of any transaction, for as long as it takes. Whenever it calls what it is given beside
+        the connection, all commits that wait are made. One at a time. Raises what ``work`` raises.
+        """
+        if self._thread is None or self._closed:
+            raise Failure("the spool is closed", look_at=self._look_at)
+        job = _Job(None, None, self._loop.create_future())
+        self._jobs.put(_Aside(work, job))
+        return cast(_Result, await job.future)
 
     async def together(self, argument: Any, *, patient: bool = False) -> Any:
         """As :meth:`run`, for what many callers want at once: ``bulk`` gets a list of arguments, and gives the results.
@@ -153,11 +169,32 @@ class Writer:
         self._call(_resolve, [opened])
         del opened
         try:
-            while (jobs := self._jobs.get()) is not None:
-                self._commit(connection, jobs)
-                self._call(self._ended, jobs)
+            while (asked := self._jobs.get()) is not None:
+                if isinstance(asked, _Aside):
+                    self._do_aside(connection, asked)
+                else:
+                    self._commit(connection, asked)
+                    self._call(self._ended, asked)
         finally:
             connection.close()
+
+    def _do_aside(self, connection: Connection, aside: _Aside) -> None:
+        def others_turn() -> None:
+            while not self._jobs.empty():
+                asked = self._jobs.get()
+                if asked is None or isinstance(asked, _Aside):
+                    self._jobs.put(asked)
+                    raise Failure("the spool is being closed", look_at=self._look_at)
+                self._commit(connection, asked)
+                self._call(self._ended, asked)
+            if aside.job.future.cancelled():
+                raise Failure("nobody waits for it any more")
+
+        try:
+            aside.job.result = aside.work(connection, others_turn)
+        except BaseException as error:
+            aside.job.error = error
+        self._call(_resolve, [aside.job])
 
     def _commit(self, connection: Connection, jobs: list[_Job]) -> None:
         try:

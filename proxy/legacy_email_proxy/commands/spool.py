@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import anyio
 
 from .. import events
 from ..composition import relays
-from ..contracts import QUEUE_ACTIONS, Failure, Queue, QueueAction, SettingsMistake
+from ..contracts import QUEUE_ACTIONS, BackedUpQueue, Failure, Queue, QueueAction, SettingsMistake
 from ..replies import printable
 
 __all__ = ("add_arguments", "run")
@@ -29,14 +31,19 @@ _SENTENCES = {
     "drop": "remove these for good; nobody is told",
     "export": "write the content of one message to standard output",
     "migrate": "bring the spool's tables up to date, as the service does when it starts",
+    "backup": "copy the whole spool into a folder, also while the service runs",
+    "restore": "put such a copy in the place of a spool that is empty; the service must not run",
 }
+_ABOUT_ALL = ("list", "migrate")
+_WITH_A_FOLDER = ("backup", "restore")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to do, and with which messages."""
     listed = "; ".join(f"{action}: {sentence}" for action, sentence in _SENTENCES.items())
-    parser.add_argument("action", choices=QUEUE_ACTIONS, metavar="ACTION", help=listed)
-    parser.add_argument("numbers", nargs="*", type=int, metavar="NUMBER", help="numbers of messages, from `list`")
+    parser.add_argument("action", choices=(*QUEUE_ACTIONS, *_WITH_A_FOLDER), metavar="ACTION", help=listed)
+    sentence = "numbers of messages, from `list`; for `backup` and `restore` the folder"
+    parser.add_argument("about", nargs="*", metavar="NUMBER", help=sentence)
     sentence = "of ACCOUNTS_FILE: list its messages only; or the one whose own spool is meant"
     parser.add_argument("--account", metavar="NAME", help=sentence)
     parser.add_argument("--json", action="store_true", help="one JSON object a line, times in seconds since 1970")
@@ -44,18 +51,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Exit status 0: done. 1: it could not be done, for a reason that is told. 2: the settings can not work."""
-    action, numbers = options.action, options.numbers
-    if action == "export" and len(numbers) != 1:
-        raise SettingsMistake("spool export: name one message")
-    if action not in ("list", "migrate") and not numbers:
-        raise SettingsMistake(f"spool {action}: name the messages by their numbers; `spool list` shows them")
+    action, about = options.action, options.about
+    if action in _WITH_A_FOLDER:
+        if len(about) != 1:
+            raise SettingsMistake(f"spool {action}: name one folder")
+    else:
+        _check_numbers(action, about)
     events.configure("error", "text")
+    options.folder = Path(about[0]).absolute() if action in _WITH_A_FOLDER else None
     try:
         anyio.run(_administer, options, backend="asyncio")
     except Failure as failure:
         print(f"legacy-email-proxy: {failure}", file=sys.stderr)
         return 1
     return 0
+
+
+def _check_numbers(action: str, about: Sequence[str]) -> None:
+    if action == "export" and len(about) != 1:
+        raise SettingsMistake("spool export: name one message")
+    if action not in _ABOUT_ALL and not about:
+        raise SettingsMistake(f"spool {action}: name the messages by their numbers; `spool list` shows them")
+    for each in about:
+        if not re.fullmatch(r"-?[0-9]{1,50}", each):
+            raise SettingsMistake(f"spool {action}: {each!r} is no number of a message")
 
 
 async def _administer(options: argparse.Namespace) -> None:
@@ -65,7 +84,10 @@ async def _administer(options: argparse.Namespace) -> None:
         for queue in queues:
             if len(queues) > 1 and not options.json:
                 print(f"spool {queue.queue_name}")
-            async with aclosing(queue.administer(options.action, options.numbers)) as answers:
+            if options.action in _WITH_A_FOLDER:
+                await _copy(queue, options)
+                continue
+            async with aclosing(queue.administer(options.action, [int(each) for each in options.about])) as answers:
                 async for answer in answers:
                     if isinstance(answer, bytes):
                         sys.stdout.buffer.write(answer)
@@ -82,6 +104,22 @@ async def _administer(options: argparse.Namespace) -> None:
                 await account.relay.aclose()
             for each in account.credentials.values():
                 await each.aclose()
+
+
+async def _copy(queue: Queue, options: argparse.Namespace) -> None:
+    if not hasattr(queue, "back_up"):
+        raise Failure(f"{queue.queue_name}: this relay knows no backup")
+    copied, folder = cast(BackedUpQueue, queue), options.folder
+    done = await (copied.back_up(folder) if options.action == "backup" else copied.restore(folder))
+    if options.json:
+        print(json.dumps({**done, "spool": queue.queue_name}))
+        return
+    where = f"of {queue.queue_name} in {folder}" if options.action == "backup" else f"of {folder} in {queue.queue_name}"
+    print(f"{options.action} {where}: {done['messages']} messages")
+    if done["aside"]:
+        print(f"what was there and could not be read is kept as {done['aside']} and the like")
+    if done["missing"]:
+        print("without the content of " + ", ".join(map(str, done["missing"])) + ", which is missing or damaged")
 
 
 def _meant(queues: Mapping[str, Queue], options: argparse.Namespace) -> list[Queue]:

@@ -42,7 +42,7 @@ from .finding import Finding, Level
 from .header import Header
 from .line_ends import normalised
 from .maildrop import Columns, Entry, Login, Maildrop, MaildropSession, NamedSession
-from .queue import QUEUE_ACTIONS, Queue, QueueAction
+from .queue import QUEUE_ACTIONS, BackedUpQueue, Queue, QueueAction
 from .relay import (
     PipeliningTransaction,
     Recipient,
@@ -61,6 +61,7 @@ __all__ = (
     "QUEUE_ACTIONS",
     "Account",
     "Authorizable",
+    "BackedUpQueue",
     "BearerToken",
     "Client",
     "Columns",

@@ -19,7 +19,8 @@ class Client:
     """The peer of one session. ``session`` is a short label that every log line of the session carries.
 
     ``login`` is the user whose password it proved to this proxy (SMTP AUTH), ``""`` for nobody; ``port`` is that of the
-    listener to which it came, 0 where that is not known.
+    listener to which it came, 0 where that is not known. ``spooled``: it was here earlier, and its message comes out of
+    a spool now. No device waits for the reply then, so there is none that could take another one's turn.
     """
 
     address: str
@@ -27,6 +28,7 @@ class Client:
     helo: str = ""
     login: str = ""
     port: int = 0
+    spooled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
-__all__ = ("QUEUE_ACTIONS", "Queue", "QueueAction")
+__all__ = ("QUEUE_ACTIONS", "BackedUpQueue", "Queue", "QueueAction")
 
 QueueAction = Literal["list", "show", "retry", "hold", "release", "drop", "export", "migrate"]
 QUEUE_ACTIONS: tuple[str, ...] = get_args(QueueAction)
@@ -28,3 +29,18 @@ class Queue(Protocol):
         accounts that have the queue in common are meant. ``migrate`` is about no message: it brings up to date what
         the queue is held in, and gives its ``version``. Raises :class:`Failure` in plain words.
         """
+
+
+class BackedUpQueue(Queue, Protocol):
+    """A queue of which a copy can be made while it is in use. It is optional, too.
+
+    Both give what JSON can hold: the ``folder``, how many ``messages`` there are, and the numbers of those whose
+    content is ``missing``; and as ``aside`` under which name that is kept, if any, which was in the way of a restored
+    one. Both raise :class:`Failure` in plain words, also where other tools have to be used.
+    """
+
+    async def back_up(self, folder: Path) -> Mapping[str, Any]:
+        """Copy all of it, as it is at one moment, into an empty folder, or one to be made; its path is absolute."""
+
+    async def restore(self, folder: Path) -> Mapping[str, Any]:
+        """Take over what :meth:`back_up` has written there. Nobody may have the queue open, and it has to be empty."""

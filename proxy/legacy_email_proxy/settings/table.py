@@ -168,7 +168,7 @@ _SPOOL = (
     Setting("SPOOL_NOTIFY_SENDER", "text", None, "Reverse-path of notifications where the backend refuses the empty one (`<>`) that they should have; without it `SMTP_SENDER`, or `BACKEND_SMTP_USER` if that is an address."),
     Setting("SPOOL_POSTMASTER", "text", None, "An address that is told of mail which can't be delivered."),
     Setting("SPOOL_NOTIFY", "text", "both", "Who is told: the `sender`, the `postmaster`, or `both`, as far as there is one.", choices=("sender", "postmaster", "both")),
-    Setting("SPOOL_MAX_OCTETS", "integer", "10737418240", "How much mail may wait in the spool, of all accounts that share it; over it devices are told to come back later.", minimum=65536),
+    Setting("SPOOL_MAX_OCTETS", "integer", "10737418240", "How much mail may wait in the spool, of all accounts that share it, without what was given up; over it devices are told to come back later.", minimum=65536),
     Setting("SPOOL_POISON_TRIES", "integer", "10", "How often a message may crash the relay or the proxy before it is set aside.", minimum=1),
 )  # fmt: skip
 
