@@ -169,6 +169,7 @@ TRASH_ROWS = [
     (r'(\Trash) "/" Trash', "Trash"),
     (r'(\HasNoChildren \TRASH) NIL "Trash"', "Trash"),
     ('(\\Trash)\t"/"  Trash', "Trash"),
+    ('(\\Trash) "/" "Trash" ', "Trash"),
     (r'(\Trash) "\\" Trash', "Trash"),
     (r'(\Trash) "/" Trash ("CHILDINFO" ("SUBSCRIBED"))', "Trash"),
     (r'(\Trash) "/" "Trash (old)" ("OLDNAME" ("Trash"))', "Trash (old)"),

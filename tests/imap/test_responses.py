@@ -499,6 +499,9 @@ HOSTILE = [
     b"(" + b" " * 60_000 + b"x",
     b"() " + b'"\\' * 30_000,
     b"BODY[" * 12_000,
+    b"BODY[ " * 10_000,
+    b'" ' + b'\\" ' * 20_000,
+    b'"' + b"(\\" * 30_000,
     b"BODY[]<" + b"1" * 60_000,
     b"{" * 60_000 + b"}",
     b"{" + b"1" * 60_000 + b"}",
@@ -522,4 +525,4 @@ def test_no_line_takes_long(text: bytes) -> None:
     for part in (text, b"(" + text):
         with suppress(ValueError):
             Tokens().text(part)
-    assert time.process_time() - began < 1.0
+    assert time.process_time() - began < 0.3

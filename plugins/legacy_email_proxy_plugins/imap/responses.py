@@ -44,7 +44,7 @@ Attributes: TypeAlias = Mapping[str, Value]
 # Nothing in it can match the same octets in two ways, so the time it takes grows with the octets and no faster. What is
 # no token comes as an octet alone.
 _TOKENS = re.compile(
-    rb'[ \t]*(\(|\)|"[^"\\]*(?:\\.[^"\\]*)*"|(?:BODY|BINARY)\[[^\]]*\](?:<[\d.]+>)?|[^\s()"][^\s()]*|.)',
+    rb'[ \t]*(\(|\)|"[^"\\]*(?:\\.[^"\\]*)*"|(?:BODY|BINARY)\[[^\]]{0,999}\](?:<[\d.]+>)?|[^\s()"][^\s()]*|.)',
     re.IGNORECASE | re.DOTALL,
 )
 _LITERAL = re.compile(rb"(?:\A|(?<=[ \t(\]>]))~?\{(\d{1,20})\+?\}\Z")
@@ -91,8 +91,8 @@ def mailbox_in(parts: tuple[bytes, ...]) -> tuple[frozenset[bytes], bytes] | Non
     match = _MAILBOX.match(parts[0])
     if match is None:
         return None
-    name = match[2]
-    if len(parts) > 1 and not name.strip():
+    name = match[2].strip()
+    if len(parts) > 1 and not name:
         name = parts[1]
     elif (quoted := _QUOTED.match(name)) and (quoted.end() == len(name) or name[quoted.end() :].lstrip()[:1] == b"("):
         name = _ESCAPED.sub(rb"\1", quoted[1])
