@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 from aiohappyeyeballs import start_connection
 
-from legacy_email_proxy.contracts import Unreachable
+from legacy_email_proxy.contracts import Disconnected, Unreachable
 from legacy_email_proxy_plugins import dial as dial_module
 from legacy_email_proxy_plugins.dial import dial
+from legacy_email_proxy_plugins.imap.server import Patience
+from legacy_email_proxy_plugins.imap.wire import Wire
 
 pytestmark = pytest.mark.anyio
 
@@ -148,3 +150,22 @@ async def test_a_name_that_is_none_and_one_without_addresses(names: dict[str, Ca
     for host in ("nowhere.invalid", "a" * 70 + ".invalid", "empty.test"):
         with pytest.raises(Unreachable, match="can not be resolved"):
             await dial(host, 1, 30, "BACKEND_SMTP")
+
+
+async def test_the_imap_leg_dials_in_its_thread_and_gives_up_at_once() -> None:
+    with swallowing("127.0.0.1") as black_hole, listening() as alive:
+        wire = Wire(Patience())
+        wire.allow(30, 1000)
+        dialling = asyncio.create_task(asyncio.to_thread(wire.connect, *black_hole))
+        await asyncio.sleep(0.05)
+        wire.abort()
+        with pytest.raises(Disconnected, match="given up"):
+            async with asyncio.timeout(5):
+                await dialling
+        with pytest.raises(Disconnected, match="given up"):
+            await asyncio.to_thread(wire.connect, *alive)
+        wire = Wire(Patience())
+        wire.allow(30, 1000)
+        await asyncio.to_thread(wire.connect, *alive)
+        assert wire.socket.getpeername() == alive
+        wire.close()

@@ -86,9 +86,9 @@ async def test_the_log_names_the_setting_for_long_lines(
     caplog.set_level(logging.INFO)
     async with (
         relaying(certificates.good, {".": "500 Line too long"}, dialogue=PIPELINED) as (_, relay),
-        spooling(relay, tmp_path, SPOOL_NOTIFY="postmaster") as spool,
+        spooling(relay, tmp_path) as spool,
     ):
-        await send(spool)
+        await send(spool, reverse_path="")
         await until_states(spool, "dead")
         causes = [getattr(each, "facts", {}).get("cause", "") for each in caplog.records]
         assert any(cause.endswith("(see SMTP_LONG_LINES)") for cause in causes)

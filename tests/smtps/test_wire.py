@@ -149,3 +149,15 @@ async def test_what_came_in_the_clear_is_no_beginning_of_what_comes_in_tls(said:
         wire.abort()
         await wire.closed()
         assert theirs.recv(1) == b"", "nothing was sent"
+
+
+@pytest.mark.parametrize("said", [b"421 too many connections\r\n", b"421 too"])
+async def test_what_was_said_in_the_clear_before_tls_is_known_even_when_it_came_first(said: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        _, wire = await asyncio.get_running_loop().create_connection(Wire, sock=ours)
+        theirs.send(said)
+    await wire.closed()
+    with pytest.raises(ssl.SSLError):
+        await wire.start_tls(ssl.create_default_context(), "fake.test", 1)
+    assert wire.said_in_clear.startswith("421 too")

@@ -34,7 +34,7 @@ from .replies import UNASKED, Reply, one_line
 from .timeouts import Timeouts
 from .wire import Broken, Wire
 
-__all__ = ("EHLO_NAME", "log_in", "open_connection")
+__all__ = ("EHLO_NAME", "NotLetIn", "log_in", "open_connection")
 
 _IN_CLEAR = re.compile(r"([245][0-9]{2})(?![0-9])")
 _EHLO = "while sending EHLO"
@@ -43,10 +43,14 @@ EHLO_NAME = "BACKEND_SMTP_EHLO_NAME"
 """The setting to look at where EHLO is refused."""
 
 
+class NotLetIn(Disconnected):
+    """The backend hung up before anybody could log in."""
+
+
 async def open_connection(endpoint: Endpoint, timeouts: Timeouts, logger: logging.Logger) -> Connection:
     """Connect, verify, and say EHLO; :func:`log_in` comes next.
 
-    Raises :class:`Unreachable`, :class:`Unverified`, :class:`Overloaded`, :class:`Unusable` or :class:`Disconnected`.
+    Raises :class:`Unreachable`, :class:`Unverified`, :class:`Overloaded`, :class:`Unusable` or :class:`NotLetIn`.
     """
     connected = await dial(endpoint.host, endpoint.port, timeouts.connect, "BACKEND_SMTP")
     try:
@@ -65,8 +69,10 @@ async def open_connection(endpoint: Endpoint, timeouts: Timeouts, logger: loggin
             await _start_tls(connection)
             # What was offered in the clear may be anybody's words (RFC 3207 §4.2).
             await _hello(connection)
-    except BaseException:
+    except BaseException as error:
         connection.abort()
+        if isinstance(error, Disconnected):
+            raise NotLetIn(error.detail, look_at=error.look_at, about_us=True) from None
         raise
     return connection
 
@@ -80,7 +86,7 @@ async def _greeting(connection: Connection) -> None:
         reply = await connection.take("waiting for the greeting", connection.timeouts.greeting)
     except Disconnected as lost:
         kind = Unreachable if connection.timed_out else Disconnected
-        raise kind(lost.detail, look_at=look_at, about_us=True) from None
+        raise kind(lost.detail, look_at=look_at) from None
     if reply.code != 220:
         raise _unwelcome(endpoint, reply.code, str(reply), look_at)
 
@@ -98,7 +104,7 @@ async def _hello(connection: Connection) -> None:
     try:
         reply = await connection.take(_EHLO, connection.timeouts.hello)
     except Disconnected as lost:
-        raise Disconnected(lost.detail, look_at=EHLO_NAME, about_us=True) from None
+        raise Disconnected(lost.detail, look_at=EHLO_NAME) from None
     if reply.code == 250:
         connection.offered(Extensions.parse(reply))
     elif reply.code >= 500:
@@ -167,8 +173,7 @@ async def _start_tls(connection: Connection) -> None:
         raise Unverified(f"{endpoint} does not speak TLS with us: {what}; nothing was sent", look_at=look_at) from None
     except Broken as broken:
         kind = Unreachable if broken.timed_out else Disconnected
-        detail = f"{endpoint}: in the TLS handshake: {broken}"
-        raise kind(detail, look_at="BACKEND_SMTP_PORT", about_us=True) from None
+        raise kind(f"{endpoint}: in the TLS handshake: {broken}", look_at="BACKEND_SMTP_PORT") from None
 
 
 async def log_in(

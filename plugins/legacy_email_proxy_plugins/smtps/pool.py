@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from legacy_email_proxy.contracts import Disconnected, Overloaded
+from legacy_email_proxy.contracts import Overloaded
 
 from .connection import Connection
+from .opening import NotLetIn
 
 __all__ = ("Limits", "Loan", "Pool")
 
@@ -280,7 +281,8 @@ class Pool:
         """Whether the backend takes others of ours, so that it is worth while to wait for one of them; then the pool is
         that small for now. Where it takes none, its reason is another one.
         """
-        if self._closed or not isinstance(error, Overloaded | Disconnected):
+        # Who hung up at the login may not have liked the password: that is not tried again.
+        if self._closed or not isinstance(error, Overloaded | NotLetIn):
             return False
         others = self._taken_by_all - 1
         if not others and not self._idle:

@@ -205,7 +205,8 @@ class _Chunks:
 
     async def _asked(self, octets: list[bytes]) -> list[bytes]:
         """What is left of them when the backend has shown that it knows BDAT. Who does not would read the lines of a
-        message as commands, ours by all that it knows; so the first octet goes alone, and makes no line.
+        message as commands, ours by all that it knows; so the first octet goes alone, and makes no line. Whatever is
+        said against that one is no verdict on a message.
         """
         if not self._asks:
             return octets
@@ -213,7 +214,7 @@ class _Chunks:
         if not (whole := b"".join(octets)):
             return octets
         self._connection.write(_chunk([whole[:1]], b""), 1, self._PHASE)
-        await self._judge(unless=_UNKNOWN_COMMAND)
+        await self._judge(unless=range(500, 600))
         return [whole[1:]]
 
     async def _judge(self, unless: Container[int] = ()) -> None:

@@ -191,7 +191,7 @@ class Wire(asyncio.Protocol):
 
     @property
     def said_in_clear(self) -> str:
-        """What came first where a handshake should have begun. If that has failed, it may be words."""
+        """What came first where a handshake should have begun; if that has failed, it may be words."""
         return self._hello.decode("utf-8", "replace")
 
     async def reply(self, seconds: float) -> Reply:
@@ -279,11 +279,13 @@ class Wire(asyncio.Protocol):
 
     async def start_tls(self, context: ssl.SSLContext, host: str, seconds: float) -> None:
         """Switch to TLS and verify. Raises :class:`ssl.SSLError` or :class:`Broken`; nothing else was sent by then."""
-        if fault := self.fault:
-            raise fault
         if self._reader.arrived or self._reader.part:
             # Some event loops read before whoever connected is resumed. Kept, it would stand before what comes in TLS.
+            reply = self._next()
+            self._hello = (reply.whole if reply is not None else self._reader.part).encode()
             raise ssl.SSLError(ssl.SSL_ERROR_SSL, "it spoke in the clear before TLS")
+        if fault := self.fault:
+            raise fault
         # From here on what arrives belongs to the handshake: octets that follow the 220 in the clear break it, and
         # never end up among the replies.
         self._tls = TLS(context, host)

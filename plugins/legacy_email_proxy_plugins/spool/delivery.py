@@ -283,20 +283,16 @@ class Delivery:
             self._attempting.discard(message.number)
 
     def _tell_gate(self, made: Attempt) -> None:
-        failure = made.about_us
-        if failure is None:
-            if made.failure is not None and not isinstance(made.failure, Failure):
-                # A bug says nothing of the backend; where this was the probe, the next message is.
-                self._gate.abandon()
-            elif self._gate.judged():
-                self._logger.info("the backend is there again", extra={"facts": self._whose})
-            return
-        pause = self._gate.failed(failure)
-        if pause:
-            facts = {**self._whose, "cause": str(failure), "seconds": round(pause)}
-            self._logger.warning(
-                "the backend is of no use: all mail waits, and then one message is tried", extra={"facts": facts}
-            )
+        if failure := made.about_us:
+            if pause := self._gate.failed(failure):
+                words = "the backend is of no use: all mail waits, and then one message is tried"
+                facts = {**self._whose, "cause": str(failure), "seconds": round(pause)}
+                self._logger.warning(words, extra={"facts": facts})
+        elif _unexpected(made.failure):
+            # A bug says nothing of the backend; where this was the probe, the next message is.
+            self._gate.abandon()
+        elif self._gate.judged():
+            self._logger.info("the backend is there again", extra={"facts": self._whose})
 
     async def _outcome(self, message: SpooledMessage, made: Attempt) -> Outcome:
         now = self._clock()
@@ -311,7 +307,6 @@ class Delivery:
                 extra={"facts": {**_facts(message), "recipients": len(made.delivered), "backend": made.detail}},
             )
         for cause in dict.fromkeys(str(refusal) for _, refusal in made.refused):
-            # It knows more than the reply says, such as which setting may help.
             self._logger.info("recipients refused", extra={"facts": {**_facts(message), "cause": cause}})
         failed = []
         for recipient, refusal in made.refused:
@@ -404,7 +399,7 @@ class Delivery:
         return Outcome(message, (), self._clock(), State.SET_ASIDE, storable(reason), orderly=False)
 
 
-def _unexpected(error: BaseException) -> BaseException | None:
+def _unexpected(error: BaseException | None) -> BaseException | None:
     return None if isinstance(error, Failure) else error
 
 
