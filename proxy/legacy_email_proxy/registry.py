@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 from .contracts import (
     Authorizable,
+    BackedUpQueue,
     Credentials,
     Filter,
     Maildrop,
@@ -22,6 +23,7 @@ from .contracts import (
     Relay,
     Setting,
     SettingType,
+    StartingCredentials,
     StartingRelay,
 )
 from .settings import read
@@ -47,7 +49,10 @@ CREDENTIALS = "legacy_email_proxy.credentials"
 GROUPS: dict[str, type] = {MAILDROP: Maildrop, RELAY: Relay, FILTER: Filter, CREDENTIALS: Credentials}
 """Entry-point group → the contract that its plugins keep."""
 
-_OPTIONAL: dict[str, tuple[type, ...]] = {RELAY: (StartingRelay, Queue), CREDENTIALS: (Authorizable,)}
+_OPTIONAL: dict[str, tuple[type, ...]] = {
+    RELAY: (StartingRelay, Queue, BackedUpQueue),
+    CREDENTIALS: (Authorizable, StartingCredentials),
+}
 """What a plugin of a group may be besides: one that has any method of it has all of them."""
 
 _CONTEXTS = ("open", "transaction")

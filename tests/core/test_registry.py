@@ -143,6 +143,16 @@ class AuthorizeWithoutStatus(Vault):
         """Nothing."""
 
 
+class StartingVaultNotAsync(Vault):
+    def start(self) -> None:
+        """Nothing."""
+
+
+class BackUpWithoutRestore(Good):
+    async def back_up(self, folder: object) -> None:
+        """Nothing."""
+
+
 def function(context: object) -> None:
     """Not a class."""
 
@@ -177,6 +187,7 @@ BROKEN = {
     "StartNotAsync": "start() must be async",
     "StartWithArguments": "start() must take (self)",
     "AdministerWithoutNumbers": "administer() must take (self, action, numbers)",
+    "BackUpWithoutRestore": "no method restore()",
     "function": "is not a class",
     "Missing": "can not be imported: AttributeError: ",
 }
@@ -195,6 +206,7 @@ def test_a_broken_one_is_named_with_its_distribution_and_reason(name: str) -> No
     [
         ("AuthorizeWithoutListen", "authorize() must take (self, dialogue, *, listen)"),
         ("AuthorizeWithoutStatus", "no method status()"),
+        ("StartingVaultNotAsync", "start() must be async"),
     ],
 )
 def test_what_a_plugin_is_besides_it_is_wholly(name: str, words: str) -> None:
