@@ -482,7 +482,7 @@ def test_marks_of_literals(text: bytes, octets: int | None) -> None:
 
 def test_strings_that_are_open() -> None:
     assert [is_open(text) for text in (b'"a', b'"a\\"', b'"a" "', b'"\\\\" "')] == [True] * 4
-    assert [is_open(text) for text in (b"", b'"a"', b'"a\\"" ("b")', b'""')] == [False] * 4
+    assert [is_open(text) for text in (b"", b'"a"', b'"a\\"" ("b")', b'""', b'x]" y', b'a"b')] == [False] * 6
 
 
 HOSTILE = [

@@ -49,7 +49,7 @@ _TOKENS = re.compile(
 )
 _LITERAL = re.compile(rb"(?:\A|(?<=[ \t(\]>]))~?\{(\d{1,20})\+?\}\Z")
 _QUOTED = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)"', re.DOTALL)
-_PERHAPS_QUOTED = re.compile(rb'(?<![^\s()\]>])"[^"\\]*(?:\\.[^"\\]*)*("?)', re.DOTALL)
+_PERHAPS_QUOTED = re.compile(rb'(?<![^\s()])"[^"\\]*(?:\\.[^"\\]*)*("?)', re.DOTALL)
 _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
 # A flag may hold "]" (Gmail's do), so a list within the code does not end it.
 _CODE = re.compile(rb'\[([^\s\]()"]+)(?:[ \t]((?:[^\]()"]|"(?:[^"\\]|\\.)*"|\([^()]*\))*))?\]', re.DOTALL)
