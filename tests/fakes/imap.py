@@ -384,7 +384,8 @@ class _Session:
 
     def _tagged(self, status: str, *untagged: str) -> Iterator[bytes]:
         yield "".join(f"* {line}\r\n" for line in untagged).encode()
-        yield f"{self._connection.tag} {status}\r\n".encode()
+        # A tag is what a client sent, and may be no text: the first octets of TLS, say.
+        yield f"{self._connection.tag} {status}\r\n".encode(errors="surrogateescape")
 
     async def _do(self, step: str, command: str, answer: Iterable[bytes]) -> bool:
         action = self._server.act(step)

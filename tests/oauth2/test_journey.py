@@ -145,7 +145,7 @@ def sends(three: Three, proxy: Proxy, sender: str, source: str) -> str:
     logins: list[str] = []
 
     def logged() -> bool:
-        logins[:] = re.findall(r"sasl_username=(\S+)", three.postfix.log[before:])
+        logins[:] = re.findall(r"client=\S+, sasl_method=\S+, sasl_username=(\S+)", three.postfix.log[before:])
         return bool(logins)
 
     wait_until(logged, "Postfix tells who sent it", SECONDS)
