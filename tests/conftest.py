@@ -5,6 +5,11 @@ from __future__ import annotations
 import logging
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# An example that takes its time on a busy machine is no fault of what is tested.
+settings.register_profile("any load", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any load")
 
 pytest_plugins = ["realservers.fixtures"]
 

@@ -16,7 +16,7 @@ import pytest
 from legacy_email_proxy.demo.backends import HOST, Backends, running
 from legacy_email_proxy.demo.samples import MESSAGES
 
-_DEADLINE = 10.0
+_DEADLINE = 50.0
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import pytest
 
 from legacy_email_proxy.demo.samples import MESSAGES
 
-_DEADLINE = 20.0
+_DEADLINE = 50.0
 _LAST_LINE = "Ctrl-C ends the demo"
 _CONTENT = b"From: scanner@example.com\r\nSubject: Scan\r\n\r\n.\r\n..dots, and \xe2\x9c\x93\r\nlast line\r\n"
 

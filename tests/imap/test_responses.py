@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes.imap import Action, Connection, Mailbox, Message
@@ -390,7 +390,6 @@ BESIDES = [
 ]
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_fetch_responses_are_read_as_they_were_meant(data: st.DataObject) -> None:
     meant = data.draw(st.lists(st.dictionaries(NAMES, VALUES, max_size=4), max_size=5))
@@ -405,7 +404,6 @@ def test_fetch_responses_are_read_as_they_were_meant(data: st.DataObject) -> Non
     assert [row for row in into.rows if "UID" in row] == rows
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_a_body_is_found_wherever_it_stands(data: st.DataObject) -> None:
     section = data.draw(st.sampled_from(["BODY[]", "BODY[HEADER]", "BODY[]<0>", "BODY[]<65536>"]))
@@ -426,7 +424,6 @@ def test_a_body_is_found_wherever_it_stands(data: st.DataObject) -> None:
     assert batch.messages in ({7: octets}, {}), "a quoted one is left for later"
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=80) | st.text(st.sampled_from('(){}[]"\\ 1aNILUDBOY<>~+\n\t'), max_size=80).map(str.encode))
 def test_whatever_comes_is_read_or_refused(line: bytes) -> None:
     for answer in (b"* 1 FETCH " + line + b"\r\n", b"* " + line + b"\r\n", line + b"\r\n"):

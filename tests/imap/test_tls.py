@@ -57,12 +57,16 @@ def test_any_cut(certificates: Certificates, piece: int, buffer_octets: int) -> 
 
 
 def test_a_buffer_is_filled_from_many_records(certificates: Certificates) -> None:
+    sent = threading.Event()
+
     def serve(secured: ssl.SSLSocket) -> None:
         for start in range(0, 40_000, 1000):
             secured.send(MESSAGE[start : start + 1000])
+        sent.set()
         secured.recv(1)
 
     with pair(certificates, serve) as tls:
+        assert sent.wait(50)
         buffer, found = bytearray(60_000), [0]
         while sum(found) < 40_000:
             found.append(tls.recv_into(memoryview(buffer)[sum(found) :]))

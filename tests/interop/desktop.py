@@ -12,7 +12,7 @@ from pathlib import Path
 
 from realservers.processes import Daemon, require, short_folder, wait_until
 
-SECONDS = 20.0
+SECONDS = 50.0
 ADDRESS = "desktop@example.test"
 
 # The password store takes a password in the clear, as programs of old have left it there.

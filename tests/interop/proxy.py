@@ -18,8 +18,8 @@ from realservers.dovecot import Dovecot
 from realservers.postfix import Postfix
 from realservers.processes import wait_until
 
-START_SECONDS = 20.0
-STOP_SECONDS = 20.0
+START_SECONDS = 50.0
+STOP_SECONDS = 50.0
 
 
 def clean_environment(**variables: str) -> dict[str, str]:

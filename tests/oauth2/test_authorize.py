@@ -20,7 +20,7 @@ from interop.proxy import clean_environment, command, run
 from oauth2.support import IMAP, credentials_for, server_tls, until, variables
 from realservers.certificates import Certificates
 
-SECONDS = 20.0
+SECONDS = 50.0
 
 
 @asynccontextmanager

@@ -23,7 +23,7 @@ from oauth2.support import IMAP, SECRET, credentials_for, pair, server_tls, unti
 from oauth2.test_store import RECORD, names_in, store_in
 from realservers.certificates import Certificates
 
-SECONDS = 20.0
+SECONDS = 50.0
 
 
 @contextmanager

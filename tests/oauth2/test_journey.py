@@ -29,7 +29,7 @@ from realservers.dovecot import Dovecot
 from realservers.postfix import Postfix
 from realservers.processes import require, tail, wait_until
 
-SECONDS = 20.0
+SECONDS = 50.0
 USERS = {"scanner": "the local pass-word", "anybody": "else's pass-word"}
 SECRETS = ("the first s3cret&", "the second s3cret%")
 LIFETIME = 2.0

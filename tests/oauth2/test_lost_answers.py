@@ -31,7 +31,7 @@ from realservers.certificates import Certificates
 from realservers.processes import wait_until
 from smtps.support import server_tls as smtp_tls
 
-SECONDS = 20.0
+SECONDS = 50.0
 ROTATING = {"rotate": True}
 
 

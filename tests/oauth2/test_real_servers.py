@@ -22,7 +22,7 @@ from realservers.dovecot import Dovecot
 from realservers.postfix import Postfix
 from realservers.processes import ask, require, short_folder, tail, wait_until
 
-SECONDS = 20.0
+SECONDS = 50.0
 MESSAGE = b"Subject: scan\r\n\r\nhello\r\n"
 
 SETTINGS = """

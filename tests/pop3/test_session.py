@@ -66,7 +66,6 @@ LOGIN = st.sampled_from([b"", b"USER u\r\nPASS p\r\n"])
 
 
 @given(LOGIN, st.one_of(TALK, st.binary(max_size=400)), st.lists(st.integers(0, 99999), max_size=20))
-@settings(deadline=None)
 def test_chunks_do_not_matter(login: bytes, talk: bytes, cuts: list[int]) -> None:
     octets = login + talk
     places = sorted({0, len(octets), *(cut % (len(octets) + 1) for cut in cuts)})
@@ -78,7 +77,6 @@ def test_chunks_do_not_matter(login: bytes, talk: bytes, cuts: list[int]) -> Non
 
 
 @given(TALK)
-@settings(deadline=None)
 def test_each_state_takes_any_octets(talk: bytes) -> None:
     for before in (b"", b"USER u\r\n", b"USER u\r\nPASS p\r\n", b"USER u\r\nPASS p\r\nDELE 1\r\n"):
         out, play = replies_to([before + talk])
@@ -380,4 +378,4 @@ class Mailbox(RuleBasedStateMachine):
 
 
 TestMailbox = Mailbox.TestCase
-TestMailbox.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestMailbox.settings = settings(max_examples=60, stateful_step_count=30)

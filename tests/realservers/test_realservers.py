@@ -25,7 +25,7 @@ from realservers.dovecot_conf import Storage
 from realservers.postfix import LATER_RECIPIENT, REFUSED_FIELD, REFUSED_SENDER, UNKNOWN_RECIPIENT, Postfix
 from realservers.processes import DidNotStart, answers, members, require, wait_until
 
-SECONDS = 10.0
+SECONDS = 50.0
 MESSAGE = b"Subject: one\r\nBcc: kept\r\n\r\n.dot\r\n" + b"\xe9" * 3000 + b"\r\nno CR\ris lost\r\n"
 
 

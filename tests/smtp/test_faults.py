@@ -245,7 +245,7 @@ async def test_idle_connections_are_cheap(start_leg: StartLeg) -> None:
     assert held / count < 50 * 1024
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(octets=st.one_of(st.binary(max_size=4000), st.lists(st.binary(max_size=30), max_size=60).map(b"\r\n".join)))
 def test_any_octets_are_answered_briefly(octets: bytes) -> None:
     async def talk() -> bytes:
@@ -463,4 +463,4 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+TestAnyOrder.settings = settings(max_examples=25, stateful_step_count=30)

@@ -37,7 +37,7 @@ from spool.stores import PostgreSQL
 from spool.support import Backend, send, spool_to, until_states
 
 MESSAGES = 6
-SECONDS = 20.0
+SECONDS = 50.0
 
 AMBIGUOUS = ("after the backend's 250", "before closing", "after closing")
 BESIDES = ("before lease", "after lease")

@@ -179,7 +179,7 @@ async def operate(spool: SpoolRelay, action: Any, *numbers: int) -> list[Any]:
     return [item async for item in spool.administer(action, numbers)]
 
 
-async def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], Any], seconds: float = 50.0) -> None:
     """Wait for what happens in another task or thread."""
     with anyio.fail_after(seconds):
         while not condition():  # noqa: ASYNC110 (nothing here sets an event)
