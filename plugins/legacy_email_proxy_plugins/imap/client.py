@@ -97,6 +97,8 @@ class IMAP4(imaplib.IMAP4):
         if line[:1] == b"*":
             self._take_untagged(line, end)
         elif line[:1] == b"+":
+            if not self.tagged_commands:
+                raise self.error(f"that is no greeting: {line!r}")
             self.continuation_response = cast("str", line[1:].strip())  # The stubs have it so; it is octets.
             return None
         elif line.upper().startswith(b"[COPYUID "):

@@ -323,13 +323,14 @@ class Connection:
         elif folder is not None:
             imap.literal = cast("str", folder)  # The stubs have it so; it is octets.
         with self._exchange(doing):
-            check(imap.uid(command, uid_set, *arguments))
+            # Not by imaplib's uid(), whose newer versions want to write the arguments themselves.
+            check(imap._simple_command("UID", command, uid_set, *arguments))
 
     def _fetch(self, fetched: Fetched, uid_set: str, items: str) -> tuple[str, list[bytes]]:
         imap = self._imap
         imap.fetched = fetched
         try:
-            return cast("tuple[str, list[bytes]]", imap.uid("FETCH", uid_set, items))
+            return cast("tuple[str, list[bytes]]", imap._simple_command("UID", "FETCH", uid_set, items))
         finally:
             imap.fetched = Fetched()
 
