@@ -16,10 +16,11 @@ from hatchling.builders.sdist import SdistBuilder
 from container.containerfile import Containerfile
 from legacy_email_proxy import cli
 from legacy_email_proxy.composition import Composition, compose
+from legacy_email_proxy.replies import _POLICY, _UNEXPECTED, SMTP, Reply
 from legacy_email_proxy.settings import TABLE, read, unknown_variables
 from legacy_email_proxy_plugins.provider_errors import meaning_of
 from oauth2.test_grants import RSA_KEY, pem
-from pages import DOCS, GUIDE, MAP, PAGES, README, ROOT, Block, blocks, marked, prose, rows
+from pages import DOCS, GUIDE, MAP, PAGES, README, ROOT, Block, blocks, marked, prose, rows, text
 
 WHOLE = "# mail-proxy.env\n"
 """With this line begins an env file that is complete; other blocks are lines to add to one."""
@@ -132,12 +133,12 @@ def test_a_service_can_be_made_of_a_whole_env_file(block: Block, tmp_path: Path)
 
 def of_accounts(block: Block, given: Mapping[str, str], folder: Path) -> Composition:
     file = folder / "accounts.toml"
-    text = block.text
-    for path in set(re.findall(r'_FILE = "([^"]+)"', text)):
+    accounts = block.text
+    for path in set(re.findall(r'_FILE = "([^"]+)"', accounts)):
         secret = folder / Path(path).name
         secret.write_text("secret\n")
-        text = text.replace(f'"{path}"', f'"{secret}"')
-    file.write_text(text)
+        accounts = accounts.replace(f'"{path}"', f'"{secret}"')
+    file.write_text(accounts)
     return compose({**given, "ACCOUNTS_FILE": str(file)})
 
 
@@ -223,6 +224,33 @@ def test_readmes_ways_bring_the_file_that_its_env_file_names() -> None:
 
 
 # What others say.
+
+
+def test_every_refusal_is_explained() -> None:
+    """By the texts that the device reads, or by their numbers."""
+    page = text("troubleshooting.md")
+    own = [reply for reply in vars(SMTP).values() if isinstance(reply, Reply)]
+    policies = [*_POLICY.values(), _UNEXPECTED]
+    for reply in {*own, *(policy.smtp for policy in policies)}:
+        # A command that is no good SMTP is one row.
+        by_number = 500 <= reply.code <= 504 or reply.code in (553, 555)
+        assert reply.code < 400 or by_number or f"`{reply.code} {reply.enhanced}" in page, reply
+    for code in {policy.pop3_code for policy in policies} - {""}:
+        assert f"-ERR [{code}]" in page, code
+
+
+def test_every_text_that_is_told_is_one_that_devices_read() -> None:
+    replies = [str(reply) for reply in vars(SMTP).values() if isinstance(reply, Reply)]
+    policies = [*_POLICY.values(), _UNEXPECTED]
+    replies += [str(policy.smtp) for policy in policies]
+    replies += [
+        f"-ERR [{each.pop3_code}] {each.pop3_text}" if each.pop3_code else f"-ERR {each.pop3_text}" for each in policies
+    ]
+    read_by_device = [line.split("|")[1] for line in text("troubleshooting.md").splitlines() if line.startswith("| ")]
+    told = [each for cell in read_by_device for each in re.findall(r"`([45]\d\d [45][.][^`]*|-ERR [^`…]+)`", cell)]
+    assert len(told) > 25
+    for each in told:
+        assert any(reply.startswith(each.removesuffix(" …")) for reply in replies), each
 
 
 @pytest.mark.parametrize("name", ["microsoft365.md", "google.md"])
