@@ -11,6 +11,7 @@ import pytest
 from legacy_email_proxy import cli
 from legacy_email_proxy.access import Admission
 from legacy_email_proxy.accounts.file import CONDITIONS
+from legacy_email_proxy.commands import spool
 from legacy_email_proxy.contracts import Setting
 from legacy_email_proxy.pop3.commands import COMMANDS, Mistake, State, capabilities, parse
 from legacy_email_proxy.pop3.options import Options
@@ -121,10 +122,27 @@ async def test_the_smtp_table_is_the_codes() -> None:
     assert always == announced - {"x"}
 
 
+def first_cells(name: str) -> list[str]:
+    return [row.split("|")[1] for row in rows(name)]
+
+
 def test_every_command_is_documented() -> None:
-    for module in cli._COMMANDS:
-        name = module.__name__.rpartition(".")[2]
-        assert any(re.match(rf"[|] (`legacy-email-proxy` or )?`… {name}` [|]", row) for row in rows("commands")), name
+    told = [re.findall(r"`… ([a-z]+)`", cell) for cell in first_cells("commands")]
+    assert told == [[module.__name__.rpartition(".")[2]] for module in cli._COMMANDS]
+
+
+def test_every_action_on_the_spool_is_documented() -> None:
+    told = {action for cell in first_cells("spool") for action in re.findall(r"`spool ([a-z]+)", cell)}
+    assert told == set(spool._SENTENCES)
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "variable"),
+    [("uidl", 2, "POP3_UIDL_FORMAT"), ("deletion", 1, "BACKEND_IMAP_DELETE")],
+)
+def test_every_choice_is_documented(name: str, column: int, variable: str) -> None:
+    told = {row.split("|")[column].strip(" `") for row in rows(name)}
+    assert told == {*next(setting.choices for setting in TABLE if setting.name == variable)}
 
 
 def test_every_variable_named_anywhere_exists() -> None:
