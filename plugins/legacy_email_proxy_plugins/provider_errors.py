@@ -51,7 +51,7 @@ _PROVIDERS: tuple[Meaning, ...] = (
     Meaning(
         r"basic authentication is disabled",
         "Microsoft takes no passwords here any more",
-        "set BACKEND_SMTP_CREDENTIALS and BACKEND_IMAP_CREDENTIALS to oauth2, see README, OAuth2",
+        "set BACKEND_SMTP_CREDENTIALS and BACKEND_IMAP_CREDENTIALS to oauth2, see proxy/docs/microsoft365.md",
     ),
     Meaning(
         r"5\.7\.139.*security defaults|blocked by .*security defaults",
@@ -82,7 +82,7 @@ _PROVIDERS: tuple[Meaning, ...] = (
     Meaning(
         r"application-specific password required|app(lication)?[- ]specific password",
         "Google wants an app password, or OAuth2",
-        "make one at myaccount.google.com/apppasswords, or set BACKEND_…_CREDENTIALS=oauth2, see README, OAuth2",
+        "make one at myaccount.google.com/apppasswords, or set BACKEND_…_CREDENTIALS=oauth2, see proxy/docs/google.md",
     ),
     Meaning(
         r"\bstatus=400\b.*scope=|insufficient_scope|insufficient authentication scopes",

@@ -225,7 +225,7 @@ def _warn_of(hiding: Address | None) -> Callable[[Address], None]:
         if peer == hiding:
             hiding = None
             words = "clients come from the container's own gateway: ALLOWED_NETWORKS can not tell them apart"
-            events.event(_log, logging.WARNING, words, gateway=peer, see="README, Security")
+            events.event(_log, logging.WARNING, words, gateway=peer, see="proxy/docs/containers.md")
 
     return admitted
 

@@ -231,7 +231,7 @@ def test_with_real_servers_behind_it(built: str, dovecot: Dovecot, postfix: Post
 
 @pytest.fixture(scope="module")
 def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder `plugins` with the site's distribution in it, as README has it made."""
+    """A folder `plugins` with the site's distribution in it, as plugins/README.md has it made."""
     folder = tmp_path_factory.mktemp("site") / "plugins"
     install = ("install", "--quiet", "--no-deps", "--target", str(folder), str(ROOT / "tests" / "site_plugin"))
     ask(sys.executable, "-m", "pip", *install, seconds=300)
@@ -240,7 +240,7 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=["derived", "mounted"])
 def extended(request: pytest.FixtureRequest, built: str, plugins: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Both of README's ways, as an image and the flags for it: an image of two lines, and the project's own."""
+    """The ways of plugins/README.md, as an image and the flags for it: an image of two lines, and the project's own."""
     if request.param == "mounted":
         yield built, (f"--volume={plugins}:/opt/plugins:ro",)
         return

@@ -1,18 +1,17 @@
-"""README says what the code does: tables, commands and names are read from both and compared."""
+"""The pages say what the code does: tables, commands and names are read from both and compared."""
 
 from __future__ import annotations
 
 import argparse
 import re
 import ssl
-from pathlib import Path
 
 import pytest
 
 from legacy_email_proxy import cli
 from legacy_email_proxy.access import Admission
 from legacy_email_proxy.accounts.file import CONDITIONS
-from legacy_email_proxy.composition import compose
+from legacy_email_proxy.commands import spool
 from legacy_email_proxy.contracts import Setting
 from legacy_email_proxy.pop3.commands import COMMANDS, Mistake, State, capabilities, parse
 from legacy_email_proxy.pop3.options import Options
@@ -22,18 +21,8 @@ from legacy_email_proxy.smtp.handler import RelayHandler
 from legacy_email_proxy.smtp.options import SessionOptions
 from legacy_email_proxy.smtp.reception import Patience
 from legacy_email_proxy.smtp.session import SMTPSession
+from pages import MAP, PAGES, ROOT, rows, text
 from smtp.relays import MemoryRelay
-
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-MAP = (ROOT / "proxy" / "README.md").read_text()
-
-
-def marked(kind: str, name: str) -> str:
-    """What stands behind ``<!-- kind: name -->``, up to the next blank line or end of a code block."""
-    behind = README.partition(f"<!-- {kind}: {name} -->\n")[2]
-    assert behind, f"README has no {kind} {name}"
-    return behind.split("```")[1].removeprefix("sh\n") if kind == "command" else behind.partition("\n\n")[0]
 
 
 def settings_row(setting: Setting) -> str:
@@ -45,13 +34,12 @@ def settings_row(setting: Setting) -> str:
 
 
 def test_the_settings_table_is_the_codes() -> None:
-    rows = marked("table", "settings").splitlines()[2:]
-    assert rows == [settings_row(setting) for setting in TABLE]
+    assert rows("settings") == [settings_row(setting) for setting in TABLE]
 
 
 def profile_rows() -> list[str]:
     """One row for each provider: where the legs go, and what else its profile says."""
-    rows = []
+    made = []
     places = [f"BACKEND_{leg}_{what}" for leg in ("IMAP", "SMTP") for what in ("HOST", "PORT", "USE_SSL")]
     upgrades = {"IMAP": "BACKEND_IMAP_USE_STARTTLS", "SMTP": "BACKEND_SMTP_USE_TLS"}
     for name, texts in PROFILES.items():
@@ -64,34 +52,22 @@ def profile_rows() -> list[str]:
             for leg, upgrade in upgrades.items()
         ]
         rest = [f"`{key}={text}`" for key, text in texts.items() if key not in (*places, *upgrades.values())]
-        rows.append(f"| `{name}` | {' | '.join(cells)} | {' '.join(rest)} |")
-    return rows
+        made.append(f"| `{name}` | {' | '.join(cells)} | {' '.join(rest)} |")
+    return made
 
 
 def test_the_providers_table_is_the_codes() -> None:
-    assert marked("table", "profiles").splitlines()[2:] == profile_rows()
-
-
-async def test_the_example_of_several_accounts_works(tmp_path: Path) -> None:
-    text = README.partition("## Several accounts\n")[2].partition("```toml\n")[2].partition("```")[0]
-    file = tmp_path / "accounts.toml"
-    file.write_text(text.replace("/run/secrets", str(tmp_path)))
-    for name in ("office", "scanner"):
-        (tmp_path / name).write_text("secret\n")
-    composition = compose({"ACCOUNTS_FILE": str(file), "POP3_LOGIN": "accounts"})
-    assert [account.name for account in composition.accounts] == ["office", "scanner"]
-    assert [rule.account for rule in composition.rules] == ["scanner", "office"]
+    assert rows("profiles") == profile_rows()
 
 
 def test_every_condition_is_documented() -> None:
-    rows = marked("table", "conditions").splitlines()[2:]
-    assert [row.split("`")[1] for row in rows] == list(CONDITIONS)
+    assert [row.split("`")[1] for row in rows("conditions")] == list(CONDITIONS)
 
 
 def support(name: str) -> dict[str, str]:
     """Keyword → yes, partial or no, from one of the support tables."""
     found: dict[str, str] = {}
-    for row in marked("table", name).splitlines()[2:]:
+    for row in rows(name):
         keywords, answer, reason = (cell.strip() for cell in row.strip("|").split("|"))
         assert answer in ("yes", "partial", "no")
         assert reason, row
@@ -107,7 +83,7 @@ def test_the_pop3_table_is_the_codes() -> None:
     table = support("pop3")
     supported = {keyword for keyword, answer in table.items() if answer == "yes" and not keyword.startswith("[")}
     assert supported == {str(keyword) for keyword in COMMANDS}
-    row = next(row for row in marked("table", "pop3").splitlines() if row.startswith("| `CAPA`"))
+    row = next(row for row in rows("pop3") if row.startswith("| `CAPA`"))
     named = set(re.findall(r"`([A-Z0-9-]+)`", row)) - {"CAPA"}
     plain, full = Options("x"), Options("x", expire="NEVER", stls=True)
     for state in (State.AUTHORIZATION, State.TRANSACTION):
@@ -146,10 +122,27 @@ async def test_the_smtp_table_is_the_codes() -> None:
     assert always == announced - {"x"}
 
 
+def first_cells(name: str) -> list[str]:
+    return [row.split("|")[1] for row in rows(name)]
+
+
 def test_every_command_is_documented() -> None:
-    for module in cli._COMMANDS:
-        name = module.__name__.rpartition(".")[2]
-        assert re.search(rf"`… {name}`|`legacy-email-proxy` or `… {name}`", README), name
+    told = [re.findall(r"`… ([a-z]+)`", cell) for cell in first_cells("commands")]
+    assert told == [[module.__name__.rpartition(".")[2]] for module in cli._COMMANDS]
+
+
+def test_every_action_on_the_spool_is_documented() -> None:
+    told = {action for cell in first_cells("spool") for action in re.findall(r"`spool ([a-z]+)", cell)}
+    assert told == set(spool._SENTENCES)
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "variable"),
+    [("uidl", 2, "POP3_UIDL_FORMAT"), ("deletion", 1, "BACKEND_IMAP_DELETE")],
+)
+def test_every_choice_is_documented(name: str, column: int, variable: str) -> None:
+    told = {row.split("|")[column].strip(" `") for row in rows(name)}
+    assert told == {*next(setting.choices for setting in TABLE if setting.name == variable)}
 
 
 def test_every_variable_named_anywhere_exists() -> None:
@@ -157,24 +150,15 @@ def test_every_variable_named_anywhere_exists() -> None:
     known |= {f"{name}_FILE" for name in known}
     prefixes = "POP3S?|TLS|SMTPS?|BACKEND|MAILDROP|RELAY|LOG|MAX|ALLOWED|DRAIN|ACCOUNTS|OAUTH2|SPOOL"
     pattern = rf"\b(?:{prefixes})_[A-Z0-9_]*[A-Z0-9]\b"
-    for path in (ROOT / "README.md", ROOT / "proxy" / "README.md", ROOT / "Containerfile"):
+    for path in (*PAGES, MAP, ROOT / "Containerfile"):
         named = set(re.findall(pattern, path.read_text()))
         assert named - known == set(), path
 
 
-def test_links_lead_somewhere() -> None:
-    headings = {re.sub(r"[^a-z0-9 -]", "", line.lstrip("# ").lower()).replace(" ", "-")
-                for line in README.splitlines() if line.startswith("#")}  # fmt: skip
-    for target in re.findall(r"\]\(([^)]+)\)", README):
-        if target.startswith("#"):
-            assert target[1:] in headings, target
-        elif not target.startswith("https://"):
-            assert (ROOT / target).exists(), target
-
-
 def test_the_map_names_only_modules_that_exist() -> None:
     core = ROOT / "proxy" / "legacy_email_proxy"
-    for name in re.findall(r"`((?:smtp|pop3|accounts|settings|contracts|commands)/\w+)", MAP):
+    told = MAP.read_text() + text("how-it-works.md")
+    for name in re.findall(r"`((?:smtp|pop3|accounts|settings|contracts|commands)/\w+)", told):
         assert (core / f"{name}.py").exists(), name
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from fakes.imap import Action, Connection, Drop, Mailbox, Message
-from imap.support import CLIENT, TESTS, login, pair, read, read_top
+from imap.support import CLIENT, login, pair, read, read_top
 from legacy_email_proxy.contracts import Disconnected, MessageGone, MessageUnavailable, Overloaded
 from legacy_email_proxy_plugins.imap.verdicts import Busy
 from matrix import missing_tests
+from pages import text
 from realservers.certificates import Certificates
 
 ONE = b"Subject: one\r\n\r\nfirst\r\n"
@@ -267,7 +268,7 @@ async def test_no_search_at_all(certificates: Certificates) -> None:
     assert server.times("SEARCH") == 0
 
 
-# The table. What has no test has a reason, which README tells as well; more than five would be too many.
+# The table. What has no test has a reason, which proxy/docs/pop3-imap.md tells as well; more than five are too many.
 
 HANDLED = {
     "B1": ["quirks:only_body_peek_is_asked_for"],
@@ -310,7 +311,7 @@ NOT_HANDLED = {
     "B25": "Zimbra",
     "B36": "Fastmail",
 }
-"""The words are README's."""
+"""The words are the page's."""
 
 
 def test_every_quirk_has_its_test() -> None:
@@ -318,5 +319,5 @@ def test_every_quirk_has_its_test() -> None:
     assert not HANDLED.keys() & NOT_HANDLED.keys()
     assert len(NOT_HANDLED) <= 5
     assert missing_tests(HANDLED, "imap") == []
-    readme = " ".join((TESTS.parent / "README.md").read_text().split())
-    assert [words for words in NOT_HANDLED.values() if words not in readme] == []
+    page = " ".join(text("pop3-imap.md").split())
+    assert [words for words in NOT_HANDLED.values() if words not in page] == []

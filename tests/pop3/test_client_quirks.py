@@ -1,6 +1,6 @@
 """What POP3 clients are known to do and to need, each replayed; :data:`QUIRKS` says where.
 
-The numbers are those of README's sentence on clients' habits.
+The numbers are those of proxy/docs/pop3-imap.md, POP3 clients' habits.
 """
 
 from __future__ import annotations

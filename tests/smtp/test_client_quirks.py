@@ -1,17 +1,17 @@
 """What sending devices are known to do and to need, each replayed; :data:`QUIRKS` says where.
 
-The numbers are those of README's table of devices' habits.
+The numbers are those of the table of devices' habits in proxy/docs/smtp.md.
 """
 
 from __future__ import annotations
 
 import base64
 import re
-from pathlib import Path
 
 import pytest
 
 from legacy_email_proxy.smtp.authentication import anybody
+from pages import rows
 from places import missing
 from smtp.conftest import Leg, StartLeg
 from smtp.test_session import ENVELOPE, eventually
@@ -87,10 +87,8 @@ def test_every_quirk_is_replayed() -> None:
     assert missing(place for places in QUIRKS.values() for place in places) == []
 
 
-def test_readme_tells_every_quirk() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    rows = readme.partition("<!-- table: devices -->\n")[2].partition("\n\n")[0].splitlines()[2:]
-    told = [number for row in rows for number in re.findall(r"C\d+", row.split("|")[1])]
+def test_the_page_tells_every_quirk() -> None:
+    told = [number for row in rows("devices") for number in re.findall(r"C\d+", row.split("|")[1])]
     assert told == [f"C{number}" for number in range(1, 27)]
 
 

@@ -404,7 +404,7 @@ async def test_bodies_without_their_records_are_kept(
 async def test_an_older_copy_of_the_file_costs_no_body(
     tmp_path: Path, copied: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """README once said that the spool is one file, so this is how it was put back."""
+    """The documentation once said that the spool is one file, so this is how it was put back."""
     async with spooling(Backend(), tmp_path):
         pass
     if copied == "before the upgrade":

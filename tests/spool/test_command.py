@@ -1,4 +1,4 @@
-"""The real command, with a spool in it: what README says of `kill -9` and of `legacy-email-proxy spool`."""
+"""The real command, with a spool in it: what proxy/docs/spool.md says of `kill -9` and of the `spool` command."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class _Reading:
     def configuration(self) -> Configuration:
         grant, provider, settings = self._grant, self._provider, self._settings
         if not grant:
-            self._wrong("OAUTH2_GRANT", "not set; how shall the proxy get a token? See README, OAuth2")
+            self._wrong("OAUTH2_GRANT", "not set; how shall the proxy get a token? See proxy/docs/other-oauth2.md")
         elif grant in provider.unfit:
             self._wrong("OAUTH2_GRANT", f"{grant} does not open mail at {self._name}: {provider.unfit[grant]}")
         service_account = self._service_account()

@@ -1,6 +1,6 @@
 """POP3 commands: a line becomes a value, and one table says which command is valid in which state.
 
-README's table, CAPA and the session all read :data:`COMMANDS`.
+The table in ``proxy/docs/pop3-imap.md``, CAPA and the session all read :data:`COMMANDS`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """What is known of mail providers: variable → value, between the environment and the built-in defaults.
 
 Only what can be backed stands here: the names and ports are the providers' own published ones, connection caps and
-delete policies are those of README's recipes. A provider's largest message is left to what it says in EHLO. Whether to
-log in with a password or a token is left to the user: a token needs an application that only the user can register.
+delete policies are those of ``google.md`` and ``microsoft365.md`` in ``proxy/docs``. A provider's largest message is
+left to what it says in EHLO. Whether to log in with a password or a token is left to the user: a token needs an
+application that only the user can register.
 """
 
 from __future__ import annotations

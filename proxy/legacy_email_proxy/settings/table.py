@@ -1,6 +1,7 @@
 """Every variable of the project, once: name, type, default and the sentence that documents it.
 
-README's table, ``settings``, the reader and its mistakes all read these rows; a test holds README against them.
+The table in ``proxy/docs/settings.md``, ``settings``, the reader and its mistakes all read these rows; a test holds that
+page against them. Links in a sentence start from there.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _CORE = (
     Setting("TLS_CERT_FILE", "path", None, "PEM file with the certificate (and its chain) that devices are shown; with it POP3 offers STLS and SMTP offers STARTTLS."),
     Setting("TLS_KEY_FILE", "path", None, "PEM file with its key, not protected by a password; not needed when `TLS_CERT_FILE` holds the key too."),
     Setting("TLS_LEGACY", "flag", "false", "Let devices use TLS 1.0 and 1.1 and ciphers that are no longer safe, on all listeners: what they send can then be read, or changed, by a determined attacker on the way."),
-    Setting("ACCOUNTS_FILE", "path", None, "TOML file with several accounts and the rules that choose one: see [Several accounts](#several-accounts)."),
+    Setting("ACCOUNTS_FILE", "path", None, "TOML file with several accounts and the rules that choose one: see [Several accounts](accounts.md)."),
     Setting(
         "ALLOWED_NETWORKS", "networks",
         "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,169.254.0.0/16,fe80::/10,fc00::/7",
@@ -47,7 +48,7 @@ _CORE = (
     ),
     Setting("SMTP_IDLE_SECONDS", "seconds", "300", "An SMTP session without a command, or without progress in DATA, for this long is closed with 421.", minimum=1),
     Setting("SMTP_PROGRESS_SECONDS", "seconds", "60", "A device that in an open mail transaction sends no command for this long, or less than 500 octets a second of its message on average over it, loses its connection to the backend and reads 451.", minimum=1),
-    Setting("SMTP_LF_END_NETWORKS", "networks", None, "Networks (CIDR) of old devices that end a message with a bare LF instead of CRLF; see [Security](#security) before you set it."),
+    Setting("SMTP_LF_END_NETWORKS", "networks", None, "Networks (CIDR) of old devices that end a message with a bare LF instead of CRLF; see [Security](security.md#a-bare-lf-at-the-end-of-a-message) before you set it."),
     Setting("SMTP_MAX_OCTETS", "integer", "52428800", "Largest message taken, announced as SIZE and lowered to the backend's own; with several accounts the largest is announced, and the one that is chosen judges.", minimum=65536),
     Setting("SMTP_FILTERS", "list", None, "Filter plugins that may change or refuse what devices send, in order, separated by commas."),
     Setting("SMTP_ADD_RECEIVED", "flag", "true", "Put a `Received` line on top of each message: which device it came from, when, and the session in the log."),
@@ -65,7 +66,7 @@ _ACCOUNT = (
     Setting("RELAY_PLUGIN", "text", "smtps", "Where SMTP hands mail on: `smtps`, `spool`, `maildir` or a plugin of yours; `none` closes the SMTP listener."),
     Setting(
         "PROVIDER", "text", None,
-        "A provider whose names, ports and limits are known: see [Providers](#providers). Whatever you set yourself goes before it.",
+        "A provider whose names, ports and limits are known: see [Providers](providers.md). Whatever you set yourself goes before it.",
         choices=tuple(PROFILES),
     ),
     Setting("SMTP_ALLOWED_SENDERS", "list", None, "Senders (`user@domain`, `@domain`, `<>` for notifications) that may send; without it all may."),
