@@ -123,6 +123,7 @@ SELECTS = [
     opening(b"5 EXISTS", UIDVALIDITY, b"2 EXISTS", b"0 RECENT"),
     opening(b"2 EXISTS", b"OK [UIDVALIDITY 6] what?", UIDVALIDITY),
     opening(b"2 EXISTS", UIDVALIDITY, b"OK [UIDNEXT x] no", b"OK [HIGHESTMODSEQ] no", b"OK [UNSEEN] no"),
+    opening(b"2 EXISTS", UIDVALIDITY, b"OK [UIDNEXT %b] no" % (b"9" * 5000)),
     opening(b"2 EXISTS", UIDVALIDITY, b"OK []", b"OK [", b"OK ]", b"NO", b"OK"),
     opening(b"2 EXISTS", UIDVALIDITY, b'OK [PERMANENTFLAGS (\\Deleted a]b "c)" \\*)] any [of them]', b"FLAGS (a]b)"),
     opening(b"2 EXISTS", UIDVALIDITY, b"FLAGS (a]b {5", b"X-NEW", b"5 X-NEW", b"X-NEW [a] (b", b"LIST ("),
@@ -482,7 +483,7 @@ def test_marks_of_literals(text: bytes, octets: int | None) -> None:
 
 def test_strings_that_are_open() -> None:
     assert [is_open(text) for text in (b'"a', b'"a\\"', b'"a" "', b'"\\\\" "')] == [True] * 4
-    assert [is_open(text) for text in (b"", b'"a"', b'"a\\"" ("b")', b'""')] == [False] * 4
+    assert [is_open(text) for text in (b"", b'"a"', b'"a\\"" ("b")', b'""', b'(A ]")')] == [False] * 5
 
 
 HOSTILE = [
