@@ -128,6 +128,17 @@ async def test_a_list_of_headers_costs_few_round_trips(certificates: Certificate
         assert sum("SELECT" in command for command in server.commands) == 2
 
 
+@pytest.mark.parametrize("header_octets", [20_000, 40_000, 100_000])
+async def test_long_headers_cost_no_connection(certificates: Certificates, header_octets: int) -> None:
+    long = b"X-Filter: " + b"abcdefgh\r\n " * (header_octets // 11)
+    many = [b"Subject: %d\r\n%b\r\n\r\n%b\r\n" % (number, long, b"x" * 20_000) for number in range(60)]
+    async with pair(certificates.good, *many) as (maildrop, server):
+        async with maildrop.open(CLIENT, None) as session:
+            assert [await read_top(session, position, 0) for position in range(60)] == [*map(headers, many)]
+        assert len(server.connections) == 1
+        assert server.times("BODY") < 20
+
+
 @pytest.mark.parametrize("lines", [0, 1, 5])
 async def test_a_session_that_begins_with_top_keeps_its_connection(certificates: Certificates, lines: int) -> None:
     async with pair(certificates.good, *MAIL, b"S: x\r\n\r\n" + b"y\r\n" * 300_000) as (maildrop, server):

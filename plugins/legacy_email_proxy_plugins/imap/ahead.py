@@ -31,7 +31,7 @@ LARGE_OCTETS = 256 << 10
 _GROWTH = 8
 _SLACK_OCTETS = 64 << 10
 _HEADER_OCTETS = 8 << 10
-"""What a header is taken for, before it is there."""
+"""What a header is taken for, until there was a longer one."""
 
 
 class ReadAhead:
@@ -46,6 +46,7 @@ class ReadAhead:
     __slots__ = (
         "_count",
         "_has_room",
+        "_header_octets",
         "_in_a_row",
         "_index",
         "_last",
@@ -81,6 +82,7 @@ class ReadAhead:
         self._margin = 0
         self._has_room = True
         self._count = 1
+        self._header_octets = _HEADER_OCTETS
         self._running: asyncio.Task[None] | None = None
 
     async def get(self, uid: int) -> bytes | None:
@@ -110,6 +112,10 @@ class ReadAhead:
             self._count = min(MAX_MESSAGES, self._count * _GROWTH)
         planned = self._plan(position)
         return await self._fetch(planned, uid) if len(planned) > in_a_row else None
+
+    def saw_header(self, octets: int) -> None:
+        """Take note of how long a header was: an answer with more than was planned for costs the connection."""
+        self._header_octets = max(self._header_octets, octets)
 
     def _follow(self, position: int) -> bool:
         """Note that the session asks for the message at ``position``, and whether that is next to the last one."""
@@ -159,7 +165,7 @@ class ReadAhead:
             key = (self._index.uidvalidity, uid, self.item)
             known = self._messages.get(self._shelf, key) is not None or self._messages.coming(self._shelf, key)
             if octets < LARGE_OCTETS and not known:
-                room = octets if self.item == "BODY.PEEK[]" else min(octets, _HEADER_OCTETS)
+                room = octets if self.item == "BODY.PEEK[]" else min(octets, self._header_octets)
                 if total + room > MAX_OCTETS:
                     break
                 total += room
@@ -180,6 +186,7 @@ class ReadAhead:
                 # One of them may be what the server stumbles over. Those before it must not suffer.
                 self._note(failure)
                 return None
+            self.saw_header(max(map(len, got.values()), default=0))
             for uid, octets in got.items():
                 # An empty answer for a message that has a size is a matter for one question, not for sixty-four.
                 if octets or not planned[uid]:
