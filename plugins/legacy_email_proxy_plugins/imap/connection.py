@@ -113,6 +113,8 @@ class Connection:
             detail = f"{server.name} does not greet as an IMAP server: {text}"
             raise Unreachable(detail, look_at=_PLACE) from error
         except (Disconnected, ValueError) as error:
+            if self._wire.aborted:
+                raise
             detail = f"{server.name} accepts the connection, but: {error}"
             # A port for TLS from the first octet says nothing to who waits for a greeting.
             tls = "" if server.security is Security.IMPLICIT_TLS else ", BACKEND_IMAP_USE_SSL"
