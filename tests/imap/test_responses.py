@@ -267,6 +267,7 @@ FLAGGED = b"* 1 FETCH (UID 1 FLAGS ($Pop3Deleted))\r\n* 2 FETCH (UID 2 FLAGS (\\
         (FLAGGED + OK, [2, 3]),
         (FLAGGED.replace(b"$Pop3Deleted", b'"$Pop3Deleted" "\\\\Seen"') + OK, [2, 3]),
         (FLAGGED + b"* 3 FETCH (UID 3 FLAGS (\r\n" + OK, [2]),
+        (FLAGGED + b"* 3 FETCH (UID 3 MODSEQ (5))\r\n* 3 FETCH (UID 3 FLAGS (\r\n" + OK, [2]),
         (FLAGGED + b"TAG NO some could not be fetched\r\n", [2]),
     ],
 )
