@@ -45,7 +45,7 @@ _MAX_MESSAGES = 4_000_000
 _CHANGES = frozenset({"EXPUNGE", "VANISHED"})
 _PLACE = "BACKEND_IMAP_HOST, BACKEND_IMAP_PORT"
 _TOO_MANY = f"{_PLACE}, BACKEND_IMAP_MAX_CONNECTIONS"
-_BYE = re.compile(rb"\*[ \t]+BYE(?![^\s])(.*)", re.IGNORECASE | re.DOTALL)
+_BYE = re.compile(rb"\*[ \t]+BYE(?!\S)(.*)", re.IGNORECASE | re.DOTALL)
 
 
 class Connection:
