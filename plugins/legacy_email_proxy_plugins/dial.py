@@ -45,7 +45,7 @@ async def dial(host: str, port: int, seconds: float, backend: str) -> socket.soc
         async with asyncio.timeout_at(deadline):
             found = await _look_up(host, port)
     except TimeoutError:
-        raise Unreachable(f"the name {host} was not resolved within {seconds:g} s", look_at=look_at) from None
+        raise Unreachable(f"the name {host} was not resolved within {seconds:.3g} s", look_at=look_at) from None
     except (OSError, UnicodeError) as error:
         raise Unreachable(f"the name {host} can not be resolved: {error}", look_at=look_at) from None
     if not found:

@@ -11,6 +11,7 @@ import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from urllib.parse import quote
 
 __all__ = ("MARK", "without_secrets")
 
@@ -80,6 +81,15 @@ class _Known:
         return MARK if run.lower().translate(_STANDARD) in self.sent else run
 
 
+_ESCAPED = r"(?i:[%=][0-9a-f]{2}|\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\\[0-7]{3}|&(?:\#x?[0-9a-f]{1,6}|amp|lt|gt|quot|apos);)"
+_PLAIN = re.compile("[A-Za-z0-9._~-]")
+_UNIT = f"(?:{_ESCAPED}|(?!{_ESCAPED})[^A-Za-z0-9._~-])"
+_UNITS = re.compile(_UNIT)
+_RUNS = re.compile(f"(?P<plain>{_PLAIN.pattern}+)|{_UNIT}+")
+_CERTAIN = re.compile(r"[!-\[\]-~]+")
+"""Of these characters it is known what may become of each. Of others only how many there may be."""
+
+
 @functools.lru_cache(maxsize=64)
 def _known(secrets: tuple[str, ...]) -> _Known | None:
     if not secrets:
@@ -107,18 +117,35 @@ def _cores(secret: str) -> list[str]:
 
 
 def _forms(secret: str) -> str:
-    """A pattern for what may have become of ``secret``, character by character."""
+    """A pattern for what may have become of ``secret``, run by run.
+
+    Nothing in it can match the same text in two ways: what stands for a run neither begins nor goes on with a character
+    of the next one. Else a password of many backslashes, and a server that repeats it, would stop the whole process.
+    """
     anchored = sum("!" <= character <= "~" for character in secret) >= _SHORT - 1
-    runs = re.finditer(r"(?P<plain>[A-Za-z0-9._~-]+)|(?P<special>[!-~])|(?P<other>[^!-~]+)", secret)
+    runs = _RUNS.finditer(secret)
+    forms = "".join(_plain(run[0]) if run["plain"] else _run(run[0], anchored=anchored) for run in runs)
+    if not re.search(_ESCAPED, secret):
+        return forms
+    # What looks like an escape in the secret itself is two of them, or one and the rest, where a URL holds it.
+    quoted = re.escape(quote(secret.encode("utf-8", "surrogateescape"), safe="")).replace("%20", r"(?:%20|\+)")
+    return f"(?:{forms}|(?i:{quoted}))"
+
+
+def _plain(text: str) -> str:
+    return f"(?i:{re.escape(text)})"
+
+
+def _run(run: str, *, anchored: bool) -> str:
+    if anchored and not _CERTAIN.fullmatch(run):
+        return _any_charset(run)
     return "".join(
-        f"(?i:{re.escape(run['plain'])})"
-        if run["plain"]
-        else _special(run["special"])
-        if run["special"]
-        else _any_charset(run["other"])
-        if anchored
-        else "".join(map(_exactly, run["other"]))
-        for run in runs
+        _plain(character)
+        if _PLAIN.match(character)
+        else _special(character)
+        if "!" <= character <= "~"
+        else _exactly(character)
+        for character in run
     )
 
 
@@ -129,15 +156,15 @@ def _special(character: str) -> str:
     return rf"(?i:{itself}|[%=]{code}|\\u00{code}|\\x{code}|&\#(?:{ord(character)}|x{code});{entity})"
 
 
-_ESCAPED = r"(?i:[%=][0-9a-f]{2}|\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\\[0-7]{3}|&\#x?[0-9a-f]{1,6};)"
-
-
 def _any_charset(run: str) -> str:
     # Outside printable ASCII any characters may have taken the place of the others: \ufffd or "?" for each octet (up to
     # four of them a character), the letters of a wrong charset, the blank between two lines for two blanks. With regard
     # to case: without it a dotless i is one of those that are excluded here.
+    units = _UNITS.findall(run)
+    least = sum(len(unit) > 1 or "!" <= unit <= "~" for unit in units)
     plus = r"|\+" if " " in run else ""
-    return rf"(?:[^!->@-~]|{_ESCAPED}{plus}){{1,{4 * len(run)}}}"
+    unit = _UNIT if least else rf"(?:[^!->@-~]|{_ESCAPED}{plus})"
+    return f"{unit}{{{max(least, 1)},{4 * len(units)}}}"
 
 
 def _exactly(character: str) -> str:

@@ -128,6 +128,28 @@ async def test_a_list_of_headers_costs_few_round_trips(certificates: Certificate
         assert sum("SELECT" in command for command in server.commands) == 2
 
 
+@pytest.mark.parametrize("header_octets", [20_000, 40_000, 100_000])
+async def test_long_headers_cost_no_connection(certificates: Certificates, header_octets: int) -> None:
+    long = b"X-Filter: " + b"abcdefgh\r\n " * (header_octets // 11)
+    many = [b"Subject: %d\r\n%b\r\n\r\n%b\r\n" % (number, long, b"x" * 20_000) for number in range(60)]
+    async with pair(certificates.good, *many) as (maildrop, server):
+        async with maildrop.open(CLIENT, None) as session:
+            assert [await read_top(session, position, 0) for position in range(60)] == [*map(headers, many)]
+        assert len(server.connections) <= 2
+        assert server.times("BODY") < 20
+
+
+@pytest.mark.parametrize(("listed", "connections"), [(0, 1), (100, 14)])
+async def test_sizes_that_are_wrong_cost_no_login_for_each(
+    certificates: Certificates, listed: int, connections: int
+) -> None:
+    many = {uid: Message(b"Subject: %d\r\n\r\n%b\r\n" % (uid, b"x" * 20_000), size=listed) for uid in range(1, 51)}
+    async with pair(certificates.good, mailbox=Mailbox(many)) as (maildrop, server):
+        async with maildrop.open(CLIENT, None) as session:
+            assert [await read(session, position) for position in range(50)] == [each.octets for each in many.values()]
+        assert len(server.connections) <= connections
+
+
 @pytest.mark.parametrize("lines", [0, 1, 5])
 async def test_a_session_that_begins_with_top_keeps_its_connection(certificates: Certificates, lines: int) -> None:
     async with pair(certificates.good, *MAIL, b"S: x\r\n\r\n" + b"y\r\n" * 300_000) as (maildrop, server):
@@ -327,9 +349,10 @@ async def test_a_message_that_spoils_every_batch(
         uids = [int(uid) for uid in re.findall(r"\d+", command.split(" ")[2])]
         return answer if min(uids) <= 7 <= max(uids) else None
 
-    async with pair(certificates.good, *MAIL, script=at_body(spoil), seconds=IMPATIENT) as (maildrop, _):
+    async with pair(certificates.good, *MAIL, script=at_body(spoil), seconds=IMPATIENT) as (maildrop, server):
         async with maildrop.open(CLIENT, None) as session:
             found = await outcomes(session, range(COUNT))
+    assert len(server.connections) <= 5, "twice with the others, twice alone"
     assert found[6] is kind
     assert [*found[:6], *found[7:]] == [*MAIL[:6], *MAIL[7:]], "its neighbours do not suffer"
 

@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from fakes.imap import Action, Cut, Drip, Drop, Hang, Mailbox, Reset
+from fakes.imap import Action, Connection, Cut, Drip, Drop, Hang, Mailbox, Reset
 from fakes.server import Step
 from imap.support import CLIENT, SHORT, USER, login, maildrop_for, pair, patient
 from legacy_email_proxy.contracts import (
@@ -61,6 +61,42 @@ async def test_the_server_sees_exactly_this_login(
     names = [command.split(" ")[0] for command in connection.commands]
     auth = "AUTHENTICATE" if capabilities == ("AUTH=PLAIN",) else "LOGIN"
     assert names == ["CAPABILITY", auth, "CAPABILITY", "SELECT", "UID", "LOGOUT"], "one login, and no command besides"
+
+
+async def test_what_the_answer_to_the_login_told_is_not_asked_again(certificates: Certificates) -> None:
+    box = Mailbox.of(b"x")
+
+    def welcome(connection: Connection, _: str) -> bytes:
+        connection.mailbox = box
+        return b"TAG OK [CAPABILITY IMAP4rev1 UIDPLUS ID] welcome\r\n"
+
+    async with pair(certificates.good, mailbox=box, script={"PLAIN": welcome}) as (maildrop, server):
+        async with maildrop.open(CLIENT, None):
+            names = [command.split(" ")[0] for command in server.commands]
+    assert names == ["CAPABILITY", "AUTHENTICATE", "ID", "SELECT", "UID"]
+
+
+@pytest.mark.parametrize("step", ["TLS", "GREETING"])
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        (b"* BYE [LIMIT] ten for each user\r\n", Busy),
+        (b"* bye [INUSE]\r\n", Busy),
+        (b"* BYE Too many connections\r\n", Busy),
+        (b"* BYE [SERVERBUG] try again later\r\n", Unreachable),
+        (b"* BYE\r\n", Unreachable),
+    ],
+)
+async def test_a_farewell_in_place_of_a_greeting(
+    certificates: Certificates, step: str, said: bytes, kind: type[Failure]
+) -> None:
+    async with pair(certificates.good, b"x", script={step: Drop(said)}) as (maildrop, _):
+        with pytest.raises(kind) as raised:
+            async with maildrop.open(CLIENT, None):
+                pass
+    assert "BACKEND_IMAP_MAX_CONNECTIONS" in str(raised.value)
+    assert said[5:].strip().decode() in str(raised.value)
+    assert "greet" not in str(raised.value)
 
 
 @pytest.mark.parametrize("capabilities", [("AUTH=PLAIN",), LOGIN_ONLY])

@@ -123,6 +123,7 @@ SELECTS = [
     opening(b"5 EXISTS", UIDVALIDITY, b"2 EXISTS", b"0 RECENT"),
     opening(b"2 EXISTS", b"OK [UIDVALIDITY 6] what?", UIDVALIDITY),
     opening(b"2 EXISTS", UIDVALIDITY, b"OK [UIDNEXT x] no", b"OK [HIGHESTMODSEQ] no", b"OK [UNSEEN] no"),
+    opening(b"2 EXISTS", UIDVALIDITY, b"OK [UIDNEXT %b] no" % (b"9" * 5000)),
     opening(b"2 EXISTS", UIDVALIDITY, b"OK []", b"OK [", b"OK ]", b"NO", b"OK"),
     opening(b"2 EXISTS", UIDVALIDITY, b'OK [PERMANENTFLAGS (\\Deleted a]b "c)" \\*)] any [of them]', b"FLAGS (a]b)"),
     opening(b"2 EXISTS", UIDVALIDITY, b"FLAGS (a]b {5", b"X-NEW", b"5 X-NEW", b"X-NEW [a] (b", b"LIST ("),
@@ -266,6 +267,7 @@ FLAGGED = b"* 1 FETCH (UID 1 FLAGS ($Pop3Deleted))\r\n* 2 FETCH (UID 2 FLAGS (\\
         (FLAGGED + OK, [2, 3]),
         (FLAGGED.replace(b"$Pop3Deleted", b'"$Pop3Deleted" "\\\\Seen"') + OK, [2, 3]),
         (FLAGGED + b"* 3 FETCH (UID 3 FLAGS (\r\n" + OK, [2]),
+        (FLAGGED + b"* 3 FETCH (UID 3 MODSEQ (5))\r\n* 3 FETCH (UID 3 FLAGS (\r\n" + OK, [2]),
         (FLAGGED + b"TAG NO some could not be fetched\r\n", [2]),
     ],
 )
@@ -479,7 +481,8 @@ def test_marks_of_literals(text: bytes, octets: int | None) -> None:
 
 def test_strings_that_are_open() -> None:
     assert [is_open(text) for text in (b'"a', b'"a\\"', b'"a" "', b'"\\\\" "')] == [True] * 4
-    assert [is_open(text) for text in (b"", b'"a"', b'"a\\"" ("b")', b'""', b'x]" y', b'a"b')] == [False] * 6
+    closed = (b"", b'"a"', b'"a\\"" ("b")', b'""', b'x]" y', b'a"b', b'(A ]")')
+    assert [is_open(text) for text in closed] == [False] * len(closed)
 
 
 HOSTILE = [

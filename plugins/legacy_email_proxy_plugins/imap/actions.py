@@ -87,14 +87,14 @@ def attributes(
         octets = _ANSWER_OCTETS + _ROW_OCTETS * len(batch)
         uid_set, doing = f"{batch[0]}:{batch[-1]}", "look at the messages"
         fetched = connection.attributes(doing, uid_set, f"(UID {' '.join(items)})", octets)
-        told = set()
+        told: set[tuple[int, str]] = set()
         for row in fetched.rows:
             if (uid := number(row.get("UID"))) is not None:
-                told.add(uid)
+                told.update((uid, item) for item in row)
                 yield uid, Attributes(_lowered(row.get("FLAGS")), _arrived(row.get("INTERNALDATE")))
         if fetched.fault:
             note(fetched.fault)
-            yield from ((uid, None) for uid in batch if uid not in told)
+            yield from ((uid, None) for uid in batch for item in items if (uid, item) not in told)
 
 
 def _lowered(flags: Value) -> frozenset[bytes]:

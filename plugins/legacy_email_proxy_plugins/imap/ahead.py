@@ -31,7 +31,7 @@ LARGE_OCTETS = 256 << 10
 _GROWTH = 8
 _SLACK_OCTETS = 64 << 10
 _HEADER_OCTETS = 8 << 10
-"""What a header is taken for, before it is there."""
+"""What a header is taken for, until there was a longer one."""
 
 
 class ReadAhead:
@@ -44,8 +44,10 @@ class ReadAhead:
     """
 
     __slots__ = (
+        "_alone",
         "_count",
         "_has_room",
+        "_header_octets",
         "_in_a_row",
         "_index",
         "_last",
@@ -81,6 +83,8 @@ class ReadAhead:
         self._margin = 0
         self._has_room = True
         self._count = 1
+        self._alone = 0  # So many are to be asked for alone.
+        self._header_octets = _HEADER_OCTETS
         self._running: asyncio.Task[None] | None = None
 
     async def get(self, uid: int) -> bytes | None:
@@ -88,7 +92,7 @@ class ReadAhead:
         position = self._index.position(uid)
         first = self._last is None and self._shelf.users > 1
         in_a_row = self._follow(position)
-        if self._index.sizes.octets[position] >= LARGE_OCTETS:
+        if not _is_small(self._index.sizes.octets[position]):
             return None
         if not (in_a_row or first):
             self._count = 1
@@ -102,6 +106,9 @@ class ReadAhead:
         if coming is not None:
             await coming.wait()
             return self._messages.get(self._shelf, key)
+        if self._alone:
+            self._alone -= 1
+            return None
         if self._step * (self._read_until - position) > 0:
             # It was here, and was thrown out before its turn: there are too many sessions for the room there is.
             self._count = max(1, self._count // _GROWTH)
@@ -110,6 +117,10 @@ class ReadAhead:
             self._count = min(MAX_MESSAGES, self._count * _GROWTH)
         planned = self._plan(position)
         return await self._fetch(planned, uid) if len(planned) > in_a_row else None
+
+    def saw_header(self, octets: int) -> None:
+        """Take note of how long a header was: an answer with more than was planned for costs the connection."""
+        self._header_octets = max(self._header_octets, octets)
 
     def _follow(self, position: int) -> bool:
         """Note that the session asks for the message at ``position``, and whether that is next to the last one."""
@@ -125,7 +136,7 @@ class ReadAhead:
     def _look_ahead(self, position: int) -> None:
         """Begin to read what comes next, if the message at ``position`` is behind the half of what there is."""
         distance = max(self._step * (self._looked_until - position), 1)
-        if distance > self._margin or self._running is not None or not self._has_room:
+        if distance > self._margin or self._running is not None or self._alone or not self._has_room:
             return
         self._count = min(MAX_MESSAGES, self._count * _GROWTH)
         start = position + self._step * distance
@@ -158,8 +169,8 @@ class ReadAhead:
             uid, octets = sizes.uids[place], sizes.octets[place]
             key = (self._index.uidvalidity, uid, self.item)
             known = self._messages.get(self._shelf, key) is not None or self._messages.coming(self._shelf, key)
-            if octets < LARGE_OCTETS and not known:
-                room = octets if self.item == "BODY.PEEK[]" else min(octets, _HEADER_OCTETS)
+            if _is_small(octets) and not known:
+                room = octets if self.item == "BODY.PEEK[]" else min(octets, self._header_octets)
                 if total + room > MAX_OCTETS:
                     break
                 total += room
@@ -177,12 +188,15 @@ class ReadAhead:
             try:
                 got = await self._pool.exchange(partial(self._fetch_in_thread, list(planned), room))
             except (Disconnected, MessageGone, MessageUnavailable) as failure:
-                # One of them may be what the server stumbles over. Those before it must not suffer.
+                # One of them may be what the server stumbles over. Those before it must not suffer. Where it cost the
+                # connection, it must not be asked for again together with each of them.
                 self._note(failure)
+                self._alone = len(planned) if isinstance(failure, Disconnected) else 0
                 return None
+            self.saw_header(max(map(len, got.values()), default=0))
             for uid, octets in got.items():
                 # An empty answer for a message that has a size is a matter for one question, not for sixty-four.
-                if octets or not planned[uid]:
+                if octets:
                     fetched[keys[uid]] = octets
         if step == self._step:
             self._margin = len(planned) // 2
@@ -192,3 +206,8 @@ class ReadAhead:
     def _fetch_in_thread(self, uids: list[int], room: int, connection: Connection) -> dict[int, bytes]:
         self._same_folder(connection, self._index.uidvalidity)
         return connection.fetch_batch(uids, self.item, room)
+
+
+def _is_small(octets: int) -> bool:
+    """Whether a message that is listed so may be read with others. 0 is also there where the server told no size."""
+    return 0 < octets < LARGE_OCTETS

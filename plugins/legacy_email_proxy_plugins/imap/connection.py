@@ -31,7 +31,7 @@ from .client import ANSWER_OCTETS, IMAP4, Client, check, text_of
 from .credentials import LOGIN, LoginWays, is_sendable, login_parts, mechanism
 from .index import Mailbox, uid_sets
 from .listing import MAX_UID, Listing
-from .responses import Batch, Body, Fetched, mailbox_in
+from .responses import Batch, Body, Fetched, mailbox_in, number
 from .server import Security, Server
 from .verdicts import is_busy, login_failure, other_protocol, overloaded, refusal
 from .wire import HANGS_UP, InTheClear, Wire
@@ -43,6 +43,9 @@ _VERSION = metadata.version(_NAME)
 _ROW_OCTETS = 256
 _MAX_MESSAGES = 4_000_000
 _CHANGES = frozenset({"EXPUNGE", "VANISHED"})
+_PLACE = "BACKEND_IMAP_HOST, BACKEND_IMAP_PORT"
+_TOO_MANY = f"{_PLACE}, BACKEND_IMAP_MAX_CONNECTIONS"
+_BYE = re.compile(rb"\*[ \t]+BYE(?!\S)(.*)", re.IGNORECASE | re.DOTALL)
 
 
 class Connection:
@@ -96,34 +99,40 @@ class Connection:
             if server.security is Security.STARTTLS:
                 self._start_tls()
         except InTheClear as error:
-            _, bye, text = error.said.decode("ascii", "backslashreplace").partition("BYE")
-            if bye and is_busy(text):
-                raise overloaded(text.strip()) from error
-            self._raise_other_protocol(error.said)
+            self._judge_greeting(error.said)
             raise
         except imaplib.IMAP4.error as error:
+            greeting = self._wire.first_line
+            self._judge_greeting(greeting)
             text = text_of(error.args[0] if error.args else b"")
             if is_busy(text):
                 raise overloaded(text) from error
-            self._raise_other_protocol(self._wire.first_line)
-            look_at = "BACKEND_IMAP_HOST, BACKEND_IMAP_PORT"
-            if not self._wire.first_line:
+            if not greeting:
                 detail = f"{server.name} hung up without a greeting{HANGS_UP}"
-                raise Unreachable(detail, look_at=f"{look_at}, BACKEND_IMAP_MAX_CONNECTIONS") from error
-            raise Unreachable(f"{server.name} does not greet as an IMAP server: {text}", look_at=look_at) from error
+                raise Unreachable(detail, look_at=_TOO_MANY) from error
+            detail = f"{server.name} does not greet as an IMAP server: {text}"
+            raise Unreachable(detail, look_at=_PLACE) from error
         except (Disconnected, ValueError) as error:
+            if self._wire.aborted:
+                raise
             detail = f"{server.name} accepts the connection, but: {error}"
             # A port for TLS from the first octet says nothing to who waits for a greeting.
             tls = "" if server.security is Security.IMPLICIT_TLS else ", BACKEND_IMAP_USE_SSL"
-            raise Unreachable(detail, look_at=f"BACKEND_IMAP_HOST, BACKEND_IMAP_PORT{tls}") from error
+            raise Unreachable(detail, look_at=f"{_PLACE}{tls}") from error
         self.capabilities = frozenset(self._imap.capabilities)
         self._in_step = True
 
-    def _raise_other_protocol(self, greeting: bytes) -> None:
+    def _judge_greeting(self, greeting: bytes) -> None:
+        """Raise what a ``greeting`` means that is none, if that is known."""
+        name = self._server.name
+        if bye := _BYE.match(greeting):
+            text = text_of(bye[1].strip())
+            if is_busy(text):
+                raise overloaded(text)
+            raise Unreachable(f"{name} takes no connection now: BYE {text}", look_at=_TOO_MANY)
         if protocol := other_protocol(greeting):
             said = text_of(greeting.strip())
-            detail = f"{self._server.name} is a server for {protocol} and not for IMAP: it says {said}"
-            raise Unreachable(detail, look_at="BACKEND_IMAP_HOST, BACKEND_IMAP_PORT")
+            raise Unreachable(f"{name} is a server for {protocol} and not for IMAP: it says {said}", look_at=_PLACE)
 
     def _start_tls(self) -> None:
         server, imap = self._server, self._imap
@@ -266,11 +275,11 @@ class Connection:
             self.permanent_flags = _flags(said.get("FLAGS", [b""])[-1] if kept is None else kept)
             self.deletable = kept is None or rb"\deleted" in {flag.lower() for flag in self.permanent_flags}
             uidvalidity, exists = int(codes.get("UIDVALIDITY", 0)), int(said["EXISTS"][-1])
-            uidnext, read_only = codes.get("UIDNEXT", b""), "READ-ONLY" in codes
+            uidnext, read_only = number(codes.get("UIDNEXT", b"").decode("latin-1")), "READ-ONLY" in codes
         if not 0 < uidvalidity <= MAX_UID:
             detail = f"folder {folder!r} has no UIDVALIDITY, so its messages have no lasting identity"
             raise Failure(detail, look_at="BACKEND_IMAP_FOLDER")
-        self.mailbox = Mailbox(uidvalidity, exists, read_only, int(uidnext) if uidnext.isdigit() else 0)
+        self.mailbox = Mailbox(uidvalidity, exists, read_only, uidnext or 0)
         return self.mailbox
 
     def listing(self, first: int = 1) -> Listing:

@@ -72,14 +72,16 @@ class IMAPSession:
             if header is not None:
                 yield header
                 return
-            last = b""
+            last, length = b"", 0
             async with aclosing(self.stream(unique_id, self._headers.item)) as pieces:
                 async for piece in pieces:
+                    length += len(piece)
                     if last:
                         yield last
                     last = piece
             # Not before the exchange is over: the reader stops at the blank line, which is in the last piece, and would
             # throw away the connection, whose answer is here, and so cost a login for each header.
+            self._headers.saw_header(length)
             if last:
                 yield last
             return
