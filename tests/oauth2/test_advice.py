@@ -146,7 +146,7 @@ async def test_offline_access_wants_a_prompt(
 
 @pytest.mark.parametrize("variable", ["OAUTH2_TOKEN_URL", "OAUTH2_DEVICE_URL", "OAUTH2_AUTHORIZATION_URL"])
 @pytest.mark.parametrize(
-    "url", ["https://x.example/to ken", "https://x.example/t ", " https://x.example/", "https://x\t"]
+    "url", ["https://x.example/to ken", "https://x.example/t ", " https://x.example/", "https://x\u2003"]
 )
 def test_blanks_in_an_address(variable: str, url: str) -> None:
     with pytest.raises(SettingsMistake, match=f"^{variable}: must be an address that begins with https:// and has no"):
