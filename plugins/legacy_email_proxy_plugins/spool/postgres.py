@@ -23,7 +23,7 @@ from legacy_email_proxy.contracts import Failure, SettingsMistake
 from ..threads import Threads
 from . import rows
 from .leases import Leases
-from .link import Link, conninfo, needs_somebody, server_name
+from .link import Link, conninfo, server_name
 from .listening import CHANNEL, listen
 from .message import Fate, Outcome, SpooledMessage, Submission
 from .migrations import MIGRATIONS, SCHEMA, migrate
@@ -128,7 +128,7 @@ class PostgresStore(RelationalStore):
         try:
             self._link.connect()
         except Interrupted as failure:
-            if needs_somebody(failure):
+            if self._link.needs_somebody:
                 raise
             self._logger.warning("%s; devices are told to come back later, until there is one", failure)
         return self._link
