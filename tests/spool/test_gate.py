@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -54,7 +55,10 @@ OF_ALL: list[Failure] = [
 @pytest.mark.parametrize("failure", OF_ONE_MESSAGE, ids=repr)
 @pytest.mark.parametrize("step", ["sender", "recipient", "before_dot"])
 async def test_a_good_message_beside_fifteen_bad_ones_waits_no_pause(
-    tmp_path: Path, clock: Clock, step: str, failure: Exception  # noqa: F811
+    tmp_path: Path,
+    clock: Clock,
+    step: str,
+    failure: Exception,  # noqa: F811
 ) -> None:
     def judge(words: str | bytes) -> None:
         if "bad" in str(words):
@@ -74,7 +78,9 @@ async def test_a_good_message_beside_fifteen_bad_ones_waits_no_pause(
 
 @pytest.mark.parametrize("failure", OF_ALL, ids=repr)
 async def test_what_is_about_the_backend_or_about_us_lets_all_wait(
-    tmp_path: Path, clock: Clock, failure: Failure  # noqa: F811
+    tmp_path: Path,
+    clock: Clock,
+    failure: Failure,  # noqa: F811
 ) -> None:
     def sender(_: str) -> None:
         raise failure
@@ -93,6 +99,29 @@ async def test_what_is_about_the_backend_or_about_us_lets_all_wait(
         delivery.wake()
         await until(lambda: len(backend.delivered) >= 1)
         assert not delivery._gate.closed
+
+
+async def test_a_probe_that_is_called_off_before_it_begins_is_none(tmp_path: Path, clock: Clock) -> None:  # noqa: F811
+    """Settings that are read anew bring another delivery, which may be gone again in the next moment."""
+    backend = Backend(sender=raising_for_first(Unreachable("away")))
+    async with spooling(backend, tmp_path) as spool:
+        await send(spool)
+        delivery: Any = spool._delivery
+        await until(lambda: delivery._gate.closed and not delivery._busy)
+        begin = delivery._begin
+
+        def begin_and_be_succeeded(message: object) -> None:
+            delivery._begin = begin
+            begin(message)
+            delivery.successor = SimpleNamespace(wake=lambda: None)
+
+        delivery._begin = begin_and_be_succeeded
+        clock.now += 90
+        delivery._wake.set()
+        await until(lambda: delivery.successor is not None and not delivery._busy)
+        assert len(backend.tried) == 1
+        delivery.successor = None
+        await until(lambda: len(backend.delivered) == 1)
 
 
 def raising_for_first(failure: Exception) -> Callable[[str], None]:
