@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -57,8 +58,10 @@ def snapshot(connection: sqlite3.Connection, path: Path, between: Callable[[], N
         copy.execute("PRAGMA journal_mode = DELETE")  # one file
 
 
-def copy_out(records: Path, bodies: Path, folder: Path) -> Copied:
+def copy_out(records: Path, bodies: Path, folder: Path, given_up: threading.Event) -> Copied:
     """Make a backup in ``folder``, which is made if it isn't there, of a :func:`snapshot` and the bodies it names.
+
+    ``given_up``: nobody waits for it any more, so that bodies are removed, and the snapshot may be another one.
 
     Raises ``OSError``, ``sqlite3.Error`` or :class:`Failure`; then nothing of it is left there.
     """
@@ -70,6 +73,8 @@ def copy_out(records: Path, bodies: Path, folder: Path) -> Copied:
         found = _contents(records)
         missing = _copy_bodies(bodies, folder / _BODIES, found)
         _copy(records, folder / f"{_RECORDS}.partial")
+        if given_up.is_set():
+            raise Failure("the backup was given up")
         (folder / f"{_RECORDS}.partial").rename(folder / _RECORDS)
         sync_directory(folder)
     except BaseException:

@@ -233,17 +233,13 @@ class PostgresStore(RelationalStore):
         self, link: Link, account: str, now: float, least: int, below: int, but: Collection[int], limit: int
     ) -> list[tuple[float, int, str | None]]:
         ours = self._owner.name
-        found = link.execute(
-            _LEASE, (account, now, least, below, list(but), ours, self._may_take_over(), limit, ours)
-        )
+        found = link.execute(_LEASE, (account, now, least, below, list(but), ours, self._may_take_over(), limit, ours))
         return sorted(found.fetchall())
 
     async def next_due(self, account: str, but: Collection[int]) -> float | None:
         """See :meth:`.store.Store.next_due`."""
         asked = (account, self._leasable(but), list(but), self._owner.name)
-        found = await self._writer.run(
-            lambda link: link.execute(_NEXT_DUE, (*asked, self._may_take_over())).fetchone()
-        )
+        found = await self._writer.run(lambda link: link.execute(_NEXT_DUE, (*asked, self._may_take_over())).fetchone())
         return None if found is None else float(found[0])
 
     def begin(self, number: int) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import sqlite3
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +33,7 @@ __all__ = ("SQLiteStore",)
 _FREE_SECONDS = 1.0
 _AMPLE = 16
 """So many times the reserve must be free before it is kept back again."""
+
 
 class SQLiteStore(RelationalStore):
     """See :class:`~.store.Store`."""
@@ -220,16 +222,18 @@ class SQLiteStore(RelationalStore):
 
     async def back_up(self, folder: Path) -> Copied:
         """See :meth:`.store.Store.back_up`."""
+        given_up = threading.Event()
         async with self._copying:
             self._files.keep()
             try:
                 await self._writer.aside(lambda connection, between: snapshot(connection, self._snapshot, between))
                 return await anyio.to_thread.run_sync(
-                    copy_out, self._snapshot, self._files.folder, folder, abandon_on_cancel=True
+                    copy_out, self._snapshot, self._files.folder, folder, given_up, abandon_on_cancel=True
                 )
             except (OSError, sqlite3.Error) as error:
                 raise trouble(error) from error
             finally:
+                given_up.set()
                 self._snapshot.unlink(missing_ok=True)
                 with anyio.CancelScope(shield=True), suppress(Failure):  # what is left the next start finds
                     await self._threads.run(self._files.let_go)
