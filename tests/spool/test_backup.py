@@ -295,6 +295,20 @@ def test_what_root_restores_is_the_services(tmp_path: Path) -> None:
     assert {path.stat().st_uid for path in (tmp_path / "there").rglob("*")} == {12345}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_makes_by_looking_is_the_services(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    os.chown(state, 12345, 12345)
+    (tmp_path / "others").write_text("not the service's")
+    (state / "spool.db.reserve").symlink_to(tmp_path / "others")
+    assert asyncio.run(listed(spool_to(Backend(), state))) == []
+    made = list(state.rglob("*"))
+    assert "spool.db" in {path.name for path in made}
+    assert {(path.lstat().st_uid, path.lstat().st_gid) for path in made} == {(12345, 12345)}
+    assert (tmp_path / "others").stat().st_uid == 0
+
+
 async def _backed_up(tmp_path: Path) -> None:
     async with spooling(away(), tmp_path / "here") as spool:
         await send(spool, content=LARGE)

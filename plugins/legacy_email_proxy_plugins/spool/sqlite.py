@@ -19,7 +19,7 @@ from legacy_email_proxy.contracts import Failure, SettingsMistake, StorageFull
 from ..threads import Threads
 from . import rows
 from .backup import copy_out, restore, snapshot, trouble
-from .bodies import BodyFiles
+from .bodies import BodyFiles, leave_to_service
 from .lock import Locked, SpoolLock
 from .marks import Marks
 from .message import Outcome, SpooledMessage
@@ -69,6 +69,7 @@ class SQLiteStore(RelationalStore):
             self._marks.wipe()
             await self._threads.run(self._reserve.keep)
             await self._sweep(names, ours=mark == self._files.mark)
+            await self._threads.run(self._leave_to_service)
             await self._mark_anew()
         except Locked as locked:
             raise SettingsMistake(
@@ -121,6 +122,12 @@ class SQLiteStore(RelationalStore):
         self._weight = rows.weigh_all(connection)
         names = {name for (name,) in connection.execute("SELECT body FROM message WHERE body IS NOT NULL")}
         return names, _mark(connection)
+
+    def _leave_to_service(self) -> None:
+        """The command may be the first one to open it, and be root's."""
+        for ending in ("", "-wal", ".lock", ".trying", ".reserve", ".bodies"):
+            with suppress(OSError):
+                leave_to_service(self.path.with_name(self.path.name + ending))
 
     async def _mark_anew(self) -> None:
         """Write into the file and beside the bodies that they belong together."""
