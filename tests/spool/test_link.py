@@ -59,13 +59,16 @@ def connecting(url: str) -> tuple[Link, str]:
 
 
 @pytest.mark.parametrize("secret", SECRETS)
-@pytest.mark.parametrize("keywords", [False, True])
-def test_a_server_that_repeats_the_password(secret: str, keywords: bool) -> None:
+@pytest.mark.parametrize("where", ["URL", "keywords", "environment"])
+def test_a_server_that_repeats_the_password(secret: str, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with server_that_repeats() as port:
         url = f"postgresql://proxy:{quote(secret, safe='')}@127.0.0.1:{port}/spool?sslmode=disable"
-        if keywords:
+        if where == "keywords":
             escaped = secret.replace("\\", "\\\\").replace("'", "\\'")
             url = f"host=127.0.0.1 port={port} user=proxy dbname=spool sslmode=disable password='{escaped}'"
+        if where == "environment":
+            monkeypatch.setenv("PGPASSWORD", secret)
+            url = f"postgresql://proxy@127.0.0.1:{port}/spool?sslmode=disable"
         link, said = connecting(url)
     words = said.removeprefix("no connection to PostgreSQL: ").replace(f"port {port}", "")
     assert secret not in words

@@ -144,12 +144,15 @@ def server_name(info: str) -> str:
 
 
 def _hidden(info: str) -> list[str]:
-    """What of the URL is not shown, also where libpq or the server repeats it: passwords first of all."""
-    secret = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults() if option.dispchar}
+    """What is not shown of the URL and of ``PGPASSWORD``, also where libpq or the server repeats it."""
+    secret = {option.keyword.decode(): option.val for option in psycopg.pq.Conninfo.get_defaults() if option.dispchar}
     return [
-        str(value)
-        for name, value in conninfo_to_dict(info).items()
-        if name in secret or not (name in _NAMES or _ORDINARY.fullmatch(str(value)))
+        *(value.decode("utf-8", "surrogateescape") for value in secret.values() if value),
+        *(
+            str(value)
+            for name, value in conninfo_to_dict(info).items()
+            if name in secret or not (name in _NAMES or _ORDINARY.fullmatch(str(value)))
+        ),
     ]
 
 
