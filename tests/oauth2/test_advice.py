@@ -158,6 +158,12 @@ def test_a_blank_in_the_redirect_address() -> None:
         configuration(**APP, **URL, OAUTH2_REDIRECT_URL="http://localhost /")
 
 
+@pytest.mark.parametrize("url", ["http://localhost:99999", "http://localhost:port/", "http://[::1"])
+def test_a_redirect_address_that_is_none(url: str) -> None:
+    with pytest.raises(SettingsMistake, match=r"^OAUTH2_REDIRECT_URL: must be an address, like http://localhost:8080$"):
+        configuration(**APP, **URL, OAUTH2_REDIRECT_URL=url)
+
+
 @pytest.mark.parametrize(
     ("given", "algorithm"),
     [
