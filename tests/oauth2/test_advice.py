@@ -145,7 +145,9 @@ async def test_offline_access_wants_a_prompt(
 
 
 @pytest.mark.parametrize("variable", ["OAUTH2_TOKEN_URL", "OAUTH2_DEVICE_URL", "OAUTH2_AUTHORIZATION_URL"])
-@pytest.mark.parametrize("url", ["https://x.example/to ken", "https://x.example/t ", " https://x.example/"])
+@pytest.mark.parametrize(
+    "url", ["https://x.example/to ken", "https://x.example/t ", " https://x.example/", "https://x\u2003"]
+)
 def test_blanks_in_an_address(variable: str, url: str) -> None:
     with pytest.raises(SettingsMistake, match=f"^{variable}: must be an address that begins with https:// and has no"):
         configuration(**(APP | URL | {variable: url}))
@@ -154,6 +156,12 @@ def test_blanks_in_an_address(variable: str, url: str) -> None:
 def test_a_blank_in_the_redirect_address() -> None:
     with pytest.raises(SettingsMistake, match=r"^OAUTH2_REDIRECT_URL: must be an address that has no blanks in it$"):
         configuration(**APP, **URL, OAUTH2_REDIRECT_URL="http://localhost /")
+
+
+@pytest.mark.parametrize("url", ["http://localhost:99999", "http://localhost:port/", "http://[::1"])
+def test_a_redirect_address_that_is_none(url: str) -> None:
+    with pytest.raises(SettingsMistake, match=r"^OAUTH2_REDIRECT_URL: must be an address, like http://localhost:8080$"):
+        configuration(**APP, **URL, OAUTH2_REDIRECT_URL=url)
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,8 @@ async def test_an_authorization_code_pasted_back(certificates: Certificates, tmp
 PASTED: dict[str, tuple[Callable[[FakeAuthorizationServer, str], str], str]] = {
     "another request's": (lambda fake, url: fake.browse(url).replace("state=", "state=x"), "does not belong"),
     "nothing": (lambda fake, url: "", "does not belong"),
+    "no address": (lambda fake, url: "http://[?state=x", "does not belong"),
+    "no text": (lambda fake, url: "http://localhost/?state=\udcff", "does not belong"),
     "no code": (lambda fake, url: fake.browse(url).replace("code=", "cod="), "there is no `code`"),
     "no consent": (lambda fake, url: fake.browse(url, consent=False), "no consent: 'access_denied'"),
     "a code of somebody else": (lambda fake, url: fake.browse(url).replace("code=", "code=x"), "PKCE"),
@@ -213,6 +215,9 @@ async def test_a_loopback_redirect(certificates: Certificates, tmp_path: Path, h
                 assert target.startswith(f"http://{host}:")
                 assert (await browser.get(target.partition("?")[0] + "/favicon.ico")).status_code == 404
                 assert (await browser.get(target.replace("state=", "state=x"))).status_code == 404
+                async with await anyio.connect_tcp(host.strip("[]"), int(target.partition(f"{host}:")[2][:5])) as odd:
+                    await odd.send(b"GET //[ HTTP/1.0\r\n\r\n")
+                    assert b" 404 " in await odd.receive()
                 assert (await browser.get(target)).text == "Thank you. You may close this window."
         assert (await credentials.secret(IMAP)).reveal() == fake.tokens[0].text
 

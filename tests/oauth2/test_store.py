@@ -261,6 +261,27 @@ async def test_what_root_leaves_is_the_services(tmp_path: Path) -> None:
         assert (folder / "default.lock").stat().st_uid == service
 
 
+async def test_no_link_is_followed(tmp_path: Path) -> None:
+    """Whose the folder is may have put it there, for root to give away what it points to."""
+    state, others = tmp_path / "state", tmp_path / "others"
+    state.mkdir()
+    if os.geteuid() == 0:
+        os.chown(state, 12345, 12345)
+    others.write_text("somebody else's")
+    store = store_in(state)
+    async with store.room():
+        (part,) = state.iterdir()
+        part.unlink()
+        part.symlink_to(others)
+        with pytest.raises(StorageFull):
+            await store.save(RECORD)
+    (state / "default.lock").symlink_to(others)
+    with pytest.raises(StorageFull):
+        async with store.locked():
+            pass
+    assert (others.read_text(), others.stat().st_uid) == ("somebody else's", os.geteuid())
+
+
 async def test_where_there_are_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_locks(*_: object) -> None:
         raise OSError(37, "No locks available")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -434,6 +436,33 @@ async def test_status_tells_the_last_error_and_no_secret(certificates: Certifica
         assert status.refreshed is not None
         assert (status.expires - status.refreshed).total_seconds() == 1000
         assert "status 400 invalid_grant *** has been expired or revoked." in status.error
+
+
+async def test_an_error_is_not_noted_of_what_another_process_has_stored_meanwhile(
+    certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody consents again at the moment at which the service is told that the old consent has ended."""
+    clock = Clock()
+    async with pair(certificates.good, tmp_path, "refresh_token", server={"lifetime": 1000}) as (credentials, fake):
+        keeper = keeper_of(credentials, clock)
+        await keeper.token()
+        beside, locked, locks = credentials._store(), keeper._store.locked, iter(range(2))
+
+        @asynccontextmanager
+        async def locked_after_another() -> AsyncIterator[None]:
+            if next(locks):
+                await beside.save(replace(await beside.load(), obtained=clock.now, expires=clock.now + 1000))
+            async with locked():
+                yield
+
+        monkeypatch.setattr(keeper._store, "locked", locked_after_another)
+        fake.refresh_tokens.clear()
+        clock.now += 2000
+        with pytest.raises(CredentialsRefused):
+            await keeper.token()
+        await settled(keeper)
+        assert next(locks, None) is None
+        assert not (await credentials.status()).error
 
 
 async def test_a_renewal_that_hangs_stops_nobody_else_for_ever(certificates: Certificates, tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from legacy_email_proxy_plugins.spool.delivery import Delivery
 from realservers.postgres import Postgres
 from spool import support
 from spool.stores import PostgreSQL, SQLite, TestedStore
+from spool.support import Clock
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -18,3 +20,11 @@ def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Te
         tested = PostgreSQL(server.new_database())
     monkeypatch.setattr(support, "store", tested)
     return tested
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("legacy_email_proxy_plugins.spool.spool.steady_clock", lambda: clock)
+    monkeypatch.setitem(Delivery.__init__.__kwdefaults__ or {}, "chance", lambda: 0.0)
+    return clock

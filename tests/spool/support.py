@@ -114,6 +114,16 @@ class _Transaction:
         return Receipt("250 2.0.0 taken")
 
 
+class Clock:
+    """A wall clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class SpoolContext:
     """The context that the service would hand to the spool, but for the next relay, which is ours."""
 

@@ -8,6 +8,7 @@ import os
 import smtplib
 import socket
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from interop.proxy import run, running
 from legacy_email_proxy.contracts import Failure
 from legacy_email_proxy_plugins.spool import backup as backup_module
+from legacy_email_proxy_plugins.spool import sqlite as sqlite_module
 from realservers.postgres import Postgres, require_programs
 from realservers.processes import wait_until
 from spool import support
@@ -176,6 +178,42 @@ async def test_a_backup_that_fails_leaves_nothing_behind(tmp_path: Path, monkeyp
         assert (await spool.back_up(tmp_path / "backup"))["messages"] == 1
 
 
+async def test_a_backup_that_was_given_up_never_looks_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread hangs at a slow disk, and goes on when the records of the next backup lie where its own did."""
+    copy_bodies, begun, go_on = backup_module._copy_bodies, threading.Event(), threading.Event()
+
+    def slow(source: Path, target: Path, found: Any) -> list[int]:
+        if target.parent.name == "first":
+            begun.set()
+            go_on.wait(10)
+        else:
+            # As slow as that one.
+            go_on.set()
+            ended.wait(10)
+        return copy_bodies(source, target, found)
+
+    ended = threading.Event()
+    copy_out = backup_module.copy_out
+
+    def copying(*given: Any) -> Any:
+        try:
+            return copy_out(*given)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(backup_module, "_copy_bodies", slow)
+    monkeypatch.setattr(sqlite_module, "copy_out", copying)
+    async with spooling(away(), tmp_path / "here") as spool:
+        await send(spool, content=LARGE)
+        async with anyio.create_task_group() as first:
+            first.start_soon(spool.back_up, tmp_path / "first")
+            await until(begun.is_set)
+            first.cancel_scope.cancel()
+        await send(spool, content=LARGE)
+        assert (await spool.back_up(tmp_path / "second"))["messages"] == 2
+        assert [path.name for path in (tmp_path / "first").iterdir()] == []
+
+
 async def test_a_service_that_stops_does_not_wait_for_a_backup(tmp_path: Path) -> None:
     spool = spool_to(away(), tmp_path / "here")
     await spool.start()
@@ -255,6 +293,20 @@ def test_what_root_restores_is_the_services(tmp_path: Path) -> None:
     os.chown(tmp_path / "there", 12345, 12345)
     backup_module.restore(tmp_path / "backup", tmp_path / "there" / "spool.db")
     assert {path.stat().st_uid for path in (tmp_path / "there").rglob("*")} == {12345}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_makes_by_looking_is_the_services(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    os.chown(state, 12345, 12345)
+    (tmp_path / "others").write_text("not the service's")
+    (state / "spool.db.reserve").symlink_to(tmp_path / "others")
+    assert asyncio.run(listed(spool_to(Backend(), state))) == []
+    made = list(state.rglob("*"))
+    assert "spool.db" in {path.name for path in made}
+    assert {(path.lstat().st_uid, path.lstat().st_gid) for path in made} == {(12345, 12345)}
+    assert (tmp_path / "others").stat().st_uid == 0
 
 
 async def _backed_up(tmp_path: Path) -> None:

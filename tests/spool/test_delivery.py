@@ -23,13 +23,13 @@ from legacy_email_proxy.contracts import (
     Unverified,
 )
 from legacy_email_proxy_plugins.spool import delivery as delivery_module
-from legacy_email_proxy_plugins.spool.delivery import Delivery
 from spool import support
 from spool.support import (
     CONTENT,
     SENDER,
     SQLITE,
     Backend,
+    Clock,
     bodies,
     listed,
     operate,
@@ -44,24 +44,6 @@ from spool.support import (
 pytestmark = pytest.mark.usefixtures("store")
 
 LARGE = b"Subject: large\r\n\r\n" + b"0123456789abcde\r\n" * 10_000
-
-
-class Clock:
-    """A wall clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr("legacy_email_proxy_plugins.spool.spool.steady_clock", lambda: clock)
-    monkeypatch.setitem(Delivery.__init__.__kwdefaults__ or {}, "chance", lambda: 0.0)
-    return clock
 
 
 def tick(spool: Any, clock: Clock, seconds: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -24,8 +25,7 @@ from legacy_email_proxy.contracts import (
     Unverified,
 )
 from legacy_email_proxy_plugins.spool.schedule import Gate
-from spool.support import Backend, send, spooling, until
-from spool.test_delivery import Clock, clock  # noqa: F401 (a fixture)
+from spool.support import Backend, Clock, send, spooling, until
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -54,7 +54,10 @@ OF_ALL: list[Failure] = [
 @pytest.mark.parametrize("failure", OF_ONE_MESSAGE, ids=repr)
 @pytest.mark.parametrize("step", ["sender", "recipient", "before_dot"])
 async def test_a_good_message_beside_fifteen_bad_ones_waits_no_pause(
-    tmp_path: Path, clock: Clock, step: str, failure: Exception  # noqa: F811
+    tmp_path: Path,
+    clock: Clock,
+    step: str,
+    failure: Exception,
 ) -> None:
     def judge(words: str | bytes) -> None:
         if "bad" in str(words):
@@ -74,7 +77,9 @@ async def test_a_good_message_beside_fifteen_bad_ones_waits_no_pause(
 
 @pytest.mark.parametrize("failure", OF_ALL, ids=repr)
 async def test_what_is_about_the_backend_or_about_us_lets_all_wait(
-    tmp_path: Path, clock: Clock, failure: Failure  # noqa: F811
+    tmp_path: Path,
+    clock: Clock,
+    failure: Failure,
 ) -> None:
     def sender(_: str) -> None:
         raise failure
@@ -95,6 +100,29 @@ async def test_what_is_about_the_backend_or_about_us_lets_all_wait(
         assert not delivery._gate.closed
 
 
+async def test_a_probe_that_is_called_off_before_it_begins_is_none(tmp_path: Path, clock: Clock) -> None:
+    """Settings that are read anew bring another delivery, which may be gone again in the next moment."""
+    backend = Backend(sender=raising_for_first(Unreachable("away")))
+    async with spooling(backend, tmp_path) as spool:
+        await send(spool)
+        delivery: Any = spool._delivery
+        await until(lambda: delivery._gate.closed and not delivery._busy)
+        begin = delivery._begin
+
+        def begin_and_be_succeeded(message: object) -> None:
+            delivery._begin = begin
+            begin(message)
+            delivery.successor = SimpleNamespace(wake=lambda: None)
+
+        delivery._begin = begin_and_be_succeeded
+        clock.now += 90
+        delivery._wake.set()
+        await until(lambda: delivery.successor is not None and not delivery._busy)
+        assert len(backend.tried) == 1
+        delivery.successor = None
+        await until(lambda: len(backend.delivered) == 1)
+
+
 def raising_for_first(failure: Exception) -> Callable[[str], None]:
     left = [failure]
 
@@ -105,7 +133,7 @@ def raising_for_first(failure: Exception) -> Callable[[str], None]:
     return sender
 
 
-EVENTS = st.lists(st.one_of(st.sampled_from([*OF_ALL, None]), st.floats(0.0, 200.0)), max_size=40)
+EVENTS = st.lists(st.one_of(st.sampled_from([*OF_ALL, None]), st.integers(0, 200).map(float)), max_size=40)
 
 
 @given(EVENTS)

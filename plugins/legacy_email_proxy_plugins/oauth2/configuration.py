@@ -164,8 +164,13 @@ class _Reading:
 
     def _redirect_url(self) -> str:
         url: str = self._settings["OAUTH2_REDIRECT_URL"]
-        if not _in_one_piece(url):
-            self._wrong("OAUTH2_REDIRECT_URL", "must be an address that has no blanks in it")
+        try:
+            _ = urlsplit(url).port
+        except ValueError:
+            self._wrong("OAUTH2_REDIRECT_URL", "must be an address, like http://localhost:8080")
+        else:
+            if not _in_one_piece(url):
+                self._wrong("OAUTH2_REDIRECT_URL", "must be an address that has no blanks in it")
         return url
 
     def _subject(self) -> str:

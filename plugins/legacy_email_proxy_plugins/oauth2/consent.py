@@ -83,9 +83,12 @@ class _Request:
 
     def code_in(self, url: str) -> Secret:
         """The authorization code in the address that the browser was sent to. Raises :class:`Failure`."""
-        query = parse_qs(urlsplit(url.strip()).query)
+        try:
+            query = parse_qs(urlsplit(url.strip()).query)
+        except ValueError:  # no address at all
+            query = {}
         given = {name: values[0] for name, values in query.items()}
-        if not secrets.compare_digest(given.get("state", "").encode(), self.state.encode()):
+        if not secrets.compare_digest(given.get("state", "").encode("utf-8", "replace"), self.state.encode()):
             raise Failure("this address does not belong to this request: its `state` is missing or another one")
         if "error" in given:
             said = f"{given['error']} {given.get('error_description', '')}".strip()

@@ -144,7 +144,7 @@ class Store:
     def _open_lock(self) -> int:
         try:
             file = self._file(".lock")
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 _leave_to_service(descriptor, file.parent)
             except OSError:
@@ -237,7 +237,7 @@ def _part_of(file: Path) -> Path:
 
 
 def _write(part: Path, octets: bytes) -> None:
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         _leave_to_service(descriptor, part.parent)
         file.write(octets)

@@ -369,7 +369,8 @@ class Keeper:
             # For `authorize --status`, which is another process.
             async with self._store.locked():
                 stored = await self._store.load()
-                await self._store.save(replace(stored, error=failure.detail, error_at=self._clock()))
+                if stored.obtained == record.obtained:  # else there is a new token, of which it is not true
+                    await self._store.save(replace(stored, error=failure.detail, error_at=self._clock()))
         except Failure as also:
             self._logger.debug("the last error is not noted: %s", also)
 

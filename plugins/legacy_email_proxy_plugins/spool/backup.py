@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from legacy_email_proxy.contracts import Failure
 
-from .bodies import sync_directory
+from .bodies import leave_to_service, sync_directory
 from .lock import Locked, SpoolLock
 from .schema import VERSION, clear_the_way, connect, is_damage, set_aside
 from .store import Copied
@@ -57,8 +58,10 @@ def snapshot(connection: sqlite3.Connection, path: Path, between: Callable[[], N
         copy.execute("PRAGMA journal_mode = DELETE")  # one file
 
 
-def copy_out(records: Path, bodies: Path, folder: Path) -> Copied:
+def copy_out(records: Path, bodies: Path, folder: Path, given_up: threading.Event) -> Copied:
     """Make a backup in ``folder``, which is made if it isn't there, of a :func:`snapshot` and the bodies it names.
+
+    ``given_up``: nobody waits for it any more, so that bodies are removed, and the snapshot may be another one.
 
     Raises ``OSError``, ``sqlite3.Error`` or :class:`Failure`; then nothing of it is left there.
     """
@@ -70,6 +73,8 @@ def copy_out(records: Path, bodies: Path, folder: Path) -> Copied:
         found = _contents(records)
         missing = _copy_bodies(bodies, folder / _BODIES, found)
         _copy(records, folder / f"{_RECORDS}.partial")
+        if given_up.is_set():
+            raise Failure("the backup was given up")
         (folder / f"{_RECORDS}.partial").rename(folder / _RECORDS)
         sync_directory(folder)
     except BaseException:
@@ -105,7 +110,7 @@ def restore(folder: Path, path: Path) -> Copied:
             path.with_name(path.name + ending).unlink(missing_ok=True)
         coming.rename(path)
         sync_directory(path.parent)
-        _own(path.with_name(f"{path.name}.lock"))
+        leave_to_service(path.with_name(f"{path.name}.lock"))
     finally:
         lock.release()
     return Copied(found.messages, missing, "" if aside is None else str(aside))
@@ -149,7 +154,7 @@ def _check_empty(path: Path) -> Path | None:
 def _copy_bodies(source: Path, target: Path, found: _Contents) -> list[int]:
     with suppress(FileExistsError):
         target.mkdir(mode=0o700)
-        _own(target)
+        leave_to_service(target)
     missing = []
     for number, name, octets in found.bodies:
         # The record may be damaged, and name anything.
@@ -168,11 +173,4 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfileobj(old, new, _COPY_OCTETS)
         new.flush()
         os.fsync(new.fileno())
-    _own(target)
-
-
-def _own(path: Path) -> None:
-    """What root puts into a folder of the service's is the service's, or it could not open it."""
-    if os.geteuid() == 0:
-        found = path.parent.stat()
-        os.chown(path, found.st_uid, found.st_gid)
+    leave_to_service(target)

@@ -17,7 +17,7 @@ from pathlib import Path
 from ..threads import Threads
 from .store import Unreadable
 
-__all__ = ("BodyFile", "BodyFiles", "is_body", "sync_directory")
+__all__ = ("BodyFile", "BodyFiles", "is_body", "leave_to_service", "sync_directory")
 
 _NAME = re.compile(r"[0-9a-f]{32}")
 _MARK = ".records"
@@ -36,6 +36,14 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def leave_to_service(path: Path) -> None:
+    """What root puts into a folder of the service's is the service's, or it could not open it."""
+    if os.geteuid() == 0:
+        found = path.parent.stat()
+        # Not what a link points to, which that user may have put there.
+        os.chown(path, found.st_uid, found.st_gid, follow_symlinks=False)
 
 
 class BodyFile:
@@ -171,6 +179,7 @@ class BodyFiles:
         """Leave word of which records these bodies belong to."""
         with suppress(OSError):  # then more is kept at the next start than has to be
             (self.folder / _MARK).write_text(mark)
+            leave_to_service(self.folder / _MARK)
 
     def sweep(self, known: Collection[str], aside: Path | None) -> tuple[int, list[str]]:
         """Remove what no record names, or move it to ``aside``; returns how many those were, and the names of files

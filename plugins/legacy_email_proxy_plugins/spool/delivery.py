@@ -189,7 +189,7 @@ class Delivery:
 
     def _begin(self, message: SpooledMessage) -> None:
         if self._gate.closed:
-            self._gate.probe()
+            self._gate.probe(message.number)
         self._untried.add(message.number)
         task = asyncio.get_running_loop().create_task(self._handle(message, probe=self._gate.closed))
         self._busy[message.number] = task
@@ -200,6 +200,7 @@ class Delivery:
     def _ended(self, message: SpooledMessage) -> None:
         number = message.number
         del self._busy[number]
+        self._gate.ended(number)
         self._octets -= len(message.content or b"")
         self._under_way.discard(number)
         if number in self._untried:
@@ -251,14 +252,9 @@ class Delivery:
                     return None
                 self._untried.discard(message.number)
                 made = await self._attempt(message)
-            self._tell_gate(made)
-            probe = False
         except Unreadable as error:
             return self._set_aside(message, str(error))
-        finally:
-            if probe:
-                # It has told the gate nothing, and the next one has to.
-                self._gate.abandon()
+        self._tell_gate(made)
         return await self._outcome(message, made)
 
     async def _attempt(self, message: SpooledMessage) -> Attempt:
@@ -288,10 +284,7 @@ class Delivery:
                 words = "the backend is of no use: all mail waits, and then one message is tried"
                 facts = {**self._whose, "cause": str(failure), "seconds": round(pause)}
                 self._logger.warning(words, extra={"facts": facts})
-        elif _unexpected(made.failure):
-            # A bug says nothing of the backend; where this was the probe, the next message is.
-            self._gate.abandon()
-        elif self._gate.judged():
+        elif _unexpected(made.failure) is None and self._gate.judged():  # a bug says nothing of the backend
             self._logger.info("the backend is there again", extra={"facts": self._whose})
 
     async def _outcome(self, message: SpooledMessage, made: Attempt) -> Outcome:

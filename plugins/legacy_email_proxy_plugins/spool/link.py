@@ -17,10 +17,11 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from legacy_email_proxy.contracts import Failure, StorageFull
 
+from ..redaction import without_secrets
 from . import rows
 from .store import Interrupted
 
-__all__ = ("DEFAULTS", "Link", "conninfo", "needs_somebody", "server_name")
+__all__ = ("DEFAULTS", "Link", "conninfo", "server_name")
 
 DEFAULTS = {
     "application_name": "legacy-email-proxy",
@@ -35,6 +36,12 @@ DEFAULTS = {
     "target_session_attrs": "read-write",
 }
 """Of the connection, unless the URL says otherwise."""
+
+_NAMES = frozenset({"host", "hostaddr", "port", "user", "dbname", *DEFAULTS})
+"""What may stand in the log as the URL has it."""
+
+_ORDINARY = re.compile(r"[0-9]+|[a-z-]+")
+"""As ``require``: a text without its words could not be understood any more."""
 
 _KEYWORD = re.compile(r"\s*[a-z_]+\s*=")
 _HOST_AND_PORT = re.compile(
@@ -128,21 +135,25 @@ def _is_what_it_seems(url: str) -> bool:
     )
 
 
-def needs_somebody(failure: Interrupted) -> bool:
-    """Whether a connection could not be made for a reason that no waiting takes away, as a wrong password.
-
-    libpq tells the reason of such a refusal in words only. In other languages than English a mistake is therefore not
-    known as one; then the service starts, devices come back later, and the log says why.
-    """
-    return _MISTAKE.search(failure.detail) is not None
-
-
 def server_name(info: str) -> str:
     """For the log: which database it is, without a password."""
     given = conninfo_to_dict(info)
     host = given.get("host") or given.get("hostaddr") or "localhost"
     port = f":{given['port']}" if given.get("port") else ""
     return f"postgresql://{host}{port}/{given.get('dbname') or ''}"
+
+
+def _hidden(info: str) -> list[str]:
+    """What is not shown of the URL and of ``PGPASSWORD``, also where libpq or the server repeats it."""
+    secret = {option.keyword.decode(): option.val for option in psycopg.pq.Conninfo.get_defaults() if option.dispchar}
+    return [
+        *(value.decode("utf-8", "surrogateescape") for value in secret.values() if value),
+        *(
+            str(value)
+            for name, value in conninfo_to_dict(info).items()
+            if name in secret or not (name in _NAMES or _ORDINARY.fullmatch(str(value)))
+        ),
+    ]
 
 
 class Link:
@@ -153,12 +164,19 @@ class Link:
     def __init__(self, info: str, prepare: Callable[[Link], None], look_at: str) -> None:
         """``prepare`` is called with each new connection, before anything else is done with it."""
         self._info = info
+        self._hidden = _hidden(info)
         self._prepare = prepare
         self._look_at = look_at
         self._connection: psycopg.Connection[Any] | None = None
         self._not_before = 0.0
         self._pause = _FIRST_PAUSE
         self._reason = ""
+        self.needs_somebody = False
+        """Whether no connection could be made for a reason that no waiting takes away, as a wrong password.
+
+        libpq tells the reason of such a refusal in words only. In other languages than English a mistake is therefore
+        not known as one; then the service starts, devices come back later, and the log says why.
+        """
         self.since = 0.0
         """When the connection was made, by the monotonic clock."""
 
@@ -193,7 +211,9 @@ class Link:
             self.close()
             self._not_before = time.monotonic() + self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-            self._reason = f"no connection to PostgreSQL: {_one_line(error)}"
+            # In the words as they came: one of them may be the password, and is hidden in the reason.
+            self.needs_somebody = _MISTAKE.search(str(error)) is not None
+            self._reason = f"no connection to PostgreSQL: {self._said(error)}"
             if isinstance(error, psycopg.Error):
                 raise Interrupted(self._reason, look_at=self._look_at) from None
             raise
@@ -223,11 +243,15 @@ class Link:
     def _failure(self, error: psycopg.Error) -> Exception:
         if self._connection is not None and self._connection.closed:
             self.close()
-            return Interrupted(f"the connection to PostgreSQL broke: {_one_line(error)}", look_at=self._look_at)
+            return Interrupted(f"the connection to PostgreSQL broke: {self._said(error)}", look_at=self._look_at)
         if error.sqlstate == _READ_ONLY:
             self.close()
         kind = StorageFull if error.sqlstate == _DISK_FULL else Failure
-        return kind(f"PostgreSQL: {_one_line(error)}", look_at=self._look_at)
+        return kind(f"PostgreSQL: {self._said(error)}", look_at=self._look_at)
+
+    def _said(self, error: BaseException) -> str:
+        """In one line, without what nobody may read."""
+        return " ".join(without_secrets(str(error), self._hidden).split())[:_LINE] or type(error).__name__
 
     def close(self) -> None:
         """Let go of the connection, if there is one."""
@@ -248,7 +272,3 @@ def _alive(connection: psycopg.Connection[Any]) -> bool:
         except psycopg.Error:
             return False
     return not connection.closed
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:_LINE] or type(error).__name__

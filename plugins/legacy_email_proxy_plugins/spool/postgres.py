@@ -23,7 +23,7 @@ from legacy_email_proxy.contracts import Failure, SettingsMistake
 from ..threads import Threads
 from . import rows
 from .leases import Leases
-from .link import Link, conninfo, needs_somebody, server_name
+from .link import Link, conninfo, server_name
 from .listening import CHANNEL, listen
 from .message import Fate, Outcome, SpooledMessage, Submission
 from .migrations import MIGRATIONS, SCHEMA, migrate
@@ -128,7 +128,7 @@ class PostgresStore(RelationalStore):
         try:
             self._link.connect()
         except Interrupted as failure:
-            if needs_somebody(failure):
+            if self._link.needs_somebody:
                 raise
             self._logger.warning("%s; devices are told to come back later, until there is one", failure)
         return self._link
@@ -233,17 +233,13 @@ class PostgresStore(RelationalStore):
         self, link: Link, account: str, now: float, least: int, below: int, but: Collection[int], limit: int
     ) -> list[tuple[float, int, str | None]]:
         ours = self._owner.name
-        found = link.execute(
-            _LEASE, (account, now, least, below, list(but), ours, self._may_take_over(), limit, ours)
-        )
+        found = link.execute(_LEASE, (account, now, least, below, list(but), ours, self._may_take_over(), limit, ours))
         return sorted(found.fetchall())
 
     async def next_due(self, account: str, but: Collection[int]) -> float | None:
         """See :meth:`.store.Store.next_due`."""
         asked = (account, self._leasable(but), list(but), self._owner.name)
-        found = await self._writer.run(
-            lambda link: link.execute(_NEXT_DUE, (*asked, self._may_take_over())).fetchone()
-        )
+        found = await self._writer.run(lambda link: link.execute(_NEXT_DUE, (*asked, self._may_take_over())).fetchone())
         return None if found is None else float(found[0])
 
     def begin(self, number: int) -> None:

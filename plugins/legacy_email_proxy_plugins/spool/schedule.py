@@ -37,7 +37,7 @@ class Gate:
         self._clock = clock
         self._closed_until = -math.inf
         self._closed = False
-        self._probing = False
+        self._probe: int | None = None
         self._refusals = 0
 
     @property
@@ -49,25 +49,26 @@ class Gate:
         """How long until a message may pass; 0: now; infinite: while a probe is on its way."""
         if not self._closed:
             return 0.0
-        return math.inf if self._probing else max(0.0, self._closed_until - self._clock())
+        return math.inf if self._probe is not None else max(0.0, self._closed_until - self._clock())
 
-    def probe(self) -> None:
-        """The message that passes now is the probe."""
-        self._probing = True
+    def probe(self, number: int) -> None:
+        """The message of this number, which passes now, is the probe."""
+        self._probe = number
 
-    def abandon(self) -> None:
-        """The probe was not tried after all."""
-        self._probing = False
+    def ended(self, number: int) -> None:
+        """The message is not on its way any more. If it was the probe, and told nothing, the next one has to."""
+        if self._probe == number:
+            self._probe = None
 
     def judged(self) -> bool:
         """The backend is there, whatever it did with a message. Returns whether the gate was closed until now."""
-        was_closed, self._closed, self._probing = self._closed, False, False
+        was_closed, self._closed, self._probe = self._closed, False, None
         self._refusals = 0
         return was_closed
 
     def failed(self, failure: Failure) -> float:
         """Something that would meet any message. Returns for how long the gate closes, 0 if it is closed already."""
-        was_closed, self._probing = self._closed, False
+        was_closed, self._probe = self._closed, None
         if was_closed and self._clock() < self._closed_until:
             # One of those that were on their way when the gate closed.
             return 0.0

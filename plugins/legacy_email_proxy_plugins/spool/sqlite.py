@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import sqlite3
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ from legacy_email_proxy.contracts import Failure, SettingsMistake, StorageFull
 from ..threads import Threads
 from . import rows
 from .backup import copy_out, restore, snapshot, trouble
-from .bodies import BodyFiles
+from .bodies import BodyFiles, leave_to_service
 from .lock import Locked, SpoolLock
 from .marks import Marks
 from .message import Outcome, SpooledMessage
@@ -32,6 +33,7 @@ __all__ = ("SQLiteStore",)
 _FREE_SECONDS = 1.0
 _AMPLE = 16
 """So many times the reserve must be free before it is kept back again."""
+
 
 class SQLiteStore(RelationalStore):
     """See :class:`~.store.Store`."""
@@ -67,6 +69,7 @@ class SQLiteStore(RelationalStore):
             self._marks.wipe()
             await self._threads.run(self._reserve.keep)
             await self._sweep(names, ours=mark == self._files.mark)
+            await self._threads.run(self._leave_to_service)
             await self._mark_anew()
         except Locked as locked:
             raise SettingsMistake(
@@ -119,6 +122,12 @@ class SQLiteStore(RelationalStore):
         self._weight = rows.weigh_all(connection)
         names = {name for (name,) in connection.execute("SELECT body FROM message WHERE body IS NOT NULL")}
         return names, _mark(connection)
+
+    def _leave_to_service(self) -> None:
+        """The command may be the first one to open it, and be root's."""
+        for ending in ("", "-wal", ".lock", ".trying", ".reserve", ".bodies"):
+            with suppress(OSError):
+                leave_to_service(self.path.with_name(self.path.name + ending))
 
     async def _mark_anew(self) -> None:
         """Write into the file and beside the bodies that they belong together."""
@@ -220,16 +229,18 @@ class SQLiteStore(RelationalStore):
 
     async def back_up(self, folder: Path) -> Copied:
         """See :meth:`.store.Store.back_up`."""
+        given_up = threading.Event()
         async with self._copying:
             self._files.keep()
             try:
                 await self._writer.aside(lambda connection, between: snapshot(connection, self._snapshot, between))
                 return await anyio.to_thread.run_sync(
-                    copy_out, self._snapshot, self._files.folder, folder, abandon_on_cancel=True
+                    copy_out, self._snapshot, self._files.folder, folder, given_up, abandon_on_cancel=True
                 )
             except (OSError, sqlite3.Error) as error:
                 raise trouble(error) from error
             finally:
+                given_up.set()
                 self._snapshot.unlink(missing_ok=True)
                 with anyio.CancelScope(shield=True), suppress(Failure):  # what is left the next start finds
                     await self._threads.run(self._files.let_go)
