@@ -22,6 +22,7 @@ from .contracts import (
     Relay,
     Setting,
     SettingType,
+    StartingCredentials,
     StartingRelay,
 )
 from .settings import read
@@ -47,7 +48,10 @@ CREDENTIALS = "legacy_email_proxy.credentials"
 GROUPS: dict[str, type] = {MAILDROP: Maildrop, RELAY: Relay, FILTER: Filter, CREDENTIALS: Credentials}
 """Entry-point group → the contract that its plugins keep."""
 
-_OPTIONAL: dict[str, tuple[type, ...]] = {RELAY: (StartingRelay, Queue), CREDENTIALS: (Authorizable,)}
+_OPTIONAL: dict[str, tuple[type, ...]] = {
+    RELAY: (StartingRelay, Queue),
+    CREDENTIALS: (StartingCredentials, Authorizable),
+}
 """What a plugin of a group may be besides: one that has any method of it has all of them."""
 
 _CONTEXTS = ("open", "transaction")

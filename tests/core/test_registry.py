@@ -138,6 +138,11 @@ class AuthorizeWithoutListen(Vault):
         """Nothing."""
 
 
+class VaultStartNotAsync(Vault):
+    def start(self) -> None:
+        """Nothing."""
+
+
 class AuthorizeWithoutStatus(Vault):
     async def authorize(self, dialogue: object, *, listen: bool) -> None:
         """Nothing."""
@@ -195,6 +200,7 @@ def test_a_broken_one_is_named_with_its_distribution_and_reason(name: str) -> No
     [
         ("AuthorizeWithoutListen", "authorize() must take (self, dialogue, *, listen)"),
         ("AuthorizeWithoutStatus", "no method status()"),
+        ("VaultStartNotAsync", "start() must be async"),
     ],
 )
 def test_what_a_plugin_is_besides_it_is_wholly(name: str, words: str) -> None:
