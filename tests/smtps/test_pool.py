@@ -473,3 +473,15 @@ async def test_a_dead_idle_connection_at_a_full_backend_waits_for_one_that_works
         server.script[("MAIL", 3)] = Drop()
         await asyncio.gather(deliver(relay), deliver(relay))
         assert len(server.messages) == 4
+
+
+async def test_one_that_says_quit_still_counts(certificates: Certificates) -> None:
+    def one_at_a_time(_: Connection, __: str) -> Drop | None:
+        return TOO_MANY if server.open_connections > 1 else None
+
+    script: dict[Step, Action] = {"GREETING": one_at_a_time, "QUIT": Say("221 2.0.0 bye", 0.1)}
+    limits = Limits(transactions=1)
+    async with relaying(certificates.good, script, limits=limits, BACKEND_SMTP_MAX_CONNECTIONS=1) as (server, relay):
+        for _ in range(3):
+            await deliver(relay)
+        assert len(server.connections) == 3

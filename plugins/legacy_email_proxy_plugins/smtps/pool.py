@@ -259,7 +259,8 @@ class Pool:
 
     async def _open_in(self, loan: Loan) -> None:
         loop = asyncio.get_running_loop()
-        if self._most < self._size:
+        leaving = sum(not connection.gone for connection in self._leaving)
+        if self._taken_by_all + leaving > self._most:
             # The backend counts those that are on their way out, too.
             await self._left()
         loan.take(await self._open(), loop.time(), reused=False)
