@@ -112,6 +112,15 @@ async def test_who_came_first_gets_the_one_that_is_tried_beyond_what_the_backend
         await dismiss(tasks)
 
 
+async def test_one_more_is_tried_for_an_address_that_is_alone() -> None:
+    async with pool_of(4) as pool:
+        await pool.lend("a")
+        pool._most = 2
+        tasks = await waiting(pool, "a")
+        assert await served(tasks) == [True], "its share of three"
+        await dismiss(tasks)
+
+
 async def test_an_address_with_its_share_is_passed_over_and_keeps_its_place() -> None:
     async with pool_of(4) as pool:
         mine = [await pool.lend("a") for _ in range(3)]

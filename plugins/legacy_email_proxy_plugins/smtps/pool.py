@@ -202,15 +202,14 @@ class Pool:
 
     def _try_one_more(self) -> None:
         """Once it is time, make room for one more than the backend is known to take."""
-        if self._taken_by_all < self._most or self._most == self._size:
-            return
-        if (now := asyncio.get_running_loop().time()) >= self._one_more_at:
+        if self._most < self._size and (now := asyncio.get_running_loop().time()) >= self._one_more_at:
             self._most += 1
             self._one_more_at = now + _ONE_MORE_SECONDS
             self._serve()
 
     async def _slot(self, address: str, deadline: float, *, again: bool = False) -> None:
-        self._try_one_more()
+        if not self._has_room(address):
+            self._try_one_more()
         if self._has_room(address):
             self._take_slot(address)
             return
