@@ -70,7 +70,11 @@ def _unreadable(variable: str, path: Path) -> list[str]:
 
 def _explain(certificate: Path, key: Path | None, error: Exception) -> str:
     variable, path = ("TLS_KEY_FILE", key) if key else ("TLS_CERT_FILE", certificate)
-    if getattr(error, "reason", "") == "KEY_VALUES_MISMATCH":
+    reason = getattr(error, "reason", "")
+    if reason in ("EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"):
+        weak = f"a key or signature in {str(certificate)!r} is too weak for TLS as it is today"
+        return f"TLS_CERT_FILE: {weak}; use a newer certificate, or see TLS_LEGACY"
+    if reason == "KEY_VALUES_MISMATCH":
         return f"{variable}: the key in {str(path)!r} does not belong to the certificate in {str(certificate)!r}"
     if "-----BEGIN CERTIFICATE-----" not in certificate.read_text("latin-1"):
         return f"TLS_CERT_FILE: {str(certificate)!r} holds no PEM certificate"

@@ -191,11 +191,17 @@ def _bad_settings(plugin: type) -> Iterator[str]:
             yield f"setting {one.name} has the type {one.type!r}, which is none of {', '.join(get_args(SettingType))}"
         elif not isinstance(one.choices, tuple):
             yield f"setting {one.name} has choices that are no tuple"
+        elif not all(_may_bound(one, bound) for bound in (one.minimum, one.maximum)):
+            yield f"setting {one.name} has a minimum or maximum that is no number, or is no number itself"
         elif not isinstance(one.default, str | None):
             yield f"setting {one.name} has the default {one.default!r}; write it as a user would write the variable"
         elif one.default:
             given = read({one.name: one.default}, (replace(one, default=None),))
             yield from (f"setting {mistake}, which is its default" for mistake in given.mistakes)
+
+
+def _may_bound(setting: Setting, bound: object) -> bool:
+    return bound is None or (setting.type in ("integer", "seconds") and isinstance(bound, int | float))
 
 
 def declared_settings(plugin: Any) -> tuple[Setting, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import ssl
 import warnings
 from collections.abc import Callable
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 import trustme
-from cryptography.hazmat.primitives import serialization
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from interop.proxy import run
 from legacy_email_proxy.certificate import server_context
@@ -37,6 +40,25 @@ def test_a_good_one(certificates: Certificates, tmp_path: Path) -> None:
         context = server_context(read({name: str(value) for name, value in variables.items()}))
         assert context is not None
         assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+
+
+@pytest.mark.parametrize(("bits", "legacy", "taken"), [(1024, False, False), (1024, True, True), (2048, False, True)])
+def test_a_key_that_is_too_small(bits: int, legacy: bool, taken: bool, tmp_path: Path) -> None:
+    key = rsa.generate_private_key(65537, bits)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(days=1))
+    form = serialization.PrivateFormat.PKCS8
+    pem = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+    (tmp_path / "both.pem").write_bytes(
+        builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM) + pem
+    )
+    given = {"TLS_CERT_FILE": str(tmp_path / "both.pem"), "TLS_LEGACY": str(legacy)}
+    if taken:
+        assert server_context(read(given))
+    else:
+        (mistake,) = mistakes(**given)
+        assert mistake.endswith("is too weak for TLS as it is today; use a newer certificate, or see TLS_LEGACY")
 
 
 def shaken(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[str, str]:

@@ -89,6 +89,14 @@ class DefaultThatIsNoChoice(Good):
     settings = (Setting("ACME_MODE", "text", "c", "How.", choices=("a", "b")),)
 
 
+class TextAsMinimum(Good):
+    settings = (Setting("ACME_PORT", "integer", "25", "Where.", minimum="1"),)  # type: ignore[arg-type]
+
+
+class MinimumOfAText(Good):
+    settings = (Setting("ACME_MODE", "text", None, "How.", minimum=1),)
+
+
 class NoSentence(Good):
     settings = (Setting("ACME_PORT", "integer", "25", None),)  # type: ignore[arg-type]
 
@@ -138,13 +146,13 @@ class AuthorizeWithoutListen(Vault):
         """Nothing."""
 
 
-class AuthorizeWithoutStatus(Vault):
-    async def authorize(self, dialogue: object, *, listen: bool) -> None:
+class VaultStartNotAsync(Vault):
+    def start(self) -> None:
         """Nothing."""
 
 
-class StartingVaultNotAsync(Vault):
-    def start(self) -> None:
+class AuthorizeWithoutStatus(Vault):
+    async def authorize(self, dialogue: object, *, listen: bool) -> None:
         """Nothing."""
 
 
@@ -183,6 +191,8 @@ BROKEN = {
     "TupleAsDefault": "setting ACME_TAGS has the default ('a',); write it as a user would write the variable",
     "WrongDefault": "setting ACME_PORT: not a valid integer (given: 'smtp'), which is its default",
     "DefaultThatIsNoChoice": "setting ACME_MODE: must be one of: a, b (given: 'c'), which is its default",
+    "TextAsMinimum": "setting ACME_PORT has a minimum or maximum that is no number, or is no number itself",
+    "MinimumOfAText": "setting ACME_MODE has a minimum or maximum that is no number, or is no number itself",
     "NoSentence": "setting 'ACME_PORT' has a name or a sentence that is no text",
     "StartNotAsync": "start() must be async",
     "StartWithArguments": "start() must take (self)",
@@ -206,7 +216,7 @@ def test_a_broken_one_is_named_with_its_distribution_and_reason(name: str) -> No
     [
         ("AuthorizeWithoutListen", "authorize() must take (self, dialogue, *, listen)"),
         ("AuthorizeWithoutStatus", "no method status()"),
-        ("StartingVaultNotAsync", "start() must be async"),
+        ("VaultStartNotAsync", "start() must be async"),
     ],
 )
 def test_what_a_plugin_is_besides_it_is_wholly(name: str, words: str) -> None:

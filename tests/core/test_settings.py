@@ -143,6 +143,8 @@ BAD = [
     ({"DRAIN_SECONDS": "soon"}, "DRAIN_SECONDS: not a valid number (given: 'soon')"),
     ({"POP3_IDLE_SECONDS": "0"}, "POP3_IDLE_SECONDS: must be greater than or equal to 1"),
     ({"BACKEND_IMAP_PASS_FILE": "/not/there"}, "BACKEND_IMAP_PASS_FILE: can not read '/not/there': No such file"),
+    # Not from the environment, but an accounts file can write it.
+    ({"BACKEND_IMAP_PASS_FILE": "/a\0b"}, "BACKEND_IMAP_PASS_FILE: can not read '/a\\x00b': "),
     ({"BACKEND_IMAP_PASS_FILE": "/"}, "BACKEND_IMAP_PASS_FILE: can not read '/': Is a directory"),
     ({"BACKEND_IMAP_PASS": "a", "BACKEND_IMAP_PASS_FILE": "/etc/hostname"}, "BACKEND_IMAP_PASS: set twice"),
     ({"BACKEND_IMAP_USE_SSL": "1", "BACKEND_IMAP_USE_STARTTLS": "1"}, "BACKEND_IMAP_USE_STARTTLS: BACKEND_IMAP"),

@@ -100,6 +100,27 @@ async def test_who_came_first_is_served_first() -> None:
         assert await served(tasks) == [True, True, True]
 
 
+async def test_who_came_first_gets_the_one_that_is_tried_beyond_what_the_backend_takes() -> None:
+    async with pool_of(2) as pool:
+        await pool.lend("a")
+        pool._most, pool._one_more_at = 1, asyncio.get_running_loop().time() + 60
+        tasks = await waiting(pool, "b", "c")
+        assert await served(tasks) == [False, False]
+        pool._one_more_at = 0.0  # as if a minute had passed
+        tasks += await waiting(pool, "d")
+        assert await served(tasks) == [True, False, False]
+        await dismiss(tasks)
+
+
+async def test_one_more_is_tried_for_an_address_that_is_alone() -> None:
+    async with pool_of(4) as pool:
+        await pool.lend("a")
+        pool._most = 2
+        tasks = await waiting(pool, "a")
+        assert await served(tasks) == [True], "its share of three"
+        await dismiss(tasks)
+
+
 async def test_an_address_with_its_share_is_passed_over_and_keeps_its_place() -> None:
     async with pool_of(4) as pool:
         mine = [await pool.lend("a") for _ in range(3)]

@@ -336,6 +336,21 @@ def test_what_is_known_of_a_backends_words_is_bounded() -> None:
     assert replies[-1] not in refrain
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        # Google ends each answer with an identifier of letters and digits.
+        ("rate limited d2e1a72fcca58-77283a1b9c4si1053b3a.12 - gsmtp", "rate limited 5b1f17b-39d5ea2b.7 - gsmtp"),
+        ("<a@example.test>: Greylisted, 4Zb2Yq1x", "<bob@example.test>: Greylisted, 7KcQw9"),
+        ("Greylisted, see http://x.test/help/a1b2.html?r=x.test", "Greylisted, see http://x.test/help/c3d4.html?r=z"),
+    ],
+)
+def test_words_are_the_same_whatever_they_name(first: str, second: str) -> None:
+    refrain = Refrain(lambda: 0.0)
+    refrain.compare(Reply(450, (first,)), Reply(450, (second,)))
+    assert Reply(450, (first,)) in refrain
+
+
 @pytest.mark.parametrize(("greeting", "kind"), [("554 no", "554"), ("421 4.3.2 no", "421"), (Drop(), "closed")])
 async def test_where_there_is_no_other_connection_what_was_said_first_stands(
     greeting: Action, kind: str, dialogue: Dialogue, certificates: Certificates, caplog: pytest.LogCaptureFixture
@@ -458,3 +473,15 @@ async def test_a_dead_idle_connection_at_a_full_backend_waits_for_one_that_works
         server.script[("MAIL", 3)] = Drop()
         await asyncio.gather(deliver(relay), deliver(relay))
         assert len(server.messages) == 4
+
+
+async def test_one_that_says_quit_still_counts(certificates: Certificates) -> None:
+    def one_at_a_time(_: Connection, __: str) -> Drop | None:
+        return TOO_MANY if server.open_connections > 1 else None
+
+    script: dict[Step, Action] = {"GREETING": one_at_a_time, "QUIT": Say("221 2.0.0 bye", 0.1)}
+    limits = Limits(transactions=1)
+    async with relaying(certificates.good, script, limits=limits, BACKEND_SMTP_MAX_CONNECTIONS=1) as (server, relay):
+        for _ in range(3):
+            await deliver(relay)
+        assert len(server.connections) == 3

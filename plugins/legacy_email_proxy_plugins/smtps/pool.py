@@ -167,9 +167,6 @@ class Pool:
     # Slots.
 
     def _has_room(self, address: str) -> bool:
-        if self._most < self._size and (now := asyncio.get_running_loop().time()) >= self._one_more_at:
-            self._most += 1
-            self._one_more_at = now + _ONE_MORE_SECONDS
         return self._taken_by_all < self._most and self._may_have_more(address)
 
     def _may_have_more(self, address: str) -> bool:
@@ -195,14 +192,24 @@ class Pool:
         self._give_slot(loan.address)
 
     def _serve(self) -> None:
+        """Give what is free to those who wait."""
         for turn, address in self._waiting.items():
-            if self._taken_by_all >= self._size:
+            if self._taken_by_all >= self._most:
                 break
-            if not turn.done() and self._has_room(address):
+            if not turn.done() and self._may_have_more(address):
                 self._take_slot(address)
                 turn.set_result(None)
 
+    def _try_one_more(self) -> None:
+        """Once it is time, make room for one more than the backend is known to take."""
+        if self._most < self._size and (now := asyncio.get_running_loop().time()) >= self._one_more_at:
+            self._most += 1
+            self._one_more_at = now + _ONE_MORE_SECONDS
+            self._serve()
+
     async def _slot(self, address: str, deadline: float, *, again: bool = False) -> None:
+        if not self._has_room(address):
+            self._try_one_more()
         if self._has_room(address):
             self._take_slot(address)
             return
@@ -259,7 +266,8 @@ class Pool:
 
     async def _open_in(self, loan: Loan) -> None:
         loop = asyncio.get_running_loop()
-        if self._most < self._size:
+        leaving = sum(not connection.gone for connection in self._leaving)
+        if self._taken_by_all + leaving > self._most:
             # The backend counts those that are on their way out, too.
             await self._left()
         loan.take(await self._open(), loop.time(), reused=False)

@@ -12,11 +12,12 @@ __all__ = ("Refrain",)
 
 _SECONDS = 60.0
 _KEPT = 64
-_OF_THE_MESSAGE = re.compile(r"<[^>]*>|\S*@\S*|[0-9]+")
+_OF_THE_MESSAGE = re.compile(r"<[^>]*>|\S*[@0-9]\S*")
 
 
 class Refrain:
-    """The 4yz that a new connection brought again, by their words without addresses and numbers, each for a minute.
+    """The 4yz that a new connection brought again, each for a minute. They are known by their words, without addresses
+    and without what has a digit in it, be it a number or an identifier.
 
     Greylisting, a sender's limit or a backend that is overloaded say the same to anybody who comes back at once.
     """

@@ -96,8 +96,10 @@ class _Environment(environs.Env):
         if file and not plain:
             try:
                 plain = _without_what_editors_add(Path(file).read_text(encoding="utf-8"))
-            except (OSError, UnicodeDecodeError) as error:
-                reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            except (OSError, ValueError) as error:
+                # With a NUL in its name it is a ValueError, too.
+                not_text = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
+                reason = error.strerror if isinstance(error, OSError) else not_text
                 self.mistakes.append(f"{env_key}_FILE: can not read {file!r}: {reason}")
                 return default
         if not plain:

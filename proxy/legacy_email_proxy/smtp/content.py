@@ -20,7 +20,7 @@ MAX_CRS = 16
 Of a longer run the last ones are. So many are held back until it is clear what follows.
 """
 
-_ANY_LINE_END = re.compile(rb"\r{1,%d}\n|\r|\n" % MAX_CRS)
+_SEVERAL_CRS = re.compile(rb"\r\r{1,%d}\n" % (MAX_CRS - 1))
 _BARE_END = re.compile(rb"\n\.\r?\n")
 
 
@@ -113,7 +113,7 @@ def _lines(octets: bytes) -> bytes:
     """With every line end made into CRLF; the same object where nothing is to be done."""
     lines = normalised(octets)
     if lines is not octets and b"\r\r\n" in octets:
-        return _ANY_LINE_END.sub(b"\r\n", octets)
+        return normalised(_SEVERAL_CRS.sub(b"\r\n", octets))
     return lines
 
 
