@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
 import legacy_email_proxy
-from interop.proxy import run
+from interop.proxy import clean_environment, command, run
 
 MINIMAL = {
     "MAILDROP_PLUGIN": "none",
@@ -155,3 +156,22 @@ def test_check_with_mistakes() -> None:
     done = run("check")
     assert done.returncode == 2
     assert "BACKEND_IMAP_HOST: " in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("settings",), ("plugins",), ("--help",)], ids=lambda given: given[0])
+def test_a_reader_that_has_read_enough_is_no_fault(arguments: tuple[str, ...]) -> None:
+    """As with `… settings | head -1`."""
+    read, written = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            command(*arguments),
+            env=clean_environment(**MINIMAL),
+            stdout=written,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(written)
+    assert done.stderr == b""

@@ -83,7 +83,7 @@ class RelationalStore:
             numbers = ",".join(map(str, cut_short[:_TOLD])) + ("…" if len(cut_short) > _TOLD else "")
             self._logger.warning(
                 "messages may have been delivered: their last try was cut short, and they may arrive twice",
-                extra={"facts": {"account": account, "messages": numbers}},
+                extra={"facts": {**({"account": account} if account else {}), "messages": numbers}},
             )
         return count
 
