@@ -158,15 +158,16 @@ def test_check_with_mistakes() -> None:
     assert "BACKEND_IMAP_HOST: " in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [("settings",), ("plugins",), ("--help",)], ids=lambda given: given[0])
-def test_a_reader_that_has_read_enough_is_no_fault(arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("name", ["settings", "plugins"])
+def test_a_reader_that_has_read_enough_is_no_fault(name: str, unbuffered: str) -> None:
     """As with `… settings | head -1`."""
     read, written = os.pipe()
     os.close(read)
     try:
         done = subprocess.run(
-            command(*arguments),
-            env=clean_environment(**MINIMAL),
+            command(name),
+            env=clean_environment(**MINIMAL, PYTHONUNBUFFERED=unbuffered),
             stdout=written,
             stderr=subprocess.PIPE,
             timeout=60,

@@ -111,7 +111,7 @@ class PostgresStore(RelationalStore):
         except Interrupted:
             return None
 
-    async def _adopt_waiting(self, account: str) -> int:
+    async def _adopt_waiting(self, account: str) -> int | None:
         """As soon as a server is there. Were it taken as done before its commit, a broken one would be the last try."""
         count = await super().adopt(account, due_before=self._waiting[account])
         self._stocked = True

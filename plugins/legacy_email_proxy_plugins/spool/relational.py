@@ -73,7 +73,7 @@ class RelationalStore:
         """What is leased, and which message of those that are on their way is only tried alone."""
         raise NotImplementedError
 
-    async def adopt(self, account: str, *, due_before: float) -> int:
+    async def adopt(self, account: str, *, due_before: float) -> int | None:
         """See :meth:`.store.Store.adopt`."""
         count, cut_short, change = await self._writer.run(
             lambda connection: self._adopt(connection, account, due_before)
