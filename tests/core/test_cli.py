@@ -45,6 +45,11 @@ START_MISTAKES = {
     "a filter without its setting": (MINIMAL | {"SMTP_FILTERS": "sender"}, ["SMTP_SENDER: not set; "]),
     "a sender that is none": (MINIMAL | {"SMTP_SENDER": "scanner"}, ["SMTP_SENDER: 'scanner' is no address; "]),
     "how much is unknown": (MINIMAL | {"SMTP_SENDER_REWRITE": "all"}, ["SMTP_SENDER_REWRITE: must be one of: both, "]),
+    "hosts that are none": (
+        {"BACKEND_IMAP_HOST": "imap.example:993", "BACKEND_IMAP_USER": "x", "BACKEND_IMAP_PASS": "x"}
+        | {"BACKEND_SMTP_HOST": "smtps://smtp.example"},
+        [f"BACKEND_{leg}_HOST: that is no name of a server; write it alone, like " for leg in ("IMAP", "SMTP")],
+    ),
     "user without password": (MINIMAL | {"BACKEND_SMTP_USER": "x"}, ["BACKEND_SMTP_PASS: "]),
     "not an address of this machine": (
         MINIMAL | {"SMTP_BIND_ADDR": "192.0.2.99,here.invalid,a..b"},
