@@ -307,8 +307,9 @@ class Delivery:
                 "message delivered",
                 extra={"facts": {**_facts(message), "recipients": len(made.delivered), "backend": made.detail}},
             )
-        for cause in dict.fromkeys(str(refusal) for _, refusal in made.refused):
-            self._logger.info("recipients refused", extra={"facts": {**_facts(message), "cause": cause}})
+        for permanent, cause in dict.fromkeys((refusal.permanent, str(refusal)) for _, refusal in made.refused):
+            words = "recipients refused" if permanent else "recipients not taken for now"
+            self._logger.info(words, extra={"facts": {**_facts(message), "cause": cause}})
         failed = []
         for recipient, refusal in made.refused:
             recipient.verdict = Verdict.of(refusal, now)
