@@ -558,6 +558,7 @@ async def test_the_tables_of_a_later_version_are_left_alone(tmp_path: Path, stor
         ("nowhere", 'database "nowhere" does not exist'),
         ("nobody", 'role "nobody" does not exist'),
         ("latin", "has the encoding LATIN1; make one with UTF8"),
+        ("?sslmode=quark", 'invalid sslmode value: "quark"'),
     ],
 )
 async def test_a_database_that_can_not_work_is_one_line(
@@ -568,6 +569,8 @@ async def test_a_database_that_can_not_work_is_one_line(
         url = postgres.new_database("ENCODING LATIN1 TEMPLATE template0")
     if database == "nobody":
         url = postgres.new_database().replace("postgres@", "nobody:topsecret@")
+    if database.startswith("?"):
+        url = postgres.new_database() + database
     url = url.replace("postgres@", "postgres:topsecret@")
     spool = spool_to(Backend(), tmp_path, SPOOL_URL=url)
     with pytest.raises(SettingsMistake) as caught:

@@ -88,7 +88,8 @@ def _server_name(url: str) -> str:
     except ValueError as error:
         raise SettingsMistake(
             f"{LOOK_AT}: {error}; write postgresql://user:password@host/database, and in the user and the password"
-            " %40 for @, %3A for :, %2F for /, %23 for #, %3F for ? and %25 for %"
+            " %40 for @, %3A for :, %2F for /, %23 for #, %3F for ? and %25 for %; or libpq's host=…"
+            " user=… password='…' dbname=…; and no other options than libpq knows"
         ) from None
 
 
