@@ -8,7 +8,9 @@ than names. An address that swallows everything costs a quarter of a second, and
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
+import re
 import socket
 import threading
 from concurrent.futures import Future
@@ -19,7 +21,7 @@ from aiohappyeyeballs import start_connection
 
 from legacy_email_proxy.contracts import Unreachable
 
-__all__ = ("dial",)
+__all__ = ("dial", "host_mistake")
 
 _Found = list[Any]
 """As ``getaddrinfo`` has it."""
@@ -27,11 +29,31 @@ _Found = list[Any]
 _ATTEMPT_DELAY_SECONDS = 0.25
 """RFC 8305 §5: until the next address is tried beside those that have not answered."""
 
+_NO_NAME = re.compile(r"""[ "'/@,;\[\]]""")
+
 _lock = threading.Lock()
 _asked: dict[tuple[str, int], Future[_Found]] = {}
 """The look-ups that are under way."""
 _worked: dict[tuple[str, int], Any] = {}
 """To which address the last connection was made; the names are those in the settings, so they are few."""
+
+
+def host_mistake(backend: str, host: str) -> str | None:
+    """What is wrong with that setting. A name server's "unknown" would leave the operator to guess."""
+    if not _NO_NAME.search(host) and (":" not in host or _is_ipv6(host)):
+        return None
+    return (
+        f"{backend}_HOST: that is no name of a server; write it alone, like mail.firm.example, without quotes,"
+        f" and the port in {backend}_PORT"
+    )
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return True
 
 
 async def dial(host: str, port: int, seconds: float, backend: str) -> socket.socket:

@@ -223,7 +223,7 @@ def _first(table: tuple[Meaning, ...], text: str) -> Meaning | None:
 
 
 _LIMIT = "the account has sent as much as its provider allows for now"
-_WAIT = "it is tried again; if that is not enough, ask the provider for more, or set BACKEND_SMTP_MESSAGES_PER_MINUTE"
+_WAIT = "it passes by itself; if that is not enough, ask the provider for more, or set BACKEND_SMTP_MESSAGES_PER_MINUTE"
 _BLOCKED = "the provider has stopped this account's mail, as it took it for spam"
 _UNBLOCK = "see why, then have the account unblocked by your administrator or the provider"
 _NO_LOGIN = "the server wants a login before it takes mail"

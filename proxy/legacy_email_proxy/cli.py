@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import select
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +17,8 @@ __all__ = ("main",)
 _COMMANDS = (serve, demo, check, plugins, settings, spool, password, authorize, healthcheck)
 
 EXIT_MISTAKES = 2
+EXIT_UNREAD = 141
+"""As of a program that SIGPIPE ended."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,8 +39,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.set_defaults(run=serve.run)
     options = parser.parse_args(arguments)
     try:
-        return int(options.run(options))
+        status = int(options.run(options))
+        sys.stdout.flush()
     except SettingsMistake as mistake:
         for line in mistake.lines:
             print(f"legacy-email-proxy: {line}", file=sys.stderr)  # noqa: T201
         return EXIT_MISTAKES
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        return EXIT_UNREAD
+    return status
+
+
+def _nobody_reads() -> bool:
+    """Whether who read our output has gone, as ``head`` does; then nothing more is written there."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    if not output.poll(0):
+        return False
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())  # else the interpreter tries once more at its end, and complains
+    os.close(nowhere)
+    return True

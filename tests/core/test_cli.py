@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
 import legacy_email_proxy
-from interop.proxy import run
+from interop.proxy import clean_environment, command, run
 
 MINIMAL = {
     "MAILDROP_PLUGIN": "none",
@@ -44,6 +45,11 @@ START_MISTAKES = {
     "a filter without its setting": (MINIMAL | {"SMTP_FILTERS": "sender"}, ["SMTP_SENDER: not set; "]),
     "a sender that is none": (MINIMAL | {"SMTP_SENDER": "scanner"}, ["SMTP_SENDER: 'scanner' is no address; "]),
     "how much is unknown": (MINIMAL | {"SMTP_SENDER_REWRITE": "all"}, ["SMTP_SENDER_REWRITE: must be one of: both, "]),
+    "hosts that are none": (
+        {"BACKEND_IMAP_HOST": "imap.example:993", "BACKEND_IMAP_USER": "x", "BACKEND_IMAP_PASS": "x"}
+        | {"BACKEND_SMTP_HOST": "smtps://smtp.example"},
+        [f"BACKEND_{leg}_HOST: that is no name of a server; write it alone, like " for leg in ("IMAP", "SMTP")],
+    ),
     "user without password": (MINIMAL | {"BACKEND_SMTP_USER": "x"}, ["BACKEND_SMTP_PASS: "]),
     "not an address of this machine": (
         MINIMAL | {"SMTP_BIND_ADDR": "192.0.2.99,here.invalid,a..b"},
@@ -155,3 +161,23 @@ def test_check_with_mistakes() -> None:
     done = run("check")
     assert done.returncode == 2
     assert "BACKEND_IMAP_HOST: " in done.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("name", ["settings", "plugins"])
+def test_a_reader_that_has_read_enough_is_no_fault(name: str, unbuffered: str) -> None:
+    """As with `… settings | head -1`."""
+    read, written = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            command(name),
+            env=clean_environment(**MINIMAL, PYTHONUNBUFFERED=unbuffered),
+            stdout=written,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(written)
+    assert done.stderr == b""

@@ -15,7 +15,7 @@ from aiohappyeyeballs import start_connection
 
 from legacy_email_proxy.contracts import Disconnected, Unreachable
 from legacy_email_proxy_plugins import dial as dial_module
-from legacy_email_proxy_plugins.dial import dial
+from legacy_email_proxy_plugins.dial import dial, host_mistake
 from legacy_email_proxy_plugins.imap.server import Patience
 from legacy_email_proxy_plugins.imap.wire import Wire
 
@@ -169,3 +169,25 @@ async def test_the_imap_leg_dials_in_its_thread_and_gives_up_at_once() -> None:
         await asyncio.to_thread(wire.connect, *alive)
         assert wire.socket.getpeername() == alive
         wire.close()
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["imap.example", "imap_1.example.", "localhost", "192.0.2.1", "2001:db8::1", "fe80::1%eth0", "straße.example"],
+)
+def test_names_and_addresses_of_servers(host: str) -> None:
+    assert host_mistake("BACKEND_IMAP", host) is None
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "imap.example:993", "imaps://imap.example", "imap.example/", '"imap.example"', "'imap.example'", "[::1]",
+        "ann@imap.example", "imap.example, smtp.example", "imap example", "12:30",
+    ],
+)  # fmt: skip
+def test_what_is_no_name_of_a_server(host: str) -> None:
+    assert host_mistake("BACKEND_IMAP", host) == (
+        "BACKEND_IMAP_HOST: that is no name of a server; write it alone, like mail.firm.example, without quotes,"
+        " and the port in BACKEND_IMAP_PORT"
+    )

@@ -520,6 +520,24 @@ async def test_three_failed_logins_close(start_leg: StartLeg, ends: Ends) -> Non
     assert (ends()[-1]["verdict"], ends()[-1]["reason"]) == ("refused", "too many failed logins")
 
 
+@pytest.mark.parametrize(
+    ("said", "level"),
+    [(b"", logging.DEBUG), (b"CAPA\r\n", logging.DEBUG), (LOGIN, logging.INFO)],
+    ids=["nothing", "CAPA", "a login that fails"],
+)
+async def test_only_who_does_not_log_in_leaves_no_line(
+    start_leg: StartLeg, caplog: pytest.LogCaptureFixture, said: bytes, level: int
+) -> None:
+    """README: each session ends with one line. A health check, which comes all day and is no news, has none."""
+    caplog.set_level(logging.DEBUG)
+    maildrop = two()
+    maildrop.fail_open = [Unreachable("x")]
+    leg = await start_leg(maildrop)
+    await leg.exchange(said)
+    await leg.ended()
+    assert [each.levelno for each in caplog.records if each.getMessage() == "pop3 session ended"] == [level]
+
+
 # Other protocols
 
 

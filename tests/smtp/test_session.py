@@ -548,3 +548,14 @@ async def test_the_handler_is_an_ordinary_aiosmtpd_handler(verdict: str | None) 
 async def test_the_relay_knows_the_listener(leg: Leg) -> None:
     await leg.exchange(MESSAGE)
     assert leg.relay.delivered[0].client.port == leg.address[1]
+
+
+async def test_the_log_shows_the_address_that_is_none(leg: Leg, caplog: pytest.LogCaptureFixture) -> None:
+    """README sends the operator there; the device shows a number at most."""
+    mail = b"EHLO d\r\nMAIL FROM:<a@b c>\r\nMAIL FROM:<a@b.test>\r\n"
+    await leg.exchange(mail + b"RCPT TO:<c@d.test>\r\nRCPT TO:<>\r\nQUIT\r\n")
+    await eventually(lambda: bool(facts(caplog, "smtp session ended")))
+    assert [(each["command"], each["reply"]) for each in facts(caplog, "smtp command refused")] == [
+        ("MAIL FROM:<a@b c>", "553 5.1.7 That is no address"),
+        ("RCPT TO:<>", "553 5.1.3 That is no address"),
+    ]

@@ -160,3 +160,11 @@ async def test_who_hangs_up_before_mail_has_nothing_against_the_message(
             with pytest.raises(Disconnected) as lost:
                 await deliver(relay, dialogue=dialogue)
             assert lost.value.about_us
+
+
+def test_what_the_log_says_of_a_limit_is_one_sentence() -> None:
+    """Also without a spool, where nobody but the device tries again."""
+    said = "550 5.4.5 Daily user sending quota exceeded."
+    detail = verdict(550, "5.4.5", said[10:], f"while sending RCPT: the backend said {said}", named=True).detail
+    assert "quota exceeded: the account has sent as much as its provider allows for now, so this is no" in detail
+    assert "it is tried again" not in detail

@@ -97,7 +97,10 @@ async def test_the_schedule(tmp_path: Path, clock: Clock) -> None:
     assert clock.now - begun == sum(waits)
 
 
-async def test_each_recipient_has_a_fate_of_its_own(tmp_path: Path, clock: Clock) -> None:
+async def test_each_recipient_has_a_fate_of_its_own(
+    tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     verdicts = {"late@example.test": [TEMPORARY], "wrong@example.test": [PERMANENT]}
 
     def judge(path: str) -> None:
@@ -109,6 +112,10 @@ async def test_each_recipient_has_a_fate_of_its_own(tmp_path: Path, clock: Clock
         await send(spool, "good@example.test", "late@example.test", "wrong@example.test")
         await until(lambda: len(backend.delivered) == 2)
         await until_states(spool, "queued")
+        assert [each for each in caplog.messages if each.startswith("recipients ")] == [
+            "recipients not taken for now",
+            "recipients refused",
+        ]
         original, notice = backend.delivered
         assert original.forward_paths == ("good@example.test",)
         assert (notice.reverse_path, notice.forward_paths) == ("", (SENDER,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import subprocess
 import sys
 from collections import Counter
@@ -338,7 +339,11 @@ async def test_what_had_a_250_outlives_a_killed_server(tmp_path: Path, own_serve
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_service_starts_without_its_server_and_heals(tmp_path: Path, own_server: Postgres) -> None:
+async def test_a_service_starts_without_its_server_and_heals(
+    tmp_path: Path, own_server: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says neither that the spool is open while it isn't, nor leaves open whether it is back."""
+    caplog.set_level(logging.INFO)
     url = own_server.new_database()
     own_server.kill()
     backend = Backend()
@@ -349,6 +354,8 @@ async def test_a_service_starts_without_its_server_and_heals(tmp_path: Path, own
             assert smtp_reply(caught.value).code == 451
         with pytest.raises(Failure, match="no connection to PostgreSQL"):
             await listed(spool_to(Backend(), tmp_path / "elsewhere", SPOOL_URL=url))
+        await until(lambda: "the spool can not be read: " in caplog.text)
+        assert "the spool is open" not in caplog.messages
         await anyio.to_thread.run_sync(own_server.start_again)
         with anyio.fail_after(10):
             while True:
@@ -358,6 +365,7 @@ async def test_a_service_starts_without_its_server_and_heals(tmp_path: Path, own
                 except Failure:
                     await anyio.sleep(0.02)
         await until(lambda: backend.contents == [CONTENT])
+        await until(lambda: caplog.messages.count("the spool can be read again") == 1)
 
 
 @pytest.mark.usefixtures("quick")
@@ -550,6 +558,7 @@ async def test_the_tables_of_a_later_version_are_left_alone(tmp_path: Path, stor
         ("nowhere", 'database "nowhere" does not exist'),
         ("nobody", 'role "nobody" does not exist'),
         ("latin", "has the encoding LATIN1; make one with UTF8"),
+        ("?sslmode=quark", 'invalid sslmode value: "quark"'),
     ],
 )
 async def test_a_database_that_can_not_work_is_one_line(
@@ -560,6 +569,8 @@ async def test_a_database_that_can_not_work_is_one_line(
         url = postgres.new_database("ENCODING LATIN1 TEMPLATE template0")
     if database == "nobody":
         url = postgres.new_database().replace("postgres@", "nobody:topsecret@")
+    if database.startswith("?"):
+        url = postgres.new_database() + database
     url = url.replace("postgres@", "postgres:topsecret@")
     spool = spool_to(Backend(), tmp_path, SPOOL_URL=url)
     with pytest.raises(SettingsMistake) as caught:

@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import pytest
 
-from legacy_email_proxy.contracts import Failure, SettingsMistake, StorageFull
+from legacy_email_proxy.contracts import Failure, Level, SettingsMistake, StorageFull
 from legacy_email_proxy.replies import smtp_reply
 from legacy_email_proxy_plugins.spool import bodies as bodies_module
 from legacy_email_proxy_plugins.spool import delivery as delivery_module
@@ -245,3 +245,21 @@ async def test_a_folder_that_can_not_be_used_is_one_line(tmp_path: Path) -> None
     with pytest.raises(SettingsMistake, match="SPOOL_URL: can not use"):
         await spool.start()
     await spool.aclose()
+
+
+@pytest.mark.parametrize("there", ["nothing", "a file", "no right"])
+async def test_check_says_whether_a_spool_can_be_made(
+    tmp_path: Path, there: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "state"
+    if there == "a file":
+        folder.write_bytes(b"")
+    elif there == "no right":  # as in a container that is read only and has no volume
+        monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    found = (await spool_to(Backend(), tmp_path, SPOOL_URL=f"sqlite://{folder}/deeper/spool.db").probe())[0]
+    if there == "nothing":
+        assert (found.level, found.text.endswith("does not exist yet and will be made")) == (Level.GOOD, True)
+    else:
+        reason = f"{folder} is no folder" if there == "a file" else f"{tmp_path} is not writable"
+        assert (found.level, found.text.endswith(reason)) == (Level.BAD, True), found
+        assert "STATE_DIR" in found.advice

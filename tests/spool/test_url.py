@@ -60,6 +60,7 @@ def test_what_is_not_what_it_seems_is_refused_without_a_word_of_it(url: str, tmp
     (line,) = caught.value.lines
     assert line.startswith("SPOOL_URL: that is no URL of a PostgreSQL database; write postgresql://")
     assert "%40 for @" in line
+    assert "or libpq's host=… user=… password='…' dbname=…" in line
     assert not any(piece in line for piece in ("s3c", "its-p", "ss#1", "12345", "zzret"))
 
 

@@ -9,6 +9,8 @@ from enum import Enum
 
 from legacy_email_proxy.contracts import Context, Credentials, Login, Secret, SettingsMistake, ascii_domain
 
+from ..dial import host_mistake
+
 __all__ = ("Patience", "Security", "Server", "configured_login", "configured_server")
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -67,6 +69,8 @@ def configured_server(context: Context) -> Server:
     mistakes: list[str] = []
     if not settings["BACKEND_IMAP_HOST"]:
         mistakes.append("BACKEND_IMAP_HOST: not set; name the IMAP server or choose another MAILDROP_PLUGIN")
+    elif wrong := host_mistake("BACKEND_IMAP", settings["BACKEND_IMAP_HOST"]):
+        mistakes.append(wrong)
     by_password = settings["BACKEND_IMAP_CREDENTIALS"] == "password"
     if settings["POP3_LOGIN"] != "backend":
         for variable, what in (("BACKEND_IMAP_USER", "login"), ("BACKEND_IMAP_PASS", "password")):

@@ -9,6 +9,8 @@ from enum import Enum
 
 from legacy_email_proxy.contracts import Context, Credentials, Secret, SettingsMistake, ascii_domain
 
+from ..dial import host_mistake
+
 __all__ = ("Chunking", "Encryption", "Endpoint")
 
 # A domain or an address literal (RFC 5321 §4.1.2), and the underscores that real machines have.
@@ -59,6 +61,8 @@ class Endpoint:
         password: Secret | None = settings["BACKEND_SMTP_PASS"]
         if not host:
             mistakes.append("BACKEND_SMTP_HOST: not set; give the name of your provider's SMTP server")
+        elif wrong := host_mistake("BACKEND_SMTP", host):
+            mistakes.append(wrong)
         by_password = settings["BACKEND_SMTP_CREDENTIALS"] == "password"
         if not by_password and not user:
             mistakes.append("BACKEND_SMTP_USER: not set; BACKEND_SMTP_CREDENTIALS needs to know who logs in")

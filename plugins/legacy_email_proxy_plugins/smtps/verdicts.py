@@ -25,7 +25,8 @@ def verdict(code: int, enhanced: str, text: str, detail: str, *, named: bool) ->
     What is not about the message becomes a 451, with the backend's words.
     """
     if code >= 500 and (meaning := not_about_the_message(f"{code} {enhanced} {text}")):
-        return _temporary(enhanced, text, f"{detail}: {meaning.words}, so this is no verdict; {meaning.advice}")
+        why = f"{meaning.words}, so this is no verdict; {meaning.advice}"
+        return _temporary(enhanced, text, f"{detail.rstrip('.')}: {why}")
     if code in _NOT_UNDERSTOOD and not named:
         return _temporary(enhanced, text, f"{detail}, which is about our command and no verdict on the message")
     refused = Refused(code, enhanced, text, detail=detail)

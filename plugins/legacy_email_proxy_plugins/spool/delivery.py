@@ -72,7 +72,7 @@ class Delivery:
         self._wake = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._successor: Delivery | None = None
-        self._stopping = False
+        self._stopping = self._unreadable = False
         self._behind = True
 
     @property
@@ -145,15 +145,13 @@ class Delivery:
             self._busy[number].cancel()
 
     async def _run(self) -> None:
-        said = False
         while not self._stopping:
             try:
                 await self._turn()
-                said = False
             except Exception as error:
-                if not said:
+                if not self._unreadable:
                     self._logger.error("the spool can not be read: %s", error, exc_info=_unexpected(error))
-                said = isinstance(error, Failure)
+                self._unreadable = isinstance(error, Failure)
                 await asyncio.sleep(_TROUBLE_SECONDS)
 
     async def _turn(self) -> None:
@@ -169,6 +167,9 @@ class Delivery:
             # What is offered while the store is asked may be in the answer, or not.
             self._behind = True
             messages = await self._store.lease(self.account, self._clock(), room, self._under_way)
+            if self._unreadable:
+                self._unreadable = False
+                self._logger.info("the spool can be read again")
             if self._rests:
                 for message in messages:
                     self._store.give_back(message.number)
@@ -299,8 +300,9 @@ class Delivery:
                 "message delivered",
                 extra={"facts": {**_facts(message), "recipients": len(made.delivered), "backend": made.detail}},
             )
-        for cause in dict.fromkeys(str(refusal) for _, refusal in made.refused):
-            self._logger.info("recipients refused", extra={"facts": {**_facts(message), "cause": cause}})
+        for permanent, cause in dict.fromkeys((refusal.permanent, str(refusal)) for _, refusal in made.refused):
+            words = "recipients refused" if permanent else "recipients not taken for now"
+            self._logger.info(words, extra={"facts": {**_facts(message), "cause": cause}})
         failed = []
         for recipient, refusal in made.refused:
             recipient.verdict = Verdict.of(refusal, now)

@@ -57,7 +57,8 @@ _READ_ONLY = "25006"
 
 _MISTAKE = re.compile(
     r"(password|peer|ident|certificate) authentication failed|no password supplied|no pg_hba\.conf entry"
-    r'|(database|role|user) "[^"]*" does not exist|not permitted to log in|permission denied for database',
+    r'|(database|role|user) "[^"]*" does not exist|not permitted to log in|permission denied for database'
+    r"|invalid [a-z_]+ value",
     re.IGNORECASE,
 )
 

@@ -54,7 +54,16 @@ class Place:
     @property
     def exists(self) -> bool:
         """Whether there is something to open; a file that is missing will be made."""
-        return self.path is None or self.path.exists()
+        return self.path is None or os.path.exists(self.path)  # noqa: PTH110 (False too where we may not look)
+
+    @property
+    def obstacle(self) -> str:
+        """Why a file that is missing can not be made, as far as that shows without making it."""
+        assert self.path is not None  # noqa: S101 (for the type checker)
+        folder = next(each for each in self.path.parents if os.path.lexists(each))
+        if not folder.is_dir():
+            return f"{folder} is no folder"
+        return "" if os.access(folder, os.W_OK | os.X_OK) else f"{folder} is not writable"
 
     def store(self, logger: logging.Logger) -> Store:
         """Its store, not opened."""
@@ -79,7 +88,8 @@ def _server_name(url: str) -> str:
     except ValueError as error:
         raise SettingsMistake(
             f"{LOOK_AT}: {error}; write postgresql://user:password@host/database, and in the user and the password"
-            " %40 for @, %3A for :, %2F for /, %23 for #, %3F for ? and %25 for %"
+            " %40 for @, %3A for :, %2F for /, %23 for #, %3F for ? and %25 for %; or libpq's host=…"
+            " user=… password='…' dbname=…; and no other options than libpq knows"
         ) from None
 
 

@@ -97,7 +97,7 @@ class PostgresStore(RelationalStore):
         except Failure as failure:
             raise SettingsMistake(f"{LOOK_AT}: can not use {self._name}: {failure.detail}") from None
 
-    async def adopt(self, account: str, *, due_before: float) -> int:
+    async def adopt(self, account: str, *, due_before: float) -> int | None:
         """See :meth:`.store.Store.adopt`."""
         if not self._tasks:
             for warning in self.warnings:
@@ -109,9 +109,9 @@ class PostgresStore(RelationalStore):
         try:
             return await self._adopt_waiting(account)
         except Interrupted:
-            return 0
+            return None
 
-    async def _adopt_waiting(self, account: str) -> int:
+    async def _adopt_waiting(self, account: str) -> int | None:
         """As soon as a server is there. Were it taken as done before its commit, a broken one would be the last try."""
         count = await super().adopt(account, due_before=self._waiting[account])
         self._stocked = True

@@ -73,7 +73,7 @@ class RelationalStore:
         """What is leased, and which message of those that are on their way is only tried alone."""
         raise NotImplementedError
 
-    async def adopt(self, account: str, *, due_before: float) -> int:
+    async def adopt(self, account: str, *, due_before: float) -> int | None:
         """See :meth:`.store.Store.adopt`."""
         count, cut_short, change = await self._writer.run(
             lambda connection: self._adopt(connection, account, due_before)
@@ -83,7 +83,7 @@ class RelationalStore:
             numbers = ",".join(map(str, cut_short[:_TOLD])) + ("…" if len(cut_short) > _TOLD else "")
             self._logger.warning(
                 "messages may have been delivered: their last try was cut short, and they may arrive twice",
-                extra={"facts": {"account": account, "messages": numbers}},
+                extra={"facts": {**({"account": account} if account else {}), "messages": numbers}},
             )
         return count
 

@@ -102,6 +102,10 @@ class SpoolRelay:
     async def _findings(self) -> list[Finding]:
         name = f"spool {self._spool.place.name}"
         if not self._spool.place.exists:
+            obstacle = self._spool.place.obstacle
+            if obstacle:
+                advice = f"name another in STATE_DIR or {LOOK_AT}; in a container it has to be a volume"
+                return [Finding(Level.BAD, f"{name}: can not be made: {obstacle}", advice)]
             return [Finding(Level.GOOD, f"{name}: does not exist yet and will be made")]
         try:
             items = [item async for item in self.administer("list", ()) if isinstance(item, Mapping)]

@@ -109,8 +109,9 @@ class Spool:
             self._succeed(account)
             delivery.start()
             self._look_soon()
-            facts = {"spool": self.place.name, "messages": messages, **({"account": account} if account else {})}
-            logger.info("the spool is open", extra={"facts": facts})
+            if messages is not None:
+                facts = {"spool": self.place.name, "messages": messages, **({"account": account} if account else {})}
+                logger.info("the spool is open", extra={"facts": facts})
             return delivery
 
     async def part(self, delivery: Delivery, relay: Relay, grace_seconds: float) -> None:

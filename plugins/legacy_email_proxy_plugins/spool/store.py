@@ -94,8 +94,8 @@ class Store(Protocol):
         be had, as when another process has it.
         """
 
-    async def adopt(self, account: str, *, due_before: float) -> int:
-        """An account's messages are taken out from now on; returns how many there are, as far as that is known.
+    async def adopt(self, account: str, *, due_before: float) -> int | None:
+        """An account's messages are taken out from now on; returns how many there are, or None while nobody can tell.
 
         None of them is left due later than ``due_before``, which no clock that is right has written.
         """

@@ -65,6 +65,7 @@ class Conversation:
         self._tls = tls
         self._secured = secured
         self._tls_version = ""
+        self._tried_to_log_in = False
         self._session = Session(options, secured=secured)
         self._scope = anyio.CancelScope()
         self._outgoing: list[bytes] = []
@@ -169,6 +170,7 @@ class Conversation:
 
     async def _open(self, stack: AsyncExitStack, request: Open) -> MaildropSession | None:
         login = None
+        self._tried_to_log_in = True
         if self._options.ask_backend:
             login = Login(request.user.removeprefix(_RECENT), request.password)
         try:
@@ -286,7 +288,7 @@ class Conversation:
         # A device that speaks the wrong protocol or loops is what an operator looks for with LOG_LEVEL=warning.
         unusual = close.verdict in (Verdict.REFUSED, Verdict.ERRORS) or tally.withheld
         level = logging.WARNING if unusual else logging.INFO
-        if close.verdict is Verdict.DROPPED and self._session.user is None:
+        if close.verdict is Verdict.DROPPED and self._session.user is None and not self._tried_to_log_in:
             # Somebody who only looks whether we are there, as a health check does all day, is no news.
             level = logging.DEBUG
         events.event(logger, level, "pop3 session ended", **self._facts(), **facts)

@@ -376,6 +376,15 @@ class SMTPConnection(AiosmtpdSMTP):
             raise Finished("too many errors", SMTP.TOO_MANY_ERRORS)
         self.reply(reply)
 
+    def mistake(self, command: str, reply: Reply) -> None:
+        """The same where the command named an address, which the operator has to find in the device's settings."""
+        peer = self.session.peer[0] if self.session.peer else ""
+        events.event(
+            _log, logging.WARNING, "smtp command refused", session=self.session.label, client=peer,
+            command=printable(command), reply=str(reply),
+        )  # fmt: skip
+        self.error(reply)
+
     async def push(self, status: Any) -> None:
         """aiosmtpd's own way to reply."""
         self.reply(status.decode("ascii", "replace") if isinstance(status, bytes) else status)

@@ -9,6 +9,8 @@ STARTTLS and AUTH in :mod:`.protection`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ..access import canonical, within
 from ..replies import SMTP, Reply, printable
 from .arguments import Chunk, Rejected, chunk, forward_path, reverse_path
@@ -70,7 +72,7 @@ class SMTPSession(ProtectedConnection):
         try:
             path, options = reverse_path(argument)
         except Rejected as rejected:
-            return self.error(rejected.reply)
+            return self.mistake(f"MAIL {argument}", rejected.reply)
         self._forget_message()
         return self.reply(await self._call_handler_hook("MAIL", path or "<>", options))
 
@@ -79,7 +81,7 @@ class SMTPSession(ProtectedConnection):
             return self.error(SMTP.BAD_SEQUENCE)
         group, content_follows = self._group(argument)
         room = max(MAX_RECIPIENTS - len(self.envelope.rcpt_tos), 0)
-        wanted = [each for each in group if not isinstance(each, Reply)][:room]
+        wanted = [each for each in group if not isinstance(each, _Mistake)][:room]
         verdicts: list[str] = await self._call_handler_hook("RCPTS", wanted, content_follows) if wanted else []
         for verdict in verdicts:
             if verdict[0] == "4":
@@ -89,13 +91,13 @@ class SMTPSession(ProtectedConnection):
                 self._without_recipients = SMTP.NO_VALID_RECIPIENTS
         replies = iter(verdicts)
         for each in group:
-            if isinstance(each, Reply):
-                self.error(each)
+            if isinstance(each, _Mistake):
+                self.mistake(f"RCPT {each.argument}", each.reply)
             else:
                 self.reply(next(replies, SMTP.TOO_MANY_RECIPIENTS))
         return None
 
-    def _group(self, argument: str) -> tuple[list[tuple[str, list[str]] | Reply], bool]:
+    def _group(self, argument: str) -> tuple[list[tuple[str, list[str]] | _Mistake], bool]:
         """The recipient and those in whole lines behind it, or why one is none; and whether content comes next."""
         group = [_recipient(argument)]
         while (line := self._incoming.peek()) is not None and line[:5].upper() == b"RCPT ":
@@ -285,8 +287,16 @@ def _plain(line: bytes) -> bool:
     return line.isascii() and line.decode().isprintable()
 
 
-def _recipient(argument: str) -> tuple[str, list[str]] | Reply:
+@dataclass(frozen=True, slots=True)
+class _Mistake:
+    """An argument of RCPT that is none."""
+
+    argument: str
+    reply: Reply
+
+
+def _recipient(argument: str) -> tuple[str, list[str]] | _Mistake:
     try:
         return forward_path(argument)
     except Rejected as rejected:
-        return rejected.reply
+        return _Mistake(argument, rejected.reply)
