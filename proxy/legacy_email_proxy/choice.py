@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from . import registry
+from . import plugins
 from .accounts.file import AccountsFile, AccountTable, read_accounts
-from .accounts.overlay import inherited, overlay
 from .accounts.rules import Leg
+from .accounts.settings import inherited, overlay
 from .contracts import Setting, SettingsMistake
 from .settings import TABLE, Settings, read
 
@@ -27,11 +27,11 @@ NEXT_RELAY = {"spool": "SPOOL_RELAY"}
 ASKED_FOR = frozenset({*CREDENTIALS.values(), *NEXT_RELAY.values()})
 """What names plugins that are made when another plugin asks its context for them."""
 GROUPS = {
-    "MAILDROP_PLUGIN": registry.MAILDROP,
-    "RELAY_PLUGIN": registry.RELAY,
-    FILTERS: registry.FILTER,
-    **dict.fromkeys(CREDENTIALS.values(), registry.CREDENTIALS),
-    **dict.fromkeys(NEXT_RELAY.values(), registry.RELAY),
+    "MAILDROP_PLUGIN": plugins.MAILDROP,
+    "RELAY_PLUGIN": plugins.RELAY,
+    FILTERS: plugins.FILTER,
+    **dict.fromkeys(CREDENTIALS.values(), plugins.CREDENTIALS),
+    **dict.fromkeys(NEXT_RELAY.values(), plugins.RELAY),
 }
 _SWITCHED_ON_BY = {"SMTP_SENDER": "sender"}
 """Setting → the built-in filter that it switches on, behind all that are named: it then has the last word."""
@@ -145,10 +145,10 @@ def _chosen(
     unfound = []
     for variable, name in named:
         try:
-            classes[variable, name] = registry.load(registry.find(GROUPS[variable], name))
-        except registry.PluginError as error:
+            classes[variable, name] = plugins.load(plugins.find(GROUPS[variable], name))
+        except plugins.PluginError as error:
             unfound.append(f"{variable}: {error}")
-    theirs = [setting for plugin in classes.values() for setting in registry.declared_settings(plugin)]
+    theirs = [setting for plugin in classes.values() for setting in plugins.declared_settings(plugin)]
     settings, mistakes = _settings(environ, table, dict.fromkeys((*TABLE, *declared, *theirs)))
     return Chosen(settings, classes, table), [*mistakes, *settings.mistakes, *unfound]
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import registry
+from . import plugins
 from .contracts import Credentials, Relay, SettingsMistake
-from .pace import PATIENCE_SECONDS, PacedRelay, Turns, paced
+from .relays.rate_limit import PATIENCE_SECONDS, PacedRelay, Turns, paced
 
 __all__ = ("PluginContext",)
 
@@ -87,12 +87,12 @@ class PluginContext:
         """The credentials plugin that ``variable`` names, made when it is first asked for."""
         name: str = self.settings[variable]
         if name not in self.shared:
-            self.shared[name] = self._named(registry.CREDENTIALS, variable)
+            self.shared[name] = self._named(plugins.CREDENTIALS, variable)
         return self.shared[name]
 
     def relay(self, variable: str) -> Relay:
         """A relay of the plugin that ``variable`` names, which keeps the pace that its backend asks for."""
-        relay = self.paced(self._named(registry.RELAY, variable), math.inf)
+        relay = self.paced(self._named(plugins.RELAY, variable), math.inf)
         self.next_relays.append(relay)
         return relay
 
@@ -106,8 +106,8 @@ class PluginContext:
     def _named(self, group: str, variable: str) -> Any:
         name: str = self.settings[variable]
         try:
-            plugin = registry.load(registry.find(group, name))
-        except registry.PluginError as error:
+            plugin = plugins.load(plugins.find(group, name))
+        except plugins.PluginError as error:
             raise SettingsMistake(f"{variable}: {error}") from None
         return self.of(group, name).construct(plugin, variable, name)
 

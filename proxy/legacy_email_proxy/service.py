@@ -14,22 +14,22 @@ from itertools import chain
 import anyio
 from anyio.abc import TaskGroup
 
-from . import __version__, events
+from . import __version__, log
 from .access import Address, Admission
+from .build import Composition
 from .choice import NONE
-from .composition import Composition
 from .container import gateway
 from .contracts import Credentials, Filter, Maildrop, Relay, SettingsMistake
-from .current import Current, CurrentMaildrop, CurrentRelay
-from .layer import start
 from .listeners import PLUGIN_OF, bind, shown
 from .pop3.options import Options as POP3Options
 from .pop3.server import Server as POP3Server
+from .relays.wrapper import start
+from .reloading import Current, CurrentMaildrop, CurrentRelay
 from .smtp.authentication import anybody
 from .smtp.handler import RelayHandler
 from .smtp.headers import HeaderOptions
 from .smtp.options import SessionOptions
-from .smtp.reception import Patience
+from .smtp.reading import Patience
 from .smtp.rewriting import Rewriting
 from .smtp.server import SMTPServer
 
@@ -82,10 +82,10 @@ async def serve(
             on_ready(addresses)
             while (number := await anext(signals)) == signal.SIGHUP and recompose:
                 await _reload(current, recompose)
-            events.event(_log, logging.INFO, "stopping", signal=signal.Signals(number).name)
+            log.event(_log, logging.INFO, "stopping", signal=signal.Signals(number).name)
             group.start_soon(_hurry, signals, group)
         group.cancel_scope.cancel()
-    events.event(_log, logging.INFO, "stopped")
+    log.event(_log, logging.INFO, "stopped")
 
 
 async def _hurry(signals: AsyncIterator[signal.Signals], group: TaskGroup) -> None:
@@ -112,13 +112,13 @@ async def _reload(current: Current, recompose: Callable[[Composition], Compositi
             raise SettingsMistake(f"RELAY_PLUGIN: the new relay did not begin its work within {_STARTING_SECONDS:g} s")
     except SettingsMistake as mistake:
         for line in mistake.lines:
-            events.event(_log, logging.ERROR, "not reloaded", mistake=line)
+            log.event(_log, logging.ERROR, "not reloaded", mistake=line)
     except Exception as error:
-        events.failure(_log, "not reloaded", error)
+        log.failure(_log, "not reloaded", error)
     else:
         current.replace(renewed)
         accounts = ",".join(account.name for account in renewed.accounts)
-        events.event(_log, logging.INFO, "reloaded", **({"accounts": accounts} if accounts else {}))
+        log.event(_log, logging.INFO, "reloaded", **({"accounts": accounts} if accounts else {}))
 
 
 def _open(composition: Composition) -> dict[str, list[socket.socket]]:
@@ -155,7 +155,7 @@ async def _start(composition: Composition) -> None:
 async def _running(composition: Composition, opened: dict[str, list[socket.socket]]) -> AsyncIterator[Current]:
     """Both legs, serving; leaving drains them and lets the plugins go."""
     settings = composition.settings
-    events.event(
+    log.event(
         _log, logging.INFO, "started", version=__version__,
         pop3=_listed(opened["POP3"]), pop3s=_listed(opened["POP3S"]), maildrop=settings["MAILDROP_PLUGIN"],
         smtp=_listed(opened["SMTP"]), smtps=_listed(opened["SMTPS"]), relay=settings["RELAY_PLUGIN"],
@@ -163,7 +163,7 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
     )  # fmt: skip
     if composition.tls is not None and settings["TLS_LEGACY"]:
         words = "devices may use versions of TLS and ciphers that are no longer safe"
-        events.event(_log, logging.WARNING, words, see="TLS_LEGACY")
+        log.event(_log, logging.WARNING, words, see="TLS_LEGACY")
     async with anyio.create_task_group() as group:
         pop3 = smtp = None
         warn = _warn_of(gateway())
@@ -225,7 +225,7 @@ def _warn_of(hiding: Address | None) -> Callable[[Address], None]:
         if peer == hiding:
             hiding = None
             words = "clients come from the container's own gateway: ALLOWED_NETWORKS can not tell them apart"
-            events.event(_log, logging.WARNING, words, gateway=peer, see="proxy/docs/containers.md")
+            log.event(_log, logging.WARNING, words, gateway=peer, see="proxy/docs/containers.md")
 
     return admitted
 
@@ -251,7 +251,7 @@ async def _close(*plugins: Maildrop | Relay | Filter | Credentials | None) -> No
             try:
                 await plugin.aclose()
             except Exception as error:
-                events.failure(_log, "plugin not closed cleanly", error)
+                log.failure(_log, "plugin not closed cleanly", error)
             finally:
                 unshield.cancel()
 

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from legacy_email_proxy import registry
+from legacy_email_proxy import plugins
 from legacy_email_proxy.accounts.file import read_accounts
-from legacy_email_proxy.accounts.filtered import FilteredRelay
-from legacy_email_proxy.accounts.guard import GuardFilter
 from legacy_email_proxy.accounts.lines import Lines
 from legacy_email_proxy.accounts.users import PasswordHash
-from legacy_email_proxy.composition import Composition, compose
+from legacy_email_proxy.build import Composition, compose
 from legacy_email_proxy.contracts import Client, Filter, Refused, Secret, SettingsMistake
 from legacy_email_proxy.plugin_context import PluginContext
+from legacy_email_proxy.relays.allow_list import GuardFilter
+from legacy_email_proxy.relays.filtered import FilteredRelay
 from legacy_email_proxy.smtp.headers import HeaderOptions
 from legacy_email_proxy.smtp.rewriting import Rewriting
 from legacy_email_proxy_plugins.imap.maildrop import IMAPMaildrop
@@ -342,10 +342,10 @@ async def gives(filters: Mapping[str, Filter], sender: str) -> str:
 @pytest.mark.parametrize("name", ["allowed", "built-in allowed", "a"])
 async def test_no_filter_takes_the_guards_place(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def found(group: str) -> list[EntryPoint]:
-        ours = [EntryPoint(name, f"{__name__}:SitesFilter", group)] if group == registry.FILTER else []
+        ours = [EntryPoint(name, f"{__name__}:SitesFilter", group)] if group == plugins.FILTER else []
         return [*entry_points(group=group), *ours]
 
-    monkeypatch.setattr(registry, "entry_points", found)
+    monkeypatch.setattr(plugins, "entry_points", found)
     monkeypatch.setattr(EntryPoint, "load", lambda self: SitesFilter if self.name == name else load(self))
     given = ENVIRON | {"SMTP_FILTERS": name, "SMTP_ALLOWED_SENDERS": "@x"}
     plain = compose(given | {"POP3_LOGIN": "any"})

@@ -12,11 +12,8 @@ from typing import cast
 import anyio
 import pytest
 
-from legacy_email_proxy.accounts.addresses import Addresses
-from legacy_email_proxy.accounts.filtered import FilteredRelay
-from legacy_email_proxy.accounts.guard import GuardFilter
 from legacy_email_proxy.accounts.maildrop import RoutedMaildrop
-from legacy_email_proxy.accounts.recent import RecentLogins
+from legacy_email_proxy.accounts.pop_before_smtp import RecentLogins
 from legacy_email_proxy.accounts.relay import RoutedRelay
 from legacy_email_proxy.accounts.rules import Leg, Rule
 from legacy_email_proxy.accounts.users import PasswordHash, Users
@@ -33,6 +30,9 @@ from legacy_email_proxy.contracts import (
     Secret,
 )
 from legacy_email_proxy.plugin_context import PluginContext
+from legacy_email_proxy.relays.addresses import Addresses
+from legacy_email_proxy.relays.allow_list import GuardFilter
+from legacy_email_proxy.relays.filtered import FilteredRelay
 from legacy_email_proxy.replies import SMTP, pop3_error, smtp_reply
 from legacy_email_proxy_plugins.filters.sender import SenderFilter
 from pop3.maildrops import MemoryMaildrop

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from legacy_email_proxy.accounts.addresses import Addresses
+from legacy_email_proxy.accounts.pop_before_smtp import MAX_ADDRESSES, RecentLogins
 from legacy_email_proxy.accounts.reach import effective
-from legacy_email_proxy.accounts.recent import MAX_ADDRESSES, RecentLogins
 from legacy_email_proxy.accounts.rules import (
     BOTH_LEGS,
     Facts,
@@ -21,6 +20,7 @@ from legacy_email_proxy.accounts.rules import (
     login_would_help,
     never_reached,
 )
+from legacy_email_proxy.relays.addresses import Addresses
 
 SMTP, POP3 = frozenset({Leg.SMTP}), frozenset({Leg.POP3})
 

@@ -26,7 +26,7 @@ from legacy_email_proxy.contracts import (
     Relay,
     Transaction,
 )
-from legacy_email_proxy.registry import CREDENTIALS, GROUPS, _violations
+from legacy_email_proxy.plugins import CREDENTIALS, GROUPS, _violations
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "plugins" / "README.md").read_text()

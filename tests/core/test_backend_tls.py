@@ -16,8 +16,8 @@ from cryptography.x509.oid import NameOID
 from core.test_certificate import shaken
 from legacy_email_proxy.plugin_context import PluginContext
 from legacy_email_proxy.settings import read
-from legacy_email_proxy_plugins.imap.server import configured_server
-from legacy_email_proxy_plugins.smtps.endpoint import Endpoint
+from legacy_email_proxy_plugins.imap.settings import configured_server
+from legacy_email_proxy_plugins.smtps.settings import Endpoint
 from realservers.certificates import Certificates
 
 

@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from interop.proxy import run
-from legacy_email_proxy.certificate import server_context
 from legacy_email_proxy.contracts import SettingsMistake
 from legacy_email_proxy.settings import read
+from legacy_email_proxy.tls import server_context
 from realservers.certificates import Certificates
 
 

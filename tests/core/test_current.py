@@ -12,15 +12,15 @@ import anyio
 import pytest
 
 from legacy_email_proxy import service
-from legacy_email_proxy.accounts.filtered import FilteredRelay
-from legacy_email_proxy.accounts.recent import RecentLogins
+from legacy_email_proxy.accounts.pop_before_smtp import RecentLogins
 from legacy_email_proxy.accounts.relay import RoutedRelay
 from legacy_email_proxy.accounts.users import PasswordHash, Users
-from legacy_email_proxy.composition import Account, Composition, compose
+from legacy_email_proxy.build import Account, Composition, compose
 from legacy_email_proxy.contracts import Client, Login, LoginRefused, Secret, SettingsMistake
-from legacy_email_proxy.current import Current, CurrentMaildrop, CurrentRelay
-from legacy_email_proxy.pace import PacedRelay
 from legacy_email_proxy.plugin_context import PluginContext
+from legacy_email_proxy.relays.filtered import FilteredRelay
+from legacy_email_proxy.relays.rate_limit import PacedRelay
+from legacy_email_proxy.reloading import Current, CurrentMaildrop, CurrentRelay
 from legacy_email_proxy.settings import read
 from legacy_email_proxy_plugins.password import PasswordCredentials
 from pop3.maildrops import MemoryMaildrop

@@ -16,8 +16,8 @@ from aiohappyeyeballs import start_connection
 from legacy_email_proxy.contracts import Disconnected, Unreachable
 from legacy_email_proxy_plugins import dial as dial_module
 from legacy_email_proxy_plugins.dial import dial, host_mistake
-from legacy_email_proxy_plugins.imap.server import Patience
-from legacy_email_proxy_plugins.imap.wire import Wire
+from legacy_email_proxy_plugins.imap.settings import Patience
+from legacy_email_proxy_plugins.imap.transport import Wire
 
 pytestmark = pytest.mark.anyio
 

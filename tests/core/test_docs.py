@@ -19,7 +19,7 @@ from legacy_email_proxy.settings import PROFILES, TABLE, read
 from legacy_email_proxy.smtp.authentication import anybody
 from legacy_email_proxy.smtp.handler import RelayHandler
 from legacy_email_proxy.smtp.options import SessionOptions
-from legacy_email_proxy.smtp.reception import Patience
+from legacy_email_proxy.smtp.reading import Patience
 from legacy_email_proxy.smtp.session import SMTPSession
 from pages import MAP, PAGES, ROOT, rows, text
 from smtp.relays import MemoryRelay

@@ -9,17 +9,17 @@ import sys
 
 import pytest
 
-from legacy_email_proxy import events
+from legacy_email_proxy import log
 from legacy_email_proxy.contracts import Refused, Unreachable
 
 CODE = """
 import logging
-from legacy_email_proxy import events
-events.configure("info", {form!r})
-log = logging.getLogger("legacy_email_proxy.smtp")
+from legacy_email_proxy import log
+log.configure("info", {form!r})
+logger = logging.getLogger("legacy_email_proxy.smtp")
 forged = "x\\r\\nforged \\x1b[31m"
-events.event(log, logging.INFO, "smtp session ended", client="10.0.0.7", helo=forged, octets=7, empty="")
-log.debug("hidden")
+log.event(logger, logging.INFO, "smtp session ended", client="10.0.0.7", helo=forged, octets=7, empty="")
+logger.debug("hidden")
 logging.getLogger("mail.log").info("aiosmtpd's chatter")
 logging.getLogger("other").warning("a library's %s", "warning")
 """
@@ -49,7 +49,7 @@ def test_a_value_can_not_look_like_another_fact_nor_an_exception_like_an_event()
         raise ValueError("boom\n2026-01-31T12:00:00+0100 info forged\x1b[31m")
     except ValueError:
         record.exc_info = sys.exc_info()
-    lines = events.KeyValueFormatter().format(record).splitlines()
+    lines = log.KeyValueFormatter().format(record).splitlines()
     assert lines[0].endswith(r' helo="x\" verdict=\"q"')
     assert all(line.startswith("    ") and "\x1b" not in line for line in lines[1:])
 
@@ -63,9 +63,9 @@ def test_json() -> None:
 
 
 def test_failures_come_at_their_level(caplog: pytest.LogCaptureFixture) -> None:
-    log = logging.getLogger("legacy_email_proxy.test")
+    logger = logging.getLogger("legacy_email_proxy.test")
     for error in (Unreachable("no route", look_at="BACKEND_SMTP_HOST"), Refused(550, "5.1.1", "no"), ValueError("x")):
-        events.failure(log, "it failed", error, client="c")
+        log.failure(logger, "it failed", error, client="c")
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING", "ERROR"]
     assert [record.__dict__["facts"]["cause"] for record in caplog.records] == [
         "no route (see BACKEND_SMTP_HOST)", "550 5.1.1 no", "ValueError: x",

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from legacy_email_proxy.contracts import Client, Overloaded
-from legacy_email_proxy.pace import PATIENCE_SECONDS, PacedRelay, paced
+from legacy_email_proxy.relays.rate_limit import PATIENCE_SECONDS, PacedRelay, paced
 from smtp.relays import MemoryRelay
 
 CLIENT = Client("127.0.0.1", "s1")

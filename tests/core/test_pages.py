@@ -15,7 +15,7 @@ from hatchling.builders.sdist import SdistBuilder
 
 from container.containerfile import Containerfile
 from legacy_email_proxy import cli
-from legacy_email_proxy.composition import Composition, compose
+from legacy_email_proxy.build import Composition, compose
 from legacy_email_proxy.replies import _POLICY, _UNEXPECTED, SMTP, Reply
 from legacy_email_proxy.settings import TABLE, read, unknown_variables
 from legacy_email_proxy_plugins.provider_errors import meaning_of

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from legacy_email_proxy import registry
+from legacy_email_proxy import plugins
 from legacy_email_proxy.contracts import Finding, Message, RelayCapabilities, Setting, WholeMessageRelay
 
 
@@ -166,15 +166,15 @@ def function(context: object) -> None:
 
 
 def found(
-    name: str, distribution: str = "acme-mail", target: str | None = None, group: str = registry.RELAY
-) -> registry.Found:
+    name: str, distribution: str = "acme-mail", target: str | None = None, group: str = plugins.RELAY
+) -> plugins.Found:
     point = EntryPoint(name, target or f"core.test_registry:{name}", group)
-    return registry.Found(group, name, distribution, "1.2", point)
+    return plugins.Found(group, name, distribution, "1.2", point)
 
 
 @pytest.mark.parametrize(("name", "group"), [("Good", "relay"), ("Starting", "relay"), ("Vault", "credentials")])
 def test_a_good_one(name: str, group: str) -> None:
-    assert registry.load(found(name, group=f"legacy_email_proxy.{group}")).__name__ == name
+    assert plugins.load(found(name, group=f"legacy_email_proxy.{group}")).__name__ == name
 
 
 BROKEN = {
@@ -205,8 +205,8 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_one_is_named_with_its_distribution_and_reason(name: str) -> None:
-    with pytest.raises(registry.PluginError) as error:
-        registry.load(found(name))
+    with pytest.raises(plugins.PluginError) as error:
+        plugins.load(found(name))
     assert f"plugin {name} (acme-mail 1.2) " in str(error.value)
     assert BROKEN[name] in str(error.value)
 
@@ -220,37 +220,35 @@ def test_a_broken_one_is_named_with_its_distribution_and_reason(name: str) -> No
     ],
 )
 def test_what_a_plugin_is_besides_it_is_wholly(name: str, words: str) -> None:
-    with pytest.raises(registry.PluginError) as error:
-        registry.load(found(name, group=registry.CREDENTIALS))
+    with pytest.raises(plugins.PluginError) as error:
+        plugins.load(found(name, group=plugins.CREDENTIALS))
     assert words in str(error.value)
 
 
 def test_a_module_that_is_not_there() -> None:
     with pytest.raises(
-        registry.PluginError, match=r"\(acme-mail 1\.2\) can not be imported: ModuleNotFoundError: No mod"
+        plugins.PluginError, match=r"\(acme-mail 1\.2\) can not be imported: ModuleNotFoundError: No mod"
     ):
-        registry.load(found("x", target="no_such_module:X"))
+        plugins.load(found("x", target="no_such_module:X"))
 
 
 def test_two_distributions_with_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
     both = [found("smtps", "acme-mail"), found("smtps", "legacy-email-proxy")]
-    monkeypatch.setattr(registry, "available", lambda group: both)
-    with pytest.raises(
-        registry.PluginError, match=r"provided twice; write acme-mail:smtps or legacy-email-proxy:smtps"
-    ):
-        registry.find(registry.RELAY, "smtps")
-    assert registry.find(registry.RELAY, "acme-mail:smtps") is both[0]
+    monkeypatch.setattr(plugins, "available", lambda group: both)
+    with pytest.raises(plugins.PluginError, match=r"provided twice; write acme-mail:smtps or legacy-email-proxy:smtps"):
+        plugins.find(plugins.RELAY, "smtps")
+    assert plugins.find(plugins.RELAY, "acme-mail:smtps") is both[0]
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:
-    with pytest.raises(registry.PluginError) as error:
-        registry.find(registry.MAILDROP, "imapp")
+    with pytest.raises(plugins.PluginError) as error:
+        plugins.find(plugins.MAILDROP, "imapp")
     assert "there is no maildrop plugin 'imapp', did you mean 'imap' (installed: imap, maildir" in str(error.value)
 
 
-@pytest.mark.parametrize("group", registry.GROUPS)
+@pytest.mark.parametrize("group", plugins.GROUPS)
 def test_every_built_in_keeps_its_contract(group: str) -> None:
-    ours: list[Any] = [one for one in registry.available(group) if one.distribution == "legacy-email-proxy"]
+    ours: list[Any] = [one for one in plugins.available(group) if one.distribution == "legacy-email-proxy"]
     assert ours
     for one in ours:
-        registry.load(one)
+        plugins.load(one)

@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from legacy_email_proxy.contracts import BearerToken, CredentialsRefused, Failure, Overloaded, Password, Unreachable
-from legacy_email_proxy_plugins.breaker import Breaker
+from legacy_email_proxy_plugins.backoff import Breaker
 
 LOGGER = logging.getLogger("legacy_email_proxy.test")
 SECRET = Password("an old one")

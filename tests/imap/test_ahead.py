@@ -14,8 +14,8 @@ from fakes.server import Step
 from imap.support import CLIENT, SHORT, USER, login, pair, read, read_top
 from imap.test_against_dovecot import maildrop_on
 from legacy_email_proxy.contracts import Disconnected, Failure, MaildropSession, MessageGone, MessageUnavailable
-from legacy_email_proxy_plugins.imap import shelf
-from legacy_email_proxy_plugins.imap.shelf import Messages, Shelf
+from legacy_email_proxy_plugins.imap import account_cache
+from legacy_email_proxy_plugins.imap.account_cache import Messages, Shelf
 from realservers.accounts import Account
 from realservers.certificates import Certificates
 from realservers.dovecot import Dovecot
@@ -436,7 +436,7 @@ def test_the_budget() -> None:
         fetched[1, 1, "x"] = b"x"
     assert messages.get(one, (1, 1, "x")) is None, "nobody is there who could want it"
     assert messages.coming(one, (1, 1, "x")) is None
-    assert shelf.MESSAGES_OCTETS <= 32 << 20
+    assert account_cache.MESSAGES_OCTETS <= 32 << 20
 
 
 async def test_on_dovecot(dovecot: Dovecot, account: Account) -> None:

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from legacy_email_proxy.contracts import Disconnected
-from legacy_email_proxy_plugins.imap.client import IMAP4, check
+from legacy_email_proxy_plugins.imap.imapclient_adapter import IMAP4, check
 from legacy_email_proxy_plugins.imap.listing import Listing, Sizes
-from legacy_email_proxy_plugins.imap.server import Patience
-from legacy_email_proxy_plugins.imap.wire import Wire
+from legacy_email_proxy_plugins.imap.settings import Patience
+from legacy_email_proxy_plugins.imap.transport import Wire
 
 UIDS = st.integers(1, 0xFFFF_FFFF)
 OCTETS = st.integers(0, (1 << 63) - 1)

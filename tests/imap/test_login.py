@@ -21,7 +21,7 @@ from legacy_email_proxy.contracts import (
     Unusable,
     Unverified,
 )
-from legacy_email_proxy_plugins.imap.verdicts import Busy, NotUnderstood
+from legacy_email_proxy_plugins.imap.response_codes import Busy, NotUnderstood
 from realservers.certificates import Certificate, Certificates
 
 LOGIN_ONLY = ("UIDPLUS",)

@@ -20,8 +20,8 @@ from legacy_email_proxy.contracts import (
     Secret,
     Unusable,
 )
-from legacy_email_proxy_plugins.imap.credentials import LOGIN, LoginWays
-from legacy_email_proxy_plugins.imap.server import Security
+from legacy_email_proxy_plugins.imap.login import LOGIN, LoginWays
+from legacy_email_proxy_plugins.imap.settings import Security
 from realservers.certificates import Certificates
 
 PLAIN, SCRAM, SCRAM_1 = "AUTH=PLAIN", "AUTH=SCRAM-SHA-256", "AUTH=SCRAM-SHA-1"

@@ -9,7 +9,7 @@ import pytest
 from fakes.imap import Action, Connection, Drop, Mailbox, Message
 from imap.support import CLIENT, login, pair, read, read_top
 from legacy_email_proxy.contracts import Disconnected, MessageGone, MessageUnavailable, Overloaded
-from legacy_email_proxy_plugins.imap.verdicts import Busy
+from legacy_email_proxy_plugins.imap.response_codes import Busy
 from matrix import missing_tests
 from pages import text
 from realservers.certificates import Certificates

@@ -13,11 +13,11 @@ from fakes.server import Step
 from imap.support import CLIENT, PASSWORD, USER, login, pair, read
 from legacy_email_proxy.contracts import Failure, LoginRefused
 from legacy_email_proxy_plugins.imap import IMAPMaildrop
+from legacy_email_proxy_plugins.imap.account_cache import Messages, Shelf, Shelves
 from legacy_email_proxy_plugins.imap.folder import open_folder
 from legacy_email_proxy_plugins.imap.index import Index
 from legacy_email_proxy_plugins.imap.index import Mailbox as Selected
 from legacy_email_proxy_plugins.imap.listing import Listing
-from legacy_email_proxy_plugins.imap.shelf import Messages, Shelf, Shelves
 from realservers.accounts import Account
 from realservers.certificates import Certificates
 from realservers.dovecot import Dovecot
@@ -211,7 +211,7 @@ def test_every_opening_is_as_if_nothing_had_been_kept(changes: list[tuple[tuple[
 
 
 def test_shelves_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    from legacy_email_proxy_plugins.imap import shelf as module
+    from legacy_email_proxy_plugins.imap import account_cache as module
 
     monkeypatch.setattr(module, "LISTED_MESSAGES", 1000)
     shelves = Shelves()

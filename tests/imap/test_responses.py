@@ -16,7 +16,7 @@ from fakes.server import Step
 from imap.support import CLIENT, pair, read, read_top
 from imap.test_listing import _Server
 from legacy_email_proxy.contracts import Disconnected, Failure, Overloaded
-from legacy_email_proxy_plugins.imap.client import IMAP4, check
+from legacy_email_proxy_plugins.imap.imapclient_adapter import IMAP4, check
 from legacy_email_proxy_plugins.imap.responses import (
     Attributes,
     Batch,
@@ -29,8 +29,8 @@ from legacy_email_proxy_plugins.imap.responses import (
     is_open,
     mailbox_in,
 )
-from legacy_email_proxy_plugins.imap.server import Patience
-from legacy_email_proxy_plugins.imap.wire import Wire
+from legacy_email_proxy_plugins.imap.settings import Patience
+from legacy_email_proxy_plugins.imap.transport import Wire
 from realservers.certificates import Certificates
 
 MAIL = [b"Subject: %d\r\n\r\nbody\r\n" % number for number in range(1, 4)]

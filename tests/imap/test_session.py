@@ -10,7 +10,7 @@ import pytest
 from fakes.imap import Cut, Drop, Hang, Mailbox, Message
 from imap.support import CLIENT, LOGGER, PASSWORD, SHORT, USER, pair, read, read_top
 from legacy_email_proxy.contracts import Disconnected, Failure, MessageGone
-from legacy_email_proxy_plugins.imap.verdicts import Busy
+from legacy_email_proxy_plugins.imap.response_codes import Busy
 from realservers.certificates import Certificates
 
 ONE = b"Subject: one\r\n\r\n.dot\r\n\x00\xff\r\nno line end"

@@ -11,8 +11,8 @@ from fakes.imap import Action, Connection, Mailbox, Simple
 from fakes.server import Step
 from imap.support import CLIENT, login, pair, read
 from legacy_email_proxy.contracts import MessageUnavailable, Overloaded
+from legacy_email_proxy_plugins.imap.response_codes import Busy
 from legacy_email_proxy_plugins.imap.throttle import Throttle
-from legacy_email_proxy_plugins.imap.verdicts import Busy
 from realservers.certificates import Certificates
 
 ONE = b"Subject: one\r\n\r\nfirst\r\n"

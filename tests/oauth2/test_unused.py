@@ -9,7 +9,7 @@ import pytest
 
 from fakes.oauth2 import Drop, FakeAuthorizationServer, Status
 from legacy_email_proxy import service
-from legacy_email_proxy.composition import compose
+from legacy_email_proxy.build import compose
 from legacy_email_proxy_plugins.oauth2 import tokens
 from legacy_email_proxy_plugins.oauth2.tokens import Keeper
 from oauth2.support import SECRET, Person, credentials_for, pair, server_tls, until, variables

@@ -9,7 +9,7 @@ import struct
 import pytest
 
 from legacy_email_proxy.accounts.maildrop import RoutedMaildrop
-from legacy_email_proxy.accounts.recent import RecentLogins
+from legacy_email_proxy.accounts.pop_before_smtp import RecentLogins
 from legacy_email_proxy.accounts.rules import Rule
 from legacy_email_proxy.accounts.users import PasswordHash, Users
 from legacy_email_proxy.contracts import LoginRefused

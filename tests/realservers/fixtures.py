@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from legacy_email_proxy.certificate import server_context
 from legacy_email_proxy.settings import read
+from legacy_email_proxy.tls import server_context
 from realservers.accounts import Account
 from realservers.certificates import Certificates
 from realservers.dovecot import Dovecot

@@ -18,7 +18,7 @@ from legacy_email_proxy.access import Admission
 from legacy_email_proxy.smtp import connection
 from legacy_email_proxy.smtp.handler import RelayHandler
 from legacy_email_proxy.smtp.options import SessionOptions
-from legacy_email_proxy.smtp.reception import Patience
+from legacy_email_proxy.smtp.reading import Patience
 from legacy_email_proxy.smtp.server import SMTPServer
 from legacy_email_proxy.smtp.session import MAX_RECIPIENTS
 from places import missing

@@ -8,7 +8,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from legacy_email_proxy.smtp import reception
+from legacy_email_proxy.smtp import reading
 from smtp.conftest import Leg, StartLeg
 from smtp.test_session import ENVELOPE, MESSAGE, eventually, facts
 
@@ -118,7 +118,7 @@ async def test_chunks_below_the_rate_are_given_up_and_none_of_them_is_a_command(
 
 
 async def test_a_device_above_the_rate_may_take_its_time(leg: Leg, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reception, "MIN_OCTETS_PER_SECOND", 20)
+    monkeypatch.setattr(reading, "MIN_OCTETS_PER_SECOND", 20)
     async with leg.connected() as (reader, writer):
         writer.write(ENVELOPE)
         for _ in range(25):
@@ -150,7 +150,7 @@ async def test_a_message_that_stops_behind_a_bare_end_is_refused(
     leg: Leg, end: bytes, half_close: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(reception, "BARE_END_SECONDS", 0.05)
+    monkeypatch.setattr(reading, "BARE_END_SECONDS", 0.05)
     replies = (await leg.exchange(ENVELOPE + end, half_close=half_close)).splitlines()
     assert replies[-1] == b"554 5.5.2 The message must end with <CR><LF>.<CR><LF>, not with a bare <LF>"
     assert leg.relay.delivered == []
@@ -161,7 +161,7 @@ async def test_a_message_that_stops_behind_a_bare_end_is_refused(
 async def test_a_message_that_goes_on_behind_a_bare_end_is_one_message(
     start_leg: StartLeg, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reception, "BARE_END_SECONDS", 5)
+    monkeypatch.setattr(reading, "BARE_END_SECONDS", 5)
     leg = await start_leg()
     async with leg.connected() as (reader, writer):
         writer.write(ENVELOPE + b"one\n.\n")

@@ -15,9 +15,9 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from legacy_email_proxy.access import Admission, Refusal
-from legacy_email_proxy.smtp import handshake
+from legacy_email_proxy.smtp import tls_handshake
 from legacy_email_proxy.smtp.authentication import anybody
-from legacy_email_proxy.smtp.incoming import Incoming
+from legacy_email_proxy.smtp.buffer import Incoming
 from realservers.certificates import Certificates
 from smtp.conftest import Leg, StartLeg
 
@@ -302,7 +302,7 @@ async def test_a_client_that_refuses_our_certificate_is_named(
 async def test_a_handshake_has_a_deadline(
     start_leg: StartLeg, server_tls: ssl.SSLContext, ends: Ends, monkeypatch: pytest.MonkeyPatch, *, starttls: bool
 ) -> None:
-    monkeypatch.setattr(handshake, "HANDSHAKE_SECONDS", 0.2)
+    monkeypatch.setattr(tls_handshake, "HANDSHAKE_SECONDS", 0.2)
     leg = await start_leg(tls=server_tls)
     assert leg.tls_address
     with socket.create_connection(leg.address if starttls else leg.tls_address, timeout=10) as client:

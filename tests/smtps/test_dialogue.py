@@ -11,10 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from legacy_email_proxy.contracts import Refused, Secret
-from legacy_email_proxy_plugins.smtps.commands import Extensions, command, mail_command, rcpt_command
 from legacy_email_proxy_plugins.smtps.content import ContentEncoder
-from legacy_email_proxy_plugins.smtps.endpoint import Chunking, Encryption, Endpoint
-from legacy_email_proxy_plugins.smtps.login import Exchange
+from legacy_email_proxy_plugins.smtps.protocol import Extensions, command, mail_command, rcpt_command
 from legacy_email_proxy_plugins.smtps.replies import (
     MAX_LINE_OCTETS,
     MAX_REPLY_OCTETS,
@@ -23,6 +21,8 @@ from legacy_email_proxy_plugins.smtps.replies import (
     Reply,
     ReplyReader,
 )
+from legacy_email_proxy_plugins.smtps.sasl_login import Exchange
+from legacy_email_proxy_plugins.smtps.settings import Chunking, Encryption, Endpoint
 
 REPLIES = [
     (b"250 OK\r\n", [Reply(250, ("OK",))]),

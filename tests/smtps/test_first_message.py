@@ -15,7 +15,7 @@ from legacy_email_proxy.access import Admission
 from legacy_email_proxy.contracts import Relay
 from legacy_email_proxy.smtp.handler import RelayHandler
 from legacy_email_proxy.smtp.options import SessionOptions
-from legacy_email_proxy.smtp.reception import Patience
+from legacy_email_proxy.smtp.reading import Patience
 from legacy_email_proxy.smtp.server import SMTPServer
 from realservers.certificates import Certificates
 from smtps.support import PIPELINED, PLAIN, Dialogue, relay_to, relaying

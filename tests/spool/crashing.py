@@ -27,10 +27,10 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from legacy_email_proxy_plugins.spool import SpoolRelay
-from legacy_email_proxy_plugins.spool import bodies as bodies_module
-from legacy_email_proxy_plugins.spool import pieces as pieces_module
-from legacy_email_proxy_plugins.spool import writer as writer_module
-from legacy_email_proxy_plugins.spool.postgres import PostgresStore
+from legacy_email_proxy_plugins.spool import group_commit as writer_module
+from legacy_email_proxy_plugins.spool import postgres_bodies as pieces_module
+from legacy_email_proxy_plugins.spool import sqlite_files as bodies_module
+from legacy_email_proxy_plugins.spool.postgres_store import PostgresStore
 from realservers.postgres import Postgres
 from spool import support
 from spool.stores import PostgreSQL

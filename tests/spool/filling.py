@@ -16,13 +16,13 @@ if __name__ == "__main__":
 import anyio
 
 from legacy_email_proxy.contracts import StorageFull
-from legacy_email_proxy_plugins.spool import sqlite
+from legacy_email_proxy_plugins.spool import sqlite_store
 from spool.support import Backend, send, spool_to, until_states
 
 
 async def main(folder: Path) -> None:
     # The disk claims to have room, so that messages meet the end of it wherever they happen to be.
-    sqlite.os = SimpleNamespace(statvfs=lambda _: SimpleNamespace(f_bavail=1 << 30, f_frsize=4096))  # type: ignore[attr-defined,assignment]
+    sqlite_store.os = SimpleNamespace(statvfs=lambda _: SimpleNamespace(f_bavail=1 << 30, f_frsize=4096))  # type: ignore[attr-defined,assignment]
     spool = spool_to(Backend(before_dot=lambda _: anyio.sleep_forever()), folder)
     spool.grace_seconds = 0.05
     await spool.start()

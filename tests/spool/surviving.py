@@ -15,7 +15,7 @@ if __name__ == "__main__":
 
 import anyio
 
-from legacy_email_proxy_plugins.spool import postgres
+from legacy_email_proxy_plugins.spool import postgres_store
 from spool.support import Backend, send, spool_to
 
 
@@ -43,5 +43,5 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    postgres.LEASE_SECONDS = float(sys.argv[4])
+    postgres_store.LEASE_SECONDS = float(sys.argv[4])
     asyncio.run(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))

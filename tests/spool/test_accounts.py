@@ -16,8 +16,8 @@ from anyio.to_thread import run_sync
 
 from fakes.smtp import FakeSMTPServer
 from interop.proxy import Proxy, run, running
-from legacy_email_proxy.composition import compose
-from legacy_email_proxy.pace import PacedRelay
+from legacy_email_proxy.build import compose
+from legacy_email_proxy.relays.rate_limit import PacedRelay
 from realservers.processes import wait_until
 
 RECIPIENT = "bob@example.test"

@@ -18,7 +18,7 @@ import pytest
 from interop.proxy import run, running
 from legacy_email_proxy.contracts import Failure
 from legacy_email_proxy_plugins.spool import backup as backup_module
-from legacy_email_proxy_plugins.spool import sqlite as sqlite_module
+from legacy_email_proxy_plugins.spool import sqlite_store as sqlite_module
 from realservers.postgres import Postgres, require_programs
 from realservers.processes import wait_until
 from spool import support
@@ -112,7 +112,7 @@ async def test_what_is_delivered_meanwhile_is_removed_behind_the_backup(
             anyio.from_thread.run(until_states, spool)
             return copy(*arguments)
 
-        monkeypatch.setattr("legacy_email_proxy_plugins.spool.sqlite.copy_out", after_it_was_delivered)
+        monkeypatch.setattr("legacy_email_proxy_plugins.spool.sqlite_store.copy_out", after_it_was_delivered)
         done = await spool.back_up(tmp_path / "backup")
         assert (done["messages"], done["missing"]) == (1, [])
         await until(lambda: not bodies(tmp_path / "here"))
@@ -401,7 +401,7 @@ async def test_postgresql_has_tools_of_its_own(
     await anyio.run_process([_program("psql"), "-q", "-v", "ON_ERROR_STOP=1", _url()], input=done.stdout)
     support.store.execute(tmp_path, "UPDATE message SET leased_until = now()")
     backend = Backend()
-    monkeypatch.setattr("legacy_email_proxy_plugins.spool.postgres.LEASE_SECONDS", 0.2)
+    monkeypatch.setattr("legacy_email_proxy_plugins.spool.postgres_store.LEASE_SECONDS", 0.2)
     async with spooling(backend, tmp_path / "there") as spool:
         await until_states(spool)
     assert sorted(backend.contents) == sorted(map(numbered, range(4)))

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
-from legacy_email_proxy_plugins.spool.link import Link, conninfo
+from legacy_email_proxy_plugins.spool.postgres_connection import Link, conninfo
 from legacy_email_proxy_plugins.spool.store import Interrupted
 from realservers.postgres import Postgres
 

@@ -22,7 +22,7 @@ from legacy_email_proxy.testing import context_for
 from legacy_email_proxy_plugins.spool import SpoolRelay
 from legacy_email_proxy_plugins.spool.message import Notice, Recipient, SpooledMessage, State, Verdict
 from legacy_email_proxy_plugins.spool.notification import notices
-from legacy_email_proxy_plugins.spool.options import Options
+from legacy_email_proxy_plugins.spool.settings import Options
 
 NOW = 1_800_000_000.0
 HEADER = (

@@ -19,14 +19,14 @@ import pytest
 from legacy_email_proxy.contracts import Failure, Level, Refused, SettingsMistake, Unreachable
 from legacy_email_proxy.replies import smtp_reply
 from legacy_email_proxy_plugins.spool import delivery as delivery_module
-from legacy_email_proxy_plugins.spool import link as link_module
 from legacy_email_proxy_plugins.spool import listening as listening_module
 from legacy_email_proxy_plugins.spool import migrations as migrations_module
-from legacy_email_proxy_plugins.spool import postgres as postgres_module
+from legacy_email_proxy_plugins.spool import postgres_connection as link_module
+from legacy_email_proxy_plugins.spool import postgres_store as postgres_module
 from legacy_email_proxy_plugins.spool.leases import Leases
-from legacy_email_proxy_plugins.spool.link import Link
 from legacy_email_proxy_plugins.spool.migrations import migrate
 from legacy_email_proxy_plugins.spool.owner import Owner
+from legacy_email_proxy_plugins.spool.postgres_connection import Link
 from legacy_email_proxy_plugins.spool.store import Interrupted
 from realservers.postgres import Postgres
 from spool import support, surviving
@@ -583,7 +583,7 @@ async def test_a_database_that_can_not_work_is_one_line(
 
 
 def test_a_missing_driver_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "legacy_email_proxy_plugins.spool.link", None)
+    monkeypatch.setitem(sys.modules, "legacy_email_proxy_plugins.spool.postgres_connection", None)
     with pytest.raises(SettingsMistake, match=r"pip install 'legacy-email-proxy\[postgres\]'"):
         spool_to(Backend(), tmp_path)
 

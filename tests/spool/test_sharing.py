@@ -202,7 +202,7 @@ async def test_who_can_not_be_adopted_leaves_nothing_open(tmp_path: Path, monkey
         raise SettingsMistake("SPOOL_URL: no")
 
     with monkeypatch.context() as patched:
-        patched.setattr("legacy_email_proxy_plugins.spool.sqlite.SQLiteStore.adopt", broken)
+        patched.setattr("legacy_email_proxy_plugins.spool.sqlite_store.SQLiteStore.adopt", broken)
         spool = spool_to(Backend(), tmp_path, "a")
         with pytest.raises(SettingsMistake):
             await spool.start()
@@ -215,7 +215,7 @@ async def test_who_can_not_be_adopted_leaves_nothing_open(tmp_path: Path, monkey
 async def test_a_start_that_is_cut_off_leaves_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(
-            "legacy_email_proxy_plugins.spool.bodies.BodyFiles.prepare", lambda _: asyncio.run(asyncio.sleep(0.2))
+            "legacy_email_proxy_plugins.spool.sqlite_files.BodyFiles.prepare", lambda _: asyncio.run(asyncio.sleep(0.2))
         )
         spool = spool_to(Backend(), tmp_path, "a")
         with anyio.move_on_after(0.05) as scope:

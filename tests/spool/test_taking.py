@@ -15,9 +15,9 @@ import pytest
 
 from legacy_email_proxy.contracts import Failure, Level, SettingsMistake, StorageFull
 from legacy_email_proxy.replies import smtp_reply
-from legacy_email_proxy_plugins.spool import bodies as bodies_module
 from legacy_email_proxy_plugins.spool import delivery as delivery_module
-from legacy_email_proxy_plugins.spool import writer as writer_module
+from legacy_email_proxy_plugins.spool import group_commit as writer_module
+from legacy_email_proxy_plugins.spool import sqlite_files as bodies_module
 from legacy_email_proxy_plugins.spool.spool import Spool
 from spool.support import CONTENT, SENDER, SQLITE, Backend, bodies, listed, operate, send, spool_to, spooling, until
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from legacy_email_proxy_plugins.spool import writer as writer_module
-from legacy_email_proxy_plugins.spool.writer import Writer
+from legacy_email_proxy_plugins.spool import group_commit as writer_module
+from legacy_email_proxy_plugins.spool.group_commit import Writer
 
 
 class Connection:

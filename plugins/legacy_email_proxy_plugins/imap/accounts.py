@@ -11,10 +11,10 @@ import anyio
 
 from legacy_email_proxy.contracts import Login
 
-from .credentials import LoginWays
+from .account_cache import Shelves
+from .login import LoginWays
 from .pool import Pool
-from .server import Server
-from .shelf import Shelves
+from .settings import Server
 from .throttle import Throttle
 
 __all__ = ("Accounts",)

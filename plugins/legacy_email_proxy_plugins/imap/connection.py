@@ -1,7 +1,7 @@
 """One connection to the IMAP server: synchronous, for one thread at a time.
 
-IMAPClient and imaplib speak the protocol (:mod:`.client`). Every failure that leaves this module is one of the
-contracts'.
+IMAPClient and imaplib speak the protocol (:mod:`.imapclient_adapter`). Every failure that leaves this module is one of
+the contracts'.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from legacy_email_proxy.contracts import (
 )
 
 from ..sasl import Mechanism
-from .client import ANSWER_OCTETS, IMAP4, Client, check, text_of
-from .credentials import LOGIN, LoginWays, is_sendable, login_parts, mechanism
+from .imapclient_adapter import ANSWER_OCTETS, IMAP4, Client, check, text_of
 from .index import Mailbox, uid_sets
 from .listing import MAX_UID, Listing
+from .login import LOGIN, LoginWays, is_sendable, login_parts, mechanism
+from .response_codes import is_busy, login_failure, other_protocol, overloaded, refusal
 from .responses import Batch, Body, Fetched, mailbox_in, number
-from .server import Security, Server
-from .verdicts import is_busy, login_failure, other_protocol, overloaded, refusal
-from .wire import HANGS_UP, InTheClear, Wire
+from .settings import Security, Server
+from .transport import HANGS_UP, InTheClear, Wire
 
 __all__ = ("Connection",)
 

@@ -11,10 +11,10 @@ import logging
 
 from legacy_email_proxy.contracts import Disconnected
 
+from .account_cache import Listed, Shelf
 from .connection import Connection
 from .index import Index, Mailbox
 from .listing import Sizes
-from .shelf import Listed, Shelf
 
 __all__ = ("open_folder",)
 

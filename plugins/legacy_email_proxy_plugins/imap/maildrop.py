@@ -17,19 +17,19 @@ from legacy_email_proxy.contracts import (
     Secret,
 )
 
+from .account_cache import Shelf
 from .accounts import Accounts
 from .connection import Connection
 from .deletion import remove, stays
 from .folder import open_folder
+from .folder_state import Memory
 from .index import Index
-from .memory import Memory
 from .options import Deletion, configured_options
 from .probe import failed, inspect, reached
-from .server import Security, configured_login, configured_server
 from .session import IMAPSession
-from .shelf import Shelf
+from .settings import Security, configured_login, configured_server
+from .unfetchable import WatchedSession
 from .view import shown
-from .watch import WatchedSession
 
 __all__ = ("IMAPMaildrop",)
 

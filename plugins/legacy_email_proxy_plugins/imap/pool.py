@@ -20,14 +20,14 @@ import anyio
 
 from legacy_email_proxy.contracts import Account, Disconnected, Login, Overloaded, Secret, logged_in
 
-from ..breaker import Breaker
+from ..backoff import Breaker
+from .account_cache import Shelf
 from .connection import Connection
-from .credentials import LoginWays
+from .login import LoginWays
 from .opening import Openings
-from .server import Server
-from .shelf import Shelf
+from .response_codes import Busy
+from .settings import Server
 from .throttle import Throttle
-from .verdicts import Busy
 
 __all__ = ("Pool",)
 

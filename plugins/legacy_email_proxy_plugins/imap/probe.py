@@ -17,10 +17,10 @@ from ..provider_errors import meaning_of
 from .actions import find_trash
 from .connection import Connection
 from .deletion import stays
-from .memory import Memory
+from .folder_state import Memory
 from .options import Deletion, Options
-from .server import Security, Server
-from .wire import InTheClear
+from .settings import Security, Server
+from .transport import InTheClear
 
 __all__ = ("failed", "inspect", "reached")
 

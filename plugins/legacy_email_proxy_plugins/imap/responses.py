@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias
 
 from legacy_email_proxy.contracts import Disconnected, Failure, MessageGone, MessageUnavailable
 
-from .verdicts import is_busy, overloaded, response_code
+from .response_codes import is_busy, overloaded, response_code
 
 __all__ = (
     "LITERAL_OCTETS",

@@ -10,10 +10,10 @@ from functools import partial
 
 from legacy_email_proxy.contracts import Disconnected, Entry, MessageGone, MessageUnavailable
 
-from .ahead import ReadAhead
 from .connection import Connection
 from .index import Index
 from .pool import Pool
+from .prefetch import ReadAhead
 from .stream import Pipe
 from .top import TopCounter
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from legacy_email_proxy.contracts import Overloaded
 
-from .verdicts import Busy
+from .response_codes import Busy
 
 __all__ = ("Throttle",)
 

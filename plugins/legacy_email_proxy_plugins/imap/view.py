@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 from .actions import attributes
 from .connection import Connection
 from .deletion import KEYWORD, can_tag, stays
+from .folder_state import Memory, Remembered
 from .index import Index
-from .memory import Memory, Remembered
 from .options import Options
 from .unique_ids import DOVECOT
 

@@ -13,12 +13,12 @@ from enum import Enum, auto
 from legacy_email_proxy.contracts import Disconnected, Refused
 
 from ..redaction import without_secrets
-from .commands import Extensions, command
-from .endpoint import Endpoint
+from .protocol import Extensions, command
 from .replies import CLOSING, Reply, redacted
+from .settings import Endpoint
 from .timeouts import Timeouts
+from .transport import Broken, Wire
 from .verdicts import setting_for, verdict
-from .wire import Broken, Wire
 
 __all__ = ("Connection", "State")
 

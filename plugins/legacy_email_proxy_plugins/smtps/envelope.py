@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from legacy_email_proxy.contracts import Disconnected, Failure, Parameters, Recipient, Refused
 
-from .commands import command, mail_command, rcpt_command
 from .connection import Connection, State
+from .protocol import command, mail_command, rcpt_command
 from .replies import Reply
 
 __all__ = ("DATA", "SENDING_DATA", "Envelope")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from legacy_email_proxy.contracts import Overloaded
 
+from .connecting import NotLetIn
 from .connection import Connection
-from .opening import NotLetIn
 
 __all__ = ("Limits", "Loan", "Pool")
 

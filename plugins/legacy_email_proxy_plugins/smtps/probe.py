@@ -17,11 +17,11 @@ from legacy_email_proxy.contracts import (
     Unverified,
 )
 
-from ..breaker import Breaker
+from ..backoff import Breaker
 from ..provider_errors import meaning_of
+from .connecting import EHLO_NAME, log_in
 from .connection import Connection
-from .endpoint import Encryption, Endpoint
-from .opening import EHLO_NAME, log_in
+from .settings import Encryption, Endpoint
 
 __all__ = ("probe",)
 

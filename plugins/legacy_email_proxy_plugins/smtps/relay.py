@@ -20,17 +20,17 @@ from legacy_email_proxy.contracts import (
     RelayCapabilities,
 )
 
-from ..breaker import Breaker
+from ..backoff import Breaker
+from .connecting import log_in, open_connection
 from .connection import Connection, State
-from .endpoint import Encryption, Endpoint
 from .envelope import Envelope
-from .opening import log_in, open_connection
 from .pool import Limits, Loan, Pool
 from .probe import probe
 from .refrain import Refrain
 from .replies import Reply
-from .sending import NotUnderstood, Replayable, send_chunks, send_data
+from .settings import Encryption, Endpoint
 from .timeouts import Timeouts
+from .transaction import NotUnderstood, Replayable, send_chunks, send_data
 
 __all__ = ("SMTPSRelay",)
 

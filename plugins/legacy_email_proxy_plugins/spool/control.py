@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from legacy_email_proxy.contracts import Failure, QueueAction
 
-from .workbench import Workbench
+from .admin import Workbench
 
 __all__ = ("Control", "ask")
 

@@ -17,8 +17,8 @@ from legacy_email_proxy.contracts import Failure, Relay
 from .attempt import Attempt, attempt
 from .message import Fate, Notice, Outcome, Recipient, SpooledMessage, State, Verdict, storable
 from .notification import header_of, notices, waived
-from .options import Options
 from .schedule import Gate, retry_after
+from .settings import Options
 from .store import Store, Unreadable
 
 __all__ = ("Delivery",)

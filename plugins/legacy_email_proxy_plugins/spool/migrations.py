@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .link import Link
+from .postgres_connection import Link
 from .store import TooNewError
 
 __all__ = ("MIGRATIONS", "SCHEMA", "migrate")
@@ -71,7 +71,7 @@ MIGRATIONS = (_FIRST,)
 
 def migrate(link: Link) -> None:
     """Bring the tables up to date; the first one who comes does it, and the others wait. Raises
-    :class:`TooNewError` for tables of a later version of this program, and what ``link`` raises.
+    :class:`TooNewError` for tables of a later version of this program, and what ``postgres_connection`` raises.
     """
     if _version(link) == len(MIGRATIONS):
         return

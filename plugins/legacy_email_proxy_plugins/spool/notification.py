@@ -20,7 +20,7 @@ from email.utils import format_datetime
 from legacy_email_proxy.contracts import NULL_REVERSE_PATH, Client, Header
 
 from .message import Notice, Recipient, SpooledMessage, Submission, Verdict
-from .options import Options
+from .settings import Options
 
 __all__ = ("HEADER_OCTETS", "header_of", "notices", "waived")
 

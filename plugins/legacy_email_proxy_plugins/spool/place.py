@@ -11,8 +11,8 @@ from pathlib import Path
 
 from legacy_email_proxy.contracts import Context, Secret, SettingsMistake
 
-from .relational import LOOK_AT
-from .sqlite import SQLiteStore
+from .sql_store import LOOK_AT
+from .sqlite_store import SQLiteStore
 from .store import Store
 
 __all__ = ("Place",)
@@ -69,7 +69,7 @@ class Place:
         """Its store, not opened."""
         if self.path is not None:
             return SQLiteStore(self.path, logger)
-        from .postgres import PostgresStore
+        from .postgres_store import PostgresStore
 
         assert self.url is not None  # noqa: S101 (for the type checker)
         return PostgresStore(self.url.reveal(), self.state_dir, logger)
@@ -78,7 +78,7 @@ class Place:
 def _server_name(url: str) -> str:
     """The driver is only looked for where it is needed."""
     try:
-        from .link import conninfo, server_name
+        from .postgres_connection import conninfo, server_name
     except ImportError as error:
         raise SettingsMistake(
             f"{LOOK_AT}: PostgreSQL needs a driver; pip install 'legacy-email-proxy[postgres]' ({error})"

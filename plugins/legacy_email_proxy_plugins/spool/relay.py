@@ -26,15 +26,15 @@ from legacy_email_proxy.contracts import (
     Transaction,
 )
 
+from .admin import backed_up
 from .control import ask
 from .delivery import Delivery
 from .message import Submission
-from .options import Options
 from .place import Place
-from .relational import LOOK_AT
+from .settings import Options
 from .spool import Spool
+from .sql_store import LOOK_AT
 from .store import Room
-from .workbench import backed_up
 
 __all__ = ("SpoolRelay",)
 

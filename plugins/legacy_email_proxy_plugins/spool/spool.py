@@ -22,13 +22,13 @@ import anyio
 
 from legacy_email_proxy.contracts import Failure, Relay
 
+from .admin import Workbench
 from .control import Control
 from .delivery import Delivery
-from .options import Options
 from .place import Place
 from .schedule import JITTER, steady_clock
+from .settings import Options
 from .store import Store
-from .workbench import Workbench
 
 __all__ = ("Spool",)
 

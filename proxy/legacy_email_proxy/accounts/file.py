@@ -1,6 +1,6 @@
 """The accounts file: TOML with ``[accounts.NAME]``, ``[users]`` and ``[[rules]]``, read whole, with all its mistakes.
 
-What an account says about settings is kept as it was written; :mod:`.overlay` makes settings of it, for only then it
+What an account says about settings is kept as it was written; :mod:`.settings` makes settings of it, for only then it
 is known which plugin, with which settings of its own, the account uses.
 """
 
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..contracts import SettingsMistake
+from ..relays.addresses import Addresses
 from ..settings import networks
-from .addresses import Addresses
 from .lines import Lines
 from .rules import BOTH_LEGS, Leg, Rule
 from .users import PasswordHash

@@ -6,10 +6,10 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 
-from .. import events
+from .. import log
 from ..contracts import Client, Entry, Finding, Login, LoginRefused, Maildrop, MaildropSession
 from .plugins import close_all, probe_all
-from .recent import RecentLogins
+from .pop_before_smtp import RecentLogins
 from .rules import Facts, Leg, Rule, candidates
 from .users import Users
 
@@ -47,7 +47,7 @@ class RoutedMaildrop:
             raise LoginRefused("no rule of the accounts file fits", look_at="ACCOUNTS_FILE")
         account = found[0].account
         facts = {"session": client.session, "account": account, "rule": found[0].rule.place}
-        events.event(_log, logging.DEBUG, "account chosen", **facts)
+        log.event(_log, logging.DEBUG, "account chosen", **facts)
         async with self._maildrops[account].open(client, login) as session:
             self._recent.note(client.address, account)
             yield _OfAccount(session, f"{account}/{login.user}" if login else account)

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import anyio
 
-from .. import events
+from .. import log
 from ..contracts import Finding, Level, Maildrop, Relay, SettingsMistake
-from ..layer import start
+from ..relays.wrapper import start
 
 __all__ = ("close_all", "probe_all", "start_all")
 
@@ -53,7 +53,7 @@ async def close_all(plugins: Mapping[str, Maildrop] | Mapping[str, Relay]) -> No
         try:
             await plugin.aclose()
         except Exception as error:
-            events.failure(_log, "plugin not closed cleanly", error, account=account)
+            log.failure(_log, "plugin not closed cleanly", error, account=account)
 
     async with anyio.create_task_group() as group:
         for account, plugin in plugins.items():

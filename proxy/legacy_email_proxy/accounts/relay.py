@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
-from .. import events
+from .. import log
 from ..contracts import (
     Client,
     Finding,
@@ -19,12 +19,12 @@ from ..contracts import (
     Transaction,
     add_recipients,
 )
+from ..relays.groups import in_place
 from ..replies import SMTP, refusal
 from ..smtp.capacity import check, limit
 from ..smtp.measured import Measured
-from .groups import in_place
 from .plugins import close_all, probe_all, start_all
-from .recent import RecentLogins
+from .pop_before_smtp import RecentLogins
 from .rules import Facts, Leg, Match, Rule, candidates, choose, login_would_help
 
 __all__ = ("RoutedRelay",)
@@ -53,7 +53,7 @@ class RoutedRelay:
 
         @asynccontextmanager
         async def opened(match: Match) -> AsyncIterator[_Chosen]:
-            events.event(
+            log.event(
                 _log, logging.DEBUG, "account chosen", session=client.session, account=match.account,
                 rule=match.rule.place,
             )  # fmt: skip

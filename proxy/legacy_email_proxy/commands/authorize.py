@@ -11,8 +11,8 @@ from typing import cast
 import anyio
 from anyio.to_thread import run_sync
 
-from .. import events
-from ..composition import credentials
+from .. import log
+from ..build import credentials
 from ..contracts import Authorizable, Failure, SettingsMistake
 
 __all__ = ("add_arguments", "run")
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Exit status 0: done. 1: there is no consent, or the last renewal failed. 2: the settings can not work."""
-    events.configure("warning", "text")
+    log.configure("warning", "text")
     try:
         return anyio.run(_authorize, options, backend="asyncio")
     except KeyboardInterrupt:

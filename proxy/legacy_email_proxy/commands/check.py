@@ -14,7 +14,7 @@ import anyio
 
 from ..access import canonical
 from ..accounts.rules import Facts, Leg, candidates, choose
-from ..composition import Composition, compose
+from ..build import Composition, compose
 from ..contracts import Credentials, Filter, Finding, Level, Maildrop, Relay, SettingsMistake
 from ..settings import unknown_variables
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from .. import events
-from ..composition import compose
+from .. import log
+from ..build import compose
 from ..contracts import SettingsMistake
 from ..demo.instructions import instructions
 from ..service import Addresses, serve
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
             f"demo: the embedded servers are not installed (no module {error.name});"
             " run: pip install 'legacy-email-proxy[demo]', or in a checkout: pip install '.[demo]'"
         ) from None
-    events.configure("info", "text")
+    log.configure("info", "text")
     anyio.run(_demonstrate, options, running, backend="asyncio")
     return 0
 

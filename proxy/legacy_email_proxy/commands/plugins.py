@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .. import registry
+from .. import plugins
 
 __all__ = ("add_arguments", "run")
 
@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Exit status 0; a broken plugin is a line in the list, for nobody may have named it."""
     rows = [("NAME", "GROUP", "DISTRIBUTION", "VERSION", "STATUS")]
-    for group in registry.GROUPS:
-        for found in registry.available(group):
+    for group in plugins.GROUPS:
+        for found in plugins.available(group):
             rows.append((found.name, group, found.distribution, found.version, _status(found)))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
@@ -25,9 +25,9 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _status(found: registry.Found) -> str:
+def _status(found: plugins.Found) -> str:
     try:
-        registry.load(found)
-    except registry.PluginError as error:
+        plugins.load(found)
+    except plugins.PluginError as error:
         return f"BROKEN: {error}"
     return "ok"

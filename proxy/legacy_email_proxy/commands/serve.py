@@ -9,8 +9,8 @@ import signal
 
 import anyio
 
-from .. import events
-from ..composition import compose
+from .. import log
+from ..build import compose
 from ..service import serve
 from ..settings import read, unknown_variables
 
@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
     """Serve until stopped; a clean stop ends the process with exit status 0 and does not return."""
     # Before any plugin is made: what its constructor has to say belongs into the log, in the log's form.
     settings = read()
-    events.configure(settings["LOG_LEVEL"], settings["LOG_FORMAT"])
+    log.configure(settings["LOG_LEVEL"], settings["LOG_FORMAT"])
     anyio.run(_serve_and_leave, backend="asyncio")
     return 0
 
@@ -37,7 +37,7 @@ async def _serve_and_leave() -> None:
         # In a thread, as at a reload: a plugin that can not be made there shall not be found out only then.
         composition = await anyio.to_thread.run_sync(compose)
         for variable, meant in unknown_variables(os.environ, composition.settings.declared):
-            events.event(_log, logging.WARNING, "unknown variable", variable=variable, did_you_mean=meant)
+            log.event(_log, logging.WARNING, "unknown variable", variable=variable, did_you_mean=meant)
         await serve(composition, signals, recompose=lambda former: compose(former=former))
     # Leaving in the ordinary way waits for every thread, and one that waits for a dead resolver, backend or disk would
     # hold a drained process until it is killed. Whatever had to be finished has been, or its grace period is over.

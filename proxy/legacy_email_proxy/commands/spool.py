@@ -15,8 +15,8 @@ from typing import Any, cast
 
 import anyio
 
-from .. import events
-from ..composition import relays
+from .. import log
+from ..build import relays
 from ..contracts import QUEUE_ACTIONS, BackedUpQueue, Failure, Queue, QueueAction, SettingsMistake
 from ..replies import printable
 
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
             raise SettingsMistake(f"spool {action}: name one folder")
     else:
         _check_numbers(action, about)
-    events.configure("error", "text")
+    log.configure("error", "text")
     options.folder = Path(about[0]).absolute() if action in _WITH_A_FOLDER else None
     try:
         anyio.run(_administer, options, backend="asyncio")

@@ -14,7 +14,7 @@ from typing import assert_never
 
 import anyio
 
-from .. import events
+from .. import log
 from ..contracts import Client, Failure, Login, LoginRefused, Maildrop, MaildropSession
 from ..handshakes import HandshakeFailed, HungUp
 from ..replies import printable
@@ -266,7 +266,7 @@ class Conversation:
     # Log
 
     def _log_failure(self, words: str, error: BaseException, **facts: object) -> None:
-        events.failure(logger, words, error, **self._facts(), **facts)
+        log.failure(logger, words, error, **self._facts(), **facts)
 
     def _log_end(self) -> None:
         tally = self._session.tally
@@ -291,7 +291,7 @@ class Conversation:
         if close.verdict is Verdict.DROPPED and self._session.user is None and not self._tried_to_log_in:
             # Somebody who only looks whether we are there, as a health check does all day, is no news.
             level = logging.DEBUG
-        events.event(logger, level, "pop3 session ended", **self._facts(), **facts)
+        log.event(logger, level, "pop3 session ended", **self._facts(), **facts)
 
     def _facts(self) -> dict[str, object]:
         facts: dict[str, object] = {"session": self._client.session, "client": self._client.address}

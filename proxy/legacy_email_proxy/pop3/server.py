@@ -16,7 +16,7 @@ from contextlib import suppress
 import anyio
 from anyio.abc import TaskGroup
 
-from .. import events
+from .. import log
 from ..access import Admission, Refusal
 from ..contracts import Client, Maildrop
 from ..replies import pop3_line
@@ -132,7 +132,7 @@ class Server:
                 self._refuse(accepted, address, refusal)
 
     def _refuse(self, accepted: socket.socket, address: str, refusal: Refusal) -> None:
-        events.event(logger, logging.WARNING, "pop3 connection refused", client=address, reason=refusal.value)
+        log.event(logger, logging.WARNING, "pop3 connection refused", client=address, reason=refusal.value)
         # Without a task and without waiting: who is refused must not cost anything. A fresh socket has room for a line.
         with accepted, suppress(OSError):
             accepted.setblocking(False)
@@ -163,6 +163,4 @@ class Server:
         now = anyio.current_time()
         if now - self._accept_logged >= _LOG_PAUSE_SECONDS:
             self._accept_logged = now
-            events.event(
-                logger, logging.ERROR, "pop3 accept failed", cause=str(error), retry_seconds=ACCEPT_PAUSE_SECONDS
-            )
+            log.event(logger, logging.ERROR, "pop3 accept failed", cause=str(error), retry_seconds=ACCEPT_PAUSE_SECONDS)

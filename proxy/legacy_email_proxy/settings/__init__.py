@@ -1,8 +1,8 @@
-"""The environment variables: declared in ``table``, read by ``reader``; ``profiles`` knows the mail providers."""
+"""The environment variables: declared in ``table``, read by ``reader``; ``providers`` knows the mail providers."""
 
 from __future__ import annotations
 
-from .profiles import PROFILES
+from .providers import PROFILES
 from .reader import Layer, Settings, networks, read, unknown_variables
 from .table import PROCESS_WIDE, TABLE
 

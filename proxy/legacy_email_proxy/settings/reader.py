@@ -19,7 +19,7 @@ import environs
 import marshmallow
 
 from ..contracts import Secret, Setting
-from .profiles import PROFILES
+from .providers import PROFILES
 from .table import TABLE
 
 __all__ = ("Layer", "Settings", "networks", "read", "unknown_variables")

@@ -7,7 +7,7 @@ page against them. Links in a sentence start from there.
 from __future__ import annotations
 
 from ..contracts import Setting
-from .profiles import PROFILES
+from .providers import PROFILES
 
 __all__ = ("PROCESS_WIDE", "TABLE")
 

@@ -2,7 +2,7 @@
 
 What it changes of aiosmtpd's, and why (each would lose a device's mail, or let one device hurt others):
 
-* commands and content come out of one buffer (:mod:`.incoming`), and replies that need not go out at once wait for the
+* commands and content come out of one buffer (:mod:`.buffer`), and replies that need not go out at once wait for the
   ones that follow;
 * a half-closed connection is still answered, and a client that left does not stop a message whose content has ended;
 * deadlines want progress; errors are limited; an exception becomes 451 and its text stays here;
@@ -26,15 +26,15 @@ from aiosmtpd.smtp import SMTP as AiosmtpdSMTP
 from aiosmtpd.smtp import Envelope
 from aiosmtpd.smtp import Session as AiosmtpdSession
 
-from .. import events
+from .. import log
 from ..access import Refusal
 from ..handshakes import HandshakeFailed, HungUp
 from ..replies import SMTP, Reply, printable, smtp_reply
-from .handshake import handshake
-from .incoming import Incoming, LineTooLong
+from .buffer import Incoming, LineTooLong
 from .interruptions import Finished, Interruption
 from .options import SessionOptions
-from .reception import Patience
+from .reading import Patience
+from .tls_handshake import handshake
 
 __all__ = ("MAX_CHATTER", "MAX_ERRORS", "SMTPConnection", "parted")
 
@@ -126,7 +126,7 @@ class SMTPConnection(AiosmtpdSMTP):
         return LabelledSession(self.loop)
 
     def _reset_timeout(self, duration: float | None = None) -> None:
-        """aiosmtpd's timer cuts a long DATA and a slow backend; the deadlines are in :mod:`.incoming` instead."""
+        """aiosmtpd's timer cuts a long DATA and a slow backend; the deadlines are in :mod:`.buffer` instead."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -165,7 +165,7 @@ class SMTPConnection(AiosmtpdSMTP):
             silent = verdict.startswith("dropped") and self.session.host_name is None and not self._errors
             # A device that speaks the wrong protocol or loops is what an operator looks for with LOG_LEVEL=warning.
             level = logging.DEBUG if silent else logging.INFO if verdict.startswith(_IN_ORDER) else logging.WARNING
-            events.event(
+            log.event(
                 _log, level, "smtp session ended", session=self.session.label, client=peer,
                 helo=self.session.host_name or "", messages=len(self.session.relayed),
                 octets=sum(self.session.relayed), **self._who(), verdict=verdict,
@@ -204,7 +204,7 @@ class SMTPConnection(AiosmtpdSMTP):
                 return "failed: cancelled by the relay plugin"
             return self._aborted or "dropped"
         except Exception as error:
-            events.failure(_log, "smtp session failed", error, session=self.session.label, client=peer)
+            log.failure(_log, "smtp session failed", error, session=self.session.label, client=peer)
             self.reply(smtp_reply(error))
             return "failed"
         finally:
@@ -379,7 +379,7 @@ class SMTPConnection(AiosmtpdSMTP):
     def mistake(self, command: str, reply: Reply) -> None:
         """The same where the command named an address, which the operator has to find in the device's settings."""
         peer = self.session.peer[0] if self.session.peer else ""
-        events.event(
+        log.event(
             _log, logging.WARNING, "smtp command refused", session=self.session.label, client=peer,
             command=printable(command), reply=str(reply),
         )  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Any
 
 from aiosmtpd.smtp import Envelope, Session
 
-from .. import events
+from .. import log
 from ..contracts import (
     NULL_REVERSE_PATH,
     Client,
@@ -34,7 +34,7 @@ from .capacity import check, limit
 from .headers import protocol
 from .interruptions import Interruption
 from .measured import Measured
-from .reception import stalled
+from .reading import stalled
 from .rewriting import Outgoing, Rewriting
 
 __all__ = ("RelayHandler",)
@@ -243,7 +243,7 @@ class RelayHandler:
         session_octets = getattr(session, "relayed", None)
         if session_octets is not None:
             session_octets.append(content.octets)
-        events.event(
+        log.event(
             _log, logging.INFO, "smtp message relayed", session=opened.client.session,
             client=opened.client.address, **facts, octets=content.octets, backend=receipt.detail,
         )  # fmt: skip
@@ -293,7 +293,7 @@ class RelayHandler:
 
     async def handle_exception(self, error: Exception) -> str:
         """Anything unexpected is temporary, and the device reads nothing of it."""
-        events.failure(_log, "smtp session failed", error)
+        log.failure(_log, "smtp session failed", error)
         return str(smtp_reply(error))
 
     async def aclose(self) -> None:
@@ -338,11 +338,11 @@ class RelayHandler:
             await opened.context.__aexit__(type(thrown) if thrown else None, thrown, None)
         except Exception as error:
             # The verdict has been given already; a plugin that stumbles on its way out must not change it.
-            events.failure(_log, "smtp transaction not left cleanly", error, session=opened.client.session)
+            log.failure(_log, "smtp transaction not left cleanly", error, session=opened.client.session)
 
     def _refuse(self, words: str, error: BaseException, client: Client, **facts: object) -> Reply:
         reply = smtp_reply(error)
-        events.failure(_log, words, error, session=client.session, client=client.address, **facts, reply=reply)
+        log.failure(_log, words, error, session=client.session, client=client.address, **facts, reply=reply)
         return reply
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..access import Admission, Network
 from .authentication import LOGIN_DELAY_SECONDS, Verifier
-from .reception import Patience
+from .reading import Patience
 
 __all__ = ("SessionOptions",)
 

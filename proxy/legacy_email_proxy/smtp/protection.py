@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from .. import events, sasl
+from .. import log, sasl
 from ..contracts import Failure, LoginRefused
 from ..replies import SMTP
 from .arguments import Rejected
 from .authentication import KEYWORDS, anybody, authenticate
+from .buffer import LineTooLong
 from .connection import SMTPConnection
-from .incoming import LineTooLong
 from .interruptions import Finished
 
 __all__ = ("ProtectedConnection",)
@@ -79,4 +79,4 @@ class ProtectedConnection(SMTPConnection):
 
     def _login_failed(self, failure: Failure) -> None:
         peer = self.session.peer[0] if self.session.peer else ""
-        events.failure(_log, "smtp login failed", failure, session=self.session.label, client=peer)
+        log.failure(_log, "smtp login failed", failure, session=self.session.label, client=peer)

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import ParamSpec, TypeVar
 
-from .. import events
+from .. import log
 from ..contracts import Client, Envelope, Failure, Filter, Header, Parameters, Refused
 from ..replies import SMTP, refusal
 from .headers import HeaderOptions, HeaderReader, loops, own_lines
@@ -178,7 +178,7 @@ class Outgoing:
         broken_by = [*signatures.broken_by, *(["SMTP_LONG_LINES"] if self._shortened else [])]
         if broken_by:
             client = self._envelope.client
-            events.event(
+            log.event(
                 _log, logging.INFO, "smtp signature broken", session=client.session, client=client.address,
                 domains=",".join(signatures.domains), by=", ".join(broken_by),
             )  # fmt: skip

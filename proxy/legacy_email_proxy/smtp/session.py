@@ -17,7 +17,7 @@ from .arguments import Chunk, Rejected, chunk, forward_path, reverse_path
 from .connection import parted
 from .interruptions import Abandoned, DeviceLost, DeviceStalled, Finished, Interruption
 from .protection import ProtectedConnection
-from .reception import ChunkedContent, DataContent, stalled
+from .reading import ChunkedContent, DataContent, stalled
 
 __all__ = ("MAX_RECIPIENTS", "SMTPSession")
 

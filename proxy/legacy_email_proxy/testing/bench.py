@@ -13,7 +13,7 @@ import pytest
 
 from ..contracts import Client, Context, SettingsMistake
 from ..plugin_context import PluginContext
-from ..registry import declared_settings
+from ..plugins import declared_settings
 from ..settings import TABLE, read
 
 __all__ = ("CLIENT", "CONTENTS", "LARGE", "Delivered", "Suite", "bounded", "context_for", "eventually", "pieces_of")

@@ -17,7 +17,7 @@ from .content import ContentEncoder
 from .envelope import DATA, SENDING_DATA
 from .replies import CLOSING, Reply
 from .timeouts import LEAST_OCTETS_PER_SECOND
-from .wire import Broken
+from .transport import Broken
 
 __all__ = ("NotUnderstood", "Pace", "Replayable", "send_chunks", "send_data")
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, TypeVar
 
-from .composition import Composition
+from .build import Composition
 from .contracts import (
     Client,
     Finding,

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from ..contracts import Refused
 from ..replies import SMTP, refusal
 from .arguments import Chunk
+from .buffer import Incoming
 from .content import ChunkDecoder, DataDecoder, LFDataDecoder
-from .incoming import Incoming
 from .interruptions import DeviceLost, DeviceStalled, Finished
 
 __all__ = ("BARE_END_SECONDS", "MIN_OCTETS_PER_SECOND", "ChunkedContent", "DataContent", "Patience", "stalled")

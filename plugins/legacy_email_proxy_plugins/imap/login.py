@@ -15,8 +15,8 @@ from legacy_email_proxy.contracts import (
 )
 
 from ..sasl import BEARER_MECHANISMS, SCRAM_MECHANISMS, Bearer, Mechanism, Scram, octets_of, offered_of, plain
-from .server import Security, Server
-from .verdicts import NotUnderstood, names_the_password
+from .response_codes import NotUnderstood, names_the_password
+from .settings import Security, Server
 
 __all__ = ("LOGIN", "LoginWays", "is_sendable", "login_parts", "mechanism")
 

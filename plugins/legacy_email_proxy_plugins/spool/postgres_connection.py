@@ -1,6 +1,6 @@
 """A connection to PostgreSQL that is made when it is needed, and made again when it was lost.
 
-What it is asked is in SQLite's words, as ``relational`` and ``rows`` have them; what differs is said here.
+What it is asked is in SQLite's words, as ``sql_store`` and ``sql_records`` have them; what differs is said here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from legacy_email_proxy.contracts import Failure, StorageFull
 
 from ..redaction import without_secrets
-from . import rows
+from . import sql_records
 from .store import Interrupted
 
 __all__ = ("DEFAULTS", "Link", "conninfo", "server_name")
@@ -102,9 +102,9 @@ DELETE FROM message USING given WHERE number = ANY (removed)
 
 @cache
 def _in_its_words(statement: str) -> str:
-    if statement == rows.APPLY:
+    if statement == sql_records.APPLY:
         statement = _APPLY
-    return statement.replace(rows.LISTED, _LISTED).replace("?", "%s")
+    return statement.replace(sql_records.LISTED, _LISTED).replace("?", "%s")
 
 
 def conninfo(url: str) -> str:

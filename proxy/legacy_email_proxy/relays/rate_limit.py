@@ -15,8 +15,8 @@ from typing import Any
 
 import anyio
 
-from .contracts import Client, Overloaded, Parameters, Relay, Transaction
-from .layer import RelayLayer
+from ..contracts import Client, Overloaded, Parameters, Relay, Transaction
+from .wrapper import RelayLayer
 
 __all__ = ("PATIENCE_SECONDS", "PacedRelay", "Turns", "paced")
 

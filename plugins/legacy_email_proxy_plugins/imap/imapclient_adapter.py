@@ -16,8 +16,8 @@ from legacy_email_proxy.contracts import Disconnected
 from ..redaction import without_secrets
 from ..sasl import Mechanism, decoded
 from .responses import Fetched, Tokens, announced, code_in, is_open, small_literal
-from .server import Server
-from .wire import Wire
+from .settings import Server
+from .transport import Wire
 
 __all__ = ("ANSWER_OCTETS", "IMAP4", "Client", "check", "text_of")
 

@@ -1,6 +1,6 @@
 """What the stores have in common: records in SQL, written by the group, and bodies that are kept beside them.
 
-The statements are written in SQLite's words; ``link`` knows what PostgreSQL says instead.
+The statements are written in SQLite's words; ``postgres_connection`` knows what PostgreSQL says instead.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from contextlib import aclosing
 from functools import partial
 
 from ..threads import Threads
-from . import rows
-from .arriving import Arriving, Bodies
+from . import sql_records
+from .group_commit import Connection, Writer
+from .incoming import Arriving, Bodies
 from .message import Fate, Outcome, SpooledMessage, State, Submission
 from .store import Damaged, Unreadable
-from .writer import Connection, Writer
 
 __all__ = ("ENDLESS", "LOOK_AT", "SUSPECT", "RelationalStore", "move")
 
@@ -32,7 +32,7 @@ _TOLD = 100
 """Messages that one line of the log names, at most."""
 
 _Given = tuple[Submission, bytes | None, str | None, int]
-_Written = tuple[rows.Weight, list[str | None]]
+_Written = tuple[sql_records.Weight, list[str | None]]
 """By how much there is more, and the bodies that are needed no more."""
 
 
@@ -55,8 +55,8 @@ class RelationalStore:
         self._threads = threads
         self._logger = logger
         self._writer = Writer(self._apply, begin, failure, LOOK_AT)
-        self._weight = rows.Weight()
-        self._set_aside_now = rows.Weight()
+        self._weight = sql_records.Weight()
+        self._set_aside_now = sql_records.Weight()
         """What the lease that is being taken has set aside."""
         self._dropped: set[int] = set()
         """What the operator has asked to drop: its try may come to its end after that."""
@@ -87,15 +87,17 @@ class RelationalStore:
             )
         return count
 
-    def _adopt(self, connection: Connection, account: str, due_before: float) -> tuple[int, list[int], rows.Weight]:
+    def _adopt(
+        self, connection: Connection, account: str, due_before: float
+    ) -> tuple[int, list[int], sql_records.Weight]:
         """Returns how many messages there are, those of which the last try came to no end, and what that changed."""
-        change = rows.Weight()
-        for notice in rows.lost_notices(connection, account):
+        change = sql_records.Weight()
+        for notice in sql_records.lost_notices(connection, account):
             # Dropped by an earlier version of this program, which let them wait for it for ever.
-            about = rows.originals(connection, notice)
-            before = rows.weigh(connection, about)
-            rows.abandon_notice(connection, notice, due_before)
-            change += rows.weigh(connection, about) - before
+            about = sql_records.originals(connection, notice)
+            before = sql_records.weigh(connection, about)
+            sql_records.abandon_notice(connection, notice, due_before)
+            change += sql_records.weigh(connection, about) - before
         connection.execute(
             "UPDATE message SET due = ? WHERE state = 'queued' AND account = ? AND due > ?",
             (due_before, account, due_before),
@@ -124,8 +126,8 @@ class RelationalStore:
     async def put(self, submission: Submission, content: bytes | None, body: str | None, octets: int) -> SpooledMessage:
         """Write the record of a message of which the body, if it has one, is on disk."""
         number = await self._writer.together((submission, content, body, octets))
-        self._weight += rows.Weight(1, octets)
-        return rows.spooled(rows.Row(number, submission, octets, content, body))
+        self._weight += sql_records.Weight(1, octets)
+        return sql_records.spooled(sql_records.Row(number, submission, octets, content, body))
 
     def _apply(self, connection: Connection, given: list[_Given | int]) -> list[int | None]:
         """What is put gets its number, which is the result; a number is a message that is done, ``None`` if it was
@@ -134,7 +136,7 @@ class RelationalStore:
         added, removed = [], []
         numbers: list[int | None] = []
         dropped = {each for each in given if isinstance(each, int) and each in self._dropped}
-        gone = dropped - rows.existing(connection, dropped) if dropped else dropped
+        gone = dropped - sql_records.existing(connection, dropped) if dropped else dropped
         for each in given:
             if isinstance(each, int):
                 removed.append(each)
@@ -142,9 +144,9 @@ class RelationalStore:
             else:
                 submission, content, body, octets = each
                 number = self._number(connection)
-                added.append(rows.Row(number, submission, octets, content, body))
+                added.append(sql_records.Row(number, submission, octets, content, body))
                 numbers.append(number)
-        rows.apply(connection, added, removed)
+        sql_records.apply(connection, added, removed)
         return numbers
 
     # Out.
@@ -171,7 +173,7 @@ class RelationalStore:
     def _lease_anew(
         self, connection: Connection, account: str, now: float, limit: int, but: frozenset[int]
     ) -> tuple[list[SpooledMessage], int | None]:
-        self._set_aside_now = rows.Weight()
+        self._set_aside_now = sql_records.Weight()
         return self._lease(connection, account, now, limit, but)
 
     def _leasable(self, but: Collection[int]) -> int:
@@ -181,7 +183,7 @@ class RelationalStore:
     def _readable(self, connection: Connection, numbers: Sequence[int]) -> list[SpooledMessage]:
         """Of messages that are leased, those that can be read; the others are set aside. Raises :class:`Damaged`."""
         leased: list[SpooledMessage] = []
-        found = rows.fetch_all(connection, numbers)
+        found = sql_records.fetch_all(connection, numbers)
         for number in numbers:
             message = found.get(number)
             if isinstance(message, Damaged):
@@ -192,9 +194,9 @@ class RelationalStore:
                 leased.append(message)
         return leased
 
-    def _set_aside(self, connection: Connection, number: int, reason: Unreadable) -> rows.Weight:
+    def _set_aside(self, connection: Connection, number: int, reason: Unreadable) -> sql_records.Weight:
         self._logger.error("message %d is set aside: %s", number, reason)
-        before = rows.weigh(connection, [number])
+        before = sql_records.weigh(connection, [number])
         move(connection, number, State.SET_ASIDE, str(reason))
         return before
 
@@ -208,28 +210,28 @@ class RelationalStore:
         message = outcome.message
         if outcome.last_of_it:
             if await self._writer.together(message.number, patient=True) is None:
-                return rows.Weight(), []
-            return rows.Weight(-1, -message.octets), [message.body]
+                return sql_records.Weight(), []
+            return sql_records.Weight(-1, -message.octets), [message.body]
         return await self._writer.run(lambda connection: self._record(connection, outcome))
 
     def _record(self, connection: Connection, outcome: Outcome) -> _Written:
         number = outcome.message.number
-        if not rows.existing(connection, [number]):
+        if not sql_records.existing(connection, [number]):
             # The operator has dropped it meanwhile: away with it, and nobody is told.
-            return rows.Weight(), []
-        about = [number, *rows.originals(connection, number)]
-        before = rows.weigh(connection, about)
+            return sql_records.Weight(), []
+        about = [number, *sql_records.originals(connection, number)]
+        before = sql_records.weigh(connection, about)
         bodies = self._close(connection, outcome, about)
-        return rows.weigh(connection, about) - before, bodies
+        return sql_records.weigh(connection, about) - before, bodies
 
     def _close(self, connection: Connection, outcome: Outcome, about: list[int]) -> list[str | None]:
         """Returns the bodies that are needed no more; what is new is added to ``about``."""
         number = outcome.message.number
-        rows.update_recipients(connection, number, outcome.changed)
+        sql_records.update_recipients(connection, number, outcome.changed)
         for notice in outcome.notices:
             written = self._number(connection)
-            row = rows.Row(written, notice.submission, len(notice.content), notice.content, None, notice=True)
-            rows.apply(connection, [row], ())
+            row = sql_records.Row(written, notice.submission, len(notice.content), notice.content, None, notice=True)
+            sql_records.apply(connection, [row], ())
             about.append(written)
             connection.executemany(
                 "UPDATE recipient SET notice = ? WHERE message = ? AND number = ?",
@@ -248,8 +250,8 @@ class RelationalStore:
 
     def _settled(self, connection: Connection, number: int, now: float) -> list[str | None]:
         """The bodies of what is removed, now that some recipients' fates have changed."""
-        removed = [*rows.settle_notice(connection, number, now)]
-        if gone := rows.settle(connection, number, now):
+        removed = [*sql_records.settle_notice(connection, number, now)]
+        if gone := sql_records.settle(connection, number, now):
             removed.append(gone)
         return [body for _, body in removed]
 
@@ -283,13 +285,13 @@ class RelationalStore:
 
     async def get(self, number: int) -> SpooledMessage | None:
         """See :meth:`.store.Store.get`."""
-        return await self._writer.run(lambda connection: rows.fetch(connection, number))
+        return await self._writer.run(lambda connection: sql_records.fetch(connection, number))
 
     async def move(self, number: int, state: State, now: float) -> bool:
         """See :meth:`.store.Store.move`."""
 
-        def work(connection: Connection) -> tuple[bool, rows.Weight]:
-            before = rows.weigh(connection, [number])
+        def work(connection: Connection) -> tuple[bool, sql_records.Weight]:
+            before = sql_records.weigh(connection, [number])
             revived = (Fate.WAITING.value, number, Fate.DEAD.value, Fate.FAILED.value)
             if state is State.QUEUED:
                 connection.execute(
@@ -301,7 +303,7 @@ class RelationalStore:
                     (now, now, number),
                 )
             moved = move(connection, number, state)
-            return moved, rows.weigh(connection, [number]) - before
+            return moved, sql_records.weigh(connection, [number]) - before
 
         moved, change = await self._writer.run(work)
         self._weight += change
@@ -311,14 +313,14 @@ class RelationalStore:
         """See :meth:`.store.Store.drop`."""
 
         def work(connection: Connection) -> _Written | None:
-            about = [number, *rows.originals(connection, number)]
-            before = rows.weigh(connection, about)
-            removed = rows.delete(connection, number)
+            about = [number, *sql_records.originals(connection, number)]
+            before = sql_records.weigh(connection, about)
+            removed = sql_records.delete(connection, number)
             if removed is None:
                 return None
             # Those whom it was about have not been told, and won't be: they are kept, for the operator.
-            removed_too = rows.abandon_notice(connection, number, now)
-            return rows.weigh(connection, about) - before, [body for _, body in (removed, *removed_too)]
+            removed_too = sql_records.abandon_notice(connection, number, now)
+            return sql_records.weigh(connection, about) - before, [body for _, body in (removed, *removed_too)]
 
         self._dropped.add(number)
         done = await self._writer.run(work)
@@ -340,7 +342,7 @@ def move(connection: Connection, number: int, state: State, reason: str = "") ->
 
 def _content(connection: Connection, number: int) -> bytes | Unreadable:
     try:
-        message = rows.fetch(connection, number, with_content=True)
+        message = sql_records.fetch(connection, number, with_content=True)
     except Damaged:
         raise
     except Unreadable as error:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from legacy_email_proxy.contracts import Failure
 
 from ..threads import Threads
-from .link import Link
+from .postgres_connection import Link
 from .store import Unreadable
 
 __all__ = ("Pieces",)
@@ -93,11 +93,11 @@ class Pieces:
         self._owner = owner
 
     def create(self) -> _Body:
-        """See :meth:`.arriving.Bodies.create`."""
+        """See :meth:`.incoming.Bodies.create`."""
         return _Body(self._links, self._owner)
 
     async def read(self, name: str, octets: int) -> AsyncGenerator[bytes, None]:
-        """See :meth:`.arriving.Bodies.read`."""
+        """See :meth:`.incoming.Bodies.read`."""
         left, number = octets, 0
         while left > 0:
             piece = await self._threads.run(self._piece, name, number)
@@ -114,7 +114,7 @@ class Pieces:
         return None if found is None else bytes(found[0])
 
     def remove(self, names: Collection[str]) -> None:
-        """See :meth:`.arriving.Bodies.remove`. Nothing is left to do."""
+        """See :meth:`.incoming.Bodies.remove`. Nothing is left to do."""
 
     def close(self) -> None:
         """Let go of the connections."""

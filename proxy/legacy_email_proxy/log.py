@@ -86,7 +86,7 @@ def configure(level: str, form: str) -> None:
             "disable_existing_loggers": False,
             "formatters": {
                 "text": {"()": KeyValueFormatter},
-                "json": {"()": "legacy_email_proxy.events.json_formatter"},
+                "json": {"()": "legacy_email_proxy.log.json_formatter"},
             },
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": form, "stream": "ext://sys.stderr"}},
             "loggers": {

@@ -13,7 +13,7 @@ import anyio.to_thread
 
 from legacy_email_proxy.contracts import Entry, Failure, MessageGone, MessageUnavailable
 
-from .memory import Memory, Remembered
+from .folder_state import Memory, Remembered
 from .options import Options
 from .session import IMAPSession
 from .substitute import could_be_substitute, is_substitute

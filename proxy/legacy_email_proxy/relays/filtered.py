@@ -21,10 +21,10 @@ from ..contracts import (
     Transaction,
     add_recipients,
 )
-from ..layer import RelayLayer
 from ..smtp.headers import HeaderOptions
 from ..smtp.rewriting import Rewriting
 from .groups import in_place
+from .wrapper import RelayLayer
 
 __all__ = ("FilteredRelay",)
 
@@ -94,9 +94,7 @@ class _Filtered:
                 wanted.append(Recipient(path, recipient.parameters))
                 looked.append(wanted[-1])
         verdicts = await add_recipients(self._transaction, wanted, content_follows=content_follows)
-        self._accepted += [
-            each.forward_path for each, verdict in zip(wanted, verdicts, strict=True) if verdict is None
-        ]
+        self._accepted += [each.forward_path for each, verdict in zip(wanted, verdicts, strict=True) if verdict is None]
         return in_place(looked, verdicts)
 
     async def send(self, content: AsyncIterator[bytes]) -> Receipt:

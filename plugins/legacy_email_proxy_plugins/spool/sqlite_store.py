@@ -17,15 +17,15 @@ import anyio
 from legacy_email_proxy.contracts import Failure, SettingsMistake, StorageFull
 
 from ..threads import Threads
-from . import rows
+from . import sql_records
 from .backup import copy_out, restore, snapshot, trouble
-from .bodies import BodyFiles, leave_to_service
 from .lock import Locked, SpoolLock
 from .marks import Marks
 from .message import Outcome, SpooledMessage
-from .relational import LOOK_AT, SUSPECT, RelationalStore
 from .reserve import RESERVE_OCTETS, Reserve
 from .schema import VERSION, aside_of, clear_the_way, connect, is_damage, set_aside, storage_failure
+from .sql_store import LOOK_AT, SUSPECT, RelationalStore
+from .sqlite_files import BodyFiles, leave_to_service
 from .store import ANNOUNCED, Copied, Room, TooNewError
 
 __all__ = ("SQLiteStore",)
@@ -102,7 +102,7 @@ class SQLiteStore(RelationalStore):
         connection = connect(self.path)
         try:
             # The tables are those we know, and the one of which every page is read at the start can be read.
-            connection.execute(f"SELECT {rows.COLUMNS} FROM message LIMIT 0")  # noqa: S608
+            connection.execute(f"SELECT {sql_records.COLUMNS} FROM message LIMIT 0")  # noqa: S608
             connection.execute("SELECT message, number, fate, notice FROM recipient LIMIT 0")
             connection.execute("SELECT message, octets FROM content LIMIT 0")
             connection.execute("SELECT count(*), sum(octets) FROM message").fetchone()
@@ -119,7 +119,7 @@ class SQLiteStore(RelationalStore):
         (self._last,) = connection.execute(
             "SELECT max(coalesce(max(seq), 0), (SELECT coalesce(max(number), 0) FROM message)) FROM sqlite_sequence"
         ).fetchone()
-        self._weight = rows.weigh_all(connection)
+        self._weight = sql_records.weigh_all(connection)
         names = {name for (name,) in connection.execute("SELECT body FROM message WHERE body IS NOT NULL")}
         return names, _mark(connection)
 

@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from .accounts.file import AccountsFile
-from .accounts.filtered import FilteredRelay
-from .accounts.guard import GuardFilter
 from .accounts.maildrop import RoutedMaildrop
+from .accounts.pop_before_smtp import RecentLogins
 from .accounts.reach import effective
-from .accounts.recent import RecentLogins
 from .accounts.relay import RoutedRelay
 from .accounts.rules import Rule
 from .accounts.users import Users
-from .certificate import server_context
 from .choice import ASKED_FOR, CREDENTIALS, FILTERS, GROUPS, LEGS, NONE, Chosen, Named, choose
 from .contracts import Credentials, Filter, Maildrop, Queue, Relay, SettingsMistake
-from .pace import Turns
 from .plugin_context import PluginContext
+from .relays.allow_list import GuardFilter
+from .relays.filtered import FilteredRelay
+from .relays.rate_limit import Turns
 from .settings import Settings, unknown_variables
+from .tls import server_context
 
 __all__ = ("Account", "Composition", "compose", "credentials", "relays")
 
@@ -155,9 +155,7 @@ class _Made:
         return Account(chosen.name, chosen.settings, self.maildrop, relay, self.credentials, self.queue)
 
 
-def _made(
-    chosen: Chosen, turns: dict[str, Turns] | None = None, but: Collection[str] = ()
-) -> tuple[_Made, list[str]]:
+def _made(chosen: Chosen, turns: dict[str, Turns] | None = None, but: Collection[str] = ()) -> tuple[_Made, list[str]]:
     """What was chosen, constructed, and what it has to say against its settings; nothing that ``but`` names."""
     settings = chosen.settings
     mistakes: list[str] = []

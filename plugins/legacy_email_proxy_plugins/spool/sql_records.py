@@ -10,9 +10,9 @@ from typing import Any
 
 from legacy_email_proxy.contracts import Client
 
+from .group_commit import Connection
 from .message import Fate, Recipient, SpooledMessage, State, Submission, Verdict
 from .store import Damaged, Unreadable
-from .writer import Connection
 
 __all__ = (
     "APPLY",

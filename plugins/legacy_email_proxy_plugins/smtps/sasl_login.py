@@ -19,9 +19,9 @@ from ..sasl import (
     offered_of,
     plain,
 )
-from .commands import Extensions
-from .endpoint import Encryption, Endpoint
+from .protocol import Extensions
 from .replies import Reply, redacted
+from .settings import Encryption, Endpoint
 
 __all__ = ("NOT_UNDERSTOOD", "Exchange", "mechanisms")
 

@@ -54,8 +54,7 @@ PROFILES: Mapping[str, Mapping[str, str]] = {
         "BACKEND_SMTP_HOST": "smtp.mail.yahoo.com",
         "OAUTH2_PROVIDER": "yahoo",
     },
-    "fastmail": _IMPLICIT_TLS
-    | {"BACKEND_IMAP_HOST": "imap.fastmail.com", "BACKEND_SMTP_HOST": "smtp.fastmail.com"},
+    "fastmail": _IMPLICIT_TLS | {"BACKEND_IMAP_HOST": "imap.fastmail.com", "BACKEND_SMTP_HOST": "smtp.fastmail.com"},
     "zoho": _IMPLICIT_TLS | {"BACKEND_IMAP_HOST": "imap.zoho.com", "BACKEND_SMTP_HOST": "smtp.zoho.com"},
     "netease": _IMPLICIT_TLS | {"BACKEND_IMAP_HOST": "imap.163.com", "BACKEND_SMTP_HOST": "smtp.163.com"},
     "proton-bridge": {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
-from .contracts import Client, Credentials, Finding, Parameters, Relay, RelayCapabilities, Transaction
+from ..contracts import Client, Credentials, Finding, Parameters, Relay, RelayCapabilities, Transaction
 
 __all__ = ("RelayLayer", "start")
 

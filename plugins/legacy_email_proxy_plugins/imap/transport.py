@@ -19,7 +19,7 @@ from typing import Any
 from legacy_email_proxy.contracts import Disconnected, Unreachable, Unverified
 
 from ..dial import dial
-from .server import Patience
+from .settings import Patience
 from .tls import TLS
 
 __all__ = ("HANGS_UP", "MAX_LINE_OCTETS", "PIECE_OCTETS", "InTheClear", "Wire")

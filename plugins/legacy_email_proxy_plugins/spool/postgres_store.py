@@ -21,15 +21,15 @@ from typing import Any
 from legacy_email_proxy.contracts import Failure, SettingsMistake
 
 from ..threads import Threads
-from . import rows
+from . import sql_records
 from .leases import Leases
-from .link import Link, conninfo, server_name
 from .listening import CHANNEL, listen
 from .message import Fate, Outcome, SpooledMessage, Submission
 from .migrations import MIGRATIONS, SCHEMA, migrate
 from .owner import Owner
-from .pieces import Pieces
-from .relational import ENDLESS, LOOK_AT, SUSPECT, RelationalStore
+from .postgres_bodies import Pieces
+from .postgres_connection import Link, conninfo, server_name
+from .sql_store import ENDLESS, LOOK_AT, SUSPECT, RelationalStore
 from .store import ANNOUNCED, Copied, Interrupted, Room, TooNewError
 
 __all__ = ("LEASE_SECONDS", "PostgresStore")
@@ -140,7 +140,7 @@ class PostgresStore(RelationalStore):
         except TooNewError as error:
             raise Failure(str(error), look_at=LOOK_AT) from None
 
-    def _adopt(self, connection: Link, account: str, due_before: float) -> tuple[int, list[int], rows.Weight]:
+    def _adopt(self, connection: Link, account: str, due_before: float) -> tuple[int, list[int], sql_records.Weight]:
         self._take_stock(connection)
         return super()._adopt(connection, account, due_before)
 
@@ -155,7 +155,7 @@ class PostgresStore(RelationalStore):
             (previous,),
         )
         self._sweep(link)
-        self._weight = rows.weigh_all(link)
+        self._weight = sql_records.weigh_all(link)
 
     def _sweep(self, link: Link) -> None:
         """Remove the bodies that no record will ever name: of the process before this one, and old ones of any."""
@@ -185,7 +185,7 @@ class PostgresStore(RelationalStore):
     # In.
 
     async def put(self, submission: Submission, content: bytes | None, body: str | None, octets: int) -> SpooledMessage:
-        """See :meth:`.relational.RelationalStore.put`."""
+        """See :meth:`.sql_store.RelationalStore.put`."""
         asked = self._leases.clock()
         message = await super().put(submission, content, body, octets)
         self._leases.add(message.number, asked, counted=False)
@@ -262,7 +262,7 @@ class PostgresStore(RelationalStore):
         await super().record(outcome)
         self._leases.drop(outcome.message.number)
 
-    def _record(self, connection: Link, outcome: Outcome) -> tuple[rows.Weight, list[str | None]]:
+    def _record(self, connection: Link, outcome: Outcome) -> tuple[sql_records.Weight, list[str | None]]:
         number = outcome.message.number
         ours = connection.execute(
             f"UPDATE message SET {_FREE} WHERE number = ? AND owner = ?",  # noqa: S608
@@ -273,9 +273,9 @@ class PostgresStore(RelationalStore):
         # Written down already, in a commit of which the answer was lost; or somebody else's by now. What was delivered
         # remains so.
         delivered = [each for each in outcome.changed if each.fate is Fate.DELIVERED]
-        rows.update_recipients(connection, number, delivered)
+        sql_records.update_recipients(connection, number, delivered)
         # How much there is is counted again in a moment.
-        return rows.Weight(), self._settled(connection, number, outcome.due) if delivered else []
+        return sql_records.Weight(), self._settled(connection, number, outcome.due) if delivered else []
 
     async def content(self, message: SpooledMessage) -> AsyncGenerator[bytes, None]:
         """See :meth:`.store.Store.content`. It fails, before its end, when the message may be another's by now."""
@@ -312,7 +312,7 @@ class PostgresStore(RelationalStore):
             " WHERE number = ANY (?::bigint[]) AND owner = ? RETURNING number",
             (numbers, self._owner.name),
         ).fetchall()
-        self._weight = rows.weigh_all(link)
+        self._weight = sql_records.weigh_all(link)
         left = link.execute(
             "SELECT FROM message WHERE state = 'queued' AND leased_until < clock_timestamp() AND owner <> ? LIMIT 1",
             (self._owner.name,),

@@ -24,15 +24,15 @@ from legacy_email_proxy.contracts import (
     logged_in,
 )
 
-from ..breaker import Breaker
+from ..backoff import Breaker
 from ..dial import dial
-from .commands import Extensions, command
 from .connection import Connection, State
-from .endpoint import Encryption, Endpoint
-from .login import NOT_UNDERSTOOD, Exchange, mechanisms
+from .protocol import Extensions, command
 from .replies import UNASKED, Reply, one_line
+from .sasl_login import NOT_UNDERSTOOD, Exchange, mechanisms
+from .settings import Encryption, Endpoint
 from .timeouts import Timeouts
-from .wire import Broken, Wire
+from .transport import Broken, Wire
 
 __all__ = ("EHLO_NAME", "NotLetIn", "log_in", "open_connection")
 
