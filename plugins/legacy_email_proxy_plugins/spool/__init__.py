@@ -2,8 +2,8 @@
 
 ``relay`` takes an account's messages and puts them into the ``spool`` at its ``place``, which it may have in common
 with other accounts: a ``store``. What all stores do stands in ``sql_store``, with ``incoming``, ``group_commit`` and
-``sql_records``; ``sqlite_store`` adds ``schema``, ``sqlite_files``, ``backup``, ``marks``, ``reserve`` and ``lock``, and
-``postgres_store`` has ``postgres_connection``, ``migrations``, ``postgres_bodies``, ``leases``, ``owner`` and
+``sql_records``; ``sqlite_store`` adds ``schema``, ``sqlite_files``, ``backup``, ``marks``, ``reserve`` and ``lock``,
+and ``postgres_store`` has ``postgres_connection``, ``migrations``, ``postgres_bodies``, ``leases``, ``owner`` and
 ``listening``. The account's ``delivery`` takes messages out again, one ``attempt`` after the other, as ``schedule``
 says, and has ``notification`` written for what fails. ``admin`` is the operator's, over ``control`` while a service has
 the file.
