@@ -9,7 +9,7 @@ import pytest
 
 from imap.support import CLIENT, login, pair
 from legacy_email_proxy.contracts import Disconnected
-from legacy_email_proxy_plugins.imap.index import Index
+from legacy_email_proxy_plugins.imap.listing import Index
 from legacy_email_proxy_plugins.imap.opening import Opening, Openings
 from realservers.certificates import Certificates
 

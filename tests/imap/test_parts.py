@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from legacy_email_proxy.contracts import Disconnected
-from legacy_email_proxy_plugins.imap.index import Index, uid_sets
+from legacy_email_proxy_plugins.imap.listing import Index, uid_sets
 from legacy_email_proxy_plugins.imap.stream import Pipe
 from legacy_email_proxy_plugins.imap.top import TopCounter
 

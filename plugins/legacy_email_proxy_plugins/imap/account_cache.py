@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from .index import Index
+from .listing import Index
 
 __all__ = ("Listed", "Messages", "Shelf", "Shelves")
 

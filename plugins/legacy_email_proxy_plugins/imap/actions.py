@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
 from .connection import Connection
-from .index import uid_sets
+from .listing import uid_sets
 from .responses import Value, number
 
 __all__ = ("DELETED", "Attributes", "attributes", "copy", "expunge", "find_trash", "move", "set_flags")

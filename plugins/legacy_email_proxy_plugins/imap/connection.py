@@ -28,8 +28,7 @@ from legacy_email_proxy.contracts import (
 
 from ..sasl import Mechanism
 from .imapclient_adapter import ANSWER_OCTETS, IMAP4, Client, check, text_of
-from .index import Mailbox, uid_sets
-from .listing import MAX_UID, Listing
+from .listing import MAX_UID, Listing, Mailbox, uid_sets
 from .login import LOGIN, LoginWays, is_sendable, login_parts, mechanism
 from .response_codes import is_busy, login_failure, other_protocol, overloaded, refusal
 from .responses import Batch, Body, Fetched, mailbox_in, number

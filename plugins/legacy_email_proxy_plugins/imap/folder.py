@@ -13,8 +13,7 @@ from legacy_email_proxy.contracts import Disconnected
 
 from .account_cache import Listed, Shelf
 from .connection import Connection
-from .index import Index, Mailbox
-from .listing import Sizes
+from .listing import Index, Mailbox, Sizes
 
 __all__ = ("open_folder",)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from legacy_email_proxy.contracts import Failure
 
-from .index import uid_sets
+from .listing import uid_sets
 
 __all__ = ("Memory", "Remembered")
 

@@ -1,7 +1,11 @@
-"""The answer to ``UID FETCH … (UID RFC822.SIZE)``: read in blocks, kept in 12 octets a message.
+"""The messages of a folder: what the server lists of them, and what a session sees of that.
 
-A folder of 100 000 messages is 4 MB of lines that all look alike. They are found by one pattern, a block at a time;
-what looks any different goes through :mod:`.responses`, which costs ten times as much for each.
+The answer to ``UID FETCH … (UID RFC822.SIZE)`` is read in blocks and kept in 12 octets a message. A folder of 100 000
+messages is 4 MB of lines that all look alike. They are found by one pattern, a block at a time; what looks any
+different goes through :mod:`.responses`, which costs ten times as much for each.
+
+A session sees UIDs with their octets, and the unique-ids made of them. Those are Dovecot's unless a setting says
+otherwise: UID and UIDVALIDITY in eight hexadecimal digits each. Commands name UIDs in sets.
 """
 
 from __future__ import annotations
@@ -9,12 +13,18 @@ from __future__ import annotations
 import re
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
+from typing import overload
+
+from legacy_email_proxy.contracts import Entry
 
 from .responses import Attributes, Fetched, number
+from .unique_ids import DOVECOT, UniqueIds
 
-__all__ = ("MAX_UID", "Listing", "Sizes")
+__all__ = ("MAX_UID", "Index", "Listing", "Mailbox", "Sizes", "uid_sets")
 
 MAX_UID = 0xFFFF_FFFF
 _MAX_OCTETS = (1 << 63) - 1
@@ -128,3 +138,109 @@ class Listing(Fetched):
         else:
             sizes = Sizes.of(dict.fromkeys(self._named, 0) | dict(zip(uids, self._octets, strict=True)))
         return sizes.later_than(self._first - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    """What SELECT said."""
+
+    uidvalidity: int
+    exists: int
+    read_only: bool
+    uidnext: int = 0
+    """0 where the server does not say."""
+
+
+_make_entry: Callable[[Iterable[object]], Entry] = partial(tuple.__new__, Entry)
+
+
+class Index(Sequence[Entry]):
+    """All messages in the order of their UIDs. It costs 12 octets a message: the entries are made when asked for."""
+
+    def __init__(self, uidvalidity: int, octets_by_uid: Mapping[int, int], unique_ids: UniqueIds = DOVECOT) -> None:
+        self.uidvalidity = uidvalidity
+        self._unique_ids = unique_ids
+        self.unique_id: Callable[[int], str] = unique_ids.maker(uidvalidity)
+        """The unique-id of a UID."""
+        self.sizes = Sizes.of(octets_by_uid)
+        self._uids, self._octets = self.sizes.uids, self.sizes.octets
+
+    def __len__(self) -> int:
+        return len(self._uids)
+
+    @property
+    def octets(self) -> Sequence[int]:
+        """Of all messages; see :class:`~legacy_email_proxy.contracts.Columns`."""
+        return self._octets
+
+    def unique_ids(self, start: int, stop: int) -> Sequence[str]:
+        """Of the messages from index ``start`` up to, without, ``stop``."""
+        return list(map(self.unique_id, self._uids[start:stop]))
+
+    @overload
+    def __getitem__(self, position: int) -> Entry: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[Entry]: ...
+    def __getitem__(self, position: int | slice) -> Entry | list[Entry]:
+        if isinstance(position, slice):
+            return list(self._entries(self._uids[position], self._octets[position]))
+        return Entry(self.unique_id(self._uids[position]), self._octets[position])
+
+    def __iter__(self) -> Iterator[Entry]:
+        return self._entries(self._uids, self._octets)
+
+    def _entries(self, uids: Iterable[int], octets: Iterable[int]) -> Iterator[Entry]:
+        # What Entry(…) does, without a line of Python for each of a hundred thousand.
+        return map(_make_entry, zip(map(self.unique_id, uids), octets, strict=True))
+
+    def position(self, uid: int) -> int:
+        """Where ``uid``, which must be one of these, stands among them; from 0."""
+        return bisect_left(self._uids, uid)
+
+    @property
+    def uids(self) -> Sequence[int]:
+        """All UIDs, ascending."""
+        return self._uids
+
+    def only(self, uids: Collection[int], unique_ids: UniqueIds) -> Index:
+        """The same for these messages alone."""
+        chosen = uids if isinstance(uids, (set, frozenset)) else set(uids)
+        octets_by_uid = {uid: octets for uid, octets in zip(self._uids, self._octets, strict=True) if uid in chosen}
+        return Index(self.uidvalidity, octets_by_uid, unique_ids)
+
+    def uid(self, unique_id: str) -> int:
+        """The UID behind ``unique_id``. Raises :class:`KeyError` if this listing has no such message."""
+        uid = self._unique_ids.uid(unique_id)
+        position = bisect_left(self._uids, uid)
+        if position == len(self._uids) or self._uids[position] != uid or self.unique_id(uid) != unique_id:
+            raise KeyError(unique_id)
+        return uid
+
+
+def uid_sets(uids: Collection[int], max_octets: int = 900) -> Iterator[str]:
+    """``uids`` as IMAP sequence-sets such as ``1:3,7``, each of at most ``max_octets`` (RFC 2683 §3.2.1.5).
+
+    Only neighbours make a range: one over a gap would also name a message that the server left out of its listing.
+    """
+    line = ""
+    for first, last in _ranges(sorted(set(uids))):
+        item = str(first) if first == last else f"{first}:{last}"
+        if line and len(line) + 1 + len(item) > max_octets:
+            yield line
+            line = ""
+        line = f"{line},{item}" if line else item
+    if line:
+        yield line
+
+
+def _ranges(uids: Sequence[int]) -> Iterator[tuple[int, int]]:
+    first = last = 0
+    for uid in uids:
+        if first and uid == last + 1:
+            last = uid
+            continue
+        if first:
+            yield first, last
+        first = last = uid
+    if first:
+        yield first, last

@@ -23,7 +23,7 @@ from .connection import Connection
 from .deletion import remove, stays
 from .folder import open_folder
 from .folder_state import Memory
-from .index import Index
+from .listing import Index
 from .options import Deletion, configured_options
 from .probe import failed, inspect, reached
 from .session import IMAPSession

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from .index import Index
+from .listing import Index
 
 __all__ = ("Opening", "Openings")
 

@@ -16,7 +16,7 @@ from functools import partial
 from legacy_email_proxy.contracts import Disconnected, Failure, MessageGone, MessageUnavailable
 
 from .connection import Connection
-from .index import Index
+from .listing import Index
 from .pool import Pool
 
 __all__ = ("ReadAhead",)

@@ -11,7 +11,7 @@ from functools import partial
 from legacy_email_proxy.contracts import Disconnected, Entry, MessageGone, MessageUnavailable
 
 from .connection import Connection
-from .index import Index
+from .listing import Index
 from .pool import Pool
 from .prefetch import ReadAhead
 from .stream import Pipe

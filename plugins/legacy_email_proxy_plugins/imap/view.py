@@ -13,7 +13,7 @@ from .actions import attributes
 from .connection import Connection
 from .deletion import KEYWORD, can_tag, stays
 from .folder_state import Memory, Remembered
-from .index import Index
+from .listing import Index
 from .options import Options
 from .unique_ids import DOVECOT
 
