@@ -14,7 +14,7 @@ from legacy_email_proxy.contracts import Failure
 from .actions import DELETED, copy, expunge, find_trash, move, set_flags
 from .connection import Connection
 from .folder_state import Memory, Remembered
-from .options import Deletion
+from .settings import Deletion
 
 __all__ = ("KEYWORD", "can_tag", "remove", "stays")
 

@@ -24,10 +24,9 @@ from .deletion import remove, stays
 from .folder import open_folder
 from .folder_state import Memory
 from .listing import Index
-from .options import Deletion, configured_options
 from .probe import failed, inspect, reached
 from .session import IMAPSession
-from .settings import Security, configured_login, configured_server
+from .settings import Deletion, Security, configured_login, configured_options, configured_server
 from .unfetchable import WatchedSession
 from .view import shown
 

@@ -18,8 +18,7 @@ from .actions import find_trash
 from .connection import Connection
 from .deletion import stays
 from .folder_state import Memory
-from .options import Deletion, Options
-from .settings import Security, Server
+from .settings import Deletion, Options, Security, Server
 from .transport import InTheClear
 
 __all__ = ("failed", "inspect", "reached")

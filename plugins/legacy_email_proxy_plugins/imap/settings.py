@@ -1,4 +1,7 @@
-"""Which IMAP server, reached how, and how long it may take: read once from the settings, with all mistakes at once."""
+"""Which IMAP server, reached how, and how long it may take; and what a site may choose about the maildrop itself.
+
+All of it is read once from the settings. Those of the server may be wrong, and then all mistakes are told at once.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,18 @@ from enum import Enum
 from legacy_email_proxy.contracts import Context, Credentials, Login, Secret, SettingsMistake, ascii_domain
 
 from ..dial import host_mistake
+from .unique_ids import DOVECOT, UNIQUE_IDS, UniqueIds
 
-__all__ = ("Patience", "Security", "Server", "configured_login", "configured_server")
+__all__ = (
+    "Deletion",
+    "Options",
+    "Patience",
+    "Security",
+    "Server",
+    "configured_login",
+    "configured_options",
+    "configured_server",
+)
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -124,3 +137,38 @@ def configured_login(context: Context) -> Login | None:
     if settings["BACKEND_IMAP_CREDENTIALS"] != "password":
         password = Secret("")
     return Login(user, password) if user and password is not None else None
+
+
+class Deletion(Enum):
+    """``BACKEND_IMAP_DELETE``: what QUIT does with the messages that were marked."""
+
+    EXPUNGE = "expunge"
+    TRASH = "trash"
+    FLAG = "flag"
+    KEEP = "keep"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """``None`` means no limit."""
+
+    deletion: Deletion = Deletion.EXPUNGE
+    unique_ids: UniqueIds = DOVECOT
+    newest_messages: int | None = None
+    newest_days: int | None = None
+    read_only: bool = False
+    hide_after: int | None = None
+    """In how many sessions a message may be unavailable before it is no longer listed."""
+
+
+def configured_options(context: Context) -> Options:
+    """What the settings say; they have no way to be wrong together."""
+    settings = context.settings
+    return Options(
+        deletion=Deletion(settings["BACKEND_IMAP_DELETE"]),
+        unique_ids=UNIQUE_IDS[settings["POP3_UIDL_FORMAT"]],
+        newest_messages=settings["POP3_NEWEST_MESSAGES"],
+        newest_days=settings["POP3_NEWEST_DAYS"],
+        read_only=settings["POP3_READ_ONLY"],
+        hide_after=settings["POP3_HIDE_UNFETCHABLE_AFTER"],
+    )

@@ -14,8 +14,8 @@ import anyio.to_thread
 from legacy_email_proxy.contracts import Entry, Failure, MessageGone, MessageUnavailable
 
 from .folder_state import Memory, Remembered
-from .options import Options
 from .session import IMAPSession
+from .settings import Options
 from .substitute import could_be_substitute, is_substitute
 
 __all__ = ("WatchedSession",)

@@ -14,7 +14,7 @@ from .connection import Connection
 from .deletion import KEYWORD, can_tag, stays
 from .folder_state import Memory, Remembered
 from .listing import Index
-from .options import Options
+from .settings import Options
 from .unique_ids import DOVECOT
 
 __all__ = ("shown",)
