@@ -3,6 +3,8 @@
 Servers differ in upper and lower case, in blanks, in what a response holds besides the answer, and in its order. All of
 it is read here by one rule. What can not be read is told apart from what is not there: a device must never get an
 empty message, or another one, because a server wrote something in an unusual way.
+
+Of a body that comes in pieces it is also told here how much TOP needs (RFC 1939 §7).
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ __all__ = (
     "Fetched",
     "Literals",
     "Tokens",
+    "TopCounter",
     "Value",
     "announced",
     "code_in",
@@ -54,6 +57,7 @@ _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
 _CODE = re.compile(rb'\[([^\s\]()"]+)(?:[ \t]((?:[^\]()"]|"(?:[^"\\]|\\.)*"|\([^()]*\))*))?\]', re.DOTALL)
 _SIMPLE_CODE = re.compile(rb"\[([^\s\]]+)(?:[ \t]([^\]]*))?\]")
 _MAILBOX = re.compile(rb'\(([^()]*)\)[ \t]+(?:"(?:[^"\\]|\\.)*"|[^\s"]+)[ \t]+(.*)', re.DOTALL)
+_BLANK_LINE = re.compile(rb"(?:\A|\n)\r?\n")
 _ORIGIN = re.compile(r"<(\d+)\.\d+>\Z")
 _MAX_DEPTH = 50
 _ODD_SHOWN = 3
@@ -396,3 +400,26 @@ class Batch(_Bodies):
             raise Disconnected(f"the server sent UID {uid}, which was not asked for or came already")
         self._left.discard(uid)
         self.messages[uid] = octets
+
+
+class TopCounter:
+    """Counts the body's lines. A line ends at LF, with or without CR: the core repairs bare ones after us."""
+
+    def __init__(self, lines: int) -> None:
+        self._missing = lines
+        self._header = b""
+        self._in_body = False
+
+    def is_enough(self, octets: bytes) -> bool:
+        """Whether the header, the blank line and the lines asked for have come, now that ``octets`` have."""
+        if not self._in_body:
+            # The blank line may lie across the border of two pieces, so what is kept begins where a line ended.
+            text = self._header + octets
+            blank = _BLANK_LINE.search(text)
+            if blank is None:
+                self._header = text if len(text) <= 2 else b"x" + text[-2:]
+                return False
+            self._in_body = True
+            octets = text[blank.end() :]
+        self._missing -= octets.count(b"\n")
+        return self._missing <= 0

@@ -14,8 +14,8 @@ from .connection import Connection
 from .listing import Index
 from .pool import Pool
 from .prefetch import ReadAhead
+from .responses import TopCounter
 from .stream import Pipe
-from .top import TopCounter
 
 __all__ = ("IMAPSession",)
 
