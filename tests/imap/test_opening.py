@@ -9,8 +9,8 @@ import pytest
 
 from imap.support import CLIENT, login, pair
 from legacy_email_proxy.contracts import Disconnected
+from legacy_email_proxy_plugins.imap.account_cache import Opening, Openings
 from legacy_email_proxy_plugins.imap.listing import Index
-from legacy_email_proxy_plugins.imap.opening import Opening, Openings
 from realservers.certificates import Certificates
 
 CLIENTS = 20

@@ -1,19 +1,23 @@
-"""What the sessions of an account share: the folder's listing, and messages that were read before they were asked for.
+"""What the sessions of an account share: the folder's listing, messages that were read before they were asked for, and
+one opening of the folder for all that log in before it begins.
 
 A shelf belongs to a user and a proven password, as a pool does, and is lent to no other. It lies in memory only.
+
+Fifty clients at once need one SELECT. But an opening is shared only with the settings' password: a client's own is
+proven by a login of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from .listing import Index
 
-__all__ = ("Listed", "Messages", "Shelf", "Shelves")
+__all__ = ("Listed", "Messages", "Opening", "Openings", "Shelf", "Shelves")
 
 MESSAGES_OCTETS = 16 << 20
 """What all accounts together may have of messages that were read ahead."""
@@ -25,6 +29,8 @@ MAX_SHELVES = 1000
 
 Key = tuple[int, int, str]
 """UIDVALIDITY, UID and the item of FETCH: for ever the same octets (RFC 9051 §2.3.1.1)."""
+
+Open = Callable[["Opening"], Awaitable[Index]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,3 +133,47 @@ class Shelves:
                 left += 1
             if not shelf.users and (shelf.listed is None or messages > LISTED_MESSAGES or left > MAX_SHELVES):
                 del self._shelves[key]
+
+
+class Opening:
+    """One that others may join until it has :meth:`begun`."""
+
+    def __init__(self, work: Open) -> None:
+        self.joinable = True
+        self._waiting = 0
+        self._task = asyncio.ensure_future(work(self))
+        # Whoever waited may have gone; then nobody else looks at how it failed.
+        self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    def begun(self) -> None:
+        """To be called, in any thread, before the server is asked: who comes later may know of a later message."""
+        self.joinable = False
+
+    async def result(self) -> Index:
+        """What it gave. When nobody waits for it any more, it is given up."""
+        self._waiting += 1
+        try:
+            return await asyncio.shield(self._task)
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self.joinable = False
+                self._task.cancel()
+
+
+class Openings:
+    """Those of one account; for the event loop."""
+
+    def __init__(self) -> None:
+        self._latest: Opening | None = None
+
+    async def join(self, work: Open) -> Index:
+        """The result of one that has not begun, or of ``work``, which is given its :class:`Opening`."""
+        opening = self._latest
+        if opening is None or not opening.joinable:
+            opening = self._latest = Opening(work)
+        try:
+            return await opening.result()
+        finally:
+            if self._latest is opening and not opening.joinable:
+                self._latest = None

@@ -21,10 +21,9 @@ import anyio
 from legacy_email_proxy.contracts import Account, Disconnected, Login, Overloaded, Secret, logged_in
 
 from ..backoff import Breaker
-from .account_cache import Shelf
+from .account_cache import Openings, Shelf
 from .connection import Connection
 from .login import LoginWays
-from .opening import Openings
 from .response_codes import Busy
 from .settings import Server
 from .throttle import Throttle
