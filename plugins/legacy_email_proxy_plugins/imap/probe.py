@@ -14,9 +14,8 @@ from legacy_email_proxy.contracts import (
 )
 
 from ..provider_errors import meaning_of
-from .actions import find_trash
 from .connection import Connection
-from .deletion import stays
+from .deletion import find_trash, stays
 from .folder_state import Memory
 from .settings import Deletion, Options, Security, Server
 from .transport import InTheClear

@@ -9,9 +9,8 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from .actions import attributes
 from .connection import Connection
-from .deletion import KEYWORD, can_tag, stays
+from .deletion import KEYWORD, attributes, can_tag, stays
 from .folder_state import Memory, Remembered
 from .listing import Index
 from .settings import Options
