@@ -12,7 +12,7 @@ from typing import cast
 import pytest
 
 from imap.support import server_tls
-from legacy_email_proxy_plugins.imap.tls import TLS
+from legacy_email_proxy_plugins.imap.transport import TLS
 from realservers.certificates import Certificates
 
 MESSAGE = bytes(range(256)) * 400
