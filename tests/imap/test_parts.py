@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from legacy_email_proxy.contracts import Disconnected
 from legacy_email_proxy_plugins.imap.listing import Index, uid_sets
 from legacy_email_proxy_plugins.imap.responses import TopCounter
-from legacy_email_proxy_plugins.imap.stream import Pipe
+from legacy_email_proxy_plugins.imap.session import Pipe
 
 UIDS = st.integers(1, 0xFFFF_FFFF)
 
