@@ -18,12 +18,12 @@ from legacy_email_proxy.contracts import (
 )
 
 from .account_cache import Shelf
-from .accounts import Accounts
 from .connection import Connection
 from .deletion import remove, stays
 from .folder import open_folder
 from .folder_state import Memory
 from .listing import Index
+from .pool import Accounts
 from .probe import failed, inspect, reached
 from .session import IMAPSession
 from .settings import Deletion, Security, configured_login, configured_options, configured_server
