@@ -14,9 +14,9 @@ from imap.support import CLIENT, PASSWORD, USER, login, pair, read
 from legacy_email_proxy.contracts import Failure, LoginRefused
 from legacy_email_proxy_plugins.imap import IMAPMaildrop
 from legacy_email_proxy_plugins.imap.account_cache import Messages, Shelf, Shelves
-from legacy_email_proxy_plugins.imap.folder import open_folder
 from legacy_email_proxy_plugins.imap.listing import Index, Listing
 from legacy_email_proxy_plugins.imap.listing import Mailbox as Selected
+from legacy_email_proxy_plugins.imap.maildrop import open_folder
 from realservers.accounts import Account
 from realservers.certificates import Certificates
 from realservers.dovecot import Dovecot

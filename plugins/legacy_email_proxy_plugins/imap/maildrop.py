@@ -1,15 +1,27 @@
-"""The ``imap`` maildrop: POP3's view of a folder on an IMAP server."""
+"""The ``imap`` maildrop: POP3's view of a folder on an IMAP server.
+
+Opening the folder lists no more of it than what is not known yet. UIDs only grow (RFC 9051 §2.3.1.1). So when a listing
+was complete below one UIDNEXT, then everything below it that is not in the listing never will be; and as many messages
+as before means the same messages as before. Wherever that does not add up, the whole folder is listed: nothing is
+guessed.
+
+POP3 shows all of the folder, unless a setting, or what became of a message before, says otherwise. What is not shown is
+not counted either. Nothing is asked of the server beyond the listing unless the settings need it.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from legacy_email_proxy.contracts import (
     Client,
     Context,
     CredentialsRefused,
+    Disconnected,
     Failure,
     Finding,
     Level,
@@ -17,22 +29,22 @@ from legacy_email_proxy.contracts import (
     Secret,
 )
 
-from .account_cache import Shelf
+from .account_cache import Listed, Shelf
 from .connection import Connection
-from .deletion import remove, stays
-from .folder import open_folder
-from .folder_state import Memory
-from .listing import Index
+from .deletion import KEYWORD, attributes, can_tag, remove, stays
+from .folder_state import Memory, Remembered
+from .listing import Index, Mailbox, Sizes
 from .pool import Accounts
 from .probe import failed, inspect, reached
 from .session import IMAPSession
-from .settings import Deletion, Security, configured_login, configured_options, configured_server
+from .settings import Deletion, Options, Security, configured_login, configured_options, configured_server
 from .unfetchable import WatchedSession
-from .view import shown
+from .unique_ids import DOVECOT
 
-__all__ = ("IMAPMaildrop",)
+__all__ = ("IMAPMaildrop", "open_folder", "shown")
 
 _NOBODY = Login("", Secret(""))
+_KEYWORD = KEYWORD.lower().encode()
 
 
 class IMAPMaildrop:
@@ -113,3 +125,112 @@ class IMAPMaildrop:
     async def aclose(self) -> None:
         """Log out where that is quick, and close every connection."""
         await self._accounts.aclose()
+
+
+def open_folder(shelf: Shelf, connection: Connection, logger: logging.Logger) -> Index:
+    """SELECT, and what has to be listed, in the worker thread; the result is left on ``shelf`` for the next.
+
+    Messages that the server can't list as it should are not shown; the log names them. Where that would leave nothing
+    to show, it is a :class:`Disconnected`: a client takes an empty maildrop for the truth.
+    """
+    mailbox = connection.select()
+    listed = shelf.listed
+    sizes = None if listed is None else _continued(listed, mailbox, connection)
+    undisturbed = True
+    if listed is not None and sizes is listed.index.sizes:
+        index = listed.index  # The very same, so that what is made of it can be shared as well.
+    else:
+        if sizes is None:
+            listing = connection.listing()
+            sizes, undisturbed = listing.sizes(), listing.undisturbed
+            if listing.fault:
+                undisturbed = False
+                if not sizes:
+                    raise Disconnected(f"could not list the folder, the server broke the protocol: {listing.fault}")
+                facts = {"shown": len(sizes), "of": mailbox.exists, "cause": listing.fault}
+                logger.warning("the server's listing can not be read whole", extra={"facts": facts})
+        index = Index(mailbox.uidvalidity, sizes)
+    if undisturbed and len(sizes) == sizes.below(mailbox.uidnext) == mailbox.exists:
+        shelf.listed = Listed(mailbox.uidnext, index)
+    return index
+
+
+def _continued(listed: Listed, mailbox: Mailbox, connection: Connection) -> Sizes | None:
+    """What was listed and what has come since; ``None`` if that is not the whole folder."""
+    known = listed.index.sizes
+    if mailbox.uidvalidity != listed.index.uidvalidity or not listed.uidnext <= mailbox.uidnext:
+        return None
+    arrived = mailbox.exists - len(known)
+    if mailbox.uidnext == listed.uidnext:
+        return known if arrived == 0 else None
+    if arrived < 0:
+        return None
+    listing = connection.listing(listed.uidnext)
+    later = listing.sizes()
+    # A message that came after SELECT counted is welcome, but proves nothing.
+    proven = listing.undisturbed and not listing.fault and later.below(mailbox.uidnext) == arrived
+    return known.with_later(later) if proven else None
+
+
+def shown(
+    connection: Connection,
+    index: Index,
+    options: Options,
+    memory: Memory,
+    logger: logging.Logger,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Index:
+    """The part of ``index``, the listing of the selected folder, that a session is to see; in the worker thread."""
+    hidden = _remembered(connection, index, options, memory) | _by_attributes(connection, index, options, logger, clock)
+    limit = options.newest_messages
+    if not hidden and limit is None and options.unique_ids is DOVECOT:
+        return index
+    uids = [uid for uid in index.uids if uid not in hidden]
+    if limit is not None:
+        uids = uids[-limit:]
+    return index.only(uids, options.unique_ids)
+
+
+def _remembered(connection: Connection, index: Index, options: Options, memory: Memory) -> set[int]:
+    staying = stays(options.deletion, connection)
+    if not staying and options.hide_after is None:
+        return set()
+    remembered = memory.recall(index.uidvalidity)
+    present = set(index.uids)
+    if remembered.keep_failures(present):
+
+        def prune(latest: Remembered) -> None:
+            latest.keep_failures(present)
+
+        memory.change(index.uidvalidity, prune)
+    hidden = remembered.hidden if staying else set()
+    if options.hide_after is not None:
+        hidden |= {uid for uid, count in remembered.failures.items() if count >= options.hide_after}
+    return hidden
+
+
+def _by_attributes(
+    connection: Connection, index: Index, options: Options, logger: logging.Logger, clock: Callable[[], datetime]
+) -> set[int]:
+    items = []
+    if stays(options.deletion, connection) and can_tag(connection):
+        items.append("FLAGS")
+    since = None
+    if options.newest_days is not None:
+        since = clock() - timedelta(days=options.newest_days)
+        items.append("INTERNALDATE")
+    if not items:
+        return set()
+
+    def note(fault: str) -> None:
+        logger.warning(
+            "messages are not shown, because flags or dates can not be read", extra={"facts": {"cause": fault}}
+        )
+
+    return {
+        uid
+        for uid, found in attributes(connection, index.uids, *items, note=note)
+        if found is None
+        or _KEYWORD in found.flags
+        or (since is not None and found.arrived is not None and found.arrived < since)
+    }
