@@ -10,6 +10,6 @@ from __future__ import annotations
 
 from .pool import Limits
 from .relay import SMTPSRelay
-from .timeouts import Timeouts
+from .settings import Timeouts
 
 __all__ = ("Limits", "SMTPSRelay", "Timeouts")

@@ -28,8 +28,7 @@ from .pool import Limits, Loan, Pool
 from .probe import probe
 from .refrain import Refrain
 from .replies import Reply
-from .settings import Encryption, Endpoint
-from .timeouts import Timeouts
+from .settings import Encryption, Endpoint, Timeouts
 from .transaction import NotUnderstood, Replayable, send_chunks, send_data
 
 __all__ = ("SMTPSRelay",)

@@ -16,7 +16,7 @@ from .connection import Connection, State
 from .content import ContentEncoder
 from .envelope import DATA, SENDING_DATA
 from .replies import CLOSING, Reply
-from .timeouts import LEAST_OCTETS_PER_SECOND
+from .settings import LEAST_OCTETS_PER_SECOND
 from .transport import Broken
 
 __all__ = ("NotUnderstood", "Pace", "Replayable", "send_chunks", "send_data")
