@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from legacy_email_proxy.contracts import Disconnected, Failure, Parameters, Recipient, Refused
 
 from .connection import Connection, State
-from .protocol import command, mail_command, rcpt_command
-from .replies import Reply
+from .protocol import Reply, command, mail_command, rcpt_command
 
 __all__ = ("DATA", "SENDING_DATA", "Envelope")
 

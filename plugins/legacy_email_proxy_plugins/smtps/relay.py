@@ -26,8 +26,8 @@ from .connection import Connection, State
 from .envelope import Envelope
 from .pool import Limits, Loan, Pool
 from .probe import probe
+from .protocol import Reply
 from .refrain import Refrain
-from .replies import Reply
 from .settings import Encryption, Endpoint, Timeouts
 from .transaction import NotUnderstood, Replayable, send_chunks, send_data
 

@@ -13,9 +13,8 @@ from typing import Protocol
 from legacy_email_proxy.contracts import Disconnected, Receipt, Refused
 
 from .connection import Connection, State
-from .content import ContentEncoder
 from .envelope import DATA, SENDING_DATA
-from .replies import CLOSING, Reply
+from .protocol import CLOSING, ContentEncoder, Reply
 from .settings import LEAST_OCTETS_PER_SECOND
 from .transport import Broken
 

@@ -24,7 +24,7 @@ import ssl
 from contextlib import suppress
 from typing import Any, cast
 
-from .replies import UNASKED, Malformed, Reply, ReplyReader
+from .protocol import UNASKED, Malformed, Reply, ReplyReader
 
 __all__ = ("TLS", "Broken", "Wire")
 
