@@ -31,9 +31,8 @@ from ..access import Refusal
 from ..handshakes import HandshakeFailed, HungUp
 from ..replies import SMTP, Reply, printable, smtp_reply
 from .buffer import Incoming, LineTooLong
-from .interruptions import Finished, Interruption
 from .options import SessionOptions
-from .reading import Patience
+from .reading import Finished, Interruption, Patience
 from .tls_handshake import handshake
 
 __all__ = ("MAX_CHATTER", "MAX_ERRORS", "SMTPConnection", "parted")

@@ -12,7 +12,7 @@ from .arguments import Rejected
 from .authentication import KEYWORDS, anybody, authenticate
 from .buffer import LineTooLong
 from .connection import SMTPConnection
-from .interruptions import Finished
+from .reading import Finished
 
 __all__ = ("ProtectedConnection",)
 

@@ -15,9 +15,17 @@ from ..access import canonical, within
 from ..replies import SMTP, Reply, printable
 from .arguments import Chunk, Rejected, chunk, forward_path, reverse_path
 from .connection import parted
-from .interruptions import Abandoned, DeviceLost, DeviceStalled, Finished, Interruption
 from .protection import ProtectedConnection
-from .reading import ChunkedContent, DataContent, stalled
+from .reading import (
+    Abandoned,
+    ChunkedContent,
+    DataContent,
+    DeviceLost,
+    DeviceStalled,
+    Finished,
+    Interruption,
+    stalled,
+)
 
 __all__ = ("MAX_RECIPIENTS", "SMTPSession")
 
