@@ -26,9 +26,9 @@ from .pop3.server import Server as POP3Server
 from .relays.wrapper import start
 from .reloading import Current, CurrentMaildrop, CurrentRelay
 from .smtp.authentication import anybody
+from .smtp.connection import SessionOptions
 from .smtp.handler import RelayHandler
 from .smtp.headers import HeaderOptions
-from .smtp.options import SessionOptions
 from .smtp.reading import Patience
 from .smtp.rewriting import Rewriting
 from .smtp.server import SMTPServer

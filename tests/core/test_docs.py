@@ -17,8 +17,8 @@ from legacy_email_proxy.pop3.commands import COMMANDS, Mistake, State, capabilit
 from legacy_email_proxy.pop3.options import Options
 from legacy_email_proxy.settings import PROFILES, TABLE, read
 from legacy_email_proxy.smtp.authentication import anybody
+from legacy_email_proxy.smtp.connection import SessionOptions
 from legacy_email_proxy.smtp.handler import RelayHandler
-from legacy_email_proxy.smtp.options import SessionOptions
 from legacy_email_proxy.smtp.reading import Patience
 from legacy_email_proxy.smtp.session import SMTPSession
 from pages import MAP, PAGES, ROOT, rows, text

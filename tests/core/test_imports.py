@@ -23,7 +23,7 @@ IO = {"anyio", "asyncio", "socket", "ssl", "threading", "selectors"}
 SANS_IO = [
     *("replies", "access", "sasl", "pop3.wire", "pop3.commands", "pop3.listing", "pop3.session", "pop3.options"),
     *("pop3.authorization", "pop3.header_line", "pop3.locks", "pop3.requests", "pop3.transfer"),
-    *("smtp.content", "smtp.paths", "smtp.arguments", "smtp.headers", "smtp.long_lines", "smtp.rewriting"),
+    *("smtp.content", "smtp.arguments", "smtp.headers", "smtp.long_lines", "smtp.rewriting"),
     *("smtp.authentication", "smtp.mending", "smtp.signatures", "contracts.header"),
     *("accounts.file", "accounts.lines", "accounts.settings", "accounts.reach", "accounts.pop_before_smtp"),
     *("accounts.rules", "relays.addresses"),

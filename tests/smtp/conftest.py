@@ -15,8 +15,8 @@ import pytest
 
 from legacy_email_proxy.access import Admission
 from legacy_email_proxy.smtp.authentication import Verifier
+from legacy_email_proxy.smtp.connection import SessionOptions
 from legacy_email_proxy.smtp.handler import RelayHandler
-from legacy_email_proxy.smtp.options import SessionOptions
 from legacy_email_proxy.smtp.reading import Patience
 from legacy_email_proxy.smtp.rewriting import Rewriting
 from legacy_email_proxy.smtp.server import SMTPServer

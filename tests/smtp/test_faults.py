@@ -16,8 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from legacy_email_proxy.access import Admission
 from legacy_email_proxy.smtp import connection
+from legacy_email_proxy.smtp.connection import SessionOptions
 from legacy_email_proxy.smtp.handler import RelayHandler
-from legacy_email_proxy.smtp.options import SessionOptions
 from legacy_email_proxy.smtp.reading import Patience
 from legacy_email_proxy.smtp.server import SMTPServer
 from legacy_email_proxy.smtp.session import MAX_RECIPIENTS

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from legacy_email_proxy.smtp.paths import BadParameter, BadPath, parse
+from legacy_email_proxy.smtp.arguments import BadParameter, BadPath, parse
 
 GOOD = [
     ("<a@b>", "a@b", {}),

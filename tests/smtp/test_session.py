@@ -23,9 +23,8 @@ from legacy_email_proxy.contracts import Receipt
 from legacy_email_proxy.replies import Reply
 from legacy_email_proxy.smtp import connection as connection_module
 from legacy_email_proxy.smtp import session as session_module
-from legacy_email_proxy.smtp.connection import SMTPConnection
+from legacy_email_proxy.smtp.connection import SessionOptions, SMTPConnection
 from legacy_email_proxy.smtp.handler import RelayHandler
-from legacy_email_proxy.smtp.options import SessionOptions
 from legacy_email_proxy.smtp.reading import Patience
 from smtp.conftest import Leg, StartLeg
 from smtp.relays import MemoryRelay

@@ -11,15 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from legacy_email_proxy.contracts import Refused, Secret
-from legacy_email_proxy_plugins.smtps.content import ContentEncoder
-from legacy_email_proxy_plugins.smtps.protocol import Extensions, command, mail_command, rcpt_command
-from legacy_email_proxy_plugins.smtps.replies import (
+from legacy_email_proxy_plugins.smtps.protocol import (
     MAX_LINE_OCTETS,
     MAX_REPLY_OCTETS,
     UNASKED,
+    ContentEncoder,
+    Extensions,
     Malformed,
     Reply,
     ReplyReader,
+    command,
+    mail_command,
+    rcpt_command,
 )
 from legacy_email_proxy_plugins.smtps.sasl_login import Exchange
 from legacy_email_proxy_plugins.smtps.settings import Chunking, Encryption, Endpoint

@@ -13,8 +13,8 @@ import pytest
 
 from legacy_email_proxy.access import Admission
 from legacy_email_proxy.contracts import Relay
+from legacy_email_proxy.smtp.connection import SessionOptions
 from legacy_email_proxy.smtp.handler import RelayHandler
-from legacy_email_proxy.smtp.options import SessionOptions
 from legacy_email_proxy.smtp.reading import Patience
 from legacy_email_proxy.smtp.server import SMTPServer
 from realservers.certificates import Certificates

@@ -16,8 +16,8 @@ from fakes.smtp import Action, Connection, Drop, Encryption, Hang, Reset, Say
 from legacy_email_proxy.contracts import Disconnected, Overloaded, Recipient, Refused
 from legacy_email_proxy_plugins.smtps import Limits, Timeouts
 from legacy_email_proxy_plugins.smtps import pool as pool_module
+from legacy_email_proxy_plugins.smtps.protocol import Reply
 from legacy_email_proxy_plugins.smtps.refrain import Refrain
-from legacy_email_proxy_plugins.smtps.replies import Reply
 from realservers.certificates import Certificates
 from smtps.support import CLIENT, CONTENT, SENDER, SHORT, Dialogue, deliver, pieces, relaying
 

@@ -9,8 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from legacy_email_proxy_plugins.smtps.tls import TLS
-from legacy_email_proxy_plugins.smtps.transport import Broken, Wire
+from legacy_email_proxy_plugins.smtps.transport import TLS, Broken, Wire
 from realservers.certificates import Certificate, Certificates
 from smtps.support import server_tls
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fakes.smtp import FakeSMTPServer, Say
-from legacy_email_proxy_plugins.smtps.timeouts import Timeouts
+from legacy_email_proxy_plugins.smtps.settings import Timeouts
 from realservers.certificates import Certificates
 from smtps.support import PASSWORD, USER, relay_to, server_tls
 from spool.support import send, spooling, until, until_states

@@ -27,11 +27,9 @@ from legacy_email_proxy.contracts import (
 from ..backoff import Breaker
 from ..dial import dial
 from .connection import Connection, State
-from .protocol import Extensions, command
-from .replies import UNASKED, Reply, one_line
+from .protocol import UNASKED, Extensions, Reply, command, one_line
 from .sasl_login import NOT_UNDERSTOOD, Exchange, mechanisms
-from .settings import Encryption, Endpoint
-from .timeouts import Timeouts
+from .settings import Encryption, Endpoint, Timeouts
 from .transport import Broken, Wire
 
 __all__ = ("EHLO_NAME", "NotLetIn", "log_in", "open_connection")

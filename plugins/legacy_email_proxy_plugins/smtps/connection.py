@@ -13,10 +13,8 @@ from enum import Enum, auto
 from legacy_email_proxy.contracts import Disconnected, Refused
 
 from ..redaction import without_secrets
-from .protocol import Extensions, command
-from .replies import CLOSING, Reply, redacted
-from .settings import Endpoint
-from .timeouts import Timeouts
+from .protocol import CLOSING, Extensions, Reply, command, redacted
+from .settings import Endpoint, Timeouts
 from .transport import Broken, Wire
 from .verdicts import setting_for, verdict
 

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable
 
-from .replies import Reply
+from .protocol import Reply
 
 __all__ = ("Refrain",)
 

@@ -23,14 +23,12 @@ from legacy_email_proxy.contracts import (
 from ..backoff import Breaker
 from .connecting import log_in, open_connection
 from .connection import Connection, State
-from .envelope import Envelope
 from .pool import Limits, Loan, Pool
 from .probe import probe
+from .protocol import Reply
 from .refrain import Refrain
-from .replies import Reply
-from .settings import Encryption, Endpoint
-from .timeouts import Timeouts
-from .transaction import NotUnderstood, Replayable, send_chunks, send_data
+from .settings import Encryption, Endpoint, Timeouts
+from .transaction import Envelope, NotUnderstood, Replayable, send_chunks, send_data
 
 __all__ = ("SMTPSRelay",)
 

@@ -19,8 +19,7 @@ from ..sasl import (
     offered_of,
     plain,
 )
-from .protocol import Extensions
-from .replies import Reply, redacted
+from .protocol import Extensions, Reply, redacted
 from .settings import Encryption, Endpoint
 
 __all__ = ("NOT_UNDERSTOOD", "Exchange", "mechanisms")

@@ -22,7 +22,7 @@ from ..contracts import (
 from ..relays.groups import in_place
 from ..replies import SMTP, refusal
 from ..smtp.capacity import check, limit
-from ..smtp.measured import Measured
+from ..smtp.reading import Measured
 from .plugins import close_all, probe_all, start_all
 from .pop_before_smtp import RecentLogins
 from .rules import Facts, Leg, Match, Rule, candidates, choose, login_would_help

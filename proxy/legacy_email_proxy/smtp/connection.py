@@ -19,7 +19,9 @@ import functools
 import itertools
 import logging
 import re
+import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from aiosmtpd.smtp import SMTP as AiosmtpdSMTP
@@ -27,16 +29,15 @@ from aiosmtpd.smtp import Envelope
 from aiosmtpd.smtp import Session as AiosmtpdSession
 
 from .. import log
-from ..access import Refusal
+from ..access import Admission, Network, Refusal
 from ..handshakes import HandshakeFailed, HungUp
 from ..replies import SMTP, Reply, printable, smtp_reply
+from .authentication import LOGIN_DELAY_SECONDS, Verifier
 from .buffer import Incoming, LineTooLong
-from .interruptions import Finished, Interruption
-from .options import SessionOptions
-from .reading import Patience
+from .reading import Finished, Interruption, Patience
 from .tls_handshake import handshake
 
-__all__ = ("MAX_CHATTER", "MAX_ERRORS", "SMTPConnection", "parted")
+__all__ = ("MAX_CHATTER", "MAX_ERRORS", "SMTPConnection", "SessionOptions", "parted")
 
 _log = logging.getLogger("legacy_email_proxy.smtp")
 
@@ -55,6 +56,22 @@ _PARTING_SECONDS = 1.0
 _IN_ORDER = ("quit", "drained", "idle", "dropped")
 _COMMANDS_IN_A_ROW = 16
 _REPLIES_IN_A_ROW = 256
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """What all sessions share: limits, deadlines, and what devices are offered. Without ``tls``, which is asked for
+    each handshake's context, there is no STARTTLS, without a ``verifier`` no AUTH.
+    """
+
+    hostname: str
+    max_octets: int
+    patience: Patience
+    admission: Admission
+    lf_end_networks: tuple[Network, ...] = ()
+    tls: Callable[[], ssl.SSLContext] | None = None
+    verifier: Verifier | None = None
+    login_delay_seconds: float = LOGIN_DELAY_SECONDS
 
 
 class LabelledSession(AiosmtpdSession):

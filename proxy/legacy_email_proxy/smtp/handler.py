@@ -32,9 +32,7 @@ from ..contracts import Envelope as MailEnvelope
 from ..replies import SMTP, Reply, printable, refusal, smtp_reply
 from .capacity import check, limit
 from .headers import protocol
-from .interruptions import Interruption
-from .measured import Measured
-from .reading import stalled
+from .reading import Interruption, Measured, stalled
 from .rewriting import Outgoing, Rewriting
 
 __all__ = ("RelayHandler",)

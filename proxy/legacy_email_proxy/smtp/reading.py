@@ -1,7 +1,8 @@
 """A message on its way in: the content behind DATA or BDAT, decoded as it arrives, from a device that has to keep on.
 
 A device keeps its place at the backend only while it makes progress: what is waited for it counts, and what the
-backend lets it wait does not.
+backend lets it wait does not. What can end a message or a session where it stands is an :class:`Interruption`: a
+relay's ``send`` sees it pass through its content, whose octets :class:`Measured` counts and bounds.
 """
 
 from __future__ import annotations
@@ -10,21 +11,69 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
-from ..contracts import Refused
-from ..replies import SMTP, refusal
+from ..contracts import Refused, normalised
+from ..replies import SMTP, Reply, refusal
 from .arguments import Chunk
 from .buffer import Incoming
 from .content import ChunkDecoder, DataDecoder, LFDataDecoder
-from .interruptions import DeviceLost, DeviceStalled, Finished
 
-__all__ = ("BARE_END_SECONDS", "MIN_OCTETS_PER_SECOND", "ChunkedContent", "DataContent", "Patience", "stalled")
+__all__ = (
+    "BARE_END_SECONDS",
+    "MIN_OCTETS_PER_SECOND",
+    "Abandoned",
+    "ChunkedContent",
+    "DataContent",
+    "DeviceLost",
+    "DeviceStalled",
+    "Finished",
+    "Interruption",
+    "Measured",
+    "Patience",
+    "stalled",
+)
 
 MIN_OCTETS_PER_SECOND = 500
 """What a device has to send in a message, on average over the progress time: half of what a modem of 9600 baud does."""
 
 BARE_END_SECONDS = 10.0
 """Silence behind a line of "." with bare line ends after which the device must believe that its message has ended."""
+
+
+class Interruption(Exception):
+    """The content will not come to its end, and whoever waits for a verdict on it gets none."""
+
+
+class Abandoned(Interruption):
+    """The device abandoned its message between two chunks; ``command`` is the line that did it, to be obeyed yet."""
+
+    def __init__(self, command: bytes) -> None:
+        super().__init__("the device abandoned its message")
+        self.command = command
+
+
+class Finished(Interruption):
+    """The session ends, with a last ``reply`` if there is anybody to read it; ``verdict`` is for the log."""
+
+    def __init__(self, verdict: str, reply: Reply | str | None = None) -> None:
+        super().__init__(verdict)
+        self.verdict = verdict
+        self.reply = reply
+
+
+class DeviceLost(Finished):
+    """The device vanished before its message ended."""
+
+    def __init__(self) -> None:
+        super().__init__("dropped: the device left in the middle of its message")
+
+
+class DeviceStalled(Finished):
+    """The device is still connected but said nothing for too long."""
+
+    def __init__(self) -> None:
+        super().__init__("the device made no progress in its message", SMTP.TIMEOUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,3 +237,38 @@ class ChunkedContent(_Content):
         self._discarding = True
         while self.left:
             self.left -= len(await self._arrived(self.left))
+
+
+class Measured:
+    """``content`` in pieces, until there are more than ``limit`` octets: then iterating raises :class:`Refused`.
+
+    Our own session gives an asynchronous iterator; a stock aiosmtpd one gives bytes, or ``str`` if it was told so.
+    """
+
+    def __init__(self, content: Any, limit: int) -> None:
+        self._pieces = _pieces(content)
+        self._limit = limit
+        self.octets = 0
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = await anext(self._pieces)
+        self.octets += len(piece)
+        if self.octets > self._limit:
+            raise refusal(SMTP.TOO_BIG, f"over {self._limit} octets")
+        return piece
+
+
+def _pieces(content: Any) -> AsyncIterator[bytes]:
+    if isinstance(content, str):
+        content = content.encode("utf-8", "surrogateescape")
+    if isinstance(content, bytes):
+        return _whole(content)
+    pieces: AsyncIterator[bytes] = content
+    return pieces
+
+
+async def _whole(content: bytes) -> AsyncIterator[bytes]:
+    yield normalised(content)

@@ -14,10 +14,10 @@ from typing import ParamSpec, TypeVar
 from .. import log
 from ..contracts import Client, Envelope, Failure, Filter, Header, Parameters, Refused
 from ..replies import SMTP, refusal
+from .arguments import BadPath, parse
 from .headers import HeaderOptions, HeaderReader, loops, own_lines
 from .long_lines import LineShortener
 from .mending import mended
-from .paths import BadPath, parse
 from .signatures import Signatures
 
 __all__ = ("FilterBroken", "Outgoing", "Rewriting")

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from .connection import SMTPConnection
-from .options import SessionOptions
+from .connection import SessionOptions, SMTPConnection
 from .session import SMTPSession
 
 __all__ = ("SMTPServer",)

@@ -3,23 +3,38 @@
 aiosmtpd's own commands are replaced, because they would lose or garble a device's mail: DATA streams to the handler
 instead of being collected line by line, and so do the chunks of BDAT, which aiosmtpd does not know; recipients that
 arrive together are asked for together; addresses are passed on as they are (:mod:`.arguments`); ``MAIL FROM:<>`` names
-the null reverse-path, ``RCPT TO:<>`` nobody. Life cycle and command loop are in :mod:`.connection`,
-STARTTLS and AUTH in :mod:`.protection`.
+the null reverse-path, ``RCPT TO:<>`` nobody. Life cycle and command loop are in :mod:`.connection`. STARTTLS (RFC 3207)
+and AUTH (RFC 4954) a device has only where settings offer them; :class:`ProtectedConnection` adds these two.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from dataclasses import dataclass
 
+from .. import log, sasl
 from ..access import canonical, within
+from ..contracts import Failure, LoginRefused
 from ..replies import SMTP, Reply, printable
 from .arguments import Chunk, Rejected, chunk, forward_path, reverse_path
-from .connection import parted
-from .interruptions import Abandoned, DeviceLost, DeviceStalled, Finished, Interruption
-from .protection import ProtectedConnection
-from .reading import ChunkedContent, DataContent, stalled
+from .authentication import KEYWORDS, anybody, authenticate
+from .buffer import LineTooLong
+from .connection import SMTPConnection, parted
+from .reading import (
+    Abandoned,
+    ChunkedContent,
+    DataContent,
+    DeviceLost,
+    DeviceStalled,
+    Finished,
+    Interruption,
+    stalled,
+)
 
-__all__ = ("MAX_RECIPIENTS", "SMTPSession")
+__all__ = ("MAX_RECIPIENTS", "ProtectedConnection", "SMTPSession")
+
+_log = logging.getLogger("legacy_email_proxy.smtp")
 
 MAX_RECIPIENTS = 1000
 """Recipients of one message; more are told to come in another one (RFC 5321 §4.5.3.1.10)."""
@@ -27,6 +42,69 @@ MAX_RECIPIENTS = 1000
 _TOGETHER = 100
 """Recipients that are asked for at once, at most: a flood of them must leave other sessions their turn."""
 _ABANDONING = ("HELO", "EHLO", "RSET", "QUIT")
+
+
+class ProtectedConnection(SMTPConnection):
+    """A connection with the commands STARTTLS and AUTH."""
+
+    def protection_keywords(self) -> list[str]:
+        """What EHLO announces of them at the moment."""
+        starttls = ["STARTTLS"] if self._options.tls and not self.session.tls else []
+        return [*starttls, *KEYWORDS] if self._options.verifier else starttls
+
+    async def smtp_STARTTLS(self, argument: str) -> None:
+        if self._options.tls is None:
+            return self.error(SMTP.NOT_IMPLEMENTED)
+        if argument:
+            return self.error(SMTP.SYNTAX)
+        if self.session.tls or self._in_transaction:
+            return self.error(SMTP.BAD_SEQUENCE)
+        # Whatever was said in the clear may have been put there by somebody on the way.
+        self.session.host_name = None
+        self.session.extended_smtp = self.session.authenticated = False
+        self.session.user = ""
+        self.reply(SMTP.READY_FOR_TLS)
+        return await self.start_tls()
+
+    async def smtp_AUTH(self, argument: str) -> None:
+        verifier = self._options.verifier
+        if verifier is None:
+            return self.error(SMTP.NOT_IMPLEMENTED)
+        if self.session.host_name is None:
+            return self.error(SMTP.HELLO_FIRST)
+        if self._in_transaction or self.session.authenticated:
+            return self.error(SMTP.BAD_SEQUENCE)
+        try:
+            login = await authenticate(argument, self._ask, judged=verifier is not anybody)
+            await verifier(login)
+        except Rejected as rejected:
+            return self.error(rejected.reply)
+        except LoginRefused as refused:
+            self._login_failed(refused)
+            await asyncio.sleep(self._options.login_delay_seconds)
+            return self.error(SMTP.LOGIN_REFUSED)
+        except Failure as failure:
+            self._login_failed(failure)
+            return self.reply(SMTP.LOGIN_NOT_JUDGED)
+        self.session.authenticated = True
+        self.session.user = login.user
+        return self.reply(SMTP.LOGGED_IN)
+
+    async def _ask(self, challenge: str) -> bytes:
+        self.reply(f"334 {challenge}")
+        try:
+            line = await self._incoming.line(self._options.patience.idle_seconds, sasl.MAX_RESPONSE_OCTETS)
+        except LineTooLong:
+            raise Rejected(SMTP.RESPONSE_TOO_LONG) from None
+        except TimeoutError:
+            raise self._out_of_time() from None
+        if line is None:
+            raise Finished("dropped")
+        return line
+
+    def _login_failed(self, failure: Failure) -> None:
+        peer = self.session.peer[0] if self.session.peer else ""
+        log.failure(_log, "smtp login failed", failure, session=self.session.label, client=peer)
 
 
 class SMTPSession(ProtectedConnection):
