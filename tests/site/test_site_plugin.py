@@ -63,12 +63,12 @@ def test_its_own_tests_with_our_contract_suite_pass(source: Path, installed: dic
 def test_registry_loads_by_name_and_only_what_is_named(installed: dict[str, str]) -> None:
     program = """
 import sys
-from legacy_email_proxy import registry
-for group, name in ((registry.RELAY, "archive"), (registry.MAILDROP, "notices"), (registry.RELAY, "acme-mail:archive")):
-    found = registry.find(group, name)
-    print(found, registry.load(found).__name__)
+from legacy_email_proxy import plugins
+for group, name in ((plugins.RELAY, "archive"), (plugins.MAILDROP, "notices"), (plugins.RELAY, "acme-mail:archive")):
+    found = plugins.find(group, name)
+    print(found, plugins.load(found).__name__)
 print("acme_mail.broken" in sys.modules)
-print(*(found.name for found in registry.available(registry.RELAY)))
+print(*(found.name for found in plugins.available(plugins.RELAY)))
 """
     environment = clean_environment(**installed)
     done = subprocess.run(
