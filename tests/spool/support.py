@@ -212,7 +212,7 @@ SQLITE = pytest.mark.parametrize("store", ["sqlite"], indirect=True)
 
 async def until_tries(spool: SpoolRelay, count: int) -> Mapping[str, Any]:
     """Wait until the first message has been tried so often."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(50):
         while True:
             item = (await listed(spool))[0]
             if item["tries"] >= count:
