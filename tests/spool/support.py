@@ -196,7 +196,7 @@ async def until(condition: Callable[[], Any], seconds: float = 50.0) -> None:
             await anyio.sleep(0.005)
 
 
-async def until_states(spool: SpoolRelay, *states: str, seconds: float = 10.0) -> list[Mapping[str, Any]]:
+async def until_states(spool: SpoolRelay, *states: str, seconds: float = 50.0) -> list[Mapping[str, Any]]:
     """Wait until exactly messages in these states are there."""
     with anyio.fail_after(seconds):
         while True:
