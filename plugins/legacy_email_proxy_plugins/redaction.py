@@ -53,11 +53,29 @@ def without_secrets(said: str, secrets: Iterable[str]) -> str:
     known = _known(tuple(secrets))
     if known is None or not said:
         return said
-    said = known.pattern.sub(lambda match: match[0] if match["kept"] else MARK, said)
+    # Each search is one of the text as it came: what one of them takes out may be a part of what another one looks for.
+    found = [_without_blanks(match) for match in known.pattern.finditer(said) if not match["kept"]]
     # Any answer to any command may be searched, so what is short is looked at only where there is a reason to.
     words = _WORDS if known.begins_in(said) else _LONG_WORDS
-    said = words.sub(lambda match: match[0] if match["kept"] else known.word(match[0]), said)
-    return _LONG_RUNS.sub(lambda match: match[0] if match["kept"] else known.run(match[0]), said)
+    found += [match.span() for match in words.finditer(said) if not match["kept"] and known.is_in_word(match[0])]
+    found += [match.span() for match in _LONG_RUNS.finditer(said) if not match["kept"] and known.is_piece(match[0])]
+    return _marked(said, sorted(span for span in found if span[0] < span[1])) if found else said
+
+
+def _without_blanks(match: re.Match[str]) -> tuple[int, int]:
+    """Where it is, without the blanks around it: no secret begins or ends with any."""
+    text = match[0]
+    return match.end() - len(text.lstrip()), match.start() + len(text.rstrip())
+
+
+def _marked(text: str, spans: list[tuple[int, int]]) -> str:
+    """``text`` with one mark for each stretch that ``spans`` cover; those that only touch are two."""
+    shown, end = [], 0
+    for start, stop in spans:
+        if start >= end:
+            shown += [text[end:start], MARK]
+        end = max(end, stop)
+    return "".join([*shown, text[end:]])
 
 
 def _comparable(text: str) -> str:
@@ -78,12 +96,11 @@ class _Known:
         lowered = _comparable(text)
         return any(beginning in lowered for beginning in self.beginnings)
 
-    def word(self, word: str) -> str:
-        sent = len(word) >= _PIECE and _comparable(word.rstrip("=")) in self.sent
-        return MARK if sent or self.begins_in(word) else word
+    def is_in_word(self, word: str) -> bool:
+        return (len(word) >= _PIECE and self.is_piece(word.rstrip("="))) or self.begins_in(word)
 
-    def run(self, run: str) -> str:
-        return MARK if _comparable(run) in self.sent else run
+    def is_piece(self, text: str) -> bool:
+        return _comparable(text) in self.sent
 
 
 _ESCAPED = r"(?i:[%=][0-9a-f]{2}|\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\\[0-7]{3}|&(?:\#x?[0-9a-f]{1,6}|amp|lt|gt|quot|apos);)"

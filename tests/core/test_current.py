@@ -223,7 +223,7 @@ async def test_an_accounts_credentials_go_with_its_composition_and_after_its_leg
     old, new = with_credentials(), with_credentials()
     async with service._running(old, {"POP3": [], "POP3S": [], "SMTP": [], "SMTPS": []}) as current:
         await service._reload(current, lambda _: new)
-        with anyio.fail_after(5):
+        with anyio.fail_after(50):
             while len(closed) < 2:  # noqa: ASYNC110
                 await anyio.sleep(0.005)
         assert closed == ["relay", "credentials"]

@@ -181,7 +181,7 @@ async def test_unique_ids_are_dovecots_own(dovecot: Dovecot, account: Account, m
     """A client that comes from Dovecot's POP3 server downloads nothing twice."""
     import poplib
 
-    pop3 = poplib.POP3("127.0.0.1", dovecot.pop3_port, timeout=20)
+    pop3 = poplib.POP3("127.0.0.1", dovecot.pop3_port, timeout=50)
     pop3.user(account.name)
     pop3.pass_(account.password)
     theirs = [line.split()[1].decode() for line in pop3.uidl()[1]]

@@ -106,7 +106,7 @@ async def test_broken_listings(certificates: Certificates, rows: bytes) -> None:
 async def test_ten_thousand_messages(certificates: Certificates) -> None:
     mailbox = Mailbox({uid: Message(b"", size=uid) for uid in range(1, 10_001)})
     async with pair(certificates.good, mailbox=mailbox) as (maildrop, _):
-        with anyio.fail_after(10):
+        with anyio.fail_after(50):
             async with maildrop.open(CLIENT, None) as session:
                 assert len(session.entries) == 10_000
                 assert session.entries[9_999] == ("00002710" + "3b9aca07", 10_000)

@@ -29,7 +29,7 @@ class POP3(poplib.POP3):
 
     def __init__(self, place: tuple[str, int], source: str) -> None:
         self._source = source
-        super().__init__(*place, timeout=20)
+        super().__init__(*place, timeout=50)
 
     def _create_socket(self, timeout: float | None) -> socket.socket:
         return socket.create_connection((self.host, self.port), timeout, source_address=(self._source, 0))
@@ -57,7 +57,7 @@ class Site:
     def sends(self, sender: str, recipient: str, source: str = HOME) -> str:
         """The login at the provider with which this mail went out."""
         before = len(self.postfix.log)
-        with smtplib.SMTP(*self.proxy.smtp, timeout=20, source_address=(source, 0)) as smtp:
+        with smtplib.SMTP(*self.proxy.smtp, timeout=50, source_address=(source, 0)) as smtp:
             smtp.sendmail(sender, [recipient], b"Subject: x\r\n\r\nx\r\n")
         found = re.findall(r"sasl_username=(\S+)", self.postfix.log[before:])
         assert len(found) == 1, self.postfix.log[before:]
@@ -143,14 +143,14 @@ def short(dovecot: Dovecot, postfix: Postfix, tmp_path: Path) -> Iterator[Site]:
 def test_a_login_by_smtp_chooses_the_account(short: Site) -> None:
     def sends(user: str, password: str) -> list[str]:
         before = len(short.postfix.log)
-        with smtplib.SMTP(*short.proxy.smtp, timeout=20) as smtp:
+        with smtplib.SMTP(*short.proxy.smtp, timeout=50) as smtp:
             smtp.login(user, password)
             smtp.sendmail("x@example.test", [short.accounts[0].address], b"Subject: x\r\n\r\nx\r\n")
         return re.findall(r"sasl_username=(\S+)", short.postfix.log[before:])
 
     assert sends("s0", "1") == [short.accounts[0].name]
     assert sends("s1", "2") == [short.accounts[1].name]
-    with smtplib.SMTP(*short.proxy.smtp, timeout=20) as smtp:
+    with smtplib.SMTP(*short.proxy.smtp, timeout=50) as smtp:
         smtp.ehlo()
         assert smtp.mail("x@example.test") == (530, b"5.7.0 Log in first")
         with pytest.raises(smtplib.SMTPAuthenticationError) as refused:
@@ -158,7 +158,7 @@ def test_a_login_by_smtp_chooses_the_account(short: Site) -> None:
         assert refused.value.smtp_code == 535
         assert smtp.mail("x@example.test")[0] == 530
     # A reload counts at once, also for whoever is connected already.
-    with smtplib.SMTP(*short.proxy.smtp, timeout=20) as smtp:
+    with smtplib.SMTP(*short.proxy.smtp, timeout=50) as smtp:
         smtp.ehlo()
         hashes = short.file.read_text()
         [before] = re.findall(r"^s1 = .*$", hashes, re.MULTILINE)
@@ -183,7 +183,7 @@ def test_a_login_that_nobody_proves_opens_nothing(
         + (site.file.read_text().partition("scanner = ")[2].partition("\n")[0] + "\n" + rules)
     )
     variables = backends(dovecot, postfix, site.accounts[0]) | {"ACCOUNTS_FILE": str(file), "POP3_LOGIN": "accounts"}
-    with running(variables | {"SMTP_AUTH": "any"}) as proxy, smtplib.SMTP(*proxy.smtp, timeout=20) as smtp:
+    with running(variables | {"SMTP_AUTH": "any"}) as proxy, smtplib.SMTP(*proxy.smtp, timeout=50) as smtp:
         smtp.login("scanner", "local")
         assert smtp.mail("x@example.test") == (550, b"5.7.1 There is no account here for this mail")
     done = run("check", **variables, SMTP_AUTH="any", MAILDROP_PLUGIN="none")

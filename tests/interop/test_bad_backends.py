@@ -181,7 +181,7 @@ def test_the_start_needs_no_backend(
     down = variables("down", backends(dovecot, postfix, account), certificates)
     with running(down) as proxy:
         for address, greeting in ((proxy.smtp, b"220 "), (proxy.pop3, b"+OK ")):
-            with socket.create_connection(address, timeout=20) as connection:
+            with socket.create_connection(address, timeout=50) as connection:
                 assert connection.recv(100).startswith(greeting)
 
 
@@ -195,7 +195,7 @@ def test_a_backend_that_never_answers_does_not_hold_the_stop(
         with running(changed) as proxy, contextlib.ExitStack() as clients:
             commands = {proxy.pop3: b"USER a\r\nPASS b\r\n", proxy.smtp: b"HELO x\r\nMAIL FROM:<a@b>\r\n"}
             for address, lines in commands.items():
-                client = clients.enter_context(socket.create_connection(address, timeout=20))
+                client = clients.enter_context(socket.create_connection(address, timeout=50))
                 client.sendall(lines)
                 clients.enter_context(silent.accept()[0])
             began = time.monotonic()

@@ -19,7 +19,7 @@ def shown(proxy: Proxy, leg: str, ca_file: Path, ciphers: str) -> str:
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(ciphers)
     address = proxy._address(leg)
-    with socket.create_connection(address, timeout=10) as plain:
+    with socket.create_connection(address, timeout=50) as plain:
         if not leg.endswith("s"):
             plain.recv(1000)
             plain.sendall(b"STLS\r\n" if leg == "pop3" else b"STARTTLS\r\n")

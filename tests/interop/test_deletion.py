@@ -16,7 +16,7 @@ MESSAGES = [b"Subject: %d\r\n\r\nx\r\n" % number for number in range(1, 5)]
 
 
 def pop3(proxy: Proxy) -> poplib.POP3:
-    client = poplib.POP3(*proxy.pop3, timeout=20)
+    client = poplib.POP3(*proxy.pop3, timeout=50)
     client.user("anybody")
     client.pass_("anything")
     return client

@@ -20,7 +20,7 @@ LONG = b"Z\xe4hler " + b"1234 " * 1000
 def send(
     address: tuple[str, int], account: Account, message: bytes, reverse_path: str = "scanner@firm.example"
 ) -> None:
-    with smtplib.SMTP(*address, local_hostname="scanner", timeout=20) as smtp:
+    with smtplib.SMTP(*address, local_hostname="scanner", timeout=50) as smtp:
         assert smtp.sendmail(reverse_path, [account.address], message, ["BODY=8BITMIME"]) == {}
 
 
@@ -59,7 +59,7 @@ def test_text_without_a_header_is_read_as_text(dovecot: Dovecot, postfix: Postfi
 
 def send_octets(address: tuple[str, int], account: Account, octets: bytes) -> None:
     """As they are: smtplib would repair line ends."""
-    with socket.create_connection(address, timeout=20) as connection, connection.makefile("rb") as replies:
+    with socket.create_connection(address, timeout=50) as connection, connection.makefile("rb") as replies:
         said = [
             b"HELO scanner",
             b"MAIL FROM:<scanner@firm.example>",

@@ -62,7 +62,7 @@ class POP3:
     """A connection that reads whole replies."""
 
     def __init__(self, address: tuple[str, int], account: Account) -> None:
-        self._socket = socket.create_connection(address, timeout=20)
+        self._socket = socket.create_connection(address, timeout=50)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._file = self._socket.makefile("rb")
         self._file.readline()

@@ -28,7 +28,7 @@ def test_a_killed_proxy_deletes_nothing(tmp_path: Path) -> None:
     try:
         proxy = Proxy(process, log_file)
         wait_until(lambda: bool(proxy.lines(" started ")), "the proxy starts", 20)
-        client = poplib.POP3(*proxy.pop3, timeout=20)
+        client = poplib.POP3(*proxy.pop3, timeout=50)
         client.user("u")
         client.pass_("p")
         client.dele(1)

@@ -32,13 +32,13 @@ def test_the_listener_with_tls(certificates: Certificates, tmp_path: Path) -> No
         curls(proxy, certificates)
         address, port = proxy._address("pop3s")
         trusting = ssl.create_default_context(cafile=certificates.ca_file)
-        client = poplib.POP3_SSL(address, port, context=trusting, timeout=20)
+        client = poplib.POP3_SSL(address, port, context=trusting, timeout=50)
         client.user("u")
         client.pass_("p")
         assert client.retr(1)[1] == [b"Subject: x", b""]
         client.quit()
         assert "tls=TLSv1.3" in proxy.wait_for("pop3 session ended", 5)[4]
-        plain = poplib.POP3(*proxy.pop3, timeout=20)
+        plain = poplib.POP3(*proxy.pop3, timeout=50)
         assert "STLS" in plain.capa()
         plain.quit()
         ports = {

@@ -32,7 +32,7 @@ def in_front(proxy: Proxy, certificates: Certificates, dovecot: Dovecot) -> Iter
 
 def fate(postfix: Postfix, recipient: str, sender: str, *options: str) -> str:
     """What Postfix's log says became of the message at its smarthost."""
-    with smtplib.SMTP("127.0.0.1", postfix.submission_port, timeout=20) as smtp:
+    with smtplib.SMTP("127.0.0.1", postfix.submission_port, timeout=50) as smtp:
         smtp.ehlo()
         smtp.command_encoding = "utf-8"
         smtp.sendmail(sender, [recipient], "Subject: \u00e4\r\n\r\nx\r\n".encode(), options)

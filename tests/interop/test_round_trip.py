@@ -26,7 +26,7 @@ MESSAGES = {
 
 
 def pop3(proxy: Proxy) -> poplib.POP3:
-    client = poplib.POP3(*proxy.pop3, timeout=20)
+    client = poplib.POP3(*proxy.pop3, timeout=50)
     client.user("anybody")
     client.pass_("anything")
     return client
@@ -39,7 +39,7 @@ def retrieve(client: poplib.POP3, number: int) -> bytes:
 @pytest.mark.parametrize("name", MESSAGES)
 def test_what_a_device_sends_it_reads_back(name: str, proxy: Proxy, dovecot: Dovecot, account: Account) -> None:
     message = MESSAGES[name]
-    with smtplib.SMTP(*proxy.smtp, timeout=20) as smtp:
+    with smtplib.SMTP(*proxy.smtp, timeout=50) as smtp:
         assert smtp.sendmail("scanner@example.test", [account.address], message) == {}
     stored = dovecot.wait_for_messages(account.name, 1)
     assert stored[0].endswith(message)
@@ -55,7 +55,7 @@ def test_what_a_device_sends_it_reads_back(name: str, proxy: Proxy, dovecot: Dov
 
 
 def test_recipients_are_judged_by_the_backend(proxy: Proxy, dovecot: Dovecot, account: Account) -> None:
-    with smtplib.SMTP(*proxy.smtp, timeout=20) as smtp:
+    with smtplib.SMTP(*proxy.smtp, timeout=50) as smtp:
         smtp.ehlo()
         assert smtp.mail("scanner@example.test")[0] == 250
         assert smtp.rcpt("nobody@example.test")[0] == 550
@@ -115,12 +115,12 @@ def test_users_of_their_own(dovecot: Dovecot, postfix: Postfix) -> None:
     variables = backends(dovecot, postfix, accounts[0]) | {"POP3_LOGIN": "backend", "BACKEND_IMAP_USER": ""}
     with running(variables | {"BACKEND_IMAP_PASS": ""}) as proxy:
         for account in accounts:
-            client = poplib.POP3(*proxy.pop3, timeout=20)
+            client = poplib.POP3(*proxy.pop3, timeout=50)
             client.user(account.name)
             client.pass_(account.password)
             assert retrieve(client, 1) == b"To: %s\r\n\r\nx\r\n" % account.name.encode()
             client.quit()
-        wrong = poplib.POP3(*proxy.pop3, timeout=20)
+        wrong = poplib.POP3(*proxy.pop3, timeout=50)
         wrong.user(accounts[0].name)
         with pytest.raises(poplib.error_proto, match=r"-ERR \[AUTH\] "):
             wrong.pass_(accounts[1].password)
@@ -141,7 +141,7 @@ def test_starttls_and_plain_backends(upgrade: bool, dovecot: Dovecot, postfix: P
         variables["BACKEND_IMAP_HOST"] = "127.0.0.1"
     dovecot.add_message(account.name, MESSAGES["plain"])
     with running(variables) as proxy:
-        with smtplib.SMTP(*proxy.smtp, timeout=20) as smtp:
+        with smtplib.SMTP(*proxy.smtp, timeout=50) as smtp:
             smtp.sendmail("scanner@example.test", [account.address], MESSAGES["dots"])
         dovecot.wait_for_messages(account.name, 2)
         client = pop3(proxy)
@@ -152,7 +152,7 @@ def test_starttls_and_plain_backends(upgrade: bool, dovecot: Dovecot, postfix: P
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopping(number: signal.Signals, proxy: Proxy) -> None:
-    idle = socket.create_connection(proxy.smtp, timeout=20)
+    idle = socket.create_connection(proxy.smtp, timeout=50)
     reading = pop3(proxy)
     with idle:
         idle.recv(1000)
@@ -163,7 +163,7 @@ def test_stopping(number: signal.Signals, proxy: Proxy) -> None:
 
 
 def test_a_transaction_may_finish_while_stopping(proxy: Proxy, dovecot: Dovecot, account: Account) -> None:
-    smtp = smtplib.SMTP(*proxy.smtp, timeout=20)
+    smtp = smtplib.SMTP(*proxy.smtp, timeout=50)
     smtp.ehlo()
     smtp.mail("scanner@example.test")
     smtp.rcpt(account.address)
@@ -180,7 +180,7 @@ def test_no_secret_in_the_log_at_debug(dovecot: Dovecot, postfix: Postfix, accou
 
     dovecot.add_message(account.name, MESSAGES["plain"])
     with running(backends(dovecot, postfix, account) | {"LOG_LEVEL": "debug"}) as proxy:
-        with smtplib.SMTP(*proxy.smtp, timeout=20) as smtp:
+        with smtplib.SMTP(*proxy.smtp, timeout=50) as smtp:
             smtp.sendmail("scanner@example.test", [account.address], MESSAGES["plain"])
         client = pop3(proxy)
         client.retr(1)

@@ -42,7 +42,7 @@ def test_smtplib_with_each_login_and_starttls(
     proxy: Proxy, dovecot: Dovecot, account: Account, client_tls: ssl.SSLContext
 ) -> None:
     for count, mechanism in enumerate(("PLAIN", "LOGIN"), 1):
-        with smtplib.SMTP("localhost", proxy.smtp[1], timeout=20) as smtp:
+        with smtplib.SMTP("localhost", proxy.smtp[1], timeout=50) as smtp:
             smtp.starttls(context=client_tls)
             smtp.ehlo()
             assert {"PLAIN", "LOGIN"} <= set(smtp.esmtp_features["auth"].split())

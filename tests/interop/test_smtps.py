@@ -52,7 +52,7 @@ def test_the_listener_with_tls(variables: dict[str, str], certificates: Certific
     with running({**variables, "TLS_LEGACY": "true"}) as proxy:
         address, port = proxy._address("smtps")
         trusting = ssl.create_default_context(cafile=certificates.ca_file)
-        with smtplib.SMTP_SSL("localhost", port, context=trusting, timeout=20) as client:
+        with smtplib.SMTP_SSL("localhost", port, context=trusting, timeout=50) as client:
             client.login("scanner", "hunter2-xyz")
             client.sendmail("a@example.test", ["b@example.test"], BODY)
         line = proxy.wait_for("smtp session ended")[0]
@@ -123,13 +123,13 @@ def test_curl_logs_in_by_each_way(proxy: Proxy, certificates: Certificates, tmp_
 
 def test_pop_before_smtp(proxy: Proxy, tmp_path: Path) -> None:
     # Some devices read mail in order to be let in, instead of logging in: nobody asked, and they may send before too.
-    with smtplib.SMTP(*proxy.smtp, timeout=20) as client:
+    with smtplib.SMTP(*proxy.smtp, timeout=50) as client:
         client.sendmail("a@example.test", ["b@example.test"], BODY)
-    reading = poplib.POP3(*proxy.pop3, timeout=20)
+    reading = poplib.POP3(*proxy.pop3, timeout=50)
     reading.user("scanner")
     reading.pass_("secret")
     reading.quit()
-    with smtplib.SMTP(*proxy.smtp, timeout=20) as client:
+    with smtplib.SMTP(*proxy.smtp, timeout=50) as client:
         assert client.has_extn("auth") or client.ehlo()
         client.sendmail("a@example.test", ["b@example.test"], BODY)
     assert delivered(tmp_path) == 2

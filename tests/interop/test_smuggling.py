@@ -43,7 +43,7 @@ class Device:
 
     @classmethod
     def connected(cls, address: tuple[str, int]) -> AbstractContextManager[Self]:
-        return cls.on(socket.create_connection(address, timeout=20))
+        return cls.on(socket.create_connection(address, timeout=50))
 
     def expect(self, code: bytes) -> None:
         while (line := self._replies.readline())[3:4] == b"-":
@@ -150,7 +150,7 @@ def test_postfix_alone_would_have_taken_two(
 ) -> None:
     victim = dovecot.add_account()
     login = base64.b64encode(f"\0{account.name}\0{account.password}".encode())
-    plain = socket.create_connection(("127.0.0.1", gullible.smtps_port), timeout=20)
+    plain = socket.create_connection(("127.0.0.1", gullible.smtps_port), timeout=50)
     with Device.on(client_tls.wrap_socket(plain, server_hostname="localhost")) as device:
         device.say(b"AUTH PLAIN " + login + b"\r\n", b"235")
         device.envelope("a@example.com", account.address)

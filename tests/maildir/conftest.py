@@ -73,6 +73,6 @@ def subfolders(maildir: Path) -> dict[str, int]:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what happens in another thread."""
-    with anyio.fail_after(5):
+    with anyio.fail_after(50):
         while not condition():  # noqa: ASYNC110 (a thread or the disk sets no event)
             await anyio.sleep(0.005)

@@ -67,7 +67,7 @@ async def test_message_that_turned_into_a_pipe_hangs_nobody(maildir: Path, maild
     async with maildrop.open(CLIENT, None) as session:
         (maildir / "new" / "1.a.h").unlink()
         os.mkfifo(maildir / "new" / "1.a.h")
-        with anyio.fail_after(5), pytest.raises(Failure):
+        with anyio.fail_after(50), pytest.raises(Failure):
             await retrieve(session, "1.a.h")
 
 
@@ -224,7 +224,7 @@ async def test_hanging_session_holds_up_no_other(
             await retrieve(session, "1.a.h")
 
     monkeypatch.setattr(os, "open", hanging)
-    with anyio.fail_after(10):
+    with anyio.fail_after(50):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(stuck)
             await until(reached.is_set)

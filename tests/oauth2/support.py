@@ -89,7 +89,7 @@ def disguises(secret: str) -> set[str]:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what no event tells."""
-    with anyio.fail_after(5):
+    with anyio.fail_after(50):
         while not condition():  # noqa: ASYNC110
             await anyio.sleep(0.005)
 

@@ -66,7 +66,7 @@ async def test_what_was_seen_last_is_used_and_one_thread_hangs(tmp_path: Path, m
     await store.save(RECORD)
     assert await store.load() == RECORD
     with hanging(monkeypatch) as begun:
-        with anyio.fail_after(5):
+        with anyio.fail_after(50):
             for _ in range(100):
                 assert await store.load() == RECORD
         assert begun == ["_load"]
@@ -80,7 +80,7 @@ async def test_what_was_seen_last_is_used_and_one_thread_hangs(tmp_path: Path, m
 async def test_nothing_was_seen_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = store_in(tmp_path)
     with hanging(monkeypatch):
-        with anyio.fail_after(5), pytest.raises(Damaged, match=r"can not be read: the disk does not answer"):
+        with anyio.fail_after(50), pytest.raises(Damaged, match=r"can not be read: the disk does not answer"):
             await store.load()
     await awake(store)
 
@@ -140,7 +140,7 @@ async def test_a_login_goes_on_with_the_token_that_is_known(
 ) -> None:
     async with pair(certificates.good, tmp_path, "refresh_token") as (credentials, fake):
         token = await credentials.secret(IMAP)
-        with hanging(monkeypatch), anyio.fail_after(5):
+        with hanging(monkeypatch), anyio.fail_after(50):
             for _ in range(20):
                 assert await credentials.secret(IMAP) == token
             started = credentials_for(fake, certificates.ca_file, tmp_path, "refresh_token")
@@ -173,7 +173,7 @@ async def test_an_application_does_without(
 ) -> None:
     given = {"OAUTH2_CLIENT_SECRET": SECRET}
     async with pair(certificates.good, tmp_path, "client_credentials", **given) as (credentials, fake):
-        with hanging(monkeypatch), anyio.fail_after(5):
+        with hanging(monkeypatch), anyio.fail_after(50):
             token = await credentials.secret(IMAP)
             assert await credentials.secret(IMAP) == token
         await awake(credentials._keeper._store)

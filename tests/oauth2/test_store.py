@@ -287,7 +287,7 @@ async def test_where_there_are_no_locks(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    with anyio.fail_after(5), pytest.raises(StorageFull, match="can not be stored: No locks available"):
+    with anyio.fail_after(50), pytest.raises(StorageFull, match="can not be stored: No locks available"):
         async with store_in(tmp_path).locked():
             pass
 

@@ -40,7 +40,7 @@ def keeper_of(credentials: OAuth2Credentials, clock: Callable[[], float]) -> Kee
 
 async def settled(keeper: Keeper) -> None:
     if keeper._task is not None:
-        await asyncio.wait({keeper._task}, timeout=5)
+        await asyncio.wait({keeper._task}, timeout=50)
 
 
 async def test_fifty_wait_for_one_renewal(certificates: Certificates, tmp_path: Path) -> None:
@@ -468,5 +468,5 @@ async def test_an_error_is_not_noted_of_what_another_process_has_stored_meanwhil
 async def test_a_renewal_that_hangs_stops_nobody_else_for_ever(certificates: Certificates, tmp_path: Path) -> None:
     server = {"script": {"token": Hang()}}
     async with pair(certificates.good, tmp_path, "refresh_token", seconds=0.2, server=server) as (credentials, _):
-        with anyio.fail_after(5), pytest.raises(Failure, match=r"did not answer within 0.2 s"):
+        with anyio.fail_after(50), pytest.raises(Failure, match=r"did not answer within 0.2 s"):
             await credentials.secret(IMAP)

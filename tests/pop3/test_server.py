@@ -94,7 +94,7 @@ async def test_poplib_reads_and_deletes(start_leg: StartLeg, ends: Ends) -> None
     leg = await start_leg(two())
 
     def session() -> None:
-        client = poplib.POP3(*leg.address, timeout=10)
+        client = poplib.POP3(*leg.address, timeout=50)
         assert client.capa()["IMPLEMENTATION"] == ["test"]
         client.user("u")
         client.pass_("p")
@@ -546,7 +546,7 @@ async def test_a_tls_client_is_told_and_named(start_leg: StartLeg, ends: Ends) -
 
     def hello() -> None:
         context = ssl.create_default_context()
-        with socket.create_connection(leg.address, timeout=10) as plain, pytest.raises((ssl.SSLError, OSError)):
+        with socket.create_connection(leg.address, timeout=50) as plain, pytest.raises((ssl.SSLError, OSError)):
             context.wrap_socket(plain, server_hostname="localhost")
 
     await asyncio.to_thread(hello)

@@ -86,11 +86,11 @@ def test_the_handshake_is_asked_for_after_the_reply() -> None:
 
 def secured(leg: Leg, context: ssl.SSLContext) -> poplib.POP3_SSL:
     assert leg.tls_address
-    return poplib.POP3_SSL("127.0.0.1", leg.tls_address[1], context=context, timeout=10)
+    return poplib.POP3_SSL("127.0.0.1", leg.tls_address[1], context=context, timeout=50)
 
 
 def upgraded(leg: Leg, context: ssl.SSLContext) -> poplib.POP3:
-    client = poplib.POP3(*leg.address, timeout=10)
+    client = poplib.POP3(*leg.address, timeout=50)
     assert "STLS" in client.capa()
     client.stls(context=context)
     assert "STLS" not in client.capa()
@@ -204,7 +204,7 @@ async def test_the_end_of_tls_is_said(
     def session() -> bytes:
         assert leg.tls_address
         with (
-            socket.create_connection(leg.tls_address, timeout=10) as plain,
+            socket.create_connection(leg.tls_address, timeout=50) as plain,
             client_tls.wrap_socket(plain, server_hostname="localhost", suppress_ragged_eofs=False) as client,
         ):
             client.sendall(b"QUIT\r\n")
@@ -219,7 +219,7 @@ async def test_commands_injected_behind_stls(
     leg = await start_leg(mailbox(), tls=server_tls)
 
     def attack() -> bytes:
-        with socket.create_connection(leg.address, timeout=10) as plain:
+        with socket.create_connection(leg.address, timeout=50) as plain:
             plain.sendall(b"STLS\r\nUSER evil\r\nPASS evil\r\nDELE 1\r\nQUIT\r\n")
             greeting = b""
             while greeting.count(b"\n") < 2:
@@ -255,7 +255,7 @@ async def test_clients_without_tls_are_named(
 ) -> None:
     leg = await start_leg(mailbox(), tls=server_tls)
     assert leg.tls_address
-    with socket.create_connection(leg.tls_address, timeout=10) as client:
+    with socket.create_connection(leg.tls_address, timeout=50) as client:
         client.sendall(octets)
         client.shutdown(socket.SHUT_WR)
         await until(lambda: bool(ends()))
@@ -302,7 +302,7 @@ async def test_a_handshake_has_a_deadline(
     monkeypatch.setattr(handshake, "HANDSHAKE_SECONDS", 0.2)
     leg = await start_leg(mailbox(), tls=server_tls)
     assert leg.tls_address
-    with socket.create_connection(leg.address if stls else leg.tls_address, timeout=10) as client:
+    with socket.create_connection(leg.address if stls else leg.tls_address, timeout=50) as client:
         client.sendall(b"STLS\r\n" if stls else b"\x16\x03\x01")
         await until(lambda: bool(ends()))
     assert ends()[-1]["reason"] == "no TLS: the client did not finish the handshake in time"
@@ -365,7 +365,7 @@ async def test_who_resets_behind_stls_is_no_news(
     """Gone before the handshake begins, with something that was never read."""
     caplog.set_level(logging.DEBUG)
     leg = await start_leg(mailbox(), tls=server_tls)
-    with socket.create_connection(leg.address, timeout=10) as client:
+    with socket.create_connection(leg.address, timeout=50) as client:
         client.sendall(octets)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     await until(lambda: bool(ends()))

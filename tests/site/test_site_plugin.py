@@ -161,12 +161,12 @@ def test_a_broken_filter_that_is_named_stops_the_start(installed: dict[str, str]
 
 
 def send(proxy: Proxy, *readers: str) -> dict[str, tuple[int, bytes]]:
-    with smtplib.SMTP(*proxy.smtp, timeout=20) as device:
+    with smtplib.SMTP(*proxy.smtp, timeout=50) as device:
         return device.sendmail("device@acme.example", readers or ["archive@acme.example"], MESSAGE)
 
 
 def fetch_and_delete(proxy: Proxy) -> bytes:
-    device = poplib.POP3(*proxy.pop3, timeout=20)
+    device = poplib.POP3(*proxy.pop3, timeout=50)
     device.user("anybody")
     device.pass_("anything")
     assert device.stat() == (2, 2 * len(MESSAGE))

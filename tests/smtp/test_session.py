@@ -523,7 +523,7 @@ async def test_the_handler_is_an_ordinary_aiosmtpd_handler(verdict: str | None) 
     address = server.sockets[0].getsockname()
 
     def client() -> None:
-        with smtplib.SMTP(address[0], address[1], timeout=10) as smtp:
+        with smtplib.SMTP(address[0], address[1], timeout=50) as smtp:
             smtp.sendmail("", ["b@example.com", "refuse-550@example.com"], b"one\r\n.two\r\n")
             expected = smtplib.SMTPDataError if verdict else smtplib.SMTPSenderRefused
             with pytest.raises(expected) as refused:

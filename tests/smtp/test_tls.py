@@ -39,14 +39,14 @@ async def until(condition: Callable[[], object]) -> None:
 
 def secured(leg: Leg, context: ssl.SSLContext) -> smtplib.SMTP:
     assert leg.tls_address
-    client = smtplib.SMTP_SSL(timeout=10, context=context)
+    client = smtplib.SMTP_SSL(timeout=50, context=context)
     client._host = "localhost"  # type: ignore[attr-defined]
     client.connect(*leg.tls_address)
     return client
 
 
 def upgraded(leg: Leg, context: ssl.SSLContext) -> smtplib.SMTP:
-    client = smtplib.SMTP(*leg.address, timeout=10)
+    client = smtplib.SMTP(*leg.address, timeout=50)
     client._host = "localhost"  # type: ignore[attr-defined]
     client.ehlo()
     assert client.has_extn("starttls")
@@ -182,7 +182,7 @@ async def test_commands_injected_behind_starttls(
     before = b"EHLO evil\r\nAUTH PLAIN AGV2aWwAZXZpbA==\r\n"
 
     def attack() -> bytes:
-        with socket.create_connection(leg.address, timeout=10) as plain:
+        with socket.create_connection(leg.address, timeout=50) as plain:
             plain.sendall(before + b"STARTTLS\r\n" + pipelined)
             greeting = b""
             while b"220 2.0.0 Begin TLS\r\n" not in greeting:
@@ -272,7 +272,7 @@ async def test_clients_without_tls_are_named(
 ) -> None:
     leg = await start_leg(tls=server_tls)
     assert leg.tls_address
-    with socket.create_connection(leg.tls_address, timeout=10) as client:
+    with socket.create_connection(leg.tls_address, timeout=50) as client:
         client.sendall(octets)
         client.shutdown(socket.SHUT_WR)
         await until(ends)
@@ -305,7 +305,7 @@ async def test_a_handshake_has_a_deadline(
     monkeypatch.setattr(tls_handshake, "HANDSHAKE_SECONDS", 0.2)
     leg = await start_leg(tls=server_tls)
     assert leg.tls_address
-    with socket.create_connection(leg.address if starttls else leg.tls_address, timeout=10) as client:
+    with socket.create_connection(leg.address if starttls else leg.tls_address, timeout=50) as client:
         client.sendall(b"STARTTLS\r\n" if starttls else b"\x16\x03\x01")
         await until(ends)
     assert ends()[-1]["verdict"] == "no TLS: the client did not finish the handshake in time"
@@ -526,7 +526,7 @@ async def test_idle_sessions_are_cheap(
     def connect() -> None:
         for _ in range(20):
             assert leg.tls_address
-            plain = socket.create_connection(leg.tls_address, timeout=10)
+            plain = socket.create_connection(leg.tls_address, timeout=50)
             clients.append(client_tls.wrap_socket(plain, server_hostname="localhost"))
             assert clients[-1].recv(1000).startswith(b"220 ")
 
@@ -560,7 +560,7 @@ async def test_tls_on_the_plain_port_is_not_answered_with_tls(
     leg = await start_leg(tls=server_tls)
 
     def session() -> None:
-        with socket.create_connection(leg.address, timeout=10) as plain:
+        with socket.create_connection(leg.address, timeout=50) as plain:
             assert plain.recv(1000).startswith(b"220 ")
             with pytest.raises(ssl.SSLError):
                 client_tls.wrap_socket(plain, server_hostname="localhost")

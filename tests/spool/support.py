@@ -196,7 +196,7 @@ async def until(condition: Callable[[], Any], seconds: float = 50.0) -> None:
             await anyio.sleep(0.005)
 
 
-async def until_states(spool: SpoolRelay, *states: str, seconds: float = 10.0) -> list[Mapping[str, Any]]:
+async def until_states(spool: SpoolRelay, *states: str, seconds: float = 50.0) -> list[Mapping[str, Any]]:
     """Wait until exactly messages in these states are there."""
     with anyio.fail_after(seconds):
         while True:
@@ -212,7 +212,7 @@ SQLITE = pytest.mark.parametrize("store", ["sqlite"], indirect=True)
 
 async def until_tries(spool: SpoolRelay, count: int) -> Mapping[str, Any]:
     """Wait until the first message has been tried so often."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(50):
         while True:
             item = (await listed(spool))[0]
             if item["tries"] >= count:

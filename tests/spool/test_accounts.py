@@ -51,7 +51,7 @@ def text_of(backends: Mapping[str, FakeSMTPServer]) -> str:
 
 def submit(proxy: Proxy, account: str) -> None:
     sender = f"scanner@{account}.test"
-    with smtplib.SMTP(*proxy.smtp, timeout=20) as device:
+    with smtplib.SMTP(*proxy.smtp, timeout=50) as device:
         device.sendmail(sender, [RECIPIENT], f"From: {sender}\r\nSubject: x\r\n\r\nx\r\n".encode())
 
 

@@ -230,7 +230,7 @@ async def test_a_service_that_stops_does_not_wait_for_a_backup(tmp_path: Path) -
     backing_up = asyncio.create_task(writer.aside(endless))
     await begun.wait()
     await send(spool, content=CONTENT)  # commits go on
-    with anyio.fail_after(3):
+    with anyio.fail_after(50):
         await spool.aclose()
     with pytest.raises(Failure, match="being closed"):
         await backing_up
@@ -370,7 +370,7 @@ class _Killed(Exception):
 
 def _back_up_and_die(down: dict[str, str], folder: Path) -> None:
     with running(down) as proxy:
-        with smtplib.SMTP(*proxy.smtp, timeout=10) as device:
+        with smtplib.SMTP(*proxy.smtp, timeout=50) as device:
             for content in (CONTENT, LARGE):
                 device.sendmail("a@example.test", ["b@example.test"], content)
         done = run("spool", "backup", str(folder), **down)

@@ -52,7 +52,7 @@ def up(down: dict[str, str], tmp_path: Path) -> dict[str, str]:
 
 
 def submit(proxy: Proxy, *recipients: str) -> None:
-    with smtplib.SMTP(*proxy.smtp, timeout=10) as device:
+    with smtplib.SMTP(*proxy.smtp, timeout=50) as device:
         device.sendmail(SENDER, recipients or [RECIPIENT], CONTENT)
 
 

@@ -46,7 +46,7 @@ async def weighed(spool: Any) -> tuple[int, int]:
 
 async def until_room(spool: Any, *room: int) -> None:
     """Wait until so much is counted, or without a figure, as much as there is. It comes a moment after the record."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(50):
         while await room_of(spool) != (room or await weighed(spool)):  # noqa: ASYNC110 (nothing sets an event)
             await anyio.sleep(0.01)
 

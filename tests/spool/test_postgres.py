@@ -93,7 +93,7 @@ async def test_two_share_what_waits_and_nothing_is_delivered_twice(tmp_path: Pat
 
     one, two = Backend(before_dot=slowly), Backend(before_dot=slowly)
     async with spooling(one, tmp_path / "one") as first, spooling(two, tmp_path / "two"):
-        await until_states(first, seconds=20)
+        await until_states(first)
     counts = Counter([*one.contents, *two.contents])
     assert counts == {b"%d" % number: 1 for number in range(120)}
     assert len(one.contents) > 10
@@ -121,7 +121,7 @@ async def test_a_killed_proxys_messages_are_taken_over_when_its_leases_end(
             await process.wait()
             process._transport.close()  # type: ignore[attr-defined]
         assert sorted(word for word, _ in said) == [b"250"] * count + [b"delivered"] * (count // 2)
-        await until_states(survivor, seconds=10)
+        await until_states(survivor)
     there = {number for word, number in said if word == b"delivered"}
     assert sorted(backend.contents) == sorted({b"%d" % number for number in range(count)} - there)
     assert "messages are taken over, of which the leases have ended" in caplog.text
@@ -176,7 +176,7 @@ async def test_started_again_it_has_its_own_at_once(tmp_path: Path) -> None:
         pass
     backend = Backend()
     async with spooling(backend, state_dir) as spool:
-        await until_states(spool, seconds=5)
+        await until_states(spool)
     assert backend.contents == [CONTENT]
 
 
@@ -357,7 +357,7 @@ async def test_a_service_starts_without_its_server_and_heals(
         await until(lambda: "the spool can not be read: " in caplog.text)
         assert "the spool is open" not in caplog.messages
         await anyio.to_thread.run_sync(own_server.start_again)
-        with anyio.fail_after(10):
+        with anyio.fail_after(50):
             while True:
                 try:
                     await send(spool)
@@ -400,7 +400,7 @@ async def test_a_service_starts_before_a_server_that_takes_nobody_now(
             elif trouble == "full for this database":
                 own_server.execute(f"ALTER DATABASE {url.rpartition('/')[2]} CONNECTION LIMIT -1")
             stack.close()
-            with anyio.fail_after(15):
+            with anyio.fail_after(50):
                 while True:
                     try:
                         await send(spool)
