@@ -15,10 +15,9 @@ import anyio
 from anyio.abc import TaskGroup
 
 from . import __version__, log
-from .access import Address, Admission
+from .access import Address, Admission, gateway
 from .build import Composition
 from .choice import NONE
-from .container import gateway
 from .contracts import Credentials, Filter, Maildrop, Relay, SettingsMistake
 from .listeners import PLUGIN_OF, bind, shown
 from .pop3.options import Options as POP3Options

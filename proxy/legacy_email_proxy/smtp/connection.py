@@ -28,8 +28,8 @@ from aiosmtpd.smtp import Session as AiosmtpdSession
 
 from .. import log
 from ..access import Refusal
-from ..handshakes import HandshakeFailed, HungUp
 from ..replies import SMTP, Reply, printable, smtp_reply
+from ..tls import HandshakeFailed, HungUp
 from .buffer import Incoming, LineTooLong
 from .interruptions import Finished, Interruption
 from .options import SessionOptions
