@@ -20,7 +20,7 @@ from .accounts.rules import Rule
 from .accounts.users import Users
 from .choice import ASKED_FOR, CREDENTIALS, FILTERS, GROUPS, LEGS, NONE, Chosen, Named, choose
 from .contracts import Credentials, Filter, Maildrop, Queue, Relay, SettingsMistake
-from .plugin_context import PluginContext
+from .plugins import PluginContext
 from .relays.allow_list import GuardFilter
 from .relays.filtered import FilteredRelay
 from .relays.rate_limit import Turns
