@@ -16,8 +16,7 @@ from anyio.abc import TaskGroup
 
 from . import __version__, log
 from .access import Address, Admission, gateway
-from .build import Composition
-from .choice import NONE
+from .build import NONE, Composition
 from .contracts import Credentials, Filter, Maildrop, Relay, SettingsMistake
 from .listeners import PLUGIN_OF, bind, shown
 from .pop3.options import Options as POP3Options

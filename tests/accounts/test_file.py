@@ -266,7 +266,7 @@ FOREIGN = [
 
 @pytest.mark.parametrize(("line", "expected"), FOREIGN)
 async def test_no_password_goes_where_it_is_not_known(line: str, expected: tuple[object, ...], tmp_path: Path) -> None:
-    from legacy_email_proxy.choice import choose
+    from legacy_email_proxy.build import choose
 
     file = tmp_path / "accounts.toml"
     file.write_text(f'[accounts.a]\n{line}\n[[rules]]\naccount = "a"\n')

@@ -45,11 +45,10 @@ MAY_IMPORT = {
     "pop3": {"contracts", "replies", "log", "access", "tls", "sasl"},
     "smtp": {"contracts", "replies", "log", "access", "tls", "sasl"},
     "accounts": {"contracts", "replies", "log", "access", "settings", "relays", "smtp"},
-    "choice": {"contracts", "plugins", "settings", "accounts"},
-    "build": {"contracts", "choice", "plugins", "settings", "tls", "accounts", "relays"},
+    "build": {"contracts", "plugins", "settings", "tls", "accounts", "relays"},
     "reloading": {"contracts", "build"},
     "service": {
-        *("contracts", "log", "access", "tls", "choice", "build", "reloading", "listeners"),
+        *("contracts", "log", "access", "tls", "build", "reloading", "listeners"),
         *("relays", "pop3", "smtp"),
     },
     "demo": {"contracts"},

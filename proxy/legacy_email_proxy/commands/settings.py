@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from ..choice import choose
+from ..build import choose
 from ..contracts import Setting
 from ..settings import Settings, unknown_variables
 
