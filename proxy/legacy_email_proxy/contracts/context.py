@@ -79,15 +79,3 @@ class Setting:
     choices: tuple[str, ...] = ()
     minimum: int | None = None
     maximum: int | None = None
-
-    def shown(self, value: Any) -> str:
-        """``value`` as ``settings`` prints it, secrets hidden."""
-        if value is None:
-            return ""
-        if self.type in ("list", "networks"):
-            return ",".join(map(str, value))
-        if self.type == "flag":
-            return "true" if value else "false"
-        if self.type == "seconds":
-            return f"{value:g}"
-        return str(value)
