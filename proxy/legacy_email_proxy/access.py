@@ -1,6 +1,8 @@
 """Who may connect: the networks that are trusted, and how many connections an address and everybody may hold.
 
-Nothing authenticates a device here, so this module is the only guard between the listeners and the world.
+Nothing authenticates a device here, so this module is the only guard between the listeners and the world. A gateway
+that hides the clients behind it weakens that guard: behind a NAT (Docker's userland proxy, for one) every client has
+the private address of the container's gateway, and so looks trusted. :func:`gateway` finds that address.
 """
 
 from __future__ import annotations
@@ -9,9 +11,10 @@ import ipaddress
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
-__all__ = ("Address", "Admission", "Network", "Refusal", "canonical", "within")
+__all__ = ("Address", "Admission", "Network", "Refusal", "canonical", "gateway", "within")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -89,3 +92,22 @@ class Admission:
         if not self._held[peer]:
             # Without this the counter would grow by one entry for each address ever seen.
             del self._held[peer]
+
+
+_MARKS = ("/run/.containerenv", "/.dockerenv")
+_ROUTES = Path("/proc/net/route")
+
+
+def gateway(marks: tuple[str, ...] = _MARKS, routes: Path = _ROUTES) -> ipaddress.IPv4Address | None:
+    """The container's default gateway; ``None`` outside of a container, or where there is no such route."""
+    if not any(Path(mark).exists() for mark in marks):
+        return None
+    try:
+        rows = [line.split() for line in routes.read_text().splitlines()[1:]]
+    except OSError:
+        return None
+    for row in rows:
+        # Destination and mask 0 are the default route; addresses are hexadecimal in the machine's byte order.
+        if row[1] == "00000000" and row[7] == "00000000" and row[2] != "00000000":
+            return ipaddress.IPv4Address(bytes.fromhex(row[2])[::-1])
+    return None

@@ -15,10 +15,8 @@ import anyio
 from anyio.abc import TaskGroup
 
 from . import __version__, log
-from .access import Address, Admission
-from .build import Composition
-from .choice import NONE
-from .container import gateway
+from .access import Address, Admission, gateway
+from .build import NONE, Composition
 from .contracts import Credentials, Filter, Maildrop, Relay, SettingsMistake
 from .listeners import PLUGIN_OF, bind, shown
 from .pop3.options import Options as POP3Options

@@ -16,7 +16,7 @@ from legacy_email_proxy.accounts.lines import Lines
 from legacy_email_proxy.accounts.users import PasswordHash
 from legacy_email_proxy.build import Composition, compose
 from legacy_email_proxy.contracts import Client, Filter, Refused, Secret, SettingsMistake
-from legacy_email_proxy.plugin_context import PluginContext
+from legacy_email_proxy.plugins import PluginContext
 from legacy_email_proxy.relays.allow_list import GuardFilter
 from legacy_email_proxy.relays.filtered import FilteredRelay
 from legacy_email_proxy.smtp.headers import HeaderOptions
@@ -266,7 +266,7 @@ FOREIGN = [
 
 @pytest.mark.parametrize(("line", "expected"), FOREIGN)
 async def test_no_password_goes_where_it_is_not_known(line: str, expected: tuple[object, ...], tmp_path: Path) -> None:
-    from legacy_email_proxy.choice import choose
+    from legacy_email_proxy.build import choose
 
     file = tmp_path / "accounts.toml"
     file.write_text(f'[accounts.a]\n{line}\n[[rules]]\naccount = "a"\n')

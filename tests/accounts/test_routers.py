@@ -29,7 +29,7 @@ from legacy_email_proxy.contracts import (
     RelayCapabilities,
     Secret,
 )
-from legacy_email_proxy.plugin_context import PluginContext
+from legacy_email_proxy.plugins import PluginContext
 from legacy_email_proxy.relays.addresses import Addresses
 from legacy_email_proxy.relays.allow_list import GuardFilter
 from legacy_email_proxy.relays.filtered import FilteredRelay

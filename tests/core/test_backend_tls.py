@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from core.test_certificate import shaken
-from legacy_email_proxy.plugin_context import PluginContext
+from legacy_email_proxy.plugins import PluginContext
 from legacy_email_proxy.settings import read
 from legacy_email_proxy_plugins.imap.settings import configured_server
 from legacy_email_proxy_plugins.smtps.settings import Endpoint

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from legacy_email_proxy.access import Admission
-from legacy_email_proxy.container import gateway
+from legacy_email_proxy.access import Admission, gateway
 from legacy_email_proxy.service import _warn_of
 
 HEADER = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n"

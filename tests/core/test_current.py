@@ -17,7 +17,7 @@ from legacy_email_proxy.accounts.relay import RoutedRelay
 from legacy_email_proxy.accounts.users import PasswordHash, Users
 from legacy_email_proxy.build import Account, Composition, compose
 from legacy_email_proxy.contracts import Client, Login, LoginRefused, Secret, SettingsMistake
-from legacy_email_proxy.plugin_context import PluginContext
+from legacy_email_proxy.plugins import PluginContext
 from legacy_email_proxy.relays.filtered import FilteredRelay
 from legacy_email_proxy.relays.rate_limit import PacedRelay
 from legacy_email_proxy.reloading import Current, CurrentMaildrop, CurrentRelay

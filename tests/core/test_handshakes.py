@@ -6,7 +6,7 @@ import ssl
 
 import pytest
 
-from legacy_email_proxy.handshakes import HandshakeFailed, HungUp, failed
+from legacy_email_proxy.tls import HandshakeFailed, HungUp, failed
 
 
 def of(reason: str) -> ssl.SSLError:

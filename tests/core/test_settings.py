@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from ipaddress import ip_network
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from legacy_email_proxy.contracts import Secret, Setting
-from legacy_email_proxy.settings import TABLE, read, unknown_variables
+from legacy_email_proxy.contracts import Secret, Setting, SettingType
+from legacy_email_proxy.settings import TABLE, TYPES, read, unknown_variables
 
 FIXED_BY_THE_USER = {
     "POP3_BIND_ADDR": ("0.0.0.0",),
@@ -38,6 +39,10 @@ def test_defaults() -> None:
     assert set(settings.origins.values()) == {"default"}
     assert ip_network("192.168.0.0/16") in settings["ALLOWED_NETWORKS"]
     assert not any(network.is_global for network in settings["ALLOWED_NETWORKS"])
+
+
+def test_each_type_has_its_row() -> None:
+    assert set(TYPES) == set(get_args(SettingType))
 
 
 def test_each_variable_is_declared_once() -> None:

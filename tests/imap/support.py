@@ -15,7 +15,7 @@ from typing import Any
 from fakes.imap import Action, Encryption, FakeIMAPServer, Mailbox
 from fakes.server import Step
 from legacy_email_proxy.contracts import Client, Login, MaildropSession, Secret
-from legacy_email_proxy.plugin_context import PluginContext
+from legacy_email_proxy.plugins import PluginContext
 from legacy_email_proxy_plugins.imap import IMAPMaildrop
 from legacy_email_proxy_plugins.imap.pool import Accounts
 from legacy_email_proxy_plugins.imap.settings import Patience

@@ -15,7 +15,7 @@ import anyio
 
 from fakes.oauth2 import FakeAuthorizationServer
 from legacy_email_proxy.contracts import Account, Context
-from legacy_email_proxy.plugin_context import PluginContext
+from legacy_email_proxy.plugins import PluginContext
 from legacy_email_proxy.settings import TABLE, read
 from legacy_email_proxy_plugins.oauth2 import OAuth2Credentials
 from legacy_email_proxy_plugins.oauth2.grants import Grants

@@ -14,8 +14,7 @@ from anyio.to_thread import run_sync
 
 from fakes.oauth2 import FakeAuthorizationServer
 from interop.proxy import run
-from legacy_email_proxy.build import compose
-from legacy_email_proxy.choice import choose
+from legacy_email_proxy.build import choose, compose
 from oauth2.support import SMTP, server_tls
 from oauth2.test_authorize import authorizing, said
 from realservers.certificates import Certificates

@@ -25,7 +25,7 @@ from legacy_email_proxy.contracts import (
     Unusable,
     Unverified,
 )
-from legacy_email_proxy.plugin_context import PluginContext
+from legacy_email_proxy.plugins import PluginContext
 from legacy_email_proxy_plugins.imap import IMAPMaildrop
 from legacy_email_proxy_plugins.sasl import Bearer
 from legacy_email_proxy_plugins.smtps import SMTPSRelay

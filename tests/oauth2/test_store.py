@@ -15,7 +15,7 @@ import anyio
 import pytest
 
 from legacy_email_proxy.contracts import BearerToken, Failure, Overloaded, Secret, StorageFull
-from legacy_email_proxy.plugin_context import PluginContext
+from legacy_email_proxy.plugins import PluginContext
 from legacy_email_proxy_plugins.oauth2 import store as module
 from legacy_email_proxy_plugins.oauth2.store import Damaged, Record, Store
 from oauth2.support import STORE_KEY

@@ -12,7 +12,7 @@ from fakes.imap import Action, Connection, Cut, Drop, Hang, Mailbox, Message, Re
 from fakes.server import Step
 from imap.support import context as imap_context
 from imap.support import pair
-from legacy_email_proxy.plugin_context import PluginContext
+from legacy_email_proxy.plugins import PluginContext
 from legacy_email_proxy_plugins.maildir.maildrop import MaildirMaildrop
 from pop3.conftest import StartLeg
 from realservers.certificates import Certificates

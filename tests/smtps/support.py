@@ -14,7 +14,7 @@ from typing import Any
 from fakes.server import Step
 from fakes.smtp import Action, Encryption, FakeSMTPServer
 from legacy_email_proxy.contracts import Client, Parameters, Receipt, Recipient, Refused, Secret
-from legacy_email_proxy.plugin_context import PluginContext
+from legacy_email_proxy.plugins import PluginContext
 from legacy_email_proxy_plugins.smtps import Limits, SMTPSRelay, Timeouts
 from realservers.certificates import Certificate
 

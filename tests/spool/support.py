@@ -20,7 +20,7 @@ from legacy_email_proxy.contracts import (
     RelayCapabilities,
     Transaction,
 )
-from legacy_email_proxy.plugin_context import PluginContext
+from legacy_email_proxy.plugins import PluginContext
 from legacy_email_proxy.testing import context_for
 from legacy_email_proxy_plugins.spool import SpoolRelay
 from spool.stores import SQLite, TestedStore

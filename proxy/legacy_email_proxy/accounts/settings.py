@@ -7,23 +7,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..contracts import Setting
-from ..settings import PROCESS_WIDE, Layer
+from ..settings import PROCESS_WIDE, TYPES, Layer
 from .file import AccountTable
 
 __all__ = ("inherited", "overlay")
-
-_TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
-    "text": ((str,), "a text"),
-    "secret": ((str,), "a text"),
-    "document": ((str,), "a text"),
-    "path": ((str,), "a text"),
-    "days": ((str, int), "a number of days or NEVER"),
-    "integer": ((str, int), "a number"),
-    "seconds": ((str, int, float), "a number"),
-    "flag": ((str, bool), "true or false"),
-    "list": ((str, list), "a list of texts"),
-    "networks": ((str, list), "a list of texts"),
-}
 
 _LEGS = ("IMAP", "SMTP")
 
@@ -58,12 +45,12 @@ def _mistake(name: str, value: Any, setting: Setting | None, rows: Mapping[str, 
         return f"no such setting{f', did you mean {near[0]}?' if near else ''}"
     if setting.name in PROCESS_WIDE:
         return "is one for the whole process; set it in the environment"
-    kinds, words = _TYPES["text" if name != setting.name else setting.type]
+    row = TYPES["text" if name != setting.name else setting.type]
     # bool is an int in Python, but `true` is no port.
-    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        return f"must be {words}"
+    if not isinstance(value, row.toml) or (isinstance(value, bool) and bool not in row.toml):
+        return f"must be {row.toml_words}"
     if isinstance(value, list) and not all(isinstance(one, str) for one in value):
-        return f"must be {words}"
+        return f"must be {row.toml_words}"
     if not _text(value):
         return "is empty; remove it, or give it a value"
     return ""

@@ -8,7 +8,7 @@ import socket
 import ssl
 import sys
 
-from ..choice import NONE
+from ..build import NONE
 from ..listeners import PLUGIN_OF
 from ..settings import Settings, read
 

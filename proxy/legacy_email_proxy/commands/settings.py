@@ -6,9 +6,9 @@ import argparse
 import os
 import sys
 
-from ..choice import choose
+from ..build import choose
 from ..contracts import Setting
-from ..settings import Settings, unknown_variables
+from ..settings import Settings, shown, unknown_variables
 
 __all__ = ("add_arguments", "run")
 
@@ -38,5 +38,5 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print(setting: Setting, settings: Settings, width: int) -> None:
-    value = setting.shown(settings[setting.name])
+    value = shown(setting, settings[setting.name])
     print(f"{setting.name:<{width}}  {value or '-'}  ({settings.origins[setting.name]})")

@@ -6,7 +6,7 @@ so a plugin can be type-checked and tested without the rest.
 
 from __future__ import annotations
 
-from .context import Context
+from .context import Context, Setting, SettingType
 from .credentials import (
     Account,
     Authorizable,
@@ -14,16 +14,18 @@ from .credentials import (
     Credentials,
     Dialogue,
     Password,
+    Secret,
     StartingCredentials,
     TokenStatus,
     logged_in,
 )
 from .domain import ascii_domain
-from .envelope import NULL_REVERSE_PATH, Client, Message, Parameters, Receipt
 from .failures import (
     CredentialsRefused,
     Disconnected,
     Failure,
+    Finding,
+    Level,
     LoginRefused,
     MaildropBusy,
     MessageGone,
@@ -38,58 +40,35 @@ from .failures import (
     Unverified,
 )
 from .filter import Envelope, Filter
-from .finding import Finding, Level
-from .header import Header
-from .line_ends import normalised
+from .header import Header, normalised
 from .maildrop import Columns, Entry, Login, Maildrop, MaildropSession, NamedSession
-from .queue import QUEUE_ACTIONS, BackedUpQueue, Queue, QueueAction
 from .relay import (
+    NULL_REVERSE_PATH,
+    QUEUE_ACTIONS,
+    BackedUpQueue,
+    Client,
+    Message,
+    Parameters,
     PipeliningTransaction,
+    Queue,
+    QueueAction,
+    Receipt,
     Recipient,
     Relay,
     RelayCapabilities,
     StartingRelay,
     Transaction,
-    WholeMessageRelay,
     add_recipients,
 )
-from .secret import Secret
-from .setting import Setting, SettingType
+from .whole_message import WholeMessageRelay
 
-__all__ = (
+__all__ = (  # noqa: RUF022 (by kind of plugin)
+    # A relay: what SMTP hands on to.
     "NULL_REVERSE_PATH",
     "QUEUE_ACTIONS",
-    "Account",
-    "Authorizable",
     "BackedUpQueue",
-    "BearerToken",
-    "Client",
-    "Columns",
-    "Context",
-    "Credentials",
-    "CredentialsRefused",
-    "Dialogue",
-    "Disconnected",
-    "Entry",
-    "Envelope",
-    "Failure",
-    "Filter",
-    "Finding",
-    "Header",
-    "Level",
-    "Login",
-    "LoginRefused",
-    "Maildrop",
-    "MaildropBusy",
-    "MaildropSession",
     "Message",
-    "MessageGone",
-    "MessageUnavailable",
-    "NamedSession",
-    "NoCredentials",
-    "Overloaded",
     "Parameters",
-    "Password",
     "PipeliningTransaction",
     "Queue",
     "QueueAction",
@@ -98,21 +77,53 @@ __all__ = (
     "Refused",
     "Relay",
     "RelayCapabilities",
+    "StartingRelay",
+    "Transaction",
+    "WholeMessageRelay",
+    "add_recipients",
+    # A maildrop: what POP3 opens.
+    "Columns",
+    "Entry",
+    "Login",
+    "LoginRefused",
+    "Maildrop",
+    "MaildropBusy",
+    "MaildropSession",
+    "MessageGone",
+    "MessageUnavailable",
+    "NamedSession",
+    # A filter: what may change an envelope or a header.
+    "Envelope",
+    "Filter",
+    "Header",
+    # Credentials: what backends are logged in to with.
+    "Account",
+    "Authorizable",
+    "BearerToken",
+    "Credentials",
+    "Dialogue",
+    "Password",
+    "StartingCredentials",
+    "TokenStatus",
+    "logged_in",
+    # What every kind of plugin may need.
+    "Client",
+    "Context",
+    "CredentialsRefused",
+    "Disconnected",
+    "Failure",
+    "Finding",
+    "Level",
+    "NoCredentials",
+    "Overloaded",
     "Secret",
     "Setting",
     "SettingType",
     "SettingsMistake",
-    "StartingCredentials",
-    "StartingRelay",
     "StorageFull",
-    "TokenStatus",
-    "Transaction",
     "Unreachable",
     "Unusable",
     "Unverified",
-    "WholeMessageRelay",
-    "add_recipients",
     "ascii_domain",
-    "logged_in",
     "normalised",
 )

@@ -1,19 +1,18 @@
-"""What a plugin is given: everything it may need from the core, and nothing else."""
+"""What a plugin is given: everything it may need from the core, and nothing else; and how it declares its settings."""
 
 from __future__ import annotations
 
 import logging
 import ssl
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Literal, Protocol
 
 from .credentials import Credentials
+from .relay import Relay
 
-if TYPE_CHECKING:
-    from .relay import Relay
-
-__all__ = ("Context",)
+__all__ = ("Context", "Setting", "SettingType")
 
 
 class Context(Protocol):
@@ -56,3 +55,27 @@ class Context(Protocol):
         If it has a ``start``, the caller calls that too (:class:`StartingRelay`). Raises :class:`SettingsMistake` when
         it can't be had.
         """
+
+
+SettingType = Literal["text", "secret", "document", "integer", "flag", "seconds", "days", "path", "list", "networks"]
+"""``text`` str · ``secret`` :class:`Secret` · ``document`` a :class:`Secret` of several lines, like a key in PEM ·
+``integer`` int · ``flag`` bool · ``seconds`` float · ``days`` str, a number or ``NEVER`` · ``path``
+:class:`pathlib.Path` · ``list`` tuple of str, separated by commas · ``networks`` tuple of ``ipaddress`` networks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One environment variable: its name, type, default and the sentence that documents it.
+
+    ``default`` is written as the user would write it; ``None`` means that there is no value then. A plugin class may
+    carry ``settings = (Setting(…), …)``: those variables are read, checked, listed by ``settings`` and handed to it in
+    ``context.settings`` like the built-in ones, ``NAME_FILE`` included.
+    """
+
+    name: str
+    type: SettingType
+    default: str | None
+    sentence: str
+    choices: tuple[str, ...] = ()
+    minimum: int | None = None
+    maximum: int | None = None

@@ -1,4 +1,6 @@
-"""What can go wrong, by kind. The kind decides what the device reads, the detail goes to the log only.
+"""What can go wrong, by kind, and what ``check`` says of a backend.
+
+The kind of a failure decides what the device reads, its detail goes to the log only.
 
 A plugin raises one of these; :mod:`legacy_email_proxy.replies` holds the one table that turns a kind into an SMTP
 reply and a POP3 ``-ERR``. Policy: our own trouble (network, certificate, credentials, a bug) is always temporary,
@@ -8,10 +10,15 @@ recipient or a message (:class:`Refused`).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from enum import Enum
+
 __all__ = (
     "CredentialsRefused",
     "Disconnected",
     "Failure",
+    "Finding",
+    "Level",
     "LoginRefused",
     "MaildropBusy",
     "MessageGone",
@@ -152,3 +159,23 @@ class SettingsMistake(Exception):
     def __init__(self, *lines: str) -> None:
         super().__init__("; ".join(lines))
         self.lines = lines
+
+
+class Level(Enum):
+    """How bad a finding is."""
+
+    GOOD = "ok"
+    WARNING = "warning"
+    BAD = "FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One fact about a backend, in plain words: a line of ``check``.
+
+    ``advice`` says what to do about it, where there is something to do.
+    """
+
+    level: Level
+    text: str
+    advice: str = ""

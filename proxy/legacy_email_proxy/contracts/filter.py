@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .context import Context
-from .envelope import Client, Parameters
-from .finding import Finding
+from .failures import Finding
 from .header import Header
+from .relay import Client, Parameters
 
 __all__ = ("Envelope", "Filter")
 

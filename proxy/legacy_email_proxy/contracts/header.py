@@ -1,13 +1,15 @@
-"""The header block of a message as octets: fields are found and changed in place, and never parsed and written anew.
+"""A message as octets: its header block, and its line ends.
 
-What nobody touched stays octet for octet, whatever it is: badly folded, 8-bit, twice or empty (RFC 5322 §2.2).
+Fields are found and changed in place, and never parsed and written anew. What nobody touched stays octet for octet,
+whatever it is: badly folded, 8-bit, twice or empty (RFC 5322 §2.2).
 """
 
 from __future__ import annotations
 
+import io
 import re
 
-__all__ = ("Header",)
+__all__ = ("Header", "normalised")
 
 _FIELD = re.compile(rb"[^\n]*\n(?:[ \t][^\n]*(?:\n|\Z))*|[^\n]+\Z")
 _FOLD = re.compile(rb"\r?\n(?=[ \t])")
@@ -15,6 +17,7 @@ _HARMFUL = re.compile(r"[\r\n\0]")
 _NAME = re.compile(r"[!-9;-~]+")
 _LINE_OCTETS = 78
 """The length that a line should have at most (RFC 5322 §2.1.1)."""
+_ANY_LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
 class Header:
@@ -114,3 +117,16 @@ def _folded(name: str, value: str) -> bytes:
         else:
             line += word
     return b"\r\n".join([*lines, line]) + b"\r\n"
+
+
+def normalised(octets: bytes) -> bytes:
+    """``octets`` with every bare CR and bare LF made into CRLF; the same object where there is none.
+
+    A mail server reads CRLF as a line end, and nothing else (RFC 5321 §2.3.8).
+    """
+    # Decodes nothing: it is the one scan of the standard library that tells all three line ends apart in one pass.
+    line_ends = io.IncrementalNewlineDecoder(None, translate=False)
+    line_ends.decode(octets.decode("latin-1"), final=True)
+    if line_ends.newlines in (None, "\r\n"):
+        return octets
+    return _ANY_LINE_END.sub(b"\r\n", octets)

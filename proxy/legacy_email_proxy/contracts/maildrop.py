@@ -14,9 +14,9 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from .envelope import Client
-from .finding import Finding
-from .secret import Secret
+from .credentials import Secret
+from .failures import Finding
+from .relay import Client
 
 __all__ = ("Columns", "Entry", "Login", "Maildrop", "MaildropSession", "NamedSession")
 

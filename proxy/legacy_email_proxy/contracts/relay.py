@@ -3,31 +3,86 @@
 Entry-point group ``legacy_email_proxy.relay``. The entry point names a class that is called with one
 :class:`~legacy_email_proxy.contracts.context.Context`, in a thread without an event loop, and must not do I/O in its
 constructor.
+
+First comes what it is about: who is speaking, from where the mail comes and where it goes (the envelope, RFC 5321
+§2.3.1). Last comes the contract of a relay that keeps what it has taken: how the ``spool`` command looks into it and
+acts on it.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast, get_args
 
-from .context import Context
-from .envelope import Client, Message, Parameters, Receipt
-from .failures import Failure, Refused
-from .finding import Finding
+from .failures import Failure, Finding, Refused
 
 __all__ = (
+    "NULL_REVERSE_PATH",
+    "QUEUE_ACTIONS",
+    "BackedUpQueue",
+    "Client",
+    "Message",
+    "Parameters",
     "PipeliningTransaction",
+    "Queue",
+    "QueueAction",
+    "Receipt",
     "Recipient",
     "Relay",
     "RelayCapabilities",
     "StartingRelay",
     "Transaction",
-    "WholeMessageRelay",
     "add_recipients",
 )
+
+NULL_REVERSE_PATH = ""
+"""The reverse-path ``<>`` of notifications (RFC 5321 §4.5.5). Paths never carry angle brackets in this project."""
+
+Parameters = Mapping[str, str | None]
+"""ESMTP parameters of MAIL or RCPT: keyword in upper case → value, ``None`` where there is no ``=``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """The peer of one session. ``session`` is a short label that every log line of the session carries.
+
+    ``login`` is the user whose password it proved to this proxy (SMTP AUTH), ``""`` for nobody; ``port`` is that of the
+    listener to which it came, 0 where that is not known. ``spooled``: it was here earlier, and its message comes out of
+    a spool now. No device waits for the reply then, so there is none that could take another one's turn.
+    """
+
+    address: str
+    session: str
+    helo: str = ""
+    login: str = ""
+    port: int = 0
+    spooled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Returned when somebody durable has taken over the message. ``detail`` is for the log (the backend's reply).
+
+    ``queue_id`` is under what the message is found where it is now, ``""`` for nothing that an operator could look for.
+    The client reads it behind the 250, and many print that.
+    """
+
+    detail: str = ""
+    queue_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A whole mail transaction in one piece. ``content`` has CRLF line ends and no dot-stuffing."""
+
+    client: Client
+    reverse_path: str
+    forward_paths: tuple[str, ...]
+    content: bytes
+    parameters: Parameters = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,55 +204,39 @@ class StartingRelay(Relay, Protocol):
         """
 
 
-class WholeMessageRelay(ABC):
-    """For a relay that wants the whole message at once: write :meth:`deliver`, the rest is here.
+QueueAction = Literal["list", "show", "retry", "hold", "release", "drop", "export", "migrate"]
+QUEUE_ACTIONS: tuple[str, ...] = get_args(QueueAction)
 
-    The message is held in memory, so ``SMTP_MAX_OCTETS`` bounds what each session costs. Every recipient is accepted
-    until ``deliver`` gives the one verdict on all of them.
-    """
 
-    def __init__(self, context: Context) -> None:
-        self.context = context
+class Queue(Protocol):
+    """What a relay is besides, when it can be administered. It is optional."""
 
-    @abstractmethod
-    async def deliver(self, message: Message) -> None:
-        """Deliver to every recipient. Returning means done, durably; raise :class:`Refused` or another failure if not.
+    @property
+    def queue_name(self) -> str:
+        """Which queue it is; the relays of several accounts may have one in common."""
 
-        An exception that is no :class:`Failure` is logged with its traceback and told to the device as temporary.
+    def administer(
+        self, action: QueueAction, numbers: Sequence[int]
+    ) -> AsyncGenerator[Mapping[str, Any] | bytes, None]:
+        """Do ``action`` with the messages of these numbers (``list``: with all), wherever the queue is held.
+
+        That may be another process, which has it open; the relay itself is not started. Gives what JSON can hold about
+        each message, its ``account`` among that, and of ``export`` the octets of one in pieces. Messages of all
+        accounts that have the queue in common are meant. ``migrate`` is about no message: it brings up to date what
+        the queue is held in, and gives its ``version``. Raises :class:`Failure` in plain words.
         """
 
-    @asynccontextmanager
-    async def transaction(
-        self, client: Client, reverse_path: str, parameters: Parameters
-    ) -> AsyncIterator[Transaction]:
-        """See :meth:`Relay.transaction`."""
-        yield _Collecting(self, client, reverse_path, parameters)
 
-    def capabilities(self) -> RelayCapabilities:
-        """See :meth:`Relay.capabilities`: no limit of its own, unless a subclass says otherwise."""
-        return RelayCapabilities()
+class BackedUpQueue(Queue, Protocol):
+    """A queue of which a copy can be made while it is in use. It is optional, too.
 
-    async def probe(self) -> Sequence[Finding]:
-        """See :meth:`Relay.probe`: nothing to tell, unless a subclass can."""
-        return ()
+    Both give what JSON can hold: the ``folder``, how many ``messages`` there are, and the numbers of those whose
+    content is ``missing``; and as ``aside`` under which name that is kept, if any, which was in the way of a restored
+    one. Both raise :class:`Failure` in plain words, also where other tools have to be used.
+    """
 
-    async def aclose(self) -> None:  # noqa: B027 (a relay without connections has nothing to close)
-        """See :meth:`Relay.aclose`."""
+    async def back_up(self, folder: Path) -> Mapping[str, Any]:
+        """Copy all of it, as it is at one moment, into an empty folder, or one to be made; its path is absolute."""
 
-
-class _Collecting:
-    def __init__(self, relay: WholeMessageRelay, client: Client, reverse_path: str, parameters: Parameters) -> None:
-        self._relay = relay
-        self._client = client
-        self._reverse_path = reverse_path
-        self._parameters = parameters
-        self._forward_paths: list[str] = []
-
-    async def add_recipient(self, forward_path: str, parameters: Parameters) -> None:
-        self._forward_paths.append(forward_path)
-
-    async def send(self, content: AsyncIterator[bytes]) -> Receipt:
-        collected = b"".join([chunk async for chunk in content])
-        paths = tuple(self._forward_paths)
-        await self._relay.deliver(Message(self._client, self._reverse_path, paths, collected, self._parameters))
-        return Receipt()
+    async def restore(self, folder: Path) -> Mapping[str, Any]:
+        """Take over what :meth:`back_up` has written there. Nobody may have the queue open, and it has to be empty."""

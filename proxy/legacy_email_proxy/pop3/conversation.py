@@ -16,8 +16,8 @@ import anyio
 
 from .. import log
 from ..contracts import Client, Failure, Login, LoginRefused, Maildrop, MaildropSession
-from ..handshakes import HandshakeFailed, HungUp
 from ..replies import printable
+from ..tls import HandshakeFailed, HungUp
 from .commands import State
 from .connection import Connection, Stalled
 from .locks import MaildropLocks

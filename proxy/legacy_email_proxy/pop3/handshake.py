@@ -7,7 +7,7 @@ import ssl
 
 import anyio
 
-from ..handshakes import HANDSHAKE_SECONDS, failed
+from ..tls import HANDSHAKE_SECONDS, failed
 
 __all__ = ("HANDSHAKE_SECONDS", "handshake")
 

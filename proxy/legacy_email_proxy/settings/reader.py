@@ -7,10 +7,9 @@ this account names, the environment, the profile that the environment names, the
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,12 @@ from typing import Any
 import environs
 import marshmallow
 
-from ..contracts import Secret, Setting
+from ..contracts import Setting, SettingType
 from .providers import PROFILES
 from .table import TABLE
+from .types import TYPES
 
-__all__ = ("Layer", "Settings", "networks", "read", "unknown_variables")
+__all__ = ("Layer", "Settings", "read", "unknown_variables")
 
 _EXCLUSIVE = (
     ("BACKEND_IMAP_USE_SSL", "BACKEND_IMAP_USE_STARTTLS"),
@@ -80,8 +80,9 @@ class _Environment(environs.Env):
         self.origins: dict[str, str] = {}
         self.ranks: dict[str, int] = {}
         self.mistakes: list[str] = []
-        for name, parser in _PARSERS.items():
-            self.add_parser(name, parser)
+        for name, row in TYPES.items():
+            if callable(row.parse):
+                self.add_parser(_method(name), _collected(row.parse))
 
     def _get_value(self, env_key: str, default: Any) -> Any:
         names = (env_key, f"{env_key}_FILE")
@@ -118,50 +119,22 @@ def _without_what_editors_add(text: str) -> str:
     return text.removeprefix(_BYTE_ORDER_MARK).rstrip("\r\n")
 
 
-def _list(text: str) -> tuple[str, ...]:
-    items = tuple(item.strip() for item in text.split(",") if item.strip())
-    if not items:
-        raise environs.EnvError("an empty list.")
-    return items
+def _method(name: SettingType) -> str:
+    """The method of environs that reads a type; the names of those that we add collide with none of its own."""
+    parse = TYPES[name].parse
+    return parse if isinstance(parse, str) else f"{name}_"
 
 
-def _days(text: str) -> str:
-    if text.upper() != "NEVER" and not re.fullmatch("[0-9]{1,5}", text):
-        raise environs.EnvError("must be a number of days or NEVER.")
-    return text.upper()
+def _collected(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """``parse`` with errors of environs' own kind: it collects no others."""
 
-
-def _path(text: str) -> Path:
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        raise environs.EnvError("there is no such user's folder.") from None
-
-
-def networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-    """The networks of a list in CIDR notation. Raises :class:`ValueError` in words."""
-    found: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
-    for item in _list(text):
+    def parsed(text: str) -> Any:
         try:
-            network = ipaddress.ip_network(item)
+            return parse(text)
         except ValueError as error:
-            raise environs.EnvError(f"{error}.") from None
-        if network.version == 6 and network.subnet_of(_MAPPED):
-            # A client's address is judged without this prefix, so such a network would never match.
-            raise environs.EnvError(f"{item}: write an IPv4 network in the IPv4 way.")
-        found.append(network)
-    return tuple(found)
+            raise environs.EnvError(str(error)) from None
 
-
-_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
-
-_PARSERS = {"networks": networks, "secret": Secret, "days": _days, "list_": _list, "path_": _path}
-_METHODS = {
-    "text": "str", "secret": "secret", "integer": "int", "flag": "bool", "seconds": "float",
-    "days": "days", "path": "path_", "list": "list_", "networks": "networks", "document": "secret",
-}  # fmt: skip
-_CHECKED = ("str", "int", "bool", "float")
-"""environs' own methods, which take validators; ours check as they parse."""
+    return parsed
 
 
 def _state_dir(environ: Mapping[str, str]) -> str:
@@ -224,8 +197,9 @@ def read(
             if unfit:
                 env.mistakes.append(f"{setting.name}: {unfit}")
                 continue
-            checks = {"validate": _validators(setting)} if _METHODS[setting.type] in _CHECKED else {}
-            parsed = getattr(env, _METHODS[setting.type])(setting.name, **checks)
+            # Our own parsers check as they parse.
+            checks = {} if callable(TYPES[setting.type].parse) else {"validate": _validators(setting)}
+            parsed = getattr(env, _method(setting.type))(setting.name, **checks)
             values[setting.name] = values[setting.name] if parsed is None else parsed
     origins = {setting.name: env.origins.get(setting.name, "default") for setting in declared}
     mistakes = [*dict.fromkeys(env.mistakes), *_rejected(env, declared)]
@@ -257,7 +231,7 @@ def _rejected(env: _Environment, declared: Iterable[Setting]) -> Iterator[str]:
 
 
 def _parse_default(setting: Setting, default: str) -> Any:
-    return getattr(_Environment([Layer({setting.name: default}, {})]), _METHODS[setting.type])(setting.name)
+    return getattr(_Environment([Layer({setting.name: default}, {})]), _method(setting.type))(setting.name)
 
 
 def _words(message: str) -> str:

@@ -30,8 +30,8 @@ from aiosmtpd.smtp import Session as AiosmtpdSession
 
 from .. import log
 from ..access import Admission, Network, Refusal
-from ..handshakes import HandshakeFailed, HungUp
 from ..replies import SMTP, Reply, printable, smtp_reply
+from ..tls import HandshakeFailed, HungUp
 from .authentication import LOGIN_DELAY_SECONDS, Verifier
 from .buffer import Incoming, LineTooLong
 from .reading import Finished, Interruption, Patience

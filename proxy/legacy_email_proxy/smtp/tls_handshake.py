@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from typing import Any
 
-from ..handshakes import HANDSHAKE_SECONDS, failed
+from ..tls import HANDSHAKE_SECONDS, failed
 
 __all__ = ("HANDSHAKE_SECONDS", "SHUTDOWN_SECONDS", "handshake")
 
@@ -23,7 +23,7 @@ async def handshake(
     """The transport that ``protocol`` has from now on.
 
     Nothing is waited for before the handshake reads: whatever the protocol has received until this call was sent in
-    the clear, and whatever arrives after it is TLS. Raises :class:`~legacy_email_proxy.handshakes.HandshakeFailed`;
+    the clear, and whatever arrives after it is TLS. Raises :class:`~legacy_email_proxy.tls.HandshakeFailed`;
     the connection is closed then.
     """
     try:

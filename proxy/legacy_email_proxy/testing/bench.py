@@ -12,8 +12,7 @@ import anyio
 import pytest
 
 from ..contracts import Client, Context, SettingsMistake
-from ..plugin_context import PluginContext
-from ..plugins import declared_settings
+from ..plugins import PluginContext, declared_settings
 from ..settings import TABLE, read
 
 __all__ = ("CLIENT", "CONTENTS", "LARGE", "Delivered", "Suite", "bounded", "context_for", "eventually", "pieces_of")
