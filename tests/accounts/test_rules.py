@@ -20,7 +20,7 @@ from legacy_email_proxy.accounts.rules import (
     login_would_help,
     never_reached,
 )
-from legacy_email_proxy.relays.addresses import Addresses
+from legacy_email_proxy.relays.allow_list import Addresses
 
 SMTP, POP3 = frozenset({Leg.SMTP}), frozenset({Leg.POP3})
 

@@ -26,7 +26,7 @@ SANS_IO = [
     *("smtp.content", "smtp.paths", "smtp.arguments", "smtp.headers", "smtp.long_lines", "smtp.rewriting"),
     *("smtp.authentication", "smtp.mending", "smtp.signatures", "contracts.header"),
     *("accounts.file", "accounts.lines", "accounts.settings", "accounts.reach", "accounts.pop_before_smtp"),
-    *("accounts.rules", "relays.addresses"),
+    *("accounts.rules", "relays.allow_list"),
 ]
 # Each room stands above those that it may import from; `contracts` imports nothing of ours.
 MAY_IMPORT = {

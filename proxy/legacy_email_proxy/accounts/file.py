@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..contracts import SettingsMistake
-from ..relays.addresses import Addresses
+from ..relays.allow_list import Addresses
 from ..settings import networks
 from .lines import Lines
 from .rules import BOTH_LEGS, Leg, Rule

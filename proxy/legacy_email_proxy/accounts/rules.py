@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from ..access import canonical
-from ..relays.addresses import Addresses
+from ..relays.allow_list import Addresses
 
 __all__ = ("BOTH_LEGS", "Facts", "Leg", "Match", "Rule", "candidates", "choose", "login_would_help", "never_reached")
 
