@@ -14,9 +14,8 @@ from typing import Any
 from .accounts.file import AccountsFile
 from .accounts.maildrop import RoutedMaildrop
 from .accounts.pop_before_smtp import RecentLogins
-from .accounts.reach import effective
 from .accounts.relay import RoutedRelay
-from .accounts.rules import Rule
+from .accounts.rules import Rule, effective
 from .accounts.users import Users
 from .choice import ASKED_FOR, CREDENTIALS, FILTERS, GROUPS, LEGS, NONE, Chosen, Named, choose
 from .contracts import Credentials, Filter, Maildrop, Queue, Relay, SettingsMistake

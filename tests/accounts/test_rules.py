@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from legacy_email_proxy.accounts.pop_before_smtp import MAX_ADDRESSES, RecentLogins
-from legacy_email_proxy.accounts.reach import effective
 from legacy_email_proxy.accounts.rules import (
     BOTH_LEGS,
     Facts,
@@ -17,6 +16,7 @@ from legacy_email_proxy.accounts.rules import (
     Rule,
     candidates,
     choose,
+    effective,
     login_would_help,
     never_reached,
 )

@@ -25,7 +25,7 @@ SANS_IO = [
     *("pop3.authorization", "pop3.requests", "pop3.transfer"),
     *("smtp.content", "smtp.paths", "smtp.arguments", "smtp.headers", "smtp.long_lines", "smtp.rewriting"),
     *("smtp.authentication", "smtp.mending", "smtp.signatures", "contracts.header"),
-    *("accounts.file", "accounts.lines", "accounts.settings", "accounts.reach", "accounts.pop_before_smtp"),
+    *("accounts.file", "accounts.settings", "accounts.pop_before_smtp"),
     *("accounts.rules", "relays.allow_list"),
 ]
 # Each room stands above those that it may import from; `contracts` imports nothing of ours.
