@@ -91,7 +91,8 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=kind,
     )
-    made.add_argument("--version", action="version", version=f"legacy-email-proxy {__version__}")
+    # With the short form, too, as Python 3.11 and 3.12 leave the commands no more room than the longest option.
+    made.add_argument("-V", "--version", action="version", version=f"legacy-email-proxy {__version__}")
     listed = made.add_subparsers(title="commands (COMMAND --help shows more)", metavar="COMMAND")
     for module in commands():
         sentence = (module.__doc__ or "").splitlines()[0]

@@ -141,8 +141,9 @@ def test_plugins_lists_the_built_in_ones() -> None:
         assert [name, f"legacy_email_proxy.{group}", "legacy-email-proxy", version, "ok"] in rows
 
 
-def test_version() -> None:
-    done = run("--version")
+@pytest.mark.parametrize("option", ["-V", "--version"])
+def test_version(option: str) -> None:
+    done = run(option)
     assert (done.returncode, done.stdout) == (0, f"legacy-email-proxy {legacy_email_proxy.__version__}\n")
 
 
