@@ -17,9 +17,8 @@ from . import plugins
 from .accounts.file import AccountsFile, AccountTable, read_accounts
 from .accounts.maildrop import RoutedMaildrop
 from .accounts.pop_before_smtp import RecentLogins
-from .accounts.reach import effective
 from .accounts.relay import RoutedRelay
-from .accounts.rules import Leg, Rule
+from .accounts.rules import Leg, Rule, effective
 from .accounts.settings import inherited, overlay
 from .accounts.users import Users
 from .contracts import Credentials, Filter, Maildrop, Queue, Relay, Setting, SettingsMistake

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from legacy_email_proxy.relays.addresses import Addresses
+from legacy_email_proxy.relays.allow_list import Addresses
 
 LIST = Addresses.parse(["@ok.example", "x%y@partner.example", "ann@firm.example", "<>", "@stra\u00dfe.example"])
 

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from legacy_email_proxy import plugins
-from legacy_email_proxy.accounts.file import read_accounts
-from legacy_email_proxy.accounts.lines import Lines
+from legacy_email_proxy.accounts.file import Lines, read_accounts
 from legacy_email_proxy.accounts.users import PasswordHash
 from legacy_email_proxy.build import Composition, compose
 from legacy_email_proxy.contracts import Client, Filter, Refused, Secret, SettingsMistake

@@ -30,8 +30,7 @@ from legacy_email_proxy.contracts import (
     Secret,
 )
 from legacy_email_proxy.plugins import PluginContext
-from legacy_email_proxy.relays.addresses import Addresses
-from legacy_email_proxy.relays.allow_list import GuardFilter
+from legacy_email_proxy.relays.allow_list import Addresses, GuardFilter
 from legacy_email_proxy.relays.filtered import FilteredRelay
 from legacy_email_proxy.replies import SMTP, pop3_error, smtp_reply
 from legacy_email_proxy_plugins.filters.sender import SenderFilter

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from legacy_email_proxy.accounts.pop_before_smtp import MAX_ADDRESSES, RecentLogins
-from legacy_email_proxy.accounts.reach import effective
 from legacy_email_proxy.accounts.rules import (
     BOTH_LEGS,
     Facts,
@@ -17,10 +16,11 @@ from legacy_email_proxy.accounts.rules import (
     Rule,
     candidates,
     choose,
+    effective,
     login_would_help,
     never_reached,
 )
-from legacy_email_proxy.relays.addresses import Addresses
+from legacy_email_proxy.relays.allow_list import Addresses
 
 SMTP, POP3 = frozenset({Leg.SMTP}), frozenset({Leg.POP3})
 

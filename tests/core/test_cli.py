@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import shlex
+import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import legacy_email_proxy
 from interop.proxy import clean_environment, command, run
+from legacy_email_proxy import cli
 
 MINIMAL = {
     "MAILDROP_PLUGIN": "none",
@@ -137,8 +141,9 @@ def test_plugins_lists_the_built_in_ones() -> None:
         assert [name, f"legacy_email_proxy.{group}", "legacy-email-proxy", version, "ok"] in rows
 
 
-def test_version() -> None:
-    done = run("--version")
+@pytest.mark.parametrize("option", ["-V", "--version"])
+def test_version(option: str) -> None:
+    done = run(option)
     assert (done.returncode, done.stdout) == (0, f"legacy-email-proxy {legacy_email_proxy.__version__}\n")
 
 
@@ -164,7 +169,7 @@ def test_check_with_mistakes() -> None:
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("name", ["settings", "plugins"])
+@pytest.mark.parametrize("name", ["settings", "plugins", "--help", "--version"])
 def test_a_reader_that_has_read_enough_is_no_fault(name: str, unbuffered: str) -> None:
     """As with `… settings | head -1`."""
     read, written = os.pipe()
@@ -181,3 +186,142 @@ def test_a_reader_that_has_read_enough_is_no_fault(name: str, unbuffered: str) -
     finally:
         os.close(written)
     assert done.stderr == b""
+
+
+INTERRUPTED = """
+import os, runpy, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == interrupted:
+            os.kill(os.getpid(), signal.SIGINT)
+
+start, interrupted, *sys.argv[1:] = sys.argv[1:]
+sys.meta_path.insert(0, Interrupting())
+if start == "module":
+    runpy.run_module("legacy_email_proxy", run_name="__main__")
+from legacy_email_proxy.cli import main
+sys.exit(main())
+"""
+"""A command that gets SIGINT, as of a Ctrl-C, when it imports a certain module."""
+
+
+def interrupted(module: str, *arguments: str, start: str = "script", **variables: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, start, module, *arguments],
+        env=clean_environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("start", ["script", "module"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("argparse", "legacy_email_proxy.contracts", "legacy_email_proxy.commands", "anyio", "marshmallow"),
+        *("aiosmtpd.smtp", "legacy_email_proxy.commands.spool"),
+    ],
+)
+def test_an_interrupt_while_it_is_loaded(module: str, start: str) -> None:
+    assert interrupted(module, "settings", start=start) == (130, "", "")
+
+
+@pytest.mark.parametrize("arguments", [[], *([module.__name__.rpartition(".")[2]] for module in cli.commands())])
+def test_an_interrupt_at_the_start_of_each_command(arguments: list[str]) -> None:
+    assert interrupted("legacy_email_proxy.build", *arguments) == (130, "", "")
+
+
+def test_an_interrupt_while_the_demo_loads_its_servers() -> None:
+    assert interrupted("pymap", "demo", "--pop3-port", "0", "--smtp-port", "0") == (130, "", "")
+
+
+@pytest.mark.parametrize("name", ["plugins", "settings"])
+def test_an_interrupt_while_a_command_works(name: str) -> None:
+    """The plugin's own module: by then it works, and has its handlers of signals."""
+    module = "legacy_email_proxy_plugins.imap"
+    status, _, errors = interrupted(module, name)
+    assert (status, errors) == (130, "")
+
+
+def test_an_interrupt_that_the_shell_ignores_for_us() -> None:
+    """As behind ``nohup`` and the like."""
+    done = subprocess.run(
+        [
+            "/bin/sh",
+            "-c",
+            'trap "" INT; exec "$@"',
+            "sh",
+            sys.executable,
+            "-c",
+            INTERRUPTED,
+            "script",
+            "anyio",
+            "plugins",
+        ],
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("NAME ")
+
+
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN])
+def test_a_command_finds_the_handler_that_there_was(monkeypatch: pytest.MonkeyPatch, handler: signal.Handlers) -> None:
+    found: list[object] = []
+
+    def run(_: object) -> int:
+        found.append(signal.getsignal(signal.SIGINT))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(legacy_email_proxy.commands.plugins, "run", run)
+    former = signal.signal(signal.SIGINT, handler)
+    try:
+        assert cli.main(["plugins"]) == 130
+        found.append(signal.getsignal(signal.SIGINT))
+    finally:
+        signal.signal(signal.SIGINT, former)
+    assert found == [handler, handler]
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    """The lines of a help."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*arguments, "--help"])
+    assert ended.value.code == 0
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal of 24 lines of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.mark.usefixtures("narrow")
+def test_the_help_is_one_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = shown(capsys)
+    assert len(lines) < 24, "the prompt behind it takes one more"
+    for module in cli.commands():
+        name, sentence = module.__name__.rpartition(".")[2], (module.__doc__ or "").splitlines()[0]
+        assert [line for line in lines if line.split() == [name, *sentence.split()]] != [], sentence
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("arguments", [[], *([module.__name__.rpartition(".")[2]] for module in cli.commands())])
+def test_the_help_fits_and_its_examples_are_taken(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    lines = shown(capsys, *arguments)
+    assert [line for line in lines if len(line) > 80] == []
+    heads = [place for place, line in enumerate(lines) if line.startswith("example")]
+    assert bool(heads) is (arguments not in (["plugins"], ["password"], ["healthcheck"]))
+    for line in (line for head in heads for line in lines[head + 1 :]):
+        words = shlex.split(line.partition("|")[0])
+        program = words.index("legacy-email-proxy")
+        assert words[program + 1 :][: len(arguments)] == arguments
+        assert callable(cli.parser().parse_args(words[program + 1 :]).run)

@@ -128,7 +128,7 @@ def first_cells(name: str) -> list[str]:
 
 def test_every_command_is_documented() -> None:
     told = [re.findall(r"`… ([a-z]+)`", cell) for cell in first_cells("commands")]
-    assert told == [[module.__name__.rpartition(".")[2]] for module in cli._COMMANDS]
+    assert told == [[module.__name__.rpartition(".")[2]] for module in cli.commands()]
 
 
 def test_every_action_on_the_spool_is_documented() -> None:
@@ -167,7 +167,7 @@ def test_the_help_fits_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     assert done.value.code == 0
     shown = capsys.readouterr().out
-    for module in cli._COMMANDS:
+    for module in cli.commands():
         assert module.__name__.rpartition(".")[2] in shown
         assert (module.__doc__ or "").splitlines()[0].endswith((".", ")."))
         module.add_arguments(argparse.ArgumentParser())

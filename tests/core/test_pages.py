@@ -153,7 +153,7 @@ def test_an_accounts_file_has_no_mistake(block: Block, tmp_path: Path) -> None:
 # What is to be typed.
 
 PROGRAM = "legacy-email-proxy"
-COMMANDS = {module.__name__.rpartition(".")[2] for module in cli._COMMANDS}
+COMMANDS = {module.__name__.rpartition(".")[2] for module in cli.commands()}
 
 
 def lines_of(block: Block) -> list[list[str]]:
@@ -186,7 +186,7 @@ def test_every_call_is_one_that_the_program_takes(monkeypatch: pytest.MonkeyPatc
 
         monkeypatch.setattr(module, "run", run)
 
-    for module in cli._COMMANDS:
+    for module in cli.commands():
         stand_in(module)
     every = calls()
     assert len(every) > 15

@@ -225,7 +225,7 @@ def test_without_the_extra_it_says_how_to_install_it(missing: str) -> None:
 
 
 def test_only_the_command_imports_the_extra() -> None:
-    program = "import sys, legacy_email_proxy.cli; print({'pymap', 'trustme'} & set(sys.modules))"
+    program = "import sys, legacy_email_proxy.cli as cli; cli.parser(); print({'pymap', 'trustme'} & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=_DEADLINE
     )

@@ -105,7 +105,7 @@ async def test_an_interrupt_while_it_waits_for_a_line(certificates: Certificates
                 # Taken out of the pipe: the thread that an interpreter that ends would wait for wants the rest.
                 await until(lambda: fcntl.ioctl(theirs, termios.FIONREAD, bytes(4)) == bytes(4))
                 process.send_signal(signal.SIGINT)
-                assert await process.wait() == 1
+                assert await process.wait() == 130
                 _, errors = await process.communicate()
         finally:
             os.close(ours)

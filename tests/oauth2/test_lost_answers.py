@@ -182,6 +182,7 @@ async def backend(
 async def test_check_is_interrupted(
     certificates: Certificates, tmp_path: Path, number: signal.Signals, times: int
 ) -> None:
+    status = 130 if number is signal.SIGINT else 1
     async with backend(certificates, tmp_path) as (fake, given):
         process = await asyncio.create_subprocess_exec(
             *command("check"), env=clean_environment(**given), stdout=-1, stderr=-1
@@ -194,14 +195,14 @@ async def test_check_is_interrupted(
                 assert (await process.stderr.readline()).startswith(b"stopping; once more ends it at once")
                 if times == 2:
                     process.send_signal(number)
-                    assert await process.wait() == 1
+                    assert await process.wait() == status
                 fake.may_answer.set()
                 _, errors = await process.communicate()
         finally:
             if process.returncode is None:
                 process.kill()
                 await process.communicate()
-        assert (process.returncode, errors) == (1, b"")
+        assert (process.returncode, errors) == (status, b"")
         if times == 1:
             service = credentials_for(fake, certificates.ca_file, tmp_path, "refresh_token")
             assert await stored(service) == fake.refresh_tokens

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import pytest
 
-from legacy_email_proxy.pop3 import connection, handshake
+from legacy_email_proxy.pop3 import connection
 from legacy_email_proxy.pop3.options import Options
 from legacy_email_proxy.pop3.requests import Reply, StartTLS
 from legacy_email_proxy.pop3.session import Session
@@ -299,7 +299,7 @@ async def test_an_old_client_is_named(
 async def test_a_handshake_has_a_deadline(
     start_leg: StartLeg, server_tls: ssl.SSLContext, ends: Ends, monkeypatch: pytest.MonkeyPatch, *, stls: bool
 ) -> None:
-    monkeypatch.setattr(handshake, "HANDSHAKE_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "HANDSHAKE_SECONDS", 0.2)
     leg = await start_leg(mailbox(), tls=server_tls)
     assert leg.tls_address
     with socket.create_connection(leg.address if stls else leg.tls_address, timeout=50) as client:

@@ -1,7 +1,8 @@
 """The accounts file: TOML with ``[accounts.NAME]``, ``[users]`` and ``[[rules]]``, read whole, with all its mistakes.
 
 What an account says about settings is kept as it was written; :mod:`.settings` makes settings of it, for only then it
-is known which plugin, with which settings of its own, the account uses.
+is known which plugin, with which settings of its own, the account uses. A mistake names its line, which tomllib doesn't
+tell: :class:`Lines` finds it in the text.
 """
 
 from __future__ import annotations
@@ -9,26 +10,32 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..contracts import SettingsMistake
-from ..relays.addresses import Addresses
+from ..relays.allow_list import Addresses
 from ..settings import networks
-from .lines import Lines
 from .rules import BOTH_LEGS, Leg, Rule
 from .users import PasswordHash
 
-__all__ = ("CONDITIONS", "AccountTable", "AccountsFile", "read_accounts")
+__all__ = ("CONDITIONS", "AccountTable", "AccountsFile", "Lines", "read_accounts")
 
 T = TypeVar("T")
+
+Key = tuple[str | int, ...]
+"""Where a value stands: names of tables and keys, and numbers in an array of tables."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _TABLES = ("accounts", "users", "rules")
 CONDITIONS = ("user", "network", "port", "sender", "recipient", "after_pop3_login_seconds")
 """The keys of a rule besides ``account``."""
+
+_HEADER = re.compile(r"\s*\[(\[?)([^\[\]]+)\]\]?\s*(?:#.*)?")
+_KEY = re.compile(r"\s*([^=#\[\]{},]+?)\s*=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +97,7 @@ class _Reading:
     def place(self, *key: str | int) -> str:
         return f"{self._path}:{self._lines.of(*key)}"
 
-    def wrong(self, key: tuple[str | int, ...], words: str) -> None:
+    def wrong(self, key: Key, words: str) -> None:
         self.mistakes.append(f"{self.place(*key)}: {words}")
 
     def whole(self, content: Mapping[str, Any]) -> AccountsFile:
@@ -139,9 +146,7 @@ class _Reading:
             self.wrong(("rules",), "no rule, so nobody gets an account; at least one [[rules]] with account = …")
         return tuple(self.rule(("rules", number), table, accounts, users) for number, table in enumerate(tables))
 
-    def rule(
-        self, key: tuple[str | int, ...], table: dict[str, Any], accounts: Mapping[str, Any], users: Mapping[str, Any]
-    ) -> Rule:
+    def rule(self, key: Key, table: dict[str, Any], accounts: Mapping[str, Any], users: Mapping[str, Any]) -> Rule:
         for name in table:
             if name not in ("account", *CONDITIONS):
                 self.wrong((*key, name), f"{name}: no such key{_meant(name, ('account', *CONDITIONS))}")
@@ -169,9 +174,7 @@ class _Reading:
         )
         return replace(rule, legs=frozenset({Leg.SMTP}) if rule.of_envelope else BOTH_LEGS)
 
-    def texts(
-        self, key: tuple[str | int, ...], table: dict[str, Any], name: str, parse: Callable[[list[str]], T]
-    ) -> T | None:
+    def texts(self, key: Key, table: dict[str, Any], name: str, parse: Callable[[list[str]], T]) -> T | None:
         """A condition that is a text or a list of texts; ``None`` where it is not set, or wrong."""
         if name not in table:
             return None
@@ -185,7 +188,7 @@ class _Reading:
             self.wrong((*key, name), f"{name}: {str(error).removesuffix('.')}")
             return None
 
-    def ports(self, key: tuple[str | int, ...], table: dict[str, Any]) -> frozenset[int]:
+    def ports(self, key: Key, table: dict[str, Any]) -> frozenset[int]:
         if "port" not in table:
             return frozenset()
         given = table["port"] if isinstance(table["port"], list) else [table["port"]]
@@ -198,3 +201,46 @@ class _Reading:
 def _meant(name: str, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(names), n=1)
     return f", did you mean {near[0]!r}?" if near else ""
+
+
+class Lines:
+    """Key → line, read off the text of a valid file by its headers and ``key =`` beginnings.
+
+    Keys inside an inline table or behind a quoted ``=`` are not seen: those are said to stand where their table does.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._lines: dict[Key, int] = {}
+        table: Key = ()
+        counted: Counter[Key] = Counter()
+        for number, line in enumerate(text.splitlines(), 1):
+            if header := _HEADER.fullmatch(line):
+                table = _parts(f"[{header[2]}]")
+                if header[1]:
+                    counted[table] += 1
+                    table = (*table, counted[table] - 1)
+                for depth in range(1, len(table) + 1):
+                    self._lines.setdefault(table[:depth], number)
+            elif key := _KEY.match(line):
+                parts = _parts(f"{key[1]} = 0")
+                for depth in range(1, len(parts) + 1):
+                    self._lines.setdefault((*table, *parts[:depth]), number)
+
+    def of(self, *key: str | int) -> int:
+        """The line of this key, or of the nearest table around it; 1 if there is none."""
+        while key and key not in self._lines:
+            key = key[:-1]
+        return self._lines.get(key, 1)
+
+
+def _parts(text: str) -> Key:
+    """The parts of the one key in ``text``, quotes undone, which is TOML's own business."""
+    try:
+        value: Any = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return ()
+    parts: list[str] = []
+    while isinstance(value, dict) and value:
+        [(part, value)] = value.items()
+        parts.append(part)
+    return tuple(parts)

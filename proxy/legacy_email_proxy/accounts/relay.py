@@ -19,7 +19,7 @@ from ..contracts import (
     Transaction,
     add_recipients,
 )
-from ..relays.groups import in_place
+from ..relays.wrapper import in_place
 from ..replies import SMTP, refusal
 from ..smtp.capacity import check, limit
 from ..smtp.reading import Measured

@@ -1,4 +1,4 @@
-"""Give the proxy consent to use a mailbox with OAuth2, once; or show how each account's token stands."""
+"""Give the consent that OAuth2 needs, once; or show the tokens."""
 
 from __future__ import annotations
 
@@ -28,17 +28,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--listen", action="store_true", help="the browser runs on this machine: catch its way back on a loopback port"
     )
+    parser.epilog = """\
+examples:
+  %(prog)s
+  %(prog)s scanner
+  %(prog)s --status
+"""
 
 
 def run(options: argparse.Namespace) -> int:
-    """Exit status 0: done. 1: there is no consent, or the last renewal failed. 2: the settings can not work."""
+    """Exit status 0: done. 1: no consent, or the last renewal failed. 2: the settings can not work. 130: Ctrl-C."""
     log.configure("warning", "text")
     try:
         return anyio.run(_authorize, options, backend="asyncio")
     except KeyboardInterrupt:
         # A thread may be waiting for a line, and the interpreter would wait for the thread.
         print(flush=True)
-        os._exit(1)
+        os._exit(130)
 
 
 class _Terminal:

@@ -1,4 +1,4 @@
-"""Check the settings, the plugins and all backends, and say in plain words what was found and what to do."""
+"""Try settings, plugins and backends, and say what to do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import NoReturn
 
 import anyio
@@ -24,6 +24,8 @@ _PROBE_SECONDS = 90.0
 _CLOSING_SECONDS = 360.0
 """What credentials get, who may have asked for a token that can't be had again. A second signal ends it."""
 
+_STOPPING = "stopping; once more ends it at once, at the risk of a token that is being renewed"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Without options everything is tried; with a client, the accounts file is asked which account it would get."""
@@ -33,10 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     about.add_argument("--port", type=int, default=0, help="the port of the listener to which it comes")
     about.add_argument("--sender", metavar="ADDRESS", default="", help="from whom it sends; nothing for <>")
     about.add_argument("--recipient", metavar="ADDRESS", default="", help="to whom it sends")
+    parser.epilog = """\
+examples:
+  %(prog)s
+  %(prog)s --client 192.168.1.40 --sender scan@firm.example
+"""
 
 
 def run(options: argparse.Namespace) -> int:
-    """Exit status 0: all works. 1: something failed. 2: the settings can not work (the lines say which)."""
+    """Exit status 0: all works. 1: something failed. 2: the settings can not work, see the lines. 130: Ctrl-C."""
     # What a plugin would log, its findings say; both on one screen would read as two problems.
     logging.getLogger("legacy_email_proxy").setLevel(logging.CRITICAL)
     return anyio.run(_check, options, backend="asyncio")
@@ -51,26 +58,30 @@ async def _check(options: argparse.Namespace) -> int:
     print(f"{Level.GOOD.value:<8} settings: no mistake found")
     for variable, meant in unknown_variables(os.environ, composition.settings.declared):
         _print("settings", Finding(Level.WARNING, f"{variable} is not a setting", f"did you mean {meant}?"))
-    bad = True
+    bad, status = True, 1
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with anyio.create_task_group() as group:
             with anyio.CancelScope() as probing:
-                group.start_soon(_stop, signals, probing)
+
+                async def stop() -> None:
+                    nonlocal status
+                    # Wait for a renewal that has been sent; at a second signal don't.
+                    status = _ended_by(await anext(signals))
+                    print(_STOPPING, file=sys.stderr)
+                    probing.cancel()
+                    _leave(_ended_by(await anext(signals)))
+
+                group.start_soon(stop)
                 bad = await _probe(composition)
             with anyio.move_on_after(_CLOSING_SECONDS):
                 for _, credentials in _credentials(composition):
                     await credentials.aclose()
             group.cancel_scope.cancel()
-    return _leave(int(bad))
+    return _leave(status if probing.cancelled_caught else int(bad))
 
 
-async def _stop(signals: AsyncIterator[signal.Signals], probing: anyio.CancelScope) -> None:
-    """At a signal stop probing, and wait for a renewal that has been sent; at a second one don't."""
-    await anext(signals)
-    print("stopping; once more ends it at once, at the risk of a token that is being renewed", file=sys.stderr)
-    probing.cancel()
-    await anext(signals)
-    _leave(1)
+def _ended_by(number: signal.Signals) -> int:
+    return 130 if number == signal.SIGINT else 1
 
 
 def _leave(status: int) -> NoReturn:

@@ -1,6 +1,7 @@
-"""Try the proxy without an account: embedded IMAPS and SMTPS servers behind the real thing.
+"""Try it without an account, in front of embedded servers.
 
-It is composed as a user would compose it: from variables, with the built-in plugins, the certificates verified.
+Behind the real proxy stand an IMAPS and an SMTPS server of its own. It is composed as a user would compose it: from
+variables, with the built-in plugins, the certificates verified.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bind", default="127.0.0.1", metavar="ADDRESS", help="address on which both listen (%(default)s)"
     )
+    parser.epilog = """\
+example, for a scanner in the network, with this machine's address there:
+  %(prog)s --bind 192.168.1.10
+"""
 
 
 def run(options: argparse.Namespace) -> int:

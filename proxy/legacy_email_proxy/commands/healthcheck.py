@@ -1,4 +1,4 @@
-"""Tell whether all listeners answer, for containers: exit status 0 or 1."""
+"""Tell whether all listeners answer: exit status 0 or 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Make the hash of a local user's password, for the accounts file."""
+"""Make the hash of a local user's password (ACCOUNTS_FILE)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ __all__ = ("add_arguments", "run")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """No options: a password on a command line would be seen by everybody on the machine."""
+    parser.epilog = """\
+It asks twice at a terminal, else it reads one line. The accounts file takes
+the hash that it prints, in quotes:
+  [users]
+  ann = "HASH"
+"""
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""List the plugins that are installed: name, group, distribution, version and status."""
+"""List the installed plugins, and whether they can be loaded."""
 
 from __future__ import annotations
 

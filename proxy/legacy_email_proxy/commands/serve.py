@@ -1,4 +1,4 @@
-"""Serve POP3 and SMTP until told to stop (this is also what happens without a command)."""
+"""Serve POP3 and SMTP until stopped (also without a command)."""
 
 from __future__ import annotations
 
@@ -21,6 +21,12 @@ _log = logging.getLogger("legacy_email_proxy.settings")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """No options: everything is a variable."""
+    parser.epilog = """\
+SIGTERM and SIGINT stop it, SIGHUP has it read its settings and files anew.
+
+example:
+  set -a; . ./mail-proxy.env; set +a; %(prog)s
+"""
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Print the effective settings, secrets hidden, and where each came from; those of an account where they differ."""
+"""Print the settings in effect, and where each came from."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ __all__ = ("add_arguments", "run")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """No options."""
+    parser.epilog = """\
+Secrets are hidden. Those of an account follow, where they differ.
+
+example:
+  %(prog)s | grep BACKEND_SMTP
+"""
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Look into the spool (`RELAY_PLUGIN=spool`) and act on it, while the service runs or while it does not."""
+"""Look into the spool and act on it (RELAY_PLUGIN=spool)."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _SENTENCES = {
     "release": "let held messages go on",
     "drop": "remove these for good; nobody is told",
     "export": "write the content of one message to standard output",
-    "migrate": "bring the spool's tables up to date, as the service does when it starts",
+    "migrate": "bring the spool's tables up to date, as the service does at its start",
     "backup": "copy the whole spool into a folder, also while the service runs",
-    "restore": "put such a copy in the place of a spool that is empty; the service must not run",
+    "restore": "put such a copy into an empty spool; the service must not run",
 }
 _ABOUT_ALL = ("list", "migrate")
 _WITH_A_FOLDER = ("backup", "restore")
@@ -40,13 +40,27 @@ _WITH_A_FOLDER = ("backup", "restore")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to do, and with which messages."""
-    listed = "; ".join(f"{action}: {sentence}" for action, sentence in _SENTENCES.items())
-    parser.add_argument("action", choices=(*QUEUE_ACTIONS, *_WITH_A_FOLDER), metavar="ACTION", help=listed)
+    parser.add_argument(
+        "action", choices=(*QUEUE_ACTIONS, *_WITH_A_FOLDER), metavar="ACTION", help="one of those below"
+    )
     sentence = "numbers of messages, from `list`; for `backup` and `restore` the folder"
     parser.add_argument("about", nargs="*", metavar="NUMBER", help=sentence)
     sentence = "of ACCOUNTS_FILE: list its messages only; or the one whose own spool is meant"
     parser.add_argument("--account", metavar="NAME", help=sentence)
     parser.add_argument("--json", action="store_true", help="one JSON object a line, times in seconds since 1970")
+    listed = "\n".join(f"  {action:<9}{sentence}" for action, sentence in _SENTENCES.items())
+    parser.epilog = f"""\
+It works while the service runs and while it does not, unless it says otherwise
+below.
+
+actions:
+{listed}
+
+examples:
+  %(prog)s list
+  %(prog)s retry 12 13
+  %(prog)s backup /srv/backup/spool-2026-11-30
+"""
 
 
 def run(options: argparse.Namespace) -> int:

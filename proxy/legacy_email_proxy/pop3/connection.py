@@ -1,4 +1,4 @@
-"""One TCP connection, read only when somebody waits for it.
+"""One TCP connection, in the clear or after a TLS handshake, read only when somebody waits for it.
 
 Not an anyio ``SocketStream``: that one reads ahead without bound while data keep coming (so a client could fill the
 memory during a RETR), and gives up reading as soon as a write fails (so a QUIT that is already here would be lost).
@@ -18,9 +18,17 @@ from contextlib import suppress
 
 import anyio
 
-from . import handshake
+from ..tls import HANDSHAKE_SECONDS, failed
 
-__all__ = ("LINGER_SECONDS", "RECEIVE_OCTETS", "TURN_OCTETS", "Connection", "Stalled")
+__all__ = (
+    "HANDSHAKE_SECONDS",
+    "LINGER_SECONDS",
+    "RECEIVE_OCTETS",
+    "TURN_OCTETS",
+    "Connection",
+    "Stalled",
+    "handshake",
+)
 
 RECEIVE_OCTETS = 16384
 """Octets taken at a time. Commands are short, and this much of them is what a session may hold."""
@@ -68,7 +76,7 @@ class Connection:
     async def start_tls(self, context: ssl.SSLContext) -> str:
         """Do the handshake and return the version. Raises :class:`HandshakeFailed`; the connection is closed then."""
         self._unwatch()
-        secured = await handshake.handshake(self._socket, context)
+        secured = await handshake(self._socket, context)
         self._socket = secured
         return secured.version() or ""
 
@@ -204,3 +212,35 @@ class Connection:
             self._alarm.cancel()
             self._alarm, self._alarm_at = None, math.inf
         self._socket.close()
+
+
+async def handshake(accepted: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
+    """Speak TLS on ``accepted``, which must not be used any more, within a deadline.
+
+    Raises :class:`HandshakeFailed`; the socket is closed then.
+    """
+    try:
+        secured = context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
+    except OSError as error:
+        accepted.close()
+        raise failed(error, context) from None
+    try:
+        with anyio.fail_after(HANDSHAKE_SECONDS):
+            await _shake(secured)
+    except OSError as error:
+        secured.close()
+        raise failed(error, context) from None
+    except BaseException:
+        secured.close()
+        raise
+    return secured
+
+
+async def _shake(secured: ssl.SSLSocket) -> None:
+    while True:
+        try:
+            return secured.do_handshake()
+        except ssl.SSLWantReadError:
+            await anyio.wait_readable(secured)
+        except ssl.SSLWantWriteError:
+            await anyio.wait_writable(secured)

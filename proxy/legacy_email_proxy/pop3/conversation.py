@@ -1,7 +1,8 @@
 """One client from the greeting to the close: moves octets between the connection, the session and the maildrop.
 
 What is valid and what is replied is the session's business; this module owns waiting, deadlines and the order in which
-things are opened and let go. One task runs it all, because a maildrop must be entered and left in one task.
+things are opened and let go. One task runs it all, because a maildrop must be entered and left in one task. With
+``POP3_LOCK`` only one session at a time has a maildrop; all conversations share the table of those that are held.
 """
 
 from __future__ import annotations
@@ -9,23 +10,23 @@ from __future__ import annotations
 import logging
 import math
 import ssl
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from typing import assert_never
 
 import anyio
 
 from .. import log
-from ..contracts import Client, Failure, Login, LoginRefused, Maildrop, MaildropSession
+from ..contracts import Client, Failure, Login, LoginRefused, Maildrop, MaildropBusy, MaildropSession
 from ..replies import printable
 from ..tls import HandshakeFailed, HungUp
 from .commands import State
 from .connection import Connection, Stalled
-from .locks import MaildropLocks
 from .options import Options
 from .requests import Close, Commit, NeedData, Open, Reply, Retrieve, StartTLS, Verdict
 from .session import Session
 
-__all__ = ("DRAIN_PAUSE_SECONDS", "Conversation")
+__all__ = ("DRAIN_PAUSE_SECONDS", "Conversation", "MaildropLocks")
 
 DRAIN_PAUSE_SECONDS = 2.0
 """While the process drains, a session that gives no command for this long is closed."""
@@ -41,6 +42,32 @@ logger = logging.getLogger("legacy_email_proxy.pop3")
 
 _RECENT = "recent:"
 """Gmail's mark of a POP3 login that wants the last weeks' mail, still in old profiles. No IMAP server knows it."""
+
+
+class MaildropLocks:
+    """The exclusive-access lock of RFC 1939 §4, within this process: which maildrops are held.
+
+    A lock ends with the session that holds it, however that ends.
+    """
+
+    def __init__(self) -> None:
+        self._held: set[str] = set()
+
+    @contextmanager
+    def hold(self, name: str) -> Iterator[None]:
+        """Hold the maildrop of this name or user, ``""`` for the configured one. Raises :class:`MaildropBusy`.
+
+        To be called for a maildrop that is open, so that only a password that was proven learns of the lock. Most
+        servers take ``Me`` and ``me`` for one user, so these two are one here.
+        """
+        key = name.casefold()
+        if key in self._held:
+            raise MaildropBusy("another session holds this maildrop", look_at="POP3_LOCK")
+        self._held.add(key)
+        try:
+            yield
+        finally:
+            self._held.discard(key)
 
 
 class Conversation:

@@ -21,8 +21,7 @@ from ..access import Admission, Refusal
 from ..contracts import Client, Maildrop
 from ..replies import pop3_line
 from .connection import Connection
-from .conversation import Conversation
-from .locks import MaildropLocks
+from .conversation import Conversation, MaildropLocks
 from .options import Options
 from .wire import encode_line
 

@@ -17,11 +17,10 @@ from ..contracts import Entry, MessageGone, MessageUnavailable
 from ..replies import pop3_error, pop3_line
 from .authorization import Authorization
 from .commands import COMMANDS, Command, Keyword, Mistake, State, capabilities, parse
-from .header_line import HeaderLine
 from .listing import Listing, NoSuchMessage
 from .options import Options
 from .requests import Close, Commit, Event, NeedData, Open, Reply, Request, Retrieve, StartTLS, Tally, Verdict
-from .transfer import Transfer
+from .transfer import HeaderLine, Transfer
 from .wire import END_OF_REPLY, ContentEncoder, LineReader, TooLong, encode_line
 
 __all__ = ("MAX_ERRORS", "MAX_FAILED_LOGINS", "MAX_XLST_MESSAGES", "SPOKE_HTTP", "SPOKE_TLS", "Session")

@@ -23,8 +23,7 @@ from ..contracts import (
 )
 from ..smtp.headers import HeaderOptions
 from ..smtp.rewriting import Rewriting
-from .groups import in_place
-from .wrapper import RelayLayer
+from .wrapper import RelayLayer, in_place
 
 __all__ = ("FilteredRelay",)
 

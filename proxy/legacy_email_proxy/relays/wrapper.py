@@ -1,13 +1,33 @@
-"""What stands in front of a relay, and what all such layers have in common: what they don't do themselves, it does."""
+"""What all that stands in front of a relay has in common: it forwards every call that it doesn't answer itself.
+
+Recipients that came together stay together on the way, so that a device that pipelines waits once for all of them and
+not once for each.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
-from ..contracts import Client, Credentials, Finding, Parameters, Relay, RelayCapabilities, Transaction
+from ..contracts import (
+    Client,
+    Credentials,
+    Finding,
+    Parameters,
+    Recipient,
+    Refused,
+    Relay,
+    RelayCapabilities,
+    Transaction,
+)
 
-__all__ = ("RelayLayer", "start")
+__all__ = ("RelayLayer", "in_place", "start")
+
+
+def in_place(looked: Sequence[Recipient | Refused], verdicts: Sequence[Refused | None]) -> list[Refused | None]:
+    """One verdict for each recipient that was looked at: ``verdicts`` are on those not refused there."""
+    rest = iter(verdicts)
+    return [each if isinstance(each, Refused) else next(rest) for each in looked]
 
 
 async def start(plugin: Relay | Credentials) -> None:
