@@ -30,8 +30,7 @@ from .admin import backed_up
 from .control import ask
 from .delivery import Delivery
 from .message import Submission
-from .place import Place
-from .settings import Options
+from .settings import Options, Place
 from .spool import Spool
 from .sql_store import LOOK_AT
 from .store import Room
