@@ -26,8 +26,7 @@ from legacy_email_proxy.contracts import (
     Transaction,
 )
 
-from .admin import backed_up
-from .control import ask
+from .admin import ask, backed_up
 from .delivery import Delivery
 from .message import Submission
 from .settings import Options, Place

@@ -22,8 +22,7 @@ import anyio
 
 from legacy_email_proxy.contracts import Failure, Relay
 
-from .admin import Workbench
-from .control import Control
+from .admin import Control, Workbench
 from .delivery import Delivery
 from .schedule import JITTER, steady_clock
 from .settings import Options, Place
