@@ -11,7 +11,7 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
-from .lock import Locked, SpoolLock
+from .sqlite_files import Locked, SpoolLock
 
 __all__ = ("Owner",)
 
