@@ -6,8 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from . import names
-from .folder import Folder, sync_directory
+from .folder import Folder, sync_directory, unique_name
 
 __all__ = ("Incoming",)
 
@@ -24,7 +23,7 @@ class Incoming:
         self.abandoned = False
         self.begun = False
         self._folder = folder
-        self._written = folder.tmp / names.unique_name()
+        self._written = folder.tmp / unique_name()
         self._delivered: Path | None = None
         self._octets = 0
 
@@ -58,7 +57,7 @@ class Incoming:
         if self.abandoned:
             return ""
         # The name is given now, and not taken over from `tmp`, so that the order of names is that of delivery.
-        self._delivered = self._folder.new / f"{names.unique_name()},S={self._octets}"
+        self._delivered = self._folder.new / f"{unique_name()},S={self._octets}"
         try:
             self._written.rename(self._delivered)
             sync_directory(self._folder.new)
