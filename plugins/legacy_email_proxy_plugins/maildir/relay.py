@@ -105,7 +105,7 @@ class _Transaction:
 
 
 class Incoming:
-    """One message on its way into a Maildir: written in ``tmp``, then moved to ``new``. Everything here blocks.
+    """One message on its way into a Maildir: written in ``tmp``, then moved to ``new``. Each method blocks.
 
     Call :meth:`write` any number of times, then :meth:`deliver`, one after the other, in a worker thread each.
 
