@@ -1,4 +1,7 @@
-"""Keeps a secret that was refused from being tried again and again: polling devices would lock the account."""
+"""Pauses that double each time, so that what was refused is not asked again and again.
+
+For logins that is :class:`Breaker`: polling devices would lock the account. :class:`Pause` is the pause alone.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from contextlib import asynccontextmanager
 
 from legacy_email_proxy.contracts import CredentialsRefused, Overloaded, Secret
 
-__all__ = ("FIRST_PAUSE_SECONDS", "LAST_PAUSE_SECONDS", "Breaker")
+__all__ = ("FIRST_PAUSE_SECONDS", "LAST_PAUSE_SECONDS", "Breaker", "Pause")
 
 FIRST_PAUSE_SECONDS = 60.0
 LAST_PAUSE_SECONDS = 3600.0
@@ -91,3 +94,29 @@ class Breaker:
         self._refused = {secret.fingerprint(): refused}
         words = "%s: the same password or token is not tried again for %.0f s, so that the account is not locked"
         self._logger.warning(words, refused, self._pause)
+
+
+class Pause:
+    """A pause that doubles each time, from ``first`` to ``longest`` seconds."""
+
+    def __init__(self, first: float, longest: float, clock: Callable[[], float]) -> None:
+        self._first = first
+        self._longest = longest
+        self._clock = clock
+        self._seconds = 0.0
+        self._began = 0.0
+
+    @property
+    def left(self) -> float:
+        """Seconds that it still lasts; none if the clock was set back since, for then nobody knows."""
+        passed = self._clock() - self._began
+        return self._seconds - passed if 0 <= passed < self._seconds else 0.0
+
+    def lengthen(self) -> None:
+        """Begin one, twice as long as the last."""
+        self._seconds = min(max(self._seconds * 2, self._first), self._longest)
+        self._began = self._clock()
+
+    def end(self) -> None:
+        """All is well; the next one is short again."""
+        self._seconds = 0.0

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from legacy_email_proxy_plugins.maildir.names import delivery_order, octets_with_crlf, unique_id, unique_name
+from legacy_email_proxy_plugins.maildir.folder import delivery_order, octets_with_crlf, unique_id, unique_name
 
 FILE_NAMES = st.binary(min_size=1, max_size=120).map(os.fsdecode)
 

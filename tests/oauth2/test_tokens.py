@@ -14,9 +14,9 @@ import pytest
 
 from fakes.oauth2 import Drop, Hang, Status
 from legacy_email_proxy.contracts import CredentialsRefused, Failure, NoCredentials, StorageFull, logged_in
+from legacy_email_proxy_plugins.backoff import Pause
 from legacy_email_proxy_plugins.oauth2 import OAuth2Credentials
 from legacy_email_proxy_plugins.oauth2.errors import GrantRefused
-from legacy_email_proxy_plugins.oauth2.pause import Pause
 from legacy_email_proxy_plugins.oauth2.tokens import Keeper
 from oauth2.support import IMAP, SECRET, SMTP, Person, credentials_for, pair
 from realservers.certificates import Certificates

@@ -18,7 +18,7 @@ import pytest
 from interop.proxy import Proxy, run, running
 from legacy_email_proxy.commands.spool import _meant
 from legacy_email_proxy.contracts import Failure, SettingsMistake, Unreachable
-from legacy_email_proxy_plugins.spool.control import _reachable
+from legacy_email_proxy_plugins.spool.admin import _reachable
 from realservers.processes import wait_until
 from spool.support import CONTENT, RECIPIENT, SENDER, Backend, listed, operate, raises, send, spool_to, spooling
 from spool.support import until_states as until_states_of

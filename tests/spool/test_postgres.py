@@ -19,14 +19,12 @@ import pytest
 from legacy_email_proxy.contracts import Failure, Level, Refused, SettingsMistake, Unreachable
 from legacy_email_proxy.replies import smtp_reply
 from legacy_email_proxy_plugins.spool import delivery as delivery_module
-from legacy_email_proxy_plugins.spool import listening as listening_module
 from legacy_email_proxy_plugins.spool import migrations as migrations_module
 from legacy_email_proxy_plugins.spool import postgres_connection as link_module
 from legacy_email_proxy_plugins.spool import postgres_store as postgres_module
 from legacy_email_proxy_plugins.spool.leases import Leases
 from legacy_email_proxy_plugins.spool.migrations import migrate
-from legacy_email_proxy_plugins.spool.owner import Owner
-from legacy_email_proxy_plugins.spool.postgres_connection import Link
+from legacy_email_proxy_plugins.spool.postgres_connection import Link, Owner
 from legacy_email_proxy_plugins.spool.store import Interrupted
 from realservers.postgres import Postgres
 from spool import support, surviving
@@ -76,7 +74,7 @@ def own_server() -> Iterator[Postgres]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing waits for seconds before it tries again."""
     monkeypatch.setattr(delivery_module, "_TROUBLE_SECONDS", 0.05)
-    monkeypatch.setattr(listening_module, "_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(link_module, "_PAUSE_SECONDS", 0.05)
     monkeypatch.setattr(link_module, "_LONGEST_PAUSE", 0.2)
 
 

@@ -13,8 +13,8 @@ from psycopg.conninfo import conninfo_to_dict
 from legacy_email_proxy.contracts import SettingsMistake
 from legacy_email_proxy.testing import context_for
 from legacy_email_proxy_plugins.spool import SpoolRelay
-from legacy_email_proxy_plugins.spool.place import Place
 from legacy_email_proxy_plugins.spool.postgres_connection import conninfo, server_name
+from legacy_email_proxy_plugins.spool.settings import Place
 
 TAKEN = {
     "postgresql://host/db": "postgresql://host/db",

@@ -1,9 +1,20 @@
-"""One Maildir on disk. Everything here blocks: call it in a worker thread."""
+"""One Maildir on disk, and what the names of its files say: ``<time>.<unique>.<host>,S=<octets>:2,<flags>``.
+
+What stands before the first ``,`` or ``:`` is the unique part. It stays the same for the life of a message, while other
+programs change the flags behind it, move the file from ``new`` to ``cur`` or correct the size in its name.
+
+Everything but the functions of names blocks: call it in a worker thread.
+"""
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import itertools
 import os
+import re
+import secrets
+import socket
 import stat
 import time
 from collections.abc import Mapping
@@ -13,15 +24,27 @@ from typing import Any, NamedTuple
 
 from legacy_email_proxy.contracts import SettingsMistake
 
-from . import names
-
-__all__ = ("ABANDONED_SECONDS", "Filed", "Folder", "sync_directory")
+__all__ = (
+    "ABANDONED_SECONDS",
+    "Filed",
+    "Folder",
+    "delivery_order",
+    "octets_with_crlf",
+    "sync_directory",
+    "unique_id",
+    "unique_name",
+)
 
 ABANDONED_SECONDS = 36 * 3600
 """A file in ``tmp`` that nobody touched for so long was left by a crash (Maildir's own rule)."""
 
 _SUBFOLDERS = ("tmp", "new", "cur")
 _SCANS = 3
+
+_counter = itertools.count(1)
+_UNIQUE_ID = re.compile(r"[\x21-\x7e]{1,70}")
+_TIME = re.compile(r"(\d{1,18})\.(?:M(\d{1,6}))?")
+_WIRE_OCTETS = re.compile(r"[^:]*?,W=(\d{1,18})(?=[,:]|$)")
 
 
 class Filed(NamedTuple):
@@ -104,7 +127,7 @@ class Folder:
             # has seen would take it for new next time.
             if self._changed() == before:
                 break
-        return sorted(found.values(), key=lambda filed: names.delivery_order(filed.path.name))
+        return sorted(found.values(), key=lambda filed: delivery_order(filed.path.name))
 
     def _changed(self) -> tuple[int, int]:
         return self.new.stat().st_mtime_ns, self.cur.stat().st_mtime_ns
@@ -139,13 +162,13 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 def _filed(folder: Path) -> list[Filed]:
     found = []
     for entry in _entries(folder):
-        octets = names.octets_with_crlf(entry.name)
+        octets = octets_with_crlf(entry.name)
         if octets is None:
             try:
                 octets = entry.stat(follow_symlinks=False).st_size
             except FileNotFoundError:
                 continue
-        found.append(Filed(names.unique_id(entry.name), octets, Path(entry.path)))
+        found.append(Filed(unique_id(entry.name), octets, Path(entry.path)))
     return found
 
 
@@ -160,3 +183,38 @@ def sync_directory(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+# Names. No I/O here.
+
+
+def unique_name() -> str:
+    """A name that no other process gives, on this host or another one that shares the folder.
+
+    The random part is there for containers: they all have process id 1, and with the host's network all one host name.
+    """
+    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+    host = re.sub(r"[^A-Za-z0-9._-]", "_", socket.gethostname())[:64] or "localhost"
+    unique = f"M{nanoseconds // 1000:06}P{os.getpid()}Q{next(_counter)}R{secrets.token_hex(4)}"
+    return f"{seconds}.{unique}.{host}"
+
+
+def unique_id(name: str) -> str:
+    """The POP3 unique-id (RFC 1939 §7): the unique part, or its hash where that is too long or has other characters."""
+    unique = re.split("[,:]", name, maxsplit=1)[0] or name
+    if _UNIQUE_ID.fullmatch(unique):
+        return unique
+    return hashlib.sha256(os.fsencode(unique)).hexdigest()[:32]
+
+
+def octets_with_crlf(name: str) -> int | None:
+    """``,W=``: the message's octets with CRLF line ends, if the delivering program counted them."""
+    found = _WIRE_OCTETS.match(name)
+    return int(found[1]) if found else None
+
+
+def delivery_order(name: str) -> tuple[int, int, str]:
+    """Sort key: the time of delivery that the name tells, then the unique part, which no change of flags moves."""
+    found = _TIME.match(name)
+    seconds, microseconds = (int(found[1]), int(found[2] or 0)) if found else (0, 0)
+    return seconds, microseconds, unique_id(name)

@@ -17,9 +17,9 @@ from dataclasses import replace
 
 from legacy_email_proxy.contracts import BearerToken, Failure, NoCredentials, Secret, StorageFull, Unreachable
 
+from ..backoff import Pause
 from .configuration import Configuration
 from .grants import Granted, Grants, Unfit
-from .pause import Pause
 from .store import Damaged, Record, Store
 
 __all__ = ("Keeper",)

@@ -21,9 +21,8 @@ from pathlib import Path
 
 from legacy_email_proxy.contracts import Failure
 
-from .lock import Locked, SpoolLock
 from .schema import VERSION, clear_the_way, connect, is_damage, set_aside
-from .sqlite_files import leave_to_service, sync_directory
+from .sqlite_files import Locked, SpoolLock, leave_to_service, sync_directory
 from .store import Copied
 
 __all__ = ("copy_out", "restore", "snapshot", "trouble")

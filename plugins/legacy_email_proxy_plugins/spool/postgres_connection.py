@@ -1,15 +1,23 @@
 """A connection to PostgreSQL that is made when it is needed, and made again when it was lost.
 
 What it is asked is in SQLite's words, as ``sql_store`` and ``sql_records`` have them; what differs is said here.
+
+And who else is at the database: the name under which this process leases, and that of the one before it; and a second
+connection, which hears what others have made due.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
+import secrets
 import select
+import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -19,9 +27,10 @@ from legacy_email_proxy.contracts import Failure, StorageFull
 
 from ..redaction import without_secrets
 from . import sql_records
+from .sqlite_files import Locked, SpoolLock
 from .store import Interrupted
 
-__all__ = ("DEFAULTS", "Link", "conninfo", "server_name")
+__all__ = ("CHANNEL", "DEFAULTS", "Link", "Owner", "conninfo", "listen", "server_name")
 
 DEFAULTS = {
     "application_name": "legacy-email-proxy",
@@ -273,3 +282,59 @@ def _alive(connection: psycopg.Connection[Any]) -> bool:
         except psycopg.Error:
             return False
     return not connection.closed
+
+
+# Who else is there.
+
+CHANNEL = "legacy_email_proxy"
+_PAUSE_SECONDS = 5.0
+"""Before the next attempt at listening."""
+
+
+class Owner:
+    """``name`` is that under which this process leases; ``previous`` is that of the process before it, which is known
+    to be no more, and ``None`` where nobody can be sure that it has ended.
+
+    A name is new at each start, so that two proxies never have the same one, whatever was copied from where. The last
+    one is kept in ``STATE_DIR``: what it had leased is due at once, and does not wait for the lease to end.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = SpoolLock(path)
+        self.host = socket.gethostname() or "localhost"
+        self.name = f"{self.host}/{secrets.token_hex(16)}"
+        self.previous: str | None = None
+
+    def take(self) -> None:
+        """Look who was here before, and leave our name. Without a folder to write to, it goes without."""
+        with suppress(OSError, Locked):
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock.take()
+            with suppress(FileNotFoundError):
+                previous = self._path.read_text(errors="replace")
+                # Of another host: this folder was copied from there, where that process may well be running.
+                if previous.rpartition("/")[0] == self.host:
+                    self.previous = previous
+            self._path.write_text(self.name)
+
+    def release(self) -> None:
+        """Say that we are no more."""
+        self._lock.release()
+
+
+async def listen(info: str, hear: Callable[[str], None]) -> None:
+    """Call ``hear`` with what other proxies, and the ``spool`` command, have made due, and with nothing after each
+    interruption. Nothing depends on it but how soon that is. Never returns.
+    """
+    while True:
+        try:
+            async with await psycopg.AsyncConnection.connect(info, autocommit=True) as connection:
+                await connection.execute(f"LISTEN {CHANNEL}")
+                hear("")
+                async for notification in connection.notifies():
+                    hear(notification.payload)
+        except (psycopg.Error, OSError):
+            # The writer meets the same trouble, and tells.
+            pass
+        await asyncio.sleep(_PAUSE_SECONDS)

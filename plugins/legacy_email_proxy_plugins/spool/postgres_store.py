@@ -23,12 +23,10 @@ from legacy_email_proxy.contracts import Failure, SettingsMistake
 from ..threads import Threads
 from . import sql_records
 from .leases import Leases
-from .listening import CHANNEL, listen
 from .message import Fate, Outcome, SpooledMessage, Submission
 from .migrations import MIGRATIONS, SCHEMA, migrate
-from .owner import Owner
 from .postgres_bodies import Pieces
-from .postgres_connection import Link, conninfo, server_name
+from .postgres_connection import CHANNEL, Link, Owner, conninfo, listen, server_name
 from .sql_store import ENDLESS, LOOK_AT, SUSPECT, RelationalStore
 from .store import ANNOUNCED, Copied, Interrupted, Room, TooNewError
 

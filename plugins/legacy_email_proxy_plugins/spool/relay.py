@@ -26,12 +26,10 @@ from legacy_email_proxy.contracts import (
     Transaction,
 )
 
-from .admin import backed_up
-from .control import ask
+from .admin import ask, backed_up
 from .delivery import Delivery
 from .message import Submission
-from .place import Place
-from .settings import Options
+from .settings import Options, Place
 from .spool import Spool
 from .sql_store import LOOK_AT
 from .store import Room

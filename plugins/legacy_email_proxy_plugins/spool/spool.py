@@ -22,12 +22,10 @@ import anyio
 
 from legacy_email_proxy.contracts import Failure, Relay
 
-from .admin import Workbench
-from .control import Control
+from .admin import Control, Workbench
 from .delivery import Delivery
-from .place import Place
 from .schedule import JITTER, steady_clock
-from .settings import Options
+from .settings import Options, Place
 from .store import Store
 
 __all__ = ("Spool",)

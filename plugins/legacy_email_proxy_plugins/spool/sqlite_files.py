@@ -1,14 +1,20 @@
-"""Bodies that are too large for a database row: each is a file of its own, written and synced before its record is.
+"""The files beside the spool's database: large bodies, what is being tried, room that is kept back, and the lock.
 
-The record is what counts. A file that no record names is what a crash left behind: of a message whose device never read
-250, or of one that is done. Everything here blocks, but for :meth:`BodyFiles.read`.
+Bodies that are too large for a database row are each a file of its own, written and synced before its record is. The
+record is what counts. A file that no record names is what a crash left behind: of a message whose device never read
+250, or of one that is done.
+
+Everything here blocks, but for :meth:`BodyFiles.read` and the marking of what is being tried.
 """
 
 from __future__ import annotations
 
+import fcntl
+import mmap
 import os
 import re
 import secrets
+import struct
 import threading
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import suppress
@@ -17,11 +23,29 @@ from pathlib import Path
 from ..threads import Threads
 from .store import Unreadable
 
-__all__ = ("BodyFile", "BodyFiles", "is_body", "leave_to_service", "sync_directory")
+__all__ = (
+    "RESERVE_OCTETS",
+    "BodyFile",
+    "BodyFiles",
+    "Locked",
+    "Marks",
+    "Reserve",
+    "SpoolLock",
+    "is_body",
+    "leave_to_service",
+    "sync_directory",
+)
 
 _NAME = re.compile(r"[0-9a-f]{32}")
 _MARK = ".records"
+"""The file that says to which records these bodies belong."""
 _BLOCK_OCTETS = 1024 * 1024
+
+RESERVE_OCTETS = 1024 * 1024
+"""Enough to strike off all that can be on its way at once, and so to get at the room that this sets free."""
+
+_SLOTS = 512
+_SLOT = struct.Struct("<q")
 
 
 def is_body(path: Path) -> bool:
@@ -203,3 +227,124 @@ class BodyFiles:
 
 def _size(descriptor: int) -> int:
     return os.fstat(descriptor).st_size
+
+
+class Marks:
+    """Numbers of the messages that are being tried right now. They outlive the process, so that after a crash it is
+    known which messages it may be the fault of.
+
+    A few octets of a file in shared memory; marking one costs no system call. The kernel keeps them when the process
+    dies. A power cut may lose them, and is no message's fault. When there are more than there is room for, the others
+    go unmarked.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._map: mmap.mmap | None = None
+        self._slots: dict[int, int] = {}
+        self._free = list(range(_SLOTS))
+
+    def open(self) -> Sequence[int]:
+        """The numbers that were marked when the last process ended, however it did; they stay until :meth:`wipe`."""
+        octets = _SLOTS * _SLOT.size
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            # With its blocks allocated: on a full disk, a write into a hole of a mapped file kills the process.
+            os.posix_fallocate(descriptor, 0, octets)
+            self._map = mmap.mmap(descriptor, octets)
+        finally:
+            os.close(descriptor)
+        return [number for (number,) in _SLOT.iter_unpack(self._map[:octets]) if number]
+
+    def wipe(self) -> None:
+        """Forget those."""
+        if self._map is not None:
+            self._map[:] = bytes(len(self._map))
+
+    def set(self, number: int) -> None:
+        """Note that this one is being tried."""
+        if self._map is not None and self._free and number not in self._slots:
+            slot = self._slots[number] = self._free.pop()
+            _SLOT.pack_into(self._map, slot * _SLOT.size, number)
+
+    def clear(self, number: int) -> None:
+        """It no longer is, and that is on disk."""
+        slot = self._slots.pop(number, None)
+        if self._map is not None and slot is not None:
+            _SLOT.pack_into(self._map, slot * _SLOT.size, 0)
+            self._free.append(slot)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+
+
+class Reserve:
+    """Room that is kept back on the disk: a file of no content, which can be given up.
+
+    Even to remove a message the database has to write first. On a disk that others have filled it could not, and what
+    is delivered could never be struck off.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.kept = False
+
+    def keep(self) -> None:
+        """Keep the room back, if there is any."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        with suppress(OSError):
+            descriptor = os.open(self._path, flags, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, RESERVE_OCTETS)
+                self.kept = True
+            finally:
+                os.close(descriptor)
+
+    def spend(self) -> None:
+        """Give it to whoever needs it now."""
+        self.kept = False
+        with suppress(OSError):
+            os.truncate(self._path, 0)
+
+
+class Locked(Exception):
+    """Somebody else has it; the text says who, as far as that is known."""
+
+
+class SpoolLock:
+    """The lock of one file, which belongs to one process at a time. What is locked is a file beside it, which stays
+    where it is. The kernel forgets the lock with its holder, however that ends.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.with_name(f"{path.name}.lock")
+        self._descriptor: int | None = None
+
+    def take(self) -> None:
+        """Take it at once. Raises :class:`Locked`, or ``OSError``."""
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            raise Locked(f"process {holder}" if holder else "another process") from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        # For the message above only: on a full disk the lock is as good without it.
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        except OSError:
+            pass
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Give it back. The file stays: one that is removed could be locked by two, each their own."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

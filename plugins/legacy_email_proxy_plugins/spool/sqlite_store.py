@@ -19,13 +19,10 @@ from legacy_email_proxy.contracts import Failure, SettingsMistake, StorageFull
 from ..threads import Threads
 from . import sql_records
 from .backup import copy_out, restore, snapshot, trouble
-from .lock import Locked, SpoolLock
-from .marks import Marks
 from .message import Outcome, SpooledMessage
-from .reserve import RESERVE_OCTETS, Reserve
 from .schema import VERSION, aside_of, clear_the_way, connect, is_damage, set_aside, storage_failure
 from .sql_store import LOOK_AT, SUSPECT, RelationalStore
-from .sqlite_files import BodyFiles, leave_to_service
+from .sqlite_files import RESERVE_OCTETS, BodyFiles, Locked, Marks, Reserve, SpoolLock, leave_to_service
 from .store import ANNOUNCED, Copied, Room, TooNewError
 
 __all__ = ("SQLiteStore",)
