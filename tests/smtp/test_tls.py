@@ -20,6 +20,7 @@ from legacy_email_proxy.smtp.authentication import anybody
 from legacy_email_proxy.smtp.buffer import Incoming
 from realservers.certificates import Certificates
 from smtp.conftest import Leg, StartLeg
+from tls_clients import leave_in_the_handshake
 
 Ends = Callable[[], list[dict[str, object]]]
 ENVELOPE = b"EHLO x\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.com>\r\nDATA\r\n"
@@ -32,7 +33,7 @@ def ends(caplog: pytest.LogCaptureFixture) -> Ends:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(50):
         while not condition():  # noqa: ASYNC110 (what is waited for has no event to wait on)
             await asyncio.sleep(0.005)
 
@@ -160,7 +161,7 @@ async def test_what_comes_with_the_end_of_the_handshake_is_obeyed_at_once(
                 writer.write(outgoing.read())
                 incoming.write(await reader.read(1 << 16))
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(50):
         await until_it_can(tls.do_handshake)
         # One write: the client's Finished, and all that it has to say.
         tls.write(MESSAGE + b"QUIT\r\n")
@@ -320,7 +321,7 @@ async def test_a_drain_does_not_wait_for_a_handshake(
     with socket.create_connection(leg.address if starttls else leg.tls_address) as client:
         client.sendall(b"STARTTLS\r\n" if starttls else b"\x16")
         await until(lambda: any(session._handshaking for session in leg.server._sessions))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(50):
             await leg.server.drain(30)
     assert ends()[-1]["verdict"] == "drained"
 
@@ -361,29 +362,11 @@ async def test_who_hangs_up_in_the_handshake_is_no_news(
     caplog.set_level(logging.DEBUG)
     leg = await start_leg(tls=server_tls)
     assert leg.tls_address
-    said = ssl.MemoryBIO()
-    with suppress(ssl.SSLWantReadError):
-        client_tls.wrap_bio(ssl.MemoryBIO(), said, server_hostname="localhost").do_handshake()
-    hello = said.read()
-    reader, writer = await asyncio.open_connection(*(leg.address if starttls else leg.tls_address))
-    async with asyncio.timeout(10):
-        if starttls:
-            writer.write(b"STARTTLS\r\n")
-            await reader.readuntil(b"220 2.0.0 ")
-            await reader.readline()
-        if sent != "nothing":
-            writer.write(hello if sent == "hello" else hello[:50])
-        if sent == "hello":
-            await reader.read(1)
-        if how == "farewell":
-            writer.write(b"\x15\x03\x03\x00\x02\x01\x00")
-            await reader.read()
-        if how == "reset":
-            sock = writer.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        writer.close()
-        with suppress(OSError):
-            await writer.wait_closed()
+    if starttls:
+        words = {"command": b"STARTTLS\r\n", "answer": b"220 2.0.0 "}
+        await leave_in_the_handshake(leg.address, client_tls, sent=sent, how=how, **words)
+    else:
+        await leave_in_the_handshake(leg.tls_address, client_tls, sent=sent, how=how)
     await until(ends)
     (ended,) = (record for record in caplog.records if record.getMessage() == "smtp session ended")
     assert (ended.levelno, ends()[-1]["verdict"]) == (logging.DEBUG, "dropped: the client hung up")
@@ -546,7 +529,7 @@ async def test_who_is_not_admitted_costs_no_handshake(start_leg: StartLeg, serve
     leg = await start_leg(tls=server_tls, networks=())
     assert leg.tls_address
     reader, writer = await asyncio.open_connection(*leg.tls_address)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(50):
         writer.write(b"\x16\x03\x01")
         writer.write_eof()
         assert (await reader.read()).startswith(b"554 5.7.1 ")
