@@ -59,7 +59,7 @@ def networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, 
             network = ipaddress.ip_network(item)
         except ValueError as error:
             raise ValueError(f"{error}.") from None
-        if network.version == 6 and network.subnet_of(_MAPPED):
+        if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
             # A client's address is judged without this prefix, so such a network would never match.
             raise ValueError(f"{item}: write an IPv4 network in the IPv4 way.")
         found.append(network)
