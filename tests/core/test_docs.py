@@ -20,6 +20,7 @@ from legacy_email_proxy.smtp.authentication import anybody
 from legacy_email_proxy.smtp.connection import SessionOptions
 from legacy_email_proxy.smtp.handler import RelayHandler
 from legacy_email_proxy.smtp.reading import Patience
+from legacy_email_proxy.smtp.session import COMMANDS as SMTP_COMMANDS
 from legacy_email_proxy.smtp.session import SMTPSession
 from pages import MAP, PAGES, ROOT, rows, text
 from smtp.relays import MemoryRelay
@@ -107,14 +108,15 @@ async def test_the_smtp_table_is_the_codes() -> None:
     options = SessionOptions("x", 1 << 20, Patience(1.0, 1.0), admission, tls=lambda: tls, verifier=anybody)
     session = SMTPSession(handler, options)
     table = support("smtp")
-    verbs = set(session._smtp_methods)
+    verbs = set(SMTP_COMMANDS)
     silent = {"EXPN"}
     assert {keyword for keyword, answer in table.items() if answer != "no"} >= verbs - silent
     assert all(table[verb] == "no" for verb in silent)
     lines: list[str] = []
-    session.reply = lambda reply: lines.extend(str(reply).split("\r\n"))  # type: ignore[method-assign]
-    session.session = session._create_session()
-    session.session.peer = ("127.0.0.1", 1)  # type: ignore[assignment]
+    session._reply = lambda reply: lines.extend(str(reply).split("\r\n"))
+    protocol = session.protocol
+    protocol.session = protocol._create_session()
+    protocol.session.peer = ("127.0.0.1", 1)  # type: ignore[assignment]
     await session.smtp_EHLO("x")
     announced = {re.split("[ =]", line[4:])[0] for line in lines}
     assert {keyword for keyword, answer in table.items() if answer == "yes"} >= announced - {"x"}

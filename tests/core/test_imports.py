@@ -145,7 +145,7 @@ def test_protocol_logic_is_sans_io(module: str) -> None:
             "imaplib",
             {"legacy_email_proxy_plugins.imap.imapclient_adapter", "legacy_email_proxy_plugins.imap.connection"},
         ),
-        ("aiosmtpd", {"legacy_email_proxy.smtp.connection", "legacy_email_proxy.smtp.handler"}),
+        ("aiosmtpd", {"legacy_email_proxy.smtp.aiosmtpd_adapter", "legacy_email_proxy.smtp.handler"}),
         ("environs", {"legacy_email_proxy.settings.reader"}),
         ("httpx2", {"legacy_email_proxy_plugins.oauth2.http"}),
         ("jwt", {"legacy_email_proxy_plugins.oauth2.assertions"}),

@@ -60,13 +60,13 @@ async def test_an_endless_response_is_one_mistake_and_bounded(start_leg: StartLe
     async with leg.connected() as (reader, writer):
         writer.write(HELLO + b"AUTH PLAIN\r\n")
         await reader.readuntil(b"334 \r\n")
-        (session,) = leg.server._sessions
+        (session,) = leg.server._connections
         held = 0
         for _ in range(100):
             writer.write(b"QUFB" * 4000)
             await writer.drain()
             await asyncio.sleep(0)
-            held = max(held, len(session._incoming))
+            held = max(held, len(session.incoming))
         # The rest of that line is no command, what follows it is.
         writer.write(b"\r\nNOOP\r\nQUIT\r\n")
         replies = (await reader.read()).splitlines()

@@ -82,6 +82,7 @@ QUIRKS = {
     ],
 }
 
+
 def test_every_quirk_is_replayed() -> None:
     assert [name.split()[0] for name in QUIRKS] == [f"C{number}" for number in range(1, 27)]
     assert missing(place for places in QUIRKS.values() for place in places) == []

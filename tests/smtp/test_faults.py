@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from legacy_email_proxy.access import Admission
-from legacy_email_proxy.smtp import connection
+from legacy_email_proxy.smtp import connection, session
 from legacy_email_proxy.smtp.connection import SessionOptions
 from legacy_email_proxy.smtp.handler import RelayHandler
 from legacy_email_proxy.smtp.reading import Patience
@@ -141,7 +141,7 @@ async def test_a_thousand_resets_leave_nothing(leg: Leg, caplog: pytest.LogCaptu
                 writer.write(b"NOOP\r\n")
                 async with asyncio.timeout(5):
                     assert (await reader.readline()).startswith(b"250")
-    await eventually(lambda: not leg.server._sessions)
+    await eventually(lambda: not leg.server._connections)
     # What the loop itself still has to close.
     await eventually(lambda: descriptors() <= before)
     assert not [record for record in caplog.records if record.exc_info]
@@ -154,21 +154,21 @@ async def test_a_thousand_resets_leave_nothing(leg: Leg, caplog: pytest.LogCaptu
 async def test_chatter_ends_the_session(leg: Leg, chatter: bytes) -> None:
     replies = await leg.exchange(b"HELO x\r\n" + chatter * 300)
     assert replies.endswith(b"\r\n421 4.7.0 Too many commands without a message, goodbye\r\n")
-    assert leg.relay.entered in (0, (connection.MAX_CHATTER - 1) // 2 + 1)
+    assert leg.relay.entered in (0, (session.MAX_CHATTER - 1) // 2 + 1)
 
 
 async def test_messages_are_no_chatter(leg: Leg) -> None:
-    many = connection.MAX_CHATTER // 2
+    many = session.MAX_CHATTER // 2
     replies = await leg.exchange(MESSAGE * many + b"QUIT\r\n")
     assert replies.endswith(b"221 2.0.0 Bye\r\n")
     assert len(leg.relay.delivered) == many
 
 
 async def test_chunks_are_no_chatter(leg: Leg) -> None:
-    chunks = b"BDAT 3\r\nabc" * (connection.MAX_CHATTER + 1) + b"BDAT 0 LAST\r\n"
+    chunks = b"BDAT 3\r\nabc" * (session.MAX_CHATTER + 1) + b"BDAT 0 LAST\r\n"
     replies = await leg.exchange(ENVELOPE.removesuffix(b"DATA\r\n") + chunks + b"QUIT\r\n")
     assert replies.endswith(b"221 2.0.0 Bye\r\n")
-    assert leg.relay.delivered[0].content.startswith(b"abc" * (connection.MAX_CHATTER + 1))
+    assert leg.relay.delivered[0].content.startswith(b"abc" * (session.MAX_CHATTER + 1))
 
 
 async def test_an_endless_line_of_content_costs_no_memory(start_leg: StartLeg) -> None:
@@ -193,7 +193,7 @@ async def test_an_endless_line_of_content_costs_no_memory(start_leg: StartLeg) -
         assert peak < 4 << 20
         with_reply = await reader.read()
     assert with_reply in (b"552 5.3.4 Message is larger than this server takes\r\n", b"")
-    await eventually(lambda: not leg.server._sessions)
+    await eventually(lambda: not leg.server._connections)
     assert leg.relay.delivered == []
 
 
@@ -224,7 +224,7 @@ async def test_a_half_close_anywhere(leg: Leg, said: bytes) -> None:
     # Every whole line is answered, then the connection ends.
     replies = (await leg.exchange(said)).splitlines()
     assert len(replies) == 1 + (said.count(b"\n") or 1 if said == b"\x16" else said.count(b"\n"))
-    await eventually(lambda: not leg.server._sessions)
+    await eventually(lambda: not leg.server._connections)
     assert leg.relay.delivered == []
 
 

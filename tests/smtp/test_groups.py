@@ -146,14 +146,14 @@ async def test_a_whole_group_is_answered_in_one_write(leg: Leg, monkeypatch: pyt
     writes: list[bytes] = []
     async with leg.connected() as (reader, writer):
         await reader.readline()
-        (session,) = leg.server._sessions
-        real = session._writer.write
+        (session,) = leg.server._connections
+        real = session.protocol.writer.write
 
         def write(octets: bytes) -> None:
             writes.append(octets)
             real(octets)
 
-        monkeypatch.setattr(session._writer, "write", write)
+        monkeypatch.setattr(session.protocol._writer, "write", write)
         writer.write(MAIL + rcpt("one", "two") + b"DATA\r\n")
         await reader.readuntil(b"354 ")
         assert [octets.count(b"\r\n") for octets in writes] == [8 + 1 + 2 + 1]
@@ -202,11 +202,11 @@ async def test_what_is_sent_while_the_backend_thinks_is_not_taken_without_bounds
     async with leg.connected() as (_, writer):
         writer.write(MAIL + rcpt("stuck") + b"DATA\r\n")
         await leg.relay.holding.wait()
-        (session,) = leg.server._sessions
+        (session,) = leg.server._connections
         writer.write(b"x" * (32 << 20))
-        await eventually(lambda: session._incoming._paused)
-        held = len(session._incoming)
+        await eventually(lambda: session.incoming._paused)
+        held = len(session.incoming)
         for _ in range(20):
             await asyncio.sleep(0)
-        assert len(session._incoming) == held < 1 << 20
+        assert len(session.incoming) == held < 1 << 20
         reset(writer)

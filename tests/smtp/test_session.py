@@ -21,9 +21,10 @@ from aiosmtpd.smtp import SMTP as StockSMTP
 from legacy_email_proxy.access import Admission
 from legacy_email_proxy.contracts import Receipt
 from legacy_email_proxy.replies import Reply
+from legacy_email_proxy.smtp import aiosmtpd_adapter
 from legacy_email_proxy.smtp import connection as connection_module
 from legacy_email_proxy.smtp import session as session_module
-from legacy_email_proxy.smtp.connection import SessionOptions, SMTPConnection
+from legacy_email_proxy.smtp.connection import Connection, SessionOptions
 from legacy_email_proxy.smtp.handler import RelayHandler
 from legacy_email_proxy.smtp.reading import Patience
 from smtp.conftest import Leg, StartLeg
@@ -55,9 +56,9 @@ def facts(caplog: pytest.LogCaptureFixture, words: str) -> list[dict[str, object
 
 
 async def test_the_aiosmtpd_that_we_know() -> None:
-    assert aiosmtpd.__version__.startswith("1.4."), "read its changes against smtp/connection.py"
-    overridden = vars(connection_module.SMTPConnection)
-    for name in ("_create_session", "_reset_timeout", "_handle_client", "connection_lost", "eof_received", "push"):
+    assert aiosmtpd.__version__.startswith("1.4."), "read its changes against smtp/aiosmtpd_adapter.py"
+    overridden = vars(aiosmtpd_adapter.SMTPProtocol)
+    for name in ("_create_session", "_reset_timeout", "_handle_client", "connection_lost", "eof_received"):
         assert callable(getattr(StockSMTP, name)), name
         assert name in overridden
     assert callable(StockSMTP._call_handler_hook)
@@ -65,14 +66,14 @@ async def test_the_aiosmtpd_that_we_know() -> None:
     handler = RelayHandler(MemoryRelay(), 1 << 20)
     stock = StockSMTP(handler, hostname="x", loop=asyncio.get_running_loop())
     options = SessionOptions("x", 1 << 20, Patience(1, 1), Admission((), 1, 1))
-    ours = session_module.SMTPSession(handler, options)
+    ours = session_module.SMTPSession(handler, options).protocol
     assert ours._handle_hooks == stock._handle_hooks
-    assert set(ours._smtp_methods) == set(stock._smtp_methods) | {"BDAT"}
+    assert set(session_module.COMMANDS) == set(stock._smtp_methods) | {"BDAT"}
     assert set(vars(stock)) - set(vars(ours)) == {
         # Set at connection_made, or a class attribute of ours.
         *("session", "envelope"),
         # Of what is replaced: its own command loop, DATA, AUTH, STARTTLS, PROXY and timer.
-        *("_decode_data", "enable_SMTPUTF8", "_ehlo_hook_ver", "_enforce_call_limit"),
+        *("_decode_data", "enable_SMTPUTF8", "_ehlo_hook_ver", "_enforce_call_limit", "_smtp_methods"),
         *("_auth_callback", "_auth_methods", "_auth_require_tls", "_auth_required", "_authenticator"),
         *("require_starttls", "tls_context", "_tls_handshake_okay", "_tls_protocol"),
         *("_proxy_timeout", "_timeout_duration", "_timeout_handle"),
@@ -284,14 +285,14 @@ async def test_http_is_noticed_behind_an_overlong_request_line(leg: Leg) -> None
 
 
 async def test_a_flood_of_commands_leaves_others_their_turn(leg: Leg, monkeypatch: pytest.MonkeyPatch) -> None:
-    answered, reply = 0, SMTPConnection.reply
+    answered, reply = 0, Connection.reply
 
-    def counted(self: SMTPConnection, text: Reply | str) -> None:
+    def counted(self: Connection, text: Reply | str) -> None:
         nonlocal answered
         answered += 1
         reply(self, text)
 
-    monkeypatch.setattr(SMTPConnection, "reply", counted)
+    monkeypatch.setattr(Connection, "reply", counted)
     meanwhile = []
     async with leg.connected() as (_, flooding), leg.connected() as (reader, writer), asyncio.timeout(20):
         await reader.readline()
@@ -342,9 +343,9 @@ async def test_a_cancellation_that_is_the_plugins_own_is_told_as_temporary(leg: 
     async with leg.connected() as (reader, writer):
         writer.write(b"HELO x\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<stuck@example.com>\r\n")
         await leg.relay.holding.wait()
-        (session,) = leg.server._sessions
-        assert session._handler_coroutine is not None
-        session._handler_coroutine.cancel()
+        (session,) = leg.server._connections
+        assert session.protocol._handler_coroutine is not None
+        session.protocol._handler_coroutine.cancel()
         assert (await reader.read()).splitlines()[-1] == b"451 4.3.0 Local error, try again later"
 
 
@@ -423,7 +424,7 @@ async def test_client_that_never_reads_is_cut_off(start_leg: StartLeg, caplog: p
         flood = asyncio.create_task(loop.sock_sendall(client, flood_of_recipients))
         await eventually(lambda: facts(caplog, "smtp session ended"))
         # The client's own end is still open, ours is not.
-        await eventually(lambda: not leg.server._sessions and descriptors() == before)
+        await eventually(lambda: not leg.server._connections and descriptors() == before)
         flood.cancel()
         await asyncio.gather(flood, return_exceptions=True)
 

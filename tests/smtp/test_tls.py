@@ -223,7 +223,7 @@ async def test_a_handler_can_tell(
     seen: list[tuple[bool, bool, bool]] = []
 
     def look() -> None:
-        (connection,) = leg.server._sessions
+        (connection,) = leg.server._connections
         session = connection.session
         seen.append((session.ssl is not None, bool(session.extended_smtp), bool(session.authenticated)))
 
@@ -320,7 +320,7 @@ async def test_a_drain_does_not_wait_for_a_handshake(
     assert leg.tls_address
     with socket.create_connection(leg.address if starttls else leg.tls_address) as client:
         client.sendall(b"STARTTLS\r\n" if starttls else b"\x16")
-        await until(lambda: any(session._handshaking for session in leg.server._sessions))
+        await until(lambda: any(session._handshaking for session in leg.server._connections))
         async with asyncio.timeout(50):
             await leg.server.drain(30)
     assert ends()[-1]["verdict"] == "drained"
@@ -334,9 +334,9 @@ async def test_a_client_that_resets_in_the_handshake(
     for octets in (b"", b"\x16\x03\x01"):
         with socket.create_connection(leg.tls_address) as client:
             client.sendall(octets)
-            await until(lambda: any(session._handshaking for session in leg.server._sessions))
+            await until(lambda: any(session._handshaking for session in leg.server._connections))
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        await until(lambda: not leg.server._sessions)
+        await until(lambda: not leg.server._connections)
     assert [facts["verdict"] for facts in ends()] == ["dropped: the client hung up"] * 2
 
 
@@ -456,7 +456,7 @@ async def test_a_client_that_never_reads_is_cut_off(
         writer.write(b"HELO x\r\nMAIL FROM:<>\r\n" + b"RCPT TO:<b@example.com>\r\n" * 100_000)
         await until(ends)
         writer.transport.abort()
-    await until(lambda: not leg.server._sessions)
+    await until(lambda: not leg.server._connections)
 
 
 async def test_nothing_is_read_before_the_handshake(
@@ -468,7 +468,7 @@ async def test_nothing_is_read_before_the_handshake(
     admit = Admission.admit
 
     def judge(admission: Admission, address: str) -> Refusal | None:
-        reading.extend(session._writer.transport.is_reading() for session in leg.server._sessions)  # type: ignore[attr-defined]
+        reading.extend(session.protocol.writer.transport.is_reading() for session in leg.server._connections)  # type: ignore[attr-defined]
         return admit(admission, address)
 
     monkeypatch.setattr(Admission, "admit", judge)

@@ -13,9 +13,9 @@ from typing import NoReturn
 import pytest
 from aiosmtpd.smtp import SMTP as StockSMTP
 
-from legacy_email_proxy.smtp import connection
+from legacy_email_proxy.smtp import session
+from legacy_email_proxy.smtp.aiosmtpd_adapter import SMTPProtocol
 from legacy_email_proxy.smtp.handler import RelayHandler
-from legacy_email_proxy.smtp.session import SMTPSession
 from places import missing
 from smtp.conftest import Leg, StartLeg
 from smtp.test_session import MESSAGE
@@ -99,7 +99,7 @@ async def test_one_session_shares_no_limit_with_another(leg: Leg) -> None:
         await leg.exchange(hello * 50 + b"MAIL FROM:<" + b"a" * 1500 + b"@example.com>\r\nQUIT\r\n")
     assert dict(StockSMTP.command_size_limits) == before
     assert leg.relay.entered == 2
-    assert "command_size_limits" not in vars(SMTPSession)
+    assert "command_size_limits" not in vars(SMTPProtocol)
 
 
 async def test_no_resolver_is_asked_for_our_name(leg: Leg, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,9 +112,9 @@ async def test_no_resolver_is_asked_for_our_name(leg: Leg, monkeypatch: pytest.M
 
 
 def test_every_hook_of_the_handler_is_called() -> None:
-    folder = Path(connection.__file__).parent
+    folder = Path(session.__file__).parent
     source = "".join(path.read_text() for path in folder.glob("*.py"))
-    called = set(re.findall(r'_call_handler_hook\(\s*"(\w+)"', source))
+    called = set(re.findall(r'hook\(\s*"(\w+)"', source))
     hooks = {name.removeprefix("handle_") for name in dir(RelayHandler) if name.startswith("handle_")}
     # RCPT is for a stock session; ours asks for recipients by the group. An exception is told by another way.
     assert called == hooks - {"RCPT", "exception"}

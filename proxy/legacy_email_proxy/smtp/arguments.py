@@ -11,11 +11,28 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from ..contracts import Parameters
 from ..replies import SMTP, Reply
 
-__all__ = ("BadParameter", "BadPath", "Chunk", "Rejected", "chunk", "forward_path", "parse", "reverse_path")
+__all__ = (
+    "BadParameter",
+    "BadPath",
+    "Chunk",
+    "Lines",
+    "Mistake",
+    "Rejected",
+    "chunk",
+    "forward_path",
+    "parse",
+    "parted",
+    "recipients",
+    "reverse_path",
+)
+
+_TOGETHER = 100
+"""Recipients that are asked for at once, at most: a flood of them must leave other sessions their turn."""
 
 
 class BadPath(ValueError):
@@ -40,6 +57,14 @@ _BRACKETED = re.compile(rf"{_NAME}(?P<twice><)? *+{_ROUTE}(?P<path>{_ADDRESS}) *
 _BARE = re.compile(rf"(?!{_NAME})(?=[^ \t])(?P<path>{_ADDRESS})(?![^ \t])")
 _DOT = re.compile(r"(?<=@)([^@.]+(?:\.[^@.]+)*)\.\Z")
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([\x21-\x7e]*))?")
+
+
+def parted(line: str) -> tuple[str, str]:
+    """The verb, in upper case, and its argument. Between them stands a blank, with some clients a tab."""
+    verb, _, argument = line.partition(" ")
+    if "\t" in verb:
+        verb, _, argument = line.partition("\t")
+    return verb.upper(), argument.strip()
 
 
 def parse(argument: str) -> tuple[str, Parameters]:
@@ -119,6 +144,48 @@ def forward_path(argument: str) -> tuple[str, list[str]]:
     if not path:
         raise Rejected(SMTP.BAD_FORWARD_PATH)
     return path, options
+
+
+class Lines(Protocol):
+    """Command lines that have arrived."""
+
+    def peek(self) -> bytes | None:
+        """The next one, left where it is; ``None`` if it is not whole."""
+
+    def skip(self) -> None:
+        """Use up the line that was peeked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """An argument of RCPT that names nobody, and the reply to it."""
+
+    argument: str
+    reply: Reply
+
+
+def recipients(argument: str, lines: Lines) -> tuple[list[tuple[str, list[str]] | Mistake], str | None]:
+    """The recipient of this RCPT and those in whole lines behind it, which are used up; and the command that stands
+    behind them, if it has arrived and can be one.
+    """
+    found = [_recipient(argument)]
+    while (line := lines.peek()) is not None and line[:5].upper() == b"RCPT ":
+        if not _plain(line) or len(found) == _TOGETHER:
+            break
+        lines.skip()
+        found.append(_recipient(line[5:].decode().strip()))
+    return found, None if line is None or not _plain(line) else line.decode()
+
+
+def _recipient(argument: str) -> tuple[str, list[str]] | Mistake:
+    try:
+        return forward_path(argument)
+    except Rejected as rejected:
+        return Mistake(argument, rejected.reply)
+
+
+def _plain(line: bytes) -> bool:
+    return line.isascii() and line.decode().isprintable()
 
 
 def chunk(argument: str) -> Chunk | None:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from .connection import SessionOptions, SMTPConnection
+from .aiosmtpd_adapter import SMTPProtocol
+from .connection import Connection, SessionOptions
 from .session import SMTPSession
 
 __all__ = ("SMTPServer",)
@@ -23,7 +24,7 @@ class SMTPServer:
         self._handler = handler
         self._options = options
         self._servers: list[asyncio.Server] = []
-        self._sessions: set[SMTPConnection] = set()
+        self._connections: set[Connection] = set()
         self._empty = asyncio.Event()
         self._draining = False
 
@@ -44,36 +45,36 @@ class SMTPServer:
         self._draining = True
         for server in self._servers:
             server.close()
-        for session in set(self._sessions):
-            session.drain()
+        for connection in set(self._connections):
+            connection.drain()
         try:
             async with asyncio.timeout(grace_seconds):
                 await self._no_sessions()
         except TimeoutError:
-            for session in set(self._sessions):
-                session.abort()
+            for connection in set(self._connections):
+                connection.abort()
             # A plugin that does not let itself be cancelled must not hold the stop.
             with suppress(TimeoutError):
                 async with asyncio.timeout(_ABORT_SECONDS):
                     await self._no_sessions()
 
-    def _session(self) -> SMTPSession:
-        return SMTPSession(self._handler, self._options, self._began, self._ended)
+    def _session(self) -> SMTPProtocol:
+        return SMTPSession(self._handler, self._options, self._began, self._ended).protocol
 
-    def _secured_session(self) -> SMTPSession:
-        return SMTPSession(self._handler, self._options, self._began, self._ended, secured=True)
+    def _secured_session(self) -> SMTPProtocol:
+        return SMTPSession(self._handler, self._options, self._began, self._ended, secured=True).protocol
 
-    def _began(self, session: SMTPConnection) -> None:
-        self._sessions.add(session)
+    def _began(self, connection: Connection) -> None:
+        self._connections.add(connection)
         if self._draining:
             # Accepted in the same turn of the loop in which the listener closed.
-            session.drain()
+            connection.drain()
 
-    def _ended(self, session: SMTPConnection) -> None:
-        self._sessions.discard(session)
+    def _ended(self, connection: Connection) -> None:
+        self._connections.discard(connection)
         self._empty.set()
 
     async def _no_sessions(self) -> None:
-        while self._sessions:
+        while self._connections:
             self._empty.clear()
             await self._empty.wait()

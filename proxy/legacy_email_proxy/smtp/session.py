@@ -1,26 +1,36 @@
-"""One SMTP session: what each command does, and the replies that it gets.
+"""One SMTP session: the loop over a device's commands, what each of them does, and the replies that it gets.
 
-aiosmtpd's own commands are replaced, because they would lose or garble a device's mail: DATA streams to the handler
-instead of being collected line by line, and so do the chunks of BDAT, which aiosmtpd does not know; recipients that
-arrive together are asked for together; addresses are passed on as they are (:mod:`.arguments`); ``MAIL FROM:<>`` names
-the null reverse-path, ``RCPT TO:<>`` nobody. Life cycle and command loop are in :mod:`.connection`. STARTTLS (RFC 3207)
-and AUTH (RFC 4954) a device has only where settings offer them; :class:`ProtectedConnection` adds these two.
+It owns the connection, from which lines and content come and to which replies go (:mod:`.connection`), and asks the
+handler's hooks for the verdicts. Before its greeting, a device may have been refused or asked for TLS there.
+
+DATA streams to the handler instead of being collected, and so do the chunks of BDAT. Recipients that arrive together
+are asked for together. Addresses are passed on as they are (:mod:`.arguments`); ``MAIL FROM:<>`` names the null
+reverse-path, ``RCPT TO:<>`` nobody. STARTTLS (RFC 3207) and AUTH (RFC 4954) a device has only where settings offer
+them. STARTTLS forgets everything that was said before it, with what was pipelined behind it: otherwise somebody on the
+way could put commands in front of the protected session.
+
+The relay's transaction is opened, used and left in the connection's one task, so that a plugin may use anyio's scopes
+across its context manager. For that reason a message in chunks has no task of its own either: the relay's ``send`` asks
+for content, and that asks this session for the commands up to the next chunk.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from .. import log, sasl
 from ..access import canonical, within
 from ..contracts import Failure, LoginRefused
 from ..replies import SMTP, Reply, printable
-from .arguments import Chunk, Rejected, chunk, forward_path, reverse_path
+from .aiosmtpd_adapter import SMTPProtocol
+from .arguments import Chunk, Mistake, Rejected, chunk, parted, recipients, reverse_path
 from .authentication import KEYWORDS, anybody, authenticate
 from .buffer import LineTooLong
-from .connection import SMTPConnection, parted
+from .connection import Connection, SessionOptions
 from .reading import (
     Abandoned,
     ChunkedContent,
@@ -32,93 +42,118 @@ from .reading import (
     stalled,
 )
 
-__all__ = ("MAX_RECIPIENTS", "ProtectedConnection", "SMTPSession")
+__all__ = ("COMMANDS", "MAX_CHATTER", "MAX_RECIPIENTS", "SMTPSession")
 
 _log = logging.getLogger("legacy_email_proxy.smtp")
+
+MAX_CHATTER = 200
+"""Commands other than RCPT and BDAT before the client is disconnected, counted from the last message that it sent."""
 
 MAX_RECIPIENTS = 1000
 """Recipients of one message; more are told to come in another one (RFC 5321 §4.5.3.1.10)."""
 
-_TOGETHER = 100
-"""Recipients that are asked for at once, at most: a flood of them must leave other sessions their turn."""
+_HELLO = (b"HELO", b"EHLO")
+_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _ABANDONING = ("HELO", "EHLO", "RSET", "QUIT")
 
 
-class ProtectedConnection(SMTPConnection):
-    """A connection with the commands STARTTLS and AUTH."""
+class SMTPSession:
+    """The conversation on one connection. ``on_begin`` and ``on_end`` are told of the connection."""
 
-    def protection_keywords(self) -> list[str]:
-        """What EHLO announces of them at the moment."""
-        starttls = ["STARTTLS"] if self._options.tls and not self.session.tls else []
-        return [*starttls, *KEYWORDS] if self._options.verifier else starttls
+    def __init__(
+        self,
+        handler: Any,
+        options: SessionOptions,
+        on_begin: Callable[[Connection], None] = lambda _: None,
+        on_end: Callable[[Connection], None] = lambda _: None,
+        *,
+        secured: bool = False,
+    ) -> None:
+        self._connection = Connection(handler, options, self._converse, on_begin, on_end, secured=secured)
+        self._options = options
+        self._protocol: SMTPProtocol = self._connection.protocol
+        self._hook = self._protocol.hook
+        self._reply = self._connection.reply
+        self._error = self._connection.error
+        self._chatter = 0
+        self._data_refused = False
+        # What to say to content that comes without a recipient.
+        self._without_recipients = SMTP.BAD_SEQUENCE
+        # From the first chunk of a message to the last: what reads them, and whether the present one is unanswered yet.
+        self._chunks: ChunkedContent | None = None
+        self._unanswered = False
+        self._announced: Chunk | None = None
+        # The verdict on a message that is over while its other chunks are still coming.
+        self._verdict: str | None = None
 
-    async def smtp_STARTTLS(self, argument: str) -> None:
-        if self._options.tls is None:
-            return self.error(SMTP.NOT_IMPLEMENTED)
-        if argument:
-            return self.error(SMTP.SYNTAX)
-        if self.session.tls or self._in_transaction:
-            return self.error(SMTP.BAD_SEQUENCE)
-        # Whatever was said in the clear may have been put there by somebody on the way.
-        self.session.host_name = None
-        self.session.extended_smtp = self.session.authenticated = False
-        self.session.user = ""
-        self.reply(SMTP.READY_FOR_TLS)
-        return await self.start_tls()
+    @property
+    def protocol(self) -> SMTPProtocol:
+        """What asyncio is given for this connection."""
+        return self._protocol
 
-    async def smtp_AUTH(self, argument: str) -> None:
-        verifier = self._options.verifier
-        if verifier is None:
-            return self.error(SMTP.NOT_IMPLEMENTED)
-        if self.session.host_name is None:
-            return self.error(SMTP.HELLO_FIRST)
-        if self._in_transaction or self.session.authenticated:
-            return self.error(SMTP.BAD_SEQUENCE)
+    # ------------------------------------------------------------------------------------------------ the command loop
+
+    async def _converse(self) -> str:
+        connection = self._connection
         try:
-            login = await authenticate(argument, self._ask, judged=verifier is not anybody)
-            await verifier(login)
-        except Rejected as rejected:
-            return self.error(rejected.reply)
-        except LoginRefused as refused:
-            self._login_failed(refused)
-            await asyncio.sleep(self._options.login_delay_seconds)
-            return self.error(SMTP.LOGIN_REFUSED)
-        except Failure as failure:
-            self._login_failed(failure)
-            return self.reply(SMTP.LOGIN_NOT_JUDGED)
-        self.session.authenticated = True
-        self.session.user = login.user
-        return self.reply(SMTP.LOGGED_IN)
-
-    async def _ask(self, challenge: str) -> bytes:
-        self.reply(f"334 {challenge}")
-        try:
-            line = await self._incoming.line(self._options.patience.idle_seconds, sasl.MAX_RESPONSE_OCTETS)
-        except LineTooLong:
-            raise Rejected(SMTP.RESPONSE_TOO_LONG) from None
+            await connection.greet()
+            while (line := await self._next_command()) is not None:
+                await self._obey(line)
         except TimeoutError:
-            raise self._out_of_time() from None
-        if line is None:
-            raise Finished("dropped")
-        return line
+            raise connection.out_of_time() from None
+        return "dropped"
 
-    def _login_failed(self, failure: Failure) -> None:
-        peer = self.session.peer[0] if self.session.peer else ""
-        log.failure(_log, "smtp login failed", failure, session=self.session.label, client=peer)
+    async def _next_command(self) -> bytes | None:
+        """The next line that can be one. Raises :class:`TimeoutError` when it is not there in time."""
+        connection, patience = self._connection, self._options.patience
+        connection.check_drain()
+        await connection.keep_pace()
+        if connection.in_transaction and patience.progress_seconds < patience.idle_seconds:
+            try:
+                return await connection.line(patience.progress_seconds)
+            except TimeoutError:
+                await self._free_the_place()
+        return await connection.line(patience.idle_seconds)
 
+    async def _free_the_place(self) -> None:
+        """Free what the device holds at the backend without using it."""
+        if self._chunks is not None:
+            raise stalled("sent no next chunk in time")
+        await self._hook("STALLED")
 
-class SMTPSession(ProtectedConnection):
-    """The commands of one connection."""
+    async def _obey(self, line: bytes) -> None:
+        try:
+            # The name of a machine may be spelt as it likes: it is only shown, and what can't be shown is left out.
+            text = line.decode("ascii", "ignore") if line[:4].upper() in _HELLO else line.decode()
+        except UnicodeDecodeError:
+            return self._error(SMTP.NOT_ASCII)
+        if not text.isprintable() and _CONTROL.search(text):
+            return self._error(SMTP.SYNTAX)
+        verb, argument = parted(text)
+        command = COMMANDS.get(verb)
+        if command is None:
+            return self._not_a_command()
+        if not text.isascii() and verb not in ("MAIL", "RCPT"):
+            return self._error(SMTP.NOT_ASCII)
+        # A session that only says NOOP would live for ever, and each MAIL before a RSET costs the backend something.
+        self._chatter += verb not in ("RCPT", "BDAT")
+        if self._chatter > MAX_CHATTER:
+            raise Finished("too many commands without a message", SMTP.TOO_MUCH_CHATTER)
+        try:
+            await command(self, argument)
+        except Interruption:
+            raise
+        except Exception as error:
+            self._reply(await self._protocol.handle_exception(error))
+        return None
 
-    _data_refused = False
-    # What to say to content that comes without a recipient.
-    _without_recipients = SMTP.BAD_SEQUENCE
-    # From the first chunk of a message to the last: what reads them, and whether the present one is still unanswered.
-    _chunks: ChunkedContent | None = None
-    _unanswered = False
-    _announced: Chunk | None = None
-    # The verdict on a message that is over while its other chunks are still coming.
-    _verdict: str | None = None
+    def _not_a_command(self) -> None:
+        if self._data_refused:
+            # A device that does not read replies: this is the first line of its content.
+            raise Finished("sent content behind a refused DATA", SMTP.UNKNOWN_COMMAND)
+        self._error(SMTP.UNKNOWN_COMMAND)
+
+    # ----------------------------------------------------------------------------------------- HELO, EHLO, TLS, logins
 
     async def smtp_HELO(self, hostname: str) -> None:
         await self._hello(hostname, extended=False)
@@ -129,38 +164,103 @@ class SMTPSession(ProtectedConnection):
     async def _hello(self, hostname: str, *, extended: bool) -> None:
         # Some devices have no name to give, and nothing here depends on it.
         self._forget_message()
-        self.session.extended_smtp = extended
+        self._protocol.session.extended_smtp = extended
         name = printable(hostname, limit=255)
         if not extended:
-            return self.reply(await self._call_handler_hook("HELO", name))
+            return self._reply(await self._hook("HELO", name))
         # All that this side can do; the handler knows what of it the relay can't.
         keywords = (
-            "PIPELINING", f"SIZE {self.data_size_limit}", "8BITMIME", "ENHANCEDSTATUSCODES", "CHUNKING",
-            f"LIMITS RCPTMAX={MAX_RECIPIENTS}", "SMTPUTF8", "DSN", *self.protection_keywords(), "HELP",
+            "PIPELINING", f"SIZE {self._options.max_octets}", "8BITMIME", "ENHANCEDSTATUSCODES", "CHUNKING",
+            f"LIMITS RCPTMAX={MAX_RECIPIENTS}", "SMTPUTF8", "DSN", *self._protection_keywords(), "HELP",
         )  # fmt: skip
-        lines = [f"250-{self.hostname}", *(f"250-{keyword}" for keyword in keywords)]
-        lines = await self._call_handler_hook("EHLO", name, lines)
-        return self.reply("\r\n".join([*lines[:-1], lines[-1].replace("250-", "250 ", 1)]))
+        lines = [f"250-{self._protocol.hostname}", *(f"250-{keyword}" for keyword in keywords)]
+        lines = await self._hook("EHLO", name, lines)
+        return self._reply("\r\n".join([*lines[:-1], lines[-1].replace("250-", "250 ", 1)]))
+
+    def _protection_keywords(self) -> list[str]:
+        starttls = ["STARTTLS"] if self._options.tls and not self._protocol.session.tls else []
+        return [*starttls, *KEYWORDS] if self._options.verifier else starttls
+
+    async def smtp_STARTTLS(self, argument: str) -> None:
+        if self._options.tls is None:
+            return self._error(SMTP.NOT_IMPLEMENTED)
+        if argument:
+            return self._error(SMTP.SYNTAX)
+        if self._protocol.session.tls or self._connection.in_transaction:
+            return self._error(SMTP.BAD_SEQUENCE)
+        # Whatever was said in the clear may have been put there by somebody on the way.
+        self._protocol.session.host_name = None
+        self._protocol.session.extended_smtp = self._protocol.session.authenticated = False
+        self._protocol.session.user = ""
+        self._reply(SMTP.READY_FOR_TLS)
+        return await self._connection.start_tls()
+
+    async def smtp_AUTH(self, argument: str) -> None:
+        verifier = self._options.verifier
+        if verifier is None:
+            return self._error(SMTP.NOT_IMPLEMENTED)
+        if self._protocol.session.host_name is None:
+            return self._error(SMTP.HELLO_FIRST)
+        if self._connection.in_transaction or self._protocol.session.authenticated:
+            return self._error(SMTP.BAD_SEQUENCE)
+        try:
+            login = await authenticate(argument, self._ask, judged=verifier is not anybody)
+            await verifier(login)
+        except Rejected as rejected:
+            return self._error(rejected.reply)
+        except LoginRefused as refused:
+            self._login_failed(refused)
+            await asyncio.sleep(self._options.login_delay_seconds)
+            return self._error(SMTP.LOGIN_REFUSED)
+        except Failure as failure:
+            self._login_failed(failure)
+            return self._reply(SMTP.LOGIN_NOT_JUDGED)
+        self._protocol.session.authenticated = True
+        self._protocol.session.user = login.user
+        return self._reply(SMTP.LOGGED_IN)
+
+    async def _ask(self, challenge: str) -> bytes:
+        self._reply(f"334 {challenge}")
+        try:
+            line = await self._connection.incoming.line(self._options.patience.idle_seconds, sasl.MAX_RESPONSE_OCTETS)
+        except LineTooLong:
+            raise Rejected(SMTP.RESPONSE_TOO_LONG) from None
+        except TimeoutError:
+            raise self._connection.out_of_time() from None
+        if line is None:
+            raise Finished("dropped")
+        return line
+
+    def _login_failed(self, failure: Failure) -> None:
+        log.failure(
+            _log, "smtp login failed", failure, session=self._protocol.session.label, client=self._connection.peer
+        )
+
+    # ------------------------------------------------------------------------------------------------------ a message
 
     async def smtp_MAIL(self, argument: str) -> None:
-        if self.session.host_name is None:
-            return self.error(SMTP.HELLO_FIRST)
-        if self._in_transaction:
-            return self.error(SMTP.BAD_SEQUENCE)
+        if self._protocol.session.host_name is None:
+            return self._error(SMTP.HELLO_FIRST)
+        if self._connection.in_transaction:
+            return self._error(SMTP.BAD_SEQUENCE)
         try:
             path, options = reverse_path(argument)
         except Rejected as rejected:
-            return self.mistake(f"MAIL {argument}", rejected.reply)
+            return self._connection.bad_address(f"MAIL {argument}", rejected.reply)
         self._forget_message()
-        return self.reply(await self._call_handler_hook("MAIL", path or "<>", options))
+        return self._reply(await self._hook("MAIL", path or "<>", options))
 
     async def smtp_RCPT(self, argument: str) -> None:
-        if not self._in_transaction or self._chunks is not None:
-            return self.error(SMTP.BAD_SEQUENCE)
-        group, content_follows = self._group(argument)
-        room = max(MAX_RECIPIENTS - len(self.envelope.rcpt_tos), 0)
-        wanted = [each for each in group if not isinstance(each, _Mistake)][:room]
-        verdicts: list[str] = await self._call_handler_hook("RCPTS", wanted, content_follows) if wanted else []
+        if not self._connection.in_transaction or self._chunks is not None:
+            return self._error(SMTP.BAD_SEQUENCE)
+        group, next_line = recipients(argument, self._connection.incoming)
+        # They are so many commands, behind which others have their turn.
+        self._connection.count(len(group) - 1)
+        room = max(MAX_RECIPIENTS - len(self._protocol.envelope.rcpt_tos), 0)
+        wanted = [each for each in group if not isinstance(each, Mistake)][:room]
+        verdicts: list[str] = []
+        if wanted:
+            verdicts = await self._hook("RCPTS", wanted, self._begins_content(next_line))
         for verdict in verdicts:
             if verdict[0] == "4":
                 # A device that reads only the last reply throws its mail away at a 5yz.
@@ -169,42 +269,31 @@ class SMTPSession(ProtectedConnection):
                 self._without_recipients = SMTP.NO_VALID_RECIPIENTS
         replies = iter(verdicts)
         for each in group:
-            if isinstance(each, _Mistake):
-                self.mistake(f"RCPT {each.argument}", each.reply)
+            if isinstance(each, Mistake):
+                self._connection.bad_address(f"RCPT {each.argument}", each.reply)
             else:
-                self.reply(next(replies, SMTP.TOO_MANY_RECIPIENTS))
+                self._reply(next(replies, SMTP.TOO_MANY_RECIPIENTS))
         return None
 
-    def _group(self, argument: str) -> tuple[list[tuple[str, list[str]] | _Mistake], bool]:
-        """The recipient and those in whole lines behind it, or why one is none; and whether content comes next."""
-        group = [_recipient(argument)]
-        while (line := self._incoming.peek()) is not None and line[:5].upper() == b"RCPT ":
-            if not _plain(line) or len(group) == _TOGETHER:
-                break
-            self._incoming.skip()
-            group.append(_recipient(line[5:].decode().strip()))
-        # They are so many commands, behind which others have their turn.
-        self._in_a_row += len(group) - 1
-        if line is None or not _plain(line):
-            # It will be refused for that, and what comes then is another command.
-            return group, False
-        verb, _, argument = line.decode().partition(" ")
-        if verb.upper() == "BDAT":
-            announced = chunk(argument.strip())
-            return group, announced is not None and announced.octets <= self._options.max_octets
-        return group, verb.upper() == "DATA" and not argument.strip()
+    def _begins_content(self, line: str | None) -> bool:
+        """Whether this command, which was not obeyed yet, will be followed by content."""
+        verb, argument = parted(line or "")
+        if verb == "BDAT":
+            announced = chunk(argument)
+            return announced is not None and announced.octets <= self._options.max_octets
+        return verb == "DATA" and not argument
 
     async def smtp_DATA(self, argument: str) -> None:
-        if argument or self._chunks is not None or not self.envelope.rcpt_tos:
+        if argument or self._chunks is not None or not self._protocol.envelope.rcpt_tos:
             self._refuse_content(SMTP.SYNTAX if argument else self._without_recipients)
             self._data_refused = True
-            if len(self._incoming):
+            if len(self._connection.incoming):
                 # RFC 2920 §3.1 has the client wait for this reply. One that did not wait has sent its content, and read
                 # as commands that could be a message of somebody else's making.
                 raise Finished("sent content behind a refused DATA")
             return
-        self.reply(SMTP.GO_AHEAD)
-        content = DataContent(self._incoming, self._options.patience, self._commit, lf_ends=self._lf_ends())
+        self._reply(SMTP.GO_AHEAD)
+        content = DataContent(self._connection.incoming, self._options.patience, self._commit, lf_ends=self._lf_ends())
         try:
             status = await self._receive(content)
             # Without this the rest of a refused message would be read as commands.
@@ -224,10 +313,12 @@ class SMTPSession(ProtectedConnection):
             # Another chunk of the message that the relay is reading: _next_chunk is waiting for it.
             self._announced = announced
             return None
-        content = ChunkedContent(self._incoming, self._options.patience, self._commit, announced, self._next_chunk)
+        content = ChunkedContent(
+            self._connection.incoming, self._options.patience, self._commit, announced, self._next_chunk
+        )
         if announced.octets > self._options.max_octets:
             raise Finished("announced too large a chunk", SMTP.TOO_BIG)
-        if self._verdict is not None or not self.envelope.rcpt_tos:
+        if self._verdict is not None or not self._protocol.envelope.rcpt_tos:
             await content.discard()
             self._unheard(announced)
             return None
@@ -254,7 +345,7 @@ class SMTPSession(ProtectedConnection):
         """Answer a chunk that belongs to no message, or to one that is over already."""
         if self._verdict is None:
             return self._refuse_content(self._without_recipients)
-        self.reply(self._verdict)
+        self._reply(self._verdict)
         if announced.last:
             self._verdict = None
         return None
@@ -266,7 +357,7 @@ class SMTPSession(ProtectedConnection):
         """
         if self._unanswered:
             # Not again for a relay that gave up waiting and now asks again.
-            self.reply(SMTP.CHUNK_OK)
+            self._reply(SMTP.CHUNK_OK)
             self._unanswered = False
         self._announced = None
         while self._announced is None:
@@ -287,94 +378,69 @@ class SMTPSession(ProtectedConnection):
             raise Finished("announced too large a chunk", status)
         await content.discard()
 
-    async def _let_go(self) -> bool:
-        if self._chunks is not None:
-            raise stalled("sent no next chunk in time")
-        await self._call_handler_hook("STALLED")
-        return True
-
     async def _receive(self, content: DataContent | ChunkedContent) -> str:
-        self.envelope.content = content  # type: ignore[assignment]
+        self._protocol.envelope.content = content  # type: ignore[assignment]
         try:
-            status: str = await self._call_handler_hook("DATA")
+            status: str = await self._hook("DATA")
         except Interruption:
             raise
         except Exception as error:
             # Caught here and not further out: the rest of the content has to be read before the next command is.
-            status = await self.handle_exception(error)
+            status = await self._protocol.handle_exception(error)
         return status
 
     def _commit(self) -> None:
-        self._committed = True
+        self._protocol.committed = True
         self._chatter = 0
 
     def _message_over(self) -> None:
-        self._committed = False
+        self._protocol.committed = False
         self._forget_message()
 
     def _forget_message(self) -> None:
-        self.envelope = self._create_envelope()
+        self._protocol.new_envelope()
         self._without_recipients = SMTP.BAD_SEQUENCE
         self._verdict = None
         self._data_refused = False
 
-    def _not_a_command(self) -> None:
-        if self._data_refused:
-            # A device that does not read replies: this is the first line of its content.
-            raise Finished("sent content behind a refused DATA", SMTP.UNKNOWN_COMMAND)
-        super()._not_a_command()
-
     def _refuse_content(self, reply: Reply) -> None:
         # That no recipient was accepted is the backend's verdict and no mistake of the client.
         if reply in (SMTP.BAD_SEQUENCE, SMTP.SYNTAX):
-            self.error(reply)
+            self._error(reply)
         else:
-            self.reply(reply)
+            self._reply(reply)
 
     def _tell(self, status: str) -> None:
-        self.reply(status)
-        if self.transport is None:
+        self._reply(status)
+        if self._connection.over:
             raise Finished("device left before it was told the outcome")
 
     def _lf_ends(self) -> bool:
         networks = self._options.lf_end_networks
-        peer = canonical(str(self.session.peer[0])) if networks and self.session.peer else None
+        peer = canonical(self._connection.peer) if networks else None
         return peer is not None and within(peer, networks)
 
     async def smtp_RSET(self, argument: str) -> None:
         self._forget_message()
-        self.reply(await self._call_handler_hook("RSET"))
+        self._reply(await self._hook("RSET"))
 
     async def smtp_NOOP(self, argument: str) -> None:
-        self.reply(SMTP.OK)
+        self._reply(SMTP.OK)
 
     async def smtp_QUIT(self, argument: str) -> None:
-        raise Finished("quit", await self._call_handler_hook("QUIT"))
+        raise Finished("quit", await self._hook("QUIT"))
 
     async def smtp_VRFY(self, argument: str) -> None:
-        self.reply(SMTP.CANNOT_VERIFY)
+        self._reply(SMTP.CANNOT_VERIFY)
 
     async def smtp_EXPN(self, argument: str) -> None:
-        self.error(SMTP.NOT_IMPLEMENTED)
+        self._error(SMTP.NOT_IMPLEMENTED)
 
     async def smtp_HELP(self, argument: str) -> None:
-        self.reply(SMTP.HELP)
+        self._reply(SMTP.HELP)
 
 
-def _plain(line: bytes) -> bool:
-    return line.isascii() and line.decode().isprintable()
-
-
-@dataclass(frozen=True, slots=True)
-class _Mistake:
-    """An argument of RCPT that is none."""
-
-    argument: str
-    reply: Reply
-
-
-def _recipient(argument: str) -> tuple[str, list[str]] | _Mistake:
-    try:
-        return forward_path(argument)
-    except Rejected as rejected:
-        return _Mistake(argument, rejected.reply)
+COMMANDS: dict[str, Callable[[SMTPSession, str], Awaitable[None]]] = {
+    name[5:]: command for name, command in vars(SMTPSession).items() if name.startswith("smtp_")
+}
+"""What is called for each verb. All else is no command."""

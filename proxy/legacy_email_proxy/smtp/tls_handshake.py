@@ -19,7 +19,7 @@ _READ_OCTETS = 1 << 15
 
 async def handshake(
     transport: asyncio.WriteTransport, protocol: asyncio.StreamReaderProtocol, context: ssl.SSLContext
-) -> asyncio.WriteTransport:
+) -> asyncio.Transport:
     """The transport that ``protocol`` has from now on.
 
     Nothing is waited for before the handshake reads: whatever the protocol has received until this call was sent in
