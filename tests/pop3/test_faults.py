@@ -5,10 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import cycle, islice
 
 import pytest
 
 from legacy_email_proxy.contracts import LoginRefused
+from legacy_email_proxy.pop3 import conversation as conversation_module
+from legacy_email_proxy.pop3.conversation import Conversation
+from legacy_email_proxy.pop3.requests import Close, Verdict
+from legacy_email_proxy.pop3.session import MAX_COMMANDS_BEFORE_LOGIN
 from places import missing
 from pop3.conftest import StartLeg
 from pop3.maildrops import MemoryMaildrop, Play
@@ -38,7 +44,12 @@ ROWS = {
         "pop3/test_session.py::test_an_endless_line_is_one_error_and_bounded",
         "pop3/test_sasl.py::test_an_endless_response_is_one_mistake_and_bounded",
     ],
-    "C28 a flood of commands": ["pop3/test_faults.py::test_a_flood_of_pipelined_commands"],
+    "C28 a flood of commands": [
+        "pop3/test_faults.py::test_a_flood_of_pipelined_commands",
+        "pop3/test_faults.py::test_a_flood_leaves_others_their_turn",
+        "pop3/test_faults.py::test_a_client_that_does_not_log_in_is_told_to_go",
+        "pop3/test_faults.py::test_a_session_without_a_message_has_an_end",
+    ],
     "C28 bare LF": ["transcripts/pop3/sloppy_clients.txt"],
     "C28 numbers that int() would take": ["transcripts/pop3/bad_numbers.txt", "pop3/test_commands.py::test_mistakes"],
     "C29 commands before the login": ["transcripts/pop3/wrong_state.txt"],
@@ -102,3 +113,57 @@ def test_errors_in_a_loop_end_the_session(begin: Callable[[Play], bytes], errors
     begin(play)
     assert play.feed(b"NONSENSE\r\n" * 100).count(b"-ERR") == errors
     assert play.closed is not None
+
+
+@pytest.mark.parametrize("command", [b"NOOP", b"UIDL", b"RSET"])
+async def test_a_flood_leaves_others_their_turn(
+    start_leg: StartLeg, monkeypatch: pytest.MonkeyPatch, command: bytes
+) -> None:
+    """Counted, not timed: how much of the flood is answered while another client gets one answer."""
+    leg = await start_leg(MemoryMaildrop({"a": b"x"}))
+    answered, put = 0, Conversation._put
+
+    async def counted(self: Conversation, octets: bytes) -> None:
+        nonlocal answered
+        answered += 1
+        await put(self, octets)
+
+    monkeypatch.setattr(Conversation, "_put", counted)
+    meanwhile = []
+    async with leg.logged_in() as (_, flooding), leg.logged_in() as (reader, writer), asyncio.timeout(50):
+        flooding.write((command + b"\r\n") * 20_000)
+        for _ in range(20):
+            before = answered
+            writer.write(b"STAT\r\n")
+            assert (await reader.readline()).startswith(b"+OK 1 ")
+            meanwhile.append(answered - before)
+    assert max(meanwhile) < 1000, meanwhile
+
+
+@pytest.mark.parametrize("commands", [[b"CAPA"], [b"AUTH", b"CAPA"]])
+def test_a_client_that_does_not_log_in_is_told_to_go(commands: list[bytes]) -> None:
+    play = Play(MemoryMaildrop())
+    play.greet()
+    play.feed(b"".join(command + b"\r\n" for command in islice(cycle(commands), MAX_COMMANDS_BEFORE_LOGIN + 9)))
+    assert play.closed == Close(Verdict.ERRORS, "too many commands without a login")
+    assert play.out.endswith(b"\r\n-ERR too many commands\r\n")
+    assert play.out.count(b"+OK") == 1 + MAX_COMMANDS_BEFORE_LOGIN
+
+
+async def test_a_session_without_a_message_has_an_end(
+    start_leg: StartLeg, ends: Callable[[], list[dict[str, object]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversation_module, "SESSION_SECONDS", 0.5)
+    leg = await start_leg(MemoryMaildrop({"a": b"x"}), idle_seconds=0.4)
+    async with leg.logged_in() as (reader, writer), asyncio.timeout(20):
+        began = time.monotonic()
+        # More often than the autologout of RFC 1939 wants it.
+        while reader.at_eof() is False:
+            with suppress(ConnectionError, TimeoutError):
+                writer.write(b"NOOP\r\n")
+                await asyncio.wait_for(reader.readline(), 0.1)
+                await asyncio.sleep(0.05)
+        assert time.monotonic() - began >= 0.45
+    await leg.ended()
+    assert (ends()[-1]["verdict"], ends()[-1]["reason"]) == ("idle", "asked for no message in all that time")
+    assert leg.maildrop.commits == []

@@ -8,7 +8,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from legacy_email_proxy.smtp import reading
+from legacy_email_proxy.smtp import connection, reading
 from smtp.conftest import Leg, StartLeg
 from smtp.test_session import ENVELOPE, MESSAGE, eventually, facts
 
@@ -83,6 +83,41 @@ async def test_a_device_that_stops_between_chunks_or_within_one(
         assert b"the message is taken over" in await reader.read()
     assert [message.content for message in leg.relay.delivered] == [b"again\r\n"]
     assert "SMTP_PROGRESS_SECONDS" in str(facts(caplog, "smtp message not relayed")[0]["cause"])
+
+
+@pytest.mark.parametrize("command", [b"NOOP", b"RCPT TO:<d@example.com>", b"VRFY x"])
+async def test_commands_that_lead_nowhere_do_not_keep_the_place(start_leg: StartLeg, command: bytes) -> None:
+    """Each comes in time, but the content never does."""
+    leg = await start_leg(progress_seconds=0.5)
+    async with leg.connected() as (reader, writer), asyncio.timeout(30):
+        writer.write(OPEN)
+        await reader.readuntil(b"2.1.5 OK\r\n")
+        began = asyncio.get_running_loop().time()
+        while not leg.relay.left:
+            writer.write(command + b"\r\n")
+            assert (await reader.readline())[:1] == b"2"
+            await asyncio.sleep(0.05)
+        assert asyncio.get_running_loop().time() - began > reading.MAX_PAUSES * 0.5 - 0.2
+        writer.write(b"RSET\r\n" + AGAIN)
+        assert b"the message is taken over" in await reader.read()
+
+
+async def test_a_session_without_a_message_has_an_end(
+    start_leg: StartLeg, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(connection, "SESSION_SECONDS", 0.6)
+    leg = await start_leg(idle_seconds=0.5, progress_seconds=0.5)
+    async with leg.connected() as (reader, writer), asyncio.timeout(20):
+        writer.write(MESSAGE)
+        await reader.readuntil(b"the message is taken over")
+        ends: list[bytes] = []
+        while not reader.at_eof():
+            writer.write(b"RCPT\r\n" if len(ends) % 2 else b"RSET\r\n")
+            ends.append(await reader.readline())
+            await asyncio.sleep(0.1)
+    assert b"421 4.4.2" in b"".join(ends)
+    await eventually(lambda: bool(facts(caplog, "smtp session ended")))
+    assert facts(caplog, "smtp session ended")[0]["verdict"] == "idle: no message in all that time"
 
 
 async def test_content_below_the_rate_is_given_up_and_its_rest_is_no_command(leg: Leg) -> None:

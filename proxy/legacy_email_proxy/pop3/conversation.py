@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, contextmanager
 from typing import assert_never
 
 import anyio
+import anyio.lowlevel
 
 from .. import log
 from ..contracts import Client, Failure, Login, LoginRefused, Maildrop, MaildropBusy, MaildropSession
@@ -26,10 +27,17 @@ from .options import Options
 from .requests import Close, Commit, NeedData, Open, Reply, Retrieve, StartTLS, Verdict
 from .session import Session
 
-__all__ = ("DRAIN_PAUSE_SECONDS", "Conversation", "MaildropLocks")
+__all__ = ("DRAIN_PAUSE_SECONDS", "SESSION_SECONDS", "Conversation", "MaildropLocks")
 
 DRAIN_PAUSE_SECONDS = 2.0
 """While the process drains, a session that gives no command for this long is closed."""
+
+SESSION_SECONDS = 3600.0
+"""A session that asks for no message in so long is closed as an idle one is: with a NOOP now and then it would hold its
+connection, and with ``POP3_LOCK`` its maildrop, for ever."""
+
+_COMMANDS_IN_A_ROW = 16
+"""Commands of a client that sends ahead which are obeyed before other clients get their turn."""
 
 _HELD_OCTETS = 16384
 """Replies, and small pieces of a message, are sent together up to here."""
@@ -98,7 +106,9 @@ class Conversation:
         self._outgoing: list[bytes] = []
         self._outgoing_octets = 0
         self._commands_seen = -1
-        self._idle_since = 0.0
+        self._commands_at_turn = 0
+        self._messages_seen = -1
+        self._idle_since = self._message_since = 0.0
         self._drain_deadline = math.inf
 
     async def run(self) -> None:
@@ -184,6 +194,9 @@ class Conversation:
             event = self._session.next_event()
             if isinstance(event, Reply):
                 await self._put(event.octets)
+                if self._session.tally.commands - self._commands_at_turn >= _COMMANDS_IN_A_ROW:
+                    self._commands_at_turn = self._session.tally.commands
+                    await anyio.lowlevel.checkpoint()
             elif isinstance(event, NeedData):
                 await self._flush()
                 await self._receive()
@@ -271,11 +284,17 @@ class Conversation:
             self._idle_since = anyio.current_time()
             if self._drain_deadline < math.inf:
                 self._drain_deadline = self._idle_since + DRAIN_PAUSE_SECONDS
-        deadline = min(self._idle_since + self._options.idle_seconds, self._drain_deadline)
+        tally = self._session.tally
+        if (messages := tally.retrieved + tally.top + tally.failed) != self._messages_seen:
+            self._messages_seen = messages
+            self._message_since = anyio.current_time()
+        session_end = self._message_since + max(SESSION_SECONDS, self._options.idle_seconds)
+        deadline = min(self._idle_since + self._options.idle_seconds, self._drain_deadline, session_end)
         try:
             octets = await self._connection.receive(deadline)
         except TimeoutError:
-            self._session.end(Verdict.IDLE if self._drain_deadline == math.inf else Verdict.DRAINED)
+            reason = "asked for no message in all that time" if deadline == session_end else ""
+            self._session.end(Verdict.IDLE if self._drain_deadline == math.inf else Verdict.DRAINED, reason)
         else:
             self._session.receive_data(octets)
 

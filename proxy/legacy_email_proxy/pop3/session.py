@@ -23,13 +23,24 @@ from .requests import Close, Commit, Event, NeedData, Open, Reply, Request, Retr
 from .transfer import HeaderLine, Transfer
 from .wire import END_OF_REPLY, ContentEncoder, LineReader, TooLong, encode_line
 
-__all__ = ("MAX_ERRORS", "MAX_FAILED_LOGINS", "MAX_XLST_MESSAGES", "SPOKE_HTTP", "SPOKE_TLS", "Session")
+__all__ = (
+    "MAX_COMMANDS_BEFORE_LOGIN",
+    "MAX_ERRORS",
+    "MAX_FAILED_LOGINS",
+    "MAX_XLST_MESSAGES",
+    "SPOKE_HTTP",
+    "SPOKE_TLS",
+    "Session",
+)
 
 MAX_ERRORS = {State.AUTHORIZATION: 3, State.TRANSACTION: 20}
 """Errors in a state; the last of them is answered with a goodbye. A device that loops must not be served forever."""
 
 MAX_FAILED_LOGINS = 3
 """Answers of ``-ERR`` to PASS or AUTH on one connection; the last one closes it."""
+
+MAX_COMMANDS_BEFORE_LOGIN = 50
+"""Commands of a client that does not log in; no client needs more than ten for that."""
 
 MAX_XLST_MESSAGES = 1000
 """XTND XLST asks the backend for each header; a client with a larger maildrop has UIDL, which costs nothing."""
@@ -214,6 +225,9 @@ class Session:
             # A last line without its end is no command: a QUIT that was cut off must not delete.
             return self.end(Verdict.DROPPED) if self._end_of_stream else NeedData()
         self.tally.commands += 1
+        if self.state is State.AUTHORIZATION and self.tally.commands > MAX_COMMANDS_BEFORE_LOGIN:
+            self.end(Verdict.ERRORS, "too many commands without a login")
+            return _error("too many commands")
         exchange = self._authorization.take_exchange()
         try:
             if isinstance(line, TooLong):

@@ -23,6 +23,7 @@ __all__ = (
     "Lines",
     "Mistake",
     "Rejected",
+    "begins_content",
     "chunk",
     "forward_path",
     "parse",
@@ -175,6 +176,15 @@ def recipients(argument: str, lines: Lines) -> tuple[list[tuple[str, list[str]] 
         lines.skip()
         found.append(_recipient(line[5:].decode().strip()))
     return found, None if line is None or not _plain(line) else line.decode()
+
+
+def begins_content(line: str | None, max_octets: int) -> bool:
+    """Whether this command, which was not obeyed yet, will be followed by content."""
+    verb, argument = parted(line or "")
+    if verb == "BDAT":
+        announced = chunk(argument)
+        return announced is not None and announced.octets <= max_octets
+    return verb == "DATA" and not argument
 
 
 def _recipient(argument: str) -> tuple[str, list[str]] | Mistake:

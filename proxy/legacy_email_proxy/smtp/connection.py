@@ -25,12 +25,16 @@ from .buffer import Incoming, LineTooLong
 from .reading import Finished, Patience
 from .tls_handshake import handshake
 
-__all__ = ("MAX_ERRORS", "Connection", "SessionOptions")
+__all__ = ("MAX_ERRORS", "SESSION_SECONDS", "Connection", "SessionOptions")
 
 _log = logging.getLogger("legacy_email_proxy.smtp")
 
 MAX_ERRORS = 20
 """Errors of the client before it is disconnected. What the backend refuses is none."""
+
+SESSION_SECONDS = 3600.0
+"""A session in which no message comes to its end in so long is closed as an idle one is: with a RCPT now and then it
+would hold its connection for ever."""
 
 _HTTP = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PRI) ", re.IGNORECASE)
 _TLS_HANDSHAKE = 0x16
@@ -87,6 +91,7 @@ class Connection:
         self._replies: list[bytes] = []
         self._errors = 0
         self._in_a_row = 0
+        self._message_since = self.protocol.loop.time()
         self._handshaking = self._draining = False
         self._aborted = ""
 
@@ -259,9 +264,14 @@ class Connection:
 
         Raises :class:`TimeoutError` when it is not whole within ``seconds``.
         """
+        session_end = self._message_since + max(SESSION_SECONDS, self.options.patience.idle_seconds)
         while True:
             try:
-                line = await self.incoming.line(seconds)
+                line = await self.incoming.line(min(seconds, session_end - self.protocol.loop.time()))
+            except TimeoutError:
+                if self.protocol.loop.time() >= session_end:
+                    raise Finished("idle: no message in all that time", SMTP.TIMEOUT) from None
+                raise
             except LineTooLong as too_long:
                 self._look_for_http(too_long.beginning)
                 self.error(SMTP.LINE_TOO_LONG)
@@ -277,6 +287,10 @@ class Connection:
     def _wrong_protocol(self, protocol: str) -> None:
         # Closed before its next line is looked at: the body of an HTTP request could hold SMTP commands.
         raise Finished(f"spoke {protocol} to the plain SMTP port", SMTP.WRONG_PROTOCOL)
+
+    def message_ended(self) -> None:
+        """The session has come to something: its time begins anew."""
+        self._message_since = self.protocol.loop.time()
 
     def check_drain(self) -> None:
         """Raises :class:`TimeoutError` when a transaction may no longer begin."""

@@ -21,6 +21,7 @@ from .content import ChunkDecoder, DataDecoder, LFDataDecoder
 
 __all__ = (
     "BARE_END_SECONDS",
+    "MAX_PAUSES",
     "MIN_OCTETS_PER_SECOND",
     "Abandoned",
     "ChunkedContent",
@@ -36,6 +37,10 @@ __all__ = (
 
 MIN_OCTETS_PER_SECOND = 500
 """What a device has to send in a message, on average over the progress time: half of what a modem of 9600 baud does."""
+
+MAX_PAUSES = 5
+"""So many times the progress time a device may take in all from MAIL to its content: with a NOOP now and then it would
+hold a connection to the backend, of which there are few, for hours."""
 
 BARE_END_SECONDS = 10.0
 """Silence behind a line of "." with bare line ends after which the device must believe that its message has ended."""

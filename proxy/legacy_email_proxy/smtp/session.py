@@ -27,11 +27,12 @@ from ..access import canonical, within
 from ..contracts import Failure, LoginRefused
 from ..replies import SMTP, Reply, printable
 from .aiosmtpd_adapter import SMTPProtocol
-from .arguments import Chunk, Mistake, Rejected, chunk, parted, recipients, reverse_path
+from .arguments import Chunk, Mistake, Rejected, begins_content, chunk, parted, recipients, reverse_path
 from .authentication import KEYWORDS, anybody, authenticate
 from .buffer import LineTooLong
 from .connection import Connection, SessionOptions
 from .reading import (
+    MAX_PAUSES,
     Abandoned,
     ChunkedContent,
     DataContent,
@@ -76,6 +77,8 @@ class SMTPSession:
         self._reply = self._connection.reply
         self._error = self._connection.error
         self._chatter = 0
+        # Of the seconds that the device may let its place at the backend wait.
+        self._pauses_left = 0.0
         self._data_refused = False
         # What to say to content that comes without a recipient.
         self._without_recipients = SMTP.BAD_SEQUENCE
@@ -109,10 +112,15 @@ class SMTPSession:
         connection.check_drain()
         await connection.keep_pace()
         if connection.in_transaction and patience.progress_seconds < patience.idle_seconds:
+            began = self._protocol.loop.time()
+            # Between chunks it is the rate of the whole message that counts.
+            pause = patience.progress_seconds if self._chunks else min(patience.progress_seconds, self._pauses_left)
             try:
-                return await connection.line(patience.progress_seconds)
+                return await connection.line(pause)
             except TimeoutError:
                 await self._free_the_place()
+            finally:
+                self._pauses_left -= self._protocol.loop.time() - began
         return await connection.line(patience.idle_seconds)
 
     async def _free_the_place(self) -> None:
@@ -248,6 +256,7 @@ class SMTPSession:
         except Rejected as rejected:
             return self._connection.bad_address(f"MAIL {argument}", rejected.reply)
         self._forget_message()
+        self._pauses_left = MAX_PAUSES * self._options.patience.progress_seconds
         return self._reply(await self._hook("MAIL", path or "<>", options))
 
     async def smtp_RCPT(self, argument: str) -> None:
@@ -260,7 +269,7 @@ class SMTPSession:
         wanted = [each for each in group if not isinstance(each, Mistake)][:room]
         verdicts: list[str] = []
         if wanted:
-            verdicts = await self._hook("RCPTS", wanted, self._begins_content(next_line))
+            verdicts = await self._hook("RCPTS", wanted, begins_content(next_line, self._options.max_octets))
         for verdict in verdicts:
             if verdict[0] == "4":
                 # A device that reads only the last reply throws its mail away at a 5yz.
@@ -274,14 +283,6 @@ class SMTPSession:
             else:
                 self._reply(next(replies, SMTP.TOO_MANY_RECIPIENTS))
         return None
-
-    def _begins_content(self, line: str | None) -> bool:
-        """Whether this command, which was not obeyed yet, will be followed by content."""
-        verb, argument = parted(line or "")
-        if verb == "BDAT":
-            announced = chunk(argument)
-            return announced is not None and announced.octets <= self._options.max_octets
-        return verb == "DATA" and not argument
 
     async def smtp_DATA(self, argument: str) -> None:
         if argument or self._chunks is not None or not self._protocol.envelope.rcpt_tos:
@@ -391,6 +392,7 @@ class SMTPSession:
 
     def _commit(self) -> None:
         self._protocol.committed = True
+        self._connection.message_ended()
         self._chatter = 0
 
     def _message_over(self) -> None:
