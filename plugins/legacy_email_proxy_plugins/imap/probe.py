@@ -13,7 +13,7 @@ from legacy_email_proxy.contracts import (
     Unverified,
 )
 
-from ..provider_errors import meaning_of
+from ..findings import meaning_of
 from .connection import Connection
 from .deletion import find_trash, stays
 from .folder_state import Memory

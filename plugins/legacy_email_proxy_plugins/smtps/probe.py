@@ -18,7 +18,7 @@ from legacy_email_proxy.contracts import (
 )
 
 from ..backoff import Breaker
-from ..provider_errors import meaning_of
+from ..findings import meaning_of
 from .connecting import EHLO_NAME, log_in
 from .connection import Connection
 from .settings import Encryption, Endpoint

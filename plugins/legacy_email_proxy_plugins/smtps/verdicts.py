@@ -10,7 +10,7 @@ import re
 
 from legacy_email_proxy.contracts import Refused
 
-from ..provider_errors import not_about_the_message
+from ..findings import not_about_the_message
 
 __all__ = ("setting_for", "verdict")
 
