@@ -14,12 +14,14 @@ from legacy_email_proxy.contracts import (
     Failure,
     Finding,
     Parameters,
+    PipeliningTransaction,
     Receipt,
     Recipient,
     Refused,
     RelayCapabilities,
 )
 
+from ..backend_settings import Encryption
 from ..backoff import Breaker
 from .connecting import log_in, open_connection
 from .connection import Connection, State
@@ -27,7 +29,7 @@ from .pool import Limits, Loan, Pool
 from .probe import probe
 from .protocol import Reply
 from .refrain import Refrain
-from .settings import Encryption, Endpoint, Timeouts
+from .settings import Endpoint, Timeouts
 from .transaction import Envelope, NotUnderstood, Replayable, send_chunks, send_data
 
 __all__ = ("SMTPSRelay",)
@@ -80,7 +82,7 @@ class SMTPSRelay:
         await self._pool.aclose()
 
 
-class _Transaction:
+class _Transaction(PipeliningTransaction):
     """See :class:`contracts.PipeliningTransaction`. Entering it borrows a connection, leaving it gives that back.
 
     As long as the backend has taken nothing of the message it may begin again on another connection, each for one
@@ -181,12 +183,6 @@ class _Transaction:
         """Learn from what the second connection said."""
         if second := self._envelope.put_off:
             self._refrain.compare(first, second)
-
-    async def add_recipient(self, forward_path: str, parameters: Parameters) -> None:
-        """See :meth:`contracts.Transaction.add_recipient`."""
-        (refused,) = await self.add_recipients((Recipient(forward_path, parameters),), content_follows=False)
-        if refused is not None:
-            raise refused
 
     async def add_recipients(
         self, recipients: Sequence[Recipient], *, content_follows: bool
