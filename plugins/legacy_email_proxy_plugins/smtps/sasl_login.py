@@ -1,4 +1,4 @@
-"""Who we are: the lines of one SASL exchange (RFC 4954), and what its replies mean."""
+"""The login: the lines of one SASL exchange (RFC 4954), and what the replies to them mean."""
 
 from __future__ import annotations
 
