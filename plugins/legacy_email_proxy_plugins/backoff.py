@@ -1,33 +1,41 @@
-"""Pauses that double each time, so that what was refused is not asked again and again.
+"""When a server is left alone for a while, because asking it again at once would do harm.
 
-For logins that is :class:`Breaker`: polling devices would lock the account. :class:`Pause` is the pause alone.
+* :class:`Breaker`: after a refused login. Devices poll every few minutes, and the provider would lock the account.
+* :class:`Throttle`: after a server asked for a pause. Asked again at once, it asks for longer ones.
+* :class:`RepeatedReplies`: after a server refused for now on two connections. A third one would cost one more login.
+* :class:`Pause`: a pause that doubles each time, for whoever needs only that.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from legacy_email_proxy.contracts import CredentialsRefused, Overloaded, Secret
 
-__all__ = ("FIRST_PAUSE_SECONDS", "LAST_PAUSE_SECONDS", "Breaker", "Pause")
+__all__ = ("FIRST_PAUSE_SECONDS", "LAST_PAUSE_SECONDS", "Breaker", "Pause", "RepeatedReplies", "Throttle")
 
 FIRST_PAUSE_SECONDS = 60.0
 LAST_PAUSE_SECONDS = 3600.0
 """The pause doubles from the first to the last: four tries in the first ten minutes, then 24 a day. Providers lock an
 account, or an address, after five to ten wrong passwords in ten minutes."""
 _SECRETS_IN_A_PAUSE = 4
-"""So many different secrets may be refused before a pause is one for any other as well."""
+"""After so many different secrets were refused in one pause, no other is tried either until it ends."""
+
+_REPEATED_SECONDS = 60.0
+_MOST_REPEATED = 64
+_OF_ONE_MESSAGE = re.compile(r"<[^>]*>|\S*[@0-9]\S*")
 
 
 class Breaker:
-    """Of one login name at one server. A secret that was refused is not tried for a while; another one is, at once:
-    somebody may just have consented, or the token was renewed.
+    """Of one login name at one server. A secret that was refused is not tried for a while. Another one is tried at
+    once, because somebody may just have consented, or the token was renewed.
 
-    Until a secret has been accepted, logins with it also go one by one: ten at once would be ten wrong passwords.
+    Until a secret has been accepted, logins with it are tried one by one: ten at once would be ten wrong passwords.
     """
 
     def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
@@ -120,3 +128,78 @@ class Pause:
     def end(self) -> None:
         """All is well; the next one is short again."""
         self._seconds = 0.0
+
+
+class Throttle:
+    """Gives a server the pauses that it asks for. Of one account; used in one event loop.
+
+    As Dovecot's imapc does it for Gmail: the next command waits 50 ms, and twice as long each time the server still
+    refuses, up to 16 s. A server that names a time itself is given it, up to five minutes.
+    """
+
+    FIRST_PAUSE_SECONDS = 0.05
+    LONGEST_PAUSE_SECONDS = 16.0
+    LONGEST_SUGGESTED_SECONDS = 300.0
+    PATIENCE_SECONDS = 4.0
+    """A device is kept waiting for this long at most, then it is told to come back."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._pause = 0.0
+        self._until = 0.0
+
+    @property
+    def left(self) -> float:
+        """Seconds until the server may be asked again."""
+        return max(0.0, self._until - self._clock())
+
+    async def wait(self) -> None:
+        """Returns when the server may be asked. Raises :class:`Overloaded` if that is too long to wait."""
+        while left := self.left:
+            if left > self.PATIENCE_SECONDS:
+                raise Overloaded(f"the server asked for patience and is left alone for another {left:.0f} s")
+            await asyncio.sleep(left)
+
+    def told(self, suggested_seconds: float, *, throttled: bool) -> bool:
+        """The server asked for a pause, of ``suggested_seconds`` if it named one; ``throttled``: we asked too often.
+
+        Returns whether it is worth waiting to ask again: only throttling passes that quickly.
+        """
+        self._pause = min(max(self._pause * 2, self.FIRST_PAUSE_SECONDS), self.LONGEST_PAUSE_SECONDS)
+        pause = max(self._pause, min(suggested_seconds, self.LONGEST_SUGGESTED_SECONDS))
+        self._until = max(self._until, self._clock() + pause)
+        return throttled and pause <= self.PATIENCE_SECONDS
+
+    def went_well(self) -> None:
+        """The server did what it was asked; the next pause is a short one again."""
+        self._pause = 0.0
+
+
+class RepeatedReplies:
+    """The temporary refusals (4yz) that a server repeated on a new connection, each remembered for a minute.
+
+    Greylisting, a sender's limit and an overloaded server say the same to whoever comes back at once. Replies are
+    compared by their words, without addresses and without any word that has a digit in it, which may be an identifier.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._until: dict[str, float] = {}
+
+    def knows(self, code: int, text: str) -> bool:
+        """Whether a new connection has brought this reply again, within the last minute."""
+        return self._until.get(_words(code, text), 0.0) > self._clock()
+
+    def compare(self, first: tuple[int, str], second: tuple[int, str]) -> None:
+        """Code and text of what was said on one connection, and then on a new one."""
+        words = _words(*second)
+        if words != _words(*first):
+            return
+        self._until.pop(words, None)
+        self._until[words] = self._clock() + _REPEATED_SECONDS
+        while len(self._until) > _MOST_REPEATED:
+            del self._until[next(iter(self._until))]
+
+
+def _words(code: int, text: str) -> str:
+    return f"{code} {_OF_ONE_MESSAGE.sub('', text[:400])}"

@@ -1,8 +1,9 @@
-"""The way to a backend, for both legs: its name, and then its addresses as RFC 8305 has it (Happy Eyeballs).
+"""Connects to a backend, for both legs: looks up its name, then tries its addresses as in RFC 8305 (Happy Eyeballs).
 
-A provider's name server that is silent must not hold up anybody else, so a name is looked up in a thread of its own and
-not in those that all look-ups of the process share; and only once at a time, so that there are never more such threads
-than names. An address that swallows everything costs a quarter of a second, and only once: what worked goes first.
+Each name is looked up in a thread of its own. The event loop's pool has only a few threads for look-ups, and one name
+server that does not answer would take all of them, so that no other backend could be reached. A name is looked up only
+once at a time, so there are never more such threads than names. After a quarter of a second without an answer the next
+address is tried beside the first. The address that worked last is tried first.
 """
 
 from __future__ import annotations

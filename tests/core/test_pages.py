@@ -18,7 +18,7 @@ from legacy_email_proxy import cli
 from legacy_email_proxy.build import Composition, compose
 from legacy_email_proxy.replies import _POLICY, _UNEXPECTED, SMTP, Reply
 from legacy_email_proxy.settings import TABLE, read, unknown_variables
-from legacy_email_proxy_plugins.provider_errors import meaning_of
+from legacy_email_proxy_plugins.findings import meaning_of
 from oauth2.test_grants import RSA_KEY, pem
 from pages import DOCS, GUIDE, MAP, PAGES, README, ROOT, Block, blocks, marked, prose, rows, text
 

@@ -98,7 +98,11 @@ def test_a_line_end_alone_is_unset(value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["BACKEND_IMAP_PASS", "BACKEND_IMAP_HOST", "SMTP_FILTERS", "POP3_BIND_PORT", "STATE_DIR"]
+    "name",
+    [
+        *("BACKEND_IMAP_HOST", "BACKEND_IMAP_USER", "BACKEND_IMAP_PASS", "BACKEND_IMAP_FOLDER"),
+        *("BACKEND_SMTP_USER", "BACKEND_SMTP_PASS", "SMTP_FILTERS", "POP3_BIND_PORT", "STATE_DIR"),
+    ],
 )
 @pytest.mark.parametrize("character", ["\0", "\t", "\n", "\r", "\x1b", "\x7f", "\x85"])
 def test_a_control_character_in_a_value(name: str, character: str) -> None:

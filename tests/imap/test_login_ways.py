@@ -20,8 +20,8 @@ from legacy_email_proxy.contracts import (
     Secret,
     Unusable,
 )
+from legacy_email_proxy_plugins.backend_settings import Encryption
 from legacy_email_proxy_plugins.imap.login import LOGIN, LoginWays
-from legacy_email_proxy_plugins.imap.settings import Security
 from realservers.certificates import Certificates
 
 PLAIN, SCRAM, SCRAM_1 = "AUTH=PLAIN", "AUTH=SCRAM-SHA-256", "AUTH=SCRAM-SHA-1"
@@ -248,22 +248,22 @@ ORDERS = [
 
 @pytest.mark.parametrize(("capabilities", "ways"), ORDERS)
 def test_the_order(capabilities: Sequence[str], ways: list[str]) -> None:
-    assert LoginWays().of(login(), capabilities, Security.IMPLICIT_TLS) == ways
+    assert LoginWays().of(login(), capabilities, Encryption.IMPLICIT) == ways
 
 
 NO_WAY = [
-    (("AUTH=CRAM-MD5",), Security.IMPLICIT_TLS, "BACKEND_IMAP_HOST, BACKEND_IMAP_PORT", "CRAM-MD5; the proxy knows"),
-    (("AUTH=XOAUTH2",), Security.STARTTLS, "BACKEND_IMAP_CREDENTIALS", "XOAUTH2; the proxy knows"),
-    ((), Security.NONE, "BACKEND_IMAP_USE_SSL, BACKEND_IMAP_USE_STARTTLS", "before TLS"),
+    (("AUTH=CRAM-MD5",), Encryption.IMPLICIT, "BACKEND_IMAP_HOST, BACKEND_IMAP_PORT", "CRAM-MD5; the proxy knows"),
+    (("AUTH=XOAUTH2",), Encryption.STARTTLS, "BACKEND_IMAP_CREDENTIALS", "XOAUTH2; the proxy knows"),
+    ((), Encryption.NONE, "BACKEND_IMAP_USE_SSL, BACKEND_IMAP_USE_STARTTLS", "before TLS"),
 ]
 
 
-@pytest.mark.parametrize(("offered", "security", "look_at", "words"), NO_WAY)
+@pytest.mark.parametrize(("offered", "encryption", "look_at", "words"), NO_WAY)
 def test_where_to_look_when_there_is_no_way(
-    offered: tuple[str, ...], security: Security, look_at: str, words: str
+    offered: tuple[str, ...], encryption: Encryption, look_at: str, words: str
 ) -> None:
     with pytest.raises(Unusable, match=words) as failure:
-        LoginWays().of(login(), (*offered, "LOGINDISABLED"), security)
+        LoginWays().of(login(), (*offered, "LOGINDISABLED"), encryption)
     assert failure.value.look_at == look_at
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from imap.support import LOGGER, context
-from legacy_email_proxy.contracts import Secret, SettingsMistake
+from legacy_email_proxy.contracts import SettingsMistake
 from legacy_email_proxy_plugins.imap import IMAPMaildrop
 
 MISTAKES = [
@@ -20,8 +20,6 @@ MISTAKES = [
         {"BACKEND_IMAP_HOST": None, "BACKEND_IMAP_USER": None, "BACKEND_IMAP_PASS": None},
         ["BACKEND_IMAP_HOST", "BACKEND_IMAP_USER", "BACKEND_IMAP_PASS"],
     ),
-    ({"BACKEND_IMAP_PASS": Secret("hush\r\n")}, ["BACKEND_IMAP_PASS"]),
-    ({"BACKEND_IMAP_FOLDER": "a\nb", "BACKEND_IMAP_USER": "a\0b"}, ["BACKEND_IMAP_USER", "BACKEND_IMAP_FOLDER"]),
     ({"BACKEND_IMAP_CA_FILE": Path("/no/such/file")}, ["BACKEND_IMAP_CA_FILE"]),
     (
         {"BACKEND_IMAP_CA_FILE": Path("/no/such/file"), "BACKEND_IMAP_HOST": None},
@@ -41,7 +39,6 @@ def test_all_mistakes_at_once(given: dict[str, Any], variables: list[str]) -> No
     except SettingsMistake as mistake:
         lines = mistake.lines
     assert [line.partition(":")[0] for line in lines] == variables
-    assert not any("hush" in line for line in lines)
 
 
 @pytest.mark.parametrize(("given", "times"), [({"BACKEND_IMAP_USE_SSL": False}, 1), ({}, 0)])

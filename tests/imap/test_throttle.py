@@ -11,8 +11,8 @@ from fakes.imap import Action, Connection, Mailbox, Simple
 from fakes.server import Step
 from imap.support import CLIENT, login, pair, read
 from legacy_email_proxy.contracts import MessageUnavailable, Overloaded
+from legacy_email_proxy_plugins.backoff import Throttle
 from legacy_email_proxy_plugins.imap.response_codes import Busy
-from legacy_email_proxy_plugins.imap.throttle import Throttle
 from realservers.certificates import Certificates
 
 ONE = b"Subject: one\r\n\r\nfirst\r\n"
@@ -25,6 +25,11 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def told(throttle: Throttle, text: str) -> bool:
+    busy = Busy(text)
+    return throttle.told(busy.suggested_seconds, throttled=busy.throttled)
 
 
 PAUSES = [
@@ -43,24 +48,24 @@ def test_how_long_it_waits(text: str, pauses: list[float], worth_waiting: int) -
     throttle = Throttle(clock)
     worth = 0
     for pause in pauses:
-        worth += throttle.told(Busy(text))
+        worth += told(throttle, text)
         assert throttle.left == pytest.approx(pause)
         clock.now += pause
         assert throttle.left == pytest.approx(0)
         clock.now += 0.001
     assert worth == worth_waiting
     throttle.went_well()
-    throttle.told(Busy("[THROTTLED]"))
+    told(throttle, "[THROTTLED]")
     assert throttle.left == pytest.approx(0.05), "after success the next pause is short again"
 
 
 async def test_a_short_pause_is_waited_for_and_a_long_one_is_not() -> None:
     throttle = Throttle()
-    throttle.told(Busy("[THROTTLED]"))
+    told(throttle, "[THROTTLED]")
     started = time.monotonic()
     await throttle.wait()
     assert time.monotonic() - started >= 0.04
-    throttle.told(Busy(SUGGESTED))
+    told(throttle, SUGGESTED)
     started = time.monotonic()
     with pytest.raises(Overloaded, match="300 s"):
         await throttle.wait()

@@ -11,7 +11,7 @@ import pytest
 from fakes.imap import Action, Mailbox, Message
 from imap.support import CLIENT, pair, read
 from legacy_email_proxy.contracts import Disconnected, Failure, MessageGone, MessageUnavailable
-from legacy_email_proxy_plugins.imap.unique_ids import UNIQUE_IDS
+from legacy_email_proxy_plugins.imap.listing import UNIQUE_IDS
 from realservers.certificates import Certificates
 
 VALIDITY = 1_000_000_007

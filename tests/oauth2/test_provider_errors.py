@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from legacy_email_proxy_plugins.provider_errors import TABLE, meaning_of
+from legacy_email_proxy_plugins.findings import TABLE, meaning_of
 
 SEEN = {
     "535 5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled for the Tenant. Visit"

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from legacy_email_proxy.contracts import Refused, Secret
+from legacy_email_proxy_plugins.backend_settings import Encryption
 from legacy_email_proxy_plugins.smtps.protocol import (
     MAX_LINE_OCTETS,
     MAX_REPLY_OCTETS,
@@ -25,7 +26,7 @@ from legacy_email_proxy_plugins.smtps.protocol import (
     rcpt_command,
 )
 from legacy_email_proxy_plugins.smtps.sasl_login import Exchange
-from legacy_email_proxy_plugins.smtps.settings import Chunking, Encryption, Endpoint
+from legacy_email_proxy_plugins.smtps.settings import Chunking, Endpoint
 
 REPLIES = [
     (b"250 OK\r\n", [Reply(250, ("OK",))]),

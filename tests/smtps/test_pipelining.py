@@ -12,10 +12,11 @@ import pytest
 from fakes.server import Step
 from fakes.smtp import Action, Drop, Hang, Raw, Say
 from legacy_email_proxy.contracts import Disconnected, Failure, Recipient, Refused
+from legacy_email_proxy_plugins.backend_settings import Encryption
 from legacy_email_proxy_plugins.smtps import SMTPSRelay, Timeouts
 from legacy_email_proxy_plugins.smtps.connection import Connection, State
 from legacy_email_proxy_plugins.smtps.protocol import Extensions
-from legacy_email_proxy_plugins.smtps.settings import Chunking, Encryption, Endpoint
+from legacy_email_proxy_plugins.smtps.settings import Chunking, Endpoint
 from legacy_email_proxy_plugins.smtps.transport import Wire
 from realservers.certificates import Certificates
 from smtps.support import (

@@ -14,10 +14,9 @@ import pytest
 from fakes.server import Step
 from fakes.smtp import Action, Connection, Drop, Encryption, Hang, Reset, Say
 from legacy_email_proxy.contracts import Disconnected, Overloaded, Recipient, Refused
+from legacy_email_proxy_plugins.backoff import RepeatedReplies
 from legacy_email_proxy_plugins.smtps import Limits, Timeouts
 from legacy_email_proxy_plugins.smtps import pool as pool_module
-from legacy_email_proxy_plugins.smtps.protocol import Reply
-from legacy_email_proxy_plugins.smtps.refrain import Refrain
 from realservers.certificates import Certificates
 from smtps.support import CLIENT, CONTENT, SENDER, SHORT, Dialogue, deliver, pieces, relaying
 
@@ -315,7 +314,7 @@ async def test_what_every_connection_says_is_asked_for_once_a_minute(
             with pytest.raises(Refused):
                 await deliver(relay, f"r{number}@example.test", dialogue=dialogue)
         assert len(server.connections) == 2
-        relay._refrain._until.clear()  # as if a minute had passed
+        relay._repeated._until.clear()  # as if a minute had passed
         with pytest.raises(Refused):
             await deliver(relay, dialogue=dialogue)
         assert len(server.connections) == 3
@@ -325,15 +324,15 @@ async def test_what_every_connection_says_is_asked_for_once_a_minute(
 
 def test_what_is_known_of_a_backends_words_is_bounded() -> None:
     now = 0.0
-    refrain = Refrain(lambda: now)
+    repeated = RepeatedReplies(lambda: now)
     words = "".join(chr(ord("a") + number) for number in range(26))
-    replies = [Reply(450, (f"{one}{two}",)) for one in words for two in words]
+    replies = [(450, f"{one}{two}") for one in words for two in words]
     for reply in replies:
-        refrain.compare(reply, reply)
-    assert sum(reply in refrain for reply in replies) == 64
-    assert replies[-1] in refrain
+        repeated.compare(reply, reply)
+    assert sum(repeated.knows(*reply) for reply in replies) == 64
+    assert repeated.knows(*replies[-1])
     now += 61
-    assert replies[-1] not in refrain
+    assert not repeated.knows(*replies[-1])
 
 
 @pytest.mark.parametrize(
@@ -346,9 +345,9 @@ def test_what_is_known_of_a_backends_words_is_bounded() -> None:
     ],
 )
 def test_words_are_the_same_whatever_they_name(first: str, second: str) -> None:
-    refrain = Refrain(lambda: 0.0)
-    refrain.compare(Reply(450, (first,)), Reply(450, (second,)))
-    assert Reply(450, (first,)) in refrain
+    repeated = RepeatedReplies(lambda: 0.0)
+    repeated.compare((450, first), (450, second))
+    assert repeated.knows(450, first)
 
 
 @pytest.mark.parametrize(("greeting", "kind"), [("554 no", "554"), ("421 4.3.2 no", "421"), (Drop(), "closed")])

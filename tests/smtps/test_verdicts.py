@@ -8,8 +8,7 @@ from fakes.server import Step
 from fakes.smtp import Action, Drop
 from legacy_email_proxy.contracts import Disconnected, Refused
 from legacy_email_proxy.replies import smtp_reply
-from legacy_email_proxy_plugins.provider_errors import NOT_ABOUT_THE_MESSAGE
-from legacy_email_proxy_plugins.smtps.verdicts import verdict
+from legacy_email_proxy_plugins.smtps.verdicts import NOT_ABOUT_THE_MESSAGE, verdict
 from realservers.certificates import Certificates
 from smtps.support import Dialogue, deliver, relaying
 

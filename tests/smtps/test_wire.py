@@ -12,9 +12,10 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from legacy_email_proxy.contracts import Disconnected
+from legacy_email_proxy_plugins.backend_settings import Encryption
 from legacy_email_proxy_plugins.smtps import Timeouts
 from legacy_email_proxy_plugins.smtps.connection import Connection, State
-from legacy_email_proxy_plugins.smtps.settings import Chunking, Encryption, Endpoint
+from legacy_email_proxy_plugins.smtps.settings import Chunking, Endpoint
 from legacy_email_proxy_plugins.smtps.transaction import Pace, Replayable, send_chunks, send_data
 from legacy_email_proxy_plugins.smtps.transport import Broken, Wire
 from smtps.support import BLOCKS, CONTENT, LOGGER, SHORT

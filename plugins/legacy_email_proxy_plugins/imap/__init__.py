@@ -10,10 +10,10 @@ A session opens the folder once and then borrows a connection for each exchange:
     pool            one pool for each user and password; bounded connections, one thread each
     connection      IMAP, synchronously; ``imapclient_adapter``: imaplib and IMAPClient over our ``transport``
     responses       what a server answers; ``response_codes``: what a refusal means
-    listing         UIDs, octets, ``unique_ids``
+    listing         UIDs, octets, unique-ids
     deletion        what QUIT means, on many UIDs at once; ``folder_state``: what is kept on disk
-    login           the ways to log in; ``throttle``: the pauses that a server asks for
-    settings        host, port, TLS; the site's choices
+    login           the ways to log in
+    settings        the folder, time limits; the site's choices
 
 Never SEARCH, EXAMINE, message sequence numbers or a plain EXPUNGE; always ``BODY.PEEK[]``, so that no \Seen is set.
 """

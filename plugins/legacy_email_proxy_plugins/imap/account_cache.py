@@ -1,10 +1,10 @@
-"""What the sessions of an account share: the folder's listing, messages that were read before they were asked for, and
-one opening of the folder for all that log in before it begins.
+"""What the sessions of one account share: the folder's listing, prefetched messages, and one SELECT for many sessions.
 
-A shelf belongs to a user and a proven password, as a pool does, and is lent to no other. It lies in memory only.
+A :class:`Shelf` holds these. It belongs to one user and proven password, so nobody sees another user's mail, and it is
+kept in memory only.
 
-Fifty clients at once need one SELECT. But an opening is shared only with the settings' password: a client's own is
-proven by a login of its own.
+Fifty clients that come at once need one SELECT. It is shared only where the password is that of the settings. A client
+that brings its own password has to prove it by a login of its own.
 """
 
 from __future__ import annotations

@@ -26,13 +26,14 @@ from legacy_email_proxy.contracts import (
     Unverified,
 )
 
+from ..backend_settings import Encryption
 from ..sasl import Mechanism
 from .imapclient_adapter import ANSWER_OCTETS, IMAP4, Client, check, text_of
 from .listing import MAX_UID, Listing, Mailbox, uid_sets
 from .login import LOGIN, LoginWays, is_sendable, login_parts, mechanism
 from .response_codes import is_busy, login_failure, other_protocol, overloaded, refusal
 from .responses import Batch, Body, Fetched, mailbox_in, number
-from .settings import Security, Server
+from .settings import Server
 from .transport import HANGS_UP, InTheClear, Wire
 
 __all__ = ("Connection",)
@@ -87,7 +88,7 @@ class Connection:
         self._wire.allow(server.patience.connect, ANSWER_OCTETS)
         try:
             self._wire.connect(server.host, server.port)
-            if server.security is Security.IMPLICIT_TLS:
+            if server.encryption is Encryption.IMPLICIT:
                 assert server.tls is not None  # noqa: S101 (Server says so)
                 self._wire.start_tls(server.tls, server.host)
             self._client = Client(server, self._wire)
@@ -95,7 +96,7 @@ class Connection:
             if self._imap.state != "NONAUTH":
                 detail = f"{server.name} greets with PREAUTH: it would take anybody, and no TLS can be asked for"
                 raise Unusable(detail, look_at="BACKEND_IMAP_PORT")
-            if server.security is Security.STARTTLS:
+            if server.encryption is Encryption.STARTTLS:
                 self._start_tls()
         except InTheClear as error:
             self._judge_greeting(error.said)
@@ -116,7 +117,7 @@ class Connection:
                 raise
             detail = f"{server.name} accepts the connection, but: {error}"
             # A port for TLS from the first octet says nothing to who waits for a greeting.
-            tls = "" if server.security is Security.IMPLICIT_TLS else ", BACKEND_IMAP_USE_SSL"
+            tls = "" if server.encryption is Encryption.IMPLICIT else ", BACKEND_IMAP_USE_SSL"
             raise Unreachable(detail, look_at=f"{_PLACE}{tls}") from error
         self.capabilities = frozenset(self._imap.capabilities)
         self._in_step = True
@@ -161,7 +162,7 @@ class Connection:
         if not is_sendable(login):
             detail = "NUL or a line end in user or password: not sent"
             raise login_failure("NO", detail, clients_own=clients_own)
-        ways.lead(login, self.capabilities, self._server.security, partial(self._try, login, clients_own))
+        ways.lead(login, self.capabilities, self._server.encryption, partial(self._try, login, clients_own))
         if "CAPABILITY" in self._imap.untagged_responses:  # Told with the answer to the login.
             self._take_capabilities()
         else:
@@ -186,7 +187,7 @@ class Connection:
                 # It came in base64, in which no secret would be found.
                 text = f"{text} ({text_of(exchange.said, imap.secrets)})"
             with_token = isinstance(login.password, BearerToken)
-            tls = self._server.security is not Security.NONE
+            tls = self._server.encryption is not Encryption.NONE
             return login_failure(status, text, clients_own=clients_own, with_token=with_token, tls=tls)
 
         imap.completion = ("", "")

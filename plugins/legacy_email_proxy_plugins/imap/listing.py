@@ -22,9 +22,8 @@ from typing import overload
 from legacy_email_proxy.contracts import Entry
 
 from .responses import Attributes, Fetched, number
-from .unique_ids import DOVECOT, UniqueIds
 
-__all__ = ("MAX_UID", "Index", "Listing", "Mailbox", "Sizes", "uid_sets")
+__all__ = ("DOVECOT", "MAX_UID", "UNIQUE_IDS", "Index", "Listing", "Mailbox", "Sizes", "UniqueIds", "uid_sets")
 
 MAX_UID = 0xFFFF_FFFF
 _MAX_OCTETS = (1 << 63) - 1
@@ -152,6 +151,45 @@ class Mailbox:
 
 
 _make_entry: Callable[[Iterable[object]], Entry] = partial(tuple.__new__, Entry)
+
+
+@dataclass(frozen=True, slots=True)
+class UniqueIds:
+    """Unique-ids (RFC 1939 §7) in the form of one server, so that a site which moves here downloads nothing twice.
+
+    ``template`` makes of a UIDVALIDITY the text into which ``%`` puts a UID. That runs no line of Python for each of a
+    hundred thousand messages. The only group of ``pattern`` is the UID in ``base``.
+
+    All forms but one are made of UID and UIDVALIDITY, a pair that is never used again (RFC 9051 §2.3.1.1).
+    """
+
+    template: Callable[[int], str]
+    pattern: re.Pattern[str]
+    base: int = 10
+
+    def maker(self, uidvalidity: int) -> Callable[[int], str]:
+        """What gives a UID its unique-id."""
+        return self.template(uidvalidity).__mod__
+
+    def uid(self, unique_id: str) -> int:
+        """The UID in ``unique_id``. Raises :class:`KeyError` if it has another form."""
+        match = self.pattern.fullmatch(unique_id)
+        if match is None:
+            raise KeyError(unique_id)
+        return int(match[1], self.base)
+
+
+DOVECOT = UniqueIds(lambda uidvalidity: f"%08x{uidvalidity:08x}", re.compile(r"([0-9a-f]{8})[0-9a-f]{8}"), 16)
+
+UNIQUE_IDS = {
+    "dovecot": DOVECOT,
+    "uw": UniqueIds(lambda uidvalidity: f"{uidvalidity:08x}%08x", re.compile(r"[0-9a-f]{8}([0-9a-f]{8})"), 16),
+    "cyrus": UniqueIds(lambda uidvalidity: f"{uidvalidity}.%d", re.compile(r"[0-9]{1,10}\.([0-9]{1,10})")),
+    "courier": UniqueIds(lambda uidvalidity: f"{uidvalidity}-%d", re.compile(r"[0-9]{1,10}-([0-9]{1,10})")),
+    # Old Cyrus and old Courier. Nothing here tells a message from one that had its UID before the UIDVALIDITY changed.
+    "uidonly": UniqueIds(lambda _: "%d", re.compile(r"([0-9]{1,10})")),
+}
+"""The values of ``POP3_UIDL_FORMAT``."""
 
 
 class Index(Sequence[Entry]):

@@ -14,9 +14,10 @@ from legacy_email_proxy.contracts import (
     Unusable,
 )
 
+from ..backend_settings import Encryption
 from ..sasl import BEARER_MECHANISMS, SCRAM_MECHANISMS, Bearer, Mechanism, Scram, octets_of, offered_of, plain
 from .response_codes import NotUnderstood, names_the_password
-from .settings import Security, Server
+from .settings import Server
 
 __all__ = ("LOGIN", "LoginWays", "is_sendable", "login_parts", "mechanism")
 
@@ -77,12 +78,12 @@ class LoginWays:
         self._refused: dict[tuple[str, bytes], int] = {}
 
     def lead(
-        self, login: Login, capabilities: Collection[str], security: Security, attempt: Callable[[str], None]
+        self, login: Login, capabilities: Collection[str], encryption: Encryption, attempt: Callable[[str], None]
     ) -> None:
         """Log in with ``attempt``, in one way or two. Raises what it raises, or :class:`Unusable` without any way."""
         refused: Failure | None = None
         strikes = 0
-        for way in self.of(login, capabilities, security):
+        for way in self.of(login, capabilities, encryption):
             try:
                 attempt(way)
             except (LoginRefused, CredentialsRefused) as failure:
@@ -104,7 +105,7 @@ class LoginWays:
             self._remember(login)
         raise refused
 
-    def of(self, login: Login, capabilities: Collection[str], security: Security) -> list[str]:
+    def of(self, login: Login, capabilities: Collection[str], encryption: Encryption) -> list[str]:
         """At most two, the one to begin with first. Raises :class:`Unusable` if there is none."""
         offered = [name.removeprefix("AUTH=") for name in capabilities if name.startswith("AUTH=")]
         if isinstance(login.password, BearerToken):
@@ -123,7 +124,7 @@ class LoginWays:
             # A server that lists this and not PLAIN wants to see no password, although it has not switched LOGIN off.
             ways.insert(0, scram)
         if not ways:
-            raise _no_way(offered, security)
+            raise _no_way(offered, encryption)
         first = ways.index(self._worked) if self._worked in ways else self._refused.get(_key(login), 0)
         return [ways[(first + step) % len(ways)] for step in range(len(ways))]
 
@@ -148,10 +149,10 @@ def _list(offered: Collection[str]) -> str:
     return ", ".join(sorted(offered)) or "none"
 
 
-def _no_way(offered: Collection[str], security: Security) -> Unusable:
+def _no_way(offered: Collection[str], encryption: Encryption) -> Unusable:
     known = ", ".join(("PLAIN", *SCRAM_MECHANISMS))
     detail = f"the server takes no password in a way that the proxy knows (LOGINDISABLED; it offers {_list(offered)}"
-    if security is Security.NONE:
+    if encryption is Encryption.NONE:
         detail += ", as some servers do before TLS)"
         return Unusable(detail, look_at="BACKEND_IMAP_USE_SSL, BACKEND_IMAP_USE_STARTTLS")
     detail += f"; the proxy knows {known})"

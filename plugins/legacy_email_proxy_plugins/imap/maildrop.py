@@ -29,17 +29,17 @@ from legacy_email_proxy.contracts import (
     Secret,
 )
 
+from ..backend_settings import Encryption
 from .account_cache import Listed, Shelf
 from .connection import Connection
 from .deletion import KEYWORD, attributes, can_tag, remove, stays
 from .folder_state import Memory, Remembered
-from .listing import Index, Mailbox, Sizes
+from .listing import DOVECOT, Index, Mailbox, Sizes
 from .pool import Accounts
 from .probe import failed, inspect, reached
 from .session import IMAPSession
-from .settings import Deletion, Options, Security, configured_login, configured_options, configured_server
+from .settings import Deletion, Options, configured_options, configured_server
 from .unfetchable import WatchedSession
-from .unique_ids import DOVECOT
 
 __all__ = ("IMAPMaildrop", "open_folder", "shown")
 
@@ -58,9 +58,9 @@ class IMAPMaildrop:
         self._context = context
         self._server = configured_server(context)
         self._options = configured_options(context)
-        self._login = configured_login(context)
+        self._login = self._server.login
         self._accounts = Accounts(self._server, self._logger)
-        if self._server.security is Security.NONE:
+        if self._server.encryption is Encryption.NONE:
             self._logger.warning(
                 "passwords go to the IMAP server in the clear, see BACKEND_IMAP_USE_SSL and BACKEND_IMAP_USE_STARTTLS",
                 extra={"facts": {"server": self._server.name}},

@@ -1,5 +1,5 @@
-"""One pool of connections and one shelf per account, by user and proven password: what one opened is never lent to
-another. A pool has a bounded number of connections, each lent for one exchange, each exchange in a thread of its own.
+"""One pool of connections per account, that is per user and proven password, so nobody is lent another's connection.
+A pool has a bounded number of connections. Each is lent for one exchange, which runs in a thread of its own.
 
 The threads are the account's alone and no more than its connections, so an account whose server hangs neither takes a
 thread from another nor makes threads without end. A connection goes back only after an exchange that ended cleanly: on
@@ -22,13 +22,12 @@ import anyio
 
 from legacy_email_proxy.contracts import Account, Disconnected, Login, Overloaded, Secret, logged_in
 
-from ..backoff import Breaker
+from ..backoff import Breaker, Throttle
 from .account_cache import Openings, Shelf, Shelves
 from .connection import Connection
 from .login import LoginWays
 from .response_codes import Busy
 from .settings import Server
-from .throttle import Throttle
 
 __all__ = ("Accounts", "Pool")
 
@@ -161,7 +160,7 @@ class Pool:
             try:
                 result = await self._try(function, fresh=fresh, log_in=log_in, reached=reached, untouched=untouched)
             except Busy as busy:
-                if not (self._throttle.told(busy) and untouched()):
+                if not (self._throttle.told(busy.suggested_seconds, throttled=busy.throttled) and untouched()):
                     raise
                 continue
             self._throttle.went_well()

@@ -1,4 +1,4 @@
-"""What ``check`` is told about the IMAP server: each step that worked, and in plain words the one that did not."""
+"""What ``check`` is findings about the IMAP server: each step that worked, and in plain words the one that did not."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from legacy_email_proxy.contracts import (
     Finding,
     Level,
     Login,
-    NoCredentials,
     Unreachable,
     Unverified,
 )
 
-from ..provider_errors import meaning_of
+from ..backend_settings import Encryption
+from ..findings import explained
 from .connection import Connection
 from .deletion import find_trash, stays
 from .folder_state import Memory
-from .settings import Deletion, Options, Security, Server
+from .settings import Deletion, Options, Server
 from .transport import InTheClear
 
 __all__ = ("failed", "inspect", "reached")
@@ -29,7 +29,7 @@ def reached(server: Server, connection: Connection) -> list[Finding]:
     """What can be said of a connection before anybody logs in on it."""
     how = f"over {connection.tls_version}, the certificate verifies" if connection.tls_version else "without TLS"
     findings = [Finding(Level.GOOD, f"reached {server.name} {how}")]
-    if server.security is Security.NONE:
+    if server.encryption is Encryption.NONE:
         advice = "set BACKEND_IMAP_USE_SSL or BACKEND_IMAP_USE_STARTTLS to true"
         findings.append(Finding(Level.WARNING, "passwords go to the IMAP server in the clear", advice))
     return findings
@@ -43,7 +43,7 @@ def inspect(
     findings: list[Finding],
     connection: Connection,
 ) -> None:
-    """Go through all further steps in the worker thread, telling ``findings``. Raises what stopped it."""
+    """Take all further steps, in the worker thread, and add what each finds to ``findings``. Raises what stopped it."""
     if login is None or memory is None:
         findings.append(Finding(Level.GOOD, "not logged in: each client brings its own login (POP3_LOGIN=backend)"))
         return
@@ -83,12 +83,9 @@ def inspect(
 
 
 def failed(failure: Failure) -> Finding:
-    """The step that did not work."""
-    if isinstance(failure, NoCredentials):
-        text, _, advice = failure.detail.partition(" -> ")
-        return Finding(Level.BAD, f"nothing to log in with: {text}", advice or f"look at {failure.look_at}")
-    if isinstance(failure, CredentialsRefused) and (meaning := meaning_of(failure.detail)):
-        return Finding(Level.BAD, f"{failure.detail}: {meaning.words}", meaning.advice)
+    """The step that did not work, with the advice for this leg."""
+    if (finding := explained(failure, failure.detail)) is not None:
+        return finding
     look_at = f"look at {failure.look_at}" if failure.look_at else "try again later"
     if isinstance(failure, CredentialsRefused):
         advice = f"{look_at}; many providers want an app password here, or have IMAP switched off by default"

@@ -1,40 +1,28 @@
-"""Which IMAP server, reached how, and how long it may take; and what a site may choose about the maildrop itself.
+"""What only the IMAP backend has: the folder, how long the server may take, and what a site chooses about the maildrop.
 
-All of it is read once from the settings. Those of the server may be wrong, and then all mistakes are told at once.
+All of it is read once, when the plugin is constructed. Only the server's settings can be wrong, and then all mistakes
+are told at once.
 """
 
 from __future__ import annotations
 
-import re
-import ssl
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 
-from legacy_email_proxy.contracts import Context, Credentials, Login, Secret, SettingsMistake, ascii_domain
+from legacy_email_proxy.contracts import Context, Login, Secret
 
-from ..dial import host_mistake
-from .unique_ids import DOVECOT, UNIQUE_IDS, UniqueIds
+from ..backend_settings import IMAP, Backend, read_backend
+from .listing import DOVECOT, UNIQUE_IDS, UniqueIds
 
 __all__ = (
     "Deletion",
     "Options",
     "Patience",
-    "Security",
     "Server",
-    "configured_login",
     "configured_options",
     "configured_server",
 )
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-
-
-class Security(Enum):
-    """How the connection is protected."""
-
-    IMPLICIT_TLS = "TLS"
-    STARTTLS = "STARTTLS"
-    NONE = "no TLS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +45,13 @@ class Patience:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
-    """Where the mailbox is. ``tls`` is there unless ``security`` is ``NONE``."""
+class Server(Backend):
+    """The server, and the folder there that POP3 shows."""
 
-    host: str
-    port: int
-    security: Security
-    tls: ssl.SSLContext | None
     folder: str
-    max_connections: int
-    credentials: Credentials | None = None
-    """What the settings' own account logs in with; ``None`` where each client brings its own login."""
+    login: Login | None
+    """The account of the settings; ``None`` if there is none, as ``POP3_LOGIN=backend`` allows. Its password counts
+    only with the credentials ``password``; others give their secret at each login."""
     patience: Patience = field(default_factory=Patience)
 
     @property
@@ -79,64 +63,19 @@ class Server:
 def configured_server(context: Context) -> Server:
     """The server that the settings name. Raises :class:`SettingsMistake` with every mistake of this plugin."""
     settings = context.settings
-    mistakes: list[str] = []
-    if not settings["BACKEND_IMAP_HOST"]:
-        mistakes.append("BACKEND_IMAP_HOST: not set; name the IMAP server or choose another MAILDROP_PLUGIN")
-    elif wrong := host_mistake("BACKEND_IMAP", settings["BACKEND_IMAP_HOST"]):
-        mistakes.append(wrong)
+    user, password = settings["BACKEND_IMAP_USER"], settings["BACKEND_IMAP_PASS"]
     by_password = settings["BACKEND_IMAP_CREDENTIALS"] == "password"
+    mistakes = []
     if settings["POP3_LOGIN"] != "backend":
         for variable, what in (("BACKEND_IMAP_USER", "login"), ("BACKEND_IMAP_PASS", "password")):
             if not settings[variable] and (by_password or what == "login"):
                 mistakes.append(
                     f"{variable}: not set; it is the {what} at the IMAP server (only POP3_LOGIN=backend does without)"
                 )
-    for variable in ("BACKEND_IMAP_HOST", "BACKEND_IMAP_USER", "BACKEND_IMAP_PASS", "BACKEND_IMAP_FOLDER"):
-        value = settings[variable]
-        if value and _CONTROL.search(value.reveal() if isinstance(value, Secret) else value):
-            mistakes.append(f"{variable}: holds a control character, such as a line end; remove it")
-    security = (
-        Security.STARTTLS
-        if settings["BACKEND_IMAP_USE_STARTTLS"]
-        else Security.IMPLICIT_TLS
-        if settings["BACKEND_IMAP_USE_SSL"]
-        else Security.NONE
-    )
-    tls = None
-    if security is not Security.NONE:
-        try:
-            tls = context.tls("BACKEND_IMAP_CA_FILE")
-        except SettingsMistake as mistake:
-            mistakes.extend(mistake.lines)
-    credentials = None
-    if settings["BACKEND_IMAP_USER"] and (settings["BACKEND_IMAP_PASS"] or not by_password):
-        try:
-            credentials = context.credentials("BACKEND_IMAP_CREDENTIALS")
-        except SettingsMistake as mistake:
-            mistakes.extend(mistake.lines)
-    if mistakes:
-        raise SettingsMistake(*mistakes)
-    return Server(
-        host=ascii_domain(settings["BACKEND_IMAP_HOST"]),
-        port=settings["BACKEND_IMAP_PORT"],
-        security=security,
-        tls=tls,
-        folder=settings["BACKEND_IMAP_FOLDER"],
-        max_connections=settings["BACKEND_IMAP_MAX_CONNECTIONS"],
-        credentials=credentials,
-    )
-
-
-def configured_login(context: Context) -> Login | None:
-    """The account of the settings; ``None`` if there is none, as ``POP3_LOGIN=backend`` allows.
-
-    What it logs in with, the server's ``credentials`` say at each login.
-    """
-    settings = context.settings
-    user, password = settings["BACKEND_IMAP_USER"], settings["BACKEND_IMAP_PASS"]
-    if settings["BACKEND_IMAP_CREDENTIALS"] != "password":
+    if not by_password:
         password = Secret("")
-    return Login(user, password) if user and password is not None else None
+    login = Login(user, password) if user and password is not None else None
+    return read_backend(context, IMAP, mistakes, partial(Server, folder=settings["BACKEND_IMAP_FOLDER"], login=login))
 
 
 class Deletion(Enum):

@@ -1,4 +1,4 @@
-"""Watches for messages that can not be had: each is named in the log, and one that never comes can be hidden, so that
+"""Messages that the server does not hand out: each is named in the log, and one that never comes can be hidden, so that
 it does not block a device for ever. None is deleted: the core deletes nothing that the client did not get.
 
 Some servers hand out a text of their own in place of a message that they can not read, as if it were it. A device would

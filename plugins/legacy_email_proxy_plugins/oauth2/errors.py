@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from legacy_email_proxy.contracts import Disconnected, Failure, NoCredentials, Overloaded, Secret
 
-from ..provider_errors import AUTHORIZE, GENERAL, Meaning, meaning_of
+from ..findings import AUTHORIZE, GENERAL, Meaning, meaning_of
 from ..redaction import without_secrets
 from .configuration import Configuration
 from .http import Answer

@@ -24,12 +24,13 @@ from legacy_email_proxy.contracts import (
     logged_in,
 )
 
+from ..backend_settings import Encryption
 from ..backoff import Breaker
 from ..dial import dial
 from .connection import Connection, State
 from .protocol import UNASKED, Extensions, Reply, command, one_line
 from .sasl_login import NOT_UNDERSTOOD, Exchange, mechanisms
-from .settings import Encryption, Endpoint, Timeouts
+from .settings import Endpoint, Timeouts
 from .transport import Broken, Wire
 
 __all__ = ("EHLO_NAME", "NotLetIn", "log_in", "open_connection")

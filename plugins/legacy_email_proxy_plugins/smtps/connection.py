@@ -1,7 +1,7 @@
-"""One connection to the backend: commands go out and replies come back, whoever needs them for what.
+"""One connection to the backend: it sends commands and returns their replies.
 
-``opening`` makes it usable, ``envelope`` and ``sending`` lead mail transactions on it, one after the other. Every
-failure says during what it happened.
+``connecting`` opens it and logs in, ``transaction`` sends messages over it, one after the other. Every failure says
+which step it happened in.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class State(Enum):
     NEW = auto()  # nobody has logged in yet
     READY = auto()  # for MAIL
     ENVELOPE = auto()  # MAIL was sent, and the transaction has not ended well
-    FINISHED = auto()  # of no use any more
+    FINISHED = auto()  # can not be used again
 
 
 class Connection:

@@ -240,7 +240,7 @@ class Pool:
             f"no connection to the backend got free within {self._wait_seconds:g} s: "
             f"{self._taken_by_all} of {self._most} are in use{others}",
             look_at="BACKEND_SMTP_MAX_CONNECTIONS",
-            # Those who have them are messages, too.
+            # Those who hold the connections are sending messages as well.
             about_us=False,
         )
 
@@ -289,7 +289,7 @@ class Pool:
         """Whether the backend takes others of ours, so that it is worth while to wait for one of them; then the pool is
         that small for now. Where it takes none, its reason is another one.
         """
-        # Who hung up at the login may not have liked the password: that is not tried again.
+        # A server that hangs up at the login may have refused the password: it is not tried again.
         if self._closed or not isinstance(error, Overloaded | NotLetIn):
             return False
         others = self._taken_by_all - 1

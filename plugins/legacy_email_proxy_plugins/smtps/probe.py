@@ -10,18 +10,18 @@ from legacy_email_proxy.contracts import (
     Failure,
     Finding,
     Level,
-    NoCredentials,
     Overloaded,
     Unreachable,
     Unusable,
     Unverified,
 )
 
+from ..backend_settings import Encryption
 from ..backoff import Breaker
-from ..provider_errors import meaning_of
+from ..findings import explained
 from .connecting import EHLO_NAME, log_in
 from .connection import Connection
-from .settings import Encryption, Endpoint
+from .settings import Endpoint
 
 __all__ = ("probe",)
 
@@ -78,15 +78,12 @@ async def probe(
 
 
 def _failed(failure: Failure) -> Finding:
-    if isinstance(failure, NoCredentials):
-        text, _, advice = failure.detail.partition(" -> ")
-        return Finding(Level.BAD, f"nothing to log in with: {text}", advice or f"look at {failure.look_at}")
-    if isinstance(failure, CredentialsRefused) and (meaning := meaning_of(failure.detail)):
-        return Finding(Level.BAD, f"{failure}: {meaning.words}", meaning.advice)
+    if (finding := explained(failure, str(failure))) is not None:
+        return finding
     if EHLO_NAME in failure.look_at:
         return Finding(Level.BAD, str(failure), _ADVICE_ON_EHLO)
     if failure.look_at and "BACKEND_SMTP" not in failure.look_at:
-        # It is what gives the secret that failed, not the backend.
+        # What gives us the secret has failed, not the backend.
         return Finding(Level.BAD, failure.detail, f"look at {failure.look_at}")
     otherwise = _WRONG_PLACE if failure.look_at else "look into the log of the backend"
     return Finding(Level.BAD, str(failure), _ADVICE.get(type(failure), otherwise))

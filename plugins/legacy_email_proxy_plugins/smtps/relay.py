@@ -14,20 +14,21 @@ from legacy_email_proxy.contracts import (
     Failure,
     Finding,
     Parameters,
+    PipeliningTransaction,
     Receipt,
     Recipient,
     Refused,
     RelayCapabilities,
 )
 
-from ..backoff import Breaker
+from ..backend_settings import Encryption
+from ..backoff import Breaker, RepeatedReplies
 from .connecting import log_in, open_connection
 from .connection import Connection, State
 from .pool import Limits, Loan, Pool
 from .probe import probe
 from .protocol import Reply
-from .refrain import Refrain
-from .settings import Encryption, Endpoint, Timeouts
+from .settings import Endpoint, Timeouts
 from .transaction import Envelope, NotUnderstood, Replayable, send_chunks, send_data
 
 __all__ = ("SMTPSRelay",)
@@ -42,7 +43,7 @@ class SMTPSRelay:
         self._timeouts = timeouts or Timeouts()
         self._breaker = Breaker(self._logger)
         self._pool = Pool(self._connect, self._endpoint.max_connections, self._timeouts.slot, self._logger, limits)
-        self._refrain = Refrain()
+        self._repeated = RepeatedReplies()
         # Offered until the backend has been asked: it has its say at MAIL, when there is a connection.
         self._capabilities = RelayCapabilities(smtputf8=True, dsn=True)
         if self._endpoint.encryption is Encryption.NONE and self._endpoint.user is not None:
@@ -65,7 +66,7 @@ class SMTPSRelay:
         """See :meth:`contracts.Relay.transaction`. A refused sender is told at MAIL or at the first recipient."""
         # What comes out of a spool is bounded there, and in order: what one device may have is no concern of it.
         address = "" if client.spooled else client.address
-        return _Transaction(self._pool, self._refrain, address, reverse_path, parameters, self._logger)
+        return _Transaction(self._pool, self._repeated, address, reverse_path, parameters, self._logger)
 
     def capabilities(self) -> RelayCapabilities:
         """See :meth:`contracts.Relay.capabilities`: what the last EHLO said, and before the first one everything."""
@@ -80,7 +81,7 @@ class SMTPSRelay:
         await self._pool.aclose()
 
 
-class _Transaction:
+class _Transaction(PipeliningTransaction):
     """See :class:`contracts.PipeliningTransaction`. Entering it borrows a connection, leaving it gives that back.
 
     As long as the backend has taken nothing of the message it may begin again on another connection, each for one
@@ -90,14 +91,14 @@ class _Transaction:
     def __init__(
         self,
         pool: Pool,
-        refrain: Refrain,
+        repeated: RepeatedReplies,
         address: str,
         reverse_path: str,
         parameters: Parameters,
         logger: logging.Logger,
     ) -> None:
         self._pool = pool
-        self._refrain = refrain
+        self._repeated = repeated
         self._address = address
         self._reverse_path = reverse_path
         self._parameters = parameters
@@ -138,7 +139,7 @@ class _Transaction:
                 self._loan.connection.abort()
         finally:
             put_off = self._envelope.put_off
-            self._loan.spent = put_off is not None and put_off not in self._refrain
+            self._loan.spent = put_off is not None and not self._is_repeated(put_off)
             self._pool.give_back(self._loan)
 
     async def _mail(self) -> None:
@@ -163,7 +164,7 @@ class _Transaction:
         where there is none, what was said first stands.
         """
         put_off = self._envelope.put_off
-        if put_off is None or put_off in self._refrain or not self._may_ask_elsewhere:
+        if put_off is None or self._is_repeated(put_off) or not self._may_ask_elsewhere:
             return False
         self._may_ask_elsewhere = False
         self._envelope.leave()
@@ -180,13 +181,11 @@ class _Transaction:
     def _compare(self, first: Reply) -> None:
         """Learn from what the second connection said."""
         if second := self._envelope.put_off:
-            self._refrain.compare(first, second)
+            self._repeated.compare((first.code, first.text), (second.code, second.text))
 
-    async def add_recipient(self, forward_path: str, parameters: Parameters) -> None:
-        """See :meth:`contracts.Transaction.add_recipient`."""
-        (refused,) = await self.add_recipients((Recipient(forward_path, parameters),), content_follows=False)
-        if refused is not None:
-            raise refused
+    def _is_repeated(self, put_off: Reply) -> bool:
+        """Whether it is said on every connection: another one is of no use then, and would cost a login."""
+        return self._repeated.knows(put_off.code, put_off.text)
 
     async def add_recipients(
         self, recipients: Sequence[Recipient], *, content_follows: bool

@@ -1,4 +1,4 @@
-"""Who we are: the lines of one SASL exchange (RFC 4954), and what its replies mean."""
+"""The login: the lines of one SASL exchange (RFC 4954), and what the replies to them mean."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from legacy_email_proxy.contracts import BearerToken, CredentialsRefused, Failure, Overloaded, Secret, Unusable
 
+from ..backend_settings import Encryption
 from ..sasl import (
     BEARER_MECHANISMS,
     SCRAM_MECHANISMS,
@@ -20,7 +21,7 @@ from ..sasl import (
     plain,
 )
 from .protocol import Extensions, Reply, redacted
-from .settings import Encryption, Endpoint
+from .settings import Endpoint
 
 __all__ = ("NOT_UNDERSTOOD", "Exchange", "mechanisms")
 

@@ -34,7 +34,7 @@ _RECORD_OCTETS = 16384
 
 
 class Broken(Exception):
-    """The connection is of no use any more. ``timed_out`` tells silence from a hang-up or nonsense.
+    """The connection can not be used any more. ``timed_out``: because of silence, not of a hang-up or nonsense.
 
     ``said`` is what the backend said instead, whole and as it came: it may hold a secret, and is not for the log as it
     is.

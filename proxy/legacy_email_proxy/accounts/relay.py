@@ -11,6 +11,7 @@ from ..contracts import (
     Client,
     Finding,
     Parameters,
+    PipeliningTransaction,
     Receipt,
     Recipient,
     Refused,
@@ -117,7 +118,7 @@ class _Chosen:
         return await self._transaction.send(Measured(content, limit(self._relay.capabilities())))
 
 
-class _ByRecipient:
+class _ByRecipient(PipeliningTransaction):
     """A transaction that is opened at its first recipient. All recipients of a message go through one account."""
 
     def __init__(
@@ -133,11 +134,6 @@ class _ByRecipient:
         self._nobodys = nobodys
         self._account = ""
         self._transaction: Transaction | None = None
-
-    async def add_recipient(self, forward_path: str, parameters: Parameters) -> None:
-        (refused,) = await self.add_recipients((Recipient(forward_path, parameters),), content_follows=False)
-        if refused is not None:
-            raise refused
 
     async def add_recipients(
         self, recipients: Sequence[Recipient], *, content_follows: bool

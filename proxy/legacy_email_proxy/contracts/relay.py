@@ -133,8 +133,15 @@ class Transaction(Protocol):
 class PipeliningTransaction(Transaction, Protocol):
     """A transaction that also takes recipients by the group, and so saves a device that pipelines its round trips.
 
-    It is optional: the core asks a transaction without this method for one recipient after the other.
+    It is optional: the core asks a transaction without ``add_recipients`` for one recipient after the other. Who
+    inherits from this class writes ``add_recipients`` and has ``add_recipient`` from here.
     """
+
+    async def add_recipient(self, forward_path: str, parameters: Parameters) -> None:
+        """See :meth:`Transaction.add_recipient`: a group of one."""
+        (refused,) = await self.add_recipients((Recipient(forward_path, parameters),), content_follows=False)
+        if refused is not None:
+            raise refused
 
     async def add_recipients(
         self, recipients: Sequence[Recipient], *, content_follows: bool

@@ -14,6 +14,7 @@ from ..contracts import (
     Filter,
     Finding,
     Parameters,
+    PipeliningTransaction,
     Receipt,
     Recipient,
     Refused,
@@ -63,7 +64,7 @@ class FilteredRelay(RelayLayer):
             await one.aclose()
 
 
-class _Filtered:
+class _Filtered(PipeliningTransaction):
     """See :class:`~legacy_email_proxy.contracts.PipeliningTransaction`: the relay's, for other paths."""
 
     def __init__(self, transaction: Transaction, rewriting: Rewriting, mail: Envelope) -> None:
@@ -71,11 +72,6 @@ class _Filtered:
         self._rewriting = rewriting
         self._mail = mail
         self._accepted: list[str] = []
-
-    async def add_recipient(self, forward_path: str, parameters: Parameters) -> None:
-        (refused,) = await self.add_recipients((Recipient(forward_path, parameters),), content_follows=False)
-        if refused is not None:
-            raise refused
 
     async def add_recipients(
         self, recipients: Sequence[Recipient], *, content_follows: bool

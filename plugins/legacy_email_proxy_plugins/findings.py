@@ -1,11 +1,11 @@
-"""What the providers' commonest refusals mean and what to do about them: one table, for ``check`` and the log.
+"""A failure as ``check`` tells it: what the provider's refusal means, and what the operator can do about it.
 
-It is read by both backend plugins, for what a mail server said to a login, and by ``oauth2``, for what a token endpoint
-said. The words are the providers' own, as they are seen in the wild; they change without notice, so the table only ever
-adds advice to a text, which is always shown as well.
+The table has the commonest refusals. Both backend plugins look up what a mail server said to a login, ``oauth2`` what a
+token endpoint said. The patterns are the providers' own words, as they are seen in the wild. Providers change them
+without notice, so the table only adds advice: what the provider said is always shown as well.
 
-A second table has the 5yz of SMTP servers that are no verdict on a message: they say that the account may send no more
-today, or that the server does not take us. Of what is missing in it a message dies, and its sender is told.
+:func:`explained` makes the finding, the same for both legs. The steps that each leg checks, and its advice where the
+table has none, stand in ``imap/probe`` and ``smtps/probe``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ("AUTHORIZE", "GENERAL", "NOT_ABOUT_THE_MESSAGE", "TABLE", "Meaning", "meaning_of", "not_about_the_message")
+from legacy_email_proxy.contracts import CredentialsRefused, Failure, Finding, Level, NoCredentials
+
+__all__ = ("AUTHORIZE", "GENERAL", "TABLE", "Meaning", "explained", "first_fitting", "meaning_of")
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,89 +217,19 @@ TABLE = _PROVIDERS + GENERAL
 
 def meaning_of(text: str) -> Meaning | None:
     """What the text of a refusal means, if that is known."""
-    return _first(TABLE, text)
+    return first_fitting(TABLE, text)
 
 
-def _first(table: tuple[Meaning, ...], text: str) -> Meaning | None:
+def first_fitting(table: tuple[Meaning, ...], text: str) -> Meaning | None:
+    """The first row of ``table`` whose pattern is found in ``text``."""
     return next((row for row in table if re.search(row.pattern, text, re.IGNORECASE | re.DOTALL)), None)
 
 
-_LIMIT = "the account has sent as much as its provider allows for now"
-_WAIT = "it passes by itself; if that is not enough, ask the provider for more, or set BACKEND_SMTP_MESSAGES_PER_MINUTE"
-_BLOCKED = "the provider has stopped this account's mail, as it took it for spam"
-_UNBLOCK = "see why, then have the account unblocked by your administrator or the provider"
-_NO_LOGIN = "the server wants a login before it takes mail"
-_SET_LOGIN = "set BACKEND_SMTP_USER and BACKEND_SMTP_PASS, and see that the port is the one for mail programs"
-_OFTEN = (
-    r"(?:hourly|daily|monthly|per[- ](?:hour|day|month)|24[- ]hour|sending|send|outgoing|outbound|submission|relay)"
-)
-
-NOT_ABOUT_THE_MESSAGE: tuple[Meaning, ...] = (
-    # The account's own limit.
-    Meaning(
-        r"\b5\.4\.5\b.{0,80}(limit|quota|exceeded)|Email quota exceeded|Daily SMTP relay limit",
-        _LIMIT, _WAIT, "Google: support.google.com/a/answer/3726730, …/166852; mailhostbox (Domain Sending Quota)",
-    ),
-    Meaning(
-        r"\b5\.1\.90\b|\b5\.7\.23[23]\b|\b5\.2\.121\b|submission ?quota ?exceeded|exceeded its daily limit",
-        _LIMIT, _WAIT, "Microsoft: learn.microsoft.com, Email non-delivery reports in Exchange Online",
-    ),
-    Meaning(
-        r"unusual sending activity|mail rate exceeded limit",
-        _LIMIT, _WAIT, "Zoho: help.zoho.com, 550 5.4.6 Unusual sending activity detected",
-    ),
-    Meaning(
-        r"your mail limit has been reached|mail send limit exceeded",
-        _LIMIT, _WAIT, "StartMail: support.startmail.com, Gesendet/empfangen-Limit; IONOS: mass mailing limits",
-    ),
-    Meaning(
-        r"throttling failure|maximum credits exceeded|(daily message|message count) quota exceeded|over message quota",
-        _LIMIT, _WAIT, "Amazon SES: docs.aws.amazon.com, manage-sending-quotas-errors; SendGrid; AuthSMTP; aditsystems",
-    ),
-    Meaning(
-        r"exceeded the max (emails|defers and failures) per hour|number of allowed outgoing messages was exceeded",
-        _LIMIT, _WAIT, "cPanel: forums.cpanel.net 703725; Plesk: outgoing mail control",
-    ),
-    Meaning(
-        r"SEND\w{0,3}QUOTA_REJECTION|sender quota exceeded|number (of )?(messages|recipients) per hour exceeded"
-        r"|too many (messages|recipients) from sender|exceeded your \S{0,20} ?quota|you are sending too fast",
-        _LIMIT, _WAIT, "Postfix policy daemons: policyd (Cluebringer) Quotas, postfwd; DreamHost; Prolateral outMail",
-    ),
-    # Any that says so in its own words; a message's size or a full mailbox is none of them.
-    Meaning(
-        rf"\b{_OFTEN}\W(?:\w+\W){{0,4}}(?:limit|quota|threshold|rate)s?\b[^.]{{0,60}}(?:exceed|reach)"
-        rf"|(?:exceed|reach)\w{{0,3}}\W(?:\w+\W){{0,4}}{_OFTEN}\W(?:\w+\W){{0,4}}(?:limit|quota|threshold|rate)s?\b",
-        _LIMIT, _WAIT, "Yahoo, iCloud, Fastmail, OVH, Hostinger and others: their help pages name limits but no text",
-    ),
-    # The account is blocked as a whole.
-    Meaning(
-        r"bad outbound sender|tenant has exceeded threshold|banned sender|spam abuse detected|verdict is Suspend",
-        _BLOCKED, _UNBLOCK, "Microsoft: as above, 5.1.8, 5.7.501 to 503, 5.7.705; Outlook.com's OutboundSpamException",
-    ),
-    # The server does not take us, whatever we send.
-    Meaning(
-        r"helo command rejected|\b5\.7\.506\b",
-        "the server does not like the name with which the proxy greets it",
-        "set BACKEND_SMTP_EHLO_NAME to this machine's full name",
-        "Postfix: postconf(5), smtpd_helo_restrictions; Microsoft: 5.7.506 Access Denied, Bad HELO",
-    ),
-    Meaning(
-        r"client host rejected|traffic not accepted from this IP|\b5\.7\.708\b",
-        "the server takes no mail from this machine's address",
-        "ask the provider which server and port a mail program has to use",
-        "Postfix: postconf(5), smtpd_client_restrictions; Microsoft: 5.7.708",
-    ),
-    Meaning(
-        r"authentication (is )?required|requires (SMTP )?authentication|auth(enticate)? first"
-        r"|(relay|send)\b.{0,60}\bwithout authentication|client was not authenticated|turn on SMTP authentication",
-        _NO_LOGIN, _SET_LOGIN, "MailEnable (503), qmail's patches (503), Exim as cPanel has it (550)",
-    ),
-)  # fmt: skip
-"""For the 5yz that answers MAIL, RCPT or content. In order: the first row that fits counts."""
-
-_LOOKED_AT = 2000
-
-
-def not_about_the_message(text: str) -> Meaning | None:
-    """Why this 5yz of an SMTP server is no verdict on the message, if it is known to be none."""
-    return _first(NOT_ABOUT_THE_MESSAGE, text[:_LOOKED_AT])
+def explained(failure: Failure, text: str) -> Finding | None:
+    """``failure``, of which ``text`` says what happened, with what to do about it; ``None`` if we know no more."""
+    if isinstance(failure, NoCredentials):
+        text, _, advice = failure.detail.partition(" -> ")
+        return Finding(Level.BAD, f"nothing to log in with: {text}", advice or f"look at {failure.look_at}")
+    if isinstance(failure, CredentialsRefused) and (meaning := meaning_of(failure.detail)):
+        return Finding(Level.BAD, f"{text}: {meaning.words}", meaning.advice)
+    return None

@@ -1,0 +1,108 @@
+"""Which server a leg has for its backend: host, port, TLS, CA and login, the same for IMAP and SMTP.
+
+Each leg adds what only it has (``imap/settings``, ``smtps/settings``). Every mistake is collected, so that an operator
+reads all of them at the first start and not one at each. Values hold no control character: the settings reader refuses
+those, so a line end in a name or password can not become a second command.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeVar
+
+from legacy_email_proxy.contracts import Context, Credentials, Secret, SettingsMistake, ascii_domain
+
+from .dial import host_mistake
+
+__all__ = ("IMAP", "SMTP", "Backend", "Encryption", "Leg", "read_backend")
+
+
+class Encryption(Enum):
+    """When TLS starts."""
+
+    IMPLICIT = "implicit TLS"
+    STARTTLS = "STARTTLS"
+    NONE = "no TLS"
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """How the names of a leg's settings begin, and what differs between the two."""
+
+    prefix: str
+    starttls: str
+    """The setting that asks for STARTTLS."""
+    without_host: str
+    """What to do if no host is set."""
+
+
+IMAP = Leg("BACKEND_IMAP", "BACKEND_IMAP_USE_STARTTLS", "name the IMAP server or choose another MAILDROP_PLUGIN")
+SMTP = Leg("BACKEND_SMTP", "BACKEND_SMTP_USE_TLS", "give the name of your provider's SMTP server")
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """The server and who logs in there. ``tls`` is there unless ``encryption`` is NONE, ``credentials`` unless nobody
+    logs in, or each client brings its own login.
+    """
+
+    host: str
+    port: int
+    encryption: Encryption
+    tls: ssl.SSLContext | None
+    user: str | None
+    credentials: Credentials | None
+    max_connections: int
+
+
+AnyBackend = TypeVar("AnyBackend", bound=Backend)
+
+
+def read_backend(
+    context: Context, leg: Leg, further_mistakes: Sequence[str], make: Callable[..., AnyBackend]
+) -> AnyBackend:
+    """Read the settings of ``leg``; ``make`` gets the fields of :class:`Backend` by name.
+
+    Raises :class:`SettingsMistake` with all that is wrong, ``further_mistakes`` (what the leg has found in its own
+    settings) among it.
+    """
+    settings, prefix = context.settings, leg.prefix
+    host: str = settings[f"{prefix}_HOST"] or ""
+    user: str | None = settings[f"{prefix}_USER"] or None
+    password: Secret | None = settings[f"{prefix}_PASS"]
+    mistakes: list[str] = []
+    if not host:
+        mistakes.append(f"{prefix}_HOST: not set; {leg.without_host}")
+    elif wrong := host_mistake(prefix, host):
+        mistakes.append(wrong)
+    mistakes.extend(further_mistakes)
+    encryption, tls = Encryption.NONE, None
+    if settings[leg.starttls]:
+        encryption = Encryption.STARTTLS
+    elif settings[f"{prefix}_USE_SSL"]:
+        encryption = Encryption.IMPLICIT
+    if encryption is not Encryption.NONE:
+        try:
+            tls = context.tls(f"{prefix}_CA_FILE")
+        except SettingsMistake as mistake:
+            mistakes.extend(mistake.lines)
+    credentials = None
+    if user and (password or settings[f"{prefix}_CREDENTIALS"] != "password"):
+        try:
+            credentials = context.credentials(f"{prefix}_CREDENTIALS")
+        except SettingsMistake as mistake:
+            mistakes.extend(mistake.lines)
+    if mistakes:
+        raise SettingsMistake(*mistakes)
+    return make(
+        host=ascii_domain(host),
+        port=settings[f"{prefix}_PORT"],
+        encryption=encryption,
+        tls=tls,
+        user=user,
+        credentials=credentials,
+        max_connections=settings[f"{prefix}_MAX_CONNECTIONS"],
+    )
