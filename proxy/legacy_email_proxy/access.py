@@ -14,7 +14,12 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-__all__ = ("Address", "Admission", "Network", "Refusal", "canonical", "gateway", "within")
+__all__ = ("MIN_OCTETS_PER_SECOND", "Address", "Admission", "Network", "Refusal", "canonical", "gateway", "within")
+
+MIN_OCTETS_PER_SECOND = 500
+"""What a client has to send of a message, or to take of one, on average over the time in which it must make progress:
+half of what a modem of 9600 baud does. A connection to the backend waits with it meanwhile, and there are few of them.
+"""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
 
@@ -42,3 +43,24 @@ async def test_a_slow_reader_is_not_a_stuck_one(
     with pytest.raises(Stalled):
         await Connection(ours, 0.05).send(bytes(16 << 20))
     assert waited > len(takes)
+
+
+async def test_a_trickle_is_no_progress(ends: tuple[socket.socket, socket.socket]) -> None:
+    """Something now and then would hold a connection to the backend for as long as the client likes."""
+    ours, theirs = ends
+    sending = asyncio.create_task(Connection(ours, 0.2).send(bytes(16 << 20)))
+    while not sending.done():
+        await asyncio.sleep(0.01)
+        theirs.recv(1)
+    with pytest.raises(Stalled):
+        await sending
+
+
+async def test_the_time_of_a_client_that_keeps_on_is_not_counted(ends: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = ends
+    connection = Connection(ours, 0.2)
+    for _ in range(10):
+        await connection.send(bytes(100))
+        assert len(theirs.recv(1000)) == 100
+        # What the backend needs for the next piece.
+        await asyncio.sleep(0.05)

@@ -18,6 +18,7 @@ from contextlib import suppress
 
 import anyio
 
+from ..access import MIN_OCTETS_PER_SECOND
 from ..tls import HANDSHAKE_SECONDS, failed
 
 __all__ = (
@@ -43,7 +44,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Stalled(Exception):
-    """The client did not take a single octet within the deadline."""
+    """The client took too little of what it asked for."""
 
 
 class Connection:
@@ -51,7 +52,7 @@ class Connection:
 
     __slots__ = (
         *("_alarm", "_alarm_at", "_deaf", "_loop", "_progress_seconds", "_sent", "_socket", "_until", "_waiter"),
-        "_watched",
+        *("_given", "_seconds_left", "_taken", "_watched"),
     )
 
     def __init__(self, accepted: socket.socket, progress_seconds: float) -> None:
@@ -64,6 +65,10 @@ class Connection:
         self._until = self._alarm_at = math.inf
         self._alarm: asyncio.TimerHandle | None = None
         self._sent = 0
+        # Of the time in which the client must make progress, the rest; octets handed to the system since the
+        # beginning; and those of them that the client had taken when that time began.
+        self._seconds_left = progress_seconds
+        self._given = self._taken = 0
         accepted.setblocking(False)
         with suppress(OSError):
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -149,11 +154,15 @@ class Connection:
             return b""
 
     async def send(self, octets: bytes) -> None:
-        """Send all, or become deaf. Raises :class:`Stalled` when there is no progress for ``progress_seconds``."""
+        """Send all, or become deaf. Raises :class:`Stalled` when the client is waited for and takes less than
+        :data:`~legacy_email_proxy.access.MIN_OCTETS_PER_SECOND` on average over ``progress_seconds``.
+        """
         rest = memoryview(octets)
         while rest and not self._deaf:
             try:
-                rest = rest[self._socket.send(rest) :]
+                given = self._socket.send(rest)
+                self._given += given
+                rest = rest[given:]
             except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError):
                 await self._writable()
             except OSError:
@@ -164,14 +173,20 @@ class Connection:
             await asyncio.sleep(0)
 
     async def _writable(self) -> None:
-        untaken = self._untaken()
-        while True:
-            with anyio.move_on_after(self._progress_seconds):
-                return await anyio.wait_writable(self._socket)
-            # The system says "writable" when a third of its buffer is free. A slow line may need minutes for that.
-            before, untaken = untaken, self._untaken()
-            if untaken >= before:
-                raise Stalled
+        writable = False
+        while not writable:
+            began = self._loop.time()
+            with anyio.move_on_after(self._seconds_left):
+                await anyio.wait_writable(self._socket)
+                writable = True
+            self._seconds_left -= self._loop.time() - began
+            if self._seconds_left <= 0:
+                # The system says "writable" when a third of its buffer is free, for which a slow line may need
+                # minutes. What counts is what the client's system has acknowledged.
+                taken = self._given - self._untaken()
+                if taken - self._taken < MIN_OCTETS_PER_SECOND * self._progress_seconds:
+                    raise Stalled
+                self._seconds_left, self._taken = self._progress_seconds, taken
 
     def _untaken(self) -> int:
         """The octets that we have sent and the client's system hasn't acknowledged; 0 where ours can't tell."""

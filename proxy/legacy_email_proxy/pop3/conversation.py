@@ -143,7 +143,7 @@ class Conversation:
             verdict = Verdict.DROPPED if isinstance(failure, HungUp) else Verdict.REFUSED
             self._session.end(verdict, f"no TLS: {failure}")
         except Stalled:
-            self._session.end(Verdict.IDLE, "the client does not read")
+            self._session.end(Verdict.IDLE, "the client reads too slowly or not at all")
             self._connection.reset()
         except BaseException as error:
             # Whatever a plugin raises, even a stray CancelledError, would otherwise take every other session along.

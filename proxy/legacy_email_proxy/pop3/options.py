@@ -12,7 +12,7 @@ LOGIN_DELAY_SECONDS = 2.0
 """Between a failed login and its ``-ERR``."""
 
 PROGRESS_SECONDS = 60.0
-"""A client that asked for something and then takes not one octet of it for so long is cut off.
+"""A client that asked for something and then, while it is waited for, takes too little of it in this time is cut off.
 
 Not the autologout timer of RFC 1939 §3, which is about commands: while a message waits for its reader, a connection to
 the backend waits with it, and a few stuck devices would hold all that an account has.

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ..access import MIN_OCTETS_PER_SECOND
 from ..contracts import Refused, normalised
 from ..replies import SMTP, Reply, refusal
 from .arguments import Chunk
@@ -22,7 +23,6 @@ from .content import ChunkDecoder, DataDecoder, LFDataDecoder
 __all__ = (
     "BARE_END_SECONDS",
     "MAX_PAUSES",
-    "MIN_OCTETS_PER_SECOND",
     "Abandoned",
     "ChunkedContent",
     "DataContent",
@@ -34,9 +34,6 @@ __all__ = (
     "Patience",
     "stalled",
 )
-
-MIN_OCTETS_PER_SECOND = 500
-"""What a device has to send in a message, on average over the progress time: half of what a modem of 9600 baud does."""
 
 MAX_PAUSES = 5
 """So many times the progress time a device may take in all from MAIL to its content: with a NOOP now and then it would
