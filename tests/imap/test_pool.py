@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -152,12 +154,13 @@ async def test_a_stuck_account_holds_up_no_other(certificates: Certificates) -> 
     ) as (maildrop, server):
         async with anyio.create_task_group() as group:
 
-            async def open_stuck() -> None:
-                async with maildrop.open(CLIENT, login("stuck", "p")):
+            async def open_stuck(number: int) -> None:
+                client = replace(CLIENT, address=f"192.0.2.{number}")
+                async with maildrop.open(client, login("stuck", "p")):
                     pass
 
-            for _ in range(12):
-                group.start_soon(open_stuck)
+            for number in range(12):
+                group.start_soon(open_stuck, number)
             await server.until(lambda server: server.times("SELECT") == 2)
             started = time.monotonic()
             for _ in range(3):
@@ -167,6 +170,27 @@ async def test_a_stuck_account_holds_up_no_other(certificates: Certificates) -> 
             assert threads() <= 2 + 2
             group.cancel_scope.cancel()
         await until(lambda: threads() <= 2)
+
+
+async def test_readers_of_one_address_that_stop_leave_connections_to_others(certificates: Certificates) -> None:
+    async with pair(certificates.good, LARGE, ONE, BACKEND_IMAP_MAX_CONNECTIONS=4) as (maildrop, _):
+        async with AsyncExitStack() as stack:
+            greedy = []
+            for _ in range(4):
+                session = await stack.enter_async_context(maildrop.open(CLIENT, None))
+                greedy.append(session.retrieve(session.entries[0].unique_id))
+            # A piece, and then nothing more is taken: the connection waits with it.
+            for reading in greedy[:3]:
+                assert await anext(reading)
+            fourth = asyncio.create_task(anext(greedy[3]))
+            other = await stack.enter_async_context(maildrop.open(replace(CLIENT, address="192.0.2.7"), None))
+            async with asyncio.timeout(10):
+                assert await read(other, 1) == ONE
+            assert not fourth.done(), "an address has three quarters of them at most"
+            await greedy[0].aclose()
+            assert await fourth
+            for reading in greedy:
+                await reading.aclose()
 
 
 async def test_same_name_with_another_password_shares_nothing(certificates: Certificates) -> None:

@@ -103,7 +103,7 @@ async def test_who_came_first_is_served_first() -> None:
 async def test_who_came_first_gets_the_one_that_is_tried_beyond_what_the_backend_takes() -> None:
     async with pool_of(2) as pool:
         await pool.lend("a")
-        pool._most, pool._one_more_at = 1, asyncio.get_running_loop().time() + 60
+        pool._places.most, pool._one_more_at = 1, asyncio.get_running_loop().time() + 60
         tasks = await waiting(pool, "b", "c")
         assert await served(tasks) == [False, False]
         pool._one_more_at = 0.0  # as if a minute had passed
@@ -115,7 +115,7 @@ async def test_who_came_first_gets_the_one_that_is_tried_beyond_what_the_backend
 async def test_one_more_is_tried_for_an_address_that_is_alone() -> None:
     async with pool_of(4) as pool:
         await pool.lend("a")
-        pool._most = 2
+        pool._places.most = 2
         tasks = await waiting(pool, "a")
         assert await served(tasks) == [True], "its share of three"
         await dismiss(tasks)

@@ -446,7 +446,7 @@ async def test_the_pool_tries_one_more_after_a_while(
             await asyncio.gather(*(deliver(relay, client=client) for client in clients))
         assert len(server.messages) == 4 * 18
         assert sum("MAIL" in connection.verbs for connection in server.connections) >= 3
-        assert relay._pool._most > 3
+        assert relay._pool._places.most > 3
 
 
 async def test_a_backend_that_takes_nobody_says_so_to_everybody(certificates: Certificates) -> None:

@@ -129,7 +129,7 @@ async def test_what_is_told_is_what_happened(
         names = [f"m{number}" for number in range(TRANSACTIONS)]
         told = await asyncio.gather(*(chaos.one(relay, name, dialogue) for name in names))
         pool = relay._pool
-        assert (pool._taken_by_all, dict(pool._taken), len(pool._waiting), len(pool._lent)) == (0, {}, 0, 0)
+        assert (pool._places.taken, dict(pool._places._taken), pool._places.waiting, len(pool._lent)) == (0, {}, 0, 0)
         await relay.aclose()
         await server.until(lambda server: server.open_connections == 0)
         happened = copies(server)

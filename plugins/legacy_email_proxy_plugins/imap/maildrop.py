@@ -81,8 +81,10 @@ class IMAPMaildrop:
                     lambda opening: pool.exchange(partial(self._list, pool.shelf, memory, opening.begun))
                 )
             else:
-                index = await pool.exchange(partial(self._list, pool.shelf, memory, lambda: None), fresh=True)
-            session = IMAPSession(pool, index, partial(self._remove, memory), self._logger)
+                index = await pool.exchange(
+                    partial(self._list, pool.shelf, memory, lambda: None), address=client.address, fresh=True
+                )
+            session = IMAPSession(pool, index, partial(self._remove, memory), self._logger, client.address)
             yield WatchedSession(session, self._options, memory, self._logger)
 
     def _memory(self, login: Login) -> Memory:

@@ -23,6 +23,7 @@ import anyio
 from legacy_email_proxy.contracts import Account, Disconnected, Login, Overloaded, Secret, logged_in
 
 from ..backoff import Breaker, Throttle
+from ..places import Places
 from .account_cache import Openings, Shelf, Shelves
 from .connection import Connection
 from .login import LoginWays
@@ -123,7 +124,7 @@ class Pool:
         # Not for a client's own login, which is between the client and the server: a pause would let strangers lock a
         # user out.
         self._breaker = Breaker(logger)
-        self._slots = anyio.Semaphore(server.max_connections)
+        self._places = Places(server.max_connections)
         self._executor = ThreadPoolExecutor(server.max_connections, thread_name_prefix="imap")
         self._idle: list[tuple[float, Connection]] = []
         self._lent: set[_Lease] = set()
@@ -139,12 +140,13 @@ class Pool:
         self,
         function: Callable[[Connection], T],
         *,
+        address: str = "",
         fresh: bool = False,
         log_in: bool = True,
         reached: Callable[[Connection], None] = lambda connection: None,
         untouched: Callable[[], bool] = lambda: True,
     ) -> T:
-        """Run ``function`` with a connection of its own and return what it returns.
+        """Run ``function`` with a connection of its own and return what it returns; ``address`` is the client's.
 
         A server that asks for patience gets it, and ``function`` then runs again as long as nothing came of it.
 
@@ -158,7 +160,9 @@ class Pool:
         while True:
             await self._throttle.wait()
             try:
-                result = await self._try(function, fresh=fresh, log_in=log_in, reached=reached, untouched=untouched)
+                result = await self._try(
+                    function, address=address, fresh=fresh, log_in=log_in, reached=reached, untouched=untouched
+                )
             except Busy as busy:
                 if not (self._throttle.told(busy.suggested_seconds, throttled=busy.throttled) and untouched()):
                     raise
@@ -170,13 +174,14 @@ class Pool:
         self,
         function: Callable[[Connection], T],
         *,
+        address: str,
         fresh: bool,
         log_in: bool,
         reached: Callable[[Connection], None],
         untouched: Callable[[], bool],
     ) -> T:
-        await self._acquire_slot()
-        lease = _Lease()
+        await self._take_place(address)
+        lease = _Lease(address)
         self._lent.add(lease)
         try:
             kept = None if fresh else self._take_idle(lease)
@@ -226,12 +231,12 @@ class Pool:
 
     # Lending
 
-    async def _acquire_slot(self) -> None:
+    async def _take_place(self, address: str) -> None:
+        seconds = self._server.patience.slot
         try:
-            with anyio.fail_after(self._server.patience.slot):
-                await self._slots.acquire()
+            await self._places.take(address, self._loop.time() + seconds)
         except TimeoutError:
-            detail = f"all {self._server.max_connections} connections to the server were in use for too long"
+            detail = f"no connection to the server got free within {seconds:g} s: {self._places.words(address)}"
             raise Overloaded(detail, look_at="BACKEND_IMAP_MAX_CONNECTIONS") from None
 
     def _take_idle(self, lease: _Lease) -> Connection | None:
@@ -279,7 +284,7 @@ class Pool:
                 self._watch_idle()
             else:
                 connection.close()
-        self._slots.release()
+        self._places.give(lease.address)
         if not self.in_use:
             self._on_idle()
 
@@ -323,6 +328,7 @@ class Pool:
 class _Lease:
     """What one exchange holds: a connection, and the thread that is busy with it or was last."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str) -> None:
+        self.address = address
         self.connection: Connection | None = None
         self.future: Future[Any] | None = None

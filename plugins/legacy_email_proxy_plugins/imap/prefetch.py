@@ -46,6 +46,7 @@ class ReadAhead:
     __slots__ = (
         "_alone",
         "_count",
+        "_exchange",
         "_has_room",
         "_header_octets",
         "_in_a_row",
@@ -55,7 +56,6 @@ class ReadAhead:
         "_looked_until",
         "_margin",
         "_messages",
-        "_pool",
         "_read_until",
         "_running",
         "_same_folder",
@@ -65,9 +65,15 @@ class ReadAhead:
     )
 
     def __init__(
-        self, pool: Pool, index: Index, item: str, same_folder: Callable[[Connection, int], None], log: logging.Logger
+        self,
+        pool: Pool,
+        index: Index,
+        item: str,
+        same_folder: Callable[[Connection, int], None],
+        log: logging.Logger,
+        address: str = "",
     ) -> None:
-        self._pool = pool
+        self._exchange = partial(pool.exchange, address=address)
         self._shelf = pool.shelf
         self._messages = pool.shelf.messages
         self._index = index
@@ -186,7 +192,7 @@ class ReadAhead:
         room = 2 * sum(planned.values()) + _SLACK_OCTETS
         with self._messages.fetching(self._shelf, list(keys.values())) as fetched:
             try:
-                got = await self._pool.exchange(partial(self._fetch_in_thread, list(planned), room))
+                got = await self._exchange(partial(self._fetch_in_thread, list(planned), room))
             except (Disconnected, MessageGone, MessageUnavailable) as failure:
                 # One of them may be what the server stumbles over. Those before it must not suffer. Where it cost the
                 # connection, it must not be asked for again together with each of them.

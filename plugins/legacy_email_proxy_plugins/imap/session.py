@@ -33,13 +33,13 @@ WINDOW_OCTETS = 65_536
 class IMAPSession:
     """See :class:`~legacy_email_proxy.contracts.MaildropSession`. It holds no connection between its calls."""
 
-    def __init__(self, pool: Pool, index: Index, remover: Remover, logger: logging.Logger) -> None:
-        self._pool = pool
+    def __init__(self, pool: Pool, index: Index, remover: Remover, logger: logging.Logger, address: str = "") -> None:
+        self._exchange = partial(pool.exchange, address=address)
         self._remover = remover
         self._index = index
         self._logger = logger
-        self._messages = ReadAhead(pool, index, "BODY.PEEK[]", _same_folder, logger)
-        self._headers = ReadAhead(pool, index, "BODY.PEEK[HEADER]", _same_folder, logger)
+        self._messages = ReadAhead(pool, index, "BODY.PEEK[]", _same_folder, logger, address)
+        self._headers = ReadAhead(pool, index, "BODY.PEEK[HEADER]", _same_folder, logger, address)
 
     @property
     def entries(self) -> Sequence[Entry]:
@@ -57,7 +57,7 @@ class IMAPSession:
         pipe = Pipe()
         job = partial(_fetch, self._index.uidvalidity, uid, item, pipe.put)
         # A task of its own, because the exchange goes on while its pieces are taken.
-        exchange = asyncio.create_task(self._pool.exchange(job, untouched=lambda: pipe.untouched))
+        exchange = asyncio.create_task(self._exchange(job, untouched=lambda: pipe.untouched))
         exchange.add_done_callback(partial(_end, pipe))
         try:
             async for piece in pipe:
@@ -137,12 +137,12 @@ class IMAPSession:
             _fetch(self._index.uidvalidity, uid, item, hold, connection)
             return bytes(held)
 
-        return await self._pool.exchange(read)
+        return await self._exchange(read)
 
     async def commit(self, deleted: Collection[str]) -> None:
         """Remove exactly these messages, as the settings say."""
         uids = [self._uid(unique_id) for unique_id in deleted]
-        await self._pool.exchange(partial(_remove, self._remover, self._index.uidvalidity, uids))
+        await self._exchange(partial(_remove, self._remover, self._index.uidvalidity, uids))
 
     def identity(self, unique_id: str) -> tuple[int, int]:
         """UID and UIDVALIDITY. Raises :class:`MessageGone`."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from legacy_email_proxy.contracts import Overloaded
 
+from ..places import Places
 from .connecting import NotLetIn
 from .connection import Connection
 
@@ -78,11 +78,6 @@ class Loan:
 class Pool:
     """Lends connections that ``connect`` has opened. Use it in one event loop.
 
-    No client address is lent all of them: at least a quarter of the slots, and at least one, stay for others, so that
-    one device that opens transactions and leaves them open can't lock everybody out. Who has to wait is served in the
-    order of coming, except that an address with all its share is passed over. ``""`` is nobody's address, and has no
-    share: whoever asks for it sees to the turns of the devices behind it by itself.
-
     Where the backend takes no further connection while it serves others of ours, their number is its limit for now:
     whoever wanted one more waits for one of those, as if the pool were that small.
     """
@@ -100,16 +95,11 @@ class Pool:
         self._wait_seconds = wait_seconds
         self._logger = logger
         self._limits = limits or Limits()
-        self._most = size
-        """How many the backend takes, as far as is known."""
+        self._places = Places(size)
+        """Their number is how many the backend takes, as far as is known."""
         self._one_more_at = 0.0
         """When one more than that is tried."""
         self._told = False
-        self._waiting: dict[asyncio.Future[None], str] = {}
-        """Their addresses, in the order in which they came. Each stays in here until its task has noticed its turn."""
-        self._taken: Counter[str] = Counter()
-        """Slots by address; one that was given to somebody who waits is taken from that moment on."""
-        self._taken_by_all = 0
         self._idle: list[_Idle] = []
         """In the order in which they came back."""
         self._sweep: asyncio.TimerHandle | None = None
@@ -166,83 +156,31 @@ class Pool:
 
     # Slots.
 
-    def _has_room(self, address: str) -> bool:
-        return self._taken_by_all < self._most and self._may_have_more(address)
-
-    def _may_have_more(self, address: str) -> bool:
-        return not address or self._taken[address] < self._share
-
-    @property
-    def _share(self) -> int:
-        return max(1, self._most - max(1, -(-self._most // 4)))
-
-    def _take_slot(self, address: str) -> None:
-        self._taken_by_all += 1
-        self._taken[address] += 1
-
-    def _give_slot(self, address: str) -> None:
-        self._taken_by_all -= 1
-        self._taken[address] -= 1
-        if not self._taken[address]:
-            del self._taken[address]
-        self._serve()
-
     def _release(self, loan: Loan) -> None:
         self._lent.discard(loan)
-        self._give_slot(loan.address)
-
-    def _serve(self) -> None:
-        """Give what is free to those who wait."""
-        for turn, address in self._waiting.items():
-            if self._taken_by_all >= self._most:
-                break
-            if not turn.done() and self._may_have_more(address):
-                self._take_slot(address)
-                turn.set_result(None)
+        self._places.give(loan.address)
 
     def _try_one_more(self) -> None:
         """Once it is time, make room for one more than the backend is known to take."""
-        if self._most < self._size and (now := asyncio.get_running_loop().time()) >= self._one_more_at:
-            self._most += 1
+        places = self._places
+        if places.most < self._size and (now := asyncio.get_running_loop().time()) >= self._one_more_at:
+            places.most += 1
             self._one_more_at = now + _ONE_MORE_SECONDS
-            self._serve()
+            places.serve()
 
     async def _slot(self, address: str, deadline: float, *, again: bool = False) -> None:
-        if not self._has_room(address):
+        if not self._places.has_room(address):
             self._try_one_more()
-        if self._has_room(address):
-            self._take_slot(address)
-            return
-        turn = asyncio.get_running_loop().create_future()
-        if again:
-            # It had its turn, and what it got was one too many.
-            self._waiting = {turn: address, **self._waiting}
-        else:
-            self._waiting[turn] = address
         try:
-            async with asyncio.timeout_at(deadline):
-                await turn
+            # Again: it had its turn, and what it got was one too many.
+            await self._places.take(address, deadline, first=again)
         except TimeoutError:
-            # Else its turn came in the very moment in which the time was up.
-            if turn.cancelled():
-                raise self._all_in_use(address) from None
-        except BaseException:
-            if not turn.cancelled():
-                self._give_slot(address)
-            raise
-        finally:
-            del self._waiting[turn]
-
-    def _all_in_use(self, address: str) -> Overloaded:
-        mine = self._taken[address]
-        others = "" if self._may_have_more(address) else f", and {address} has {mine} of them, which is its share"
-        return Overloaded(
-            f"no connection to the backend got free within {self._wait_seconds:g} s: "
-            f"{self._taken_by_all} of {self._most} are in use{others}",
-            look_at="BACKEND_SMTP_MAX_CONNECTIONS",
-            # Those who hold the connections are sending messages as well.
-            about_us=False,
-        )
+            raise Overloaded(
+                f"no connection to the backend got free within {self._wait_seconds:g} s: {self._places.words(address)}",
+                look_at="BACKEND_SMTP_MAX_CONNECTIONS",
+                # Those who hold the connections are sending messages as well.
+                about_us=False,
+            ) from None
 
     # Connections.
 
@@ -258,7 +196,7 @@ class Pool:
             except BaseException as error:
                 self._lent.discard(loan)
                 one_too_many = self._is_one_too_many(error)
-                self._give_slot(loan.address)
+                self._places.give(loan.address)
                 if not (one_too_many and left and loop.time() < deadline):
                     raise
             idle = True
@@ -267,11 +205,11 @@ class Pool:
     async def _open_in(self, loan: Loan) -> None:
         loop = asyncio.get_running_loop()
         leaving = sum(not connection.gone for connection in self._leaving)
-        if self._taken_by_all + leaving > self._most:
+        if self._places.taken + leaving > self._places.most:
             # The backend counts those that are on their way out, too.
             await self._left()
         loan.take(await self._open(), loop.time(), reused=False)
-        if self._taken_by_all >= self._most:
+        if self._places.taken >= self._places.most:
             # As many as that do work; perhaps one more does.
             self._one_more_at = min(self._one_more_at, loop.time() + _NEXT_SECONDS)
 
@@ -292,11 +230,11 @@ class Pool:
         # A server that hangs up at the login may have refused the password: it is not tried again.
         if self._closed or not isinstance(error, Overloaded | NotLetIn):
             return False
-        others = self._taken_by_all - 1
+        others = self._places.taken - 1
         if not others and not self._idle:
-            self._most = self._size
+            self._places.most = self._size
             return False
-        self._most = max(1, min(self._most, others))
+        self._places.most = max(1, min(self._places.most, others))
         self._one_more_at = asyncio.get_running_loop().time() + _ONE_MORE_SECONDS
         if not self._told:
             words = "the backend takes fewer connections at once than BACKEND_SMTP_MAX_CONNECTIONS (%d) allows: %s"

@@ -88,7 +88,7 @@ _IMAP = (
         "What becomes at QUIT of the messages that POP3 deleted. `expunge`: they are removed. `trash`: moved to the folder for trash. `flag`: only marked as deleted. `keep`: left alone. Whatever stays is not listed again.",
         choices=("expunge", "trash", "flag", "keep"),
     ),
-    Setting("BACKEND_IMAP_MAX_CONNECTIONS", "integer", "10", "Connections to the IMAP server at once, per account.", minimum=1),
+    Setting("BACKEND_IMAP_MAX_CONNECTIONS", "integer", "10", "Connections to the IMAP server at once, per account; one client address gets three quarters of them at most.", minimum=1),
     Setting(
         "POP3_UIDL_FORMAT", "text", "dovecot",
         "Whose unique-ids these look like, so that clients which come from there read nothing twice: `dovecot`, `cyrus`, `courier`, `uw`; `uidonly` is that of old Cyrus and Courier. (`imap` only.)",
