@@ -2,6 +2,9 @@
 
 A maildrop that is open and a mail transaction that has begun keep what they have; when the last of them has ended, the
 plugins of the composition that they came from are closed.
+
+A reload composes everything anew and exchanges it whole, so there is nothing half old and half new that could be wrong.
+Only the logins that POP-before-SMTP remembers and the filters of the whole process live on.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 A renewal is a task of its own. The session that began it may be cancelled, or stop waiting, at any moment, and a
 provider that replaces refresh tokens has forgotten the old one by then: what it gave has to be stored all the same. Who
-uses the old one again is taken for a thief, and the consent is gone.
+uses the old one again is taken for a thief, and the consent is gone. So credentials are closed after both legs, and get
+minutes for it. ``check`` renews by itself, under the lock of the token's file, which keeps it and a service from
+spending the same refresh token.
 """
 
 from __future__ import annotations

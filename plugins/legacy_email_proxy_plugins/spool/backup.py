@@ -2,7 +2,9 @@
 
 The records alone are not the mail: large bodies are files beside them. A copy of both that was made file by file has
 records without bodies and bodies without records. Here the records are copied first, as they are at one moment, while
-no body is removed; so each body that they name is still there to be copied.
+no body is removed; so each body that they name is still there to be copied. The process that has the spool does it, on
+its one connection: SQLite then carries every later change into the copy. A second connection would need locks that
+exclusive mode does not give.
 
 SQLite works on the spool's own disk only, and the copy goes to the other folder by ordinary writes, in another thread:
 a network disk that hangs delays the backup and nothing else. Everything here blocks.

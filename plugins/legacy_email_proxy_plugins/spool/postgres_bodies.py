@@ -1,6 +1,8 @@
 """Bodies in PostgreSQL: rows of 256 KiB each, written as they come in and read as they go out.
 
 Rows, and no large objects: those belong to a role and not to a table, and are forgotten by whoever copies the tables.
+Each row is committed without a sync, so that no transaction stays open while a slow device sends. The commit of the
+message's record syncs all that was written before it, and checks that every row is there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,10 @@
-"""The relay of ``RELAY_PLUGIN=spool``: takes responsibility itself, and hands on when the backend is ready."""
+"""The relay of ``RELAY_PLUGIN=spool``: takes responsibility itself, and hands on when the backend is ready.
+
+It is a relay like any other, with the next relay inside it: the SMTP leg does not know whether 250 means a provider or
+our disk. Two methods more than others it has: ``start``, to work without a device, and ``administer``, for the
+``spool`` command. What stands before it has been done once when a message is in it (rules, filters, allowed addresses).
+What stands behind it is each account's own (messages per minute, connections, credentials).
+"""
 
 from __future__ import annotations
 

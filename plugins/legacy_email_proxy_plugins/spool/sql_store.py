@@ -1,6 +1,8 @@
 """What the stores have in common: records in SQL, written by the group, and bodies that are kept beside them.
 
-The statements are written in SQLite's words; ``postgres_connection`` knows what PostgreSQL says instead.
+The statements are written in SQLite's words; ``postgres_connection`` knows what PostgreSQL says instead. For that the
+driver there is psycopg, whose blocking connections look like ``sqlite3``'s and live in the writer's thread: with an
+asynchronous driver every statement would have to be written twice.
 """
 
 from __future__ import annotations

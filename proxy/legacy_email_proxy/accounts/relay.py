@@ -1,4 +1,9 @@
-"""The router of the SMTP leg: a relay that passes each transaction to the relay of the account that rules choose."""
+"""The router of the SMTP leg: a relay that passes each transaction to the relay of the account that rules choose.
+
+Where a rule needs a recipient, the account is chosen at the first RCPT: its transaction opens then, and all other
+recipients of the message go the same way. Two backends could give two verdicts on one message, and the device can be
+told but one.
+"""
 
 from __future__ import annotations
 

@@ -2,9 +2,11 @@
 
 Entry-point group ``legacy_email_proxy.credentials``. The entry point names a class that is called with one
 :class:`~legacy_email_proxy.contracts.context.Context`, in a thread without an event loop, and must not do I/O in its
-constructor. A
-backend plugin gets it from :meth:`Context.credentials`; both legs of an account share one instance of each plugin that
-they name, and no two accounts do: :attr:`Context.account` says which it is.
+constructor. They are a plugin of their own and no setting, because a token changes while the service runs, and a vault
+may be asked.
+
+A backend plugin gets it from :meth:`Context.credentials`. Both legs of an account share one instance of each plugin
+that they name, so that its token is renewed once, and no two accounts do: :attr:`Context.account` says which it is.
 
 A secret is a type of its own, so that printing, logging or dumping one by accident shows nothing.
 """

@@ -6,6 +6,9 @@ A plugin raises one of these; :mod:`legacy_email_proxy.replies` holds the one ta
 reply and a POP3 ``-ERR``. Policy: our own trouble (network, certificate, credentials, a bug) is always temporary,
 because a 5yz makes a dumb device throw its mail away. Permanent is only what the backend itself said of a sender, a
 recipient or a message (:class:`Refused`).
+
+``about_us`` says whether any other message would have met the same failure. For such a failure alone the spool stops
+delivering to that backend for a while.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A message as octets: its header block, and its line ends.
 
-Fields are found and changed in place, and never parsed and written anew. What nobody touched stays octet for octet,
-whatever it is: badly folded, 8-bit, twice or empty (RFC 5322 §2.2).
+Fields are found and changed in place, and never parsed and written anew: what email libraries do to fields that are
+badly folded, 8-bit, repeated or empty breaks signatures and devices' own formats. What nobody touched stays octet for
+octet (RFC 5322 §2.2).
 """
 
 from __future__ import annotations

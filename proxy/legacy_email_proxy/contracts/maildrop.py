@@ -4,7 +4,8 @@ Entry-point group ``legacy_email_proxy.maildrop``. The entry point names a class
 :class:`~legacy_email_proxy.contracts.context.Context`, in a thread without an event loop, and must not do I/O in its
 constructor.
 
-Message-numbers, deletion marks and states belong to the core. A maildrop knows unique-ids and one commit.
+Message-numbers, deletion marks and states belong to the core. A maildrop knows unique-ids and one commit, which it gets
+in the UPDATE state and never before: so a connection that drops can delete nothing.
 """
 
 from __future__ import annotations

@@ -4,6 +4,11 @@ Entry-point group ``legacy_email_proxy.relay``. The entry point names a class th
 :class:`~legacy_email_proxy.contracts.context.Context`, in a thread without an event loop, and must not do I/O in its
 constructor.
 
+A relay is a transaction and not one call with a whole message, because SMTP gives a verdict for each recipient, and a
+device must hear it while it still has the message. A relay that wants the whole message is a
+:class:`~legacy_email_proxy.contracts.WholeMessageRelay`. A transaction is entered, used and left in one task, so a
+plugin may open anyio's scopes in it.
+
 First comes what it is about: who is speaking, from where the mail comes and where it goes (the envelope, RFC 5321
 §2.3.1). Last comes the contract of a relay that keeps what it has taken: how the ``spool`` command looks into it and
 acts on it.

@@ -2,7 +2,8 @@
 
 Rule: everything that decides what is valid, what is replied and what is deleted lives here, and nothing here does I/O.
 :meth:`Session.next_event` says what to do next, in the words of ``requests``. A request must be answered before it is
-called again; commands that were pipelined behind it wait in the buffer (RFC 2449 §6.6).
+called again; commands that were pipelined behind it wait in the buffer (RFC 2449 §6.6). STLS forgets that buffer and
+the user who was named before: otherwise somebody on the way could put commands in front of the protected session.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 The table in ``proxy/docs/settings.md``, ``settings``, the reader and its mistakes all read these rows; a test holds that
 page against them. Links in a sentence start from there.
+
+The settings of built-in plugins stand here too and not in the plugins. Their names are the product's interface, and a
+misspelt one is noticed even where its plugin is not loaded. A site's plugin declares its own settings.
 """
 
 from __future__ import annotations

@@ -4,8 +4,12 @@ Real servers (Postfix 3.7 was measured) end the header at the first line that is
 it arrives as text, attachments too. So an 8-bit field name, a byte order mark, an empty line too early or a line that
 goes on without its blank costs the reader the attachments; other servers read on, and take a field of ours above for
 a second one. Where lines behind such a place can be nothing but a header, they are taken for one, and the place is
-changed as little as possible. Where they may be text they are left to be read as text: an alarm is not to vanish in
+changed as little as possible. Where they may be text they are left to be read as text: an alarm must not vanish in
 a header.
+
+A header is mended only where our own lines are put above it (``SMTP_ADD_RECEIVED``, ``SMTP_ADD_MISSING``), or where a
+filter or another setting changes headers: only then could two servers see two different messages in it. Without these
+not an octet changes.
 """
 
 from __future__ import annotations
