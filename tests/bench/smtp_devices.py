@@ -27,9 +27,7 @@ def send(port: int, board: Board, *, count: int, octets: int, connections: int, 
     return delivered
 
 
-def spool(
-    port: int, board: Board, *, count: int, octets: int, connections: int, seconds: float
-) -> tuple[float, float]:
+def spool(port: int, board: Board, *, count: int, octets: int, connections: int, seconds: float) -> tuple[float, float]:
     """As `send`, through what accepts first and delivers later: the seconds until the last 250, and until the sink."""
     program = require("smtp-source", "is Postfix's load generator, without which no load is measured")
     before, begun = board.messages, time.perf_counter()

@@ -268,3 +268,10 @@ def test_every_event_of_the_table_is_logged() -> None:
     named = [event for row in rows("events") for event in re.findall(r"`([^`]+)`", row.split("|")[1])]
     assert len(named) > 20
     assert [event for event in named if f'"{event}"' not in code] == []
+
+
+def test_the_way_into_the_tests_names_every_folder() -> None:
+    table = [line for line in (ROOT / "tests" / "README.md").read_text().splitlines() if line.startswith("| `")]
+    told = [folder for line in table for folder in re.findall(r"`(\w+)/`", line.split("|")[1])]
+    there = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and any(path.glob("[!_.]*"))}
+    assert sorted(told) == sorted(there)

@@ -1,4 +1,4 @@
-"""The `imap` maildrop keeps the contract, on the fake server (and in `contract/` on a real Dovecot)."""
+"""The `imap` maildrop keeps the contract, on the fake server (and in `contracts/` on a real Dovecot)."""
 
 from __future__ import annotations
 

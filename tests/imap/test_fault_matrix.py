@@ -25,7 +25,7 @@ MATRIX = {
         "session:an_empty_folder",
         "session:ten_thousand_messages",
         "against_dovecot:ten_thousand_messages_open_quickly",
-        "view:formats",
+        "shown:formats",
     ],
     "C7": ["session:uidvalidity_that_changes_in_the_session", "concurrent_change:a_folder_that_is_made_anew"],
     "C8": ["session:uidvalidity_that_changes_in_the_session", "deletion:uidvalidity_is_looked_at_before_every_policy"],

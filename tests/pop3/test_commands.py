@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from announced import CAPABILITIES
 from legacy_email_proxy.contracts import Secret
 from legacy_email_proxy.pop3.commands import COMMANDS, Command, Keyword, Mistake, State, capabilities, parse
 from legacy_email_proxy.pop3.options import Options
@@ -165,7 +166,7 @@ def test_the_table_says_what_is_valid_where() -> None:
     assert set(COMMANDS) == set(Keyword)
 
 
-ALWAYS = ("TOP", "USER", "SASL PLAIN LOGIN", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING")
+ALWAYS = CAPABILITIES
 PLAIN = Options("x")
 WITH_TLS = Options("x", stls=True)
 

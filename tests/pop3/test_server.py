@@ -18,6 +18,7 @@ from ipaddress import ip_network
 
 import pytest
 
+from announced import POP3_GREETING
 from legacy_email_proxy.access import Admission
 from legacy_email_proxy.contracts import (
     Client,
@@ -561,7 +562,7 @@ async def test_other_protocols_are_closed_at_once(start_leg: StartLeg, first: by
     async with leg.connected() as (reader, writer), asyncio.timeout(5):
         writer.write(first + b"y" * 100_000)
         out = await reader.read()
-    assert out == b"+OK POP3 server ready\r\n-ERR this is a plain POP3 server\r\n"
+    assert out == POP3_GREETING.encode() + b"\r\n-ERR this is a plain POP3 server\r\n"
 
 
 async def test_the_last_reply_is_not_lost_to_a_reset(start_leg: StartLeg) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
+from announced import POP3_GREETING
 from legacy_email_proxy.pop3 import connection
 from legacy_email_proxy.pop3.options import Options
 from legacy_email_proxy.pop3.requests import Reply, StartTLS
@@ -188,7 +189,7 @@ async def test_records_octet_by_octet(
 
     async with asyncio.timeout(20):
         await pump(shaken)
-        assert await pump(lambda: client.read(1000)) == b"+OK POP3 server ready\r\n"
+        assert await pump(lambda: client.read(1000)) == POP3_GREETING.encode() + b"\r\n"
         await pump(lambda: client.write(b"USER u\r\n"))
         assert await pump(lambda: client.read(1000)) == b"+OK send PASS\r\n"
     writer.close()

@@ -3,7 +3,8 @@
 ``C:`` and ``S:`` are lines, ``C=`` and ``S=`` octets with Python's escapes. ``MESSAGE: unique-id`` with ``|`` lines
 below it, or ``MESSAGE= unique-id octets``, fills the maildrop; ``FAIL: step kind`` lets a step fail; ``OPTION: name
 value`` gives the session an option; ``LOGIN: user password`` is what the maildrop must have been asked with;
-``DELETED:`` is what must have been removed in the end. After the last line the connection is closed.
+``DELETED:`` is what must have been removed in the end. After the last line the connection is closed. ``S: {GREETING}``
+and the like stand for what :mod:`announced` has.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import announced
 from legacy_email_proxy import contracts
 from legacy_email_proxy.contracts import Secret
 from legacy_email_proxy.pop3.requests import Open
@@ -41,6 +43,8 @@ class Transcript:
             match mark:
                 case "" | "#":
                     pass
+                case "S:" if rest in announced.POP3:
+                    found.dialogue += [("S", said.encode() + b"\r\n") for said in announced.POP3[rest]]
                 case "C:" | "S:":
                     found.dialogue.append((mark[0], rest.encode() + b"\r\n"))
                 case "C=" | "S=":

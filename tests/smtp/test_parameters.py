@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from announced import KEYWORDS
 from smtp.conftest import Leg
 
-ALWAYS = ["PIPELINING", "SIZE 1048576", "8BITMIME", "ENHANCEDSTATUSCODES", "CHUNKING", "LIMITS RCPTMAX=1000"]
+ALWAYS = [*KEYWORDS]
 
 
 async def replies(leg: Leg, octets: bytes) -> list[bytes]:

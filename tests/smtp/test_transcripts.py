@@ -5,6 +5,7 @@ Only behind a DATA that is refused does each of them wait for the reply: what co
 ``C:`` is a line of the client, ``C=`` octets with Python's escapes, ``S:`` a line of the server, ``DELIVERED:`` the
 envelope of a message that the relay took over, in order, with its content's lines behind ``|`` or octets behind ``|=``.
 ``LOGIN: user password`` is a login that is judged, in order, so that AUTH is offered; behind ``FAIL: kind`` it does so.
+``S: {GREETING}`` and the like stand for what :mod:`announced` has.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import announced
 from legacy_email_proxy import contracts
 from legacy_email_proxy.contracts import Failure, Login, Secret
 from smtp.conftest import Leg, StartLeg
@@ -42,7 +44,9 @@ class Transcript:
         found = cls()
         failure: Failure | None = None
         for line in path.read_text().splitlines():
-            if line.startswith(("C:", "S:")):
+            if line.startswith("S:") and line[3:] in announced.SMTP:
+                found.dialogue += [("S", said.encode() + b"\r\n") for said in announced.SMTP[line[3:]]]
+            elif line.startswith(("C:", "S:")):
                 found.dialogue.append((line[0], line[3:].encode() + b"\r\n"))
             elif line.startswith("C= "):
                 found.dialogue.append(("C", _octets(line[3:])))

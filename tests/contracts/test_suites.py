@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from contract import faulty_credentials, faulty_filters, faulty_maildrops, faulty_relays
+from contracts import faulty_credentials, faulty_filters, faulty_maildrops, faulty_relays
 from interop.proxy import clean_environment
 from legacy_email_proxy.testing import CredentialsSuite, FilterSuite, MaildropSuite, RelaySuite
 
@@ -27,7 +27,7 @@ def failed() -> dict[str, set[str]]:
     command = [sys.executable, "-m", "pytest", "-q", "--tb=no", "-rfE", "-p", "no:cacheprovider"]
     chosen = []
     for name, value in CLASSES.items():
-        node = f"{TESTS / 'contract'}/{value.__module__.rpartition('.')[2]}.py::{name}"
+        node = f"{TESTS / 'contracts'}/{value.__module__.rpartition('.')[2]}.py::{name}"
         chosen += [f"{node}::{test}" for test in value.breaks] or [node]
     done = subprocess.run(
         [*command, *chosen],

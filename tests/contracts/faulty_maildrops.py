@@ -12,7 +12,7 @@ from typing import ClassVar
 import anyio
 import pytest
 
-from contract.memory import MemoryMaildrop, MemorySession
+from contracts.memory import MemoryMaildrop, MemorySession
 from legacy_email_proxy.contracts import Client, Entry, Finding, Login, MaildropSession
 from legacy_email_proxy.testing import MaildropSuite
 

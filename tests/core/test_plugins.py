@@ -168,7 +168,7 @@ def function(context: object) -> None:
 def found(
     name: str, distribution: str = "acme-mail", target: str | None = None, group: str = plugins.RELAY
 ) -> plugins.Found:
-    point = EntryPoint(name, target or f"core.test_registry:{name}", group)
+    point = EntryPoint(name, target or f"core.test_plugins:{name}", group)
     return plugins.Found(group, name, distribution, "1.2", point)
 
 

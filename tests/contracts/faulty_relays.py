@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import anyio
 import pytest
 
-from contract.memory import MemoryRelay, MemoryTransaction
+from contracts.memory import MemoryRelay, MemoryTransaction
 from legacy_email_proxy.contracts import Client, Finding, Parameters, Receipt, Refused
 from legacy_email_proxy.contracts import Transaction as AnyTransaction
 from legacy_email_proxy.testing import Delivered, RelaySuite

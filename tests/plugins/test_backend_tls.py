@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from core.test_certificate import shaken
+from core.test_tls_certificate import shaken
 from legacy_email_proxy.plugins import PluginContext
 from legacy_email_proxy.settings import read
 from legacy_email_proxy_plugins.imap.settings import configured_server
