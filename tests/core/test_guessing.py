@@ -38,6 +38,7 @@ from legacy_email_proxy.guessing import (
 )
 from legacy_email_proxy.reloading import Current, CurrentMaildrop
 from legacy_email_proxy.settings import read
+from pop3.conftest import until
 from pop3.maildrops import MemoryMaildrop
 from smtp.relays import MemoryRelay
 
@@ -295,8 +296,7 @@ async def test_a_right_password_from_elsewhere_is_judged_meanwhile(judge: Judge)
 async def test_many_devices_with_one_password_are_one_question(judge: Judge) -> None:
     limit = LoginLimit()
     devices = [asyncio.create_task(judge(limit, RIGHT)) for _ in range(50)]
-    while judge.asking < 3:
-        await asyncio.sleep(0)
+    await until(lambda: judge.asking == 3)
     assert len(judge.asked) == 3
     judge.answer.set()
     assert set(await asyncio.gather(*devices)) == {"in"}
@@ -357,8 +357,7 @@ async def test_who_leaves_before_the_verdict_has_guessed(judge: Judge) -> None:
     """Its question has been asked all the same, and a client that always hangs up would never be limited."""
     limit = LoginLimit()
     tasks = [asyncio.create_task(judge(limit, wrong(number, f"u{number}"))) for number in range(190)]
-    while judge.asking < FREE:
-        await asyncio.sleep(0)
+    await until(lambda: judge.asking == FREE)
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
@@ -370,8 +369,7 @@ async def test_who_leaves_before_the_verdict_has_guessed(judge: Judge) -> None:
 async def test_a_judge_that_hangs_stops_no_other_address(judge: Judge) -> None:
     limit = LoginLimit()
     tasks = [asyncio.create_task(judge(limit, wrong(number, f"u{number}"))) for number in range(190)]
-    while judge.asking < FREE:
-        await asyncio.sleep(0)
+    await until(lambda: judge.asking == FREE)
     quick = Judge()
     quick.answer.set()
     assert await quick(limit, RIGHT, HONEST) == "in"
@@ -409,11 +407,15 @@ async def test_a_maildrop_is_opened_as_before_and_what_happens_in_it_is_no_guess
     inner = MemoryMaildrop({"a": b"x\r\n"})
     maildrop: Maildrop = LimitedMaildrop(inner, limit := LoginLimit())
     client = Client(HONEST, "s1")
+
+    async def use() -> None:
+        async with maildrop.open(client, RIGHT) as session:
+            assert [entry.unique_id for entry in session.entries] == ["a"]
+            raise LoginRefused("said by what is done in it")
+
     for _ in range(FREE + 1):
         with pytest.raises(LoginRefused):
-            async with maildrop.open(client, RIGHT) as session:
-                assert [entry.unique_id for entry in session.entries] == ["a"]
-                raise LoginRefused("said by what is done in it")
+            await use()
     assert limit._failed._sources[HONEST].level(0.0) == 0
     assert (inner.entered, inner.left) == (FREE + 1, FREE + 1)
     assert await maildrop.probe() == ()
