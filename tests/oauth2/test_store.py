@@ -168,11 +168,11 @@ def failing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, name, fail) if name != "replace" else monkeypatch.setattr(Path, "replace", fail)
 
 
-@pytest.mark.parametrize("step", ["fsync", "replace", "fchown"])
+@pytest.mark.parametrize("step", ["fsync", "replace", "chown"])
 async def test_a_fault_at_each_step_leaves_the_old_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    if step == "fchown" and os.geteuid() != 0:
+    if step == "chown" and os.geteuid() != 0:
         pytest.skip("only root changes owners")
     store = store_in(tmp_path)
     await store.save(Record(scope="old"))
