@@ -3,6 +3,7 @@
 * :class:`Breaker`: after a refused login. Devices poll every few minutes, and the provider would lock the account.
 * :class:`Throttle`: after a server asked for a pause. Asked again at once, it asks for longer ones.
 * :class:`RepeatedReplies`: after a server refused for now on two connections. A third one would cost one more login.
+* :class:`Gate`: while a backend would take no message of the spool. Not every message has to find that out for itself.
 * :class:`Pause`: a pause that doubles each time, for whoever needs only that.
 """
 
@@ -10,14 +11,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from legacy_email_proxy.contracts import CredentialsRefused, Overloaded, Secret
+from legacy_email_proxy.contracts import CredentialsRefused, Failure, Overloaded, Secret
 
-__all__ = ("FIRST_PAUSE_SECONDS", "LAST_PAUSE_SECONDS", "Breaker", "Pause", "RepeatedReplies", "Throttle")
+__all__ = (
+    "FIRST_PAUSE_SECONDS",
+    "JITTER",
+    "LAST_PAUSE_SECONDS",
+    "Breaker",
+    "Gate",
+    "Pause",
+    "RepeatedReplies",
+    "Throttle",
+    "retry_after",
+)
 
 FIRST_PAUSE_SECONDS = 60.0
 LAST_PAUSE_SECONDS = 3600.0
@@ -25,6 +37,9 @@ LAST_PAUSE_SECONDS = 3600.0
 account, or an address, after five to ten wrong passwords in ten minutes."""
 _SECRETS_IN_A_PAUSE = 4
 """After so many different secrets were refused in one pause, no other is tried either until it ends."""
+
+JITTER = 0.2
+"""The most that chance adds to an interval, so that what failed together does not come back together."""
 
 _REPEATED_SECONDS = 60.0
 _MOST_REPEATED = 64
@@ -203,3 +218,63 @@ class RepeatedReplies:
 
 def _words(code: int, text: str) -> str:
     return f"{code} {_OF_ONE_MESSAGE.sub('', text[:400])}"
+
+
+def retry_after(tries: int, intervals: Sequence[float], chance: Callable[[], float]) -> float:
+    """The seconds from the ``tries``-th try (from 1) to the next; ``chance`` gives numbers from 0 to 1."""
+    return intervals[min(tries, len(intervals)) - 1] * (1 + JITTER * chance())
+
+
+class Gate:
+    """Of one backend, for the spool. It is closed while every message would meet the same failure there.
+
+    After a pause one message may try (a probe). The gate opens when the backend judges that message, whatever the
+    verdict. Refused credentials close it for longer each time, because tries in a row lock an account.
+    """
+
+    def __init__(self, intervals: Sequence[float], clock: Callable[[], float]) -> None:
+        self._intervals = intervals
+        self._clock = clock
+        self._closed_until = -math.inf
+        self._closed = False
+        self._probe: int | None = None
+        self._refusals = 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing but a probe may pass."""
+        return self._closed
+
+    def wait_seconds(self) -> float:
+        """How long until a message may pass; 0: now; infinite: while a probe is on its way."""
+        if not self._closed:
+            return 0.0
+        return math.inf if self._probe is not None else max(0.0, self._closed_until - self._clock())
+
+    def probe(self, number: int) -> None:
+        """The message of this number, which passes now, is the probe."""
+        self._probe = number
+
+    def ended(self, number: int) -> None:
+        """The message is not on its way any more. If it was the probe, and told nothing, the next one has to."""
+        if self._probe == number:
+            self._probe = None
+
+    def judged(self) -> bool:
+        """The backend is there, whatever it did with a message. Returns whether the gate was closed until now."""
+        was_closed, self._closed, self._probe = self._closed, False, None
+        self._refusals = 0
+        return was_closed
+
+    def failed(self, failure: Failure) -> float:
+        """Something that would meet any message. Returns for how long the gate closes, 0 if it is closed already."""
+        was_closed, self._probe = self._closed, None
+        if was_closed and self._clock() < self._closed_until:
+            # One of those that were on their way when the gate closed.
+            return 0.0
+        pause = self._intervals[0]
+        if isinstance(failure, CredentialsRefused):
+            self._refusals += 1
+            pause = self._intervals[min(self._refusals, len(self._intervals)) - 1]
+        self._closed, self._closed_until = True, self._clock() + pause
+        return pause

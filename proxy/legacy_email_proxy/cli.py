@@ -63,7 +63,13 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         from .contracts import SettingsMistake
 
-        options = parser().parse_args(arguments)
+        made = parser()
+        if "_ARGCOMPLETE" in os.environ:
+            # A shell asks what could stand at the cursor; this answers and ends the process.
+            import argcomplete
+
+            argcomplete.autocomplete(made)
+        options = made.parse_args(arguments)
     finally:
         if heard:
             signal.signal(signal.SIGINT, signal.default_int_handler)

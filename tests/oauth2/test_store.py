@@ -162,17 +162,17 @@ async def test_names_of_accounts_never_leave_the_folder(tmp_path: Path) -> None:
 
 
 def failing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, name, fail) if name != "replace" else monkeypatch.setattr(Path, "replace", fail)
 
 
-@pytest.mark.parametrize("step", ["fsync", "replace", "fchown"])
+@pytest.mark.parametrize("step", ["fsync", "replace", "chown"])
 async def test_a_fault_at_each_step_leaves_the_old_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    if step == "fchown" and os.geteuid() != 0:
+    if step == "chown" and os.geteuid() != 0:
         pytest.skip("only root changes owners")
     store = store_in(tmp_path)
     await store.save(Record(scope="old"))

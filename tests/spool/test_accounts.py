@@ -76,7 +76,7 @@ async def test_two_accounts_with_backends_that_come_and_go(tmp_path: Path) -> No
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     def tried(proxy: Proxy, account: str) -> bool:
-        return any(f" account={account} " in line for line in proxy.lines(" the backend is of no use"))
+        return any(f" account={account} " in line for line in proxy.lines(" delivery paused"))
 
     async def said(proxy: Proxy, condition: Callable[[], bool], what: str) -> None:
         await run_sync(lambda: wait_until(condition, what, 20))

@@ -24,7 +24,7 @@ from legacy_email_proxy.contracts import (
     Unusable,
     Unverified,
 )
-from legacy_email_proxy_plugins.spool.schedule import Gate
+from legacy_email_proxy_plugins.backoff import Gate
 from spool.support import Backend, Clock, send, spooling, until
 
 pytestmark = pytest.mark.usefixtures("store")

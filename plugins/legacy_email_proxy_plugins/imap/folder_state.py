@@ -12,12 +12,12 @@ import json
 import os
 import threading
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from legacy_email_proxy.contracts import Failure
 
+from ..files import write_whole
 from .listing import uid_sets
 
 __all__ = ("Memory", "Remembered")
@@ -83,7 +83,7 @@ class Memory:
                 "failures": {str(uid): count for uid, count in sorted(remembered.failures.items())},
             }
             try:
-                _write(self._file, json.dumps(known).encode("ascii"))
+                write_whole(self._file, json.dumps(known).encode("ascii"))
             except OSError as error:
                 raise self._failure("write", error) from error
 
@@ -114,23 +114,3 @@ def _uids(text: str) -> set[int]:
         first, _, last = item.partition(":")
         found.update(range(int(first), int(last or first) + 1))
     return found
-
-
-def _write(file: Path, octets: bytes) -> None:
-    """As a whole or not at all, whenever the power fails."""
-    new = file.with_suffix(".new")
-    try:
-        with new.open("wb") as stream:
-            stream.write(octets)
-            stream.flush()
-            os.fsync(stream.fileno())
-        new.replace(file)
-    except OSError:
-        with suppress(OSError):
-            new.unlink()
-        raise
-    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

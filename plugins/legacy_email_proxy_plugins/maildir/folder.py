@@ -24,13 +24,14 @@ from typing import Any, NamedTuple
 
 from legacy_email_proxy.contracts import SettingsMistake
 
+from ..files import sync_directory
+
 __all__ = (
     "ABANDONED_SECONDS",
     "Filed",
     "Folder",
     "delivery_order",
     "octets_with_crlf",
-    "sync_directory",
     "unique_id",
     "unique_name",
 )
@@ -170,19 +171,6 @@ def _filed(folder: Path) -> list[Filed]:
                 continue
         found.append(Filed(unique_id(entry.name), octets, Path(entry.path)))
     return found
-
-
-def sync_directory(path: Path) -> None:
-    """Make what was renamed or removed in this folder outlive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems have no such thing; refusing every message there would help nobody.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
 
 
 # Names. No I/O here.

@@ -19,8 +19,9 @@ from legacy_email_proxy.contracts import (
     SettingsMistake,
 )
 
+from ..files import sync_directory
 from ..threads import Threads
-from .folder import Filed, Folder, sync_directory
+from .folder import Filed, Folder
 from .probe import probe
 
 __all__ = ("PIECE_OCTETS", "MaildirMaildrop")

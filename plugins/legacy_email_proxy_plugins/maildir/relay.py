@@ -21,8 +21,9 @@ from legacy_email_proxy.contracts import (
     Transaction,
 )
 
+from ..files import sync_directory
 from ..threads import Threads
-from .folder import Folder, sync_directory, unique_name
+from .folder import Folder, unique_name
 from .probe import probe
 
 __all__ = ("PIECE_OCTETS", "Incoming", "MaildirRelay")

@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from legacy_email_proxy.contracts import BearerToken, Failure, Overloaded, Secret, StorageFull
 
+from ..files import leave_to_service, sync_directory
 from .disk import Disk
 
 __all__ = ("Damaged", "Record", "Store")
@@ -146,7 +147,7 @@ class Store:
             file = self._file(".lock")
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
-                _leave_to_service(descriptor, file.parent)
+                leave_to_service(descriptor, file.parent)
             except OSError:
                 os.close(descriptor)
                 raise
@@ -226,7 +227,7 @@ class Store:
                 part.replace(file)
             finally:
                 _removed(part)
-            _fsync_folder(file.parent)
+            sync_directory(file.parent)
         except OSError as error:
             raise _unwritable(error) from None
         self._seen, self._record = None, record
@@ -239,19 +240,12 @@ def _part_of(file: Path) -> Path:
 def _write(part: Path, octets: bytes) -> None:
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        _leave_to_service(descriptor, part.parent)
+        leave_to_service(descriptor, part.parent)
         file.write(octets)
         # Not before: what is overwritten needs no new room.
         file.truncate()
         file.flush()
         os.fsync(descriptor)
-
-
-def _leave_to_service(descriptor: int, folder: Path) -> None:
-    """What `authorize` run by root makes must be the service's own, whose the folder is."""
-    if os.geteuid() == 0:
-        owner = folder.stat()
-        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def _locked(descriptor: int) -> bool:
@@ -268,14 +262,6 @@ def _locked(descriptor: int) -> bool:
 def _removed(part: Path) -> None:
     with suppress(OSError):
         part.unlink()
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _unwritable(error: OSError) -> StorageFull:

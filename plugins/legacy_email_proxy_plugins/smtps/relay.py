@@ -201,7 +201,7 @@ class _Transaction(PipeliningTransaction):
         except Refused as refused:
             return [refused] * len(recipients)
         except Disconnected as lost:
-            self._logger.info("nor had the other connection an answer: %s", lost)
+            self._logger.info("no answer on another connection either: %s", lost)
         return verdicts
 
     async def _verdicts(self, recipients: Sequence[Recipient], content_follows: bool) -> Sequence[Refused | None]:

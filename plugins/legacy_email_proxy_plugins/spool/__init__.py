@@ -4,7 +4,7 @@
 in common with other accounts: a ``store``. What all stores do stands in ``sql_store``, with ``incoming``,
 ``group_commit`` and ``sql_records``; ``sqlite_store`` adds ``schema``, ``sqlite_files`` and ``backup``, and
 ``postgres_store`` has ``postgres_connection``, ``migrations``, ``postgres_bodies`` and ``leases``. The account's
-``delivery`` takes messages out again, one ``attempt`` after the other, as ``schedule`` says, and has ``notification``
+``delivery`` takes messages out again, one ``attempt`` after the other, and has ``notification``
 written for what fails. ``admin`` is the operator's, also while a service has the file.
 """
 

@@ -23,8 +23,9 @@ from pathlib import Path
 
 from legacy_email_proxy.contracts import Failure
 
+from ..files import leave_to_service, sync_directory
 from .schema import VERSION, clear_the_way, connect, is_damage, set_aside
-from .sqlite_files import Locked, SpoolLock, leave_to_service, sync_directory
+from .sqlite_files import Locked, SpoolLock
 from .store import Copied
 
 __all__ = ("copy_out", "restore", "snapshot", "trouble")
@@ -111,7 +112,7 @@ def restore(folder: Path, path: Path) -> Copied:
             path.with_name(path.name + ending).unlink(missing_ok=True)
         coming.rename(path)
         sync_directory(path.parent)
-        leave_to_service(path.with_name(f"{path.name}.lock"))
+        leave_to_service(path.with_name(f"{path.name}.lock"), path.parent)
     finally:
         lock.release()
     return Copied(found.messages, missing, "" if aside is None else str(aside))
@@ -155,7 +156,7 @@ def _check_empty(path: Path) -> Path | None:
 def _copy_bodies(source: Path, target: Path, found: _Contents) -> list[int]:
     with suppress(FileExistsError):
         target.mkdir(mode=0o700)
-        leave_to_service(target)
+        leave_to_service(target, target.parent)
     missing = []
     for number, name, octets in found.bodies:
         # The record may be damaged, and name anything.
@@ -174,4 +175,4 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfileobj(old, new, _COPY_OCTETS)
         new.flush()
         os.fsync(new.fileno())
-    leave_to_service(target)
+    leave_to_service(target, target.parent)

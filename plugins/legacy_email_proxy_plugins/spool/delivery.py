@@ -14,10 +14,10 @@ from dataclasses import replace
 
 from legacy_email_proxy.contracts import Failure, Relay
 
+from ..backoff import Gate, retry_after
 from .attempt import Attempt, attempt
 from .message import Fate, Notice, Outcome, Recipient, SpooledMessage, State, Verdict, storable
 from .notification import header_of, notices, waived
-from .schedule import Gate, retry_after
 from .settings import Options
 from .store import Store, Unreadable
 
@@ -237,7 +237,7 @@ class Delivery:
                 # What has been delivered must not be delivered again, so this stays busy until it is written down.
                 if not said:
                     self._logger.error(
-                        "message %d: what came of it can not be written down, and is kept in mind: %s",
+                        "message %d: its outcome can not be stored now, and is tried again until it is: %s",
                         message.number, failure,
                     )  # fmt: skip
                 said = True
@@ -282,11 +282,11 @@ class Delivery:
     def _tell_gate(self, made: Attempt) -> None:
         if failure := made.about_us:
             if pause := self._gate.failed(failure):
-                words = "the backend is of no use: all mail waits, and then one message is tried"
-                facts = {**self._whose, "cause": str(failure), "seconds": round(pause)}
-                self._logger.warning(words, extra={"facts": facts})
+                # All mail waits for so long, and then one message is tried.
+                facts = {**self._whose, "seconds": round(pause), "cause": str(failure)}
+                self._logger.warning("delivery paused", extra={"facts": facts})
         elif _unexpected(made.failure) is None and self._gate.judged():  # a bug says nothing of the backend
-            self._logger.info("the backend is there again", extra={"facts": self._whose})
+            self._logger.info("delivery resumed", extra={"facts": self._whose})
 
     async def _outcome(self, message: SpooledMessage, made: Attempt) -> Outcome:
         now = self._clock()

@@ -222,7 +222,7 @@ class PostgresStore(RelationalStore):
         self._known |= owners
         if new:
             self._logger.warning(
-                "messages are taken over, of which the leases have ended (%s); what a proxy that is gone had sent"
+                "messages of a proxy that is gone are taken over, as their leases have ended (%s); what it had sent"
                 " without writing that down arrives twice",
                 ", ".join(sorted(owner.rpartition("/")[0] for owner in new)),
             )

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from legacy_email_proxy.contracts import Failure, StorageFull
 
+from ..files import sync_directory
 from .sql_records import BATCH
-from .sqlite_files import is_body, sync_directory
+from .sqlite_files import is_body
 from .store import TooNewError
 
 __all__ = ("VERSION", "aside_of", "clear_the_way", "connect", "is_damage", "set_aside", "storage_failure")

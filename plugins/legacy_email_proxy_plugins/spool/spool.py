@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from typing import ClassVar
@@ -22,9 +23,9 @@ import anyio
 
 from legacy_email_proxy.contracts import Failure, Relay
 
+from ..backoff import JITTER
 from .admin import Control, Workbench
 from .delivery import Delivery
-from .schedule import JITTER, steady_clock
 from .settings import Options, Place
 from .store import Store
 
@@ -33,6 +34,12 @@ __all__ = ("Spool",)
 _SETTLED_SECONDS = 1.0
 """Accounts come and go together, at the start and when settings are read anew; then it shows whose mail is nobody's."""
 _CLOSING_SECONDS = 4.0
+
+
+def steady_clock() -> Callable[[], float]:
+    """Seconds since 1970, by a clock that does not jump: one that is set back a day would let everything wait."""
+    offset = time.time() - time.monotonic()
+    return lambda: time.monotonic() + offset
 
 
 class Spool:

@@ -20,6 +20,7 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from ..files import leave_to_service, sync_directory
 from ..threads import Threads
 from .store import Unreadable
 
@@ -32,8 +33,6 @@ __all__ = (
     "Reserve",
     "SpoolLock",
     "is_body",
-    "leave_to_service",
-    "sync_directory",
 )
 
 _NAME = re.compile(r"[0-9a-f]{32}")
@@ -51,23 +50,6 @@ _SLOT = struct.Struct("<q")
 def is_body(path: Path) -> bool:
     """Whether it has the name of one."""
     return _NAME.fullmatch(path.name) is not None
-
-
-def sync_directory(path: Path) -> None:
-    """Have the directory's entries on disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def leave_to_service(path: Path) -> None:
-    """What root puts into a folder of the service's is the service's, or it could not open it."""
-    if os.geteuid() == 0:
-        found = path.parent.stat()
-        # Not what a link points to, which that user may have put there.
-        os.chown(path, found.st_uid, found.st_gid, follow_symlinks=False)
 
 
 class BodyFile:
@@ -203,7 +185,7 @@ class BodyFiles:
         """Leave word of which records these bodies belong to."""
         with suppress(OSError):  # then more is kept at the next start than has to be
             (self.folder / _MARK).write_text(mark)
-            leave_to_service(self.folder / _MARK)
+            leave_to_service(self.folder / _MARK, self.folder)
 
     def sweep(self, known: Collection[str], aside: Path | None) -> tuple[int, list[str]]:
         """Remove what no record names, or move it to ``aside``; returns how many those were, and the names of files

@@ -16,13 +16,14 @@ import anyio
 
 from legacy_email_proxy.contracts import Failure, SettingsMistake, StorageFull
 
+from ..files import leave_to_service
 from ..threads import Threads
 from . import sql_records
 from .backup import copy_out, restore, snapshot, trouble
 from .message import Outcome, SpooledMessage
 from .schema import VERSION, aside_of, clear_the_way, connect, is_damage, set_aside, storage_failure
 from .sql_store import LOOK_AT, SUSPECT, RelationalStore
-from .sqlite_files import RESERVE_OCTETS, BodyFiles, Locked, Marks, Reserve, SpoolLock, leave_to_service
+from .sqlite_files import RESERVE_OCTETS, BodyFiles, Locked, Marks, Reserve, SpoolLock
 from .store import ANNOUNCED, Copied, Room, TooNewError
 
 __all__ = ("SQLiteStore",)
@@ -124,7 +125,7 @@ class SQLiteStore(RelationalStore):
         """The command may be the first one to open it, and be root's."""
         for ending in ("", "-wal", ".lock", ".trying", ".reserve", ".bodies"):
             with suppress(OSError):
-                leave_to_service(self.path.with_name(self.path.name + ending))
+                leave_to_service(self.path.with_name(self.path.name + ending), self.path.parent)
 
     async def _mark_anew(self) -> None:
         """Write into the file and beside the bodies that they belong together."""

@@ -27,7 +27,7 @@ from ..contracts import (
 )
 from ..relays.wrapper import in_place
 from ..replies import SMTP, refusal
-from ..smtp.capacity import check, limit
+from ..smtp.handler import check, limit
 from ..smtp.reading import Measured
 from .plugins import close_all, probe_all, start_all
 from .pop_before_smtp import RecentLogins

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -26,18 +27,34 @@ from ..contracts import (
     Recipient,
     Refused,
     Relay,
+    RelayCapabilities,
     Transaction,
 )
 from ..contracts import Envelope as MailEnvelope
 from ..replies import SMTP, Reply, printable, refusal, smtp_reply
-from .capacity import check, limit
 from .headers import protocol
 from .reading import Interruption, Measured, stalled
 from .rewriting import Outgoing, Rewriting
 
-__all__ = ("RelayHandler",)
+__all__ = ("RelayHandler", "check", "limit")
 
 _log = logging.getLogger("legacy_email_proxy.smtp")
+
+
+def check(parameters: Parameters, capabilities: RelayCapabilities, max_octets: int = sys.maxsize) -> None:
+    """Raises :class:`Refused` for a MAIL with these parameters where the relay is known not to take it; all else is the
+    backend's to judge. ``max_octets`` is our own bound, if there is one.
+    """
+    size = int(parameters.get("SIZE") or 0)
+    if size > limit(capabilities, max_octets):
+        raise refusal(SMTP.TOO_BIG, f"it announces {size} octets")
+    if "SMTPUTF8" in parameters and not capabilities.smtputf8:
+        raise refusal(SMTP.NO_SMTPUTF8, "the backend did not offer SMTPUTF8 when it was last asked")
+
+
+def limit(capabilities: RelayCapabilities, max_octets: int = sys.maxsize) -> int:
+    """How many octets a message may have."""
+    return min(max_octets, capabilities.max_octets or max_octets)
 
 
 @dataclass(slots=True)
