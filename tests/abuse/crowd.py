@@ -128,7 +128,9 @@ class Crowd:
         return all(not peer.closed for peer in chosen)
 
 
-def strangers(ports: list[int], source: str, a_second: int, seconds: float, payload: bytes = b"", *, reset: bool = False) -> int:
+def strangers(
+    ports: list[int], source: str, a_second: int, seconds: float, payload: bytes = b"", *, reset: bool = False
+) -> int:
     """Connect so often a second, for so long, say something, and leave; the number of connections that were made."""
     made = 0
     began = time.monotonic()

@@ -112,7 +112,9 @@ class Row:
             if worst > allowed + 4 * self.machine:
                 self.faults.append(f"honest {leg} waited {worst:.1f} s")
             if failures:
-                self.faults.append(f"{len(failures)} of {len(held)} honest {leg} sessions failed: {failures[0]['said'][:80]}")
+                self.faults.append(
+                    f"{len(failures)} of {len(held)} honest {leg} sessions failed: {failures[0]['said'][:80]}"
+                )
 
     def process(self, watch: Watch, after: tuple[int, int]) -> None:
         self.memory = (watch.memory, watch.memory_peak, after[0])

@@ -18,6 +18,7 @@ from typing import Any, Self
 from abuse import backend, honest
 from abuse.measure import SERVED_SECONDS, Row, Watch
 from interop.proxy import clean_environment
+from realservers.postgres import Postgres
 from realservers.processes import wait_until
 
 HONEST = "127.0.0.2"
@@ -65,6 +66,7 @@ class Scene:
         self.user, self.password = USER, PASSWORD
         self.settings: dict[str, str] = {}
         self.undo = ExitStack()
+        self.postgres: Postgres
         self.folder = Path()
         self.process: subprocess.Popen[bytes] | None = None
         self.backend: subprocess.Popen[str] | None = None
@@ -144,7 +146,7 @@ class Scene:
 
     def start(self) -> subprocess.Popen[bytes]:
         """The command as a user has it installed; `ulimit` and all."""
-        command = f"{self.attack.ulimit or ':'}; exec \"$0\" serve"
+        command = f'{self.attack.ulimit or ":"}; exec "$0" serve'
         program = str(Path(sys.executable).with_name("legacy-email-proxy"))
         environment = clean_environment(**self.settings)
         if self.attack.stalled_log:

@@ -18,7 +18,7 @@ def noop(scene: Scene) -> None:
 
 
 def junk(scene: Scene) -> None:
-    """Wrong commands, again and again from new connections: each may be logged once, and all together not without end."""
+    """Wrong commands, again and again from new connections: a line in the log for each would fill the disk."""
     with Crowd() as crowd:
         for _ in range(scene.size(10, 4)):
             peers = crowd.connect(scene.ports["smtp"], ADDRESS, 40)
