@@ -14,12 +14,14 @@ if __name__ == "__main__":
 
 from abuse.attacks import ATTACKS
 from abuse.measure import Row, table
+from abuse.rivals import RivalScene
 from abuse.scene import Scene
 
 
-def attacked(name: str, *, small: bool) -> Row:
-    """One attack, with all that it needs started and stopped."""
-    with Scene(ATTACKS[name], small=small) as scene:
+def attacked(name: str, *, small: bool, rival: bool = False) -> Row:
+    """One attack, with all that it needs started and stopped; on the rival in our place, if that is wanted."""
+    kind = RivalScene if rival else Scene
+    with kind(ATTACKS[name], small=small) as scene:
         return scene.attacked()
 
 
@@ -29,6 +31,7 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="the numbers of CI")
     parser.add_argument("--json", action="store_true", help="one object per line instead of the table")
     parser.add_argument("--list", action="store_true", help="say what there is")
+    parser.add_argument("--rivals", action="store_true", help="attack Dovecot's POP3 and Postfix's SMTP instead")
     wanted = parser.parse_args()
     if wanted.list:
         for name, attack in ATTACKS.items():
@@ -38,10 +41,16 @@ def main() -> int:
         parser.error(f"no such attack: {', '.join(sorted(unknown))}")
     rows = []
     for name in wanted.names or ATTACKS:
+        if wanted.rivals and not ATTACKS[name].rival:
+            continue
         began = time.monotonic()
-        rows.append(attacked(name, small=wanted.small))
-        note = f"{name}: {rows[-1].verdict} after {time.monotonic() - began:.0f} s"
-        print(json.dumps(rows[-1].as_json()) if wanted.json else note, file=sys.stdout if wanted.json else sys.stderr)
+        rows.append(attacked(name, small=wanted.small, rival=wanted.rivals))
+        said = f"{name}: {rows[-1].verdict} after {time.monotonic() - began:.0f} s" + "".join(
+            f"; {fault}" for fault in rows[-1].faults
+        )
+        print(said, file=sys.stderr, flush=True)
+        if wanted.json:
+            print(json.dumps(rows[-1].as_json()), flush=True)
     if not wanted.json:
         print(table(rows))
     return int(any(row.faults for row in rows))

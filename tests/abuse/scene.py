@@ -28,7 +28,8 @@ SESSION_SECONDS = 30.0
 SMALL_SESSION_SECONDS = 12.0
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
-SETTLE_SECONDS = 5.0
+SETTLE_SECONDS = 10.0
+"""Longer than the name server of an attack is silent."""
 
 
 @dataclass

@@ -1,6 +1,6 @@
 /* A disk that hangs and a name server that is silent, for the process that loads this (LD_PRELOAD).
 
-   fsync and fdatasync wait while the file $ABUSE_HANG is there; looking up a name that begins with "dead" takes 30 s. */
+   fsync and fdatasync wait while the file $ABUSE_HANG is there; looking up a name that begins with "dead" takes 8 s. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <netdb.h>
@@ -26,7 +26,7 @@ int fdatasync(int fd) {
 
 int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **found) {
     if (node && strncmp(node, "dead", 4) == 0) {
-        sleep(30);
+        sleep(8);
         return EAI_AGAIN;
     }
     return ((int (*)(const char *, const char *, const struct addrinfo *, struct addrinfo **))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from abuse.crowd import Crowd
 from abuse.scene import Attack, Scene
 
@@ -41,15 +43,14 @@ def capa(scene: Scene) -> None:
 
 
 def unread(scene: Scene) -> None:
-    """50 clients ask for a large message again and again and read nothing of it."""
+    """Eight clients ask for a large message again and again and read nothing of it."""
     with Crowd() as crowd:
         logged_in(scene, crowd, 8, receive_buffer=4096)
         crowd.say(b"RETR 2\r\n" * 200)
-        crowd.pump(0.5, peers=())
         for _ in range(scene.size(60, 20)):
             for peer in crowd.open:
                 peer.write()
-            crowd.pump(0.1, peers=())
+            time.sleep(0.1)
 
 
 def endless(scene: Scene) -> None:
