@@ -45,7 +45,7 @@ class RivalScene(Scene):
         try:
             client.warm_up()
             began = time.monotonic()
-            self.attack.run(self)
+            self.run_attack(began)
             self.row.honest(client.stop(), began, self.attack.allowed)
         finally:
             client.stop()
