@@ -60,7 +60,9 @@ def endless(scene: Scene) -> None:
         crowd.say(b"RETR 2\r\n")
         crowd.pump(scene.size(10, 5), lambda: not crowd.open)
         got = sum(peer.octets for peer in crowd.peers)
-        scene.note(f"the client got {got} octets, its connection is {'open' if crowd.open else 'closed'}")
+        sent = scene.counted()["imap_octets"]
+        state = "open" if crowd.open else "closed"
+        scene.note(f"the server sent {sent} octets, the client got {got}, its connection is {state}")
         if got > 100 << 20 or crowd.open:
             scene.bad("nobody cuts it off")
         if any(peer.tail.endswith(b"\r\n.\r\n") for peer in crowd.peers):
