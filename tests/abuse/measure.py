@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
@@ -99,12 +100,14 @@ class Row:
     def verdict(self) -> str:
         return "BAD" if self.faults else "ok"
 
-    def honest(self, told: list[dict[str, Any]], began: float, allowed: float) -> None:
+    def honest(self, told: list[dict[str, Any]], began: float, allowed: float, legs: Collection[str]) -> None:
         """What the honest client met from the beginning of the attack on."""
         met = [each for each in told if each["began"] + each["seconds"] >= began]
         self.machine = max((each["seconds"] for each in met if each["leg"] == "machine"), default=0.0)
         for leg in ("smtp", "pop3"):
             held = [each for each in met if each["leg"] == leg]
+            if leg in legs and not held:
+                self.faults.append(f"no honest {leg} session was held, so nothing is shown")
             self.sessions += len(held)
             failures = [each for each in held if each["said"]]
             self.failed += len(failures)

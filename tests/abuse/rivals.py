@@ -46,7 +46,7 @@ class RivalScene(Scene):
             client.warm_up()
             began = time.monotonic()
             self.run_attack(began)
-            self.row.honest(client.stop(), began, self.attack.allowed)
+            self.row.honest(client.stop(), began, self.attack.allowed, client.legs)
         finally:
             client.stop()
         return self.row

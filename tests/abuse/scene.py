@@ -195,7 +195,7 @@ class Scene:
                 after = self._settled(watch)
         finally:
             client.stop()
-        self.row.honest(told, began, self.attack.allowed)
+        self.row.honest(told, began, self.attack.allowed, client.legs)
         self.row.process(watch, after)
         if self.process.poll() is not None:
             self.bad(f"the process ended with {self.process.returncode}")
@@ -241,13 +241,13 @@ class Honest:
 
     def __init__(self, scene: Scene) -> None:
         seconds = SMALL_SESSION_SECONDS if scene.small else SESSION_SECONDS
-        self._legs = [leg for leg in scene.attack.legs if leg in scene.ports]
+        self.legs = [leg for leg in scene.attack.legs if leg in scene.ports]
         options = {
             "source": HONEST,
             "seconds": seconds,
             "user": scene.user,
             "password": scene.password,
-            **{leg: scene.ports[leg] for leg in self._legs},
+            **{leg: scene.ports[leg] for leg in self.legs},
             **scene.attack.honest,
         }
         self._file = scene.folder / "honest"
@@ -267,7 +267,7 @@ class Honest:
 
         def served() -> bool:
             told = self.told
-            return all(sum(each["leg"] == leg and not each["said"] for each in told) >= 2 for leg in self._legs)
+            return all(sum(each["leg"] == leg and not each["said"] for each in told) >= 2 for leg in self.legs)
 
         try:
             wait_until(served, "the honest client is served before the attack", START_SECONDS)

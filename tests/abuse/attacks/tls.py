@@ -85,6 +85,8 @@ def renewed(scene: Scene) -> None:
                         process.stdin.flush()
             time.sleep(0.001)
     finally:
+        left = [command.decode().strip() for process, command in processes if process.poll() is None]
+        scene.note(f"still connected at the end: {', '.join(left) or 'none'} (R renegotiates, K updates keys)")
         for process, _ in processes:
             process.kill()
             process.wait()
