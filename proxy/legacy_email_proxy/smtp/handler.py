@@ -29,6 +29,7 @@ from ..contracts import (
     Relay,
     RelayCapabilities,
     Transaction,
+    add_recipients,
 )
 from ..contracts import Envelope as MailEnvelope
 from ..replies import SMTP, Reply, printable, refusal, smtp_reply
@@ -203,30 +204,20 @@ class RelayHandler:
         self, session: Session, opened: _Open, recipients: Sequence[Recipient], content_follows: bool
     ) -> list[Reply | None]:
         """The refusal of each recipient, ``None`` for accepted. Nothing is accepted by a transaction that failed."""
-        transaction, verdicts = opened.transaction, list[Reply | None]()
-        if opened.failed is None and recipients and hasattr(transaction, "add_recipients"):
+        verdicts = list[Reply | None]()
+        # A relay that is asked for one after the other may fail at the third: its verdicts on the first two still hold.
+        at_once = len(recipients) if hasattr(opened.transaction, "add_recipients") else 1
+        while opened.failed is None and (group := recipients[len(verdicts) : len(verdicts) + at_once]):
             try:
-                refusals = await transaction.add_recipients(recipients, content_follows=content_follows)
-                if len(refusals) != len(recipients):
-                    raise Failure("the relay plugin gave another number of verdicts than there were recipients")
+                refusals = await add_recipients(opened.transaction, group, content_follows=content_follows)
             except Exception as error:
-                await self._fail(session, self._refuse_recipient(opened, error, recipients[0].forward_path))
+                await self._fail(session, self._refuse_recipient(opened, error, group[0].forward_path))
             else:
-                return [
-                    refusal and self._refuse_recipient(opened, refusal, recipient.forward_path)
-                    for recipient, refusal in zip(recipients, refusals, strict=True)
+                verdicts += [
+                    None if refused is None else self._refuse_recipient(opened, refused, recipient.forward_path)
+                    for recipient, refused in zip(group, refusals, strict=True)
                 ]
-        for recipient in recipients:
-            reply = opened.failed
-            if reply is None:
-                try:
-                    await transaction.add_recipient(recipient.forward_path, recipient.parameters)
-                except Exception as error:
-                    reply = self._refuse_recipient(opened, error, recipient.forward_path)
-                    if not isinstance(error, Refused):
-                        await self._fail(session, reply)
-            verdicts.append(reply)
-        return verdicts
+        return verdicts + [opened.failed] * (len(recipients) - len(verdicts))
 
     def _refuse_recipient(self, opened: _Open, error: Exception, forward_path: str) -> Reply:
         facts = {"sender": opened.mail.reverse_path, "recipient": forward_path}
