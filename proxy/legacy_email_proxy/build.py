@@ -22,6 +22,7 @@ from .accounts.rules import Leg, Rule, effective
 from .accounts.settings import inherited, overlay
 from .accounts.users import Users
 from .contracts import Credentials, Filter, Maildrop, Queue, Relay, Setting, SettingsMistake
+from .guessing import LimitedMaildrop, LoginLimit
 from .plugins import PluginContext
 from .relays.allow_list import GuardFilter
 from .relays.filtered import FilteredRelay
@@ -229,6 +230,7 @@ class Composition:
     rules: tuple[Rule, ...] = ()
     users: Users | None = None
     recent: RecentLogins = field(default_factory=RecentLogins)
+    logins: LoginLimit = field(default_factory=LoginLimit)
     turns: dict[str, Turns] = field(default_factory=dict)
     """Account → when its last messages went out, where their rate is limited."""
 
@@ -241,7 +243,7 @@ class Composition:
 def compose(environ: Mapping[str, str] | None = None, former: Composition | None = None) -> Composition:
     """Read the settings, load the named plugins and construct them; nothing is connected.
 
-    What ``former``, which this one will replace, knows of POP3 logins and of messages of the last minute lives on.
+    What ``former``, which this one will replace, knows of logins and of messages of the last minute lives on.
     Raises :class:`SettingsMistake` with all mistakes of all of them.
     """
     environ = os.environ if environ is None else environ
@@ -280,11 +282,21 @@ def compose(environ: Mapping[str, str] | None = None, former: Composition | None
         mistakes += [f"{name}: no such setting, did you mean {meant}?" for name, meant in unknown]
         # Both legs say what is wrong with credentials that they share.
         raise SettingsMistake(*sorted(dict.fromkeys(mistakes), key=partial(_line_in, settings["ACCOUNTS_FILE"])))
+    logins = former.logins if former else LoginLimit()
     if choice.file is None:
         account = Account("", settings, process.maildrop, process.relay, process.credentials, process.queue)
-        return Composition(settings, account.maildrop, account.relay, tls, process.filters, (account,), turns=turns)
-    composition = Composition(settings, None, None, tls, process.filters, tuple(accounts), rules, turns=turns)
-    return _routed(composition, choice.file, former.recent if former else RecentLogins())
+        composition = Composition(
+            settings, account.maildrop, account.relay, tls, process.filters, (account,), turns=turns, logins=logins
+        )
+    else:
+        composition = _routed(
+            Composition(settings, None, None, tls, process.filters, tuple(accounts), rules, turns=turns, logins=logins),
+            choice.file,
+            former.recent if former else RecentLogins(),
+        )
+    if settings["POP3_LOGIN"] == "backend" and composition.maildrop is not None:
+        return replace(composition, maildrop=LimitedMaildrop(composition.maildrop, logins))
+    return composition
 
 
 def _line_in(file: Path | None, mistake: str) -> int:
@@ -366,7 +378,7 @@ def _closed_legs(settings: Settings, accounts: Iterable[Chosen]) -> list[str]:
 
 def _routed(composition: Composition, file: AccountsFile, recent: RecentLogins) -> Composition:
     """The same with routers before the accounts' plugins."""
-    users = Users(file.users)
+    users = Users(file.users, composition.logins)
     maildrops = {account.name: account.maildrop for account in composition.accounts if account.maildrop is not None}
     relays = {account.name: account.relay for account in composition.accounts if account.relay is not None}
     judge = users if composition.settings["POP3_LOGIN"] == "accounts" else None

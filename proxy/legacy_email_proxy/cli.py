@@ -56,6 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     import signal
 
+    if not (given := sys.argv[1:] if arguments is None else arguments) or given[0] == "serve":
+        # Until the service hears it: without this a reload that comes while it starts would end the process. What it
+        # would have read is read now anyway.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # Where the shell has us ignore SIGINT, as behind nohup, it stays ignored.
     heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if heard:
@@ -63,7 +67,13 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         from .contracts import SettingsMistake
 
-        options = parser().parse_args(arguments)
+        made = parser()
+        if "_ARGCOMPLETE" in os.environ:
+            # A shell asks what could stand at the cursor; this answers and ends the process.
+            import argcomplete
+
+            argcomplete.autocomplete(made)
+        options = made.parse_args(arguments)
     finally:
         if heard:
             signal.signal(signal.SIGINT, signal.default_int_handler)

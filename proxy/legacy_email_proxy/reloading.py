@@ -74,16 +74,17 @@ class Current:
         lent.sessions -= 1
         self._retire_unused(lent)
 
-    async def prove(self, login: Login) -> None:
-        """Judge a local user's password by the accounts file of the moment. Raises :class:`LoginRefused`."""
+    async def prove(self, login: Login, address: str) -> None:
+        """Judge a local user's password by the accounts file of the moment; see :meth:`Users.prove`."""
         users = self.composition.users
         if users is None:
             raise TypeError("there is no accounts file")
-        await users.prove(login)
+        await users.prove(login, address)
 
     def replace(self, composition: Composition) -> None:
         """Lend this one from now on."""
         former, self._lent = self._lent, _Lent(composition)
+        composition.logins.forget_refused()
         self._retire_unused(former)
 
     def _retire_unused(self, lent: _Lent) -> None:

@@ -16,6 +16,7 @@ from .contracts import (
     Disconnected,
     Failure,
     LoginRefused,
+    LoginsLimited,
     MaildropBusy,
     MessageGone,
     MessageUnavailable,
@@ -162,6 +163,10 @@ _POLICY: dict[type[Failure], Policy] = {
     ),
     LoginRefused: Policy(
         _UNEXPECTED.smtp, "AUTH", "user name or password is wrong", logging.INFO,
+    ),
+    LoginsLimited: Policy(
+        Reply(451, "4.7.0", "Too many failed logins, try again later"),
+        "SYS/TEMP", "too many failed logins, try again later", logging.DEBUG,
     ),
     MaildropBusy: Policy(
         Reply(451, "4.3.2", "The mailbox is in use, try again later"),

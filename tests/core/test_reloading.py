@@ -234,8 +234,8 @@ async def test_logins_are_judged_by_the_users_of_the_moment() -> None:
     ann = Login("ann", Secret("old"))
     first, second = (replace(composed(), users=Users({"ann": PasswordHash.of(text)})) for text in ("old", "new"))
     current = Current(first, lambda _: None)
-    await current.prove(ann)
+    await current.prove(ann, "127.0.0.1")
     current.replace(second)
     with pytest.raises(LoginRefused):
-        await current.prove(ann)
-    await current.prove(Login("ann", Secret("new")))
+        await current.prove(ann, "127.0.0.1")
+    await current.prove(Login("ann", Secret("new")), "127.0.0.1")

@@ -85,6 +85,7 @@ def test_any_verdict_is_one_short_line(code: int, enhanced: str, text: str) -> N
 
 RESPONSE_CODES = {
     "LoginRefused": "-ERR [AUTH] ",
+    "LoginsLimited": "-ERR [SYS/TEMP] ",
     "MaildropBusy": "-ERR [IN-USE] ",
     "Unusable": "-ERR [SYS/PERM] ",
     "MessageGone": "-ERR the message",

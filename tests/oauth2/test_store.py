@@ -162,7 +162,7 @@ async def test_names_of_accounts_never_leave_the_folder(tmp_path: Path) -> None:
 
 
 def failing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, name, fail) if name != "replace" else monkeypatch.setattr(Path, "replace", fail)

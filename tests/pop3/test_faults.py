@@ -57,6 +57,8 @@ ROWS = {
     "C29 USER twice": ["transcripts/pop3/user_twice.txt"],
     "C30 password guessing": [
         "pop3/test_faults.py::test_guessing_on_many_connections",
+        "core/test_guessing.py::test_a_crowd_of_wrong_passwords_is_a_few_at_the_judge",
+        "interop/test_guessing.py::test_wrong_passwords_stay_here",
         "pop3/test_server.py::test_only_a_refused_login_is_delayed",
         "pop3/test_server.py::test_three_failed_logins_close",
         "pop3/test_sasl.py::test_three_failed_logins_close_however_they_were_tried",

@@ -29,7 +29,7 @@ class Judge:
     def __init__(self) -> None:
         self.logins: list[Login] = []
 
-    async def __call__(self, login: Login) -> None:
+    async def __call__(self, login: Login, address: str) -> None:
         self.logins.append(login)
         match login.password.reveal():
             case "wrong-xyz":

@@ -79,7 +79,7 @@ class Transcript:
     async def start(self, start_leg: StartLeg) -> Leg:
         judged = iter(self.logins)
 
-        async def verify(login: Login) -> None:
+        async def verify(login: Login, address: str) -> None:
             expected, failure = next(judged)
             assert login == expected
             if failure:

@@ -39,7 +39,7 @@ class RoutedMaildrop:
         if self._users is not None:
             if login is None:
                 raise LoginRefused("the client gave no user and password", look_at="POP3_LOGIN")
-            await self._users.prove(login)
+            await self._users.prove(login, client.address)
             user, login = login.user, None
         found = candidates(self._rules, Facts(Leg.POP3, client.address, client.port, user))
         if not found:

@@ -19,6 +19,7 @@ import anyio
 import anyio.to_thread
 
 from ..contracts import Login, LoginRefused
+from ..guessing import KnownPasswords, LoginLimit
 
 __all__ = ("PasswordHash", "Users")
 
@@ -75,28 +76,29 @@ _NOBODYS = PasswordHash(bytes(16), bytes(32))
 
 
 class Users:
-    """Name → hash."""
+    """Name → hash. ``logins`` limits how many passwords may be tried."""
 
-    def __init__(self, hashes: Mapping[str, PasswordHash]) -> None:
+    def __init__(self, hashes: Mapping[str, PasswordHash], logins: LoginLimit | None = None) -> None:
         self._hashes = hashes
+        self._logins = logins or LoginLimit()
         self._limiter = anyio.CapacityLimiter(_AT_ONCE)
-        self._secret = secrets.token_bytes(32)
-        self._proven: dict[str, bytes] = {}
-        """User → what this process alone can make of the password that was proven last."""
+        self._proven = KnownPasswords()
 
     async def verify(self, login: Login) -> bool:
         """Whether there is this user with this password. An unknown user takes as long as a wrong password."""
-        quick = hmac.digest(self._secret, _octets(login.password.reveal()), "sha256")
-        if hmac.compare_digest(quick, self._proven.get(login.user, b"")):
+        if login in self._proven:
             return True
         kept = self._hashes.get(login.user, _NOBODYS)
         fits = await anyio.to_thread.run_sync(kept.fits, login.password.reveal(), limiter=self._limiter)
         if fits:
-            self._proven[login.user] = quick
+            self._proven.add(login)
         return fits
 
-    async def prove(self, login: Login) -> None:
-        """Raises :class:`LoginRefused` unless :meth:`verify` says yes."""
-        if not await self.verify(login):
-            known = "wrong password" if login.user in self._hashes else "no such user"
-            raise LoginRefused(f"{known} in the accounts file", look_at="ACCOUNTS_FILE")
+    async def prove(self, login: Login, address: str) -> None:
+        """Raises :class:`LoginRefused` unless :meth:`verify` says yes, and :class:`LoginsLimited` where a client of
+        this address may not try now.
+        """
+        async with self._logins.attempt("accounts", address, login):
+            if not await self.verify(login):
+                known = "wrong password" if login.user in self._hashes else "no such user"
+                raise LoginRefused(f"{known} in the accounts file", look_at="ACCOUNTS_FILE")

@@ -23,6 +23,7 @@ __all__ = (
     "Finding",
     "Level",
     "LoginRefused",
+    "LoginsLimited",
     "MaildropBusy",
     "MessageGone",
     "MessageUnavailable",
@@ -110,6 +111,10 @@ class StorageFull(Failure):
 
 class LoginRefused(Failure):
     """The *client's own* USER and PASS were refused."""
+
+
+class LoginsLimited(Failure):
+    """Too many logins failed lately, so the client's own was not tried. It may be right."""
 
 
 class MaildropBusy(Failure):

@@ -25,11 +25,14 @@ oldest compare it with ``AUTH=LOGIN``. CRAM-MD5 is not among them: some Ricoh de
 class Verifier(Protocol):
     """Judges logins."""
 
-    async def __call__(self, login: Login) -> None:
-        """Return where the login may pass. Raises :class:`LoginRefused`; any other failure is told as temporary."""
+    async def __call__(self, login: Login, address: str) -> None:
+        """Return where the login of a client at ``address`` may pass.
+
+        Raises :class:`LoginRefused`; any other failure is told as temporary.
+        """
 
 
-async def anybody(login: Login) -> None:
+async def anybody(login: Login, address: str) -> None:
     """Let every login pass, for devices that insist on one: as trusted here as those that don't log in."""
 
 

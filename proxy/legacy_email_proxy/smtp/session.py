@@ -213,7 +213,7 @@ class SMTPSession:
             return self._error(SMTP.BAD_SEQUENCE)
         try:
             login = await authenticate(argument, self._ask, judged=verifier is not anybody)
-            await verifier(login)
+            await verifier(login, self._connection.peer)
         except Rejected as rejected:
             return self._error(rejected.reply)
         except LoginRefused as refused:
