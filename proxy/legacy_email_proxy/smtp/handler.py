@@ -43,8 +43,8 @@ _log = logging.getLogger("legacy_email_proxy.smtp")
 
 
 def check(parameters: Parameters, capabilities: RelayCapabilities, max_octets: int = sys.maxsize) -> None:
-    """Raises :class:`Refused` for a MAIL with these parameters where the relay is known not to take it; all else is the
-    backend's to judge. ``max_octets`` is our own bound, if there is one.
+    """Raises :class:`Refused` for a MAIL with these parameters where the relay is known not to take it; the backend
+    decides on all else. ``max_octets`` is our own limit, if there is one.
     """
     size = int(parameters.get("SIZE") or 0)
     if size > limit(capabilities, max_octets):
@@ -157,7 +157,7 @@ class RelayHandler:
         try:
             replies = await self._verdicts(session, opened, addresses, content_follows)
         except Exception as error:
-            # One reply for all of them, and the device would take the reply to its next command for a recipient's.
+            # Not one reply for all: the device would take the replies to its next commands for those of recipients.
             reply = self._refuse("smtp recipient refused", error, opened.client, sender=opened.mail.reverse_path)
             await self._fail(session, reply)
             return [str(reply)] * len(addresses)
@@ -224,7 +224,7 @@ class RelayHandler:
         return self._refuse("smtp recipient refused", error, opened.client, **facts)
 
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> str:
-        """Pass the content on; 250 only when the relay has handed over the responsibility for it."""
+        """Pass the content on; 250 only when the relay says that the message is in safe hands: with a receipt."""
         opened = self._open.get(session)
         if opened is None:
             return str(SMTP.BAD_SEQUENCE)
@@ -262,7 +262,7 @@ class RelayHandler:
             receipt = await transaction.send(content)
         except Exception:
             if content.error is not None:
-                # Whatever the relay made of it: the device, its message or a filter was the cause.
+                # The content failed first (the device, its message or a filter), whatever the relay then raised.
                 raise content.error from None
             raise
         if content.error is not None:
@@ -294,7 +294,7 @@ class RelayHandler:
         """Our own session calls this when it ends, however it ends; aiosmtpd knows no such hook."""
         opened = self._open.pop(session, None)
         if opened is not None:
-            # Left in the middle: a relay must not spend time on being polite to its backend.
+            # Left in the middle: with this the relay drops its connection to the backend and does not wait for replies.
             await self._exit(opened, asyncio.CancelledError())
 
     async def handle_exception(self, error: Exception) -> str:
@@ -307,7 +307,7 @@ class RelayHandler:
         await asyncio.gather(*self._farewells, return_exceptions=True)
 
     def _watch(self, session: Session) -> None:
-        """A stock aiosmtpd session has no hook for its end; but its task ends, and so must the transaction."""
+        """A stock aiosmtpd has no hook for the end of a session: there the transaction is left when its task ends."""
         task = asyncio.current_task()
         if session in self._watched or task is None:
             return
@@ -328,9 +328,9 @@ class RelayHandler:
             await self._exit(opened)
 
     async def _fail(self, session: Session, reply: Reply) -> None:
-        """Leave the relay's transaction but remember its end: what was said of earlier recipients is void now.
+        """Leave the relay's transaction, and remember ``reply`` for what follows: nobody is accepted any more.
 
-        Without that, DATA would begin without it, and a 250 would lose their mail.
+        Otherwise DATA could get a 250 for recipients to whom nobody delivers.
         """
         opened = self._open[session]
         opened.failed = reply
@@ -343,7 +343,7 @@ class RelayHandler:
         try:
             await opened.context.__aexit__(type(thrown) if thrown else None, thrown, None)
         except Exception as error:
-            # The verdict has been given already; a plugin that stumbles on its way out must not change it.
+            # The device has its reply already; an error of the plugin while it is left must not change it.
             log.failure(_log, "smtp transaction not left cleanly", error, session=opened.client.session)
 
     def _refuse(self, words: str, error: BaseException, client: Client, **facts: object) -> Reply:
