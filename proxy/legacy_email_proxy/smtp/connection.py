@@ -1,4 +1,4 @@
-"""One SMTP connection from greeting to close: admission, replies, errors, deadlines, TLS, and how it ends.
+"""One SMTP connection from greeting to close: replies, errors, deadlines, TLS, and how it ends.
 
 Replies that need not go out at once wait for the ones that follow, so that a pipelining client gets them in one piece.
 Errors are limited, an exception becomes 451 and its text stays here. A session that is drained ends with 421 as soon as
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import log
-from ..access import Admission, Network, Refusal
+from ..access import Admission, Network
 from ..replies import SMTP, Reply, printable, smtp_reply
 from ..tls import HandshakeFailed, HungUp
 from .aiosmtpd_adapter import Envelope, LabelledSession, SMTPProtocol
@@ -139,9 +139,8 @@ class Connection:
 
     async def _serve(self) -> None:
         peer = self.peer
-        refusal = self.options.admission.admit(peer)
         try:
-            verdict = await self._live(peer, refusal)
+            verdict = await self._live(peer)
             await self._part()
             self._log_end(peer, verdict)
         except BaseException:
@@ -150,8 +149,6 @@ class Connection:
             raise
         finally:
             self.incoming.stop_timer()
-            if refusal is None:
-                self.options.admission.release(peer)
 
     def _log_end(self, peer: str, verdict: str) -> None:
         # Somebody who only looks whether we are there, as a health check does all day, is no news.
@@ -165,13 +162,9 @@ class Connection:
             **{name: value for name, value in known.items() if value}, verdict=verdict,
         )  # fmt: skip
 
-    async def _live(self, peer: str, refusal: Refusal | None) -> str:
+    async def _live(self, peer: str) -> str:
         """The session from greeting to its last reply; returns the verdict for the log."""
         try:
-            if refusal is not None:
-                self._transport.resume_reading()
-                self.reply(SMTP.NOT_ALLOWED if refusal is Refusal.NOT_ALLOWED else SMTP.TOO_MANY_CONNECTIONS)
-                return f"refused: {refusal.value}"
             if self._secured:
                 await self.start_tls()
             return await self._converse()
