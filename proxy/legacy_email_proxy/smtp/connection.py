@@ -1,4 +1,4 @@
-"""One SMTP connection from greeting to close: admission, replies, errors, deadlines, TLS, and how it ends.
+"""One SMTP connection from greeting to close: replies, errors, deadlines, TLS, and how it ends.
 
 Replies that need not go out at once wait for the ones that follow, so that a pipelining client gets them in one piece.
 A client is disconnected after too many errors. An unexpected exception becomes a 451, and its text is only logged. A
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import log
-from ..access import Admission, Network, Refusal
+from ..access import Admission, Network
 from ..replies import SMTP, Reply, printable, smtp_reply
 from ..tls import HandshakeFailed, HungUp
 from .aiosmtpd_adapter import Envelope, LabelledSession, SMTPProtocol
@@ -140,9 +140,8 @@ class Connection:
 
     async def _serve(self) -> None:
         peer = self.peer
-        refusal = self.options.admission.admit(peer)
         try:
-            verdict = await self._live(peer, refusal)
+            verdict = await self._live(peer)
             await self._part()
             self._log_end(peer, verdict)
         except BaseException:
@@ -151,8 +150,6 @@ class Connection:
             raise
         finally:
             self.incoming.stop_timer()
-            if refusal is None:
-                self.options.admission.release(peer)
 
     def _log_end(self, peer: str, verdict: str) -> None:
         # A client that only connects and leaves, as a health check does all day, is not worth a line.
@@ -166,13 +163,9 @@ class Connection:
             **{name: value for name, value in known.items() if value}, verdict=verdict,
         )  # fmt: skip
 
-    async def _live(self, peer: str, refusal: Refusal | None) -> str:
+    async def _live(self, peer: str) -> str:
         """The session from greeting to its last reply; returns the verdict for the log."""
         try:
-            if refusal is not None:
-                self._transport.resume_reading()
-                self.reply(SMTP.NOT_ALLOWED if refusal is Refusal.NOT_ALLOWED else SMTP.TOO_MANY_CONNECTIONS)
-                return f"refused: {refusal.value}"
             if self._secured:
                 await self.start_tls()
             return await self._converse()
