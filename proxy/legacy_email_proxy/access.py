@@ -75,7 +75,8 @@ class Admission:
     ) -> Admission:
         """An admission by ``ALLOWED_NETWORKS``, ``MAX_CONNECTIONS`` and ``MAX_CONNECTIONS_PER_ADDRESS``.
 
-        ``most`` is what the process has descriptors for. If that is less, one address gets a quarter of it at most.
+        ``most`` is for how many the process has descriptors. If that is less than ``MAX_CONNECTIONS``, it is the limit,
+        and one address gets a quarter of it at most.
         """
         total, each = settings["MAX_CONNECTIONS"], settings["MAX_CONNECTIONS_PER_ADDRESS"]
         if most < total:

@@ -1,7 +1,7 @@
 """How many descriptors the process may have open, and how many connections of clients that allows.
 
-Each connection takes one. When there are none left, no backend can be reached, no file of the spool be opened and no
-name be asked of a resolver: clients that only connect would stop everything. So they get a part, and no more.
+Each connection takes one. With none left no backend can be reached, no file of the spool opened and no name resolved,
+so clients that only connect could stop everything. They get a part of the descriptors, and no more.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Guessing passwords: how many logins may be tried that nobody has proven yet, for both legs together.
+"""Limits how many passwords clients may guess, for both legs together.
 
-Without a limit each wrong password that a client sends is a wrong password that the proxy sends, and a provider blocks
-the address that sends many of them: then nobody's mail moves any more. Local users' passwords cost a processor 50 ms
-each.
+Without a limit the proxy would pass each wrong password on to the provider, which blocks an address that sends many of
+them: then all mail stops. To check a local user's password costs a processor 50 ms.
 
 :class:`FailedLogins` counts, :class:`LoginLimit` lets logins wait and refuses them, :class:`LimitedMaildrop` stands
 before a maildrop whose backend judges the logins.
@@ -45,17 +44,19 @@ FREE = 5
 """Logins of one address that may fail in a row before it has to pause; as many may be tried at once."""
 FORGET_SECONDS = 60.0
 """One failure of an address is forgotten in this time, so a device that polls with a wrong password every few minutes
-never has to pause, nor has who shares its address."""
+never has to pause, nor do others with its address."""
 FREE_IN_ALL = 15
+"""The same for the failures of all addresses together."""
 FORGET_IN_ALL_SECONDS = 6.0
 _FREE_OF_SUSPECTS = 10
-"""Of those in all, addresses with failures of their own get only these; the others are for who comes fresh."""
+"""Of ``FREE_IN_ALL``, addresses with failures of their own may use only so many; the others are kept for addresses
+without a failure."""
 _FREE_OF_USER = 3
 """Logins of one user that are tried at once, from whatever addresses."""
 _FIRST_PAUSE_SECONDS = 2.0
 _LAST_PAUSE_SECONDS = 60.0
 _MOST_OVER = 6
-"""Failures beyond the free ones that are counted; with more, an address would have to be quiet for hours."""
+"""How many failures beyond the free ones are counted; with more, an address would have to be quiet for hours."""
 MAX_SOURCES = 10_000
 PATIENCE_SECONDS = 10.0
 """A login is kept waiting for this long at most, then it reads that it should try again later."""
@@ -63,13 +64,13 @@ _SAME_AGAIN_SECONDS = 60.0
 """A password that was refused is refused again without asking for this long."""
 _MOST_PASSWORDS = 10_000
 _QUIET_SECONDS = 300.0
-"""An attack is over when nothing of it was seen for this long."""
+"""An attack is over when no login of it was seen for this long."""
 
 _log = logging.getLogger("legacy_email_proxy.guessing")
 
 
 def source_of(address: str) -> str:
-    """Whom the failures of this address are counted for: it, or the /64 of an IPv6 address.
+    """The source under which the failures of this address are counted: the address, or the /64 of an IPv6 address.
 
     Whoever has one address of a /64 usually has all 2⁶⁴ of them.
     """
@@ -80,7 +81,7 @@ def source_of(address: str) -> str:
 
 
 class _Failures:
-    """Of one source, or of all: how many logins failed lately, how many are being tried."""
+    """For one source, or for all together: how many logins failed lately, and how many are being tried."""
 
     __slots__ = ("_forget_seconds", "_last", "_level", "proven", "trying")
 
@@ -114,9 +115,9 @@ class _Failures:
 class FailedLogins:
     """Who may try a login now: by the failures of the source, by those of all sources, and by what is being tried.
 
-    An address from which a password was proven is judged by its own failures alone: strangers who fail from thousands
-    of addresses don't shut it out. Memory: only a login that was let through can leave something behind, and those are
-    limited in all.
+    An address from which a password was proven is judged by its own failures alone, so failures of thousands of other
+    addresses do not shut it out. Memory is limited: only a login that was let through is remembered, and the number of
+    those is limited for all addresses together.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -150,7 +151,7 @@ class FailedLogins:
         return wait
 
     def end(self, source: str, user: str, *, failed: bool = False, proven: bool = False) -> bool:
-        """What became of a login that :meth:`begin` let through. Returns whether the source has to pause for it now."""
+        """A login that :meth:`begin` let through has ended. Returns whether the source has to pause for it now."""
         now = self._clock()
         failures = self._sources[source]
         failures.trying -= 1
@@ -170,7 +171,7 @@ class FailedLogins:
         return failed and 0 < failures.wait(now, FREE) < math.inf
 
     def pausing(self) -> bool:
-        """Whether new addresses have to pause because of failures of all."""
+        """Whether new addresses have to pause because of the failures of all together."""
         return 0 < self._all.wait(self._clock(), FREE_IN_ALL) < math.inf
 
 
@@ -210,7 +211,7 @@ class KnownPasswords:
 
 
 class _Attack:
-    """What the log's summary says of it."""
+    """What the log will say of an attack when it is over."""
 
     def __init__(self, now: float) -> None:
         self.began = self.seen = now
@@ -218,8 +219,8 @@ class _Attack:
 
 
 class LoginLimit:
-    """Around each login that somebody judges, the backend or the accounts file; one for both legs, in one event loop.
-    It outlives a reload.
+    """Limits the logins that the backend or the accounts file judges. There is one for both legs, in one event loop;
+    it is kept at a reload.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -232,7 +233,7 @@ class LoginLimit:
 
     @asynccontextmanager
     async def attempt(self, judge: str, address: str, login: Login) -> AsyncIterator[None]:
-        """Around the question to ``judge`` (``backend`` or ``accounts``) whether the login is right.
+        """To be entered around asking ``judge`` (``backend`` or ``accounts``) whether the login is right.
 
         A password that was proven before passes at once. Raises :class:`LoginsLimited` where the login may not be
         tried now, and :class:`LoginRefused` where the same one was refused a moment ago.
@@ -250,8 +251,8 @@ class LoginLimit:
             refused.add(login)
             raise
         except Exception:
-            # The backend could not be asked, so nobody knows. But who left before the verdict, which is no Exception,
-            # has made as much work as a wrong password.
+            # The backend could not be asked, so nobody knows. A client that left before the verdict (a cancellation is
+            # no Exception) still counts as failed: it made as much work as a wrong password.
             failed = False
             raise
         else:
@@ -264,7 +265,7 @@ class LoginLimit:
     async def _admitted(
         self, source: str, user: str, login: Login, proven: KnownPasswords, refused: KnownPasswords
     ) -> bool:
-        """Whether the login was counted as one that nobody has proven; when it may be tried."""
+        """Wait until the login may be tried. Returns whether it is one that was never proven, and so was counted."""
         deadline = self._clock() + PATIENCE_SECONDS
         while login not in proven:
             if login in refused:
@@ -293,10 +294,10 @@ class LoginLimit:
         """Ask again about every password: what judges them has just been changed."""
         self._refused.clear()
 
-    # Log: one line when somebody begins to guess and one when that is over, for a line per try would fill the disk.
+    # Log: one line when an attack begins and one when it is over, because a line for each try would fill the disk.
 
     def _put_off(self, source: str) -> None:
-        # Not whoever is put off guesses: behind an attack, or a backend that hangs, others wait as well.
+        # This client may not be guessing: during an attack, or while the backend hangs, others have to wait as well.
         attack = self._attacks.get(source) or self._attacks.get("")
         if attack is not None:
             attack.seen = self._clock()
@@ -322,7 +323,7 @@ class LoginLimit:
 
 
 class LimitedMaildrop:
-    """A maildrop whose backend judges the clients' logins, which are limited before it is asked."""
+    """A maildrop whose backend judges the clients' logins; they are limited before the backend is asked."""
 
     def __init__(self, maildrop: Maildrop, logins: LoginLimit) -> None:
         self._maildrop = maildrop

@@ -1,7 +1,7 @@
 """Opens the listening sockets of both legs, says in one line why one can not be opened, and accepts on them.
 
-The accept loop is our own. asyncio's logs a traceback for each try while the process is out of descriptors, and anyio's
-ends then, with every session. A client that is refused gets one reply and no task: it must not cost anything.
+The accept loop is our own. While the process is out of descriptors, asyncio's logs a traceback for each try, and
+anyio's ends, with every session. A client that is refused gets one reply and no task, so it costs next to nothing.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ _LOG_PAUSE_SECONDS = 10.0
 """A failing accept() is logged at most this often."""
 
 _ACCEPTED_AT_ONCE = 16
-"""Then it is the turn of those who are connected already."""
+"""After so many new connections in a row, those that are open already get their turn."""
 
-_PARTING_SECONDS = 1.0
-_PARTING_AT_ONCE = 8
-"""Of clients that are refused, on one listener."""
+_REFUSED_SECONDS = 1.0
+"""How long the connection of a refused client stays open behind the reply."""
+_REFUSED_AT_ONCE = 8
+"""How many of them stay open, on one listener."""
 
 PLUGIN_OF = {
     "POP3": "MAILDROP_PLUGIN",
@@ -83,7 +84,7 @@ async def accept(
     listener: socket.socket, take: Callable[[socket.socket, str], bytes | None], logger: logging.Logger, leg: str
 ) -> NoReturn:
     """Accept until cancelled. ``take`` gets each connection and the address at its other end, and must not wait. It
-    returns the reply for a client that is refused, who is sent away here.
+    returns the reply for a client that is refused; it is sent, and the connection closed, here.
     """
     refused = _Refused()
     try:
@@ -121,7 +122,7 @@ async def _accept(
             try:
                 reply = take(accepted, str(peer[0]))
             except Exception:
-                # It stays with this connection: out of here it would end the listener.
+                # An exception that left this loop would end the listener.
                 accepted.close()
                 logger.exception("%s connection lost", leg)
                 continue
@@ -130,24 +131,24 @@ async def _accept(
 
 
 class _Refused:
-    """Clients that were refused. What closes with octets unread resets the connection, and the client may lose the
-    reply; so it stays open for a moment, but only for the last few.
+    """The connections of refused clients. Closing one with unread octets would reset it, and the client could lose the
+    reply; so the last few stay open for a moment.
     """
 
     def __init__(self) -> None:
         self._sockets: deque[socket.socket] = deque()
 
     def add(self, accepted: socket.socket, reply: bytes) -> None:
-        """Say why, as far as there is room at once; a fresh socket has it."""
+        """Send the reply without waiting; a fresh socket has room for it."""
         with suppress(OSError):
             accepted.send(reply)
             accepted.shutdown(socket.SHUT_WR)
         self._sockets.append(accepted)
-        if len(self._sockets) > _PARTING_AT_ONCE:
+        if len(self._sockets) > _REFUSED_AT_ONCE:
             self._sockets.popleft().close()
-        asyncio.get_running_loop().call_later(_PARTING_SECONDS, self._part, accepted)
+        asyncio.get_running_loop().call_later(_REFUSED_SECONDS, self._close, accepted)
 
-    def _part(self, accepted: socket.socket) -> None:
+    def _close(self, accepted: socket.socket) -> None:
         accepted.close()
         with suppress(ValueError):
             self._sockets.remove(accepted)

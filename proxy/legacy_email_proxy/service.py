@@ -187,7 +187,7 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
 
 
 def _most_clients(composition: Composition) -> int:
-    """How many clients each leg may have at once, as far as descriptors go; said if it is less than the settings."""
+    """How many clients each leg may have at once with the process's descriptors; warns if the settings want more."""
     wanted = composition.settings["MAX_CONNECTIONS"]
     legs = [leg for leg in (composition.maildrop, composition.relay) if leg is not None]
     limit = descriptors.raised()

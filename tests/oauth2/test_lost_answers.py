@@ -192,7 +192,7 @@ async def test_check_is_interrupted(
             with anyio.fail_after(SECONDS):
                 await fake.arrived.wait()
                 process.send_signal(number)
-                assert (await process.stderr.readline()).startswith(b"stopping; once more ends it at once")
+                assert (await process.stderr.readline()).startswith(b"stopping; a second signal ends it at once")
                 if times == 2:
                     process.send_signal(number)
                     assert await process.wait() == status

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from interop.proxy import Proxy, run, running
-from legacy_email_proxy.commands.spool import _meant
+from legacy_email_proxy.commands.spool import _selected
 from legacy_email_proxy.contracts import Failure, SettingsMistake, Unreachable
 from legacy_email_proxy_plugins.spool.admin import _reachable
 from realservers.processes import wait_until
@@ -140,7 +140,7 @@ QUEUES: Any = {"a": Named("one"), "b": Named("one"), "c": Named("two")}
 )
 def test_which_spool_is_meant(action: str, account: str | None, meant: list[str]) -> None:
     options = Namespace(action=action, account=account)
-    assert [queue.queue_name for queue in _meant(QUEUES, options)] == meant
+    assert [queue.queue_name for queue in _selected(QUEUES, options)] == meant
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_which_spool_is_meant(action: str, account: str | None, meant: list[str]
 )
 def test_no_spool_is_meant(queues: Any, action: str, account: str | None, said: str) -> None:
     with pytest.raises(SettingsMistake) as caught:
-        _meant(queues, Namespace(action=action, account=account))
+        _selected(queues, Namespace(action=action, account=account))
     assert caught.value.lines == (said,)
 
 

@@ -1,5 +1,5 @@
-"""Several accounts behind one proxy: the file that names them, the rules that choose one, and the routers that obey.
+"""Several accounts behind one proxy: the file that names them, the rules that choose one, and a router for each leg.
 
-A router is a plugin to the legs and a core to the plugins: no leg knows whether there is one account or fifty. Without
-``ACCOUNTS_FILE`` nothing of this stands between a session and its plugin.
+A router looks like a plugin to its leg and passes each session on to the plugin of an account, so no leg knows how many
+accounts there are. Without ``ACCOUNTS_FILE`` none of this is in use.
 """

@@ -1,8 +1,8 @@
 """The accounts file: TOML with ``[accounts.NAME]``, ``[users]`` and ``[[rules]]``, read whole, with all its mistakes.
 
-What an account says about settings is kept as it was written; :mod:`.settings` makes settings of it, for only then it
-is known which plugin, with which settings of its own, the account uses. A mistake names its line, which tomllib doesn't
-tell: :class:`Lines` finds it in the text.
+The values of an account are kept as they were written. :mod:`.settings` makes settings of them later, when it is known
+which plugins the account uses and which settings those declare. A mistake names its line, which tomllib does not tell;
+:class:`Lines` finds it in the text.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ("CONDITIONS", "AccountTable", "AccountsFile", "Lines", "read_accounts
 T = TypeVar("T")
 
 Key = tuple[str | int, ...]
-"""Where a value stands: names of tables and keys, and numbers in an array of tables."""
+"""The place of a value: names of tables and keys, and numbers in an array of tables."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _TABLES = ("accounts", "users", "rules")
@@ -50,7 +50,7 @@ class AccountTable:
 
 @dataclass(frozen=True, slots=True)
 class AccountsFile:
-    """The whole file, and what is wrong with its form; without mistakes every account and user of a rule exists."""
+    """The whole file and the mistakes in its form. Without mistakes every account and user that a rule names exists."""
 
     accounts: Mapping[str, AccountTable]
     users: Mapping[str, PasswordHash]
@@ -64,7 +64,7 @@ def read_accounts(path: Path) -> AccountsFile:
     Raises :class:`SettingsMistake` for a file that can not be read at all.
     """
     try:
-        # With the mark that some editors put in front.
+        # "-sig": some editors put a byte order mark in front.
         text = path.read_text(encoding="utf-8-sig")
         content = tomllib.loads(text)
     except OSError as error:
@@ -130,7 +130,7 @@ class _Reading:
             return {}
         found = {}
         for name, text in table.items():
-            # Also where it is wrong: then the rules that name this user are not.
+            # Also if the hash is wrong, so that the rules which name this user are not reported too.
             found[name] = PasswordHash(b"", b"")
             try:
                 found[name] = PasswordHash.parse(text if isinstance(text, str) else "")
@@ -204,9 +204,9 @@ def _meant(name: str, names: Iterable[str]) -> str:
 
 
 class Lines:
-    """Key → line, read off the text of a valid file by its headers and ``key =`` beginnings.
+    """Key → line, found in the text of a valid file by its table headers and by lines that begin with ``key =``.
 
-    Keys inside an inline table or behind a quoted ``=`` are not seen: those are said to stand where their table does.
+    Keys in an inline table, or with a ``=`` in quotes, are not found; they get the line of the table around them.
     """
 
     def __init__(self, text: str) -> None:
@@ -234,7 +234,7 @@ class Lines:
 
 
 def _parts(text: str) -> Key:
-    """The parts of the one key in ``text``, quotes undone, which is TOML's own business."""
+    """The parts of the one key in ``text``, without quotes; tomllib itself parses it."""
     try:
         value: Any = tomllib.loads(text)
     except tomllib.TOMLDecodeError:

@@ -21,7 +21,7 @@ _log = logging.getLogger("legacy_email_proxy.accounts")
 class RoutedMaildrop:
     """See :class:`~legacy_email_proxy.contracts.Maildrop`. ``maildrops`` are by account.
 
-    With ``users`` the client's login is judged here, and never goes on to a backend; without, it goes on as it came.
+    With ``users`` the client's login is checked here and never sent to a backend; without them it is passed on.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class RoutedMaildrop:
             user, login = login.user, None
         found = candidates(self._rules, Facts(Leg.POP3, client.address, client.port, user))
         if not found:
-            # Told like a wrong password: who has no account learns no more than who has no password.
+            # The same failure as for a wrong password, so that a client without an account learns nothing more.
             raise LoginRefused("no rule of the accounts file fits", look_at="ACCOUNTS_FILE")
         account = found[0].account
         facts = {"session": client.session, "account": account, "rule": found[0].rule.place}
@@ -62,7 +62,7 @@ class RoutedMaildrop:
 
 
 class _OfAccount:
-    """A :class:`~legacy_email_proxy.contracts.NamedSession`: the lock goes by the account, not by who logged in."""
+    """A :class:`~legacy_email_proxy.contracts.NamedSession`: ``POP3_LOCK`` locks the account, not the local user."""
 
     def __init__(self, session: MaildropSession, name: str) -> None:
         self._session = session

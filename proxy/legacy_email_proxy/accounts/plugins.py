@@ -1,4 +1,4 @@
-"""What is done with the plugins of all accounts at once: starting, probing and closing them, each on its own."""
+"""Starts, probes and closes the plugins of all accounts; one that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def start_all(relays: Mapping[str, Relay]) -> None:
         except SettingsMistake as mistake:
             mistakes.extend(mistake.lines)
     if mistakes:
-        # Several may say the same of what they have in common.
+        # Several may report the same mistake of a setting that they share.
         raise SettingsMistake(*dict.fromkeys(mistakes))
 
 

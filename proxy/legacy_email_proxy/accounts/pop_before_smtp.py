@@ -1,4 +1,4 @@
-"""Who has just logged in by POP3, and to which account: what POP-before-SMTP goes by."""
+"""Remembers which address has logged in by POP3, and to which account, for rules with POP-before-SMTP."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ..access import Address, canonical
 __all__ = ("MAX_ADDRESSES", "RecentLogins")
 
 MAX_ADDRESSES = 10_000
-"""Over this the address that has been silent longest is forgotten."""
+"""With more addresses, the one whose last login is the oldest is forgotten."""
 
 
 class RecentLogins:
-    """The last login of each address to each account. It outlives a reload of the accounts file."""
+    """The last login of each address to each account. It is kept at a reload."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -1,8 +1,8 @@
-"""Which account a session gets: pure choice among rules, first match in the order of the file.
+"""Chooses the account of a session: the first rule that fits, in the order of the file. It does no I/O.
 
-All conditions of a rule must hold. What depends on a recipient can only be said at RCPT, so :func:`candidates` gives
-what is possible at the login or at MAIL, and :func:`choose` decides among it once the recipient is known.
-:func:`effective` says, once the legs of the accounts are known, where rules can lead, with a line for each mistake.
+All conditions of a rule must hold. The recipient is known only at RCPT, so :func:`candidates` gives the rules that may
+still apply at the login or at MAIL, and :func:`choose` decides among them at RCPT. :func:`effective` finds the legs on
+which each rule can apply, and the mistakes in the rules, when the legs of the accounts are known.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule. A condition that is empty or ``None`` is none.
+    """One rule. An empty or ``None`` condition holds always.
 
-    ``account`` may be empty where ``within_seconds`` (POP-before-SMTP) is set: it is the one that was logged in to.
-    ``legs`` are those on which it can apply; ``place`` is where it stands in the file.
+    ``account`` may be empty where ``within_seconds`` (POP-before-SMTP) is set: then it is the one that the client has
+    logged in to. ``legs`` are those on which the rule can apply; ``place`` is where it stands in the file.
     """
 
     account: str
@@ -77,13 +77,13 @@ class Rule:
 
     @property
     def of_envelope(self) -> bool:
-        """Whether it asks for what only a mail transaction has."""
+        """Whether it has a condition on what only a mail transaction has."""
         return self.senders is not None or self.recipients is not None or self.within_seconds is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A rule that fits all that is known; ``recipients`` is what is left to be asked."""
+    """A rule that fits all that is known so far; ``recipients`` is the condition that is still open."""
 
     account: str
     rule: Rule
@@ -95,7 +95,7 @@ class Match:
 
 
 def candidates(rules: Iterable[Rule], facts: Facts) -> tuple[Match, ...]:
-    """The rules that may apply, in order, up to the first that asks for no recipient; none means no account."""
+    """The rules that may apply, in order, up to the first without a condition on recipients. None: no account."""
     found: list[Match] = []
     for rule in rules:
         account = _account(rule, facts)
@@ -186,7 +186,7 @@ def effective(
 
 
 def never_reached(rules: Sequence[Rule]) -> list[tuple[Rule, Rule]]:
-    """Rules that can not apply because an earlier one takes all of theirs: each with that earlier one."""
+    """Rules that never apply, because an earlier one fits in all their cases: each with that earlier rule."""
     hidden = []
     for index, rule in enumerate(rules):
         above = next((earlier for earlier in rules[:index] if rule.legs and _takes_all_of(earlier, rule)), None)

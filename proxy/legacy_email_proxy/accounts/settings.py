@@ -1,4 +1,4 @@
-"""What an account says about settings, as a layer above the environment's; and what it does not inherit from there."""
+"""The values of an account as a layer above the environment, and what an account does not inherit from there."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ("inherited", "overlay")
 _LEGS = ("IMAP", "SMTP")
 
 _CONSENT = frozenset({"OAUTH2_REFRESH_TOKEN", "OAUTH2_SUBJECT"})
-"""What is one mailbox's."""
+"""What is good for one mailbox only."""
 _APPLICATION = frozenset({"OAUTH2_CLIENT_SECRET", "OAUTH2_CLIENT_KEY", "OAUTH2_CLIENT_CERT", "OAUTH2_SERVICE_ACCOUNT"})
 """What proves an application to its provider; one application may be good for many mailboxes."""
 _ANOTHER_APPLICATION = frozenset(
     {"PROVIDER", "OAUTH2_PROVIDER", "OAUTH2_TENANT", "OAUTH2_TOKEN_URL", "OAUTH2_CLIENT_ID"}
 )
-"""Who names one of these speaks of an application, or of a provider, that is not the environment's."""
+"""An account that sets one of these uses another application, or another provider, than the environment."""
 
 
 def overlay(table: AccountTable, declared: Iterable[Setting]) -> tuple[Layer, list[str]]:
@@ -65,9 +65,10 @@ def _text(value: Any) -> str:
 def inherited(environ: Mapping[str, str], table: AccountTable) -> dict[str, str]:
     """The environment without the logins that are not this account's.
 
-    Who names a server does not mean the environment's login there, and who names a user not its password: it would be
-    sent to somebody whom it does not concern. The same with OAuth2: neither go the application's secrets to another
-    token endpoint, nor tokens that they give to another server; but who names a user only may use the application.
+    An account that names a server does not inherit the environment's login, and one that names a user does not inherit
+    its password: otherwise a secret would be sent to a server that must not know it. The same holds for OAuth2: the
+    application's secrets do not go to another token endpoint, nor its tokens to another server. An account that names
+    only a user may use the environment's application.
     """
     foreign: set[str] = set()
     given = {name.removesuffix("_FILE") for name in table.values}

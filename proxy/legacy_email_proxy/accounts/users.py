@@ -1,7 +1,7 @@
 """Local users: names and passwords that exist only here, so that a device needs no provider's password.
 
-A password is kept as ``$scrypt$ln=14,r=8,p=1$salt$key`` (base64 without padding), as other programs write it too; one
-set of costs, so that no login takes longer than another.
+A password is kept as ``$scrypt$ln=14,r=8,p=1$salt$key`` (base64 without padding), a form that other programs write too.
+The costs are always the same, so that no login takes longer than another.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ __all__ = ("PasswordHash", "Users")
 
 _FORM = re.compile(r"\$scrypt\$ln=14,r=8,p=1\$([A-Za-z0-9+/]{22})\$([A-Za-z0-9+/]{43})")
 _AT_ONCE = 2
-"""Each takes 16 MiB and a processor for some 50 ms: a crowd of wrong passwords must not take all there is. It can still
-make others wait for seconds, so a password that was proven once is known again without."""
+"""How many passwords are checked at once. Each takes 16 MiB and a processor for 50 ms, and many wrong ones must not
+take all there is. They can still make others wait for seconds, so a password that was proven once is not hashed again.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class PasswordHash:
-    """What is kept of a password."""
+    """The hash of a password, with its salt."""
 
     salt: bytes
     key: bytes
@@ -64,7 +65,7 @@ class PasswordHash:
 
 
 def _octets(password: str) -> bytes:
-    # What a client sent that is no UTF-8 arrives as surrogates.
+    # Octets of a client that are not UTF-8 arrive as surrogates.
     return password.encode("utf-8", "surrogateescape")
 
 
@@ -72,7 +73,7 @@ def _key(password: str, salt: bytes) -> bytes:
     return hashlib.scrypt(_octets(password), salt=salt, n=1 << 14, r=8, p=1, maxmem=1 << 26, dklen=32)
 
 
-_NOBODYS = PasswordHash(bytes(16), bytes(32))
+_HASH_FOR_UNKNOWN_USERS = PasswordHash(bytes(16), bytes(32))
 
 
 class Users:
@@ -88,7 +89,7 @@ class Users:
         """Whether there is this user with this password. An unknown user takes as long as a wrong password."""
         if login in self._proven:
             return True
-        kept = self._hashes.get(login.user, _NOBODYS)
+        kept = self._hashes.get(login.user, _HASH_FOR_UNKNOWN_USERS)
         fits = await anyio.to_thread.run_sync(kept.fits, login.password.reveal(), limiter=self._limiter)
         if fits:
             self._proven.add(login)

@@ -18,7 +18,7 @@ from ..contracts import Authorizable, Failure, SettingsMistake
 __all__ = ("add_arguments", "run")
 
 _ONLY_ACCOUNT = "default"
-"""What the account is called where accounts have no names."""
+"""How the account is called where there is no ACCOUNTS_FILE."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("account", nargs="?", metavar="ACCOUNT", help="of ACCOUNTS_FILE, where several can be meant")
     parser.add_argument("--status", action="store_true", help="show each account's token, without any secret")
     parser.add_argument(
-        "--listen", action="store_true", help="the browser runs on this machine: catch its way back on a loopback port"
+        "--listen", action="store_true", help="the browser runs on this machine: take its answer on a loopback port"
     )
     parser.epilog = """\
 examples:
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         return anyio.run(_authorize, options, backend="asyncio")
     except KeyboardInterrupt:
-        # A thread may be waiting for a line, and the interpreter would wait for the thread.
+        # A thread may be waiting for a line of input, and the interpreter would wait for that thread.
         print(flush=True)
         os._exit(130)
 
@@ -66,7 +66,7 @@ async def _authorize(options: argparse.Namespace) -> int:
             for account, plugins in every.items()
         }
         failed = False
-        for account in _meant({name for name, plugins in found.items() if plugins}, options):
+        for account in _selected({name for name, plugins in found.items() if plugins}, options):
             for plugin in found[account]:
                 failed |= await (_show(account, plugin) if options.status else _consent(account, plugin, options))
         return int(failed)
@@ -76,8 +76,8 @@ async def _authorize(options: argparse.Namespace) -> int:
                 await each.aclose()
 
 
-def _meant(accounts: set[str], options: argparse.Namespace) -> list[str]:
-    """The accounts to deal with. A consent is one mailbox's, so there it is one of them."""
+def _selected(accounts: set[str], options: argparse.Namespace) -> list[str]:
+    """The accounts to act on. A consent is for one mailbox, so it is given for one account at a time."""
     if not accounts:
         raise SettingsMistake(
             "BACKEND_IMAP_CREDENTIALS, BACKEND_SMTP_CREDENTIALS: nothing here needs a consent; set them to oauth2"

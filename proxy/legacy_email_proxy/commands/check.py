@@ -22,9 +22,10 @@ __all__ = ("add_arguments", "run")
 
 _PROBE_SECONDS = 90.0
 _CLOSING_SECONDS = 360.0
-"""What credentials get, who may have asked for a token that can't be had again. A second signal ends it."""
+"""How long credentials may take to close: the reply to a token's renewal can not be asked for twice. A second signal
+ends the wait."""
 
-_STOPPING = "stopping; once more ends it at once, at the risk of a token that is being renewed"
+_STOPPING = "stopping; a second signal ends it at once, but a token that is being renewed may then be lost"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +45,7 @@ examples:
 
 def run(options: argparse.Namespace) -> int:
     """Exit status 0: all works. 1: something failed. 2: the settings can not work, see the lines. 130: Ctrl-C."""
-    # What a plugin would log, its findings say; both on one screen would read as two problems.
+    # The findings say what a plugin would log; both on one screen would look like two problems.
     logging.getLogger("legacy_email_proxy").setLevel(logging.CRITICAL)
     return anyio.run(_check, options, backend="asyncio")
 
@@ -65,7 +66,7 @@ async def _check(options: argparse.Namespace) -> int:
 
                 async def stop() -> None:
                     nonlocal status
-                    # Wait for a renewal that has been sent; at a second signal don't.
+                    # Wait for the reply to a token's renewal, unless there is a second signal.
                     status = _ended_by(await anext(signals))
                     print(_STOPPING, file=sys.stderr)
                     probing.cancel()
@@ -85,7 +86,7 @@ def _ended_by(number: signal.Signals) -> int:
 
 
 def _leave(status: int) -> NoReturn:
-    """End the process as it stands: a probe's thread may be waiting, and the interpreter would wait for the thread."""
+    """End the process at once: a probe's thread may be waiting, and the interpreter would wait for that thread."""
     sys.stdout.flush()
     os._exit(status)
 
@@ -94,7 +95,7 @@ async def _probe(composition: Composition) -> bool:
     """Try everything and print what is found; whether any of it is bad."""
     bad = False
     for label, credentials in _credentials(composition):
-        # Passwords have nothing to say: the legs try them. A token is fetched before the legs try it.
+        # Passwords have no findings, since the legs try them. A token is fetched before the legs try it.
         for finding in await _findings(credentials):
             _print(label, finding)
             bad |= finding.level is Level.BAD
@@ -102,7 +103,7 @@ async def _probe(composition: Composition) -> bool:
         if plugin is None:
             _print(label, Finding(Level.GOOD, "this leg is closed"))
             continue
-        # What has nothing to say is listed all the same: a filter that isn't is one that was forgotten.
+        # A plugin without findings is listed all the same, so that a filter which was forgotten is noticed.
         for finding in await _findings(plugin, close=True) or [Finding(Level.GOOD, "loaded")]:
             _print(label, finding)
             bad |= finding.level is Level.BAD
@@ -110,7 +111,7 @@ async def _probe(composition: Composition) -> bool:
 
 
 def _plugins(composition: Composition) -> Iterator[tuple[str, Maildrop | Relay | Filter | None]]:
-    """All that can be asked, under the name by which the user knows it."""
+    """Each plugin to try, with the name by which the user knows it."""
     for account in composition.accounts:
         before = f"{account.name} " if account.name else ""
         yield f"{before}maildrop {account.settings['MAILDROP_PLUGIN']}", account.maildrop
@@ -127,7 +128,7 @@ def _credentials(composition: Composition) -> Iterator[tuple[str, Credentials]]:
 
 
 def _choices(composition: Composition, options: argparse.Namespace) -> int:
-    """Say which rule the client meets on each leg; exit status 1 if on none."""
+    """Print which rule fits the client on each leg; exit status 1 if there is none on either."""
     if canonical(options.client) is None:
         raise SettingsMistake(f"--client: {options.client!r} is no address")
     if not composition.rules:

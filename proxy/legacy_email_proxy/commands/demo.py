@@ -29,7 +29,7 @@ __all__ = ("add_arguments", "run")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where the proxy listens; what is wrong with a value is said by the settings that it becomes."""
+    """Where the proxy listens. The values become settings, which report what is wrong with them."""
     parser.add_argument(
         "--pop3-port", default="1110", metavar="PORT", help="POP3 listens here; 0 takes any free one (%(default)s)"
     )
@@ -67,7 +67,7 @@ async def _demonstrate(
     def tell(addresses: Addresses) -> None:
         print(instructions(addresses.pop3[0], addresses.smtp[0]), flush=True)
 
-    # Signals are heard before there is a folder: one that comes while the servers start would leave it behind.
+    # Signals are received before the folder is made: otherwise one that comes at the start would leave it behind.
     with (
         anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
         TemporaryDirectory(prefix="legacy-email-proxy-demo-") as folder,

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Exit status 0 when every open listener gave a greeting; a refusal is one too, since somebody wrote it."""
+    """Exit status 0 when every open listener gave a greeting. A refusal counts too: it shows that the service runs."""
     settings = read()
     failures = [line for listener in PLUGIN_OF for line in _silent(settings, listener)]
     for line in failures:
@@ -40,9 +40,9 @@ def _silent(settings: Settings, listener: str) -> list[str]:
         try:
             with _connected(place, tls=listener.endswith("S")) as connection:
                 if not connection.recv(1):
-                    failures.append(f"{listener} at {place[0]} port {place[1]} hung up without a word")
+                    failures.append(f"{listener} at {place[0]} port {place[1]} closed without a greeting")
         except OSError as error:
-            # Who may not connect at all is told so in the clear, before any handshake.
+            # A client that may not connect is told so in the clear, before any handshake.
             if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
                 continue
             failures.append(f"{listener} at {place[0]} port {place[1]} does not answer: {error.strerror or error}")
@@ -53,7 +53,7 @@ def _connected(place: tuple[str, int], *, tls: bool) -> socket.socket:
     connection = socket.create_connection(place, timeout=_ANSWER_SECONDS)
     if not tls:
         return connection
-    # Our own process on our own machine: whether its certificate pleases a device is not what is asked here.
+    # This connection is to our own process on this machine, so there is no need to verify its certificate.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -65,7 +65,7 @@ def _connected(place: tuple[str, int], *, tls: bool) -> socket.socket:
 
 
 def _reachable(address: str) -> str:
-    """Where to knock for a listener that is bound to ``address``: a wildcard is reached by loopback."""
+    """The address to connect to for a listener that is bound to ``address``: loopback for a wildcard."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

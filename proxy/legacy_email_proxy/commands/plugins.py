@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Exit status 0; a broken plugin is a line in the list, for nobody may have named it."""
+    """Exit status 0, also with a broken plugin in the list: it may not be in use."""
     rows = [("NAME", "GROUP", "DISTRIBUTION", "VERSION", "STATUS")]
     for group in plugins.GROUPS:
         for found in plugins.available(group):

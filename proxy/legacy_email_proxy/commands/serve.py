@@ -31,7 +31,7 @@ example:
 
 def run(options: argparse.Namespace) -> int:
     """Serve until stopped; a clean stop ends the process with exit status 0 and does not return."""
-    # Before any plugin is made: what its constructor has to say belongs into the log, in the log's form.
+    # Before any plugin is made, because a plugin's constructor may write to the log.
     settings = read()
     log.configure(settings["LOG_LEVEL"], settings["LOG_FORMAT"])
     anyio.run(_serve_and_leave, backend="asyncio")
@@ -40,12 +40,12 @@ def run(options: argparse.Namespace) -> int:
 
 async def _serve_and_leave() -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        # In a thread, as at a reload: a plugin that can not be made there shall not be found out only then.
+        # In a thread, as at a reload, so that a plugin which can not be made in a thread fails now and not then.
         composition = await anyio.to_thread.run_sync(compose)
         for variable, meant in unknown_variables(os.environ, composition.settings.declared):
             log.event(_log, logging.WARNING, "unknown variable", variable=variable, did_you_mean=meant)
         await serve(composition, signals, recompose=lambda former: compose(former=former))
-    # Leaving in the ordinary way waits for every thread, and one that waits for a dead resolver, backend or disk would
-    # hold a drained process until it is killed. Whatever had to be finished has been, or its grace period is over.
+    # An ordinary exit waits for every thread, and one that waits for a dead resolver, backend or disk would hold the
+    # process until it is killed. The drain has finished all that must be finished, or its time is over.
     logging.shutdown()
     os._exit(0)

@@ -94,7 +94,7 @@ def _check_numbers(action: str, about: Sequence[str]) -> None:
 async def _administer(options: argparse.Namespace) -> None:
     accounts = relays(os.environ)
     try:
-        queues = _meant({account.name: account.queue for account in accounts if account.queue is not None}, options)
+        queues = _selected({account.name: account.queue for account in accounts if account.queue is not None}, options)
         for queue in queues:
             if len(queues) > 1 and not options.json:
                 print(f"spool {queue.queue_name}")
@@ -136,8 +136,8 @@ async def _copy(queue: Queue, options: argparse.Namespace) -> None:
         print("without the content of " + ", ".join(map(str, done["missing"])) + ", which is missing or damaged")
 
 
-def _meant(queues: Mapping[str, Queue], options: argparse.Namespace) -> list[Queue]:
-    """The queues to deal with, of these, which are by account: all, or the one in which the numbers are unique."""
+def _selected(queues: Mapping[str, Queue], options: argparse.Namespace) -> list[Queue]:
+    """The queues to act on. ``queues`` are by account; messages' numbers are unique in one queue only."""
     if not queues:
         raise SettingsMistake("RELAY_PLUGIN: this relay keeps nothing; the spool command is for `spool`")
     if options.account is not None:

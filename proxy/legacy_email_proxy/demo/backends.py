@@ -1,4 +1,4 @@
-"""Starts both embedded servers with certificates of a throw-away CA, and says how the proxy reaches them."""
+"""Starts both embedded servers with certificates of a new CA, and gives the settings with which the proxy uses them."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ async def _open(server: asyncio.Server, connections: set[asyncio.BaseTransport])
         for transport in tuple(connections):
             if isinstance(transport, asyncio.WriteTransport):
                 transport.abort()
-        # A peer that stopped in the middle of its TLS handshake isn't among the connections; it must not hold us.
+        # Not forever: a peer in the middle of its TLS handshake is not among the connections that were aborted.
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSING_SECONDS):
                 await server.wait_closed()

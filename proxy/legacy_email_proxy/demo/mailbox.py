@@ -23,7 +23,7 @@ __all__ = ("Mailbox",)
 class _Config(Config):
     @property
     def greeting(self) -> bytes:
-        # pymap's own asks a resolver for this machine's name, at every connection.
+        # pymap's own greeting asks a resolver for this machine's name, at every connection.
         return b"The demo's IMAP server is ready"
 
 

@@ -1,4 +1,4 @@
-"""The demo's SMTPS server: demands a login, and delivers all mail into the demo's mailbox, whomever it is for."""
+"""The demo's SMTPS server: requires a login, and delivers all mail into the demo's mailbox, for any recipient."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class SubmissionSession(SMTP):
             await self.push("530 5.7.0 Authentication required")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Greet the client, and remember the connection so that the demo's end can cut it."""
+        """Greet the client, and keep the connection so that the end of the demo can abort it."""
         self._connections.add(transport)
         super().connection_made(transport)
 

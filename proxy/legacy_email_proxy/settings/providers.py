@@ -1,9 +1,8 @@
 """What is known of mail providers: variable → value, between the environment and the built-in defaults.
 
-Only what can be backed stands here: the names and ports are the providers' own published ones, connection caps and
-delete policies are those of ``google.md`` and ``microsoft365.md`` in ``proxy/docs``. A provider's largest message is
-left to what it says in EHLO. Whether to log in with a password or a token is left to the user: a token needs an
-application that only the user can register.
+Only what the providers publish stands here: names, ports, and the limits and ways of deleting that ``google.md`` and
+``microsoft365.md`` in ``proxy/docs`` explain. The largest message is what a provider says in EHLO. Whether to log in
+with a password or a token is left to the user: a token needs an application that only the user can register.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ PROFILES: Mapping[str, Mapping[str, str]] = {
     | {
         "BACKEND_IMAP_HOST": "imap.gmail.com",
         "BACKEND_SMTP_HOST": "smtp.gmail.com",
-        # What is expunged there is only archived; and it counts 15 connections, the user's own programs included.
+        # Gmail only archives what is expunged. It allows 15 connections, the user's own programs included.
         "BACKEND_IMAP_DELETE": "trash",
         "BACKEND_IMAP_MAX_CONNECTIONS": "10",
         "OAUTH2_PROVIDER": "google",
@@ -33,7 +32,7 @@ PROFILES: Mapping[str, Mapping[str, str]] = {
     | {
         "BACKEND_IMAP_HOST": "outlook.office365.com",
         "BACKEND_SMTP_HOST": "smtp.office365.com",
-        # Over either it answers 432 4.3.2.
+        # Over either limit it answers 432 4.3.2.
         "BACKEND_SMTP_MAX_CONNECTIONS": "3",
         "BACKEND_SMTP_MESSAGES_PER_MINUTE": "30",
         "OAUTH2_PROVIDER": "microsoft365",
@@ -69,4 +68,4 @@ PROFILES: Mapping[str, Mapping[str, str]] = {
     },
     "generic": {},
 }
-"""``PROVIDER`` → what it stands for. Whatever the user sets goes before it; ``generic`` stands for nothing."""
+"""``PROVIDER`` → the values that it stands for. What the user sets goes before them; ``generic`` has none."""

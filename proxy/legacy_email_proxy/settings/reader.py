@@ -1,7 +1,7 @@
 """Reads settings from the environment: ``X`` or ``X_FILE``, empty is unset, all mistakes at once.
 
-They lie in layers, and the highest that has a variable gives it: an account of the accounts file, the profile that
-this account names, the environment, the profile that the environment names, the built-in defaults.
+There are several layers, and the first of them that has a variable decides: an account of the accounts file, the
+provider that this account names, the environment, the provider that the environment names, the built-in defaults.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _EXCLUSIVE = (
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Variable → text, as the environment would hold it, and where that is from, in words, by variable."""
+    """Variable → text, as the environment would hold it; ``origins``: variable → where it is from, in words."""
 
     texts: Mapping[str, str]
     origins: Mapping[str, str]
@@ -42,8 +42,8 @@ class Layer:
 class Settings(Mapping[str, Any]):
     """Variable → value, frozen. ``origins`` says of each where it came from, in words.
 
-    A variable with a mistake has its default here and a line in ``mistakes``, so that the search for mistakes can go
-    on; nothing may be served while there is one.
+    A variable with a mistake has its default here and a line in ``mistakes``, so that the search for further mistakes
+    can go on. With any mistake nothing may be served.
     """
 
     values_: Mapping[str, Any]
@@ -63,8 +63,8 @@ class Settings(Mapping[str, Any]):
 
 _ENVIRONMENT = "environment"
 _BYTE_ORDER_MARK = "\ufeff"
-# Where a value is one line: a line end in it would end a command or a line of a log, and no device, server or file name
-# has any other of these characters.
+# For a value of one line. A line end in it would end a command or a line of the log; the other control characters
+# stand in no name of a device, server or file.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CONTROL_IN_DOCUMENT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 # What Python makes of octets in the environment that are no UTF-8.
@@ -98,7 +98,7 @@ class _Environment(environs.Env):
             try:
                 plain = _without_what_editors_add(Path(file).read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
-                # With a NUL in its name it is a ValueError, too.
+                # A NUL in the file's name is a ValueError, too.
                 not_text = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
                 reason = error.strerror if isinstance(error, OSError) else not_text
                 self.mistakes.append(f"{env_key}_FILE: can not read {file!r}: {reason}")
@@ -120,13 +120,13 @@ def _without_what_editors_add(text: str) -> str:
 
 
 def _method(name: SettingType) -> str:
-    """The method of environs that reads a type; the names of those that we add collide with none of its own."""
+    """The method of environs that reads a type. Those that we add end in ``_``, to replace none of its own."""
     parse = TYPES[name].parse
     return parse if isinstance(parse, str) else f"{name}_"
 
 
 def _collected(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """``parse`` with errors of environs' own kind: it collects no others."""
+    """``parse`` with errors of environs' own kind, as it collects no others."""
 
     def parsed(text: str) -> Any:
         try:
@@ -143,7 +143,7 @@ def _state_dir(environ: Mapping[str, str]) -> str:
 
 
 def _unfit(setting: Setting, text: str) -> str:
-    """Why no setting of this type can be ``text``; it may be a secret, so nothing of it is said but where to look."""
+    """What is wrong with ``text`` for a setting of this type, if anything. It may be a secret, so it is not shown."""
     if _NOT_UTF_8.search(text):
         return "it is not UTF-8 text"
     found = (_CONTROL_IN_DOCUMENT if setting.type == "document" else _CONTROL).search(text)
@@ -167,13 +167,13 @@ def _layers(environ: Mapping[str, str], account: Layer | None) -> list[Layer]:
     environment = Layer({name.removeprefix(_BYTE_ORDER_MARK): text for name, text in environ.items()}, {})
     if account is None:
         return [environment, *_profile(environment)]
-    # An account that names its provider means it: its mail must not go to the host that the environment names.
+    # The provider that an account names goes before the environment: its mail must not go to the environment's host.
     own = _profile(account)
     return [account, *own, environment] if own else [account, environment, *_profile(environment)]
 
 
 def _profile(layer: Layer) -> list[Layer]:
-    # A wrong one is said when PROVIDER itself is read.
+    # A wrong name is reported when PROVIDER itself is read.
     name = _Environment([layer])._get_value("PROVIDER", None)
     if name not in PROFILES:
         return []
@@ -197,7 +197,7 @@ def read(
             if unfit:
                 env.mistakes.append(f"{setting.name}: {unfit}")
                 continue
-            # Our own parsers check as they parse.
+            # Our own parsers need no validators: they check while they parse.
             checks = {} if callable(TYPES[setting.type].parse) else {"validate": _validators(setting)}
             parsed = getattr(env, _method(setting.type))(setting.name, **checks)
             values[setting.name] = values[setting.name] if parsed is None else parsed
@@ -205,7 +205,7 @@ def read(
     mistakes = [*dict.fromkeys(env.mistakes), *_rejected(env, declared)]
     for implicit, upgrade in _EXCLUSIVE:
         if implicit in values and values[implicit] and values[upgrade]:
-            # The default is the lowest layer of all.
+            # Above any layer's number, because the defaults are the last layer.
             first, second = (env.ranks.get(name, 1 << 8) for name in (implicit, upgrade))
             if first == second:
                 mistakes.append(
@@ -219,7 +219,7 @@ def read(
 
 
 def _rejected(env: _Environment, declared: Iterable[Setting]) -> Iterator[str]:
-    """What environs did not take, in words."""
+    """The values that environs rejected, one line for each mistake."""
     secret = {setting.name for setting in declared if setting.type in ("secret", "document")}
     try:
         env.seal()
@@ -248,7 +248,7 @@ def unknown_variables(environ: Mapping[str, str], declared: Iterable[Setting] = 
         if variable in known:
             continue
         stem = variable.removesuffix("_FILE")
-        # The cutoff keeps strangers out: MAILDIR or SMTP_PORT of some other program isn't our business.
+        # With a lower cutoff other programs' variables, such as MAILDIR or SMTP_PORT, would be reported.
         near = difflib.get_close_matches(stem, names, n=1, cutoff=0.85)
         if near or stem.startswith(("BACKEND_IMAP_", "BACKEND_SMTP_", "OAUTH2_")):
             near = near or difflib.get_close_matches(stem, names, n=1, cutoff=0)

@@ -3,8 +3,8 @@
 The table in ``proxy/docs/settings.md``, ``settings``, the reader and its mistakes all read these rows; a test holds that
 page against them. Links in a sentence start from there.
 
-The settings of built-in plugins stand here too and not in the plugins. Their names are the product's interface, and a
-misspelt one is noticed even where its plugin is not loaded. A site's plugin declares its own settings.
+The settings of built-in plugins stand here too and not in the plugins: their names are documented, and a misspelt one
+is noticed even where its plugin is not loaded. A site's plugin declares its own settings.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ _CORE = (
     Setting("POP3_LOCK", "flag", "false", "One session at a time for each mailbox, as RFC 1939 has it; the next one reads `-ERR [IN-USE]`."),
     Setting("POP3_EXPIRE_DAYS", "days", None, "After how many days the provider removes mail, or `NEVER`; announced to clients as `EXPIRE`."),
     Setting("POP3_REPLACE_NUL", "flag", "false", "Send NUL as 0x80: Outlook hangs on NUL."),
-    Setting("POP3_ADD_BLANK_LINE", "flag", "false", "End a header that has no body with the blank line that it lacks: Outlook Express and Netscape break without."),
+    Setting("POP3_ADD_BLANK_LINE", "flag", "false", "End a header that has no body with the blank line that it lacks: Outlook Express and Netscape fail without it."),
     Setting(
         "SMTP_AUTH", "text", "off",
-        "`off`: no login is offered. `any`: AUTH is offered, for devices that insist on it, and takes any user and password; who doesn't log in may send all the same. `accounts`: it takes a user of `ACCOUNTS_FILE`, and rules can ask for that.",
+        "`off`: no login is offered. `any`: AUTH is offered, for devices that insist on it, and takes any user and password; clients that do not log in may send too. `accounts`: it takes a user of `ACCOUNTS_FILE`, and rules can ask for that.",
         choices=("off", "any", "accounts"),
     ),
     Setting("SMTP_IDLE_SECONDS", "seconds", "300", "An SMTP session without a command, or without progress in DATA, for this long is closed with 421.", minimum=1),
@@ -55,7 +55,7 @@ _CORE = (
     Setting("SMTP_MAX_OCTETS", "integer", "52428800", "Largest message taken, announced as SIZE and lowered to the backend's own; with several accounts the largest is announced, and the one that is chosen judges.", minimum=65536),
     Setting("SMTP_FILTERS", "list", None, "Filter plugins that may change or refuse what devices send, in order, separated by commas."),
     Setting("SMTP_ADD_RECEIVED", "flag", "true", "Put a `Received` line on top of each message: which device it came from, when, and the session in the log."),
-    Setting("SMTP_ADD_MISSING", "flag", "true", "Add `Date`, `Message-ID` and, from the envelope, `From` where a message has none: providers refuse mail without."),
+    Setting("SMTP_ADD_MISSING", "flag", "true", "Add `Date`, `Message-ID` and, from the envelope, `From` where a message has none: providers refuse mail without them."),
     Setting("SMTP_REMOVE_BCC", "flag", "false", "Remove `Bcc` and `Resent-Bcc` from the header, for devices that send them along."),
     Setting("SMTP_LONG_LINES", "text", "pass", "Lines over 998 octets, which some servers refuse. `pass`: they go on as they are. `encode`: text that has one goes on as quoted-printable, long headers are folded.", choices=("pass", "encode")),
     Setting("DRAIN_SECONDS", "seconds", "8", "At SIGTERM or SIGINT, sessions in a transaction get this long to finish (podman and docker kill after 10).", minimum=0),
@@ -69,7 +69,7 @@ _ACCOUNT = (
     Setting("RELAY_PLUGIN", "text", "smtps", "Where SMTP hands mail on: `smtps`, `spool`, `maildir` or a plugin of yours; `none` closes the SMTP listener."),
     Setting(
         "PROVIDER", "text", None,
-        "A provider whose names, ports and limits are known: see [Providers](providers.md). Whatever you set yourself goes before it.",
+        "A provider whose names, ports and limits are known: see [Providers](providers.md). What you set yourself goes before it.",
         choices=tuple(PROFILES),
     ),
     Setting("SMTP_ALLOWED_SENDERS", "list", None, "Senders (`user@domain`, `@domain`, `<>` for notifications) that may send; without it all may."),
@@ -94,7 +94,7 @@ _IMAP = (
     Setting("BACKEND_IMAP_MAX_CONNECTIONS", "integer", "10", "Connections to the IMAP server at once, per account; one client address gets three quarters of them at most.", minimum=1),
     Setting(
         "POP3_UIDL_FORMAT", "text", "dovecot",
-        "Whose unique-ids these look like, so that clients which come from there read nothing twice: `dovecot`, `cyrus`, `courier`, `uw`; `uidonly` is that of old Cyrus and Courier. (`imap` only.)",
+        "The form of the unique-ids: that of the POP3 server which your clients used before, so that they fetch nothing twice: `dovecot`, `cyrus`, `courier`, `uw`; `uidonly` is the form of old Cyrus and Courier. (`imap` only.)",
         choices=("dovecot", "cyrus", "courier", "uw", "uidonly"),
     ),
     Setting("POP3_NEWEST_MESSAGES", "integer", None, "Show only so many messages, the newest; the others are not counted. (`imap` only.)", minimum=1),
@@ -112,9 +112,9 @@ _SMTPS = (
     Setting("BACKEND_SMTP_USE_SSL", "flag", "true", "Speak TLS from the first octet (SMTPS)."),
     Setting("BACKEND_SMTP_USE_TLS", "flag", "false", "Start in the clear and switch to TLS with STARTTLS before the login; set alone it switches `BACKEND_SMTP_USE_SSL` off."),
     Setting("BACKEND_SMTP_CA_FILE", "path", None, "PEM file with the CAs to trust instead of the system's."),
-    Setting("BACKEND_SMTP_MAX_CONNECTIONS", "integer", "10", "Connections to the SMTP server at once; one client address gets three quarters of them at most. A server that takes fewer is noticed: then mail waits for one that works.", minimum=1),
+    Setting("BACKEND_SMTP_MAX_CONNECTIONS", "integer", "10", "Connections to the SMTP server at once; one client address gets three quarters of them at most. If the server takes fewer, the proxy notices that, and mail waits for a connection that is free.", minimum=1),
     Setting("BACKEND_SMTP_EHLO_NAME", "text", None, "The name with which the proxy greets the SMTP server. Without it, that is its address in brackets, which every server has to take (RFC 5321) and some, such as smtp-relay.gmail.com, refuse."),
-    Setting("BACKEND_SMTP_CHUNKING", "flag", "true", "Send messages in chunks (BDAT) where the SMTP server offers that. One that does not understand what it offers is noticed; `false` is for one that falls silent or refuses the message."),
+    Setting("BACKEND_SMTP_CHUNKING", "flag", "true", "Send messages in chunks (BDAT) where the SMTP server offers that. If the server offers it and does not understand it, the proxy notices that; set `false` for a server that stops answering or refuses the message."),
     Setting("BACKEND_SMTP_MESSAGES_PER_MINUTE", "integer", None, "How many messages the provider takes in a minute. Over it a device waits up to 30 seconds for its turn, then it is told to come back later.", minimum=1),
 )  # fmt: skip
 
@@ -176,9 +176,7 @@ _SPOOL = (
     Setting("SPOOL_POISON_TRIES", "integer", "10", "How often a message may crash the relay or the proxy before it is set aside.", minimum=1),
 )  # fmt: skip
 
-# Settings that only one built-in plugin reads stand here and not in the plugin, because their names are the product's
-# own interface: they are documented, and a misspelt one is noticed, also while the plugin isn't loaded.
 TABLE = _CORE + _ACCOUNT + _IMAP + _SMTPS + _SENDER + _OAUTH2 + _SPOOL + _MAILDIR
 
 PROCESS_WIDE = frozenset(setting.name for setting in _CORE)
-"""What is one for the whole process; every other variable may differ from account to account."""
+"""Variables with one value for the whole process; every other one may differ from account to account."""

@@ -1,6 +1,4 @@
-"""What there is to know of each type that a setting may have: how it is read from text, what TOML may give, how it is
-shown.
-"""
+"""The types that a setting may have: for each one how it is read from text, what TOML may give, and how it is shown."""
 
 from __future__ import annotations
 
@@ -18,8 +16,8 @@ __all__ = ("TYPES", "ValueType", "networks", "shown")
 
 @dataclass(frozen=True, slots=True)
 class ValueType:
-    """One type. ``parse`` is the name of environs' own method, which takes validators; ours check as they parse, and
-    raise :class:`ValueError` in words.
+    """One type. ``parse`` is the name of a method of environs, which takes validators, or a function of ours, which
+    checks while it parses and raises :class:`ValueError` with a text for the user.
     """
 
     parse: str | Callable[[str], Any]
@@ -52,7 +50,7 @@ _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
 
 def networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-    """The networks of a list in CIDR notation. Raises :class:`ValueError` in words."""
+    """The networks of a list in CIDR notation. Raises :class:`ValueError` with a text for the user."""
     found: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
     for item in _list(text):
         try:

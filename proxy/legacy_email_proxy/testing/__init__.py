@@ -1,15 +1,14 @@
-"""The contract suites: what the core counts on, as tests that any plugin author runs on his own plugin.
+"""The contract suites: what the core relies on, as tests that plugin authors run on their own plugin.
 
 Subclass :class:`RelaySuite`, :class:`MaildropSuite`, :class:`FilterSuite` or :class:`CredentialsSuite` in a test
-module, with a name that begins with ``Test``, and write the fixtures that its docstring names. Needs pytest; anyio,
-which brings its pytest plugin, is there anyway.
+module, with a name that begins with ``Test``, and write the fixtures that its docstring names. Needs pytest.
 """
 
 from __future__ import annotations
 
 import pytest
 
-# Before the suites are imported, or a failed assertion would not show its values.
+# Before the suites are imported; otherwise a failed assertion would not show its values.
 pytest.register_assert_rewrite(*(f"{__name__}.{suite}" for suite in ("credentials", "filter", "maildrop", "relay")))
 
 from .bench import Delivered, context_for  # noqa: E402

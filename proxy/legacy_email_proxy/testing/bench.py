@@ -1,4 +1,4 @@
-"""What the suites and the tests of a plugin need: a context, a client, messages, and patience with an end."""
+"""What the suites and the tests of a plugin need: a context, a client, messages, and waiting with a time limit."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CONTENTS = {
     "NUL": b"Subject: NUL\r\n\r\n\0\0a\0\r\n",
     "long line": b"Subject: long\r\n\r\n" + b"x" * 20_000 + b"\r\n",
 }
-"""The ugly cases. All have CRLF line ends, and neither CR nor LF alone, as the core hands them over."""
+"""Ordinary and difficult contents. All have CRLF line ends, and neither CR nor LF alone, as the core passes them on."""
 
 LARGE = b"Subject: large\r\n\r\n" + b"0123456789abcdef" * 4 * 80_000 + b"\r\n"
 """About 5 MiB."""
@@ -77,13 +77,13 @@ def bounded(test: _Test) -> _Test:
 
 
 async def eventually(look: Callable[[], Awaitable[bool]]) -> None:
-    """Wait until ``look`` says so; the caller bounds the time."""
+    """Wait until ``look`` returns true; the caller limits the time."""
     while not await look():  # noqa: ASYNC110 (the other end sets no event of ours)
         await anyio.sleep(0.02)
 
 
 async def pieces_of(content: bytes, octets: int) -> AsyncGenerator[bytes, None]:
-    """``content`` in pieces of that many octets, with a turn for everybody else between two."""
+    """``content`` in pieces of that many octets; other tasks may run between two of them."""
     for start in range(0, len(content), octets):
         await anyio.lowlevel.checkpoint()
         yield content[start : start + octets]

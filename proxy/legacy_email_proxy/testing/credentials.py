@@ -29,7 +29,7 @@ ACCOUNTS = (Account("imap", "device"), Account("smtp", "device"))
 _SESSIONS = 20
 _REFUSALS = 10
 _OTHERS = 3
-"""So many new secrets in a row may follow refusals; one that is asked for without end would lock the account."""
+"""How many new secrets in a row may follow refusals; many more wrong logins would lock the account."""
 
 
 @pytest.mark.anyio
@@ -39,8 +39,8 @@ class CredentialsSuite(Suite):
     ``credentials`` gives the plugin, made in the event loop (``async def``), which knows a secret for the user
     ``device`` on both legs; it closes it after the test.
 
-    ``forget`` gives an async function that makes what the plugin asks (a vault, a token endpoint, a file) useless from
-    then on. Where there is nothing that could fail, don't write it: its test is skipped.
+    ``forget`` gives an async function after which the plugin's source (a vault, a token endpoint, a file) fails. If the
+    plugin has no source that could fail, do not write it: its test is skipped.
     """
 
     @pytest.fixture
@@ -50,7 +50,7 @@ class CredentialsSuite(Suite):
 
     @pytest.fixture
     def forget(self) -> Callable[[], Awaitable[None]]:
-        """What makes an end of the plugin's source."""
+        """An async function after which the plugin's source fails."""
         pytest.skip("nothing to ask, so nothing that fails: no fixture `forget`")
 
     @pytest.mark.parametrize("account", ACCOUNTS, ids=["imap", "smtp"])
@@ -59,7 +59,7 @@ class CredentialsSuite(Suite):
         secret = await credentials.secret(account)
         assert type(secret) in (Password, BearerToken)
         assert secret
-        # SASL ends a password at NUL, a token at Ctrl-A; a line end would end the command.
+        # In SASL a password ends at NUL and a token at Ctrl-A; a line end would end the command.
         assert not set(secret.reveal()) & set("\0\r\n\x01")
 
     @bounded
@@ -97,7 +97,7 @@ class CredentialsSuite(Suite):
         again = await credentials.refused(ACCOUNTS[0], secret)
         assert again in (True, False)
         if again:
-            assert await credentials.secret(ACCOUNTS[0]) != secret, "the same once more is one more wrong password"
+            assert await credentials.secret(ACCOUNTS[0]) != secret, "the same secret would be refused again"
 
     @bounded
     async def test_refusals_without_end_do_not_make_logins_without_end(self, credentials: Credentials) -> None:
@@ -122,7 +122,7 @@ class CredentialsSuite(Suite):
                 await credentials.secret(ACCOUNTS[0])
             assert raised.value.detail
             if isinstance(raised.value, NoCredentials):
-                assert raised.value.look_at, "somebody has to act: where?"
+                assert raised.value.look_at, "somebody has to act, so the failure must name a setting"
         findings = await credentials.probe()
         assert any(finding.level is Level.BAD for finding in findings)
 

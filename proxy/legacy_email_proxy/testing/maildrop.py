@@ -33,8 +33,8 @@ class MaildropSuite(Suite):
 
     ``maildrop`` gives the maildrop, made in the event loop (``async def``), over an empty mailbox, and closes it after
     the test. ``fill`` gives an async function that puts messages into that mailbox, and ``held`` one that returns all
-    that it holds, each by another way than the maildrop. ``remove`` gives an async function that removes the message
-    with this content, as another mail program would; without it, what concerns that is skipped.
+    messages in it; neither may use the maildrop. ``remove`` gives an async function that removes the message with this
+    content, as another mail program would; without it, the tests that need it are skipped.
     """
 
     login: Login | None = None
@@ -57,11 +57,11 @@ class MaildropSuite(Suite):
 
     @pytest.fixture
     def remove(self) -> Any:
-        """An async function that removes one message behind the maildrop's back."""
+        """An async function that removes one message from the mailbox without the maildrop."""
         pytest.skip("no fixture `remove`")
 
     def expected(self, content: bytes) -> bytes:
-        """What the maildrop gives for a message filled in: override it where the mailbox can't hold everything."""
+        """What the maildrop gives for this message: override it where the mailbox can't hold every octet as it is."""
         return content
 
     # Helpers.
@@ -243,7 +243,7 @@ class MaildropSuite(Suite):
             await remove(_FIVE[1])
             with pytest.raises(MessageGone):
                 await anext(session.retrieve(gone))
-            # Which messages the client asked for in vain is the core's business, and commit does as it is told.
+            # The core leaves out what the client asked for and did not get; commit removes all that it is given.
             await session.commit(deleted)
         await self._still_holds(held, [_FIVE[0], *_FIVE[3:]])
 

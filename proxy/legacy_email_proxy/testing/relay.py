@@ -51,7 +51,7 @@ class RelaySuite(Suite):
         raise NotImplementedError("write a fixture `delivered`")
 
     def expected(self, content: bytes) -> bytes:
-        """What the other end makes of ``content``: override it where a protocol can't carry everything."""
+        """What arrives of ``content``: override it where the protocol can't carry every octet as it is."""
         return content
 
     # Helpers.
@@ -63,7 +63,7 @@ class RelaySuite(Suite):
             return await transaction.send(content)
 
     async def _arrive(self, delivered: Look, *contents: bytes) -> dict[bytes, list[Delivered]]:
-        """Wait until each of ``contents`` is there, and see that nothing else is, nor anything twice for anybody."""
+        """Wait until each of ``contents`` has arrived; nothing else may, and nothing twice for one recipient."""
         wanted = {self.expected(content) for content in contents}
         found: dict[bytes, list[Delivered]] = {}
 
@@ -82,7 +82,7 @@ class RelaySuite(Suite):
         return found
 
     async def _nothing_arrived(self, relay: Relay, delivered: Look) -> None:
-        """See that nothing was delivered, by a message that is, and that the relay works on."""
+        """Send another message: it must be the only one that arrives, and the relay must still work."""
         await self._send(relay, pieces_of(_SIGNAL, 1000))
         await self._arrive(delivered, _SIGNAL)
 
