@@ -1,7 +1,7 @@
 """Legacy Email Proxy: plain POP3 and plain SMTP for old devices, in front of IMAPS and SMTPS providers.
 
-Start reading at ``service`` (what runs), then follow one message: ``pop3/`` and ``smtp/`` are the two front legs,
-``contracts/`` is the door through which both reach a plugin. ``proxy/README.md`` in the repository is the map.
+Start reading at ``service`` (what runs), then follow one message: ``pop3/`` and ``smtp/`` serve the devices,
+``contracts/`` says how both call a plugin. ``proxy/README.md`` in the repository is the map.
 """
 
 from __future__ import annotations

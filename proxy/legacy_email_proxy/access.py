@@ -18,8 +18,8 @@ from typing import Any
 __all__ = ("MIN_OCTETS_PER_SECOND", "Address", "Admission", "Network", "Refusal", "canonical", "gateway", "within")
 
 MIN_OCTETS_PER_SECOND = 500
-"""What a client has to send of a message, or to take of one, on average over the time in which it must make progress:
-half of what a modem of 9600 baud does. A connection to the backend waits with it meanwhile, and there are few of them.
+"""The least that a client must send or take of a message, on average over its progress time: half the speed of a modem
+of 9600 baud. A connection to the backend is in use meanwhile, and an account has few of those.
 """
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -35,7 +35,7 @@ class Refusal(Enum):
 
 
 def canonical(address: str) -> Address | None:
-    """The address as it is judged: without a zone, and ``::ffff:a.b.c.d`` as the IPv4 address that it is."""
+    """The address in the form in which it is judged: without a zone, and ``::ffff:a.b.c.d`` as ``a.b.c.d``."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -85,7 +85,7 @@ class Admission:
     def admit(self, address: str) -> Refusal | None:
         """Judge a new connection. ``None`` means admitted: it is counted until :meth:`release` is called for it."""
         peer = canonical(address)
-        # What can't be judged is a stranger: a name or an empty peer must never pass for a trusted network.
+        # What is no address (a name, an empty peer) is never trusted.
         if peer is None or not within(peer, self._networks):
             return Refusal.NOT_ALLOWED
         if self._total >= self._max_connections:
@@ -98,18 +98,19 @@ class Admission:
         return None
 
     def release(self, address: str) -> None:
-        """Give back what :meth:`admit` counted."""
+        """A connection that :meth:`admit` counted has ended."""
         peer = canonical(address)
         if peer is None:
             return
         self._total -= 1
         self._held[peer] -= 1
         if not self._held[peer]:
-            # Without this the counter would grow by one entry for each address ever seen.
+            # Otherwise the counter would keep an entry for each address ever seen.
             del self._held[peer]
 
 
 _MARKS = ("/run/.containerenv", "/.dockerenv")
+"""Files that podman and docker put into each container."""
 _ROUTES = Path("/proc/net/route")
 
 

@@ -1,5 +1,7 @@
-"""From variables to plugins' classes, for the process and for each account, and from those to plugins: what the service
-runs and ``check`` probes, with every mistake found on the way.
+"""Builds what the service runs and ``check`` probes, and collects every mistake on the way.
+
+:func:`choose` reads the settings and loads the plugins' classes, for the process and for each account. :func:`compose`
+constructs the plugins.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from .accounts.users import Users
 from .contracts import Credentials, Filter, Maildrop, Queue, Relay, Setting, SettingsMistake
 from .guessing import LimitedMaildrop, LoginLimit
 from .plugins import PluginContext
-from .relays.allow_list import GuardFilter
+from .relays.allow_list import AllowListFilter
 from .relays.filtered import FilteredRelay
 from .relays.rate_limit import Turns
 from .settings import TABLE, Settings, read, unknown_variables
@@ -49,16 +51,16 @@ __all__ = (
 )
 
 NONE = "none"
-"""The name that closes a leg."""
+"""The plugin name that closes a leg."""
 
 LEGS = {"MAILDROP_PLUGIN": Leg.POP3, "RELAY_PLUGIN": Leg.SMTP}
 FILTERS = "SMTP_FILTERS"
 CREDENTIALS = {"MAILDROP_PLUGIN": "BACKEND_IMAP_CREDENTIALS", "RELAY_PLUGIN": "BACKEND_SMTP_CREDENTIALS"}
-"""Leg → the variable that names what its backend plugin logs in with."""
+"""Leg → the variable that names the credentials plugin of its backend."""
 NEXT_RELAY = {"spool": "SPOOL_RELAY"}
 """Relay that hands on to another one → the variable that names that one."""
 ASKED_FOR = frozenset({*CREDENTIALS.values(), *NEXT_RELAY.values()})
-"""What names plugins that are made when another plugin asks its context for them."""
+"""Variables whose plugins are made only when another plugin asks its context for them."""
 GROUPS = {
     "MAILDROP_PLUGIN": plugins.MAILDROP,
     "RELAY_PLUGIN": plugins.RELAY,
@@ -67,10 +69,10 @@ GROUPS = {
     **dict.fromkeys(NEXT_RELAY.values(), plugins.RELAY),
 }
 _SWITCHED_ON_BY = {"SMTP_SENDER": "sender"}
-"""Setting → the built-in filter that it switches on, behind all that are named: it then has the last word."""
-_GUARDED_BY = ("SMTP_ALLOWED_SENDERS", "SMTP_ALLOWED_RECIPIENTS")
-_GUARD = "allowed"
-"""The name under which the log and ``check`` know the guard, which stands before all other filters."""
+"""Setting → the built-in filter that it switches on. It runs after all filters that are named."""
+_ALLOW_LISTS = ("SMTP_ALLOWED_SENDERS", "SMTP_ALLOWED_RECIPIENTS")
+_ALLOW_LIST_FILTER = "allowed"
+"""The name of the filter with the allow-lists, in the log and in ``check``. It runs before all other filters."""
 
 Named = tuple[str, str]
 """A variable and one plugin that it names."""
@@ -78,7 +80,7 @@ Named = tuple[str, str]
 
 @dataclass(frozen=True)
 class Chosen:
-    """What is to be made: plugins' classes by name. ``table`` is an account's part of the file."""
+    """The settings and plugins' classes of the process or of an account; ``table`` is its part of the accounts file."""
 
     settings: Settings
     classes: Mapping[Named, Any]
@@ -93,7 +95,7 @@ class Chosen:
         return frozenset(leg for variable, leg in LEGS.items() if self.settings[variable] != NONE)
 
     def located(self, lines: Iterable[str]) -> list[str]:
-        """Mistakes as they are said to the user: those of an account with where it stands in the file."""
+        """Mistakes as the user reads them: those of an account with its place in the accounts file."""
         if self.table is None:
             return list(lines)
         places = self.table.places
@@ -106,9 +108,9 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Choice:
-    """The process's settings, what it and each account is to be made of, and what is wrong so far.
+    """What was chosen for the process and for each account, and the mistakes so far.
 
-    Without a file ``accounts`` is empty, and ``process`` has everything.
+    Without an accounts file ``accounts`` is empty, and ``process`` has everything.
     """
 
     process: Chosen
@@ -118,7 +120,7 @@ class Choice:
 
     @property
     def settings(self) -> Settings:
-        """The process's settings, with those that any plugin declares."""
+        """The process's settings, including those that any plugin declares."""
         return self.process.settings
 
 
@@ -132,7 +134,7 @@ def choose(environ: Mapping[str, str]) -> Choice:
         file = read_accounts(settings["ACCOUNTS_FILE"])
     except SettingsMistake as mistake:
         return Choice(Chosen(settings, {}), (), None, (*settings.mistakes, *mistake.lines))
-    # A filter that a setting of the account switches on is the account's own, also where it is named.
+    # A filter that a setting of the account switches on is the account's own, also where SMTP_FILTERS names it.
     listed = [one for one in _listed(settings) if one[1] not in _SWITCHED_ON_BY.values()]
     pairs = []
     for table in file.accounts.values():
@@ -142,7 +144,7 @@ def choose(environ: Mapping[str, str]) -> Choice:
     accounts = tuple(chosen for chosen, _ in pairs)
     declared = [setting for chosen in accounts for setting in chosen.settings.declared]
     process, mistakes = _chosen(environ, listed, declared=declared)
-    # What is wrong in the environment is inherited by every account.
+    # Every account inherits the environment's mistakes; they are reported once.
     ours = [chosen.located(line for line in lines if line not in mistakes) for chosen, lines in pairs]
     return Choice(process, accounts, file, (*mistakes, *file.mistakes, *(line for lines in ours for line in lines)))
 
@@ -158,7 +160,7 @@ def _listed(settings: Settings) -> list[Named]:
 
 
 def _filters(settings: Settings) -> list[Named]:
-    """Those and the ones that other settings switch on."""
+    """The filters that are named, then those that other settings switch on."""
     switched_on = [name for variable, name in _SWITCHED_ON_BY.items() if settings[variable] is not None]
     named = [*_listed(settings), *((FILTERS, name) for name in switched_on)]
     return list(dict.fromkeys(named)) if settings["RELAY_PLUGIN"] != NONE else []
@@ -176,7 +178,10 @@ def _chosen(
     table: AccountTable | None = None,
     declared: Iterable[Setting] = (),
 ) -> tuple[Chosen, list[str]]:
-    """The named plugins' classes and the settings, those that they declare included; and what is wrong there."""
+    """Load the named plugins' classes and read the settings, including those that the plugins declare.
+
+    Also returns the mistakes in them.
+    """
     classes: dict[Named, Any] = {}
     unfound = []
     for variable, name in named:
@@ -202,8 +207,8 @@ def _settings(
 class Account:
     """An account's settings and its own plugins. A leg that it does not have is ``None``.
 
-    ``credentials`` are those that its legs asked for, by name; they are to be closed after the legs. ``queue`` is what
-    its relay keeps, if it does that.
+    ``credentials`` are those that its legs asked for, by name; close them after the legs. ``queue`` is its relay, if
+    that one keeps mail.
     """
 
     name: str
@@ -218,7 +223,7 @@ class Account:
 class Composition:
     """What is served: a leg that is closed is ``None``. Without an accounts file the one account has no name.
 
-    ``filters`` are those of the whole process, in their order; an account's own stand in front of its relay.
+    ``filters`` are those of the whole process, in their order; an account's own filters are a part of its relay.
     """
 
     settings: Settings
@@ -243,8 +248,8 @@ class Composition:
 def compose(environ: Mapping[str, str] | None = None, former: Composition | None = None) -> Composition:
     """Read the settings, load the named plugins and construct them; nothing is connected.
 
-    What ``former``, which this one will replace, knows of logins and of messages of the last minute lives on.
-    Raises :class:`SettingsMistake` with all mistakes of all of them.
+    ``former`` is the composition that this one will replace: what it knows of logins and of the messages in the last
+    minute is taken over. Raises :class:`SettingsMistake` with all mistakes.
     """
     environ = os.environ if environ is None else environ
     choice = choose(environ)
@@ -260,7 +265,7 @@ def compose(environ: Mapping[str, str] | None = None, former: Composition | None
         accounts.append(made.account(chosen))
         mistakes += chosen.located(lines)
     rules: tuple[Rule, ...] = ()
-    # The rules of a file that is wrong may lead nowhere.
+    # In a file with mistakes, rules may name an account that was not read.
     file = None if choice.file is None or choice.file.mistakes else choice.file
     if file is not None:
         legs = {chosen.name: chosen.legs for chosen in choice.accounts}
@@ -275,12 +280,12 @@ def compose(environ: Mapping[str, str] | None = None, former: Composition | None
     try:
         tls = server_context(settings)
     except SettingsMistake as mistake:
-        mistakes.extend(_not_said(mistake.lines, settings))
+        mistakes.extend(_not_reported(mistake.lines, settings))
     if mistakes:
-        # Only a warning where all else is well; but here it may be why something else is "not set".
+        # Alone they are only a warning. Here a misspelt name may be the reason why a setting is "not set".
         unknown = unknown_variables(environ, settings.declared)
         mistakes += [f"{name}: no such setting, did you mean {meant}?" for name, meant in unknown]
-        # Both legs say what is wrong with credentials that they share.
+        # Both legs report the mistakes of credentials that they share; each line is shown once.
         raise SettingsMistake(*sorted(dict.fromkeys(mistakes), key=partial(_line_in, settings["ACCOUNTS_FILE"])))
     logins = former.logins if former else LoginLimit()
     if choice.file is None:
@@ -300,20 +305,20 @@ def compose(environ: Mapping[str, str] | None = None, former: Composition | None
 
 
 def _line_in(file: Path | None, mistake: str) -> int:
-    """The line of the accounts file that it is about; 0 for what is about the environment, which comes first."""
+    """The line of the accounts file that the mistake is about; 0, which comes first, for one in the environment."""
     found = re.match(rf"{re.escape(str(file))}:(\d+): ", mistake)
     return int(found[1]) if found else 0
 
 
-def _not_said(lines: Iterable[str], settings: Settings) -> list[str]:
-    """Without what is about a variable that could not be read: a password whose file can't be isn't also "not set"."""
-    said = {line.partition(":")[0].removesuffix("_FILE") for line in settings.mistakes}
-    return [line for line in lines if line.partition(":")[0] not in said]
+def _not_reported(lines: Iterable[str], settings: Settings) -> list[str]:
+    """Without lines about a variable that could not be read: that is reported already, and "not set" would be wrong."""
+    reported = {line.partition(":")[0].removesuffix("_FILE") for line in settings.mistakes}
+    return [line for line in lines if line.partition(":")[0] not in reported]
 
 
 @dataclass(frozen=True)
 class _Made:
-    """Plugins, each an instance of its own."""
+    """The plugins that were constructed for the process or for an account."""
 
     maildrop: Maildrop | None
     relay: Relay | None
@@ -322,7 +327,7 @@ class _Made:
     queue: Queue | None
 
     def account(self, chosen: Chosen) -> Account:
-        """Them as an account: the filters stand before the pace, for what they refuse need not wait."""
+        """These plugins as an account. Filters come before the rate limit: a message that they refuse need not wait."""
         relay = self.relay
         add_missing: bool = chosen.table is not None and chosen.settings["SMTP_ADD_MISSING"]
         if relay is not None and (self.filters or add_missing):
@@ -331,32 +336,33 @@ class _Made:
 
 
 def _made(chosen: Chosen, turns: dict[str, Turns] | None = None, but: Collection[str] = ()) -> tuple[_Made, list[str]]:
-    """What was chosen, constructed, and what it has to say against its settings; nothing that ``but`` names."""
+    """Construct what was chosen, except what the variables in ``but`` name. Also returns the plugins' mistakes."""
     settings = chosen.settings
     mistakes: list[str] = []
     instances: dict[Named, Any] = {}
     common = PluginContext("", settings, chosen.name, turns={} if turns is None else turns)
     queue = None
-    guarded = any(settings[variable] is not None for variable in _GUARDED_BY)
+    limited = any(settings[variable] is not None for variable in _ALLOW_LISTS)
     sends = ("RELAY_PLUGIN", settings["RELAY_PLUGIN"]) in chosen.classes
-    guard = _GUARD
-    while (FILTERS, guard) in chosen.classes:
-        # A site's filter may have any name, and must not take the guard's place with it.
-        guard = f"built-in {guard}"
-    guards = {(FILTERS, guard): GuardFilter} if guarded and sends else {}
-    for (variable, name), plugin in {**guards, **chosen.classes}.items():
+    allow_list = _ALLOW_LIST_FILTER
+    while (FILTERS, allow_list) in chosen.classes:
+        # A site's filter may have the same name, and must not replace this one.
+        allow_list = f"built-in {allow_list}"
+    first = {(FILTERS, allow_list): AllowListFilter} if limited and sends else {}
+    for (variable, name), plugin in {**first, **chosen.classes}.items():
         if variable in ASKED_FOR or variable in but:
             continue
         context = common.of(GROUPS[variable], name)
         try:
             made = context.construct(plugin, variable, name)
         except SettingsMistake as mistake:
-            mistakes.extend(_not_said(mistake.lines, settings))
+            mistakes.extend(_not_reported(mistake.lines, settings))
             continue
         if variable == "RELAY_PLUGIN":
             queue = made if hasattr(made, "administer") else None
-            # It is the backend that can take no more in a minute. What hands on to it takes as much as is sent.
-            made = made if context.next_relays else context.paced(made)
+            # The limit is the backend's. A relay that hands on to another one, as the spool does, takes mail at any
+            # rate; only the other one is limited.
+            made = made if context.next_relays else context.rate_limited(made)
         instances[variable, name] = made
     maildrop, relay = (instances.get((variable, settings[variable])) for variable in LEGS)
     filters = {name: plugin for (variable, name), plugin in instances.items() if variable == FILTERS}
@@ -364,7 +370,7 @@ def _made(chosen: Chosen, turns: dict[str, Turns] | None = None, but: Collection
 
 
 def _closed_legs(settings: Settings, accounts: Iterable[Chosen]) -> list[str]:
-    """The environment opens and closes the listeners, an account only its part of what is behind them."""
+    """The mistakes of accounts that have a leg whose listener is closed, and of listeners that no account uses."""
     mistakes: list[str] = []
     for variable, leg in LEGS.items():
         having = [chosen for chosen in accounts if leg in chosen.legs]
@@ -377,7 +383,7 @@ def _closed_legs(settings: Settings, accounts: Iterable[Chosen]) -> list[str]:
 
 
 def _routed(composition: Composition, file: AccountsFile, recent: RecentLogins) -> Composition:
-    """The same with routers before the accounts' plugins."""
+    """The same composition with routers in front of the accounts' plugins."""
     users = Users(file.users, composition.logins)
     maildrops = {account.name: account.maildrop for account in composition.accounts if account.maildrop is not None}
     relays = {account.name: account.relay for account in composition.accounts if account.relay is not None}
@@ -406,7 +412,7 @@ def credentials(environ: Mapping[str, str]) -> dict[str, Mapping[str, Credential
                 try:
                     context.credentials(variable)
                 except SettingsMistake as mistake:
-                    mistakes.extend(chosen.located(_not_said(mistake.lines, chosen.settings)))
+                    mistakes.extend(chosen.located(_not_reported(mistake.lines, chosen.settings)))
         found[chosen.name] = context.shared
     if mistakes:
         raise SettingsMistake(*dict.fromkeys(mistakes))
@@ -414,8 +420,8 @@ def credentials(environ: Mapping[str, str]) -> dict[str, Mapping[str, Credential
 
 
 def relays(environ: Mapping[str, str]) -> list[Account]:
-    """The accounts with nothing but their relays, constructed and not started; one without a name where there is no
-    accounts file.
+    """The accounts with only their relays, constructed but not started; without an accounts file one account without a
+    name.
 
     Raises :class:`SettingsMistake`.
     """

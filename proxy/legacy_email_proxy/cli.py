@@ -1,8 +1,8 @@
 """The command line: which command, which options; each command's work is in ``commands/``.
 
-Loading the commands takes a third of a second, so :func:`main` does it, and not the import of this module: there a
-Ctrl-C that comes meanwhile ends the process without the traceback of an import. So nothing is imported above it that
-Python has not loaded at its own start.
+Loading the commands takes a third of a second. :func:`main` does it, not the import of this module, so that Ctrl-C
+during that time ends the process without a traceback. For the same reason this module imports nothing at its top that
+Python has not loaded already.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from . import __version__
 
 TYPE_CHECKING = False
-"""Type checkers know this name, wherever it comes from; ``typing`` takes its time."""
+"""Type checkers treat this name like ``typing.TYPE_CHECKING``, and importing ``typing`` takes time."""
 
 if TYPE_CHECKING:
     import argparse
@@ -25,10 +25,10 @@ __all__ = ("commands", "main", "parser")
 
 EXIT_MISTAKES = 2
 EXIT_INTERRUPTED = 130
-"""As of a program that SIGINT ended."""
+"""What a shell reports for a program that SIGINT ended."""
 
-EXIT_UNREAD = 141
-"""As of a program that SIGPIPE ended."""
+EXIT_BROKEN_PIPE = 141
+"""What a shell reports for a program that SIGPIPE ended."""
 
 _EXAMPLES = """\
 examples (all settings are environment variables):
@@ -43,26 +43,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _run(arguments)
         finally:
-            # Also after a help, and here, where it is noticed that nobody reads.
+            # At the interpreter's own end, a reader that is gone would give a traceback.
             sys.stdout.flush()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        if not _nobody_reads():
+        if not _reader_is_gone():
             raise
-        return EXIT_UNREAD
+        return EXIT_BROKEN_PIPE
 
 
 def _run(arguments: Sequence[str] | None) -> int:
     import signal
 
     if not (given := sys.argv[1:] if arguments is None else arguments) or given[0] == "serve":
-        # Until the service hears it: without this a reload that comes while it starts would end the process. What it
-        # would have read is read now anyway.
+        # Until the service handles SIGHUP, it would end the process. A reload that is asked for while the service
+        # starts is not needed: the settings are being read now.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # Where the shell has us ignore SIGINT, as behind nohup, it stays ignored.
-    heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if heard:
+    # Where the process was started with SIGINT ignored, as by nohup, it stays ignored.
+    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if interruptible:
         signal.signal(signal.SIGINT, _leave)
     try:
         from .contracts import SettingsMistake
@@ -75,7 +75,7 @@ def _run(arguments: Sequence[str] | None) -> int:
             argcomplete.autocomplete(made)
         options = made.parse_args(arguments)
     finally:
-        if heard:
+        if interruptible:
             signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return int(options.run(options))
@@ -86,12 +86,14 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _leave(*_: object) -> NoReturn:
-    """End at once: nothing has begun, and an exception in an import can be lost, or be told as a fault of a library."""
+    """End at once. Nothing has begun yet, and an exception in the middle of an import may be swallowed, or reported as
+    an error of a library.
+    """
     os._exit(EXIT_INTERRUPTED)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of all commands; the ``run`` of what it gives is the command's."""
+    """The parser of all commands. Its result has the ``run`` of the command's module as ``run``."""
     import argparse
 
     kind = argparse.RawDescriptionHelpFormatter
@@ -101,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=kind,
     )
-    # With the short form, too, as Python 3.11 and 3.12 leave the commands no more room than the longest option.
+    # The short form makes it the longest option: Python 3.11 and 3.12 give the commands' column only that much room.
     made.add_argument("-V", "--version", action="version", version=f"legacy-email-proxy {__version__}")
     listed = made.add_subparsers(title="commands (COMMAND --help shows more)", metavar="COMMAND")
     for module in commands():
@@ -122,15 +124,15 @@ def commands() -> tuple[ModuleType, ...]:
     return (serve, demo, check, plugins, settings, spool, password, authorize, healthcheck)
 
 
-def _nobody_reads() -> bool:
-    """Whether who read our output has gone, as ``head`` does; then nothing more is written there."""
+def _reader_is_gone() -> bool:
+    """Whether the reader of our output is gone, as ``head`` after ten lines. Then output goes to the null device."""
     import select
 
     output = select.poll()
     output.register(sys.stdout.fileno(), 0)
     if not output.poll(0):
         return False
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())  # else the interpreter tries once more at its end, and complains
-    os.close(nowhere)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())  # otherwise the interpreter flushes again at its end, and prints an error
+    os.close(null)
     return True

@@ -1,7 +1,8 @@
-"""Finds plugins by group and name, loads only the one that is named, and says whose fault it is when that fails; and
-constructs it, with the :class:`~legacy_email_proxy.contracts.Context` that it is handed.
+"""Finds a plugin by group and name, loads it, checks that it keeps its contract, and constructs it with its
+:class:`~legacy_email_proxy.contracts.Context`.
 
-Built-in plugins come through the same entry points as a site's. A broken plugin that nobody named is never imported.
+Built-in plugins come through the same entry points as a site's. Only a plugin that is named is imported, so a broken
+one that nobody uses does no harm. A mistake names the plugin's distribution and version.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from .contracts import (
     StartingCredentials,
     StartingRelay,
 )
-from .relays.rate_limit import PATIENCE_SECONDS, PacedRelay, Turns, paced
+from .relays.rate_limit import PATIENCE_SECONDS, RateLimitedRelay, Turns, rate_limited
 from .settings import read
 
 __all__ = (
@@ -62,7 +63,7 @@ _OPTIONAL: dict[str, tuple[type, ...]] = {
     RELAY: (StartingRelay, Queue, BackedUpQueue),
     CREDENTIALS: (Authorizable, StartingCredentials),
 }
-"""What a plugin of a group may be besides: one that has any method of it has all of them."""
+"""Optional contracts of a group: a plugin with one method of such a contract must have all of them."""
 
 _CONTEXTS = ("open", "transaction")
 """The methods that give an asynchronous context manager."""
@@ -134,7 +135,7 @@ def load(found: Found) -> Any:
 
 
 def _violations(plugin: Any, group: str) -> list[str]:
-    """What is wrong with a plugin class: checked when it is loaded, not at three in the morning when it is called."""
+    """What is wrong with a plugin class. It is checked at load: the start fails then, not a call days later."""
     if not isinstance(plugin, type):
         return [f"{plugin!r} is not a class"]
     if inspect.isabstract(plugin):
@@ -152,7 +153,7 @@ def _violations(plugin: Any, group: str) -> list[str]:
 
 
 def _methods(contract: type) -> Iterator[tuple[str, FunctionType]]:
-    """Those that the contract itself has, and not one that it extends."""
+    """The methods of the contract itself, without those of a contract that it extends."""
     for name, promised in vars(contract).items():
         if not name.startswith("_") and inspect.isfunction(promised):
             yield name, promised
@@ -214,7 +215,7 @@ def _may_bound(setting: Setting, bound: object) -> bool:
 
 
 def declared_settings(plugin: Any) -> tuple[Setting, ...]:
-    """The settings that a plugin class, which :func:`load` has judged, declares for itself."""
+    """The settings that a plugin class declares for itself; :func:`load` has checked them."""
     declared: tuple[Setting, ...] = getattr(plugin, "settings", ())
     return declared
 
@@ -223,17 +224,17 @@ _CIPHERS = (
     "@SECLEVEL=2:ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20:ECDHE+AES:DHE+AES"
     ":kRSA+AESGCM:kRSA+AES:!AESCCM:!aDSS"
 )
-"""What a backend may choose from with TLS 1.2, the best first. SHA-1, and the last, without forward secrecy, are all
-that some old servers on a firm's own premises have. Python's own choice depends on its version and on who built it, and
-so does how strictly it reads the certificates of a CA: one Python would reach a server, and another would not."""
+"""Ciphers for TLS 1.2 with a backend, the best first. Some old servers on a firm's own premises have only those with
+SHA-1, or only the last ones, without forward secrecy. Python's own choice depends on its version and build: one Python
+would reach a server and another would not."""
 
 
 @dataclass(frozen=True, slots=True)
 class PluginContext:
-    """See :class:`~legacy_email_proxy.contracts.Context`. ``name`` is ``kind.plugin``: the logger's and folder's.
+    """See :class:`~legacy_email_proxy.contracts.Context`. ``name`` is ``kind.plugin``, for the logger and the folder.
 
-    Where there are several accounts, ``account`` stands behind it: nothing that is kept for one is read by another.
-    ``shared`` holds the credentials plugins that are made already, by name: all contexts of an account have one.
+    With several accounts ``account`` is added to it, so that no account reads another one's files. ``shared`` holds the
+    credentials plugins that are made already, by name; all contexts of an account share it.
     """
 
     name: str
@@ -243,10 +244,10 @@ class PluginContext:
     turns: dict[str, Turns] = field(default_factory=dict)
     """Account → when its last messages went out, where their rate is limited."""
     next_relays: list[Relay] = field(default_factory=list)
-    """Those that the plugin hands on to."""
+    """The relays that the plugin hands on to."""
 
     def of(self, group: str, name: str) -> PluginContext:
-        """The same account's, for the plugin of this name in an entry-point group."""
+        """A context of the same account for another plugin: that of this name in an entry-point group."""
         return replace(self, name=f"{group.rpartition('.')[2]}.{name.replace(':', '.')}", next_relays=[])
 
     @property
@@ -265,13 +266,13 @@ class PluginContext:
         if not path.is_dir():
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if os.geteuid() == 0:
-                # A command that root runs must not leave a folder that the service, whose STATE_DIR is, can't use.
+                # When root runs a command, the folder must belong to the service's user, who owns STATE_DIR.
                 owner = path.parent.stat()
                 os.chown(path, owner.st_uid, owner.st_gid)
         return path
 
     def tls(self, ca_file_variable: str) -> ssl.SSLContext:
-        """A verifying client context; there is no way here to get one that does not verify."""
+        """A client context that verifies the server; there is no way to get one that does not."""
         ca_file: Path | None = self.settings[ca_file_variable]
         try:
             context = ssl.create_default_context(cafile=ca_file)
@@ -280,7 +281,8 @@ class PluginContext:
             raise SettingsMistake(f"{ca_file_variable}: can not read {str(ca_file)!r}: {reason}") from None
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_ciphers(_CIPHERS)
-        # Name, chain and date are always verified. STRICT is about formal fields, which a firm's own CA may leave out.
+        # Name, chain and date are always verified. STRICT, a default of newer Pythons, also wants formal fields that a
+        # firm's own CA may leave out.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         return context
@@ -293,15 +295,15 @@ class PluginContext:
         return self.shared[name]
 
     def relay(self, variable: str) -> Relay:
-        """A relay of the plugin that ``variable`` names, which keeps the pace that its backend asks for."""
-        relay = self.paced(self._named(RELAY, variable), math.inf)
+        """A relay of the plugin that ``variable`` names, with the account's limit of messages per minute."""
+        relay = self.rate_limited(self._named(RELAY, variable), math.inf)
         self.next_relays.append(relay)
         return relay
 
-    def paced(self, relay: Relay, patience_seconds: float = PATIENCE_SECONDS) -> Relay:
-        """``relay`` with the pace that the account's settings ask for."""
-        relay = paced(relay, self.settings, patience_seconds, self.turns.get(self.account))
-        if isinstance(relay, PacedRelay):
+    def rate_limited(self, relay: Relay, patience_seconds: float = PATIENCE_SECONDS) -> Relay:
+        """``relay`` with the account's limit of messages per minute, if there is one."""
+        relay = rate_limited(relay, self.settings, patience_seconds, self.turns.get(self.account))
+        if isinstance(relay, RateLimitedRelay):
             self.turns[self.account] = relay.turns
         return relay
 

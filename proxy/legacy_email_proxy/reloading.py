@@ -1,10 +1,11 @@
-"""What new sessions get: the composition of the moment, which a reload exchanges under running listeners.
+"""The composition that new sessions use, and its replacement at a reload while the listeners stay open.
 
-A maildrop that is open and a mail transaction that has begun keep what they have; when the last of them has ended, the
-plugins of the composition that they came from are closed.
+An open maildrop and a mail transaction that has begun keep the composition with which they started. When the last of
+them has ended, the plugins of that composition are closed.
 
-A reload composes everything anew and exchanges it whole, so there is nothing half old and half new that could be wrong.
-Only the logins that POP-before-SMTP remembers and the filters of the whole process live on.
+A reload builds a whole new composition and then replaces the old one in one step, so the two are never mixed. Kept are
+only the filters of the whole process, the logins that POP-before-SMTP remembers, and the counts of failed logins and of
+messages in the last minute.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _Session = TypeVar("_Session")
 
 
 @dataclass(slots=True, eq=False)
-class _Lent:
+class _InUse:
     """A composition and how many sessions use it."""
 
     composition: Composition
@@ -43,73 +44,73 @@ class _Lent:
 
 
 class Current:
-    """The composition of the moment. ``retire`` is called for one that was replaced and that nobody uses any more."""
+    """The current composition. ``retire`` is called with a former one when no session uses it any more."""
 
     def __init__(self, composition: Composition, retire: Callable[[Composition], object]) -> None:
-        self._lent = _Lent(composition)
+        self._used = _InUse(composition)
         self._retire = retire
 
     @property
     def composition(self) -> Composition:
-        """What is lent now."""
-        return self._lent.composition
+        """The one that new sessions use."""
+        return self._used.composition
 
     def tls(self) -> ssl.SSLContext:
-        """What a handshake that begins now shows.
+        """The context of a TLS handshake that begins now.
 
-        It is exchanged whole. Loaded into the former context, a certificate with another kind of key would stand beside
-        the old one, which clients that want that kind would still be shown.
+        A reload makes a new context. If the new certificate were loaded into the old context, OpenSSL would keep an old
+        certificate with another type of key beside it, and show that one to some clients.
         """
         if self.composition.tls is None:
             raise TypeError("there is no certificate")
         return self.composition.tls
 
-    def borrow(self) -> _Lent:
-        """The composition, kept from being retired until it is given back."""
-        self._lent.sessions += 1
-        return self._lent
+    def acquire(self) -> _InUse:
+        """The composition for a new session; it is not retired before :meth:`release`."""
+        self._used.sessions += 1
+        return self._used
 
-    def give_back(self, lent: _Lent) -> None:
-        """One session less uses it."""
-        lent.sessions -= 1
-        self._retire_unused(lent)
+    def release(self, used: _InUse) -> None:
+        """A session that used it has ended."""
+        used.sessions -= 1
+        self._retire_unused(used)
 
     async def prove(self, login: Login, address: str) -> None:
-        """Judge a local user's password by the accounts file of the moment; see :meth:`Users.prove`."""
+        """Judge a local user's password by the current accounts file; see :meth:`Users.prove`."""
         users = self.composition.users
         if users is None:
             raise TypeError("there is no accounts file")
         await users.prove(login, address)
 
     def replace(self, composition: Composition) -> None:
-        """Lend this one from now on."""
-        former, self._lent = self._lent, _Lent(composition)
+        """Use this composition for new sessions."""
+        former, self._used = self._used, _InUse(composition)
         composition.logins.forget_refused()
         self._retire_unused(former)
 
-    def _retire_unused(self, lent: _Lent) -> None:
-        if lent is not self._lent and not lent.sessions:
-            self._retire(lent.composition)
+    def _retire_unused(self, used: _InUse) -> None:
+        if used is not self._used and not used.sessions:
+            self._retire(used.composition)
 
 
 class _Keeping(AbstractAsyncContextManager[_Session], Generic[_Session]):
-    """A session at a plugin of the current composition, which is kept until the session is over."""
+    """A session at a plugin of the current composition, which is not retired before the session is over."""
 
     def __init__(
         self, current: Current, opened: Callable[[Composition], AbstractAsyncContextManager[_Session]]
     ) -> None:
         self._current = current
         self._opened = opened
-        self._lent: _Lent
+        self._used: _InUse
         self._context: AbstractAsyncContextManager[_Session]
 
     async def __aenter__(self) -> _Session:
-        self._lent = self._current.borrow()
+        self._used = self._current.acquire()
         try:
-            self._context = self._opened(self._lent.composition)
+            self._context = self._opened(self._used.composition)
             return await self._context.__aenter__()
         except BaseException:
-            self._current.give_back(self._lent)
+            self._current.release(self._used)
             raise
 
     async def __aexit__(
@@ -118,17 +119,17 @@ class _Keeping(AbstractAsyncContextManager[_Session], Generic[_Session]):
         try:
             return await self._context.__aexit__(kind, error, traceback)
         finally:
-            self._current.give_back(self._lent)
+            self._current.release(self._used)
 
 
 class CurrentMaildrop:
-    """See :class:`~legacy_email_proxy.contracts.Maildrop`: that of the composition which is current at the login."""
+    """The :class:`~legacy_email_proxy.contracts.Maildrop` of the composition that is current at the login."""
 
     def __init__(self, current: Current) -> None:
         self._current = current
 
     def open(self, client: Client, login: Login | None) -> AbstractAsyncContextManager[MaildropSession]:
-        """Open a maildrop, and keep its plugin until it is closed."""
+        """Open a maildrop of the current plugin, which is not closed before the session ends."""
         return _Keeping(self._current, lambda composition: _maildrop(composition).open(client, login))
 
     async def probe(self) -> Sequence[Finding]:
@@ -141,7 +142,7 @@ class CurrentMaildrop:
 
 
 class CurrentRelay:
-    """See :class:`~legacy_email_proxy.contracts.Relay`: that of the composition which is current at MAIL."""
+    """The :class:`~legacy_email_proxy.contracts.Relay` of the composition that is current at MAIL."""
 
     def __init__(self, current: Current) -> None:
         self._current = current
@@ -149,7 +150,7 @@ class CurrentRelay:
     def transaction(
         self, client: Client, reverse_path: str, parameters: Parameters
     ) -> AbstractAsyncContextManager[Transaction]:
-        """Open a transaction, and keep its plugin until it is over."""
+        """Open a transaction of the current plugin, which is not closed before the transaction is over."""
         return _Keeping(
             self._current, lambda composition: _relay(composition).transaction(client, reverse_path, parameters)
         )

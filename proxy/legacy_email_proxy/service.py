@@ -35,12 +35,12 @@ __all__ = ("Addresses", "serve")
 
 _log = logging.getLogger("legacy_email_proxy.service")
 _STARTING_SECONDS = 10.0
-"""What new plugins get to begin when the settings are read anew: until then no signal is heard."""
+"""How long new plugins may take to start at a reload; no signal is handled meanwhile."""
 _CLOSING_SECONDS = 5.0
-"""What a plugin gets to let go of its connections; a stuck one must not keep the process."""
+"""How long a plugin may take to close; a stuck one must not keep the process running."""
 _FINISHING_SECONDS = 360.0
-"""What credentials get: a token that is on its way may be one that can't be had again. A second signal ends it, and so
-does whoever kills a process that takes so long."""
+"""How long credentials may take to close. The provider may just be replacing their refresh token, and if that reply is
+lost, somebody has to give the consent again. A second signal ends the wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +59,12 @@ async def serve(
     on_ready: Callable[[Addresses], None] = lambda _: None,
     recompose: Callable[[Composition], Composition] | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal ends the drain at once. No backend need be up for it.
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends the drain at once. Backends may be unreachable.
 
-    ``signals`` are those that the process hears, from before ``composition`` was made: one that comes earlier must not
-    end it in the middle of that. At SIGHUP new sessions get what ``recompose`` makes, in a thread, for with many
-    accounts it takes seconds; what it raises leaves everything as it was. Raises :class:`SettingsMistake` when a
-    listener can not be opened.
+    ``signals`` are those that the process receives. The caller listens for them before it makes ``composition``, so
+    that no signal kills the process in the middle of that. At SIGHUP new sessions get what ``recompose`` returns. It
+    runs in a thread, because it takes seconds with many accounts; if it raises, everything stays as it was. Raises
+    :class:`SettingsMistake` when a listener can not be opened.
     """
     # Before any task group: that would wrap the mistake, and the user would read a traceback instead of one line.
     opened = _open(composition)
@@ -81,33 +81,33 @@ async def serve(
             while (number := await anext(signals)) == signal.SIGHUP and recompose:
                 await _reload(current, recompose)
             log.event(_log, logging.INFO, "stopping", signal=signal.Signals(number).name)
-            group.start_soon(_hurry, signals, group)
+            group.start_soon(_cancel_at_next_signal, signals, group)
         group.cancel_scope.cancel()
     log.event(_log, logging.INFO, "stopped")
 
 
-async def _hurry(signals: AsyncIterator[signal.Signals], group: TaskGroup) -> None:
+async def _cancel_at_next_signal(signals: AsyncIterator[signal.Signals], group: TaskGroup) -> None:
     while await anext(signals) == signal.SIGHUP:
         pass
     group.cancel_scope.cancel()
 
 
 async def _reload(current: Current, recompose: Callable[[Composition], Composition]) -> None:
-    """Give new sessions what the files hold now, or say what is wrong there and leave everything as it is."""
+    """Read the settings and files anew for new sessions, or log what is wrong there and change nothing."""
     former = current.composition
     try:
         renewed = await anyio.to_thread.run_sync(recompose, former)
         for leg, before, now in (("POP3", former.maildrop, renewed.maildrop), ("SMTP", former.relay, renewed.relay)):
             if (before is None) != (now is None):
-                raise SettingsMistake(f"the {leg} listener opens and closes with a restart only")
+                raise SettingsMistake(f"the {leg} listener can be opened or closed by a restart only")
         if (former.tls is None) != (renewed.tls is None):
-            raise SettingsMistake("TLS_CERT_FILE: TLS comes and goes with a restart only")
-        # The listeners hold the filters of the whole process; the new ones have done nothing that had to be ended.
+            raise SettingsMistake("TLS_CERT_FILE: TLS can be switched on or off by a restart only")
+        # The listeners keep the old filters of the whole process. The new ones were never used: nothing to close.
         renewed = replace(renewed, filters=former.filters)
         with anyio.move_on_after(_STARTING_SECONDS) as scope:
             await _start(renewed)
         if scope.cancelled_caught:
-            raise SettingsMistake(f"RELAY_PLUGIN: the new relay did not begin its work within {_STARTING_SECONDS:g} s")
+            raise SettingsMistake(f"RELAY_PLUGIN: the new relay did not start within {_STARTING_SECONDS:g} s")
     except SettingsMistake as mistake:
         for line in mistake.lines:
             log.event(_log, logging.ERROR, "not reloaded", mistake=line)
@@ -139,19 +139,19 @@ def _open(composition: Composition) -> dict[str, list[socket.socket]]:
 
 
 async def _start(composition: Composition) -> None:
-    """Let plugins begin what they do by themselves. If one can't, all that is the composition's own is closed again."""
+    """Start the plugins that have a ``start``. If one fails, all plugins of the composition are closed again."""
     try:
         for plugin in (*composition.credentials, composition.relay):
             if plugin is not None:
                 await start(plugin)
     except BaseException:
-        await _close(*_legs_of(composition))
+        await _close(*_own_plugins(composition))
         raise
 
 
 @asynccontextmanager
 async def _running(composition: Composition, opened: dict[str, list[socket.socket]]) -> AsyncIterator[Current]:
-    """Both legs, serving; leaving drains them and lets the plugins go."""
+    """Both legs, serving; leaving drains them and closes the plugins."""
     settings = composition.settings
     log.event(
         _log, logging.INFO, "started", version=__version__,
@@ -166,7 +166,7 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
         pop3 = smtp = None
         warn = _warn_of(gateway())
         most = _most_clients(composition)
-        current = Current(composition, lambda former: group.start_soon(_close, *_legs_of(former)))
+        current = Current(composition, lambda former: group.start_soon(_close, *_own_plugins(former)))
         if composition.maildrop is not None:
             pop3 = _pop3(current, most, warn)
             group.start_soon(pop3.serve, opened["POP3"], opened["POP3S"])
@@ -183,7 +183,7 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
             if smtp is not None:
                 await handler.aclose()
             now = current.composition
-            await _close(*_legs_of(now), *now.filters.values())
+            await _close(*_own_plugins(now), *now.filters.values())
 
 
 def _most_clients(composition: Composition) -> int:
@@ -228,13 +228,13 @@ def _smtp(current: Current, most: int, on_admitted: Callable[[Address], None]) -
     return SMTPServer(handler, options), handler
 
 
-def _warn_of(hiding: Address | None) -> Callable[[Address], None]:
-    """Speak up, once, when the container's own gateway comes as a client: everybody may be behind that address."""
+def _warn_of(gateway_address: Address | None) -> Callable[[Address], None]:
+    """A callback that warns, once, of a client with the address of the container's own gateway: it may hide others."""
 
     def admitted(peer: Address) -> None:
-        nonlocal hiding
-        if peer == hiding:
-            hiding = None
+        nonlocal gateway_address
+        if peer == gateway_address:
+            gateway_address = None
             words = "clients come from the container's own gateway: ALLOWED_NETWORKS can not tell them apart"
             log.event(_log, logging.WARNING, words, gateway=peer, see="proxy/docs/containers.md")
 
@@ -242,12 +242,14 @@ def _warn_of(hiding: Address | None) -> Callable[[Address], None]:
 
 
 def _hostname() -> str:
-    """The name in the greeting. Not getfqdn(): that asks a resolver, which may take its time."""
+    """The name in the greeting. Not getfqdn(): that asks a resolver, which may take long."""
     return socket.gethostname() or "localhost"
 
 
-def _legs_of(composition: Composition) -> Sequence[Maildrop | Relay | Credentials | None]:
-    """What is a composition's own and no later one's. The credentials last: the legs may still be logging in."""
+def _own_plugins(composition: Composition) -> Sequence[Maildrop | Relay | Credentials | None]:
+    """The plugins that no later composition shares, as they are to be closed: credentials last, since the others may
+    still be logging in with them.
+    """
     return (composition.maildrop, composition.relay, *composition.credentials)
 
 
@@ -255,7 +257,7 @@ async def _close(*plugins: Maildrop | Relay | Filter | Credentials | None) -> No
     for plugin in plugins:
         if plugin is None:
             continue
-        # Only credentials have this.
+        # Only credentials have a method of this name.
         seconds = _FINISHING_SECONDS if hasattr(plugin, "secret") else _CLOSING_SECONDS
         with anyio.move_on_after(seconds, shield=True) as scope:
             unshield = asyncio.get_running_loop().call_later(_CLOSING_SECONDS, setattr, scope, "shield", False)

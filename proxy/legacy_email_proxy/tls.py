@@ -1,6 +1,6 @@
 """TLS with devices, for both legs: the certificate that our own listeners show, and the handshake.
 
-Most devices can't speak it. For the others: how long a handshake may take, and in plain words why one failed.
+It also says how long a handshake may take, and in plain words why one failed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def server_context(settings: Mapping[str, Any]) -> ssl.SSLContext | None:
         raise SettingsMistake(*unreadable)
     context = _context(legacy=settings["TLS_LEGACY"])
     try:
-        # With a password of none an encrypted key is a mistake; without one, OpenSSL would ask the terminal.
+        # With the empty password an encrypted key is a mistake; without it OpenSSL would ask at the terminal.
         context.load_cert_chain(certificate, key, password="")
     except (ssl.SSLError, ValueError) as error:
         raise SettingsMistake(_explain(certificate, key, error)) from None
@@ -46,14 +46,15 @@ def server_context(settings: Mapping[str, Any]) -> ssl.SSLContext | None:
 
 
 _CIPHERS = "@SECLEVEL=2:ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:!AESCCM:!SHA1"
-"""For TLS 1.2: with forward secrecy, without SHA-1. Python's own choice depends on who built it, and Debian's has what
-is missing here. CBC with SHA-2 stays: Windows 7 and 8 have no other cipher where the certificate's key is of RSA."""
+"""For TLS 1.2: all have forward secrecy, none uses SHA-1. Python's own choice differs between builds, and Debian's
+allows what is left out here. CBC with SHA-2 stays: Windows 7 and 8 have no other cipher for a certificate with an RSA
+key."""
 
 
 def _context(*, legacy: bool) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     if legacy:
-        # Whatever this OpenSSL was built with, but for SSL 3.0 and for ciphers without any key or authentication.
+        # All that this OpenSSL has, except SSL 3.0 and ciphers without encryption or authentication.
         context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
         context.options |= ssl.OP_NO_SSLv3
         context.set_ciphers("ALL:!aNULL:!eNULL:@SECLEVEL=0")
@@ -93,7 +94,7 @@ _NO_CIPHER = "the client offers no cipher that is allowed here, see TLS_LEGACY"
 _NOT_TLS = "the client did not speak TLS"
 
 _CLOSED_BEFORE = "Closed before TLS handshake"
-"""Python's own words, for a client that was gone before the handshake began and had sent something."""
+"""Python's own text for a client that had sent something and was gone before the handshake began."""
 
 _WORDS = {
     "HTTP_REQUEST": "the client spoke HTTP",
@@ -112,7 +113,7 @@ _WITH_TLS_LEGACY = {
     _TOO_OLD: "the client speaks no version of TLS that this system's OpenSSL still has",
     _NO_CIPHER: "the client offers no cipher that this system's OpenSSL still has for the certificate's kind of key",
 }
-"""What is said instead where that setting is on already."""
+"""The texts that stand instead where that setting is on already."""
 
 
 class HandshakeFailed(Exception):
@@ -120,11 +121,11 @@ class HandshakeFailed(Exception):
 
 
 class HungUp(HandshakeFailed):
-    """The client left. That needn't mean anything: monitors knock and go."""
+    """The client closed the connection. That may be harmless: monitoring programs connect and leave."""
 
 
 def failed(error: OSError, context: ssl.SSLContext) -> HandshakeFailed:
-    """What to raise for an error in the handshake."""
+    """The exception to raise for an error in the handshake."""
     if isinstance(error, TimeoutError):
         return HandshakeFailed("the client did not finish the handshake in time")
     text = words(error)
@@ -134,7 +135,7 @@ def failed(error: OSError, context: ssl.SSLContext) -> HandshakeFailed:
 
 
 def words(error: OSError) -> str:
-    """What this error of TLS means."""
+    """In plain words what this error of TLS means."""
     reason = getattr(error, "reason", None) or ""
     if isinstance(error, ssl.SSLZeroReturnError) or reason.startswith(_CLOSED_BEFORE):
         return _HUNG_UP

@@ -16,7 +16,7 @@ from legacy_email_proxy.accounts.users import PasswordHash
 from legacy_email_proxy.build import Composition, compose
 from legacy_email_proxy.contracts import Client, Filter, Refused, Secret, SettingsMistake
 from legacy_email_proxy.plugins import PluginContext
-from legacy_email_proxy.relays.allow_list import GuardFilter
+from legacy_email_proxy.relays.allow_list import AllowListFilter
 from legacy_email_proxy.relays.filtered import FilteredRelay
 from legacy_email_proxy.smtp.headers import HeaderOptions
 from legacy_email_proxy.smtp.rewriting import Rewriting
@@ -348,7 +348,7 @@ async def test_no_filter_takes_the_guards_place(name: str, monkeypatch: pytest.M
     monkeypatch.setattr(EntryPoint, "load", lambda self: SitesFilter if self.name == name else load(self))
     given = ENVIRON | {"SMTP_FILTERS": name, "SMTP_ALLOWED_SENDERS": "@x"}
     plain = compose(given | {"POP3_LOGIN": "any"})
-    assert [type(one) for one in plain.filters.values()] == [GuardFilter, SitesFilter]
+    assert [type(one) for one in plain.filters.values()] == [AllowListFilter, SitesFilter]
     assert await gives(plain.filters, "a@x") == "a@x"
     with pytest.raises(Refused, match="not in SMTP_ALLOWED_SENDERS"):
         await gives(plain.filters, "a@y")
@@ -358,7 +358,7 @@ async def test_no_filter_takes_the_guards_place(name: str, monkeypatch: pytest.M
     assert [type(one) for one in composition.filters.values()] == [SitesFilter]
     for account in composition.accounts:
         assert isinstance(account.relay, FilteredRelay)
-        assert [type(one) for one in account.relay._filters.values()] == [GuardFilter]
+        assert [type(one) for one in account.relay._filters.values()] == [AllowListFilter]
 
 
 @pytest.mark.parametrize("rewrite", ["both", "envelope", "header"])

@@ -30,7 +30,7 @@ from legacy_email_proxy.contracts import (
     Secret,
 )
 from legacy_email_proxy.plugins import PluginContext
-from legacy_email_proxy.relays.allow_list import Addresses, GuardFilter
+from legacy_email_proxy.relays.allow_list import Addresses, AllowListFilter
 from legacy_email_proxy.relays.filtered import FilteredRelay
 from legacy_email_proxy.replies import SMTP, pop3_error, smtp_reply
 from legacy_email_proxy_plugins.filters.sender import SenderFilter
@@ -113,7 +113,7 @@ async def test_recipients_that_came_together_stay_together(groups: bool) -> None
     each = relays("partner", "rest")
     each["rest"].groups = groups
     context = PluginContext("x", {"SMTP_ALLOWED_SENDERS": None, "SMTP_ALLOWED_RECIPIENTS": ["@z"]})
-    rest = FilteredRelay(each["rest"], {"allowed": GuardFilter(context)})
+    rest = FilteredRelay(each["rest"], {"allowed": AllowListFilter(context)})
     rules = [Rule("partner", recipients=Addresses.parse(["@partner.example"])), Rule("rest")]
     router = RoutedRelay({"partner": each["partner"], "rest": rest}, rules, RecentLogins())
     paths = ["a@z", "b@partner.example", "c@not.allowed", "refuse-450@z", "d@z"]
@@ -309,7 +309,7 @@ GUARDED = [
 async def test_the_guard(settings: dict[str, list[str]], sender: str, replies: list[str]) -> None:
     relay = MemoryRelay()
     context = PluginContext("x", {"SMTP_ALLOWED_SENDERS": None, "SMTP_ALLOWED_RECIPIENTS": None} | settings)
-    guard = FilteredRelay(relay, {"allowed": GuardFilter(context)})
+    guard = FilteredRelay(relay, {"allowed": AllowListFilter(context)})
     assert await verdict(guard, sender, "A@z", "b@z") == replies
     assert len(relay.delivered) == ("250" in replies)
     assert relay.entered == relay.left

@@ -19,7 +19,7 @@ from legacy_email_proxy.build import Account, Composition, compose
 from legacy_email_proxy.contracts import Client, Login, LoginRefused, Secret, SettingsMistake
 from legacy_email_proxy.plugins import PluginContext
 from legacy_email_proxy.relays.filtered import FilteredRelay
-from legacy_email_proxy.relays.rate_limit import PacedRelay
+from legacy_email_proxy.relays.rate_limit import RateLimitedRelay
 from legacy_email_proxy.reloading import Current, CurrentMaildrop, CurrentRelay
 from legacy_email_proxy.settings import read
 from legacy_email_proxy_plugins.password import PasswordCredentials
@@ -71,7 +71,7 @@ async def test_a_session_that_could_not_open_holds_nothing() -> None:
     [
         (SettingsMistake("a:1: one", "a:2: two"), ["a:1: one", "a:2: two"]),
         (ValueError("bug"), ["ValueError: bug"]),
-        (None, ["the SMTP listener opens and closes with a restart only"]),
+        (None, ["the SMTP listener can be opened or closed by a restart only"]),
     ],
 )
 async def test_what_can_not_be_reloaded_changes_nothing(
@@ -150,7 +150,7 @@ async def test_a_new_relay_begins_before_the_old_one_goes() -> None:
     old, new = Starting(), Starting()
     retired: list[Composition] = []
     current = Current(Composition(read({}), None, old), retired.append)
-    await service._reload(current, lambda _: Composition(read({}), None, PacedRelay(FilteredRelay(new, {}), 1)))
+    await service._reload(current, lambda _: Composition(read({}), None, RateLimitedRelay(FilteredRelay(new, {}), 1)))
     assert (new.started, new.closed) == (1, 0)
     assert [each.relay for each in retired] == [old]
 
@@ -181,7 +181,7 @@ async def test_one_that_never_comes_to_an_end_of_its_beginning(
     assert current.composition is first
     assert stuck.closed == 1
     assert [vars(record)["facts"] for record in caplog.records if record.getMessage() == "not reloaded"] == [
-        {"mistake": "RELAY_PLUGIN: the new relay did not begin its work within 0.05 s"}
+        {"mistake": "RELAY_PLUGIN: the new relay did not start within 0.05 s"}
     ]
 
 

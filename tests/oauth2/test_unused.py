@@ -152,7 +152,7 @@ async def test_the_service_does_it_by_itself(
         await service._start(composition)
         await fake.arrived.wait()
         fake.may_answer.set()
-        await service._close(*service._legs_of(composition))
+        await service._close(*service._own_plugins(composition))
         again = credentials_for(fake, certificates.ca_file, tmp_path, "refresh_token")
         record = await again._store().load()
         assert record.refresh_token is not None

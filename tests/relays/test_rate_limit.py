@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from legacy_email_proxy.contracts import Client, Overloaded
-from legacy_email_proxy.relays.rate_limit import PATIENCE_SECONDS, PacedRelay, paced
+from legacy_email_proxy.relays.rate_limit import PATIENCE_SECONDS, RateLimitedRelay, rate_limited
 from smtp.relays import MemoryRelay
 
 CLIENT = Client("127.0.0.1", "s1")
@@ -32,7 +32,7 @@ class Clock:
 
 async def test_a_burst_waits_for_its_turn() -> None:
     clock = Clock()
-    paced = PacedRelay(MemoryRelay(), 2, clock=clock, sleep=clock.sleep)
+    paced = RateLimitedRelay(MemoryRelay(), 2, clock=clock, sleep=clock.sleep)
     for pause in (0.0, 40.0, 40.0):
         clock.now += pause
         async with paced.transaction(CLIENT, "x@y", {}):
@@ -47,7 +47,7 @@ async def test_a_burst_waits_for_its_turn() -> None:
 async def test_who_would_wait_too_long_is_told_at_once() -> None:
     clock = Clock()
     relay = MemoryRelay()
-    paced = PacedRelay(relay, 1, clock=clock, sleep=clock.sleep)
+    paced = RateLimitedRelay(relay, 1, clock=clock, sleep=clock.sleep)
     async with paced.transaction(CLIENT, "x@y", {}):
         pass
     with pytest.raises(Overloaded, match="BACKEND_SMTP_MESSAGES_PER_MINUTE"):
@@ -62,7 +62,7 @@ async def test_who_would_wait_too_long_is_told_at_once() -> None:
 
 async def test_one_turn_is_for_one_of_those_who_wait() -> None:
     clock = Clock()
-    paced = PacedRelay(MemoryRelay(), 1, clock=clock, sleep=clock.sleep)
+    paced = RateLimitedRelay(MemoryRelay(), 1, clock=clock, sleep=clock.sleep)
     served: list[int] = []
 
     async def send(number: int) -> None:
@@ -84,13 +84,13 @@ async def test_one_turn_is_for_one_of_those_who_wait() -> None:
 
 async def test_without_the_setting_nothing_is_paced() -> None:
     relay = MemoryRelay()
-    assert paced(relay, {"BACKEND_SMTP_MESSAGES_PER_MINUTE": None}) is relay
-    assert isinstance(paced(relay, {"BACKEND_SMTP_MESSAGES_PER_MINUTE": 30}), PacedRelay)
+    assert rate_limited(relay, {"BACKEND_SMTP_MESSAGES_PER_MINUTE": None}) is relay
+    assert isinstance(rate_limited(relay, {"BACKEND_SMTP_MESSAGES_PER_MINUTE": 30}), RateLimitedRelay)
 
 
 async def test_the_turn_of_one_who_left_is_for_the_next() -> None:
     relay = MemoryRelay()
-    paced = PacedRelay(relay, 2, clock=lambda: 60.0, sleep=lambda _: anyio.sleep_forever())
+    paced = RateLimitedRelay(relay, 2, clock=lambda: 60.0, sleep=lambda _: anyio.sleep_forever())
     paced.turns.extend([21.0, 22.0])
 
     async def wait(seconds: float) -> None:
@@ -112,8 +112,8 @@ async def test_who_has_time_waits_as_long_as_it_takes_and_in_order() -> None:
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    layer = paced(MemoryRelay(), {"BACKEND_SMTP_MESSAGES_PER_MINUTE": 2}, math.inf)
-    assert isinstance(layer, PacedRelay)
+    layer = rate_limited(MemoryRelay(), {"BACKEND_SMTP_MESSAGES_PER_MINUTE": 2}, math.inf)
+    assert isinstance(layer, RateLimitedRelay)
     layer._clock, layer._sleep = lambda: 0.0, sleep
     for _ in range(7):
         async with layer.transaction(CLIENT, "x@y", {}):

@@ -17,7 +17,7 @@ from anyio.to_thread import run_sync
 from fakes.smtp import FakeSMTPServer
 from interop.proxy import Proxy, run, running
 from legacy_email_proxy.build import compose
-from legacy_email_proxy.relays.rate_limit import PacedRelay
+from legacy_email_proxy.relays.rate_limit import RateLimitedRelay
 from realservers.processes import wait_until
 
 RECIPIENT = "bob@example.test"
@@ -147,5 +147,5 @@ def test_it_is_the_backend_that_is_spared(tmp_path: Path, relay: str) -> None:
         }
     ).relay
     backends: Any = getattr(made, "_next", None) if relay == "spool" else made
-    assert isinstance(made, PacedRelay) == (relay == "smtps")
-    assert isinstance(backends, PacedRelay)
+    assert isinstance(made, RateLimitedRelay) == (relay == "smtps")
+    assert isinstance(backends, RateLimitedRelay)

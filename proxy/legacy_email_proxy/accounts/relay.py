@@ -1,8 +1,8 @@
 """The router of the SMTP leg: a relay that passes each transaction to the relay of the account that rules choose.
 
 Where a rule needs a recipient, the account is chosen at the first RCPT: its transaction opens then, and all other
-recipients of the message go the same way. Two backends could give two verdicts on one message, and the device can be
-told but one.
+recipients of the message go the same way. Two backends could give two verdicts on one message, but the device can read
+only one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..contracts import (
     Transaction,
     add_recipients,
 )
-from ..relays.wrapper import in_place
+from ..relays.wrapper import all_verdicts
 from ..replies import SMTP, refusal
 from ..smtp.handler import check, limit
 from ..smtp.reading import Measured
@@ -55,7 +55,7 @@ class RoutedRelay:
         facts = Facts(Leg.SMTP, client.address, client.port, client.login, reverse_path, logged_in)
         found = candidates(self._rules, facts)
         if not found:
-            raise _nobodys(self._rules, facts)
+            raise _no_account(self._rules, facts)
 
         @asynccontextmanager
         async def opened(match: Match) -> AsyncIterator[_Chosen]:
@@ -73,17 +73,17 @@ class RoutedRelay:
                 yield transaction
         else:
             async with AsyncExitStack() as stack:
-                yield _ByRecipient(found, opened, stack, lambda recipient: _nobodys(self._rules, facts, recipient))
+                yield _ByRecipient(found, opened, stack, lambda recipient: _no_account(self._rules, facts, recipient))
 
     def capabilities(self) -> RelayCapabilities:
-        """What any account has: EHLO comes before anybody knows which one it will be, and that one judges."""
+        """What at least one account can: at EHLO none is chosen yet, and the one that is chosen later judges."""
         each = [relay.capabilities() for relay in self._relays.values()]
         limits = [one.max_octets for one in each if one.max_octets]
         largest = max(limits) if limits and len(limits) == len(each) else None
         return RelayCapabilities(largest, any(one.smtputf8 for one in each), any(one.dsn for one in each))
 
     async def start(self) -> None:
-        """Start those that have something to do by themselves. Raises :class:`SettingsMistake` with all mistakes."""
+        """Start those that have a ``start``. Raises :class:`SettingsMistake` with all mistakes."""
         await start_all(self._relays)
 
     async def probe(self) -> Sequence[Finding]:
@@ -95,8 +95,8 @@ class RoutedRelay:
         await close_all(self._relays)
 
 
-def _nobodys(rules: Sequence[Rule], facts: Facts, recipient: str | None = None) -> Refused:
-    """What a client reads for which there is no account. Who could have one reads how to get it (RFC 4954 §6)."""
+def _no_account(rules: Sequence[Rule], facts: Facts, recipient: str | None = None) -> Refused:
+    """The refusal for a client without an account. If a login would help, it says so (RFC 4954 §6)."""
     if login_would_help(rules, facts, recipient):
         return refusal(SMTP.LOGIN_NEEDED, "rules of the accounts file lead to an account only after a login")
     what = "" if recipient is None else " this recipient"
@@ -119,7 +119,7 @@ class _Chosen:
         return await add_recipients(self._transaction, recipients, content_follows=content_follows)
 
     async def send(self, content: AsyncIterator[bytes]) -> Receipt:
-        # Only now, because at the first message the backend was asked no sooner.
+        # Only now: before the first transaction was open, the backend's limit was not known.
         return await self._transaction.send(Measured(content, limit(self._relay.capabilities())))
 
 
@@ -131,41 +131,41 @@ class _ByRecipient(PipeliningTransaction):
         found: Sequence[Match],
         opened: Callable[[Match], AbstractAsyncContextManager[Transaction]],
         stack: AsyncExitStack,
-        nobodys: Callable[[str], Refused],
+        no_account: Callable[[str], Refused],
     ) -> None:
         self._found = found
         self._opened = opened
         self._stack = stack
-        self._nobodys = nobodys
+        self._no_account = no_account
         self._account = ""
         self._transaction: Transaction | None = None
 
     async def add_recipients(
         self, recipients: Sequence[Recipient], *, content_follows: bool
     ) -> Sequence[Refused | None]:
-        looked: list[Recipient | Refused] = []
+        checked: list[Recipient | Refused] = []
         for recipient in recipients:
             try:
                 await self._go_to_account_of(recipient.forward_path)
-                looked.append(recipient)
+                checked.append(recipient)
             except Refused as refused:
-                looked.append(refused)
+                checked.append(refused)
         if self._transaction is None:
-            return in_place(looked, ())
-        wanted = [each for each in looked if isinstance(each, Recipient)]
-        return in_place(looked, await add_recipients(self._transaction, wanted, content_follows=content_follows))
+            return all_verdicts(checked, ())
+        wanted = [each for each in checked if isinstance(each, Recipient)]
+        return all_verdicts(checked, await add_recipients(self._transaction, wanted, content_follows=content_follows))
 
     async def _go_to_account_of(self, forward_path: str) -> None:
         """Open its account's transaction, if none is open. Raises :class:`Refused` where it can not go there."""
         match = choose(self._found, forward_path)
         if match is None:
-            raise self._nobodys(forward_path)
+            raise self._no_account(forward_path)
         if self._transaction is None:
             self._transaction = await self._stack.enter_async_context(self._opened(match))
             self._account = match.account
         elif match.account != self._account:
-            # Two backends could give two verdicts on one message, and the device can be told but one. As for a message
-            # with too many recipients (RFC 5321 §4.5.3.1.10) it sends the others in a message of their own.
+            # The device then sends the others in another message, as for a message with too many recipients (RFC 5321
+            # §4.5.3.1.10).
             detail = f"it goes to account {match.account}, the message so far to {self._account}"
             raise refusal(SMTP.ANOTHER_MESSAGE, detail)
 

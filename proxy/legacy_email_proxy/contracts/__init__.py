@@ -1,4 +1,4 @@
-"""The one door between the core and its plugins: all that a plugin author imports.
+"""All that a plugin imports from the core: the contracts between the two.
 
 ``from legacy_email_proxy.contracts import …`` works for every name below. This package imports nothing else of ours,
 so a plugin can be type-checked and tested without the rest.

@@ -1,4 +1,4 @@
-"""What a plugin is given: everything it may need from the core, and nothing else; and how it declares its settings."""
+"""What a plugin's constructor is given, everything that it may use of the core; and how it declares its settings."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ class Context(Protocol):
         """
 
     def credentials(self, variable: str) -> Credentials:
-        """The credentials plugin that the named variable names, one instance for all plugins of the account that name
-        it. To be had in the constructor.
+        """The credentials plugin that the named variable names: one instance for all plugins of the account that name
+        it. Call this in the constructor.
 
-        It is closed by the core. Raises :class:`SettingsMistake` when it can't be had.
+        The core closes it. Raises :class:`SettingsMistake` when it can't be loaded or constructed.
         """
 
     def relay(self, variable: str) -> Relay:
-        """A relay of the plugin that the named variable names, made for the caller, who closes it. To be had in the
-        constructor.
+        """A relay of the plugin that the named variable names, made for the caller, who must close it. Call this in
+        the constructor.
 
         If it has a ``start``, the caller calls that too (:class:`StartingRelay`). Raises :class:`SettingsMistake` when
-        it can't be had.
+        it can't be loaded or constructed.
         """
 
 

@@ -2,13 +2,13 @@
 
 Entry-point group ``legacy_email_proxy.credentials``. The entry point names a class that is called with one
 :class:`~legacy_email_proxy.contracts.context.Context`, in a thread without an event loop, and must not do I/O in its
-constructor. They are a plugin of their own and no setting, because a token changes while the service runs, and a vault
-may be asked.
+constructor. Credentials are a plugin and not a setting, because a token changes while the service runs, and a secret
+may be kept in a vault.
 
-A backend plugin gets it from :meth:`Context.credentials`. Both legs of an account share one instance of each plugin
-that they name, so that its token is renewed once, and no two accounts do: :attr:`Context.account` says which it is.
+A backend plugin gets it from :meth:`Context.credentials`. Both legs of an account share one instance, so that a token
+is renewed only once. Two accounts never share one: :attr:`Context.account` says whose it is.
 
-A secret is a type of its own, so that printing, logging or dumping one by accident shows nothing.
+A secret is a type of its own, so that printing or logging one by accident shows nothing.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Secret:
         return self._text
 
     def fingerprint(self) -> bytes:
-        """SHA-256 of the text: a key for pools and caches that must not mix two secrets, nor hold either."""
+        """SHA-256 of the text: a key for pools and caches, which must not mix two secrets or hold the text itself."""
         return hashlib.sha256(self._text.encode("utf-8", "surrogateescape")).digest()
 
     def __repr__(self) -> str:
@@ -95,38 +95,39 @@ class BearerToken(Secret):
 
 
 class Credentials(Protocol):
-    """Knows secrets. One instance serves all sessions of an account."""
+    """Gives what to log in with. One instance serves all sessions of an account."""
 
     async def secret(self, account: Account) -> Password | BearerToken:
         """What to log in with now. It may be asked for at every login, so it answers from memory where it can.
 
-        Must bound its own time. Raises :class:`NoCredentials` when somebody has to act before there is one, and
+        Must limit its own time. Raises :class:`NoCredentials` when somebody has to act before there is one, and
         :class:`Unreachable`, :class:`Overloaded` or another failure when waiting may help.
         """
 
     async def refused(self, account: Account, secret: Password | BearerToken) -> bool:
-        """The backend refused ``secret``. Tells whether to ask for another one now, and log in once more with it.
+        """The backend refused ``secret``. Returns whether :meth:`secret` has another one, for one more login now.
 
-        It says no to most: a backend that is asked again and again locks the account.
+        In most cases the answer must be no: a backend locks the account after many refused logins.
         """
 
     async def probe(self) -> Sequence[Finding]:
-        """Try what it is that gives the secrets; failures are findings, not exceptions."""
+        """Try the source of the secrets; failures are findings, not exceptions."""
 
     async def aclose(self) -> None:
-        """Finish what must not be lost and let go; called once, when nobody can log in with it any more.
+        """Finish what must not be lost, then close; called once, when nobody can log in with it any more.
 
-        It gets minutes, for a secret that is on its way and can't be had twice; whoever else is stopping waits for it.
+        It may take minutes, because the reply to a token's renewal can not be asked for twice. All that is closed
+        after it has to wait.
         """
 
 
 class StartingCredentials(Credentials, Protocol):
-    """Credentials that have something to do also while nobody logs in. It is optional."""
+    """Credentials that also work while nobody logs in. It is optional."""
 
     async def start(self) -> None:
-        """Called once, in the event loop, before the first device is served, and not at all by ``check``.
+        """Called once, in the event loop, before the first device is served; ``check`` does not call it.
 
-        When the settings are read anew, that is while their predecessor is still at work, which is closed later.
+        At a reload the credentials that these replace are still working then, and are closed later.
         """
 
 
@@ -142,7 +143,7 @@ class Dialogue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TokenStatus:
-    """How the account stands, without any secret. ``None``, or an empty text: not known, or there was none."""
+    """The state of an account's token, without any secret. ``None`` or an empty text: not known, or there is none."""
 
     grant: str
     scope: str = ""
@@ -155,14 +156,14 @@ class Authorizable(Credentials, Protocol):
     """Credentials that need somebody's consent once. Optional: the command ``authorize`` looks for these methods."""
 
     async def authorize(self, dialogue: Dialogue, *, listen: bool) -> None:
-        """Lead through the consent and keep what it gives, so that a service that is running uses it from then on.
+        """Guide the person through the consent and store the result, which a running service uses from then on.
 
-        ``listen``: the browser runs on this machine, so its way back may be caught on a loopback port. Raises a
+        ``listen``: the browser runs on this machine, so its redirect can be received on a loopback port. Raises a
         :class:`Failure` when there is no consent.
         """
 
     async def status(self) -> TokenStatus:
-        """How the account stands, from what is kept; asks nobody."""
+        """The state of the token, from what is stored; sends no request."""
 
 
 async def logged_in(
@@ -170,7 +171,7 @@ async def logged_in(
 ) -> T:
     """Log in with ``attempt``, which raises :class:`CredentialsRefused`; once more if there is another secret then.
 
-    A pause after a refusal (so that no account is locked) belongs around the whole of this.
+    A pause after a refusal (so that no account is locked) belongs around the call of this function.
     """
     secret = await credentials.secret(account)
     try:

@@ -1,6 +1,7 @@
-"""Domains in letters of any language, as the DNS has them: Python itself asks for another one.
+"""Domain names in letters of any language, in the ASCII form in which the DNS has them (IDNA 2008).
 
-Its codec, which sockets and TLS use too, is of IDNA 2003 and makes ``ss`` of ``ß``: a login could go to a stranger.
+Python's own codec, which sockets and TLS use, is of IDNA 2003 and makes ``ss`` of ``ß``. That is another domain, so a
+login could be sent to a stranger's server.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """What can go wrong, by kind, and what ``check`` says of a backend.
 
-The kind of a failure decides what the device reads, its detail goes to the log only.
+The kind of a failure decides what the device reads; its detail goes to the log only.
 
 A plugin raises one of these; :mod:`legacy_email_proxy.replies` holds the one table that turns a kind into an SMTP
-reply and a POP3 ``-ERR``. Policy: our own trouble (network, certificate, credentials, a bug) is always temporary,
-because a 5yz makes a dumb device throw its mail away. Permanent is only what the backend itself said of a sender, a
-recipient or a message (:class:`Refused`).
+reply and a POP3 ``-ERR``. Trouble of our own (network, certificate, credentials, a bug) is always temporary, because
+many devices throw a message away after a 5yz. Only the backend's own verdict on a sender, a recipient or a message
+(:class:`Refused`) is permanent.
 
 ``about_us`` says whether any other message would have met the same failure. For such a failure alone the spool stops
 delivering to that backend for a while.
@@ -44,7 +44,7 @@ class Failure(Exception):
     """Something failed, temporarily as far as anybody knows.
 
     ``detail`` says what happened, for the log. ``look_at`` names the setting that the operator should look at.
-    ``about_us`` is given where it is known better than the kind tells.
+    ``about_us`` is given where it differs from what the kind says.
     """
 
     _about_us = False
@@ -58,8 +58,8 @@ class Failure(Exception):
 
     @property
     def about_us(self) -> bool:
-        """Whether any other message would have met it as well: it is about the backend, or about how we reach it and
-        who we are there. Then all mail may wait; for any other failure only the message that met it does.
+        """Whether any other message would meet the same failure, because it is about the backend, the connection or
+        our login there. Then all mail may wait; after any other failure only this message does.
         """
         return self._about_us
 
@@ -90,7 +90,7 @@ class CredentialsRefused(Failure):
 
 
 class NoCredentials(CredentialsRefused):
-    """There is nothing to log in with until somebody acts. The backend was not asked, so no pause towards it is due."""
+    """There is no password or token until somebody acts. The backend was not asked, so it needs no pause."""
 
 
 class Unusable(Failure):
@@ -100,7 +100,7 @@ class Unusable(Failure):
 
 
 class Overloaded(Failure):
-    """All connections to the backend are in use, or the backend asked for patience."""
+    """All connections to the backend are in use, or the backend asked us to come back later."""
 
     _about_us = True
 
@@ -114,7 +114,7 @@ class LoginRefused(Failure):
 
 
 class LoginsLimited(Failure):
-    """Too many logins failed lately, so the client's own was not tried. It may be right."""
+    """Too many logins failed lately, so the client's own was not tried. Its password may be right."""
 
 
 class MaildropBusy(Failure):
@@ -146,9 +146,9 @@ class Refused(Failure):
 
     @property
     def about_us(self) -> bool:
-        """Whether the code judges the proxy (its credentials, its connection), whatever it was said about.
+        """Whether the code judges the proxy (its credentials, its connection), whichever command it replies to.
 
-        Passed on as it is, a 5yz of these would make a device drop a message for a mistake that isn't its own.
+        If such a 5yz were passed on, a device would drop a message that is right.
         """
         return self.code in _ABOUT_US
 

@@ -4,8 +4,8 @@ Entry-point group ``legacy_email_proxy.filter``, chosen, in order, with ``SMTP_F
 that is called with one :class:`~legacy_email_proxy.contracts.context.Context`, in a thread without an event loop, and
 must not do I/O in its constructor. Subclass :class:`Filter` and write the methods that you need.
 
-The body is not a filter's business: it streams past, while a header is held in memory until its end. Whoever needs
-the whole message writes a relay.
+A filter does not see the body, which is passed on in pieces; only the header is held in memory. For the whole message
+write a relay.
 """
 
 from __future__ import annotations
@@ -33,32 +33,33 @@ class Envelope:
 
 
 class Filter:
-    """Passes everything on as it is. One instance serves all sessions of the process, which may interleave.
+    """Passes everything on unchanged. One instance serves all sessions of the process, whose calls may interleave.
 
     Every method may raise :class:`Refused`, which reaches the device. Whatever else is raised is temporary: the device
-    reads 451 4.3.0, the log names the filter. A filter must bound its own time; its task may be cancelled at any await.
+    reads 451 4.3.0, the log names the filter. A filter must limit its own time; its task may be cancelled at any await.
     """
 
     def __init__(self, context: Context) -> None:
         self.context = context
 
     async def reverse_path(self, envelope: Envelope) -> str:
-        """At MAIL: the reverse-path to go on with, ``""`` for the null one. Refusing ends the transaction."""
+        """At MAIL: the reverse-path to use, ``""`` for the null one. A refusal ends the transaction."""
         return envelope.reverse_path
 
     async def forward_path(self, envelope: Envelope, forward_path: str) -> str:
-        """At RCPT: the forward-path to go on with. Refusing is the verdict on this recipient alone."""
+        """At RCPT: the forward-path to use. A refusal is for this recipient alone."""
         return forward_path
 
     async def header(self, envelope: Envelope, header: Header) -> None:
         """When the header of the message has arrived: change it in place, or refuse the message.
 
-        It has none of the proxy's own lines (Received, what was missing) yet. It is empty for a message without one.
+        The proxy's own fields (Received, and those that were missing) are not in it yet. It is empty for a message
+        without a header.
         """
 
     async def probe(self) -> Sequence[Finding]:
-        """What ``check`` shall say; failures are findings, not exceptions."""
+        """What ``check`` shall print; failures are findings, not exceptions."""
         return ()
 
     async def aclose(self) -> None:
-        """Let go of everything; called once, when the process drains."""
+        """Close what it holds; called once, when the process drains."""

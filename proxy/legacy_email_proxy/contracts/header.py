@@ -1,8 +1,8 @@
 """A message as octets: its header block, and its line ends.
 
-Fields are found and changed in place, and never parsed and written anew: what email libraries do to fields that are
-badly folded, 8-bit, repeated or empty breaks signatures and devices' own formats. What nobody touched stays octet for
-octet (RFC 5322 §2.2).
+Fields are changed in place, and not parsed and written anew as email libraries do: those alter fields that are badly
+folded, 8-bit, repeated or empty, which breaks signatures and devices' own formats. A field that nobody changes stays as
+it is, octet for octet (RFC 5322 §2.2).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Header:
     """The lines of a header block, without the empty line behind it.
 
     Names are compared without regard to case. Values are text: octets that are not UTF-8 are surrogates in it
-    (``surrogateescape``), so that they go back as they came; NUL is a blank. Encoded words (RFC 2047) are left encoded,
-    and whoever sets a value that is not ASCII encodes it.
+    (``surrogateescape``), so that they are written back unchanged; NUL is read as a blank. Encoded words (RFC 2047) are
+    left encoded; a caller that sets a value which is not ASCII must encode it.
     """
 
     __slots__ = ("_fields", "_names")
@@ -58,7 +58,7 @@ class Header:
     def add(self, name: str, value: str) -> None:
         """Add a field behind the others, folded at blanks where it is long.
 
-        Raises :class:`ValueError` for a name that is none and for a value with a line end or NUL in it.
+        Raises :class:`ValueError` for an invalid name and for a value with a line end or NUL in it.
         """
         line = _folded(name, value)
         if self._fields and not self._fields[-1].endswith(b"\n"):
@@ -92,13 +92,13 @@ class Header:
     def _value(self, place: int) -> str:
         value = self._fields[place].partition(b":")[2]
         text = _FOLD.sub(b"", value).strip(b" \t\r\n").decode("utf-8", "surrogateescape")
-        # So that whatever was found can be set again: a device's oddity must not make an error of every try.
+        # So that a value which was read can be set again; otherwise a device that sends NUL could never send its mail.
         return _HARMFUL.sub(" ", text)
 
 
 def _name(line: bytes) -> bytes:
     name, colon, _ = line.partition(b":")
-    # A blank before the colon is obsolete, and still no part of the name (RFC 5322 §4.5).
+    # A blank before the colon, an obsolete form, is no part of the name (RFC 5322 §4.5).
     return name.rstrip(b" \t").lower() if colon else b""
 
 
@@ -106,11 +106,11 @@ def _folded(name: str, value: str) -> bytes:
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no name of a field")
     if _HARMFUL.search(value):
-        # Otherwise what comes from elsewhere could add fields, or end the header.
+        # Otherwise a value from outside could add fields, or end the header.
         raise ValueError(f"the value of {name} has a line end or NUL in it")
     lines: list[bytes] = []
     line = beginning = f"{name}:".encode("ascii")
-    # Folded only before a blank that follows a word, and never into a line of blanks: unfolding gives the same value.
+    # Folded only before a blank that follows a word, never into a line of blanks, so that unfolding restores the value.
     for word in re.findall(rb"[ \t]*[^ \t]+", b" " + value.strip(" \t").encode("utf-8", "surrogateescape")):
         if len(line) + len(word) > _LINE_OCTETS and line is not beginning:
             lines.append(line)
@@ -125,7 +125,7 @@ def normalised(octets: bytes) -> bytes:
 
     A mail server reads CRLF as a line end, and nothing else (RFC 5321 §2.3.8).
     """
-    # Decodes nothing: it is the one scan of the standard library that tells all three line ends apart in one pass.
+    # Used as a scanner only: nothing else in the standard library finds all three kinds of line ends in one pass.
     line_ends = io.IncrementalNewlineDecoder(None, translate=False)
     line_ends.decode(octets.decode("latin-1"), final=True)
     if line_ends.newlines in (None, "\r\n"):

@@ -4,8 +4,8 @@ Entry-point group ``legacy_email_proxy.maildrop``. The entry point names a class
 :class:`~legacy_email_proxy.contracts.context.Context`, in a thread without an event loop, and must not do I/O in its
 constructor.
 
-Message-numbers, deletion marks and states belong to the core. A maildrop knows unique-ids and one commit, which it gets
-in the UPDATE state and never before: so a connection that drops can delete nothing.
+Message-numbers, deletion marks and states belong to the core. A maildrop knows only unique-ids and one commit, which is
+called in the UPDATE state and never before, so a connection that breaks off deletes nothing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Entry(NamedTuple):
 
 @runtime_checkable
 class Columns(Protocol):
-    """What ``entries`` may offer besides, so that a listing of 100 000 messages needs no :class:`Entry` for each."""
+    """Optional methods of ``entries``: a listing of 100 000 messages then needs no :class:`Entry` for each."""
 
     @property
     def octets(self) -> Sequence[int]:
@@ -56,15 +56,15 @@ class MaildropSession(Protocol):
 
     @property
     def entries(self) -> Sequence[Entry]:
-        """The messages as they were when the maildrop was opened; :class:`Columns` as well, if it likes."""
+        """The messages as they were when the maildrop was opened. May have the methods of :class:`Columns` too."""
 
     def retrieve(self, unique_id: str) -> AsyncGenerator[bytes, None]:
         """The whole message, in pieces of any size, as the mailbox holds it (no dot-stuffing).
 
         Raises :class:`MessageGone` or :class:`MessageUnavailable` for this message alone, *before* the first piece
-        wherever that can be known: then the client reads ``-ERR``. What is raised later closes the connection without
-        the final ``.``, so that the client knows. An empty generator is an empty message, never a missing one. The
-        consumer may stop early, even before the first piece, and closes the generator (``aclose``).
+        wherever possible: then the client reads ``-ERR``. A later exception closes the connection without the final
+        ``.``, so that the client notices. An empty generator is an empty message, never a missing one. The core may
+        stop early, even before the first piece, and closes the generator (``aclose``).
         """
 
     def top(self, unique_id: str, lines: int) -> AsyncGenerator[bytes, None]:
@@ -73,11 +73,11 @@ class MaildropSession(Protocol):
     async def commit(self, deleted: Collection[str]) -> None:
         """Remove exactly these messages. Called at QUIT only, at most once, never with nothing to remove.
 
-        What the client asked for in this session and did not get is not among them: whatever :meth:`retrieve` or
-        :meth:`top` raised, the core leaves it out.
+        The core leaves out what the client asked for in this session and did not get, because :meth:`retrieve` or
+        :meth:`top` raised.
 
-        Returning means that they are gone, or were gone already. Raising means that the client reads ``-ERR``; doing
-        it again in a later session must be safe.
+        Returning means that they are gone, or were gone already. After an exception the client reads ``-ERR``; the
+        same commit in a later session must be safe.
         """
 
 
@@ -89,7 +89,7 @@ class NamedSession(MaildropSession, Protocol):
 
     @property
     def maildrop_name(self) -> str:
-        """What tells it from the others."""
+        """A name that no other maildrop has."""
 
 
 class Maildrop(Protocol):
@@ -99,11 +99,11 @@ class Maildrop(Protocol):
         """Open the maildrop of ``login``, or the configured one when there is none; entered and left in one task.
 
         Raises :class:`LoginRefused` only when the client's own ``login`` was refused; the task may be cancelled at any
-        await. Leaving without ``commit`` must leave every message in place.
+        await. If it is left without ``commit``, every message must stay in place.
         """
 
     async def probe(self) -> Sequence[Finding]:
         """Try the backend and say what is found; failures are findings, not exceptions."""
 
     async def aclose(self) -> None:
-        """Let go of all connections; called once, when the process drains."""
+        """Close all connections; called once, when the process drains."""

@@ -1,4 +1,4 @@
-"""The contract of a relay: one mail transaction, in which the backend's verdict reaches the device while it matters.
+"""The contract of a relay: it takes a mail transaction step by step, so that the device hears each verdict in time.
 
 Entry-point group ``legacy_email_proxy.relay``. The entry point names a class that is called with one
 :class:`~legacy_email_proxy.contracts.context.Context`, in a thread without an event loop, and must not do I/O in its
@@ -9,9 +9,8 @@ device must hear it while it still has the message. A relay that wants the whole
 :class:`~legacy_email_proxy.contracts.WholeMessageRelay`. A transaction is entered, used and left in one task, so a
 plugin may open anyio's scopes in it.
 
-First comes what it is about: who is speaking, from where the mail comes and where it goes (the envelope, RFC 5321
-§2.3.1). Last comes the contract of a relay that keeps what it has taken: how the ``spool`` command looks into it and
-acts on it.
+The module begins with the client and the envelope (RFC 5321 §2.3.1). It ends with the contract of a relay that keeps
+mail: how the ``spool`` command lists its messages and acts on them.
 """
 
 from __future__ import annotations
@@ -55,8 +54,8 @@ class Client:
     """The peer of one session. ``session`` is a short label that every log line of the session carries.
 
     ``login`` is the user whose password it proved to this proxy (SMTP AUTH), ``""`` for nobody; ``port`` is that of the
-    listener to which it came, 0 where that is not known. ``spooled``: it was here earlier, and its message comes out of
-    a spool now. No device waits for the reply then, so there is none that could take another one's turn.
+    listener to which it came, 0 where that is not known. ``spooled``: the message comes out of a spool and no device
+    waits for the reply, so a limit for each client address does not apply.
     """
 
     address: str
@@ -69,10 +68,10 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Returned when somebody durable has taken over the message. ``detail`` is for the log (the backend's reply).
+    """Says that the backend, or durable storage, is responsible for the message now.
 
-    ``queue_id`` is under what the message is found where it is now, ``""`` for nothing that an operator could look for.
-    The client reads it behind the 250, and many print that.
+    ``detail`` is for the log (the backend's reply). ``queue_id`` is the message's name in the queue where it is now,
+    ``""`` if it has none. The device reads it after the 250, and many devices print it.
     """
 
     detail: str = ""
@@ -92,14 +91,15 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class RelayCapabilities:
-    """What may be offered to a client. No promise: each message is judged by its backend, when it comes to MAIL.
+    """What EHLO may offer to a client. It is no promise: the backend judges each message at MAIL.
 
-    It is what the backend said when it was last asked; of one that was not asked yet, all that the relay can pass on.
-    For what is not offered, a client gives its message up for good, without asking anybody.
+    It is what the backend announced last; before the backend was first asked, it is all that the relay can pass on.
+    Offering too little loses mail: a client that needs more gives up its message for good.
 
     ``max_octets`` is the backend's own SIZE (RFC 1870), ``None`` for "no limit known". ``smtputf8`` (RFC 6531): a
-    transaction with that parameter may be opened. ``dsn`` (RFC 3461): so may the parameters of that be of use; a relay
-    is given them in any case, because devices send them unasked, and leaves out what its backend doesn't take.
+    transaction with that parameter may be opened. ``dsn`` (RFC 3461): the parameters for delivery notifications are of
+    use. A relay is given them in any case, because devices send them unasked, and leaves out those that its backend
+    does not take.
     """
 
     max_octets: int | None = None
@@ -130,16 +130,16 @@ class Transaction(Protocol):
 
         ``content`` yields octets with CRLF line ends, neither CR nor LF alone among them, and without dot-stuffing, in
         pieces of any size; they are read from the device as they are asked for. If iterating raises, the device
-        vanished or its message was refused: nothing may be delivered, and the exception must pass. Returning means
-        that somebody durable is responsible for *every* accepted recipient; only then does the device read 250.
+        vanished or its message was refused: deliver nothing and let the exception through. Returning means that the
+        backend, or durable storage, is responsible for *every* accepted recipient; only then does the device read 250.
         """
 
 
 class PipeliningTransaction(Transaction, Protocol):
-    """A transaction that also takes recipients by the group, and so saves a device that pipelines its round trips.
+    """A transaction that also takes several recipients at once, which saves a pipelining device the round trips.
 
-    It is optional: the core asks a transaction without ``add_recipients`` for one recipient after the other. Who
-    inherits from this class writes ``add_recipients`` and has ``add_recipient`` from here.
+    It is optional: a transaction without ``add_recipients`` is asked for one recipient after the other. A subclass
+    writes ``add_recipients`` and inherits ``add_recipient``.
     """
 
     async def add_recipient(self, forward_path: str, parameters: Parameters) -> None:
@@ -153,8 +153,8 @@ class PipeliningTransaction(Transaction, Protocol):
     ) -> Sequence[Refused | None]:
         """Ask for the verdicts on recipients that arrived together: one for each, in order, ``None`` for accepted.
 
-        ``content_follows`` tells that the device has sent DATA already: unless all are refused, :meth:`send` comes
-        next, so the backend may be asked for leave to send now. Whatever is raised ends the transaction.
+        ``content_follows``: the device has sent DATA already. Unless all are refused, :meth:`send` comes next, so DATA
+        may be sent to the backend together with these recipients. Whatever is raised ends the transaction.
         """
 
 
@@ -190,29 +190,29 @@ class Relay(Protocol):
         """Open a transaction; entered at MAIL, left when it is over, for whatever reason, in the same task.
 
         Entering may raise any failure; a :class:`Refused` then is the verdict on the reverse-path, and a relay may
-        also leave that verdict to the first ``add_recipient``. Leaving without ``send`` having returned must leave
-        nothing delivered. The task may be cancelled at any await until the content has ended; after that the core
-        lets ``send`` finish, so it must bound its own time; only the end of a drain (DRAIN_SECONDS) cancels it still.
+        also leave that verdict to the first ``add_recipient``. If ``send`` has not returned when the transaction is
+        left, nothing may be delivered. The task may be cancelled at any await until the content has ended. After that
+        only the end of a drain (DRAIN_SECONDS) cancels ``send``, so it must limit its own time.
         """
 
     def capabilities(self) -> RelayCapabilities:
-        """What may be offered in EHLO. Answers from memory: it is called for every EHLO and must not wait."""
+        """What EHLO may offer. It is called for every EHLO, so it must answer from memory, without waiting."""
 
     async def probe(self) -> Sequence[Finding]:
         """Try the backend without sending anything and say what is found; failures are findings, not exceptions."""
 
     async def aclose(self) -> None:
-        """Let go of all connections; called once, when the process drains."""
+        """Close all connections; called once, when the process drains."""
 
 
 class StartingRelay(Relay, Protocol):
-    """A relay that has something to do also while no device speaks. It is optional."""
+    """A relay that also works while no device is connected. It is optional."""
 
     async def start(self) -> None:
-        """Called once, in the event loop, before the first device is served by it, and not at all by ``check``.
+        """Called once, in the event loop, before it serves the first device; ``check`` does not call it.
 
-        When the settings are read anew, that is while its predecessor is still at work, which is closed later. Raises
-        :class:`SettingsMistake` when it can't work; the service then doesn't start, or goes on with the predecessor.
+        At a reload the relay that it replaces is still working then, and is closed later. Raises
+        :class:`SettingsMistake` when it can't work: the service then doesn't start, or goes on with the former relay.
         """
 
 
@@ -221,34 +221,34 @@ QUEUE_ACTIONS: tuple[str, ...] = get_args(QueueAction)
 
 
 class Queue(Protocol):
-    """What a relay is besides, when it can be administered. It is optional."""
+    """What a relay that keeps mail has besides, so that the ``spool`` command can administer it. It is optional."""
 
     @property
     def queue_name(self) -> str:
-        """Which queue it is; the relays of several accounts may have one in common."""
+        """Which queue it is; the relays of several accounts may share one."""
 
     def administer(
         self, action: QueueAction, numbers: Sequence[int]
     ) -> AsyncGenerator[Mapping[str, Any] | bytes, None]:
-        """Do ``action`` with the messages of these numbers (``list``: with all), wherever the queue is held.
+        """Do ``action`` with the messages of these numbers (``list``: with all).
 
-        That may be another process, which has it open; the relay itself is not started. Gives what JSON can hold about
-        each message, its ``account`` among that, and of ``export`` the octets of one in pieces. Messages of all
-        accounts that have the queue in common are meant. ``migrate`` is about no message: it brings up to date what
-        the queue is held in, and gives its ``version``. Raises :class:`Failure` in plain words.
+        The relay itself is not started; if another process has the queue open, that process does it. Yields for each
+        message a mapping that JSON can hold, with its ``account``; for ``export`` the octets of the message, in pieces.
+        It acts on messages of all accounts that share the queue. ``migrate`` is about no message: it brings the
+        queue's storage up to date and yields its ``version``. Raises :class:`Failure` with a plain text.
         """
 
 
 class BackedUpQueue(Queue, Protocol):
-    """A queue of which a copy can be made while it is in use. It is optional, too.
+    """A queue that can be copied while it is in use. It is optional, too.
 
-    Both give what JSON can hold: the ``folder``, how many ``messages`` there are, and the numbers of those whose
-    content is ``missing``; and as ``aside`` under which name that is kept, if any, which was in the way of a restored
-    one. Both raise :class:`Failure` in plain words, also where other tools have to be used.
+    Both methods return a mapping that JSON can hold: ``folder``; ``messages``, how many there are; ``missing``, the
+    numbers of messages without content; ``aside``, the new name of files that were in the way of a restore, if any.
+    Both raise :class:`Failure` with a plain text, also where another tool must be used for the copy.
     """
 
     async def back_up(self, folder: Path) -> Mapping[str, Any]:
-        """Copy all of it, as it is at one moment, into an empty folder, or one to be made; its path is absolute."""
+        """Copy all of it, as it is at one moment, into ``folder``: an absolute path, empty or not there yet."""
 
     async def restore(self, folder: Path) -> Mapping[str, Any]:
-        """Take over what :meth:`back_up` has written there. Nobody may have the queue open, and it has to be empty."""
+        """Take over what :meth:`back_up` wrote there. The queue must be empty, and no process may have it open."""

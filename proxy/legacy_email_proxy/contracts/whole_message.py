@@ -1,4 +1,4 @@
-"""A relay that wants the whole message at once, instead of a transaction that it answers step by step."""
+"""The base class of a relay that wants the whole message at once, instead of a transaction step by step."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ("WholeMessageRelay",)
 class WholeMessageRelay(ABC):
     """For a relay that wants the whole message at once: write :meth:`deliver`, the rest is here.
 
-    The message is held in memory, so ``SMTP_MAX_OCTETS`` bounds what each session costs. Every recipient is accepted
-    until ``deliver`` gives the one verdict on all of them.
+    The message is held in memory: each session needs up to ``SMTP_MAX_OCTETS``. Every recipient is accepted first;
+    ``deliver`` then gives one verdict for all of them.
     """
 
     def __init__(self, context: Context) -> None:
@@ -42,7 +42,7 @@ class WholeMessageRelay(ABC):
         return RelayCapabilities()
 
     async def probe(self) -> Sequence[Finding]:
-        """See :meth:`Relay.probe`: nothing to tell, unless a subclass can."""
+        """See :meth:`Relay.probe`: no findings, unless a subclass has some."""
         return ()
 
     async def aclose(self) -> None:  # noqa: B027 (a relay without connections has nothing to close)

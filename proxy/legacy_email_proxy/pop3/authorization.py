@@ -14,14 +14,14 @@ from .wire import END_OF_REPLY, MAX_LINE_OCTETS, encode_line
 __all__ = ("MAX_REFUSED_MECHANISMS", "Authorization")
 
 MAX_REFUSED_MECHANISMS = 10
-"""So often AUTH may name a mechanism that isn't there before that counts as an error: clients go through their list."""
+"""How often AUTH may name an unknown mechanism before that counts as an error: clients try all that they know."""
 
 _MECHANISMS = b"".join(map(encode_line, (pop3_line("mechanisms", ok=True), *Mechanism))) + END_OF_REPLY
 
 
 class Authorization:
-    """What the client said so far. ``user`` is whom it named, before and after the login; ``judged``: somebody looks at
-    the credentials.
+    """What the client said so far. ``user`` is whom it named, before and after the login; ``judged``: somebody checks
+    the user and password.
     """
 
     __slots__ = ("_exchange", "_judged", "_refused_mechanisms", "user")
@@ -38,7 +38,7 @@ class Authorization:
         return sasl.MAX_RESPONSE_OCTETS if self._exchange else MAX_LINE_OCTETS
 
     def take_exchange(self) -> sasl.Exchange | None:
-        """The exchange for which the next line is a response. It ends here; only another challenge keeps it up."""
+        """The exchange for which the next line is a response. It is forgotten here, until another challenge sets it."""
         exchange, self._exchange = self._exchange, None
         return exchange
 
@@ -47,7 +47,7 @@ class Authorization:
         if self.user is not None:
             raise Mistake("PASS is expected after USER")
         self.user = user
-        # Whether there is such a user is nobody's business before the password.
+        # The same reply for every name: nobody may learn without a password which users there are.
         return Reply(encode_line(pop3_line("send PASS", ok=True)))
 
     def take_password(self, command: Command) -> Open:

@@ -115,13 +115,13 @@ COMMANDS = {
 _ROWS = {row.keyword.encode(): row for row in COMMANDS.values()}
 
 _BEHAVIOUR = ("RESP-CODES", "AUTH-RESP-CODE", "PIPELINING")
-"""Capabilities that no command stands for: RFC 2449 §6.4, RFC 3206 §6, RFC 2449 §6.6."""
+"""Capabilities without a command: RFC 2449 §6.4, RFC 3206 §6, RFC 2449 §6.6."""
 
 
 def capabilities(options: Options, state: State, *, secured: bool) -> tuple[str, ...]:
     """The lines of CAPA: the same in both states, because clients ask before the login and remember the answer.
 
-    Only STLS is not: it stands where it can be used (RFC 2595 §4), before the login and before TLS.
+    Only STLS differs: it is listed where it can be used (RFC 2595 §4), before the login and before TLS.
     """
     stls = options.stls and state is State.AUTHORIZATION and not secured
     of_commands = (row.capability for row in COMMANDS.values() if row.keyword is not Keyword.STLS or stls)
@@ -130,7 +130,7 @@ def capabilities(options: Options, state: State, *, secured: bool) -> tuple[str,
 
 
 class Mistake(Exception):
-    """The line is no command; the text is fixed and may be told to the client."""
+    """The line is no valid command. The text has nothing of what the client sent, so the client may read it."""
 
 
 @dataclass(frozen=True, slots=True)

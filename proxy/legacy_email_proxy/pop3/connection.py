@@ -1,7 +1,7 @@
 """One TCP connection, in the clear or after a TLS handshake, read only when somebody waits for it.
 
-Not an anyio ``SocketStream``: that one reads ahead without bound while data keep coming (so a client could fill the
-memory during a RETR), and gives up reading as soon as a write fails (so a QUIT that is already here would be lost).
+Not an anyio ``SocketStream``: that one reads ahead without limit while data keep coming (so a client could fill the
+memory during a RETR), and stops reading as soon as a write fails (so a QUIT that has arrived already would be lost).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RECEIVE_OCTETS = 16384
 """Octets taken at a time. Commands are short, and this much of them is what a session may hold."""
 
 TURN_OCTETS = 65536
-"""What a client that always has room, and commands for more, is sent before others get their turn."""
+"""After so many octets to one client other clients get their turn, also if it could take more at once."""
 
 LINGER_SECONDS = 1.0
 """How long a connection that we close is still read from, so that the last reply arrives."""
@@ -51,22 +51,22 @@ class Connection:
     """Wraps an accepted socket; used by one task."""
 
     __slots__ = (
-        *("_alarm", "_alarm_at", "_deaf", "_loop", "_progress_seconds", "_sent", "_socket", "_until", "_waiter"),
+        *("_alarm", "_alarm_at", "_loop", "_progress_seconds", "_send_failed", "_sent", "_socket", "_until", "_waiter"),
         *("_given", "_seconds_left", "_taken", "_watched"),
     )
 
     def __init__(self, accepted: socket.socket, progress_seconds: float) -> None:
         self._socket = accepted
         self._progress_seconds = progress_seconds
-        self._deaf = False
+        self._send_failed = False
         self._loop = asyncio.get_running_loop()
         self._watched = False
         self._waiter: asyncio.Future[bytes] | None = None
         self._until = self._alarm_at = math.inf
         self._alarm: asyncio.TimerHandle | None = None
         self._sent = 0
-        # Of the time in which the client must make progress, the rest; octets handed to the system since the
-        # beginning; and those of them that the client had taken when that time began.
+        # What is left of the client's progress time; the octets handed to the system so far; and how many of them the
+        # client had taken when the progress time began.
         self._seconds_left = progress_seconds
         self._given = self._taken = 0
         accepted.setblocking(False)
@@ -74,9 +74,9 @@ class Connection:
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     @property
-    def deaf(self) -> bool:
-        """The client can't be sent anything any more. What it sent before may still be received."""
-        return self._deaf
+    def send_failed(self) -> bool:
+        """Nothing can be sent to the client any more. What it sent before may still be received."""
+        return self._send_failed
 
     async def start_tls(self, context: ssl.SSLContext) -> str:
         """Do the handshake and return the version. Raises :class:`HandshakeFailed`; the connection is closed then."""
@@ -92,9 +92,9 @@ class Connection:
         """
         self._sent = 0
         if self._loop.time() >= until:
-            # A client that drips octets without end would otherwise always be found ready before the alarm.
+            # A client that sends single octets without end would otherwise always be ready before the alarm.
             raise TimeoutError
-        # What TLS has decrypted already doesn't make the socket readable.
+        # Octets that TLS has decrypted already do not make the socket readable.
         if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
             await asyncio.sleep(0)
             octets = self._take()
@@ -114,7 +114,7 @@ class Connection:
     def hurry(self, until: float) -> None:
         """End a :meth:`receive` that is waiting no later than that."""
         self._until = min(self._until, until)
-        # An alarm that rings too early looks again. So one serves many commands, instead of a timer for each.
+        # An alarm that comes too early is set again. So one timer serves many commands, instead of one for each.
         if self._until < self._alarm_at:
             if self._alarm is not None:
                 self._alarm.cancel()
@@ -132,7 +132,7 @@ class Connection:
 
     def _on_readable(self) -> None:
         if self._waiter is None or self._waiter.done():
-            # Commands that were sent ahead. They wait in the system, and the loop must not be woken by them until then.
+            # Commands that were sent ahead. They stay in the system's buffer, and must not wake the loop until then.
             self._unwatch()
             return
         octets = self._take()
@@ -140,7 +140,7 @@ class Connection:
             self._waiter.set_result(octets)
 
     def _unwatch(self) -> None:
-        # Only here, and not after each command: most clients send the next one when nothing else is going on.
+        # Not done after each command, since it costs time: most clients send the next one while we wait for it.
         if self._watched:
             self._loop.remove_reader(self._socket)
             self._watched = False
@@ -154,11 +154,11 @@ class Connection:
             return b""
 
     async def send(self, octets: bytes) -> None:
-        """Send all, or become deaf. Raises :class:`Stalled` when the client is waited for and takes less than
+        """Send all, or set :attr:`send_failed`. Raises :class:`Stalled` when the client has no room and takes less than
         :data:`~legacy_email_proxy.access.MIN_OCTETS_PER_SECOND` on average over ``progress_seconds``.
         """
         rest = memoryview(octets)
-        while rest and not self._deaf:
+        while rest and not self._send_failed:
             try:
                 given = self._socket.send(rest)
                 self._given += given
@@ -166,7 +166,7 @@ class Connection:
             except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError):
                 await self._writable()
             except OSError:
-                self._deaf = True
+                self._send_failed = True
         self._sent += len(octets)
         if self._sent >= TURN_OCTETS:
             self._sent = 0
@@ -189,7 +189,7 @@ class Connection:
                 self._seconds_left, self._taken = self._progress_seconds, taken
 
     def _untaken(self) -> int:
-        """The octets that we have sent and the client's system hasn't acknowledged; 0 where ours can't tell."""
+        """The octets sent that the client's system has not acknowledged; 0 where our own system can't tell."""
         try:
             answer = fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4))
         except OSError:
@@ -204,7 +204,7 @@ class Connection:
         """
         with suppress(OSError, ValueError):
             if isinstance(self._socket, ssl.SSLSocket):
-                # Without this farewell a TLS client takes the end for an attack that cut the last reply off.
+                # TLS's own end. Without it a client takes the close for an attack that cut the last reply off.
                 self._socket.unwrap()
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
@@ -215,7 +215,7 @@ class Connection:
         self.close()
 
     def reset(self) -> None:
-        """Close hard: what was not delivered is thrown away, here and in the system."""
+        """Close at once: what was not delivered is thrown away, here and in the system."""
         with suppress(OSError):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.close()

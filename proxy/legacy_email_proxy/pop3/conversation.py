@@ -1,8 +1,8 @@
 """One client from the greeting to the close: moves octets between the connection, the session and the maildrop.
 
-What is valid and what is replied is the session's business; this module owns waiting, deadlines and the order in which
-things are opened and let go. One task runs it all, because a maildrop must be entered and left in one task. With
-``POP3_LOCK`` only one session at a time has a maildrop; all conversations share the table of those that are held.
+The session decides what is valid and what is replied; this module does the waiting, keeps the deadlines, and opens and
+closes things in the right order. One task runs it all, because a maildrop must be entered and left in one task. With
+``POP3_LOCK`` only one session at a time has a maildrop; all conversations share the table of those that are in use.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ DRAIN_PAUSE_SECONDS = 2.0
 """While the process drains, a session that gives no command for this long is closed."""
 
 SESSION_SECONDS = 3600.0
-"""A session that asks for no message in so long is closed as an idle one is: with a NOOP now and then it would hold its
-connection, and with ``POP3_LOCK`` its maildrop, for ever."""
+"""A session that asks for no message for this long is closed like an idle one: with a NOOP now and then it could hold
+its connection, and with ``POP3_LOCK`` its maildrop, forever."""
 
 _COMMANDS_IN_A_ROW = 16
-"""Commands of a client that sends ahead which are obeyed before other clients get their turn."""
+"""How many pipelined commands of one client are carried out before other clients get their turn."""
 
 _HELD_OCTETS = 16384
-"""Replies, and small pieces of a message, are sent together up to here."""
+"""Replies and small pieces of a message are collected up to this size and sent together."""
 
 _SLICE_OCTETS = 262144
 """A piece of a message is encoded in slices of this size: encoding makes copies."""
@@ -49,7 +49,8 @@ logger = logging.getLogger("legacy_email_proxy.pop3")
 
 
 _RECENT = "recent:"
-"""Gmail's mark of a POP3 login that wants the last weeks' mail, still in old profiles. No IMAP server knows it."""
+"""With Gmail's POP3 a user name with this prefix gets the mail of the last 30 days. Old mail programs still have it in
+their settings, and no IMAP server knows it."""
 
 
 class MaildropLocks:
@@ -65,8 +66,8 @@ class MaildropLocks:
     def hold(self, name: str) -> Iterator[None]:
         """Hold the maildrop of this name or user, ``""`` for the configured one. Raises :class:`MaildropBusy`.
 
-        To be called for a maildrop that is open, so that only a password that was proven learns of the lock. Most
-        servers take ``Me`` and ``me`` for one user, so these two are one here.
+        Call it once the maildrop is open, so that only a client with the right password learns of the lock. Most
+        servers treat ``Me`` and ``me`` as one user, and so does this lock.
         """
         key = name.casefold()
         if key in self._held:
@@ -112,7 +113,7 @@ class Conversation:
         self._drain_deadline = math.inf
 
     async def run(self) -> None:
-        """Talk until the session is over. Raises nothing but a cancellation that comes from outside."""
+        """Run the session to its end. Raises nothing but a cancellation that comes from outside."""
         try:
             with self._scope:
                 await self._guarded()
@@ -123,7 +124,7 @@ class Conversation:
             self._log_end()
 
     def drain(self) -> None:
-        """Finish soon: at once before the login, else with the next pause."""
+        """End soon: before the login at once, after it as soon as the client pauses."""
         if self._session.state is State.AUTHORIZATION:
             self.cancel()
             return
@@ -131,7 +132,7 @@ class Conversation:
         self._connection.hurry(self._drain_deadline)
 
     def cancel(self) -> None:
-        """Stop where it stands."""
+        """End at once, wherever it is."""
         self._scope.cancel()
 
     async def _guarded(self) -> None:
@@ -146,12 +147,12 @@ class Conversation:
             self._session.end(Verdict.IDLE, "the client reads too slowly or not at all")
             self._connection.reset()
         except BaseException as error:
-            # Whatever a plugin raises, even a stray CancelledError, would otherwise take every other session along.
+            # Whatever a plugin raises, even a CancelledError of its own, would otherwise end all other sessions too.
             if _must_pass(error):
                 raise
             self._log_failure("pop3 session broke off", error)
             self._session.crashed(error)
-            await self._last_words()
+            await self._reply_and_close()
 
     async def _start_tls(self) -> None:
         if self._tls is None:
@@ -171,8 +172,8 @@ class Conversation:
                 maildrop = await self._open(stack, request)
                 if maildrop is not None:
                     await self._transaction(maildrop)
-        # The maildrop has been left: a client that reconnects on our last reply must find it unlocked.
-        await self._last_words()
+        # Only after the maildrop was left: a client that reconnects at our last reply must find it unlocked.
+        await self._reply_and_close()
 
     async def _transaction(self, maildrop: MaildropSession) -> None:
         while True:
@@ -216,7 +217,7 @@ class Conversation:
         try:
             opened = await stack.enter_async_context(self._maildrop.open(self._client, login))
             if self._options.lock:
-                # Not before: the lock would tell who has no password that somebody is there.
+                # Not before the login: the lock would tell a stranger that this user is connected.
                 name = getattr(opened, "maildrop_name", login.user if login else "")
                 stack.enter_context(self._locks.hold(name))
         except Failure as failure:
@@ -238,19 +239,19 @@ class Conversation:
                 async for piece in pieces:
                     for start in range(0, len(piece) or 1, _SLICE_OCTETS):
                         await self._put(self._session.message_piece(piece[start : start + _SLICE_OCTETS]))
-                    if self._connection.deaf or self._session.enough:
+                    if self._connection.send_failed or self._session.enough:
                         break
             finally:
-                # Whatever happened: it may hold a connection to the backend.
+                # In any case, since the generator may hold a connection to the backend.
                 await pieces.aclose()
-            if not self._connection.deaf:
+            if not self._connection.send_failed:
                 await self._put(self._session.message_end())
                 await self._flush()
         except Failure as failure:
             self._log_failure("pop3 message failed", failure, unique_id=printable(request.unique_id))
             self._session.message_failed(failure)
-        if self._connection.deaf:
-            # It has not got the message, so a DELE and QUIT that it sent ahead must not be obeyed.
+        if self._connection.send_failed:
+            # The client did not get the message, so a DELE and QUIT that it pipelined must not be carried out.
             self._session.end(Verdict.DROPPED)
 
     async def _commit(self, maildrop: MaildropSession, request: Commit) -> None:
@@ -278,7 +279,7 @@ class Conversation:
             await self._connection.send(octets)
 
     async def _receive(self) -> None:
-        # Octets alone don't count: only a command starts the autologout timer anew (RFC 1939 §3).
+        # Only a whole command restarts the autologout timer, not octets alone (RFC 1939 §3).
         if self._session.tally.commands != self._commands_seen:
             self._commands_seen = self._session.tally.commands
             self._idle_since = anyio.current_time()
@@ -298,7 +299,7 @@ class Conversation:
         else:
             self._session.receive_data(octets)
 
-    async def _last_words(self) -> None:
+    async def _reply_and_close(self) -> None:
         try:
             close = await self._next_request()
             await self._flush()
@@ -331,11 +332,11 @@ class Conversation:
             facts["tls"] = self._tls_version
         if close.reason:
             facts["reason"] = close.reason
-        # A device that speaks the wrong protocol or loops is what an operator looks for with LOG_LEVEL=warning.
+        # With LOG_LEVEL=warning an operator still sees devices that speak another protocol or repeat errors.
         unusual = close.verdict in (Verdict.REFUSED, Verdict.ERRORS) or tally.withheld
         level = logging.WARNING if unusual else logging.INFO
         if close.verdict is Verdict.DROPPED and self._session.user is None and not self._tried_to_log_in:
-            # Somebody who only looks whether we are there, as a health check does all day, is no news.
+            # A client that only tests whether the port is open, as a health check does all day.
             level = logging.DEBUG
         log.event(logger, level, "pop3 session ended", **self._facts(), **facts)
 
@@ -347,6 +348,7 @@ class Conversation:
 
 
 def _must_pass(error: BaseException) -> bool:
+    """Whether the exception ends this task from outside, so that it must not be caught."""
     if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
         return True
     cancelled = isinstance(error, anyio.get_cancelled_exc_class())

@@ -1,6 +1,6 @@
 """The maildrop as one session sees it: message-numbers, entries, and which are marked as deleted.
 
-message-number = 1..n in this session, never moved; index = 0..n-1 in ``entries``; unique-id = the maildrop's own name.
+message-number = 1..n, fixed in this session; index = 0..n-1 in ``entries``; unique-id = the maildrop's own name for it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ __all__ = ("CHUNK_ENTRIES", "SHARED_CHUNKS", "Listing", "NoSuchMessage")
 _T = TypeVar("_T")
 
 CHUNK_ENTRIES = 1000
-"""Lines of a listing that are made at a time: a maildrop of 100 000 messages must not become one reply in memory."""
+"""How many lines of a listing are made at a time: that of 100 000 messages must not stand in memory whole."""
 
 SHARED_CHUNKS = 32
-"""Chunks that are kept for the next session with the same entries: at most 2.5 MB, mostly a tenth of that."""
+"""How many chunks are kept for the next session with the same entries: at most 2.5 MB, mostly a tenth of that."""
 
 _UNIQUE_ID_LINES = re.compile(rb"(?:[0-9]+ [\x21-\x7e]{1,70}\r\n)*")
 
@@ -32,7 +32,7 @@ class NoSuchMessage(Exception):
 
 
 class Listing:
-    """Fixed when the maildrop is opened; only the marks change. Raises ``ValueError`` for columns that don't fit."""
+    """Fixed when the maildrop is opened; only the marks change. Raises ``ValueError`` for columns of another length."""
 
     __slots__ = ("_columns", "_count", "_entries", "_marked", "_octets", "_total")
 
@@ -125,7 +125,7 @@ class Listing:
         if self._marked:
             shown = [number not in self._marked for number in numbers]
             numbers, values = list(compress(numbers, shown)), list(compress(values, shown))
-        # One format for all of them: one for each would take twice as long.
+        # One format string for all lines: formatting each line alone would take twice as long.
         parts: list[object] = [None] * (2 * len(values))
         parts[::2] = numbers
         parts[1::2] = values
@@ -133,16 +133,16 @@ class Listing:
 
 
 class _Shared:
-    """Chunks of listings without marks that were made last, by the sequence of entries that they are of: when fifty
-    clients open a maildrop together, they are given one sequence, and what they ask for first is made once.
+    """The last chunks of listings without marks, by the sequence of entries. When fifty clients open a maildrop
+    together, the plugin gives them one sequence, and the listing that all of them ask for first is made once.
     """
 
     def __init__(self) -> None:
-        # The sequence is kept beside its lines, so that its identity isn't given to another one meanwhile.
+        # The sequence is kept beside its lines, so that no other sequence can get its id() meanwhile.
         self._kept: OrderedDict[tuple[int, str, int], tuple[Sequence[Entry], bytes]] = OrderedDict()
 
     def chunk(self, entries: Sequence[Entry], command: str, start: int, make: Callable[[], bytes]) -> bytes:
-        """What ``command`` lists of ``entries`` from index ``start`` on."""
+        """The chunk of ``command`` for ``entries`` from index ``start`` on."""
         key = (id(entries), command, start)
         kept = self._kept.pop(key, None) or (entries, make())
         self._kept[key] = kept
@@ -156,7 +156,7 @@ _shared = _Shared()
 
 def _as_many(values: Sequence[_T], count: int) -> Sequence[_T]:
     if len(values) != count:
-        # A number would name another message in LIST than in UIDL.
+        # Otherwise a number would mean another message in LIST than in UIDL.
         raise ValueError("the columns of a maildrop's entries are not as long as the entries")
     return values
 

@@ -9,19 +9,19 @@ from typing import Any, Self
 __all__ = ("LOGIN_DELAY_SECONDS", "PROGRESS_SECONDS", "Options")
 
 LOGIN_DELAY_SECONDS = 2.0
-"""Between a failed login and its ``-ERR``."""
+"""How long the ``-ERR`` to a wrong password is delayed."""
 
 PROGRESS_SECONDS = 60.0
-"""A client that asked for something and then, while it is waited for, takes too little of it in this time is cut off.
+"""A client that takes too little of a reply in this time is disconnected.
 
-Not the autologout timer of RFC 1939 §3, which is about commands: while a message waits for its reader, a connection to
-the backend waits with it, and a few stuck devices would hold all that an account has.
+This is not the autologout timer of RFC 1939 §3, which is about commands: while a client reads a message, a connection
+to the backend is in use, and a few stuck devices could hold all connections of an account.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """``implementation`` is what CAPA names; ``ask_backend``: USER and PASS are the maildrop's to judge.
+    """``implementation`` is what CAPA names; ``ask_backend``: the maildrop judges USER and PASS.
 
     ``expire`` is the argument of EXPIRE in CAPA, ``""`` where the provider's retention isn't known. ``stls``: there is
     a certificate, so STLS is offered.

@@ -1,4 +1,4 @@
-"""What the session tells its driver: what to send, what to ask of the maildrop, and how it ended."""
+"""What the session tells the conversation: what to send, what to ask of the maildrop, and how it ended."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Send what was replied and close; ``reason`` tells the log what ``verdict`` leaves open."""
+    """Send what was replied and close; ``reason`` says more than ``verdict``, for the log."""
 
     verdict: Verdict
     reason: str = ""
@@ -95,8 +95,8 @@ Event = NeedData | Reply | Request | Close
 
 @dataclass(slots=True)
 class Tally:
-    """What the session did: messages retrieved, topped, not to be had, removed, and not removed because the client had
-    asked for them and not got them; octets of messages, commands.
+    """What the session did: messages sent whole, sent in part (TOP), failed, deleted, and withheld (marked as deleted,
+    and kept because the client had asked for them and not got them); octets of messages; commands.
     """
 
     retrieved: int = 0

@@ -131,7 +131,7 @@ class Server:
         try:
             await conversation.run()
         except Exception:
-            # Even a failure to deal with a failure stays with its session: out of here it would cancel all others.
+            # An exception that left this task would cancel all other sessions.
             logger.exception("pop3 session lost")
         finally:
             self._conversations.discard(conversation)

@@ -1,9 +1,9 @@
-"""The POP3 session as a value machine: octets and answers in, events out.
+"""The POP3 session without I/O: it takes octets and answers, and gives events.
 
-Rule: everything that decides what is valid, what is replied and what is deleted lives here, and nothing here does I/O.
-:meth:`Session.next_event` says what to do next, in the words of ``requests``. A request must be answered before it is
-called again; commands that were pipelined behind it wait in the buffer (RFC 2449 §6.6). STLS forgets that buffer and
-the user who was named before: otherwise somebody on the way could put commands in front of the protected session.
+Everything that decides what is valid, what is replied and what is deleted stands here. :meth:`Session.next_event` says
+what to do next; its events are in ``requests``. A request must be answered before it is called again; commands that
+were pipelined behind it wait in the buffer (RFC 2449 §6.6). After STLS that buffer and the user who was named before
+are dropped: otherwise an attacker on the network could put commands in front of the protected session.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ __all__ = (
 )
 
 MAX_ERRORS = {State.AUTHORIZATION: 3, State.TRANSACTION: 20}
-"""Errors in a state; the last of them is answered with a goodbye. A device that loops must not be served forever."""
+"""How many errors a state allows; with the last one the session is closed. A device that repeats a mistake without end
+must not be served forever."""
 
 MAX_FAILED_LOGINS = 3
-"""Answers of ``-ERR`` to PASS or AUTH on one connection; the last one closes it."""
+"""Failed logins on one connection; the last one closes it."""
 
 MAX_COMMANDS_BEFORE_LOGIN = 50
-"""Commands of a client that does not log in; no client needs more than ten for that."""
+"""How many commands a client may send before it logs in; no client needs more than ten."""
 
 MAX_XLST_MESSAGES = 1000
 """XTND XLST asks the backend for each header; a client with a larger maildrop has UIDL, which costs nothing."""
@@ -73,7 +74,7 @@ class Session:
         self._last = 0
         self._transfer: Transfer | None = None
         self._header_lines: Iterator[Retrieve] | None = None
-        # Message-number → how many lines of the body the client asked for in vain.
+        # Message-number → how many lines of the body the client asked for and did not get.
         self._not_got: dict[int, float] = {}
 
     # Octets and events
@@ -121,20 +122,20 @@ class Session:
     def tls_started(self) -> None:
         """TLS is there. What was said in the clear is forgotten, and what was sent ahead of TLS is not read."""
         self._answered(StartTLS)
-        # Somebody on the way could have put commands behind STLS; they must not run in the protected session.
+        # Commands behind STLS may be an attacker's; they must not run in the protected session.
         self._reader = LineReader()
         self._authorization = Authorization(judged=self._options.ask_backend)
         self._secured = True
 
     def opened(self, entries: Sequence[Entry]) -> None:
         """The maildrop is open; ``entries`` stay as they are until the session ends."""
-        # First, since the entries are the maildrop's: if making this raises, the request is still there to be answered.
+        # First: the entries come from a plugin, and if this raises, the request must still be open to be answered.
         listing = Listing(entries)
         self._answered(Open)
         self._listing = listing
         self.state = State.TRANSACTION
         self._errors = 0
-        self._say(f"maildrop has {self._drop()}")
+        self._say(f"maildrop has {self._drop_listing()}")
 
     def open_failed(self, failure: BaseException) -> None:
         """The maildrop was not opened; the client may try again."""
@@ -172,10 +173,10 @@ class Session:
         return transfer.take_status() + transfer.finish()
 
     def message_failed(self, failure: BaseException) -> None:
-        """The message can not be had. After ``+OK`` nothing but closing the connection tells the client so.
+        """The message could not be read. After ``+OK`` only closing the connection tells the client so.
 
-        Whatever the reason is: many devices say DELE without looking at what RETR was answered, and this may be the
-        only copy. So QUIT leaves the message alone until the client has got as much of it as it asked for here.
+        Many devices send DELE without looking at the reply to RETR, and this may be the only copy. So QUIT does not
+        delete the message until the client has got as much of it as it asked for here.
         """
         request, begun = self._retrieving(), self._transferring().begun
         self._answered(Retrieve)
@@ -188,7 +189,7 @@ class Session:
         if begun:
             self.end(Verdict.FAILED, "the message broke off")
         elif again:
-            # A client that asks forever for a message which is gone is disconnected in the end.
+            # Asked again, it counts as an error, so that a client which asks forever is disconnected in the end.
             self._mistake(pop3_error(failure))
         else:
             self._say_line(pop3_error(failure))
@@ -207,7 +208,7 @@ class Session:
 
     def crashed(self, error: BaseException) -> None:
         """Something unexpected was raised: answer the open request if that is still possible, then close."""
-        # A listing that broke off must not be completed by its final dot.
+        # A listing that broke off must not get its final dot: the client would take it for complete.
         self._replies = iter(())
         if isinstance(self._request, Commit):
             self.commit_failed(error)
@@ -270,7 +271,7 @@ class Session:
                 return _ok(f"{self._listing.count} {self._listing.octets}")
             case Keyword.LIST:
                 if not command.message_number:
-                    return self._multi_line(self._drop(), self._listing.scan_lines())
+                    return self._multi_line(self._drop_listing(), self._listing.scan_lines())
                 return _ok(f"{command.message_number} {self._listing.entry(command.message_number).octets}")
             case Keyword.UIDL:
                 if not command.message_number:
@@ -284,7 +285,7 @@ class Session:
             case Keyword.RSET:
                 self._listing.unmark_all()
                 self._last = 0
-                return _ok(f"maildrop has {self._drop()}")
+                return _ok(f"maildrop has {self._drop_listing()}")
             case Keyword.LAST:
                 return _ok(str(self._last))
             case Keyword.XTND:
@@ -347,7 +348,7 @@ class Session:
 
     def _goodbye(self) -> None:
         if self.tally.withheld:
-            # RFC 1939 §6 has this answer for it. "+OK" would be untrue: the client finds the message again next time.
+            # The reply of RFC 1939 §6 for this case. "+OK" would be untrue: the next session lists the message again.
             text = "some deleted messages were not removed, because they could not be read before"
             self._say_line(pop3_line(text, code="SYS/TEMP"))
             self.end(Verdict.FAILED, "messages that the client could not get were not deleted")
@@ -373,7 +374,7 @@ class Session:
     def _say_line(self, line: str) -> None:
         self._replies = iter((encode_line(line),))
 
-    def _drop(self) -> str:
+    def _drop_listing(self) -> str:
         return f"{self._listing.count} messages ({self._listing.octets} octets)"
 
     # Requests

@@ -1,7 +1,7 @@
 """One message on its way to the client: the ``+OK`` that stands before its first octet, and what its octets become.
 
-That is the whole message, encoded by ``wire``, or one line of its header: XTND XLST, an extension of the Berkeley
-popper, older than UIDL.
+That is the message encoded by ``wire``, or for XTND XLST one line of its header. XTND XLST is an extension of the
+Berkeley POP server, older than UIDL.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from .wire import CRLF, ContentEncoder
 __all__ = ("MAX_HEADER_OCTETS", "MAX_VALUE_OCTETS", "HeaderLine", "Transfer")
 
 MAX_HEADER_OCTETS = 65536
-"""What is looked through of a message's header."""
+"""How much of a message's header is searched."""
 
 MAX_VALUE_OCTETS = 450
-"""A value is cut here: clients of that time read lines into buffers of 512 octets."""
+"""A value is cut at this length: clients of that time read lines into buffers of 512 octets."""
 
 _END = re.compile(rb"(?:\A|\n)\r*\n")
 _NOT_PRINTABLE = re.compile(rb"[\x00-\x20\x7f]+")
 
 
 class HeaderLine:
-    """Takes the pieces of a message, gives ``<message-number> <name>: <value>``, unfolded; nothing without that header.
+    """Takes the pieces of a message, gives ``<message-number> <name>: <value>``, unfolded; nothing without that field.
 
     Used like a :class:`~legacy_email_proxy.pop3.wire.ContentEncoder`.
     """
@@ -40,7 +40,7 @@ class HeaderLine:
     def encode(self, piece: bytes) -> bytes:
         """Nothing yet: the line is known at the end."""
         if not self.enough:
-            # A blank line may lie across the border, and is one with any number of CRs (see ContentEncoder).
+            # A blank line may lie across two pieces, and may have any number of CRs (see ContentEncoder).
             start = max(0, self._header.rfind(b"\n"))
             self._header += piece[:MAX_HEADER_OCTETS]
             self.enough = len(self._header) >= MAX_HEADER_OCTETS or _END.search(self._header, start) is not None

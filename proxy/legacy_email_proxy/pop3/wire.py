@@ -1,7 +1,7 @@
 """Octets to command lines, and messages to the octets of a multi-line reply.
 
-The only place that knows CRLF, dot-stuffing and the limit of a line. No I/O: any chunking of the same octets gives the
-same result, and what is held back is bounded.
+The only place that knows CRLF, dot-stuffing and the limit of a line. It does no I/O. The same octets give the same
+result in whatever pieces they come, and the memory for what is held back is limited.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ CRLF = b"\r\n"
 END_OF_REPLY = b".\r\n"
 
 MAX_LINE_OCTETS = 1024
-"""A command line, its line end included. RFC 2449 §4 wants 255 to be accepted; a PASS may carry an application
-password or a token, so there is room for four times that."""
+"""A command line, its line end included. RFC 2449 §4 asks for at least 255; four times that is allowed here, since a
+PASS may carry an application password or a token."""
 
 
 @dataclass(frozen=True, slots=True)
 class TooLong:
-    """Stands for a line over the limit. It is told once, as soon as it is known; the rest of the line is skipped."""
+    """Returned instead of a line over the limit, once, as soon as that is known; the rest of the line is skipped."""
 
 
 class LineReader:
@@ -86,7 +86,7 @@ _REST_OF_BLANK_LINE = re.compile(rb"\r*\n")
 
 def _has_bare_lf(data: bytes) -> bool:
     """Whether an LF in ``data`` has no CR before it."""
-    # What text files use to tell their line ends: one pass of C, and four times as quick as counting LF and CRLF.
+    # The class with which Python reads text files, used as a scanner: four times as fast as counting LF and CRLF.
     seen = IncrementalNewlineDecoder(None, translate=False)
     seen.decode(data.decode("latin-1"), final=True)
     newlines = seen.newlines
@@ -98,9 +98,9 @@ class ContentEncoder:
 
     A bare LF becomes CRLF; a bare CR is content and stays, as the backend counted it; a missing final CRLF is added; a
     line that starts with a dot gets a second one. With ``body_lines`` (TOP) the reply ends after the header, the blank
-    line and that many lines of the body; :attr:`enough` then says that no further piece is needed. A line of nothing
-    but CRs counts as blank: programs that make CRLF of LF twice end every line with CR CR LF. For clients that can't do
-    without, ``replace_nul`` makes NUL 0x80 and ``add_blank_line`` ends a header that nothing follows.
+    line and that many lines of the body; :attr:`enough` then says that no further piece is needed. A line with only CRs
+    counts as blank: programs that make CRLF of LF twice end every line with CR CR LF. For clients that need it,
+    ``replace_nul`` makes NUL 0x80, and ``add_blank_line`` puts a blank line behind a header without a body.
     """
 
     __slots__ = (
@@ -115,7 +115,7 @@ class ContentEncoder:
         self._replace_nul = replace_nul
         self._add_blank_line = add_blank_line
         self._in_header = True
-        self._blank = True  # Nothing but CRs has come of the line that is not at its end.
+        self._blank = True  # The current line has only CRs so far.
         self._carriage_return = b""
         self._line_start = True
         self.enough = False
@@ -125,7 +125,7 @@ class ContentEncoder:
         if self.enough:
             return b""
         data = self._carriage_return + piece
-        # A CR at the border waits for what follows it, so below a CRLF is never split.
+        # A CR at the end is held back for the next piece, so that no CRLF is split below.
         self._carriage_return = b"\r" if data.endswith(b"\r") else b""
         if self._carriage_return:
             data = data[:-1]
@@ -151,8 +151,8 @@ class ContentEncoder:
     def _stuff(self, data: bytes) -> bytes:
         if not data:
             return data
-        # Base64, the bulk of large messages, has no dots, and looking for one octet is far quicker than for three. Few
-        # pieces have a dot to stuff, and to see that there is none takes half the time from behind.
+        # Base64, the bulk of large messages, has no dots, and one octet is found far quicker than three. Few pieces
+        # have a dot to stuff, and a search from the end takes half the time to find none.
         stuffed = data
         if b"." in data and data.rfind(b"\r\n.") >= 0:
             stuffed = data.replace(b"\r\n.", b"\r\n..")

@@ -1,1 +1,1 @@
-"""What stands between the SMTP leg and a relay plugin, one subject a module, each of them a relay to those above it."""
+"""What stands between the SMTP leg and a relay plugin: relays that forward to another relay, and their filter."""

@@ -1,8 +1,8 @@
 """Who may send and to whom: ``SMTP_ALLOWED_SENDERS`` and ``SMTP_ALLOWED_RECIPIENTS``, a filter before all others.
 
-Its lists of addresses are as an operator writes them: ``user@domain``, ``@domain``, and ``<>`` for the null
-reverse-path. A domain may be written in letters of any language or as ``xn--…``, which is the same (IDNA 2008). The
-rules of an accounts file use the same lists.
+An operator writes ``user@domain``, ``@domain``, or ``<>`` for the null reverse-path into these lists. A domain may be
+written in letters of any language or as ``xn--…``, which is the same (IDNA 2008). The rules of an accounts file use the
+same lists.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import Self
 from ..contracts import Context, Envelope, Filter, SettingsMistake, ascii_domain
 from ..replies import SMTP, refusal
 
-__all__ = ("Addresses", "GuardFilter")
+__all__ = ("Addresses", "AllowListFilter")
 
 _NULL = "<>"
 _ROUTING = frozenset("@%!")
-"""In a local-part each of these may name another domain, to which a backend would send the mail on, as ``x%evil@here``:
-such an address is in a domain only by its looks."""
+"""A local-part with one of these may name another domain, to which a backend may send the mail on: ``x%evil@here``. So
+``@here`` does not allow such an address."""
 
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """A set of addresses and whole domains. Upper and lower case are one, in the local-part too."""
+    """A set of addresses and whole domains. Upper and lower case are the same, in the local-part too."""
 
     entries: frozenset[str]
 
     @classmethod
     def parse(cls, texts: Iterable[str]) -> Self:
-        """The list that these texts make. Raises :class:`ValueError` in words."""
+        """The list that these texts make. Raises :class:`ValueError` with a text for the operator."""
         entries = frozenset(_folded(text.strip()) for text in texts)
         for entry in sorted(entries):
             if entry != _NULL and not entry.rpartition("@")[2]:
@@ -40,11 +40,11 @@ class Addresses:
         return cls(entries)
 
     def holds(self, path: str) -> bool:
-        """Whether this path (without brackets) is in the list; a domain does not stand for those below it, nor for
-        an address that may lead out of it.
+        """Whether this path (without brackets) is in the list. ``@domain`` holds neither addresses of its subdomains,
+        nor one that a backend may send on to another domain.
         """
         folded = _folded(path) or _NULL
-        # A domain alone is nobody's address.
+        # A path that is only `@domain` is no address.
         return not folded.startswith("@") and (folded in self.entries or _domain(folded) in self.entries)
 
     def covers(self, other: Addresses) -> bool:
@@ -54,18 +54,18 @@ class Addresses:
 
 def _folded(path: str) -> str:
     local, at, domain = path.rpartition("@")
-    # Not casefold(), for which ß is ss.
+    # Not casefold(), which makes ss of ß.
     return local.lower() + at + ascii_domain(domain.removesuffix(".")).lower()
 
 
 def _domain(folded: str) -> str:
-    """The entry that would stand for all of its domain, ``""`` where none can."""
+    """The entry ``@domain`` that would hold this address, ``""`` where none can."""
     local, at, domain = folded.rpartition("@")
     return at + domain if local and _ROUTING.isdisjoint(local) else ""
 
 
-class GuardFilter(Filter):
-    """Lets through what the lists hold; a list that is not set holds everybody. Raises :class:`SettingsMistake`."""
+class AllowListFilter(Filter):
+    """Refuses what the lists do not hold; a list that is not set allows everybody. Raises :class:`SettingsMistake`."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)

@@ -1,6 +1,6 @@
-"""What is one account's own, in front of its relay: its filters, and From for a message without, as they leave it.
+"""One account's own filters, in front of its relay; and From for a message that has none.
 
-They can run only once the account is chosen. Without accounts the process's filters and lines stand in their place.
+They run once the account is chosen. Without an accounts file the process's own filters do their work.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from ..contracts import (
 )
 from ..smtp.headers import HeaderOptions
 from ..smtp.rewriting import Rewriting
-from .wrapper import RelayLayer, in_place
+from .wrapper import RelayWrapper, all_verdicts
 
 __all__ = ("FilteredRelay",)
 
 
-class FilteredRelay(RelayLayer):
-    """See :class:`~legacy_email_proxy.contracts.Relay`. The filters see what those of the whole process have left.
+class FilteredRelay(RelayWrapper):
+    """See :class:`~legacy_email_proxy.contracts.Relay`. The filters see what those of the whole process returned.
 
-    With ``add_missing`` a message without From gets one, of the reverse-path that the filters leave; all else that a
-    message may lack is added before, for all accounts alike.
+    With ``add_missing`` a message without From gets one, made of the reverse-path that the filters return. Other
+    missing fields are added earlier, for all accounts alike.
     """
 
     def __init__(self, relay: Relay, filters: Mapping[str, Filter], *, add_missing: bool = False) -> None:
@@ -45,7 +45,7 @@ class FilteredRelay(RelayLayer):
     async def transaction(
         self, client: Client, reverse_path: str, parameters: Parameters
     ) -> AsyncIterator[Transaction]:
-        """Open the relay's transaction for the sender that the filters make of this one."""
+        """Open the relay's transaction with the reverse-path that the filters return."""
         mail = await self._rewriting.mail(client, reverse_path, parameters)
         async with self._relay.transaction(client, mail.reverse_path, parameters) as transaction:
             yield _Filtered(transaction, self._rewriting, mail)
@@ -65,7 +65,7 @@ class FilteredRelay(RelayLayer):
 
 
 class _Filtered(PipeliningTransaction):
-    """See :class:`~legacy_email_proxy.contracts.PipeliningTransaction`: the relay's, for other paths."""
+    """The relay's transaction, with the paths that the filters return."""
 
     def __init__(self, transaction: Transaction, rewriting: Rewriting, mail: Envelope) -> None:
         self._transaction = transaction
@@ -76,22 +76,22 @@ class _Filtered(PipeliningTransaction):
     async def add_recipients(
         self, recipients: Sequence[Recipient], *, content_follows: bool
     ) -> Sequence[Refused | None]:
-        looked: list[Recipient | Refused] = []
+        checked: list[Recipient | Refused] = []
         wanted: list[Recipient] = []
         for recipient in recipients:
-            # A filter sees those that came together with it as if they were accepted.
+            # The backend has not judged those of the same group yet; a filter sees them as accepted.
             before = [*self._accepted, *(each.forward_path for each in wanted)]
             try:
                 path = await self._rewriting.recipient(self._mail, before, recipient.forward_path)
             except Refused as refused:
-                looked.append(refused)
+                checked.append(refused)
             else:
                 wanted.append(Recipient(path, recipient.parameters))
-                looked.append(wanted[-1])
+                checked.append(wanted[-1])
         verdicts = await add_recipients(self._transaction, wanted, content_follows=content_follows)
         self._accepted += [each.forward_path for each, verdict in zip(wanted, verdicts, strict=True) if verdict is None]
-        return in_place(looked, verdicts)
+        return all_verdicts(checked, verdicts)
 
     async def send(self, content: AsyncIterator[bytes]) -> Receipt:
-        # Its word for a Received line is not used: that line is put there before, for all accounts alike.
+        # The "" is for a Received line, which is not written here: it was added before, for all accounts alike.
         return await self._transaction.send(self._rewriting.content(self._mail, self._accepted, "", content))

@@ -1,7 +1,7 @@
-"""No more messages in a minute than a provider takes: ``BACKEND_SMTP_MESSAGES_PER_MINUTE``, in front of any relay.
+"""Limits the messages per minute (``BACKEND_SMTP_MESSAGES_PER_MINUTE``), in front of any relay.
 
-A device that comes too early waits at MAIL, for a while; then it is told to come again. What a relay has stored, and
-hands on by itself, waits as long as it takes. Over its limit a provider would refuse the message, or block the account.
+Over its limit a provider refuses messages, or blocks the account. A device that comes too early waits at MAIL for up to
+30 seconds, and then reads a temporary refusal. A message from the spool waits as long as necessary.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 import anyio
 
 from ..contracts import Client, Overloaded, Parameters, Relay, Transaction
-from .wrapper import RelayLayer
+from .wrapper import RelayWrapper
 
-__all__ = ("PATIENCE_SECONDS", "PacedRelay", "Turns", "paced")
+__all__ = ("PATIENCE_SECONDS", "RateLimitedRelay", "Turns", "rate_limited")
 
 PATIENCE_SECONDS = 30.0
 """How long MAIL may wait for its turn: devices give up sooner than the five minutes of RFC 5321 §4.5.3.2.2."""
@@ -26,25 +26,25 @@ PATIENCE_SECONDS = 30.0
 _MINUTE = 60.0
 
 Turns = deque[float]
-"""When the last messages went out or will, in their order, by the monotonic clock: as many as go in a minute."""
+"""When the last messages went out or will go out, in order, by the monotonic clock: as many as a minute allows."""
 
 
-def paced(
+def rate_limited(
     relay: Relay,
     settings: Mapping[str, Any],
     patience_seconds: float = PATIENCE_SECONDS,
     former: Turns | None = None,
 ) -> Relay:
-    """``relay``, slowed down where the setting asks for it; nobody waits longer than ``patience_seconds``.
+    """``relay``, limited where the setting asks for it; nobody waits longer than ``patience_seconds``.
 
-    ``former`` are the turns that the relay before it gave, which was replaced when the settings were read anew: the
-    provider has counted those messages too.
+    ``former`` are the turns of the relay that this one replaces at a reload: the provider has counted those messages
+    too.
     """
     per_minute = settings["BACKEND_SMTP_MESSAGES_PER_MINUTE"]
-    return relay if per_minute is None else PacedRelay(relay, per_minute, patience_seconds, former=former)
+    return relay if per_minute is None else RateLimitedRelay(relay, per_minute, patience_seconds, former=former)
 
 
-class PacedRelay(RelayLayer):
+class RateLimitedRelay(RelayWrapper):
     """See :class:`~legacy_email_proxy.contracts.Relay`."""
 
     def __init__(
@@ -68,13 +68,13 @@ class PacedRelay(RelayLayer):
     async def transaction(
         self, client: Client, reverse_path: str, parameters: Parameters
     ) -> AsyncIterator[Transaction]:
-        """Wait for a turn. What ends without a message counts too: the provider may have counted it."""
+        """Wait for a turn. A transaction without a message counts too: the provider may have counted it."""
         await self._turn()
         async with self._relay.transaction(client, reverse_path, parameters) as transaction:
             yield transaction
 
     async def _turn(self) -> None:
-        """Raises :class:`Overloaded` to who would wait too long."""
+        """Wait for the next turn. Raises :class:`Overloaded` where that would take too long."""
         now = self._clock()
         turn = max(now, self.turns[0] + _MINUTE)
         if turn - now > self._patience_seconds:
@@ -85,11 +85,11 @@ class PacedRelay(RelayLayer):
             try:
                 await self._sleep(turn - now)
             except BaseException:
-                self._hand_over(turn)
+                self._give_up(turn)
                 raise
 
-    def _hand_over(self, turn: float) -> None:
-        """Nobody took it, so it is for whoever comes next. A device that comes again and again would use up all."""
+    def _give_up(self, turn: float) -> None:
+        """Free a turn that was not used. Otherwise a device that leaves and comes back would use up all turns."""
         if turn in self.turns:
             self.turns.remove(turn)
             self.turns.appendleft(turn - _MINUTE)

@@ -1,7 +1,7 @@
-"""What all that stands in front of a relay has in common: it forwards every call that it doesn't answer itself.
+"""The base class of what stands in front of a relay: it forwards every call that a subclass does not answer itself.
 
-Recipients that came together stay together on the way, so that a device that pipelines waits once for all of them and
-not once for each.
+Recipients that came together are forwarded together, so that a device that pipelines waits once for all of them and not
+once for each.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from ..contracts import (
     Transaction,
 )
 
-__all__ = ("RelayLayer", "in_place", "start")
+__all__ = ("RelayWrapper", "all_verdicts", "start")
 
 
-def in_place(looked: Sequence[Recipient | Refused], verdicts: Sequence[Refused | None]) -> list[Refused | None]:
-    """One verdict for each recipient that was looked at: ``verdicts`` are on those not refused there."""
+def all_verdicts(checked: Sequence[Recipient | Refused], verdicts: Sequence[Refused | None]) -> list[Refused | None]:
+    """One verdict for each of ``checked``, in order; ``verdicts`` are for those that are not refused there."""
     rest = iter(verdicts)
-    return [each if isinstance(each, Refused) else next(rest) for each in looked]
+    return [each if isinstance(each, Refused) else next(rest) for each in checked]
 
 
 async def start(plugin: Relay | Credentials) -> None:
-    """Let one that has something to do by itself begin. Raises :class:`SettingsMistake`."""
+    """Start a plugin that has a ``start``. Raises :class:`SettingsMistake`."""
     begin: Callable[[], Awaitable[None]] | None = getattr(plugin, "start", None)
     if begin is not None:
         await begin()
 
 
-class RelayLayer:
+class RelayWrapper:
     """See :class:`~legacy_email_proxy.contracts.StartingRelay`."""
 
     def __init__(self, relay: Relay) -> None:
