@@ -19,8 +19,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 NOT_MENDED = {
-    *("smtp-idle", "two-legs"),
-    *("sender-bomb", "multipart-bomb"),
     *("imap-literal", "pop3-trickle", "smtp-keepalive", "one-octet-data", "one-octet-bdat"),
     *("dead-dns", "tls-half-open"),
 }

@@ -156,13 +156,14 @@ def _with_few_descriptors() -> Iterator[tuple[dict[str, int], list[str], subproc
 
 
 @pytest.mark.parametrize("leg", ["smtp", "pop3"])
-def test_one_address_can_not_use_up_the_descriptors(leg: str) -> None:
-    """400 idle connections of one client where the process may have 256; another client is served at once."""
+def test_three_addresses_can_not_use_up_the_descriptors(leg: str) -> None:
+    """390 idle connections of three clients where the process may have 256; another client is served at once."""
     with _with_few_descriptors() as (ports, lines, process), contextlib.ExitStack() as held:
-        for _ in range(400):
-            held.enter_context(socket.create_connection(("127.0.0.1", ports[leg]), 20))
+        for number in range(390):
+            source = f"127.0.0.{1 + number % 3}", 0
+            held.enter_context(socket.create_connection(("127.0.0.1", ports[leg]), 20, source))
         for other, greeting in (("smtp", b"220 "), ("pop3", b"+OK")):
-            honest = held.enter_context(socket.create_connection(("127.0.0.1", ports[other]), 20, ("127.0.0.2", 0)))
+            honest = held.enter_context(socket.create_connection(("127.0.0.1", ports[other]), 20, ("127.0.0.4", 0)))
             assert honest.recv(100).startswith(greeting)
         process.terminate()
         assert process.stderr is not None

@@ -69,11 +69,17 @@ class _Element:
         text = " ".join("".join(self.text).split())
         comment = phrase(re.sub(r"\\(.)", r"\1", " ".join("".join(self.comment).split())))
         if self.angle is not None:
-            address = _ROUTE.sub("", self.angle) if self.angle.startswith("@") else self.angle
+            address = _without_route(self.angle) if self.angle.startswith("@") else self.angle
             return Mailbox(phrase(text) or comment, "".join(address.split()))
         if "@" in text:
             return Mailbox(comment, text.replace(" ", ""))
         return Mailbox(phrase(text) or comment)
+
+
+def _without_route(address: str) -> str:
+    # Behind the last colon nothing is searched: from each of many "@" there, the search would go on to the end.
+    hosts, colon, rest = address.rpartition(":")
+    return _ROUTE.sub("", hosts + colon) + rest
 
 
 def _elements(value: str) -> list[_Element]:

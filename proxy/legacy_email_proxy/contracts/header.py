@@ -109,10 +109,10 @@ def _folded(name: str, value: str) -> bytes:
         # Otherwise a value from outside could add fields, or end the header.
         raise ValueError(f"the value of {name} has a line end or NUL in it")
     lines: list[bytes] = []
-    line = f"{name}:".encode("ascii")
+    line = beginning = f"{name}:".encode("ascii")
     # Folded only before a blank that follows a word, never into a line of blanks, so that unfolding restores the value.
     for word in re.findall(rb"[ \t]*[^ \t]+", b" " + value.strip(" \t").encode("utf-8", "surrogateescape")):
-        if len(line) + len(word) > _LINE_OCTETS and not line.endswith(b":"):
+        if len(line) + len(word) > _LINE_OCTETS and line is not beginning:
             lines.append(line)
             line = word
         else:

@@ -24,6 +24,8 @@ _CHUNK_OCTETS = 4096
 _MAX_PART_HEADER_OCTETS = 1 << 16
 _MAX_HELD_OCTETS = 1 << 18
 """How much of a part is held that had no long line yet. A larger one is decided without knowing the rest."""
+_MAX_DEPTH = 100
+"""Multiparts in multiparts whose boundaries are remembered. A deeper one passes as it is, with all its parts."""
 _QP_COLUMNS = 76
 _BASE64_COLUMNS = 76
 _SOFT_COLUMNS = 900
@@ -56,6 +58,8 @@ class LineShortener:
         self._lines: list[bytes] = []
         self._lines_octets = 0
         self._boundaries: list[bytes] = []
+        # At which depths a line ends a part: looked up, as to try each boundary on each line would take too long.
+        self._delimiters: dict[bytes, list[int]] = {}
         self._header: list[bytes] = []
         self._header_octets = 0
         self._rest = b""
@@ -138,16 +142,31 @@ class LineShortener:
     def _delimits(self, line: bytes) -> bool:
         """Whether a line begins the next part, or ends the last one, of a multipart that we are in."""
         text = line.rstrip(b" \t\r\n")[2:]
-        for depth, boundary in reversed(list(enumerate(self._boundaries))):
-            if text == boundary:
-                del self._boundaries[depth + 1 :]
-                self._mode, self._header_octets = _Mode.HEADER, 0
-                return True
-            if text == boundary + b"--":
-                del self._boundaries[depth:]
-                self._mode = _Mode.UNTOUCHED
-                return True
-        return False
+        if text not in self._delimiters:
+            return False
+        depth = self._delimiters[text][-1]
+        if text == self._boundaries[depth]:
+            self._leave(depth + 1)
+            self._mode, self._header_octets = _Mode.HEADER, 0
+        else:
+            self._leave(depth)
+            self._mode = _Mode.UNTOUCHED
+        return True
+
+    def _enter(self, boundary: bytes) -> None:
+        """Begin a multipart, within those that we are in."""
+        for text in (boundary, boundary + b"--"):
+            self._delimiters.setdefault(text, []).append(len(self._boundaries))
+        self._boundaries.append(boundary)
+
+    def _leave(self, depth: int) -> None:
+        """Forget the multiparts from ``depth`` on."""
+        while len(self._boundaries) > depth:
+            boundary = self._boundaries.pop()
+            for text in (boundary, boundary + b"--"):
+                self._delimiters[text].pop()
+                if not self._delimiters[text]:
+                    del self._delimiters[text]
 
     def _header_line(self, line: bytes, *, empty: bool) -> bytes:
         self._header.append(line)
@@ -170,8 +189,9 @@ class LineShortener:
         if kind.startswith("multipart/"):
             found = _BOUNDARY.search(header.get("Content-Type") or "")
             # A digest's parts are messages; what is signed or encrypted must arrive as it was.
-            if found and kind not in ("multipart/signed", "multipart/encrypted", "multipart/digest"):
-                self._boundaries.append((found[1] or found[2]).encode("utf-8", "surrogateescape"))
+            opaque = kind in ("multipart/signed", "multipart/encrypted", "multipart/digest")
+            if found and not opaque and len(self._boundaries) < _MAX_DEPTH:
+                self._enter((found[1] or found[2]).encode("utf-8", "surrogateescape"))
         elif encoding == "base64":
             self._mode = _Mode.BASE64
         elif encoding == "quoted-printable":
