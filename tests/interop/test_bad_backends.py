@@ -18,7 +18,7 @@ from realservers.accounts import Account
 from realservers.certificates import Certificates
 from realservers.dovecot import Dovecot
 from realservers.postfix import Postfix
-from realservers.processes import free_ports
+from realservers.processes import free_ports, wait_until
 
 
 @contextlib.contextmanager
@@ -111,7 +111,9 @@ def test_the_device_and_the_log(
         assert f"-ERR {code}" in read(proxy.pop3)
         assert send(proxy.smtp).startswith(reply)
         for words, leg in (("pop3", "IMAP"), ("smtp", "SMTP")):
-            lines = [line for line in proxy.log.splitlines() if f" {words} " in line and look_at.format(leg) in line]
+            found = look_at.format(leg)
+            wait_until(lambda: any(found in line for line in proxy.lines(f" {words} ")), f"the log names {found}", 20)
+            lines = [line for line in proxy.lines(f" {words} ") if found in line]
             assert len(lines) == 1, proxy.log
         assert account.password not in proxy.log
 
