@@ -39,6 +39,7 @@ examples (all settings are environment variables):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status; 2 means that the settings can not work."""
+    _open_what_is_closed()
     try:
         try:
             return _run(arguments)
@@ -83,6 +84,19 @@ def _run(arguments: Sequence[str] | None) -> int:
         for line in mistake.lines:
             print(f"legacy-email-proxy: {line}", file=sys.stderr)  # noqa: T201
         return EXIT_MISTAKES
+
+
+def _open_what_is_closed() -> None:
+    """Give the standard streams that were closed (``>&-``) to nobody.
+
+    Python has None in their place, at which every flush fails; and the next socket would get the number of standard
+    error, so that whatever a library writes there would go to a client.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # The lowest number that is free, so in this order it is the stream's own.
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(nowhere, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def _leave(*_: object) -> NoReturn:

@@ -142,7 +142,7 @@ class Writer(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         # Not the handler's own lock: that one is held while the end of the process waits in flush().
-        self._queue = threading.Lock()
+        self._queue = threading.RLock()
         self._kinds = _Kinds()
         self._lines: deque[bytes] = deque()
         self._queued = self._dropped = 0
@@ -184,7 +184,6 @@ class Writer(logging.Handler):
         summed_up = time.monotonic()
         while True:
             self._something.wait()
-            time.sleep(_TOGETHER_SECONDS)
             self._something.clear()
             with self._queue:
                 if time.monotonic() - summed_up >= 1:
@@ -209,6 +208,8 @@ class Writer(logging.Handler):
                     self._something.set()
                 elif not self._lines:
                     self._written.set()
+            # The first line is written at once, and those that come in a crowd behind it together.
+            time.sleep(_TOGETHER_SECONDS)
 
     def _sum_up(self) -> None:
         for record in self._kinds.take():

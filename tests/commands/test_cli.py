@@ -169,15 +169,19 @@ def test_check_with_mistakes() -> None:
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("name", ["settings", "plugins", "--help", "--version"])
-def test_a_reader_that_has_read_enough_is_no_fault(name: str, unbuffered: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["settings", "plugins", "check", "password", "spool list", "spool --help", "--help", "--version"]
+)
+def test_a_reader_that_has_read_enough_is_no_fault(name: str, unbuffered: str, tmp_path: Path) -> None:
     """As with `… settings | head -1`."""
+    spool = {"RELAY_PLUGIN": "spool", "STATE_DIR": str(tmp_path)}
     read, written = os.pipe()
     os.close(read)
     try:
         done = subprocess.run(
-            command(name),
-            env=clean_environment(**MINIMAL, PYTHONUNBUFFERED=unbuffered),
+            command(*name.split()),
+            env=clean_environment(**MINIMAL, **spool, BACKEND_SMTP_PORT="1", PYTHONUNBUFFERED=unbuffered),
+            input=b"secret\n",
             stdout=written,
             stderr=subprocess.PIPE,
             timeout=60,
@@ -186,6 +190,21 @@ def test_a_reader_that_has_read_enough_is_no_fault(name: str, unbuffered: str) -
     finally:
         os.close(written)
     assert done.stderr == b""
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("name", ["settings", "plugins", "--help", "spool list", "check"])
+def test_closed_streams_are_no_fault(name: str, closed: str, tmp_path: Path) -> None:
+    variables = {"RELAY_PLUGIN": "spool", "STATE_DIR": str(tmp_path), "BACKEND_SMTP_PORT": "1"}
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$@" {closed}', "sh", *command(*name.split())],
+        env=clean_environment(**MINIMAL, **variables),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stderr == b""
+    assert done.returncode == (name == "check")
 
 
 INTERRUPTED = """

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from interop.proxy import backends, run, running
+from interop.proxy import Proxy, backends, run, running
 from realservers.accounts import Account
 from realservers.certificates import Certificates
 from realservers.dovecot import Dovecot
 from realservers.postfix import Postfix
-from realservers.processes import free_ports
+from realservers.processes import free_ports, wait_until
 
 
 @contextlib.contextmanager
@@ -101,6 +101,16 @@ def variables(case: str, good: dict[str, str], certificates: Certificates) -> di
     return changed
 
 
+def logged(proxy: Proxy, words: str, what: str) -> list[str]:
+    """The lines with these words that name it, of which there is at least one."""
+
+    def lines() -> list[str]:
+        return [line for line in proxy.lines(words) if what in line]
+
+    wait_until(lambda: bool(lines()), f"the log names {what}", 20)
+    return lines()
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_device_and_the_log(
     case: str, dovecot: Dovecot, postfix: Postfix, account: Account, certificates: Certificates
@@ -111,8 +121,7 @@ def test_the_device_and_the_log(
         assert f"-ERR {code}" in read(proxy.pop3)
         assert send(proxy.smtp).startswith(reply)
         for words, leg in (("pop3", "IMAP"), ("smtp", "SMTP")):
-            lines = [line for line in proxy.log.splitlines() if f" {words} " in line and look_at.format(leg) in line]
-            assert len(lines) == 1, proxy.log
+            assert len(logged(proxy, f" {words} ", look_at.format(leg))) == 1, proxy.log
         assert account.password not in proxy.log
 
 

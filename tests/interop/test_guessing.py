@@ -43,5 +43,5 @@ def test_wrong_passwords_stay_here(dovecot: Dovecot, postfix: Postfix) -> None:
         tries = re.findall(rf"auth failed, (\d+) attempts.*user=<{victim.name}>", dovecot.log)
         # A password that was refused one way is tried another way once.
         assert refused <= sum(map(int, tries)) <= 2 * refused
-        assert len(proxy.lines("password guessing")) == 1
+        assert len(proxy.wait_for("password guessing")) == 1
         assert GUESSER in proxy.lines("password guessing")[0]

@@ -85,7 +85,7 @@ def test_a_refusal_is_a_sign_of_life(variables: dict[str, str]) -> None:
         ports = {f"{leg.upper()}_BIND_PORT": str(proxy._address(leg)[1]) for leg in ("pop3", "pop3s", "smtp", "smtps")}
         done = run("healthcheck", **refusing | {"POP3_BIND_ADDR": "127.0.0.1", "SMTP_BIND_ADDR": "127.0.0.1"} | ports)
         assert (done.returncode, done.stderr) == (0, "")
-        assert len(proxy.lines("not in ALLOWED_NETWORKS")) == 4
+        assert len(proxy.wait_for("not in ALLOWED_NETWORKS", 4)) == 4
 
 
 def openssl(port: int, certificates: Certificates) -> None:
