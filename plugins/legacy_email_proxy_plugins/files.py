@@ -10,14 +10,17 @@ from pathlib import Path
 __all__ = ("leave_to_service", "sync_directory", "write_whole")
 
 
-def sync_directory(path: Path) -> None:
-    """Have what was made, renamed or removed in this directory on disk. Raises ``OSError``."""
+def sync_directory(path: Path, *, where_possible: bool = False) -> None:
+    """Have what was made, renamed or removed in this directory on disk. Raises ``OSError``.
+
+    Some network file systems can not do that. ``where_possible`` is for those who would refuse every message there; who
+    promises that a message is on disk may not take it.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems have no such thing; refusing every message there would help nobody.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+        if not where_possible or error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
         os.close(descriptor)

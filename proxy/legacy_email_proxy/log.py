@@ -141,6 +141,8 @@ class Writer(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
+        # Not the handler's own lock: that one is held while the end of the process waits in flush().
+        self._queue = threading.Lock()
         self._kinds = _Kinds()
         self._lines: deque[bytes] = deque()
         self._queued = self._dropped = 0
@@ -151,16 +153,18 @@ class Writer(logging.Handler):
         threading.Thread(target=self._write_all, name="log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue the record's line. The handler's lock is held."""
-        if self._kinds.too_many(record):
-            self._wake()
-            return
+        """Queue the record's line."""
+        with self._queue:
+            if self._kinds.too_many(record):
+                self._wake()
+                return
         try:
             line = self.format(record)
         except Exception:
             self.handleError(record)
             return
-        self._put(line)
+        with self._queue:
+            self._put(line)
 
     def _put(self, line: str) -> None:
         octets = line.encode("utf-8", "backslashreplace") + b"\n"
@@ -182,7 +186,7 @@ class Writer(logging.Handler):
             self._something.wait()
             time.sleep(_TOGETHER_SECONDS)
             self._something.clear()
-            with self._not_waiting():
+            with self._queue:
                 if time.monotonic() - summed_up >= 1:
                     summed_up = time.monotonic()
                     self._sum_up()
@@ -195,7 +199,7 @@ class Writer(logging.Handler):
                     rest = rest[os.write(sys.stderr.fileno(), rest) :]
             except (OSError, ValueError):
                 pass  # Nobody will ever read it.
-            with self._not_waiting():
+            with self._queue:
                 self._queued -= len(octets)
                 if self._dropped:
                     dropped, self._dropped = self._dropped, 0
@@ -206,17 +210,13 @@ class Writer(logging.Handler):
                 elif not self._lines:
                     self._written.set()
 
-    def _not_waiting(self) -> threading.RLock:
-        assert self.lock is not None  # noqa: S101 (for the type checker: every handler has one)
-        return self.lock
-
     def _sum_up(self) -> None:
         for record in self._kinds.take():
             self._put(self.format(record))
 
     def flush(self) -> None:
         """Wait for a moment until what was logged is written. At the end of the process, and not in a session."""
-        with self._not_waiting():
+        with self._queue:
             self._sum_up()
         self._written.wait(_LEAVING_SECONDS)
 

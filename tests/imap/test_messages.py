@@ -156,6 +156,19 @@ BAD: list[tuple[Action, type[Failure]]] = [
 ]
 
 
+async def test_a_message_that_is_announced_far_beyond_its_listing_is_cut_off(certificates: Certificates) -> None:
+    """Before an octet of it has gone to the client, which reads -ERR and keeps its connection."""
+    announced = Hang(b"* 1 FETCH (UID 1 BODY[] {4294967295}\r\n" + b"x" * 100_000)
+    async with pair(certificates.good, ONE, b"other", script={"BODY": announced}) as (maildrop, server):
+        async with maildrop.open(CLIENT, None) as session:
+            got = bytearray()
+            with pytest.raises(Disconnected, match=f"listed with {len(ONE)} octets, the server announces 4294967295"):
+                await collect(session, 0, got)
+            assert got == b""
+            server.script.clear()
+            assert await read(session, 1) == b"other"
+
+
 @pytest.mark.parametrize(("answer", "kind"), BAD)
 async def test_no_wrong_message_is_ever_handed_on(
     certificates: Certificates, answer: Action, kind: type[Failure]

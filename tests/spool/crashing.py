@@ -26,6 +26,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from legacy_email_proxy_plugins import files as files_module
 from legacy_email_proxy_plugins.spool import SpoolRelay
 from legacy_email_proxy_plugins.spool import group_commit as writer_module
 from legacy_email_proxy_plugins.spool import postgres_bodies as pieces_module
@@ -97,7 +98,7 @@ class _MarkedOS:
 
 def mark(at: Killer) -> None:
     """Put the points around the product's own functions."""
-    bodies_module.os = _MarkedOS(at)  # type: ignore[attr-defined,assignment]
+    bodies_module.os = files_module.os = _MarkedOS(at)  # type: ignore[attr-defined,assignment]
     transaction = writer_module._transaction
 
     def committed(connection: Any, jobs: Any, bulk: Any, begin: str) -> None:

@@ -187,9 +187,15 @@ async def test_the_operator_by_the_socket(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "request_", [b"", b"\n", b"nonsense\n", b"[]\n", b"{}\n", b'{"action": 1, "numbers": ["x"]}\n']
+    "request_",
+    [
+        *(b"", b"\n", b"nonsense\n", b"[]\n", b"{}\n", b'{"action": 1, "numbers": ["x"]}\n'),
+        *(b"\xff\0\n", b"[" * 50_000 + b"\n", b"9" * 50_000 + b"\n", b'{"action": "show", "numbers": 1}\n'),
+    ],
 )
-async def test_nonsense_at_the_socket_harms_nobody(tmp_path: Path, request_: bytes) -> None:
+async def test_nonsense_at_the_socket_harms_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, request_: bytes
+) -> None:
     async with spooling(Backend(), tmp_path) as service:
         with _reachable(tmp_path / "spool.sock") as name:
             reader, writer = await asyncio.open_unix_connection(name)
@@ -199,6 +205,7 @@ async def test_nonsense_at_the_socket_harms_nobody(tmp_path: Path, request_: byt
         assert "failure" in json.loads(answer)
         writer.close()
         assert await listed(service) == []
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 async def test_many_messages_at_once(tmp_path: Path) -> None:

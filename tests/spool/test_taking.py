@@ -8,6 +8,7 @@ import sqlite3
 from collections import namedtuple
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import anyio
@@ -15,6 +16,7 @@ import pytest
 
 from legacy_email_proxy.contracts import Failure, Level, SettingsMistake, StorageFull
 from legacy_email_proxy.replies import smtp_reply
+from legacy_email_proxy_plugins import files as files_module
 from legacy_email_proxy_plugins.spool import delivery as delivery_module
 from legacy_email_proxy_plugins.spool import group_commit as writer_module
 from legacy_email_proxy_plugins.spool import sqlite_files as bodies_module
@@ -66,19 +68,26 @@ async def test_a_device_that_vanishes_leaves_nothing(tmp_path: Path, octets: int
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-ERRORS = [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE]
+ERRORS = [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.EINVAL, errno.ENOTSUP]
 
 
 @SQLITE
-@pytest.mark.parametrize("name", ["open", "write", "fsync"])
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        *((bodies_module, name) for name in ("open", "write", "fsync")),
+        # Of the folder in which the file is: its name may be lost with the power.
+        *((files_module, name) for name in ("open", "fsync")),
+    ],
+)
 @pytest.mark.parametrize("number", ERRORS, ids=errno.errorcode.get)
 async def test_an_error_in_a_file_is_no_250(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, number: int
 ) -> None:
     backend = Backend()
     async with spooling(backend, tmp_path) as spool:
         with monkeypatch.context() as broken:
-            broken.setattr(bodies_module, "os", _Broken(name, number))
+            broken.setattr(module, "os", _Broken(name, number))
             with pytest.raises(Failure) as caught:
                 await send(spool, content=LARGE)
             reply = smtp_reply(caught.value)

@@ -298,13 +298,14 @@ class Connection:
         listing.undisturbed = not self._imap.untagged_responses.keys() & _CHANGES
         return listing
 
-    def fetch(self, uid: int, item: str, sink: Callable[[bytes], None]) -> None:
+    def fetch(self, uid: int, item: str, sink: Callable[[bytes], None], listed: int = 0) -> None:
         """Hand ``item`` of one message to ``sink``, in pieces, the last one only when all is seen to be right.
 
-        ``item`` is ``BODY.PEEK[]``, ``BODY.PEEK[HEADER]`` or ``BODY.PEEK[]<offset.octets>``. Raises
+        ``item`` is ``BODY.PEEK[]``, ``BODY.PEEK[HEADER]`` or ``BODY.PEEK[]<offset.octets>``; ``listed`` its size in the
+        listing, if that is known. Raises
         :class:`MessageGone`, :class:`MessageUnavailable` or :class:`Disconnected`.
         """
-        body = Body(uid, _section(item), sink)
+        body = Body(uid, _section(item), sink, listed)
         with self._exchange(f"read UID {uid}", refused=body.refused):
             check(self._fetch(body, str(uid), f"(UID {item})"))
             body.finish(self._imap.completion[1])

@@ -261,16 +261,24 @@ class _Bodies(Fetched):
         raise ValueError(reason)
 
 
+BEYOND_LISTING_OCTETS = 64 << 20
+"""So much more than twice its size in the listing a message may have."""
+
+
 class Body(_Bodies):
     """Hands the octets of ``section`` (such as ``BODY[]<0>``) of message ``uid`` to ``sink``.
 
     A server may put the UID before or after the octets, mention other messages in between, answer with a quoted
     string, with NIL, or with OK and nothing. So the last piece is held back until the whole response has been seen to
     be right: a reader then never mistakes another's message, or a part of one, for the message.
+
+    ``listed`` is the size in the listing, 0 where the server told none. Servers are wrong about it, but one that
+    announces gigabytes for a message of a hundred octets would fill the line for hours.
     """
 
-    def __init__(self, uid: int, section: str, sink: Callable[[bytes], None]) -> None:
+    def __init__(self, uid: int, section: str, sink: Callable[[bytes], None], listed: int = 0) -> None:
         super().__init__(section)
+        self._listed = listed
         self._uid = uid
         self._sink = sink
         self._held: bytes | None = None
@@ -287,6 +295,8 @@ class Body(_Bodies):
             raise Disconnected("the server sent two bodies where one was asked for")
         if uid is not None and uid != self._uid:
             raise Disconnected(f"asked for UID {self._uid}, the server sent UID {uid}")
+        if self._listed and octets > 2 * self._listed + BEYOND_LISTING_OCTETS:
+            raise Disconnected(f"UID {self._uid} is listed with {self._listed} octets, the server announces {octets}")
         self._streamed = True
         for piece in source.pieces(octets):
             self._hold(piece)

@@ -55,7 +55,7 @@ class IMAPSession:
         uid = self._uid(unique_id)
         listed = self._index.sizes[uid]
         pipe = Pipe()
-        job = partial(_fetch, self._index.uidvalidity, uid, item, pipe.put)
+        job = partial(_fetch, self._index.uidvalidity, uid, listed, item, pipe.put)
         # A task of its own, because the exchange goes on while its pieces are taken.
         exchange = asyncio.create_task(self._exchange(job, untouched=lambda: pipe.untouched))
         exchange.add_done_callback(partial(_end, pipe))
@@ -134,7 +134,7 @@ class IMAPSession:
                 if len(held) <= WINDOW_OCTETS:
                     held.extend(piece)
 
-            _fetch(self._index.uidvalidity, uid, item, hold, connection)
+            _fetch(self._index.uidvalidity, uid, self._index.sizes[uid], item, hold, connection)
             return bytes(held)
 
         return await self._exchange(read)
@@ -174,18 +174,20 @@ def _same_folder(connection: Connection, uidvalidity: int) -> None:
         raise Disconnected(f"the folder's UIDVALIDITY changed from {uidvalidity} to {mailbox.uidvalidity}")
 
 
-def _fetch(uidvalidity: int, uid: int, item: str, sink: Callable[[bytes], None], connection: Connection) -> None:
+def _fetch(
+    uidvalidity: int, uid: int, listed: int, item: str, sink: Callable[[bytes], None], connection: Connection
+) -> None:
     kept = connection.mailbox is not None
     _same_folder(connection, uidvalidity)
     try:
-        connection.fetch(uid, item, sink)
+        connection.fetch(uid, item, sink, listed)
     except MessageGone:
         if not kept:
             raise
         # What a kept connection sees of the folder may be older than the message: only a new SELECT knows.
         connection.select()
         _same_folder(connection, uidvalidity)
-        connection.fetch(uid, item, sink)
+        connection.fetch(uid, item, sink, listed)
 
 
 def _remove(remover: Remover, uidvalidity: int, uids: Collection[int], connection: Connection) -> None:

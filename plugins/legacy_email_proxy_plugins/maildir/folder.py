@@ -107,8 +107,8 @@ class Folder:
             except FileExistsError:
                 pass
         if made:
-            sync_directory(self.path)
-            sync_directory(self.path.parent)
+            sync_directory(self.path, where_possible=True)
+            sync_directory(self.path.parent, where_possible=True)
         for left in self.tmp.iterdir():
             with suppress(OSError):
                 if left.lstat().st_mtime < time.time() - ABANDONED_SECONDS:

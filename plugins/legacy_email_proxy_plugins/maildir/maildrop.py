@@ -123,8 +123,8 @@ class _Session:
             self._look_again()
             for unique_id in missing:
                 _unlink(self._paths[unique_id])
-        sync_directory(self._folder.new)
-        sync_directory(self._folder.cur)
+        sync_directory(self._folder.new, where_possible=True)
+        sync_directory(self._folder.cur, where_possible=True)
 
     def _look_again(self) -> None:
         """Another program renames a file to change its flags, and moves it from ``new`` to ``cur``."""

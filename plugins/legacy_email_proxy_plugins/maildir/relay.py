@@ -156,7 +156,7 @@ class Incoming:
         self._delivered = self._folder.new / f"{unique_name()},S={self._octets}"
         try:
             self._written.rename(self._delivered)
-            sync_directory(self._folder.new)
+            sync_directory(self._folder.new, where_possible=True)
         finally:
             if self.abandoned:
                 self.discard()

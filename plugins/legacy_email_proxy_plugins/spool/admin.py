@@ -214,11 +214,11 @@ class Control:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.timeout(_REQUEST_SECONDS):
-                request = json.loads(await reader.readline())
-            if request["action"] == "backup":
-                writer.write(_line({"item": await self._workbench.back_up(Path(request["folder"]))}))
+                action, numbers, folder = _request(await _line_of(reader))
+            if action == "backup":
+                writer.write(_line({"item": await self._workbench.back_up(folder)}))
             else:
-                await self._do(request["action"], [int(number) for number in request["numbers"]], writer)
+                await self._do(action, numbers, writer)
             writer.write(_line({"end": True}))
         except OSError:
             raise
@@ -236,6 +236,24 @@ class Control:
                 else:
                     writer.write(_line({"item": answer}))
                 await writer.drain()
+
+
+async def _line_of(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.readline()
+    except ValueError:
+        return b""  # longer than any request
+
+
+def _request(line: bytes) -> tuple[Any, list[int], Path]:
+    """What a line asks for. Raises :class:`Failure` where it is no request: whoever may open the socket may send
+    anything.
+    """
+    try:
+        given = json.loads(line)
+        return given["action"], [int(number) for number in given["numbers"]], Path(given.get("folder", ""))
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        raise Failure("that is no request of the spool command") from None
 
 
 async def ask(
