@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from announced import SMTP
 from legacy_email_proxy.contracts import Refused
 from legacy_email_proxy.replies import Reply
 from legacy_email_proxy.smtp import session as session_module
@@ -157,7 +158,7 @@ async def test_a_whole_group_is_answered_in_one_write(leg: Leg, monkeypatch: pyt
         monkeypatch.setattr(session.protocol._writer, "write", write)
         writer.write(MAIL + rcpt("one", "two") + b"DATA\r\n")
         await reader.readuntil(b"354 ")
-        assert [octets.count(b"\r\n") for octets in writes] == [8 + 1 + 2 + 1]
+        assert [octets.count(b"\r\n") for octets in writes] == [len(SMTP["{EHLO}"]) + 1 + 2 + 1]
 
 
 @pytest.mark.parametrize("refused", [b"", rcpt("refuse-550"), rcpt("one") + b"RSET\r\n", rcpt("one") + b"DATA x\r\n"])
