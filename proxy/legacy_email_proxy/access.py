@@ -8,6 +8,7 @@ the private address of the container's gateway, and so looks trusted. :func:`gat
 from __future__ import annotations
 
 import ipaddress
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
@@ -66,11 +67,20 @@ class Admission:
 
     @classmethod
     def from_settings(
-        cls, settings: Mapping[str, Any], on_admitted: Callable[[Address], None] = lambda _: None
+        cls,
+        settings: Mapping[str, Any],
+        on_admitted: Callable[[Address], None] = lambda _: None,
+        *,
+        most: int = sys.maxsize,
     ) -> Admission:
-        """An admission by ``ALLOWED_NETWORKS``, ``MAX_CONNECTIONS`` and ``MAX_CONNECTIONS_PER_ADDRESS``."""
-        limits = settings["MAX_CONNECTIONS"], settings["MAX_CONNECTIONS_PER_ADDRESS"]
-        return cls(settings["ALLOWED_NETWORKS"], *limits, on_admitted)
+        """An admission by ``ALLOWED_NETWORKS``, ``MAX_CONNECTIONS`` and ``MAX_CONNECTIONS_PER_ADDRESS``.
+
+        ``most`` is what the process has descriptors for. If that is less, one address gets a quarter of it at most.
+        """
+        total, each = settings["MAX_CONNECTIONS"], settings["MAX_CONNECTIONS_PER_ADDRESS"]
+        if most < total:
+            total, each = most, min(each, max(1, most // 4))
+        return cls(settings["ALLOWED_NETWORKS"], total, each, on_admitted)
 
     def admit(self, address: str) -> Refusal | None:
         """Judge a new connection. ``None`` means admitted: it is counted until :meth:`release` is called for it."""

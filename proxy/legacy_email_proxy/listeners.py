@@ -1,15 +1,39 @@
-"""Opens the listening sockets of both legs, and says in one line why one can not be opened."""
+"""Opens the listening sockets of both legs, says in one line why one can not be opened, and accepts on them.
+
+The accept loop is our own. asyncio's logs a traceback for each try while the process is out of descriptors, and anyio's
+ends then, with every session. A client that is refused gets one reply and no task: it must not cost anything.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import logging
 import socket
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from typing import NoReturn
 
+import anyio
+
+from . import log
 from .contracts import SettingsMistake
 
-__all__ = ("PLUGIN_OF", "bind", "shown")
+__all__ = ("ACCEPT_PAUSE_SECONDS", "PLUGIN_OF", "accept", "bind", "shown")
+
+ACCEPT_PAUSE_SECONDS = 0.2
+"""How long to wait after accept() failed; most of its failures mean that the process or the system is full."""
+
+_LOG_PAUSE_SECONDS = 10.0
+"""A failing accept() is logged at most this often."""
+
+_ACCEPTED_AT_ONCE = 16
+"""Then it is the turn of those who are connected already."""
+
+_PARTING_SECONDS = 1.0
+_PARTING_AT_ONCE = 8
+"""Of clients that are refused, on one listener."""
 
 PLUGIN_OF = {
     "POP3": "MAILDROP_PLUGIN",
@@ -53,6 +77,85 @@ def _listen(sock: socket.socket, place: tuple[object, ...]) -> None:
     sock.bind(place)
     sock.listen(1024)
     sock.setblocking(False)
+
+
+async def accept(
+    listener: socket.socket, take: Callable[[socket.socket, str], bytes | None], logger: logging.Logger, leg: str
+) -> NoReturn:
+    """Accept until cancelled. ``take`` gets each connection and the address at its other end, and must not wait. It
+    returns the reply for a client that is refused, who is sent away here.
+    """
+    refused = _Refused()
+    try:
+        await _accept(listener, take, refused, logger, leg)
+    finally:
+        refused.close()
+
+
+async def _accept(
+    listener: socket.socket,
+    take: Callable[[socket.socket, str], bytes | None],
+    refused: _Refused,
+    logger: logging.Logger,
+    leg: str,
+) -> NoReturn:
+    listener.setblocking(False)
+    logged = -_LOG_PAUSE_SECONDS
+    while True:
+        await anyio.wait_readable(listener)
+        for _ in range(_ACCEPTED_AT_ONCE):
+            try:
+                accepted, peer = listener.accept()
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if anyio.current_time() - logged >= _LOG_PAUSE_SECONDS:
+                    logged = anyio.current_time()
+                    log.event(
+                        logger, logging.ERROR, f"{leg} accept failed", cause=str(error),
+                        retry_seconds=ACCEPT_PAUSE_SECONDS,
+                    )  # fmt: skip
+                await anyio.sleep(ACCEPT_PAUSE_SECONDS)
+                break
+            accepted.setblocking(False)
+            try:
+                reply = take(accepted, str(peer[0]))
+            except Exception:
+                # It stays with this connection: out of here it would end the listener.
+                accepted.close()
+                logger.exception("%s connection lost", leg)
+                continue
+            if reply is not None:
+                refused.add(accepted, reply)
+
+
+class _Refused:
+    """Clients that were refused. What closes with octets unread resets the connection, and the client may lose the
+    reply; so it stays open for a moment, but only for the last few.
+    """
+
+    def __init__(self) -> None:
+        self._sockets: deque[socket.socket] = deque()
+
+    def add(self, accepted: socket.socket, reply: bytes) -> None:
+        """Say why, as far as there is room at once; a fresh socket has it."""
+        with suppress(OSError):
+            accepted.send(reply)
+            accepted.shutdown(socket.SHUT_WR)
+        self._sockets.append(accepted)
+        if len(self._sockets) > _PARTING_AT_ONCE:
+            self._sockets.popleft().close()
+        asyncio.get_running_loop().call_later(_PARTING_SECONDS, self._part, accepted)
+
+    def _part(self, accepted: socket.socket) -> None:
+        accepted.close()
+        with suppress(ValueError):
+            self._sockets.remove(accepted)
+
+    def close(self) -> None:
+        """Close them all."""
+        while self._sockets:
+            self._sockets.popleft().close()
 
 
 def _explain(listener: str, address: str, port: int, error: OSError) -> str:

@@ -54,7 +54,7 @@ def event(logger: logging.Logger, level: int, words: str, /, **facts: object) ->
 
 
 def failure(logger: logging.Logger, words: str, error: BaseException, /, **facts: object) -> None:
-    """Log a failure at the level that its kind deserves; what nobody expected comes with its traceback."""
+    """Log a failure at the level of its kind; an unexpected one comes with its traceback."""
     level = severity(error)
     unexpected = not isinstance(error, Failure)
     cause = f"{type(error).__name__}: {error}" if unexpected else str(error)
@@ -222,7 +222,7 @@ class Writer(logging.Handler):
 
 
 def configure(level: str, form: str) -> None:
-    """Send all logging to standard error. Libraries speak up from warning on, or at ``debug`` altogether."""
+    """Send all logging to standard error. Libraries log from warning on, or everything where the level is ``debug``."""
     libraries = "DEBUG" if level == "debug" else "WARNING"
     logging.config.dictConfig(
         {

@@ -1,6 +1,6 @@
 """What the peer reads: every verdict of the project as an SMTP reply and a POP3 response, in one table.
 
-No digit of a refusal stands elsewhere. A kind of failure is turned into a reply here; the peer reads the kind's fixed
+Codes of refusals stand nowhere else. A kind of failure is turned into a reply here; the peer reads the kind's fixed
 text, the log gets the detail. The exception is :class:`Refused`, the backend's verdict on a sender, a recipient or a
 message: its class, code, enhanced code and text reach the device, made into one line of printable ASCII.
 """

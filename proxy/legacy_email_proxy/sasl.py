@@ -1,4 +1,4 @@
-"""SASL as both legs speak it (RFC 4422): PLAIN (RFC 4616) and LOGIN, each a value machine from responses to a login.
+"""SASL as both legs speak it (RFC 4422): PLAIN (RFC 4616) and LOGIN, each a state machine without I/O.
 
 What is around it differs: POP3 asks with ``+``, SMTP with ``334``, and each has its own words for a mistake.
 """
@@ -31,14 +31,14 @@ _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 
 
 class Mechanism(StrEnum):
-    """The mechanisms of AUTH. Nothing that needs the password in the clear on our side, as CRAM-MD5 does."""
+    """The mechanisms of AUTH. CRAM-MD5 is not among them: for it a server has to know the password itself."""
 
     PLAIN = "PLAIN"
     LOGIN = "LOGIN"
 
 
 class Malformed(ValueError):
-    """The response is none; the text is fixed, holds nothing of it, and may be told to the client."""
+    """The response can not be used. The text is fixed, has nothing of the response, and may be shown to the client."""
 
 
 class Exchange(Protocol):
@@ -117,12 +117,12 @@ def decode(line: bytes) -> bytes:
         # Some clients leave out the "=" at the end.
         return binascii.a2b_base64(line + b"=" * (-len(line) % 4), strict_mode=True)
     except binascii.Error:
-        # Without the cause: binascii's words would be about octets of a password.
+        # Without the cause: the text of binascii could tell something of a password.
         raise Malformed("the response is not base64") from None
 
 
 def credential(octets: bytes) -> str:
-    """A user name or password as a backend shall get it. Raises :class:`Malformed`."""
+    """A user name or password as the backend gets it. Raises :class:`Malformed`."""
     # A CR or NUL that passed here could end the backend's command early and begin another one.
     if _CONTROL.search(octets):
         raise Malformed("control characters are not allowed")

@@ -14,7 +14,7 @@ from itertools import chain
 import anyio
 from anyio.abc import TaskGroup
 
-from . import __version__, log
+from . import __version__, descriptors, log
 from .access import Address, Admission, gateway
 from .build import NONE, Composition
 from .contracts import Credentials, Filter, Maildrop, Relay, SettingsMistake
@@ -165,12 +165,13 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
     async with anyio.create_task_group() as group:
         pop3 = smtp = None
         warn = _warn_of(gateway())
+        most = _most_clients(composition)
         current = Current(composition, lambda former: group.start_soon(_close, *_legs_of(former)))
         if composition.maildrop is not None:
-            pop3 = _pop3(current, warn)
+            pop3 = _pop3(current, most, warn)
             group.start_soon(pop3.serve, opened["POP3"], opened["POP3S"])
         if composition.relay is not None:
-            smtp, handler = _smtp(current, warn)
+            smtp, handler = _smtp(current, most, warn)
             await smtp.start(opened["SMTP"], opened["SMTPS"])
         try:
             yield current
@@ -185,18 +186,30 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
             await _close(*_legs_of(now), *now.filters.values())
 
 
-def _pop3(current: Current, on_admitted: Callable[[Address], None]) -> POP3Server:
+def _most_clients(composition: Composition) -> int:
+    """How many clients each leg may have at once, as far as descriptors go; said if it is less than the settings."""
+    wanted = composition.settings["MAX_CONNECTIONS"]
+    legs = [leg for leg in (composition.maildrop, composition.relay) if leg is not None]
+    limit = descriptors.raised()
+    most = descriptors.clients_of_each(limit, len(legs))
+    if most < wanted:
+        words = "fewer connections than MAX_CONNECTIONS: the process may not open more files"
+        log.event(_log, logging.WARNING, words, descriptors=limit, connections=most, wanted=wanted, see="ulimit -n")
+    return most
+
+
+def _pop3(current: Current, most: int, on_admitted: Callable[[Address], None]) -> POP3Server:
     settings = current.composition.settings
     tls = current.tls if current.composition.tls else None
     return POP3Server(
         CurrentMaildrop(current),
-        Admission.from_settings(settings, on_admitted),
+        Admission.from_settings(settings, on_admitted, most=most),
         POP3Options.from_settings(settings, f"Legacy-Email-Proxy-{__version__}", stls=tls is not None),
         tls,
     )
 
 
-def _smtp(current: Current, on_admitted: Callable[[Address], None]) -> tuple[SMTPServer, RelayHandler]:
+def _smtp(current: Current, most: int, on_admitted: Callable[[Address], None]) -> tuple[SMTPServer, RelayHandler]:
     composition = current.composition
     settings = composition.settings
     hostname = _hostname()
@@ -207,7 +220,7 @@ def _smtp(current: Current, on_admitted: Callable[[Address], None]) -> tuple[SMT
         hostname=hostname,
         max_octets=settings["SMTP_MAX_OCTETS"],
         patience=Patience(settings["SMTP_PROGRESS_SECONDS"], settings["SMTP_IDLE_SECONDS"]),
-        admission=Admission.from_settings(settings, on_admitted),
+        admission=Admission.from_settings(settings, on_admitted, most=most),
         lf_end_networks=settings["SMTP_LF_END_NETWORKS"] or (),
         tls=current.tls if composition.tls else None,
         verifier=current.prove if proven else anybody if settings["SMTP_AUTH"] == "any" else None,

@@ -19,6 +19,7 @@ import pytest
 
 from announced import POP3_GREETING
 from clients import reset_when_closed
+from legacy_email_proxy import listeners
 from legacy_email_proxy.access import Admission
 from legacy_email_proxy.contracts import (
     Client,
@@ -741,7 +742,7 @@ class FullSystem(socket.socket):
 async def test_a_failing_accept_is_survived(
     start_leg: StartLeg, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
-    monkeypatch.setattr(server, "ACCEPT_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(listeners, "ACCEPT_PAUSE_SECONDS", 0.01)
     listener = FullSystem()
     listener.bind(("127.0.0.1", 0))
     listener.listen()
@@ -762,9 +763,9 @@ def bare_server() -> server.Server:
 
 async def test_several_listeners() -> None:
     several = bare_server()
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-    addresses = [listener.getsockname() for listener in listeners]
-    task = asyncio.create_task(several.serve(listeners))
+    several_sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    addresses = [listener.getsockname() for listener in several_sockets]
+    task = asyncio.create_task(several.serve(several_sockets))
     for address in addresses:
         out = await Leg(several, two(), address, task).exchange(b"QUIT\r\n")
         assert out.count(b"+OK") == 2

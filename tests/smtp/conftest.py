@@ -79,7 +79,8 @@ class Leg:
 
     @asynccontextmanager
     async def wire(self) -> AsyncIterator[Wire]:
-        wire = Wire(self.server._session())
+        assert self.server._options.admission.admit("127.0.0.1") is None
+        wire = Wire(self.server._session("127.0.0.1"))
         try:
             yield wire
         finally:

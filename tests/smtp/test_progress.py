@@ -118,7 +118,7 @@ async def test_a_session_without_a_message_has_an_end(
             await asyncio.sleep(0.1)
     assert b"421 4.4.2" in b"".join(ends)
     await until(lambda: bool(facts(caplog, "smtp session ended")))
-    assert facts(caplog, "smtp session ended")[0]["verdict"] == "idle: no message in all that time"
+    assert facts(caplog, "smtp session ended")[0]["verdict"] == "idle: no message ended within 0.6 s"
 
 
 async def test_content_below_the_rate_is_given_up_and_its_rest_is_no_command(leg: Leg) -> None:

@@ -14,10 +14,10 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from clients import LEAVING, leave_in_the_handshake, reset_when_closed
-from legacy_email_proxy.access import Admission, Refusal
 from legacy_email_proxy.smtp import tls_handshake
 from legacy_email_proxy.smtp.authentication import anybody
 from legacy_email_proxy.smtp.buffer import Incoming
+from legacy_email_proxy.smtp.connection import Connection
 from realservers.certificates import Certificates
 from smtp.conftest import Leg, StartLeg
 from waiting import until
@@ -453,13 +453,13 @@ async def test_nothing_is_read_before_the_handshake(
     # The client's hello would be taken for commands.
     leg = await start_leg(tls=server_tls)
     reading: list[bool] = []
-    admit = Admission.admit
+    start_tls = Connection.start_tls
 
-    def judge(admission: Admission, address: str) -> Refusal | None:
-        reading.extend(session.protocol.writer.transport.is_reading() for session in leg.server._connections)  # type: ignore[attr-defined]
-        return admit(admission, address)
+    async def begin(connection: Connection) -> None:
+        reading.append(connection.protocol.writer.transport.is_reading())  # type: ignore[attr-defined]
+        await start_tls(connection)
 
-    monkeypatch.setattr(Admission, "admit", judge)
+    monkeypatch.setattr(Connection, "start_tls", begin)
     async with spoken(leg, client_tls) as (reader, _):
         assert (await reader.readline()).startswith(b"220 ")
     assert reading == [False]

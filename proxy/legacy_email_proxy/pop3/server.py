@@ -1,8 +1,4 @@
-"""The POP3 server: accepts connections, keeps the sessions apart from each other, and drains.
-
-The accept loop is our own because ``listener.serve()`` ends, with every session, when the process is out of file
-descriptors for a moment.
-"""
+"""The POP3 server: admits connections, keeps the sessions apart from each other, and drains."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ import secrets
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 import anyio
 from anyio.abc import TaskGroup
@@ -19,19 +14,14 @@ from anyio.abc import TaskGroup
 from .. import log
 from ..access import Admission, Refusal
 from ..contracts import Client, Maildrop
+from ..listeners import accept
 from ..replies import pop3_line
 from .connection import Connection
 from .conversation import Conversation, MaildropLocks
 from .options import Options
 from .wire import encode_line
 
-__all__ = ("ACCEPT_PAUSE_SECONDS", "Server")
-
-ACCEPT_PAUSE_SECONDS = 0.2
-"""How long to wait after accept() failed; most of its failures mean that the process or the system is full."""
-
-_LOG_PAUSE_SECONDS = 10.0
-"""A failing accept() is logged at most this often."""
+__all__ = ("Server",)
 
 _NOT_ALLOWED = encode_line(pop3_line("your address may not use this server", code="SYS/PERM"))
 _TOO_MANY = encode_line(pop3_line("too many connections", code="SYS/TEMP"))
@@ -60,7 +50,6 @@ class Server:
         self._draining = False
         self._accepting: anyio.CancelScope | None = None
         self._served: anyio.Event | None = None
-        self._accept_logged = -_LOG_PAUSE_SECONDS
 
     @property
     def sessions(self) -> int:
@@ -82,8 +71,8 @@ class Server:
                     with self._accepting:
                         async with anyio.create_task_group() as loops:
                             for listener in (*listeners, *tls_listeners):
-                                listener.setblocking(False)
-                                loops.start_soon(self._accept, listener, sessions, listener in tls_listeners)
+                                take = self._taker(sessions, listener.getsockname()[1], listener in tls_listeners)
+                                loops.start_soon(accept, listener, take, logger, "pop3")
                 finally:
                     # An open listener would go on taking connections that nobody serves.
                     for listener in (*listeners, *tls_listeners):
@@ -108,34 +97,24 @@ class Server:
             conversation.cancel()
         await self._served.wait()
 
-    async def _accept(self, listener: socket.socket, sessions: TaskGroup, secured: bool) -> None:
-        while True:
-            await anyio.wait_readable(listener)
-            try:
-                accepted, peer = listener.accept()
-            except (BlockingIOError, InterruptedError):
-                continue
-            except OSError as error:
-                self._log_accept(error)
-                await anyio.sleep(ACCEPT_PAUSE_SECONDS)
-                continue
-            address = str(peer[0])
+    def _taker(self, sessions: TaskGroup, port: int, secured: bool) -> Callable[[socket.socket, str], bytes | None]:
+        def take(accepted: socket.socket, address: str) -> bytes | None:
             refusal = self._admission.admit(address)
-            if refusal is None:
-                # Known before its task runs, so that a drain in between doesn't overlook it.
-                client = Client(address, secrets.token_hex(4), port=listener.getsockname()[1])
+            if refusal is not None:
+                log.event(logger, logging.WARNING, "pop3 connection refused", client=address, reason=refusal.value)
+                return _NOT_ALLOWED if refusal is Refusal.NOT_ALLOWED else _TOO_MANY
+            try:
+                client = Client(address, secrets.token_hex(4), port=port)
                 conversation = self._conversation(accepted, client, secured=secured)
-                self._conversations.add(conversation)
-                sessions.start_soon(self._converse, conversation, address)
-            else:
-                self._refuse(accepted, address, refusal)
+            except BaseException:
+                self._admission.release(address)
+                raise
+            # Known before its task runs, so that a drain in between doesn't overlook it.
+            self._conversations.add(conversation)
+            sessions.start_soon(self._converse, conversation, address)
+            return None
 
-    def _refuse(self, accepted: socket.socket, address: str, refusal: Refusal) -> None:
-        log.event(logger, logging.WARNING, "pop3 connection refused", client=address, reason=refusal.value)
-        # Without a task and without waiting: who is refused must not cost anything. A fresh socket has room for a line.
-        with accepted, suppress(OSError):
-            accepted.setblocking(False)
-            accepted.send(_NOT_ALLOWED if refusal is Refusal.NOT_ALLOWED else _TOO_MANY)
+        return take
 
     def _conversation(self, accepted: socket.socket, client: Client, *, secured: bool) -> Conversation:
         return Conversation(
@@ -157,9 +136,3 @@ class Server:
         finally:
             self._conversations.discard(conversation)
             self._admission.release(address)
-
-    def _log_accept(self, error: OSError) -> None:
-        now = anyio.current_time()
-        if now - self._accept_logged >= _LOG_PAUSE_SECONDS:
-            self._accept_logged = now
-            log.event(logger, logging.ERROR, "pop3 accept failed", cause=str(error), retry_seconds=ACCEPT_PAUSE_SECONDS)

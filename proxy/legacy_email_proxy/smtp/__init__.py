@@ -1,6 +1,8 @@
-"""The SMTP leg: a plain, unauthenticated listener whose every verdict is the relay's.
+"""The SMTP leg: takes mail from devices, and hands each message to the relay, whose verdict is the device's reply.
 
-``content`` and ``arguments`` decode what a device sends (sans-IO) · ``buffer`` holds it · ``session`` is the one
-subclass of aiosmtpd's ``SMTP`` · ``handler`` turns commands into a transaction at the relay · ``server`` listens and
-drains.
+Devices need neither TLS nor a login. In the order of a message: ``server`` accepts the connection; ``session`` carries
+out the commands on a ``connection``, which stands on ``aiosmtpd_adapter`` and ``buffer``; ``arguments`` and
+``authentication`` read what follows a command; ``handler`` calls the relay; ``reading`` and ``content`` decode the
+message; ``rewriting`` changes it where settings ask for that, with ``headers``, ``mending``, ``signatures`` and
+``long_lines``.
 """

@@ -3,12 +3,13 @@
 Used as it is: one protocol object and one task for each connection, ``Session`` and ``Envelope``, and the way in which
 a handler's hooks are called, so that an aiosmtpd handler works here.
 
-Replaced, because each would lose a device's mail, or let one device hurt others:
+Replaced, because each would lose a device's mail, or let one device disturb the others:
 
-* its reader: commands and content come out of one buffer (:mod:`.buffer`), and each octet is not copied three times;
-* its half-close, which cancels the handler: ``nc < file`` must be answered;
-* its loss of connection, which cancels a message whose content has ended: that one is delivered, once;
-* its timer, which cuts a long DATA and a slow backend: the deadlines are in :mod:`.buffer` and :mod:`.reading`;
+* its reader: commands and content come out of one buffer (:mod:`.buffer`), without copying each octet three times;
+* its answer to a half-close, which is to cancel the handler: a client like ``nc < file`` still waits for its replies;
+* its answer to a lost connection, which is the same: a message whose content has ended must be delivered all the same;
+* its timer, which ends a long DATA and a session that waits for a slow backend: the deadlines are in :mod:`.buffer` and
+  :mod:`.reading`;
 * its command loop and all its commands: :mod:`.connection` and :mod:`.session`;
 * its constructor, which asks a resolver for our own name and shares limits between connections.
 
@@ -110,7 +111,7 @@ class SMTPProtocol(SMTP):
         self.incoming.feed(octets)
 
     def eof_received(self) -> bool | None:
-        """A half-close means "no more commands", not "forget the ones I sent"."""
+        """The client sends nothing more, but it still waits for the replies to what it has sent."""
         self.incoming.end()
         return asyncio.StreamReaderProtocol.eof_received(self)
 
@@ -150,6 +151,6 @@ class SMTPProtocol(SMTP):
         self.session.tls = self.session.ssl["ssl_object"].version()
 
     def expect_tls(self) -> None:
-        """Forget what came in the clear. From now on a client's farewell is TLS's, which may not stay half-open."""
+        """Forget what came in the clear. Under TLS there is no half-close: asyncio must not keep one open."""
         self.incoming.leave()
         self._over_ssl = True

@@ -1,4 +1,4 @@
-"""What follows MAIL, RCPT and BDAT: something that can be acted upon, or the reply that says why not.
+"""What follows MAIL, RCPT and BDAT: paths, parameters and sizes of chunks, or the reply that refuses them.
 
 MAIL and RCPT have a path and its parameters (RFC 5321 §4.1.2). An address is never rewritten: what stands between the
 brackets goes to the backend octet for octet, or the command is refused. The only repairs are of what stands around it:
@@ -33,7 +33,7 @@ __all__ = (
 )
 
 _TOGETHER = 100
-"""Recipients that are asked for at once, at most: a flood of them must leave other sessions their turn."""
+"""Recipients that are asked for at once, at most: other sessions must get their turn between many of them."""
 
 
 class BadPath(ValueError):
@@ -49,7 +49,7 @@ _UNQUOTED = r'[^\x00-\x20\x7f-\x9f<>"(),;\\]*+'
 _ADDRESS = rf"{_UNQUOTED}(?:{_QUOTED}{_UNQUOTED})*"
 # In front of the bracket may stand a display name, but nothing that could be an address or a parameter itself.
 _NAME = r"[^<>@=]*+<"
-# Left out here: a backend would do that, and then see another address than the one that our lists were asked for.
+# Left out here: a backend would do it otherwise, and then see another address than our lists were asked about.
 _HOP = r'@(?:[^\x00-\x20\x7f-\x9f<>"(),;\\@:\[\]]+|\[[^\x00-\x20\x7f-\x9f<>\[\]]*\])'
 _ROUTE = rf"(?:{_HOP}(?:,{_HOP})*:(?=[^ >]))?"
 # Twice, where somebody wrote an address with its brackets into a device that adds some.
@@ -131,7 +131,8 @@ class Chunk:
 def reverse_path(argument: str) -> tuple[str, list[str]]:
     """``FROM:<path> KEY=value …`` → path (``""`` is the null one) and the options that count.
 
-    ``AUTH=``, which some clients send to whom never offered it, is taken and dropped (RFC 4954 §5: we trust nobody's).
+    ``AUTH=``, which some clients send without having been offered it, is taken and dropped, as RFC 4954 §5 wants it for
+    clients that are not trusted to say who logged in.
     """
     path, options = _split("FROM:", argument, SMTP.BAD_PATH, _MAIL)
     if not path.isascii() and "SMTPUTF8" not in options:
@@ -167,7 +168,7 @@ class Mistake:
 
 def recipients(argument: str, lines: Lines) -> tuple[list[tuple[str, list[str]] | Mistake], str | None]:
     """The recipient of this RCPT and those in whole lines behind it, which are used up; and the command that stands
-    behind them, if it has arrived and can be one.
+    behind them, if it has arrived and is printable ASCII.
     """
     found = [_recipient(argument)]
     while (line := lines.peek()) is not None and line[:5].upper() == b"RCPT ":
@@ -179,7 +180,7 @@ def recipients(argument: str, lines: Lines) -> tuple[list[tuple[str, list[str]] 
 
 
 def begins_content(line: str | None, max_octets: int) -> bool:
-    """Whether this command, which was not obeyed yet, will be followed by content."""
+    """Whether content follows this command, which is still to be carried out."""
     verb, argument = parted(line or "")
     if verb == "BDAT":
         announced = chunk(argument)
@@ -219,7 +220,7 @@ def _split(keyword: str, argument: str, bad_path: Reply, forms: Mapping[str, re.
 def _option(key: str, value: str | None, forms: Mapping[str, re.Pattern[str]]) -> str:
     if key not in forms:
         raise Rejected(SMTP.UNKNOWN_PARAMETER)
-    # With nothing behind its "=" a parameter is malformed, but for AUTH, of which nothing is read.
+    # With nothing behind its "=" a parameter is malformed, except AUTH, whose value nobody uses.
     if not forms[key].fullmatch(value or "") or (value == "" and key != "AUTH"):
         raise Rejected(SMTP.SYNTAX)
     if value is None:
@@ -228,5 +229,5 @@ def _option(key: str, value: str | None, forms: Mapping[str, re.Pattern[str]]) -
 
 
 def _strict(xtext: str) -> str:
-    """The same, written as a backend may insist on."""
+    """The same in the strict form, in case the backend takes no other."""
     return _SLOPPY.sub(lambda found: "+3D" if found[0] == "=" else found[0].upper(), xtext)

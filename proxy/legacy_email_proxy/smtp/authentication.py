@@ -1,4 +1,4 @@
-"""AUTH (RFC 4954): from the command's argument, over challenges, to a login; and who says whether it may pass."""
+"""AUTH (RFC 4954): from the command's argument, over challenges, to a login; and who accepts it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Verifier(Protocol):
 
 
 async def anybody(login: Login, address: str) -> None:
-    """Let every login pass, for devices that insist on one: as trusted here as those that don't log in."""
+    """Accept every login, for devices that insist on one. They may do no more than devices that don't log in."""
 
 
 async def authenticate(argument: str, ask: Callable[[str], Awaitable[bytes]], *, judged: bool = True) -> Login:
@@ -53,6 +53,6 @@ async def authenticate(argument: str, ask: Callable[[str], Awaitable[bytes]], *,
             line = await ask(sasl.challenge(exchange))
             login = exchange.respond(sasl.decode(line.rstrip(b" \t")))
     except sasl.Malformed:
-        # The reason stays untold: 501 is also the reply to a client that gave up with "*".
+        # The client is not told why: 501 is also the reply to a client that gave up with "*".
         raise Rejected(SMTP.MALFORMED_RESPONSE) from None
     return login

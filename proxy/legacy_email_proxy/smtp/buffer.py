@@ -29,7 +29,7 @@ class Incoming:
     """Filled by the protocol, emptied by the session, of which at most one method waits at a time.
 
     ``before_waiting`` is called whenever the device has to speak next. From :data:`_ENOUGH_OCTETS` unused octets on the
-    transport stops reading, which bounds what a session costs.
+    transport stops reading, which limits the memory of a session.
     """
 
     _transport: asyncio.ReadTransport | None
@@ -42,7 +42,7 @@ class Incoming:
         self._start = 0
         self._paused = self._ended = self._ignoring = False
         self._waiter: asyncio.Future[None] | None = None
-        # One timer, moved on when it goes off: a timer for each command would cost more than the command.
+        # One timer, set anew when it goes off too early: one for each command would cost more than the command.
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -72,13 +72,13 @@ class Incoming:
         self._transport = None
 
     def settle(self, transport: asyncio.ReadTransport) -> None:
-        """``transport`` is that other one."""
+        """From now on what arrives comes from ``transport``."""
         self._transport = transport
         if self._paused:
             transport.pause_reading()
 
     def interrupt(self) -> None:
-        """Let a wait for something to use end now, with :class:`TimeoutError`."""
+        """End a wait for more octets now, with :class:`TimeoutError`."""
         if self._waiter is not None and not self._waiter.done() and not self._ignoring:
             self._waiter.set_exception(TimeoutError())
 

@@ -1,8 +1,9 @@
-"""One SMTP connection from greeting to close: admission, replies, errors, deadlines, TLS, and how it ends.
+"""One SMTP connection from greeting to close: replies, errors, deadlines, TLS, and how it ends.
 
 Replies that need not go out at once wait for the ones that follow, so that a pipelining client gets them in one piece.
-Errors are limited, an exception becomes 451 and its text stays here. A session that is drained ends with 421 as soon as
-no transaction is open. What is said in between is the session's, which owns this (:mod:`.session`).
+A client is disconnected after too many errors. An unexpected exception becomes a 451, and its text is only logged. A
+session that is drained ends with 421 as soon as no transaction is open. The commands in between are carried out by the
+session, which owns its connection (:mod:`.session`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import log
-from ..access import Admission, Network, Refusal
+from ..access import Admission, Network
 from ..replies import SMTP, Reply, printable, smtp_reply
 from ..tls import HandshakeFailed, HungUp
 from .aiosmtpd_adapter import Envelope, LabelledSession, SMTPProtocol
@@ -30,11 +31,11 @@ __all__ = ("MAX_ERRORS", "SESSION_SECONDS", "Connection", "SessionOptions")
 _log = logging.getLogger("legacy_email_proxy.smtp")
 
 MAX_ERRORS = 20
-"""Errors of the client before it is disconnected. What the backend refuses is none."""
+"""Errors of the client before it is disconnected. What the backend refuses does not count."""
 
 SESSION_SECONDS = 3600.0
-"""A session in which no message comes to its end in so long is closed as an idle one is: with a RCPT now and then it
-would hold its connection for ever."""
+"""A session in which no message has ended for this long is closed like an idle one. Otherwise a client could hold its
+connection for ever with a RCPT now and then."""
 
 _HTTP = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PRI) ", re.IGNORECASE)
 _TLS_HANDSHAKE = 0x16
@@ -129,7 +130,7 @@ class Connection:
 
     def _connected(self) -> None:
         if self._secured:
-            # Until the handshake takes over: what comes first is the client's part of it.
+            # The first octets belong to the TLS handshake, which reads them itself.
             self._transport.pause_reading()
         self._on_begin(self)
 
@@ -139,22 +140,19 @@ class Connection:
 
     async def _serve(self) -> None:
         peer = self.peer
-        refusal = self.options.admission.admit(peer)
         try:
-            verdict = await self._live(peer, refusal)
+            verdict = await self._live(peer)
             await self._part()
             self._log_end(peer, verdict)
         except BaseException:
-            # A plugin that cancels us on the way out: nobody else would close the socket.
+            # For example, a plugin cancelled this task while the session ended: nobody else would close the socket.
             self._transport.abort()
             raise
         finally:
             self.incoming.stop_timer()
-            if refusal is None:
-                self.options.admission.release(peer)
 
     def _log_end(self, peer: str, verdict: str) -> None:
-        # Somebody who only looks whether we are there, as a health check does all day, is no news.
+        # A client that only connects and leaves, as a health check does all day, is not worth a line.
         silent = verdict.startswith("dropped") and self.session.host_name is None and not self._errors
         # A device that speaks the wrong protocol or loops is what an operator looks for with LOG_LEVEL=warning.
         level = logging.DEBUG if silent else logging.INFO if verdict.startswith(_IN_ORDER) else logging.WARNING
@@ -165,13 +163,9 @@ class Connection:
             **{name: value for name, value in known.items() if value}, verdict=verdict,
         )  # fmt: skip
 
-    async def _live(self, peer: str, refusal: Refusal | None) -> str:
+    async def _live(self, peer: str) -> str:
         """The session from greeting to its last reply; returns the verdict for the log."""
         try:
-            if refusal is not None:
-                self._transport.resume_reading()
-                self.reply(SMTP.NOT_ALLOWED if refusal is Refusal.NOT_ALLOWED else SMTP.TOO_MANY_CONNECTIONS)
-                return f"refused: {refusal.value}"
             if self._secured:
                 await self.start_tls()
             return await self._converse()
@@ -181,7 +175,7 @@ class Connection:
             return finished.verdict
         except asyncio.CancelledError:
             if not self.over and not self._aborted:
-                # Nobody here did that: a plugin's own tasks failed beneath it.
+                # Not cancelled by the proxy: a task group of the relay plugin failed, and cancelled this task.
                 self.reply(smtp_reply(asyncio.CancelledError()))
                 return "failed: cancelled by the relay plugin"
             return self._aborted or "dropped"
@@ -190,12 +184,15 @@ class Connection:
             self.reply(smtp_reply(error))
             return "failed"
         finally:
-            # From here on a client that leaves cancels nothing: the relay's transaction has to be left in this task.
+            # From here on a client that leaves must not cancel this task: it still has to leave the transaction.
             self.protocol.committed = True
             await self.protocol.hook("CLOSE")
 
     async def _part(self) -> None:
-        """Close, politely for a moment: with input unread the kernel would reset the connection, last reply and all."""
+        """Close, and read for a moment what the client still sends.
+
+        With unread input the kernel would reset the connection, and the client might never read our last reply.
+        """
         self.flush()
         transport = self._transport
         deadline = self.protocol.loop.time() + _PARTING_SECONDS
@@ -208,10 +205,10 @@ class Connection:
             if not transport.is_closing():
                 transport.close()
                 async with asyncio.timeout_at(deadline):
-                    # TLS says farewell, and waits for the client's.
+                    # TLS sends its close_notify, and waits for the client's.
                     await self.protocol.writer.wait_closed()
         except (TimeoutError, OSError):
-            # A client that doesn't read would pin the socket for ever: close() waits for the buffer to empty.
+            # A client that reads nothing would hold the socket for ever: close() waits until all is sent.
             transport.abort()
 
     def drain(self) -> None:
@@ -233,7 +230,7 @@ class Connection:
 
     async def start_tls(self) -> None:
         """Speak TLS from here on. Raises :class:`Finished` when that fails."""
-        assert self.options.tls is not None  # noqa: S101 (for the type checker: else there is neither way to get here)
+        assert self.options.tls is not None  # noqa: S101 (for the type checker: without it nobody calls this)
         # No wait from here to the handshake: what arrived by now was sent before the client could read our reply,
         # perhaps by somebody on the way (RFC 3207 §6); what arrives from now on is TLS.
         self.flush()
@@ -254,7 +251,7 @@ class Connection:
         """
         self.reply(f"220 {self.protocol.hostname} ESMTP {self.protocol.__ident__}")
         self.check_drain()
-        # Some speak before they are greeted: with the last of the handshake what they said is here already.
+        # Some clients speak first: then their octets have arrived already, together with the end of the handshake.
         deadline = self.protocol.loop.time() + self.options.patience.idle_seconds
         if (len(self.incoming) or await self.incoming.more(deadline)) and self.incoming.first_octet == _TLS_HANDSHAKE:
             self._wrong_protocol("TLS")
@@ -264,13 +261,14 @@ class Connection:
 
         Raises :class:`TimeoutError` when it is not whole within ``seconds``.
         """
-        session_end = self._message_since + max(SESSION_SECONDS, self.options.patience.idle_seconds)
+        session_seconds = max(SESSION_SECONDS, self.options.patience.idle_seconds)
+        session_end = self._message_since + session_seconds
         while True:
             try:
                 line = await self.incoming.line(min(seconds, session_end - self.protocol.loop.time()))
             except TimeoutError:
                 if self.protocol.loop.time() >= session_end:
-                    raise Finished("idle: no message in all that time", SMTP.TIMEOUT) from None
+                    raise Finished(f"idle: no message ended within {session_seconds:g} s", SMTP.TIMEOUT) from None
                 raise
             except LineTooLong as too_long:
                 self._look_for_http(too_long.beginning)
@@ -289,7 +287,7 @@ class Connection:
         raise Finished(f"spoke {protocol} to the plain SMTP port", SMTP.WRONG_PROTOCOL)
 
     def message_ended(self) -> None:
-        """The session has come to something: its time begins anew."""
+        """A message has ended: :data:`SESSION_SECONDS` begin anew."""
         self._message_since = self.protocol.loop.time()
 
     def check_drain(self) -> None:
@@ -298,7 +296,7 @@ class Connection:
             raise TimeoutError
 
     def out_of_time(self) -> Finished:
-        """How a session ends whose device said nothing for too long, or that was drained."""
+        """The end of a session that is drained, or whose client said nothing for too long."""
         return Finished("drained", SMTP.SHUTTING_DOWN) if self._draining else Finished("idle", SMTP.TIMEOUT)
 
     def count(self, commands: int) -> None:
@@ -306,7 +304,7 @@ class Connection:
         self._in_a_row += commands
 
     async def keep_pace(self) -> None:
-        """Let a client read before more is written, and others have their turn while one pipelines."""
+        """Wait until the client reads its replies, and give other sessions their turn while one pipelines."""
         if len(self._replies) >= _REPLIES_IN_A_ROW:
             self.flush()
         if self._transport.get_write_buffer_size():
@@ -340,7 +338,7 @@ class Connection:
         self.reply(reply)
 
     def bad_address(self, command: str, reply: Reply) -> None:
-        """The same where the command named an address, which the operator has to find in the device's settings."""
+        """The same for an address, which is logged: the operator has to find it in the settings of the device."""
         log.event(
             _log, logging.WARNING, "smtp command refused", session=self.session.label, client=self.peer,
             command=printable(command), reply=str(reply),

@@ -3,7 +3,7 @@
 The line-end policy of the SMTP leg lives here and nowhere else. Only CRLF.CRLF ends a message (RFC 5321 §4.1.1.4);
 every other line end (a bare CR, a bare LF, several CRs before an LF) becomes CRLF *after* the end was looked for. So
 what a lenient server behind us could take for an end-of-data is, by then, a line like any other and dot-stuffed like
-any other: the sequences of "SMTP smuggling" (CVE-2023-51764 and its kin) can not split a message in two.
+any other: the sequences of "SMTP smuggling" (CVE-2023-51764 and related ones) can not split a message in two.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ("MAX_CRS", "ChunkDecoder", "DataDecoder", "LFDataDecoder")
 MAX_CRS = 16
 """So many CRs in front of an LF are one line end with it: what programs send that translate line ends twice.
 
-Of a longer run the last ones are. So many are held back until it is clear what follows.
+Of a longer run only the last ones are. They are held back until it is clear what follows.
 """
 
 _SEVERAL_CRS = re.compile(rb"\r\r{1,%d}\n" % (MAX_CRS - 1))
@@ -53,7 +53,7 @@ class DataDecoder:
         buffer = self._held + octets if self._held else octets
         self._tail = octets[-4:] if len(octets) >= 4 else (self._tail + octets)[-4:]
         dotted = self._LINE_END + b"."
-        # Looking for one octet is forty times as fast as for three, and what a scanner sends holds hardly a dot.
+        # Looking for one octet is forty times as fast as for three, and base64, which scanners send, has no dot.
         dot = buffer.find(dotted) if b"." in buffer else -1
         end, behind = self._end(buffer, dot) if dot >= 0 else (-1, -1)
         if end >= 0:
@@ -76,9 +76,10 @@ class DataDecoder:
 
 
 class LFDataDecoder(DataDecoder):
-    """The same for clients that are trusted to mean a line end by every LF: there a line of "." ends the message.
+    """The same for clients that are trusted: there every LF is a line end, and so any line of "." ends the message.
 
-    Whoever gets such a line into a mail that one of these clients passes on can end that mail there: SMTP smuggling.
+    The danger: somebody who gets such a line into a mail that one of these clients passes on ends the mail there, and
+    the client's next lines are commands (SMTP smuggling).
     """
 
     _LINE_END = b"\n"

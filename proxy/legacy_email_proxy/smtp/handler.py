@@ -29,6 +29,7 @@ from ..contracts import (
     Relay,
     RelayCapabilities,
     Transaction,
+    add_recipients,
 )
 from ..contracts import Envelope as MailEnvelope
 from ..replies import SMTP, Reply, printable, refusal, smtp_reply
@@ -42,8 +43,8 @@ _log = logging.getLogger("legacy_email_proxy.smtp")
 
 
 def check(parameters: Parameters, capabilities: RelayCapabilities, max_octets: int = sys.maxsize) -> None:
-    """Raises :class:`Refused` for a MAIL with these parameters where the relay is known not to take it; all else is the
-    backend's to judge. ``max_octets`` is our own bound, if there is one.
+    """Raises :class:`Refused` for a MAIL with these parameters where the relay is known not to take it; the backend
+    decides on all else. ``max_octets`` is our own limit, if there is one.
     """
     size = int(parameters.get("SIZE") or 0)
     if size > limit(capabilities, max_octets):
@@ -156,7 +157,7 @@ class RelayHandler:
         try:
             replies = await self._verdicts(session, opened, addresses, content_follows)
         except Exception as error:
-            # One reply for all of them, and the device would take the reply to its next command for a recipient's.
+            # Not one reply for all: the device would take the replies to its next commands for those of recipients.
             reply = self._refuse("smtp recipient refused", error, opened.client, sender=opened.mail.reverse_path)
             await self._fail(session, reply)
             return [str(reply)] * len(addresses)
@@ -203,37 +204,27 @@ class RelayHandler:
         self, session: Session, opened: _Open, recipients: Sequence[Recipient], content_follows: bool
     ) -> list[Reply | None]:
         """The refusal of each recipient, ``None`` for accepted. Nothing is accepted by a transaction that failed."""
-        transaction, verdicts = opened.transaction, list[Reply | None]()
-        if opened.failed is None and recipients and hasattr(transaction, "add_recipients"):
+        verdicts = list[Reply | None]()
+        # A relay that is asked for one after the other may fail at the third: its verdicts on the first two still hold.
+        at_once = len(recipients) if hasattr(opened.transaction, "add_recipients") else 1
+        while opened.failed is None and (group := recipients[len(verdicts) : len(verdicts) + at_once]):
             try:
-                refusals = await transaction.add_recipients(recipients, content_follows=content_follows)
-                if len(refusals) != len(recipients):
-                    raise Failure("the relay plugin gave another number of verdicts than there were recipients")
+                refusals = await add_recipients(opened.transaction, group, content_follows=content_follows)
             except Exception as error:
-                await self._fail(session, self._refuse_recipient(opened, error, recipients[0].forward_path))
+                await self._fail(session, self._refuse_recipient(opened, error, group[0].forward_path))
             else:
-                return [
-                    refusal and self._refuse_recipient(opened, refusal, recipient.forward_path)
-                    for recipient, refusal in zip(recipients, refusals, strict=True)
+                verdicts += [
+                    None if refused is None else self._refuse_recipient(opened, refused, recipient.forward_path)
+                    for recipient, refused in zip(group, refusals, strict=True)
                 ]
-        for recipient in recipients:
-            reply = opened.failed
-            if reply is None:
-                try:
-                    await transaction.add_recipient(recipient.forward_path, recipient.parameters)
-                except Exception as error:
-                    reply = self._refuse_recipient(opened, error, recipient.forward_path)
-                    if not isinstance(error, Refused):
-                        await self._fail(session, reply)
-            verdicts.append(reply)
-        return verdicts
+        return verdicts + [opened.failed] * (len(recipients) - len(verdicts))
 
     def _refuse_recipient(self, opened: _Open, error: Exception, forward_path: str) -> Reply:
         facts = {"sender": opened.mail.reverse_path, "recipient": forward_path}
         return self._refuse("smtp recipient refused", error, opened.client, **facts)
 
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> str:
-        """Pass the content on; 250 only when the relay has handed over the responsibility for it."""
+        """Pass the content on; 250 only when the relay says that the message is in safe hands: with a receipt."""
         opened = self._open.get(session)
         if opened is None:
             return str(SMTP.BAD_SEQUENCE)
@@ -271,7 +262,7 @@ class RelayHandler:
             receipt = await transaction.send(content)
         except Exception:
             if content.error is not None:
-                # Whatever the relay made of it: the device, its message or a filter was the cause.
+                # The content failed first (the device, its message or a filter), whatever the relay then raised.
                 raise content.error from None
             raise
         if content.error is not None:
@@ -303,7 +294,7 @@ class RelayHandler:
         """Our own session calls this when it ends, however it ends; aiosmtpd knows no such hook."""
         opened = self._open.pop(session, None)
         if opened is not None:
-            # Left in the middle: a relay must not spend time on being polite to its backend.
+            # Left in the middle: with this the relay drops its connection to the backend and does not wait for replies.
             await self._exit(opened, asyncio.CancelledError())
 
     async def handle_exception(self, error: Exception) -> str:
@@ -316,7 +307,7 @@ class RelayHandler:
         await asyncio.gather(*self._farewells, return_exceptions=True)
 
     def _watch(self, session: Session) -> None:
-        """A stock aiosmtpd session has no hook for its end; but its task ends, and so must the transaction."""
+        """A stock aiosmtpd has no hook for the end of a session: there the transaction is left when its task ends."""
         task = asyncio.current_task()
         if session in self._watched or task is None:
             return
@@ -337,9 +328,9 @@ class RelayHandler:
             await self._exit(opened)
 
     async def _fail(self, session: Session, reply: Reply) -> None:
-        """Leave the relay's transaction but remember its end: what was said of earlier recipients is void now.
+        """Leave the relay's transaction, and remember ``reply`` for what follows: nobody is accepted any more.
 
-        Without that, DATA would begin without it, and a 250 would lose their mail.
+        Otherwise DATA could get a 250 for recipients to whom nobody delivers.
         """
         opened = self._open[session]
         opened.failed = reply
@@ -352,7 +343,7 @@ class RelayHandler:
         try:
             await opened.context.__aexit__(type(thrown) if thrown else None, thrown, None)
         except Exception as error:
-            # The verdict has been given already; a plugin that stumbles on its way out must not change it.
+            # The device has its reply already; an error of the plugin while it is left must not change it.
             log.failure(_log, "smtp transaction not left cleanly", error, session=opened.client.session)
 
     def _refuse(self, words: str, error: BaseException, client: Client, **facts: object) -> Reply:

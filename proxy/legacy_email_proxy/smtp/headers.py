@@ -24,7 +24,7 @@ MAX_HEADER_OCTETS = 1 << 18
 """How much of a header is held. Exchange takes no more than this either."""
 
 MAX_RECEIVED = 100
-"""Received fields in a message that is not taken for one that goes in circles (RFC 5321 §6.3)."""
+"""A message with more Received fields than this is taken for one that goes in circles (RFC 5321 §6.3)."""
 
 _RECEIVED = re.compile(rb"\nreceived[ \t]*:")
 _FROM = re.compile(rb"\nfrom[ \t]*:")
@@ -45,7 +45,7 @@ class HeaderOptions:
     received: bool = False
     add_missing: bool = False
     add_from: bool = True
-    """Whether From is among what is added: not where filters that stand behind may change the envelope."""
+    """Whether From is among what is added: not where later filters may change the envelope."""
     remove_bcc: bool = False
     shorten_lines: bool = False
 
@@ -70,8 +70,8 @@ class HeaderOptions:
 class HeaderReader:
     """Collects content until its header is over: the first line that is no field, or the empty line.
 
-    A message whose first line is no field has no header: its text must not be taken for one. But one that a program
-    has spoilt is a header all the same; to tell it from text, what follows is held up to the next empty line.
+    A message whose first line is no field has no header: its text must not be taken for one. But it may be a header
+    that a program has spoilt; to tell that from text, what follows is held up to the next empty line.
     ``for_bcc``: a Bcc is reason enough to take that for a header, as it must not pass.
     """
 
@@ -149,7 +149,7 @@ class HeaderReader:
 
 def loops(block: bytes) -> bool:
     """Whether a message has passed through so many servers that it must be going in circles."""
-    # Counted roughly first, for there is a Received in hardly any message of a device.
+    # Counting lines first is cheaper, and hardly any message of a device has so many.
     return block.count(b"\n") > MAX_RECEIVED and len(_RECEIVED.findall(_searchable(block))) > MAX_RECEIVED
 
 
@@ -177,14 +177,14 @@ def _searchable(block: bytes) -> bytes:
 
 
 def _received(hostname: str, client: Client, protocol: str) -> str:
-    """It tells nothing of a login, and no path: the device sent those to us, not to everybody who reads the mail."""
+    """Without the login and the paths: the device gave them to us, not to everybody who reads the mail."""
     origin = _origin(client.helo, client.address, hostname, protocol)
     return f"Received: {origin}\r\n\tid {_name(client.session)}; {_date()}\r\n"
 
 
 @lru_cache(maxsize=1024)
 def _origin(helo: str, address: str, hostname: str, protocol: str) -> str:
-    """From where it came, and to whom: the same for all messages of a device, so not made anew for each."""
+    """Who sent it, and who took it: the same for all messages of a device, so it is kept."""
     words = f"from {_name(helo)}", f"({_literal(address)})", f"by {_name(hostname)}", _OURSELVES, f"with {protocol}"
     text, column = "", len("Received:")
     for word in words:
@@ -222,7 +222,7 @@ _PROCESS = os.urandom(6).hex()
 
 
 def _message_id(reverse_path: str, hostname: str) -> str:
-    """Unique: the time, a number that this process gives once, and what no other process has."""
+    """Unique: the time, a number that this process gives only once, and random octets that are this process's own."""
     _, at, domain = reverse_path.rpartition("@")
     if not (at and _DOMAIN.fullmatch(domain)):
         domain = hostname if _DOMAIN.fullmatch(hostname) else "localhost"

@@ -1,10 +1,10 @@
 """Lines that are longer than SMTP allows (998 octets, RFC 5321 §4.5.3.1.6) made short, without a change of meaning.
 
 A message is read line by line, as it streams past. Text and all else that is sent as it is becomes quoted-printable
-(RFC 2045 §6.7) where it has a long line: the part's header has to say so, so a part is held until there is one, as far
-as that is affordable. base64 and quoted-printable that a device forgot to break are broken; headers are folded. All
-else passes as it is, so that a signature over it still holds; signed and encrypted parts and messages in messages
-(RFC 2046 §5.2.1) do so with whatever they contain.
+(RFC 2045 §6.7) where it has a long line. The part's header has to say so, and goes out first: so a part is held until a
+long line comes, up to a limit. Long lines of base64 and quoted-printable are broken, header lines are folded. All else
+passes as it is, so that a signature over it still holds: also signed and encrypted parts, and messages in messages
+(RFC 2046 §5.2.1), with all that they contain.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_LINE_OCTETS = 998
 _CHUNK_OCTETS = 4096
 _MAX_PART_HEADER_OCTETS = 1 << 16
 _MAX_HELD_OCTETS = 1 << 18
-"""How much of a part is held that had no long line yet. Of a larger one nobody knows what is still to come."""
+"""How much of a part is held that had no long line yet. A larger one is decided without knowing the rest."""
 _QP_COLUMNS = 76
 _BASE64_COLUMNS = 76
 _SOFT_COLUMNS = 900
@@ -78,7 +78,7 @@ class LineShortener:
         return b"".join(done)
 
     def _tail(self, line: bytes, done: list[bytes]) -> bytes:
-        """The end of a line, whose beginning, if it is long, is done with: it need not be held until its end comes."""
+        """The last piece of a line; the pieces before it are done, so that no long line is held as a whole."""
         start = 0
         # One octet stays at least: it may be the CR of the line's end.
         while len(line) - start > _CHUNK_OCTETS:
@@ -120,7 +120,7 @@ class LineShortener:
             self._lines_octets += len(line)
             if self._lines_octets <= _MAX_HELD_OCTETS:
                 return b""
-        # Too much to hold: it is encoded, as one long line would have the mail refused, but no signature is broken.
+        # Too much to hold: encoded, because one long line gets the mail refused, unless that would break a signature.
         self._mode = _Mode.TEXT if long or not self._signed else _Mode.UNTOUCHED
         return self._settled() + (_quoted(line, goes_on=goes_on) if long else b"")
 

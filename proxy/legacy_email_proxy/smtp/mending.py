@@ -4,8 +4,8 @@ Real servers (Postfix 3.7 was measured) end the header at the first line that is
 it arrives as text, attachments too. So an 8-bit field name, a byte order mark, an empty line too early or a line that
 goes on without its blank costs the reader the attachments; other servers read on, and take a field of ours above for
 a second one. Where lines behind such a place can be nothing but a header, they are taken for one, and the place is
-changed as little as possible. Where they may be text they are left to be read as text: an alarm must not vanish in
-a header.
+changed as little as possible. Where they may be text they are left to be read as text: readers do not see what
+stands in a header, and the text may be an alarm.
 
 A header is mended only where our own lines are put above it (``SMTP_ADD_RECEIVED``, ``SMTP_ADD_MISSING``), or where a
 filter or another setting changes headers: only then could two servers see two different messages in it. Without these
@@ -27,7 +27,7 @@ LINES = re.compile(rb"(?:(?:" + LINE.pattern + rb")[^\n]*\n)*")
 _MAILBOX_LINES = re.compile(rb"(?:>*From (?![ \t]*:)[^\n]*\n){1,3}")
 _MAILBOX = re.compile(rb"(?:\xef\xbb\xbf)?" + _MAILBOX_LINES.pattern + rb"(?=[A-Za-z][A-Za-z0-9-]*[ \t]*:)")
 _BEFORE = re.compile(rb"(?:\xef\xbb\xbf)?(?:\r\n){0,8}[ \t]{0,8}")
-# Names with octets that no name may have.
+# A field's name, also with octets that are not allowed in one.
 _NAME = rb"[^\x00-\x20:\x7f]+[ \t]*:"
 _NAMED = re.compile(_NAME)
 _NAMED_LINES = re.compile(rb"(?:(?:[ \t]|" + _NAME + rb")[^\n]*(?:\n|\Z))+")
@@ -35,19 +35,19 @@ _NAMED_LINES = re.compile(rb"(?:(?:[ \t]|" + _NAME + rb")[^\n]*(?:\n|\Z))+")
 TEXT_LINES = 4
 _TEXT = re.compile(rb"^(?:(?![ \t\r]|" + _NAME + rb")[^\n]*[^\n,;]\r\n){%d}" % TEXT_LINES, re.MULTILINE)
 _ANY_LINE = re.compile(rb"[^\n]*\n|[^\n]+\Z")
-# What no text has: only mail programs write these.
+# Only mail programs write these; they do not occur in text.
 _CERTAIN = re.compile(
     rb"\n(?:mime-version|content-transfer-encoding|dkim-signature)[ \t]*:"
     rb"|\nmessage-id[ \t]*:[ \t]*<|\ncontent-type[ \t]*:[ \t]*[a-z]+/"
     rb"|\ndate[ \t]*:[^\n]{0,40}\d\d:\d\d(?::\d\d)?[ \t]+(?:[+-]\d{4}|gmt|utc?)\b"
 )
-# What a text may have too, but hardly two of them.
+# One of these may occur in text too, but hardly two of them.
 _LIKELY = re.compile(rb"\n(?:(from|to|cc|reply-to|sender)[ \t]*:[^\n]*@|(subject|bcc)[ \t]*:)")
 _BCC = re.compile(rb"\n(?:resent-)?bcc[ \t]*:")
 _PARAMETER = re.compile(rb"[A-Za-z][A-Za-z0-9*-]*=")
 _NAMES = re.compile(rb"^([!-9;-~]+)[ \t]*:", re.MULTILINE)
 _LISTS = frozenset((b"to", b"cc", b"bcc", b"reply-to", b"resent-to", b"resent-cc", b"resent-bcc"))
-# What a header has but once, so that the text of a forwarded message is not taken for the rest of the header above.
+# What a header has only once, so that the text of a forwarded message is not taken for the rest of the header above.
 _ONCE = re.compile(rb"\n(from|to|cc|reply-to|sender|subject|date|message-id|mime-version|content-type)[ \t]*:")
 
 

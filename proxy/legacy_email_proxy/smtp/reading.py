@@ -1,8 +1,12 @@
-"""A message on its way in: the content behind DATA or BDAT, decoded as it arrives, from a device that has to keep on.
+"""A message on its way in: the content behind DATA or BDAT, decoded as it arrives, and how long a device is waited for.
 
-A device keeps its place at the backend only while it makes progress: what is waited for it counts, and what the
-backend lets it wait does not. What can end a message or a session where it stands is an :class:`Interruption`: a
-relay's ``send`` sees it pass through its content, whose octets :class:`Measured` counts and bounds.
+A device keeps its connection to the backend only while it makes progress: there are few of them, and one held by each
+paused printer would stop everybody's mail. The time in which we wait for the device counts, the time in which it waits
+for the backend does not. How long it is (``SMTP_PROGRESS_SECONDS``) is a setting because there are scanners that pause
+between two pages; the rate is fixed, because no device that works is slower.
+
+What ends a message or a session at once is an :class:`Interruption`. It passes through the relay's ``send``, which was
+reading the content. :class:`Measured` counts the octets, and refuses a message that has too many.
 """
 
 from __future__ import annotations
@@ -36,19 +40,19 @@ __all__ = (
 )
 
 MAX_PAUSES = 5
-"""So many times the progress time a device may take in all from MAIL to its content: with a NOOP now and then it would
-hold a connection to the backend, of which there are few, for hours."""
+"""From MAIL to its content a device may take so many times the progress time in all. Otherwise, with a NOOP now and
+then, it could hold a connection to the backend for hours."""
 
 BARE_END_SECONDS = 10.0
-"""Silence behind a line of "." with bare line ends after which the device must believe that its message has ended."""
+"""A device that sends a line of "." with bare line ends, and then nothing for so long, thinks its message has ended."""
 
 
 class Interruption(Exception):
-    """The content will not come to its end, and whoever waits for a verdict on it gets none."""
+    """The content ends before it is complete: whoever waits for a verdict on it gets none."""
 
 
 class Abandoned(Interruption):
-    """The device abandoned its message between two chunks; ``command`` is the line that did it, to be obeyed yet."""
+    """The device abandoned its message between two chunks by ``command``, a line that is still to be carried out."""
 
     def __init__(self, command: bytes) -> None:
         super().__init__("the device abandoned its message")
@@ -80,19 +84,19 @@ class DeviceStalled(Finished):
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a device is waited for: with a place at the backend, and without."""
+    """How long a device is waited for: while it holds a connection to the backend, and otherwise."""
 
     progress_seconds: float
     idle_seconds: float
 
 
 def stalled(what: str) -> Refused:
-    """The failure that takes a device's place at the backend away; ``what`` it did not do is for the log."""
+    """The refusal with which a device loses its connection to the backend; ``what`` says for the log what it did."""
     return refusal(SMTP.STALLED, f"the device {what} (see SMTP_PROGRESS_SECONDS)")
 
 
 class _Content(ABC):
-    """What both ways to send a message share: waiting, and forgetting what nobody wants."""
+    """What DATA and BDAT have in common: waiting for octets, measuring the rate, discarding what nobody reads."""
 
     def __init__(self, incoming: Incoming, patience: Patience, on_end: Callable[[], None]) -> None:
         self._incoming = incoming
@@ -136,7 +140,7 @@ class _Content(ABC):
         self._account(began)
 
     def _account(self, began: float) -> None:
-        """Take the time since ``began`` from the device's. Raises :class:`Refused` where it made too little of it."""
+        """Count the time since ``began``. Raises :class:`Refused` when the window is over and too little came in it."""
         self._seconds -= self._loop.time() - began
         if self._seconds <= 0 and not self._discarding:
             if self._octets < MIN_OCTETS_PER_SECOND * self._patience.progress_seconds:

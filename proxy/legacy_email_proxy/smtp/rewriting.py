@@ -29,7 +29,7 @@ _Arguments = ParamSpec("_Arguments")
 
 
 class FilterBroken(Exception):
-    """A filter raised what it may not; the text names it. Unexpected, so temporary, and logged with its traceback."""
+    """A filter raised or gave what it may not; the text names it. Temporary, and logged with its traceback."""
 
 
 class Rewriting:
@@ -78,7 +78,7 @@ class Rewriting:
             raise refusal(SMTP.LOOP)
         if too_long:
             if self._filters or options.remove_bcc:
-                # What they must not let pass could stand where they do not look.
+                # What a filter or SMTP_REMOVE_BCC has to remove could stand in the part that was not read.
                 raise refusal(SMTP.HEADER_TOO_LONG)
             options = replace(options, add_missing=False)
         signatures = Signatures.of(block)
@@ -139,14 +139,14 @@ class Outgoing:
 
     async def __anext__(self) -> bytes:
         if self.error is not None:
-            # A relay that goes on after an error must not get what is behind it, as if it were a message.
+            # A relay that goes on reading after an error must not take the rest for the whole message.
             raise self.error
         try:
             if self._reader is not None and (beginning := await self._beginning(self._reader)):
                 return beginning
             if self._shortener is None:
                 return await anext(self._pieces)
-            # While it has still to see whether there is a long line, there is nothing to pass on.
+            # It gives nothing while it holds lines, because a long one may still come.
             while not (lines := self._shortener.feed(await anext(self._pieces))):
                 pass
             return lines
@@ -174,7 +174,7 @@ class Outgoing:
         return self._shortener.begin(block, rest) if self._shortener is not None else block + rest
 
     def _tell(self, signatures: Signatures) -> None:
-        """Say whose signature is broken, and by what: nobody else will, and the mail may end in a spam folder."""
+        """Log whose signature is broken, and by what: the mail may end in a spam folder, and nothing else says why."""
         broken_by = [*signatures.broken_by, *(["SMTP_LONG_LINES"] if self._shortened else [])]
         if broken_by:
             client = self._envelope.client
@@ -187,14 +187,14 @@ class Outgoing:
 async def _asked(
     name: str, method: Callable[_Arguments, Awaitable[_Answer]], *args: _Arguments.args, **kwargs: _Arguments.kwargs
 ) -> _Answer:
-    """A filter's answer; what it raises is told so that the log names the filter."""
+    """A filter's answer. What it raises is raised again with its name, for the log."""
     try:
         return await method(*args, **kwargs)
     except Refused as refused:
         detail = f"filter {name}: {refused.detail}"
         raise Refused(refused.code, refused.enhanced, refused.text, detail=detail) from None
     except Failure as failure:
-        # Whatever kind it is: it isn't the backend that is in trouble, so the device must not read that.
+        # Not of the same kind: the device would read that the backend has failed, but the filter has.
         raise Failure(f"filter {name}: {failure.detail}", look_at=failure.look_at) from failure
     except Exception as error:
         raise FilterBroken(f"filter {name}: {type(error).__name__}: {error}") from error

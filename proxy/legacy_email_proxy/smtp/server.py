@@ -1,13 +1,19 @@
-"""The SMTP listener: accepts on given sockets, keeps track of its sessions, drains them."""
+"""The SMTP server: admits connections, keeps track of its sessions, drains them."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
+from .. import log
+from ..access import Refusal
+from ..listeners import accept
+from ..replies import SMTP
 from .aiosmtpd_adapter import SMTPProtocol
 from .connection import Connection, SessionOptions
 from .session import SMTPSession
@@ -16,6 +22,8 @@ __all__ = ("SMTPServer",)
 
 _ABORT_SECONDS = 2.0
 
+_log = logging.getLogger("legacy_email_proxy.smtp")
+
 
 class SMTPServer:
     """Serves ``handler`` on bound sockets, in the running loop, until drained."""
@@ -23,7 +31,9 @@ class SMTPServer:
     def __init__(self, handler: Any, options: SessionOptions) -> None:
         self._handler = handler
         self._options = options
-        self._servers: list[asyncio.Server] = []
+        self._sockets: tuple[socket.socket, ...] = ()
+        self._accepting: list[asyncio.Task[None]] = []
+        self._arriving: set[asyncio.Task[None]] = set()
         self._connections: set[Connection] = set()
         self._empty = asyncio.Event()
         self._draining = False
@@ -33,18 +43,21 @@ class SMTPServer:
 
         The sockets are bound; they are closed by :meth:`drain`.
         """
-        loop = asyncio.get_running_loop()
-        for sock in sockets:
-            self._servers.append(await loop.create_server(self._session, sock=sock, backlog=1024))
-        for sock in tls_sockets:
-            # Not with create_server(ssl=…): a handshake would be counted, limited and logged by nobody.
-            self._servers.append(await loop.create_server(self._secured_session, sock=sock, backlog=1024))
+        self._sockets = (*sockets, *tls_sockets)
+        for sock in self._sockets:
+            take = partial(self._take, secured=sock in tls_sockets)
+            self._accepting.append(asyncio.create_task(accept(sock, take, _log, "smtp")))
 
     async def drain(self, grace_seconds: float) -> None:
         """Stop accepting; idle sessions get 421, sessions in a transaction may finish it; then the rest is aborted."""
         self._draining = True
-        for server in self._servers:
-            server.close()
+        for task in self._accepting:
+            task.cancel()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
+        # An open listener would go on taking connections that nobody serves.
+        for sock in self._sockets:
+            sock.close()
+        await asyncio.gather(*self._arriving)
         for connection in set(self._connections):
             connection.drain()
         try:
@@ -58,11 +71,30 @@ class SMTPServer:
                 async with asyncio.timeout(_ABORT_SECONDS):
                     await self._no_sessions()
 
-    def _session(self) -> SMTPProtocol:
-        return SMTPSession(self._handler, self._options, self._began, self._ended).protocol
+    def _take(self, accepted: socket.socket, address: str, *, secured: bool) -> bytes | None:
+        refusal = self._options.admission.admit(address)
+        if refusal is not None:
+            log.event(_log, logging.WARNING, "smtp session ended", client=address, verdict=f"refused: {refusal.value}")
+            reply = SMTP.NOT_ALLOWED if refusal is Refusal.NOT_ALLOWED else SMTP.TOO_MANY_CONNECTIONS
+            return f"{reply}\r\n".encode()
+        arriving = asyncio.create_task(self._connect(accepted, address, secured=secured))
+        self._arriving.add(arriving)
+        arriving.add_done_callback(self._arriving.discard)
+        return None
 
-    def _secured_session(self) -> SMTPProtocol:
-        return SMTPSession(self._handler, self._options, self._began, self._ended, secured=True).protocol
+    async def _connect(self, accepted: socket.socket, address: str, *, secured: bool) -> None:
+        """Give the connection its session. With TLS, too, not by asyncio: nobody would limit and log the handshake."""
+        try:
+            protocol = self._session(address, secured=secured)
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, accepted)
+        except Exception as error:
+            accepted.close()
+            self._options.admission.release(address)
+            log.failure(_log, "smtp connection lost", error, client=address)
+
+    def _session(self, address: str, *, secured: bool = False) -> SMTPProtocol:
+        ended = partial(self._ended, address)
+        return SMTPSession(self._handler, self._options, self._began, ended, secured=secured).protocol
 
     def _began(self, connection: Connection) -> None:
         self._connections.add(connection)
@@ -70,7 +102,8 @@ class SMTPServer:
             # Accepted in the same turn of the loop in which the listener closed.
             connection.drain()
 
-    def _ended(self, connection: Connection) -> None:
+    def _ended(self, address: str, connection: Connection) -> None:
+        self._options.admission.release(address)
         self._connections.discard(connection)
         self._empty.set()
 

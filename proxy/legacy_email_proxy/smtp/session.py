@@ -3,11 +3,11 @@
 It owns the connection, from which lines and content come and to which replies go (:mod:`.connection`), and asks the
 handler's hooks for the verdicts. Before its greeting, a device may have been refused or asked for TLS there.
 
-DATA streams to the handler instead of being collected, and so do the chunks of BDAT. Recipients that arrive together
-are asked for together. Addresses are passed on as they are (:mod:`.arguments`); ``MAIL FROM:<>`` names the null
-reverse-path, ``RCPT TO:<>`` nobody. STARTTLS (RFC 3207) and AUTH (RFC 4954) a device has only where settings offer
-them. STARTTLS forgets everything that was said before it, with what was pipelined behind it: otherwise somebody on the
-way could put commands in front of the protected session.
+The content of DATA and BDAT streams to the handler and is never held as a whole. Recipients that arrive together are
+asked for together. Addresses are passed on as they are (:mod:`.arguments`); ``MAIL FROM:<>`` names the null
+reverse-path, ``RCPT TO:<>`` is refused. STARTTLS (RFC 3207) and AUTH (RFC 4954) exist only where settings offer them.
+STARTTLS forgets everything that was said before it, and what was pipelined behind it: otherwise somebody on the network
+between could put commands of his own in front of the protected session.
 
 The relay's transaction is opened, used and left in the connection's one task, so that a plugin may use anyio's scopes
 across its context manager. For that reason a message in chunks has no task of its own either: the relay's ``send`` asks
@@ -77,16 +77,16 @@ class SMTPSession:
         self._reply = self._connection.reply
         self._error = self._connection.error
         self._chatter = 0
-        # Of the seconds that the device may let its place at the backend wait.
+        # Seconds for which the device may still leave its connection to the backend unused, see MAX_PAUSES.
         self._pauses_left = 0.0
         self._data_refused = False
         # What to say to content that comes without a recipient.
         self._without_recipients = SMTP.BAD_SEQUENCE
-        # From the first chunk of a message to the last: what reads them, and whether the present one is unanswered yet.
+        # From the first chunk of a message to the last: what reads them, and whether the present one needs a reply yet.
         self._chunks: ChunkedContent | None = None
         self._unanswered = False
         self._announced: Chunk | None = None
-        # The verdict on a message that is over while its other chunks are still coming.
+        # The reply to a message that ended early, for those of its chunks that still come.
         self._verdict: str | None = None
 
     @property
@@ -107,13 +107,13 @@ class SMTPSession:
         return "dropped"
 
     async def _next_command(self) -> bytes | None:
-        """The next line that can be one. Raises :class:`TimeoutError` when it is not there in time."""
+        """The next command line; ``None`` when the device has left. Raises :class:`TimeoutError`."""
         connection, patience = self._connection, self._options.patience
         connection.check_drain()
         await connection.keep_pace()
         if connection.in_transaction and patience.progress_seconds < patience.idle_seconds:
             began = self._protocol.loop.time()
-            # Between chunks it is the rate of the whole message that counts.
+            # Between chunks the rate of the whole message is measured, see ChunkedContent.
             pause = patience.progress_seconds if self._chunks else min(patience.progress_seconds, self._pauses_left)
             try:
                 return await connection.line(pause)
@@ -124,14 +124,14 @@ class SMTPSession:
         return await connection.line(patience.idle_seconds)
 
     async def _free_the_place(self) -> None:
-        """Free what the device holds at the backend without using it."""
+        """Give up the connection to the backend that the device holds without using it."""
         if self._chunks is not None:
             raise stalled("sent no next chunk in time")
         await self._hook("STALLED")
 
     async def _obey(self, line: bytes) -> None:
         try:
-            # The name of a machine may be spelt as it likes: it is only shown, and what can't be shown is left out.
+            # The name of a machine is only shown: octets of it that are not ASCII are left out instead of refused.
             text = line.decode("ascii", "ignore") if line[:4].upper() in _HELLO else line.decode()
         except UnicodeDecodeError:
             return self._error(SMTP.NOT_ASCII)
@@ -143,7 +143,7 @@ class SMTPSession:
             return self._not_a_command()
         if not text.isascii() and verb not in ("MAIL", "RCPT"):
             return self._error(SMTP.NOT_ASCII)
-        # A session that only says NOOP would live for ever, and each MAIL before a RSET costs the backend something.
+        # NOOP alone would keep a session alive for ever; each MAIL with a RSET behind it costs the backend something.
         self._chatter += verb not in ("RCPT", "BDAT")
         if self._chatter > MAX_CHATTER:
             raise Finished("too many commands without a message", SMTP.TOO_MUCH_CHATTER)
@@ -157,7 +157,7 @@ class SMTPSession:
 
     def _not_a_command(self) -> None:
         if self._data_refused:
-            # A device that does not read replies: this is the first line of its content.
+            # The device did not read the refusal: this is the first line of its content.
             raise Finished("sent content behind a refused DATA", SMTP.UNKNOWN_COMMAND)
         self._error(SMTP.UNKNOWN_COMMAND)
 
@@ -176,7 +176,7 @@ class SMTPSession:
         name = printable(hostname, limit=255)
         if not extended:
             return self._reply(await self._hook("HELO", name))
-        # All that this side can do; the handler knows what of it the relay can't.
+        # All that the proxy can do; the handler takes away what the relay can't.
         keywords = (
             "PIPELINING", f"SIZE {self._options.max_octets}", "8BITMIME", "ENHANCEDSTATUSCODES", "CHUNKING",
             f"LIMITS RCPTMAX={MAX_RECIPIENTS}", "SMTPUTF8", "DSN", *self._protection_keywords(), "HELP",
@@ -196,7 +196,7 @@ class SMTPSession:
             return self._error(SMTP.SYNTAX)
         if self._protocol.session.tls or self._connection.in_transaction:
             return self._error(SMTP.BAD_SEQUENCE)
-        # Whatever was said in the clear may have been put there by somebody on the way.
+        # Whatever was said in the clear may come from somebody on the network between.
         self._protocol.session.host_name = None
         self._protocol.session.extended_smtp = self._protocol.session.authenticated = False
         self._protocol.session.user = ""
@@ -263,7 +263,7 @@ class SMTPSession:
         if not self._connection.in_transaction or self._chunks is not None:
             return self._error(SMTP.BAD_SEQUENCE)
         group, next_line = recipients(argument, self._connection.incoming)
-        # They are so many commands, behind which others have their turn.
+        # Each of them counts as a command, so that other sessions get their turn.
         self._connection.count(len(group) - 1)
         room = max(MAX_RECIPIENTS - len(self._protocol.envelope.rcpt_tos), 0)
         wanted = [each for each in group if not isinstance(each, Mistake)][:room]
@@ -272,7 +272,7 @@ class SMTPSession:
             verdicts = await self._hook("RCPTS", wanted, begins_content(next_line, self._options.max_octets))
         for verdict in verdicts:
             if verdict[0] == "4":
-                # A device that reads only the last reply throws its mail away at a 5yz.
+                # A device that reads only the reply to DATA would give its message up for good at a 5yz.
                 self._without_recipients = SMTP.NO_RECIPIENTS_YET
             elif verdict[0] == "5" and self._without_recipients is SMTP.BAD_SEQUENCE:
                 self._without_recipients = SMTP.NO_VALID_RECIPIENTS
@@ -289,8 +289,8 @@ class SMTPSession:
             self._refuse_content(SMTP.SYNTAX if argument else self._without_recipients)
             self._data_refused = True
             if len(self._connection.incoming):
-                # RFC 2920 §3.1 has the client wait for this reply. One that did not wait has sent its content, and read
-                # as commands that could be a message of somebody else's making.
+                # RFC 2920 §3.1 has the client wait for this reply. One that did not wait has sent its content: read as
+                # commands, a text in it could send a message that somebody else has made up.
                 raise Finished("sent content behind a refused DATA")
             return
         self._reply(SMTP.GO_AHEAD)
@@ -303,12 +303,12 @@ class SMTPSession:
             self._message_over()
         self._tell(status)
         if not whole:
-            raise Finished("message without end")
+            raise Finished("sent too much behind a refused message")
 
     async def smtp_BDAT(self, argument: str) -> None:
         announced = chunk(argument)
         if announced is None:
-            # Where its octets end can't be told, so that nothing behind it could be trusted to be a command.
+            # Nobody knows where its octets end, so nothing behind it may be read as a command.
             raise Finished("sent a BDAT that can't be understood", SMTP.SYNTAX)
         if self._chunks is not None:
             # Another chunk of the message that the relay is reading: _next_chunk is waiting for it.
@@ -343,7 +343,7 @@ class SMTPSession:
         return None
 
     def _unheard(self, announced: Chunk) -> None:
-        """Answer a chunk that belongs to no message, or to one that is over already."""
+        """Answer a chunk that belongs to no message, or to one that has its verdict already."""
         if self._verdict is None:
             return self._refuse_content(self._without_recipients)
         self._reply(self._verdict)
@@ -354,10 +354,10 @@ class SMTPSession:
     async def _next_chunk(self) -> Chunk:
         """Answer the chunk that has arrived, and obey what comes until the next one is announced.
 
-        Runs beneath the relay's ``send``; what it raises ends the message.
+        It is called from within the relay's ``send``; what it raises ends the message.
         """
         if self._unanswered:
-            # Not again for a relay that gave up waiting and now asks again.
+            # Only once, also for a relay that gave up waiting and now asks again.
             self._reply(SMTP.CHUNK_OK)
             self._unanswered = False
         self._announced = None
@@ -406,7 +406,7 @@ class SMTPSession:
         self._data_refused = False
 
     def _refuse_content(self, reply: Reply) -> None:
-        # That no recipient was accepted is the backend's verdict and no mistake of the client.
+        # That no recipient was accepted is the backend's verdict: it does not count as an error of the client.
         if reply in (SMTP.BAD_SEQUENCE, SMTP.SYNTAX):
             self._error(reply)
         else:
@@ -445,4 +445,4 @@ class SMTPSession:
 COMMANDS: dict[str, Callable[[SMTPSession, str], Awaitable[None]]] = {
     name[5:]: command for name, command in vars(SMTPSession).items() if name.startswith("smtp_")
 }
-"""What is called for each verb. All else is no command."""
+"""The method for each verb; every other verb is unknown."""

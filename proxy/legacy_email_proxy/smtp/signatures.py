@@ -1,6 +1,7 @@
-"""DKIM signatures (RFC 6376) of messages that pass: nothing verifies them here, but what breaks one has to be told.
+"""DKIM signatures (RFC 6376) of messages that pass: they are not verified here, but the log says what breaks one.
 
-Who signs his mail and then has a setting change it finds it in others' spam folders, and nobody knows why.
+Mail whose signature is broken ends in spam folders. The setting or filter that changed it has to be found by somebody
+who does not know that it did.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _UNPRINTABLE = re.compile(r"[^!-~]")
 
 
 class Signatures:
-    """The signatures that stand in a header block, and who broke them."""
+    """The signatures that stand in a header block, and what broke them."""
 
     def __init__(self, block: bytes) -> None:
         self.domains: list[str] = []

@@ -11,8 +11,7 @@ from ..tls import HANDSHAKE_SECONDS, failed
 __all__ = ("HANDSHAKE_SECONDS", "SHUTDOWN_SECONDS", "handshake")
 
 SHUTDOWN_SECONDS = 1.0
-"""How long the client's farewell is waited for when we close; asyncio's own would be half a minute of a held socket."""
-
+"""How long we wait for the client's close_notify when we close. asyncio would hold the socket for 30 seconds."""
 
 _READ_OCTETS = 1 << 15
 
