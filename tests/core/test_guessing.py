@@ -38,9 +38,9 @@ from legacy_email_proxy.guessing import (
 )
 from legacy_email_proxy.reloading import Current, CurrentMaildrop
 from legacy_email_proxy.settings import read
-from pop3.conftest import until
 from pop3.maildrops import MemoryMaildrop
 from smtp.relays import MemoryRelay
+from waiting import until
 
 GUESSER, HONEST = "192.0.2.66", "192.0.2.7"
 RIGHT = Login("ann", Secret("right"))

@@ -15,17 +15,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import inspect
 import re
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Self
 
 from scramp import ScramException
 
 from fakes import server
 from fakes.scram import scram_server
+from fakes.server import Drop, Encryption, Hang, Reset
 from fakes.stream import Gone, Stream
 
 __all__ = (
@@ -34,6 +34,7 @@ __all__ = (
     "Cut",
     "Drip",
     "Drop",
+    "Encryption",
     "FakeIMAPServer",
     "Hang",
     "Mailbox",
@@ -42,29 +43,7 @@ __all__ = (
     "Simple",
 )
 
-Encryption = Literal["implicit", "starttls", "none"]
 CHUNK_OCTETS = 65536
-
-
-@dataclass(frozen=True)
-class Drop:
-    """Say `last` and close the connection."""
-
-    last: bytes = b""
-
-
-@dataclass(frozen=True)
-class Reset:
-    """Say `last` and close with a TCP reset."""
-
-    last: bytes = b""
-
-
-@dataclass(frozen=True)
-class Hang:
-    """Say `last`, then nothing, until the peer or the test is gone."""
-
-    last: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -179,12 +158,10 @@ class _Outlet(Stream):
             await asyncio.sleep(0.001)
 
 
-class _Session:
+class _Session(server.Session[Connection, _Outlet]):
     def __init__(self, server: FakeIMAPServer, connection: Connection, stream: _Outlet) -> None:
+        super().__init__(connection, stream)
         self._server = server
-        self._connection = connection
-        self._stream = stream
-        self._buffer = bytearray()
 
     async def run(self) -> None:
         if self._server.encryption == "implicit":
@@ -394,29 +371,17 @@ class _Session:
 
     async def _perform(self, action: Action, command: str, answer: Iterable[bytes]) -> bool:
         """Whether the command was carried out and answered in the ordinary way."""
-        while callable(action):
-            given = action(self._connection, command)
-            action = await given if inspect.isawaitable(given) else given
-        match action:
+        match await self._given(action, command):
             case None:
                 for chunk in answer:
                     await self._send(chunk)
                 return True
-            case str():
-                await self._send(f"{self._connection.tag} {action}\r\n".encode())
-            case bytes():
-                await self._send(action.replace(b"TAG", self._connection.tag.encode()))
-            case Drop(last):
-                await self._send(last)
-                raise Gone
-            case Reset(last):
-                await self._send(last)
-                self._stream.reset()
-                raise Gone
-            case Hang(last):
-                await self._send(last)
-                await self._stream.gone()
-                raise Gone
+            case str(status):
+                await self._send(f"{self._connection.tag} {status}\r\n".encode())
+            case bytes(octets):
+                await self._send(octets.replace(b"TAG", self._connection.tag.encode()))
+            case Drop() | Reset() | Hang() as end:
+                await self._leave(end)
             case Cut(after):
                 await self._send(b"".join(answer)[:after])
                 raise Gone
@@ -461,24 +426,12 @@ class _Session:
             quoted = octets.replace("\\", "\\\\").replace('"', '\\"')
             text += f'{line[: literal.start()]}"{quoted}"'
 
-    async def _line(self) -> bytes:
-        while (end := self._buffer.find(b"\r\n")) < 0:
-            await self._receive()
-        line = bytes(self._buffer[:end])
-        del self._buffer[: end + 2]
-        return line
-
     async def _read(self, octets: int) -> bytes:
         while len(self._buffer) < octets:
             await self._receive()
         read = bytes(self._buffer[:octets])
         del self._buffer[:octets]
         return read
-
-    async def _receive(self) -> None:
-        octets = await self._stream.read()
-        self._connection.octets += octets
-        self._buffer += octets
 
 
 def _strings(text: str) -> list[str]:

@@ -7,19 +7,43 @@ is every time. What the script does not name is answered as a well-behaved serve
 from __future__ import annotations
 
 import asyncio
+import inspect
 import ssl
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Literal, NoReturn, Self, TypeVar
 
 from fakes.stream import Gone, Stream
 
-__all__ = ("Connection", "DialogueServer", "FakeServer", "Step")
+__all__ = ("Connection", "DialogueServer", "Drop", "Encryption", "FakeServer", "Hang", "Reset", "Session", "Step")
 
+Encryption = Literal["implicit", "starttls", "none"]
 Step = str | tuple[str, int]
 A = TypeVar("A")
 C = TypeVar("C", bound="Connection")
+T = TypeVar("T", bound=Stream)
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Say `last` and close the connection."""
+
+    last: bytes = b""
+
+
+@dataclass(frozen=True)
+class Reset:
+    """Say `last` and close with a TCP reset."""
+
+    last: bytes = b""
+
+
+@dataclass(frozen=True)
+class Hang:
+    """Say `last`, then nothing, until the peer or the test is gone."""
+
+    last: bytes = b""
 
 
 class FakeServer(Generic[A]):
@@ -131,3 +155,49 @@ class DialogueServer(FakeServer[A], Generic[A, C]):
             stream.drop()
             connection.ended = True
             await self.notice()
+
+
+class Session(Generic[C, T]):
+    """The server's half of one dialogue: what has come and was not read yet, and the actions that every fake knows."""
+
+    line_end = b"\r\n"
+
+    def __init__(self, connection: C, stream: T, *, keep: bool = True) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._keep = keep
+        self._buffer = bytearray()
+
+    async def _send(self, octets: bytes) -> None:
+        raise NotImplementedError
+
+    async def _receive(self) -> None:
+        """Wait for octets, into the buffer."""
+        octets = await self._stream.read()
+        if self._keep:
+            self._connection.octets += octets
+        self._buffer += octets
+
+    async def _line(self) -> bytes:
+        """One line, without its end."""
+        while (end := self._buffer.find(self.line_end)) < 0:
+            await self._receive()
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + len(self.line_end)]
+        return line
+
+    async def _given(self, action: Any, line: str) -> Any:
+        """The action that a callable of the script gives for this line."""
+        while callable(action):
+            result = action(self._connection, line)
+            action = await result if inspect.isawaitable(result) else result
+        return action
+
+    async def _leave(self, action: Drop | Reset | Hang) -> NoReturn:
+        if action.last:
+            await self._send(action.last)
+        if isinstance(action, Reset):
+            self._stream.reset()
+        if isinstance(action, Hang):
+            await self._stream.gone()
+        raise Gone

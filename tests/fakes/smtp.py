@@ -13,17 +13,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import inspect
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
 
 from scramp import ScramException
 
 from fakes import server
 from fakes.scram import scram_server
+from fakes.server import Encryption
 from fakes.stream import Gone, Stream
 
 __all__ = (
@@ -31,6 +30,7 @@ __all__ = (
     "Connection",
     "Drip",
     "Drop",
+    "Encryption",
     "FakeSMTPServer",
     "Hang",
     "Message",
@@ -38,8 +38,6 @@ __all__ = (
     "Reset",
     "Say",
 )
-
-Encryption = Literal["implicit", "starttls", "none"]
 
 
 @dataclass(frozen=True)
@@ -58,29 +56,27 @@ class Raw:
 
 
 @dataclass(frozen=True)
-class Drop:
-    """Say `last` and close the connection. At `BODY`: once `after` octets of it, transparency included, have come.
+class Drop(server.Drop):
+    """At `BODY`: once `after` octets of it, transparency included, have come.
 
     At `.`, `accept` makes the server responsible for the message although nobody hears of it.
     """
 
-    last: bytes = b""
     after: int = 0
     accept: bool = False
 
 
 @dataclass(frozen=True)
-class Reset:
-    """As `Drop`, but with a TCP reset."""
+class Reset(server.Reset):
+    """`after` as for `Drop`."""
 
     after: int = 0
 
 
 @dataclass(frozen=True)
-class Hang:
-    """Say `last`, then nothing, until the peer or the test is gone. See `read_body` for a server that stops reading."""
+class Hang(server.Hang):
+    """`after` as for `Drop`. See `read_body` for a server that stops reading."""
 
-    last: bytes = b""
     after: int = 0
 
 
@@ -165,12 +161,12 @@ class FakeSMTPServer(server.DialogueServer[Action, Connection]):
         self.start(self.serve(connection, stream, _Session(self, connection, stream).run()))
 
 
-class _Session:
+class _Session(server.Session[Connection, Stream]):
+    line_end = b"\n"
+
     def __init__(self, server: FakeSMTPServer, connection: Connection, stream: Stream) -> None:
+        super().__init__(connection, stream, keep=server.keep_content)
         self._server = server
-        self._connection = connection
-        self._stream = stream
-        self._buffer = bytearray()
         self._mail = ""
         self._rcpt: list[str] = []
         self._kept = bytearray()
@@ -295,7 +291,7 @@ class _Session:
                 await self._server.read_body.wait()
             if len(chunk) == octets:
                 return bytes(chunk)
-            await self._fill()
+            await self._receive()
 
     async def _end(self, content: bytes, octets: int, sha256: str) -> None:
         message = Message(self._mail, tuple(self._rcpt), content, octets, sha256)
@@ -346,7 +342,7 @@ class _Session:
             if not self._server.read_body.is_set():
                 await self._server.read_body.wait()
             if not self._buffer:
-                await self._fill()
+                await self._receive()
             window += self._buffer
             self._buffer.clear()
             end = window.find(b"\r\n.\r\n")
@@ -369,18 +365,11 @@ class _Session:
 
     # Octets.
 
-    async def _fill(self) -> None:
-        octets = await self._stream.read()
-        if self._server.keep_content:
-            self._connection.octets += octets
-        self._buffer += octets
-
     async def _line(self) -> bytes:
-        while (end := self._buffer.find(b"\n")) < 0:
-            await self._fill()
-        line = bytes(self._buffer[:end]).removesuffix(b"\r")
-        del self._buffer[: end + 1]
-        return line
+        return (await super()._line()).removesuffix(b"\r")
+
+    async def _send(self, octets: bytes) -> None:
+        self._stream.write(octets)
 
     async def _do(self, step: str, line: str, default: str | None) -> str:
         self._server.steps.append(step)
@@ -389,12 +378,8 @@ class _Session:
 
     async def _perform(self, action: Action, line: str, default: str | None) -> str:
         """Do what the script says, and tell what was said."""
-        if callable(action):
-            result = action(self._connection, line)
-            action = await result if inspect.isawaitable(result) else result
-        if action is None:
-            action = default
-        match action:
+        given = await self._given(action, line)
+        match default if given is None else given:
             case str(text):
                 return self._say(text)
             case Say(text, delay):
@@ -408,18 +393,8 @@ class _Session:
                     self._stream.write(bytes((octet,)))
                     await asyncio.sleep(interval)
                 return text
-            case Drop(last):
-                if last:
-                    self._stream.write(last)
-                raise Gone
-            case Reset():
-                self._stream.reset()
-                raise Gone
-            case Hang(last):
-                if last:
-                    self._stream.write(last)
-                await self._stream.gone()
-                raise Gone
+            case Drop() | Reset() | Hang() as end:
+                await self._leave(end)
         return ""
 
     def _say(self, text: str) -> str:

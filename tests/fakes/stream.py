@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
-import struct
 from collections.abc import Callable
 from contextlib import suppress
 from typing import cast
+
+from clients import reset_when_closed
 
 __all__ = ("Gone", "Stream")
 
@@ -96,5 +96,5 @@ class Stream(asyncio.Protocol):
     def reset(self) -> None:
         """Close with a TCP reset."""
         tcp = self.transport.get_extra_info("socket")
-        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset_when_closed(tcp)
         self.transport.abort()

@@ -18,6 +18,7 @@ from fakes.imap import Action, Connection, Hang, Mailbox
 from imap.support import CLIENT, SHORT, collect, login, pair, read
 from legacy_email_proxy.contracts import Disconnected, Failure, LoginRefused, Overloaded
 from realservers.certificates import Certificates
+from waiting import until
 
 ONE = b"Subject: one\r\n\r\nfirst\r\n"
 LARGE = b"x" * 4_000_000
@@ -25,13 +26,6 @@ LARGE = b"x" * 4_000_000
 
 def threads() -> int:
     return sum(thread.name.startswith("imap") for thread in threading.enumerate())
-
-
-async def until(condition: object, seconds: float = 10.0) -> None:
-    assert callable(condition)
-    with anyio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110
-            await anyio.sleep(0.01)
 
 
 async def _drain(pieces: AsyncIterator[bytes], into: bytearray) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
-import anyio
 import pytest
 
 from legacy_email_proxy.contracts import Client, MaildropSession, Receipt, Relay
@@ -69,10 +68,3 @@ def tree(maildir: Path) -> dict[str, tuple[bytes, int]]:
 def subfolders(maildir: Path) -> dict[str, int]:
     """Each folder in it, and its mode."""
     return {folder.name: folder.stat().st_mode & 0o777 for folder in maildir.glob("*") if folder.is_dir()}
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what happens in another thread."""
-    with anyio.fail_after(50):
-        while not condition():  # noqa: ASYNC110 (a thread or the disk sets no event)
-            await anyio.sleep(0.005)

@@ -11,7 +11,8 @@ import pytest
 from legacy_email_proxy.contracts import Entry, Failure, MessageGone, MessageUnavailable
 from legacy_email_proxy_plugins.maildir import MaildirMaildrop
 from legacy_email_proxy_plugins.maildir import maildrop as module
-from maildir.conftest import CLIENT, retrieve, tree, until
+from maildir.conftest import CLIENT, retrieve, tree
+from waiting import until
 
 UNIX_TEXT = b"Subject: from another program\n\n.bare LF\n"
 

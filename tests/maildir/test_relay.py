@@ -16,7 +16,8 @@ from legacy_email_proxy.contracts import Failure, StorageFull
 from legacy_email_proxy_plugins import threads
 from legacy_email_proxy_plugins.maildir import MaildirRelay
 from legacy_email_proxy_plugins.maildir.relay import PIECE_OCTETS
-from maildir.conftest import pieces, send, tree, until
+from maildir.conftest import pieces, send, tree
+from waiting import until
 
 MESSAGE = b"Subject: meter\r\n\r\n42\r\n"
 LARGE = [b"x" * PIECE_OCTETS, b"y" * PIECE_OCTETS, b"z"]

@@ -5,13 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
-
-import anyio
 
 from fakes.oauth2 import FakeAuthorizationServer
 from legacy_email_proxy.contracts import Account, Context
@@ -85,13 +83,6 @@ def disguises(secret: str) -> set[str]:
         inner = whole[4 if before else 0 : -1]
         found |= {inner, inner.replace("+", "-").replace("/", "_")}
     return found
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what no event tells."""
-    with anyio.fail_after(50):
-        while not condition():  # noqa: ASYNC110
-            await anyio.sleep(0.005)
 
 
 class Person:

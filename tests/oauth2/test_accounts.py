@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from anyio.to_thread import run_sync
 
+from commands.test_authorize import authorizing, said
 from fakes.oauth2 import FakeAuthorizationServer
 from interop.proxy import run
 from legacy_email_proxy.build import choose, compose
 from oauth2.support import SMTP, server_tls
-from oauth2.test_authorize import authorizing, said
 from realservers.certificates import Certificates
 
 

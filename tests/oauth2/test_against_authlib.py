@@ -17,11 +17,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from legacy_email_proxy.contracts import Failure, Level, NoCredentials, Unreachable
 from legacy_email_proxy_plugins.oauth2 import OAuth2Credentials, tokens
-from oauth2.support import IMAP, Person, context, disguises, until
+from oauth2.support import IMAP, Person, context, disguises
 from oauth2.test_grants import EC_KEY, RSA_KEY, pem
 from oauth2.test_tokens import settled
 from realservers.authorization import DEVICE, REFRESH_TOKEN, USER, AuthorizationServer, Client
 from realservers.certificates import Certificates
+from waiting import until
 
 SECRET = "the client's s3cret:+/%="
 SCOPE = "mail.read mail.send offline_access"

@@ -19,9 +19,10 @@ from interop.proxy import run
 from legacy_email_proxy.contracts import Failure, StorageFull
 from legacy_email_proxy_plugins.oauth2 import disk
 from legacy_email_proxy_plugins.oauth2.store import Damaged, Store
-from oauth2.support import IMAP, SECRET, credentials_for, pair, server_tls, until, variables
+from oauth2.support import IMAP, SECRET, credentials_for, pair, server_tls, variables
 from oauth2.test_store import RECORD, names_in, store_in
 from realservers.certificates import Certificates
+from waiting import until
 
 SECONDS = 50.0
 

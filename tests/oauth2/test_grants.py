@@ -6,7 +6,6 @@ import base64
 import datetime
 import json
 import socket
-import struct
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,12 +20,14 @@ from cryptography.hazmat.primitives.hashes import SHA1, SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from clients import reset_when_closed
 from fakes.oauth2 import FakeAuthorizationServer, Status
 from legacy_email_proxy.contracts import BearerToken, CredentialsRefused, Failure, Secret
 from legacy_email_proxy_plugins.oauth2.assertions import SigningKey
 from legacy_email_proxy_plugins.oauth2.errors import GrantRefused
-from oauth2.support import IMAP, SECRET, SMTP, Person, pair, until
+from oauth2.support import IMAP, SECRET, SMTP, Person, pair
 from realservers.certificates import Certificates
+from waiting import until
 
 RSA_KEY = rsa.generate_private_key(65537, 2048)
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
@@ -239,8 +240,7 @@ async def test_a_connection_that_says_nothing_does_not_end_the_wait_for_the_brow
             rude = await anyio.connect_tcp("127.0.0.1", port)
             await rude.send(b"GET /favicon.ico HTTP/1.1\r\n\r\n")
             # RST instead of FIN: the answer meets nobody.
-            linger = struct.pack("ii", 1, 0)
-            rude.extra(anyio.abc.SocketAttribute.raw_socket).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            reset_when_closed(rude.extra(anyio.abc.SocketAttribute.raw_socket))
             await rude.aclose()
             async with httpx2.AsyncClient(trust_env=False) as browser:
                 monkeypatch.undo()

@@ -12,9 +12,10 @@ from legacy_email_proxy import service
 from legacy_email_proxy.build import compose
 from legacy_email_proxy_plugins.oauth2 import tokens
 from legacy_email_proxy_plugins.oauth2.tokens import Keeper
-from oauth2.support import SECRET, Person, credentials_for, pair, server_tls, until, variables
+from oauth2.support import SECRET, Person, credentials_for, pair, server_tls, variables
 from oauth2.test_tokens import Clock, fill_disk, keeper_of
 from realservers.certificates import Certificates
+from waiting import until
 
 HOUR, DAY = 3600.0, 86400.0
 ENDED = Status(400, {"error": "invalid_grant", "error_description": "ended: unused"})

@@ -6,18 +6,19 @@ import asyncio
 import logging
 import socket
 import ssl
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from ipaddress import ip_network
 
 import pytest
 
+from clients import connected
 from legacy_email_proxy.access import Admission
 from legacy_email_proxy.contracts import Maildrop
 from legacy_email_proxy.pop3.server import Server
 from pop3.maildrops import OPTIONS, MemoryMaildrop
+from waiting import until
 
 
 @dataclass
@@ -28,15 +29,8 @@ class Leg:
     task: asyncio.Task[None]
     tls_address: tuple[str, int] | None = None
 
-    @asynccontextmanager
-    async def connected(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        reader, writer = await asyncio.open_connection(*self.address)
-        try:
-            yield reader, writer
-        finally:
-            writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
+    def connected(self) -> AbstractAsyncContextManager[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        return connected(self.address)
 
     @asynccontextmanager
     async def logged_in(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
@@ -55,14 +49,6 @@ class Leg:
 
     async def ended(self) -> None:
         await until(lambda: self.server.sessions == 0)
-
-
-async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    """Wait for a condition, not for a time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        await asyncio.sleep(0.005)
 
 
 StartLeg = Callable[..., Awaitable[Leg]]

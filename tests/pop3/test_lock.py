@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 
 import pytest
 
+from clients import reset_when_closed
 from legacy_email_proxy.accounts.maildrop import RoutedMaildrop
 from legacy_email_proxy.accounts.pop_before_smtp import RecentLogins
 from legacy_email_proxy.accounts.rules import Rule
 from legacy_email_proxy.accounts.users import PasswordHash, Users
 from legacy_email_proxy.contracts import LoginRefused
-from pop3.conftest import Leg, StartLeg, until
+from pop3.conftest import Leg, StartLeg
 from pop3.maildrops import MemoryMaildrop
+from waiting import until
 
 IN_USE = b"-ERR [IN-USE] another session has this maildrop open\r\n"
 
@@ -69,7 +70,7 @@ async def test_it_is_free_again(start_leg: StartLeg, end: str, monkeypatch: pyte
         case "drop":
             client.close()
         case "reset":
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            reset_when_closed(client)
             client.close()
         case "crash":
             client.sendall(b"RSET\r\nRETR 1\r\n")

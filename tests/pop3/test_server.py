@@ -9,7 +9,6 @@ import logging
 import poplib
 import socket
 import ssl
-import struct
 import time
 import tracemalloc
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -19,6 +18,7 @@ from ipaddress import ip_network
 import pytest
 
 from announced import POP3_GREETING
+from clients import reset_when_closed
 from legacy_email_proxy import listeners
 from legacy_email_proxy.access import Admission
 from legacy_email_proxy.contracts import (
@@ -33,8 +33,9 @@ from legacy_email_proxy.contracts import (
 )
 from legacy_email_proxy.pop3 import conversation, server
 from legacy_email_proxy.pop3.connection import Connection
-from pop3.conftest import Leg, StartLeg, until
+from pop3.conftest import Leg, StartLeg
 from pop3.maildrops import OPTIONS, MemoryMaildrop, MemorySession
+from waiting import until
 
 Ends = Callable[[], list[dict[str, object]]]
 
@@ -201,7 +202,7 @@ async def test_without_quit_nothing_is_deleted(start_leg: StartLeg, ends: Ends, 
     client.sendall(LOGIN + last)
     await until(lambda: leg.maildrop.entered == 1)
     if reset:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset_when_closed(client)
     client.close()
     await leg.ended()
     assert leg.maildrop.commits == []

@@ -7,20 +7,20 @@ import logging
 import poplib
 import socket
 import ssl
-import struct
 from collections.abc import Callable
 
 import pytest
 
 from announced import POP3_GREETING
+from clients import LEAVING, leave_in_the_handshake, reset_when_closed
 from legacy_email_proxy.pop3 import connection
 from legacy_email_proxy.pop3.options import Options
 from legacy_email_proxy.pop3.requests import Reply, StartTLS
 from legacy_email_proxy.pop3.session import Session
-from pop3.conftest import Leg, StartLeg, until
+from pop3.conftest import Leg, StartLeg
 from pop3.maildrops import MemoryMaildrop, Play
 from realservers.certificates import Certificates
-from tls_clients import leave_in_the_handshake
+from waiting import until
 
 Ends = Callable[[], list[dict[str, object]]]
 
@@ -310,13 +310,7 @@ async def test_a_handshake_has_a_deadline(
 
 
 @pytest.mark.parametrize("stls", [False, True])
-@pytest.mark.parametrize(
-    ("sent", "how"),
-    [
-        *(("nothing", "end"), ("part", "end"), ("hello", "end")),
-        *(("nothing", "reset"), ("part", "reset"), ("hello", "reset"), ("hello", "farewell")),
-    ],
-)
+@pytest.mark.parametrize(("sent", "how"), LEAVING)
 async def test_who_hangs_up_in_the_handshake_is_no_news(
     start_leg: StartLeg,
     server_tls: ssl.SSLContext,
@@ -350,7 +344,7 @@ async def test_who_resets_behind_stls_is_no_news(
     leg = await start_leg(mailbox(), tls=server_tls)
     with socket.create_connection(leg.address, timeout=50) as client:
         client.sendall(octets)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset_when_closed(client)
     await until(lambda: bool(ends()))
     (ended,) = (record for record in caplog.records if record.getMessage() == "pop3 session ended")
     assert (ended.levelno, ends()[-1]["verdict"]) == (logging.DEBUG, "dropped")
@@ -380,7 +374,7 @@ async def test_a_drop_under_tls_deletes_nothing(
         client.pass_("p")
         client.dele(1)
         if reset:
-            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            reset_when_closed(client.sock)
         client.sock.close()
         client.file.close()
 

@@ -6,13 +6,14 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
+from clients import connected
 from legacy_email_proxy.access import Admission
 from legacy_email_proxy.smtp.aiosmtpd_adapter import SMTPProtocol
 from legacy_email_proxy.smtp.authentication import Verifier
@@ -86,15 +87,8 @@ class Leg:
             wire.close()
             await self.server._no_sessions()
 
-    @asynccontextmanager
-    async def connected(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        reader, writer = await asyncio.open_connection(*self.address)
-        try:
-            yield reader, writer
-        finally:
-            writer.close()
-            with suppress(ConnectionError):
-                await writer.wait_closed()
+    def connected(self) -> AbstractAsyncContextManager[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        return connected(self.address)
 
     async def exchange(self, octets: bytes, *, half_close: bool = True) -> bytes:
         """Send everything at once and return all that comes back until the server closes."""

@@ -14,7 +14,7 @@ from legacy_email_proxy.sasl import MAX_RESPONSE_OCTETS
 from legacy_email_proxy.smtp.arguments import Rejected
 from legacy_email_proxy.smtp.authentication import anybody, authenticate
 from smtp.conftest import Leg, StartLeg
-from smtp.test_session import eventually
+from waiting import until
 
 HELLO = b"HELO x\r\n"
 
@@ -82,7 +82,7 @@ async def test_who_stops_in_the_middle_is_cut_off_as_idle(
     replies = await leg.exchange(HELLO + b"AUTH LOGIN\r\ndXNl", half_close=False)
     assert replies.splitlines()[-1].startswith(b"421 4.4.2 ")
     assert await leg.exchange(HELLO + b"AUTH LOGIN\r\ndXNl") == b"".join(replies.splitlines(keepends=True)[:-1])
-    await eventually(lambda: len(ended(caplog)) == 2)
+    await until(lambda: len(ended(caplog)) == 2)
     assert [facts["verdict"] for facts in ended(caplog)] == ["idle", "dropped"]
 
 
@@ -126,7 +126,7 @@ async def test_no_secret_in_the_log(start_leg: StartLeg, caplog: pytest.LogCaptu
         long = b"AUTH PLAIN\r\n" + b64(password) * 2000 + b"\r\n"
         for octets in (plain, login, spoilt, long, b"MAIL FROM:<a@b>\r\n" + plain):
             await leg.exchange(HELLO + octets)
-    await eventually(lambda: len(ended(caplog)) == 20)
+    await until(lambda: len(ended(caplog)) == 20)
     text = caplog.text + "".join(repr(vars(record)) for record in caplog.records)
     assert "smtp login failed" in text
     assert "Traceback" in text

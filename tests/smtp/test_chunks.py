@@ -12,7 +12,8 @@ import pytest
 from legacy_email_proxy.contracts import Receipt
 from smtp.conftest import Leg, StartLeg
 from smtp.relays import MemoryRelay, MemoryTransaction
-from smtp.test_session import eventually, reset
+from smtp.test_session import reset
+from waiting import until
 
 ENVELOPE = b"EHLO x\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.com>\r\n"
 TAKEN = b"250 2.0.0 OK, the message is taken over as 42"
@@ -110,7 +111,7 @@ async def test_a_message_can_be_abandoned_between_chunks(leg: Leg, command: byte
     found = await replies(leg, bdat(b"old\r\n") + command + b"\r\n" + again)
     assert [line[:3] for line in found] == [b"250", *answers]
     assert [each.content for each in leg.relay.delivered] == [b"new\r\n"][: len(answers) - 1]
-    await eventually(lambda: leg.relay.left == leg.relay.entered)
+    await until(lambda: leg.relay.left == leg.relay.entered)
 
 
 @pytest.mark.parametrize(
@@ -126,10 +127,10 @@ async def test_a_device_that_vanishes_between_or_within_chunks_delivers_nothing(
         async with leg.connected() as (reader, writer):
             writer.write(ENVELOPE + sent)
             await reader.readuntil(b"2.1.5 OK\r\n")
-            await eventually(lambda: leg.relay.content)
+            await until(lambda: leg.relay.content)
             if leave == "reset":
                 reset(writer)
-    await eventually(lambda: leg.relay.left == 1)
+    await until(lambda: leg.relay.left == 1)
     assert leg.relay.delivered == []
 
 
@@ -211,7 +212,7 @@ async def test_too_many_errors_between_chunks_end_the_session(leg: Leg) -> None:
     found = await replies(leg, bdat(b"x\r\n") + b"XYZZY\r\n" * 30)
     assert found[-1] == b"421 4.7.0 Too many errors, goodbye"
     assert leg.relay.delivered == []
-    await eventually(lambda: leg.relay.left == 1)
+    await until(lambda: leg.relay.left == 1)
 
 
 async def test_large_chunks_stream(start_leg: StartLeg) -> None:
@@ -243,7 +244,7 @@ async def test_a_client_that_left_behind_its_last_chunk_gets_exactly_one_deliver
         reset(writer)
     await asyncio.sleep(0.05)
     leg.relay.hold.set()
-    await eventually(lambda: leg.relay.left == 1)
+    await until(lambda: leg.relay.left == 1)
     assert [each.content for each in leg.relay.delivered] == [b"x\r\ny\r\n"]
 
 
@@ -292,7 +293,7 @@ async def test_a_relay_that_waits_in_turns_gets_the_message_and_the_device_one_r
             seen = turns
             writer.write(bdat(chunk))
             assert await reader.readline() == NEXT + b"\r\n"
-            await eventually(lambda seen=seen: turns > seen + 1)  # type: ignore[misc]
+            await until(lambda seen=seen: turns > seen + 1)  # type: ignore[misc]
         writer.write(bdat(b"three\r\n", b" LAST"))
         assert await reader.readline() == TAKEN + b"\r\n"
     assert [each.content for each in leg.relay.delivered] == [b"one\r\ntwo\r\nthree\r\n"]

@@ -14,7 +14,8 @@ from legacy_email_proxy.smtp.authentication import anybody
 from pages import rows
 from places import missing
 from smtp.conftest import Leg, StartLeg
-from smtp.test_session import ENVELOPE, eventually
+from smtp.test_session import ENVELOPE
+from waiting import until
 
 DONE = b"250 2.0.0 OK, the message is taken over as 42\r\n"
 
@@ -127,5 +128,5 @@ async def test_c25_the_next_try_is_a_fresh_one(leg: Leg) -> None:
         writer.write(ENVELOPE)
         await reader.readuntil(b"354 ")
     assert DONE in await leg.exchange(ENVELOPE + b"x\r\n.\r\n")
-    await eventually(lambda: leg.relay.left == leg.relay.entered)
+    await until(lambda: leg.relay.left == leg.relay.entered)
     assert len(leg.relay.delivered) == 2

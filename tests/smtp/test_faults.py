@@ -24,7 +24,8 @@ from legacy_email_proxy.smtp.session import MAX_RECIPIENTS
 from places import missing
 from smtp.conftest import LOOPBACK, Leg, StartLeg
 from smtp.relays import MemoryRelay
-from smtp.test_session import ENVELOPE, MESSAGE, descriptors, eventually, reset
+from smtp.test_session import ENVELOPE, MESSAGE, descriptors, reset
+from waiting import until
 
 ROWS = {
     "A1 connects and says nothing": ["smtp/test_session.py::test_idle_session_is_told_and_closed"],
@@ -141,9 +142,9 @@ async def test_a_thousand_resets_leave_nothing(leg: Leg, caplog: pytest.LogCaptu
                 writer.write(b"NOOP\r\n")
                 async with asyncio.timeout(5):
                     assert (await reader.readline()).startswith(b"250")
-    await eventually(lambda: not leg.server._connections)
+    await until(lambda: not leg.server._connections)
     # What the loop itself still has to close.
-    await eventually(lambda: descriptors() <= before)
+    await until(lambda: descriptors() <= before)
     assert not [record for record in caplog.records if record.exc_info]
 
 
@@ -193,7 +194,7 @@ async def test_an_endless_line_of_content_costs_no_memory(start_leg: StartLeg) -
         assert peak < 4 << 20
         with_reply = await reader.read()
     assert with_reply in (b"552 5.3.4 Message is larger than this server takes\r\n", b"")
-    await eventually(lambda: not leg.server._connections)
+    await until(lambda: not leg.server._connections)
     assert leg.relay.delivered == []
 
 
@@ -224,7 +225,7 @@ async def test_a_half_close_anywhere(leg: Leg, said: bytes) -> None:
     # Every whole line is answered, then the connection ends.
     replies = (await leg.exchange(said)).splitlines()
     assert len(replies) == 1 + (said.count(b"\n") or 1 if said == b"\x16" else said.count(b"\n"))
-    await eventually(lambda: not leg.server._connections)
+    await until(lambda: not leg.server._connections)
     assert leg.relay.delivered == []
 
 

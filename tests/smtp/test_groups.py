@@ -8,11 +8,13 @@ from collections.abc import Sequence
 
 import pytest
 
+from announced import SMTP
 from legacy_email_proxy.contracts import Refused
 from legacy_email_proxy.replies import Reply
 from legacy_email_proxy.smtp import session as session_module
 from smtp.conftest import Leg
-from smtp.test_session import eventually, facts, reset
+from smtp.test_session import facts, reset
+from waiting import until
 
 MAIL = b"EHLO x\r\nMAIL FROM:<a@example.com>\r\n"
 BODY = b"Subject: x\r\n\r\nMAIL FROM:<evil@example.com>\r\nRCPT TO:<victim@example.com>\r\nDATA\r\nspoof\r\n.\r\n"
@@ -97,7 +99,7 @@ async def test_a_failure_in_a_group_is_that_of_all_behind_it(
     # And where it took none, the content that came without waiting is not to be read.
     assert found[-1] == (b"451 4.5.1" if groups else b"250 2.0.0")
     assert leg.relay.delivered == []
-    await eventually(lambda: leg.relay.left == 1)
+    await until(lambda: leg.relay.left == 1)
     assert "not left cleanly" not in caplog.text
 
 
@@ -156,7 +158,7 @@ async def test_a_whole_group_is_answered_in_one_write(leg: Leg, monkeypatch: pyt
         monkeypatch.setattr(session.protocol._writer, "write", write)
         writer.write(MAIL + rcpt("one", "two") + b"DATA\r\n")
         await reader.readuntil(b"354 ")
-        assert [octets.count(b"\r\n") for octets in writes] == [8 + 1 + 2 + 1]
+        assert [octets.count(b"\r\n") for octets in writes] == [len(SMTP["{EHLO}"]) + 1 + 2 + 1]
 
 
 @pytest.mark.parametrize("refused", [b"", rcpt("refuse-550"), rcpt("one") + b"RSET\r\n", rcpt("one") + b"DATA x\r\n"])
@@ -168,7 +170,7 @@ async def test_content_behind_a_refused_data_is_never_a_command(
     found = await codes(leg, refused + data + BODY + b"QUIT\r\n")
     assert found[-1][:3] in (b"503", b"554", b"501")
     assert b"victim@example.com" not in str(leg.relay.asked).encode()
-    await eventually(lambda: facts(caplog, "smtp session ended"))
+    await until(lambda: facts(caplog, "smtp session ended"))
     assert facts(caplog, "smtp session ended")[0]["verdict"] == "sent content behind a refused DATA"
 
 
@@ -204,7 +206,7 @@ async def test_what_is_sent_while_the_backend_thinks_is_not_taken_without_bounds
         await leg.relay.holding.wait()
         (session,) = leg.server._connections
         writer.write(b"x" * (32 << 20))
-        await eventually(lambda: session.incoming._paused)
+        await until(lambda: session.incoming._paused)
         held = len(session.incoming)
         for _ in range(20):
             await asyncio.sleep(0)

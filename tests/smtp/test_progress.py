@@ -10,7 +10,8 @@ import pytest
 
 from legacy_email_proxy.smtp import connection, reading
 from smtp.conftest import Leg, StartLeg
-from smtp.test_session import ENVELOPE, MESSAGE, eventually, facts
+from smtp.test_session import ENVELOPE, MESSAGE, facts
+from waiting import until
 
 OPEN = ENVELOPE.removesuffix(b"DATA\r\n")
 AGAIN = b"MAIL FROM:<c@example.com>\r\nRCPT TO:<d@example.com>\r\nDATA\r\nagain\r\n.\r\nQUIT\r\n"
@@ -28,7 +29,7 @@ async def test_twelve_devices_that_stopped_do_not_keep_the_thirteenth_from_deliv
     stuck = [await asyncio.open_connection(*leg.address) for _ in range(12)]
     for _, writer in stuck:
         writer.write(stopped)
-    await eventually(lambda: leg.relay.entered == 10)
+    await until(lambda: leg.relay.entered == 10)
     assert b"the message is taken over" in await leg.exchange(MESSAGE)
     assert [message.content for message in leg.relay.delivered] == [b"hello\r\n"]
     for _, writer in stuck:
@@ -52,7 +53,7 @@ async def test_a_stopped_transaction_is_left_and_the_session_goes_on(
     async with leg.connected() as (reader, writer):
         writer.write(OPEN)
         await reader.readuntil(b"2.1.5 OK\r\n")
-        await eventually(lambda: leg.relay.left == 1)
+        await until(lambda: leg.relay.left == 1)
         writer.write(command)
         assert [await reader.readline() for _ in answers] == answers
         writer.write(AGAIN)
@@ -73,7 +74,7 @@ async def test_a_device_that_stops_between_chunks_or_within_one(
 ) -> None:
     async with leg.connected() as (reader, writer):
         writer.write(OPEN + chunk)
-        await eventually(lambda: leg.relay.left == 1)
+        await until(lambda: leg.relay.left == 1)
         await reader.readuntil(b"2.1.5 OK\r\n")
         if chunk.startswith(b"BDAT 3"):
             await reader.readuntil(b"chunk please\r\n")
@@ -116,7 +117,7 @@ async def test_a_session_without_a_message_has_an_end(
             ends.append(await reader.readline())
             await asyncio.sleep(0.1)
     assert b"421 4.4.2" in b"".join(ends)
-    await eventually(lambda: bool(facts(caplog, "smtp session ended")))
+    await until(lambda: bool(facts(caplog, "smtp session ended")))
     assert facts(caplog, "smtp session ended")[0]["verdict"] == "idle: no message ended within 0.6 s"
 
 
@@ -189,7 +190,7 @@ async def test_a_message_that_stops_behind_a_bare_end_is_refused(
     replies = (await leg.exchange(ENVELOPE + end, half_close=half_close)).splitlines()
     assert replies[-1] == b"554 5.5.2 The message must end with <CR><LF>.<CR><LF>, not with a bare <LF>"
     assert leg.relay.delivered == []
-    await eventually(lambda: facts(caplog, "smtp session ended"))
+    await until(lambda: facts(caplog, "smtp session ended"))
     assert "SMTP_LF_END_NETWORKS" in str(facts(caplog, "smtp session ended")[0]["verdict"])
 
 
@@ -201,7 +202,7 @@ async def test_a_message_that_goes_on_behind_a_bare_end_is_one_message(
     async with leg.connected() as (reader, writer):
         writer.write(ENVELOPE + b"one\n.\n")
         await reader.readuntil(b"354 ")
-        await eventually(lambda: leg.relay.content)
+        await until(lambda: leg.relay.content)
         writer.write(b"two\r\n.\r\nQUIT\r\n")
         await reader.read()
     assert [message.content for message in leg.relay.delivered] == [b"one\r\n.\r\ntwo\r\n"]

@@ -8,9 +8,8 @@ import logging
 import re
 import smtplib
 import socket
-import struct
 import tracemalloc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import aiosmtpd
 import pytest
 from aiosmtpd.smtp import SMTP as StockSMTP
 
+from clients import reset_when_closed
 from legacy_email_proxy.access import Admission
 from legacy_email_proxy.contracts import Receipt
 from legacy_email_proxy.replies import Reply
@@ -29,20 +29,15 @@ from legacy_email_proxy.smtp.handler import RelayHandler
 from legacy_email_proxy.smtp.reading import Patience
 from smtp.conftest import Leg, StartLeg
 from smtp.relays import MemoryRelay
+from waiting import until
 
 ENVELOPE = b"HELO x\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.com>\r\nDATA\r\n"
 MESSAGE = ENVELOPE + b"hello\r\n.\r\n"
 
 
-async def eventually(condition: Callable[[], object]) -> None:
-    """Wait until ``condition`` holds; the test's own timeout is the deadline."""
-    while not condition():  # noqa: ASYNC110 (what is waited for has no event to wait on)
-        await asyncio.sleep(0.005)
-
-
 def reset(writer: asyncio.StreamWriter) -> None:
     """Leave without a word: the other side gets RST, and not the FIN that could be a half-close."""
-    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    reset_when_closed(writer.get_extra_info("socket"))
     writer.transport.abort()
 
 
@@ -110,7 +105,7 @@ async def test_the_250_says_what_the_message_is_found_by(
 async def test_client_that_leaves_before_the_end_delivers_nothing(leg: Leg, caplog: pytest.LogCaptureFixture) -> None:
     for cut in (len(MESSAGE) - 1, len(MESSAGE) - 3, len(ENVELOPE), len(ENVELOPE) - 1, 40):
         await leg.exchange(MESSAGE[:cut])
-    await eventually(lambda: len(facts(caplog, "smtp session ended")) == 5)
+    await until(lambda: len(facts(caplog, "smtp session ended")) == 5)
     assert leg.relay.delivered == []
     assert leg.relay.left == leg.relay.entered == 5
 
@@ -120,7 +115,7 @@ async def test_client_that_resets_before_the_end_delivers_nothing(leg: Leg) -> N
         writer.write(MESSAGE[:-1])
         await reader.readuntil(b"354 ")
         reset(writer)
-    await eventually(lambda: leg.relay.left == 1)
+    await until(lambda: leg.relay.left == 1)
     assert leg.relay.delivered == []
 
 
@@ -134,7 +129,7 @@ async def test_client_that_vanishes_behind_the_end_gets_exactly_one_delivery(
         reset(writer)
     await asyncio.sleep(0.05)
     leg.relay.hold.set()
-    await eventually(lambda: facts(caplog, "smtp session ended"))
+    await until(lambda: facts(caplog, "smtp session ended"))
     assert len(leg.relay.delivered) == 1
     assert "before it was told the outcome" in str(facts(caplog, "smtp session ended")[0]["verdict"])
 
@@ -144,7 +139,7 @@ async def test_client_that_leaves_while_the_backend_thinks_about_a_recipient_fre
         writer.write(b"HELO x\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<stuck@example.com>\r\n")
         await leg.relay.holding.wait()
         reset(writer)
-    await eventually(lambda: leg.relay.left == 1)
+    await until(lambda: leg.relay.left == 1)
 
 
 async def test_exception_text_stays_here(leg: Leg, caplog: pytest.LogCaptureFixture) -> None:
@@ -273,7 +268,7 @@ async def test_other_protocols_are_told_once_and_closed(
     replies = (await leg.exchange(octets, half_close=False)).splitlines()
     assert replies[1:] == [b"421 4.7.0 This is a plain SMTP server, goodbye"]
     assert leg.relay.entered == 0
-    await eventually(lambda: facts(caplog, "smtp session ended"))
+    await until(lambda: facts(caplog, "smtp session ended"))
     assert facts(caplog, "smtp session ended")[0]["verdict"] == f"spoke {what} to the plain SMTP port"
 
 
@@ -357,7 +352,7 @@ async def test_a_stuck_relay_does_not_hold_the_drain(leg: Leg) -> None:
         async with asyncio.timeout(5):
             await leg.server.drain(0.05)
     leg.relay.leaving.set()
-    await eventually(lambda: leg.relay.left == 1)
+    await until(lambda: leg.relay.left == 1)
 
 
 async def test_drain_while_connections_arrive(start_leg: StartLeg) -> None:
@@ -422,9 +417,9 @@ async def test_client_that_never_reads_is_cut_off(start_leg: StartLeg, caplog: p
         before = descriptors()
         await loop.sock_connect(client, leg.address)
         flood = asyncio.create_task(loop.sock_sendall(client, flood_of_recipients))
-        await eventually(lambda: facts(caplog, "smtp session ended"))
+        await until(lambda: facts(caplog, "smtp session ended"))
         # The client's own end is still open, ours is not.
-        await eventually(lambda: not leg.server._connections and descriptors() == before)
+        await until(lambda: not leg.server._connections and descriptors() == before)
         flood.cancel()
         await asyncio.gather(flood, return_exceptions=True)
 
@@ -495,7 +490,7 @@ async def test_log_line_of_a_message_and_of_a_session(leg: Leg, caplog: pytest.L
     assert message["recipients"] == "b@example.com"
     assert message["octets"] == 7
     assert message["backend"] == "250 2.0.0 queued as 42"
-    await eventually(lambda: facts(caplog, "smtp session ended"))
+    await until(lambda: facts(caplog, "smtp session ended"))
     ended = facts(caplog, "smtp session ended")[0]
     assert (ended["helo"], ended["messages"], ended["octets"], ended["verdict"]) == ("x", 1, 7, "quit")
     assert ended["session"] == message["session"]
@@ -511,7 +506,7 @@ async def test_a_look_is_no_news_and_a_wrong_protocol_a_warning(leg: Leg, caplog
     for said, level in cases:
         caplog.clear()
         await leg.exchange(said)
-        await eventually(lambda: facts(caplog, "smtp session ended"))
+        await until(lambda: facts(caplog, "smtp session ended"))
         assert [record.levelno for record in caplog.records if "session ended" in record.getMessage()] == [level]
 
 
@@ -538,7 +533,7 @@ async def test_the_handler_is_an_ordinary_aiosmtpd_handler(verdict: str | None) 
 
     await asyncio.to_thread(client)
     server.close()
-    await eventually(lambda: relay.left == relay.entered)
+    await until(lambda: relay.left == relay.entered)
     await handler.aclose()
     assert [(one.reverse_path, one.forward_paths, one.content) for one in relay.delivered] == [
         ("", ["b@example.com"], b"one\r\n.two\r\n")
@@ -554,7 +549,7 @@ async def test_the_log_shows_the_address_that_is_none(leg: Leg, caplog: pytest.L
     """README sends the operator there; the device shows a number at most."""
     mail = b"EHLO d\r\nMAIL FROM:<a@b c>\r\nMAIL FROM:<a@b.test>\r\n"
     await leg.exchange(mail + b"RCPT TO:<c@d.test>\r\nRCPT TO:<>\r\nQUIT\r\n")
-    await eventually(lambda: bool(facts(caplog, "smtp session ended")))
+    await until(lambda: bool(facts(caplog, "smtp session ended")))
     assert [(each["command"], each["reply"]) for each in facts(caplog, "smtp command refused")] == [
         ("MAIL FROM:<a@b c>", "553 5.1.7 That is no address"),
         ("RCPT TO:<>", "553 5.1.3 That is no address"),

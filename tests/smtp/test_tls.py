@@ -7,20 +7,20 @@ import logging
 import smtplib
 import socket
 import ssl
-import struct
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import pytest
 
+from clients import LEAVING, leave_in_the_handshake, reset_when_closed
 from legacy_email_proxy.smtp import tls_handshake
 from legacy_email_proxy.smtp.authentication import anybody
 from legacy_email_proxy.smtp.buffer import Incoming
 from legacy_email_proxy.smtp.connection import Connection
 from realservers.certificates import Certificates
 from smtp.conftest import Leg, StartLeg
-from tls_clients import leave_in_the_handshake
+from waiting import until
 
 Ends = Callable[[], list[dict[str, object]]]
 ENVELOPE = b"EHLO x\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.com>\r\nDATA\r\n"
@@ -30,12 +30,6 @@ MESSAGE = ENVELOPE + b"hello\r\n.\r\n"
 @pytest.fixture
 def ends(caplog: pytest.LogCaptureFixture) -> Ends:
     return lambda: [vars(record)["facts"] for record in caplog.records if record.getMessage() == "smtp session ended"]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(50):
-        while not condition():  # noqa: ASYNC110 (what is waited for has no event to wait on)
-            await asyncio.sleep(0.005)
 
 
 def secured(leg: Leg, context: ssl.SSLContext) -> smtplib.SMTP:
@@ -335,19 +329,13 @@ async def test_a_client_that_resets_in_the_handshake(
         with socket.create_connection(leg.tls_address) as client:
             client.sendall(octets)
             await until(lambda: any(session._handshaking for session in leg.server._connections))
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            reset_when_closed(client)
         await until(lambda: not leg.server._connections)
     assert [facts["verdict"] for facts in ends()] == ["dropped: the client hung up"] * 2
 
 
 @pytest.mark.parametrize("starttls", [False, True])
-@pytest.mark.parametrize(
-    ("sent", "how"),
-    [
-        *(("nothing", "end"), ("part", "end"), ("hello", "end")),
-        *(("nothing", "reset"), ("part", "reset"), ("hello", "reset"), ("hello", "farewell")),
-    ],
-)
+@pytest.mark.parametrize(("sent", "how"), LEAVING)
 async def test_who_hangs_up_in_the_handshake_is_no_news(
     start_leg: StartLeg,
     server_tls: ssl.SSLContext,
@@ -426,7 +414,7 @@ async def test_a_client_that_leaves_before_its_message_ended(
         await reader.readuntil(b"354 ")
         if reset:
             sock = writer.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            reset_when_closed(sock)
             writer.transport.abort()
     await until(ends)
     assert leg.relay.delivered == []

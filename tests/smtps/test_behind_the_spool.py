@@ -11,7 +11,8 @@ import pytest
 from fakes.smtp import Action, Connection, Drop
 from realservers.certificates import Certificates
 from smtps.support import CHUNKED, PIPELINED, PLAIN, Dialogue, relaying
-from spool.support import send, spooling, until, until_states
+from spool.support import send, spooling, until_states
+from waiting import until
 
 BAD: list[tuple[str, Action]] = [
     ("MAIL", "501 5.1.7 Bad sender address syntax"),

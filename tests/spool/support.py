@@ -189,13 +189,6 @@ async def operate(spool: SpoolRelay, action: Any, *numbers: int) -> list[Any]:
     return [item async for item in spool.administer(action, numbers)]
 
 
-async def until(condition: Callable[[], Any], seconds: float = 50.0) -> None:
-    """Wait for what happens in another task or thread."""
-    with anyio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110 (nothing here sets an event)
-            await anyio.sleep(0.005)
-
-
 async def until_states(spool: SpoolRelay, *states: str, seconds: float = 50.0) -> list[Mapping[str, Any]]:
     """Wait until exactly messages in these states are there."""
     with anyio.fail_after(seconds):

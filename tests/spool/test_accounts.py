@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import smtplib
-import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,20 +17,14 @@ from fakes.smtp import FakeSMTPServer
 from interop.proxy import Proxy, run, running
 from legacy_email_proxy.build import compose
 from legacy_email_proxy.relays.rate_limit import RateLimitedRelay
-from realservers.processes import wait_until
+from realservers.processes import free_ports, wait_until
 
 RECIPIENT = "bob@example.test"
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
-
-
 def backend(account: str) -> FakeSMTPServer:
     server = FakeSMTPServer(encryption="none", accounts={account: f"password of {account}"})
-    server.port = free_port()
+    (server.port,) = free_ports(1)
     return server
 
 

@@ -23,17 +23,8 @@ from realservers.postgres import Postgres, require_programs
 from realservers.processes import wait_until
 from spool import support
 from spool.stores import PostgreSQL
-from spool.support import (
-    CONTENT,
-    Backend,
-    bodies,
-    listed,
-    send,
-    spool_to,
-    spooling,
-    until,
-    until_states,
-)
+from spool.support import CONTENT, Backend, bodies, listed, send, spool_to, spooling, until_states
+from waiting import until
 
 LARGE = b"Subject: large\r\n\r\n" + b"0123456789abcde\r\n" * 10_000
 

@@ -11,7 +11,8 @@ from fakes.smtp import FakeSMTPServer, Say
 from legacy_email_proxy_plugins.smtps.settings import Timeouts
 from realservers.certificates import Certificates
 from smtps.support import PASSWORD, USER, relay_to, server_tls
-from spool.support import send, spooling, until, until_states
+from spool.support import send, spooling, until_states
+from waiting import until
 
 pytestmark = pytest.mark.usefixtures("store")
 

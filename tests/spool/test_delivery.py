@@ -36,10 +36,10 @@ from spool.support import (
     raises,
     send,
     spooling,
-    until,
     until_states,
     until_tries,
 )
+from waiting import until
 
 pytestmark = pytest.mark.usefixtures("store")
 

@@ -25,7 +25,8 @@ from legacy_email_proxy.contracts import (
     Unverified,
 )
 from legacy_email_proxy_plugins.backoff import Gate
-from spool.support import Backend, Clock, send, spooling, until
+from spool.support import Backend, Clock, send, spooling
+from waiting import until
 
 pytestmark = pytest.mark.usefixtures("store")
 

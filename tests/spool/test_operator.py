@@ -23,10 +23,10 @@ from spool.support import (
     send,
     spool_to,
     spooling,
-    until,
     until_states,
     until_tries,
 )
+from waiting import until
 
 pytestmark = pytest.mark.usefixtures("store")
 

@@ -39,10 +39,10 @@ from spool.support import (
     send,
     spool_to,
     spooling,
-    until,
     until_states,
     until_tries,
-)  # fmt: skip
+)
+from waiting import until
 
 LARGE = b"Subject: large\r\n\r\n" + b"0123456789abcde\r\n" * 200_000
 

@@ -18,7 +18,8 @@ from legacy_email_proxy.contracts import CredentialsRefused, SettingsMistake
 from legacy_email_proxy_plugins.spool import SpoolRelay
 from legacy_email_proxy_plugins.spool import spool as spool_module
 from legacy_email_proxy_plugins.spool.spool import Spool
-from spool.support import CLIENT, Backend, listed, pieces, raises, send, spool_to, spooling, until, until_states
+from spool.support import CLIENT, Backend, listed, pieces, raises, send, spool_to, spooling, until_states
+from waiting import until
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,8 @@ from typing import Any
 import anyio
 import pytest
 
-from spool.support import Backend, bodies, send, spool_to, spooling, until, until_states
+from spool.support import Backend, bodies, send, spool_to, spooling, until_states
+from waiting import until
 
 pytestmark = pytest.mark.usefixtures("store")
 

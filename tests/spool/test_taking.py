@@ -21,7 +21,8 @@ from legacy_email_proxy_plugins.spool import delivery as delivery_module
 from legacy_email_proxy_plugins.spool import group_commit as writer_module
 from legacy_email_proxy_plugins.spool import sqlite_files as bodies_module
 from legacy_email_proxy_plugins.spool.spool import Spool
-from spool.support import CONTENT, SENDER, SQLITE, Backend, bodies, listed, operate, send, spool_to, spooling, until
+from spool.support import CONTENT, SENDER, SQLITE, Backend, bodies, listed, operate, send, spool_to, spooling
+from waiting import until
 
 pytestmark = pytest.mark.usefixtures("store")
 

@@ -10,7 +10,7 @@ import pytest
 from legacy_email_proxy.contracts import Failure
 from legacy_email_proxy_plugins import threads as module
 from legacy_email_proxy_plugins.threads import WORKERS, Threads
-from maildir.conftest import until
+from waiting import until
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from anyio.to_thread import run_sync
 
 from fakes.oauth2 import FakeAuthorizationServer
 from interop.proxy import clean_environment, command, run
-from oauth2.support import IMAP, credentials_for, server_tls, until, variables
+from oauth2.support import IMAP, credentials_for, server_tls, variables
 from realservers.certificates import Certificates
+from waiting import until
 
 SECONDS = 50.0
 
