@@ -33,8 +33,8 @@ _CODES = (
     "|UIDNEXT|UIDNOTSTICKY|UIDVALIDITY|UNAVAILABLE|UNKNOWN-CTE|WEBALERT"
 )
 _KEPT = rf"\[(?:{_CODES})(?=[\]\s])|(?<![\w.])[245]\.[0-9]{{1,3}}\.[0-9]{{1,3}}(?![\w.])|^[2-5][0-9][0-9](?=[ -]|$)"
-"""Response codes (RFC 9051 §7.1, 5530), enhanced codes (RFC 3463) and the reply code in front: they are kept even if the
-password looks like one, because without them the operator can not see why a login was refused."""
+"""Response codes (RFC 9051 §7.1, 5530), enhanced codes (RFC 3463) and the reply code in front: they are kept even if
+the password looks like one, because without them the operator can not see why a login was refused."""
 
 _WORDS, _LONG_WORDS = (
     re.compile(rf"(?P<kept>{_KEPT})|[A-Za-z0-9+/_-]{{{least},}}={{0,2}}", re.IGNORECASE) for least in (_CORE, _PIECE)
@@ -47,8 +47,8 @@ _ENTITIES = {"&": "amp", "<": "lt", ">": "gt", '"': "quot", "'": "apos"}
 def without_secrets(said: str, secrets: Iterable[str]) -> str:
     """``said`` with ``***`` in place of each of ``secrets``, also where the server has changed the secret's form.
 
-    It finds secrets with other case, blanks or charset; with quotes and escapes of IMAP, JSON, HTML and URLs; in base64,
-    also inside a longer text; and pieces of secrets. The codes that tell why the server refused are kept.
+    It finds secrets with other case, blanks or charset; with quotes and escapes of IMAP, JSON, HTML and URLs; in
+    base64, also inside a longer text; and pieces of secrets. The codes that tell why the server refused are kept.
     """
     known = _known(tuple(secrets))
     if known is None or not said:
