@@ -1,1 +1,1 @@
-"""Built-in backend adapters; each is found through its entry point, like a plugin of a site."""
+"""Built-in backend adapters. Each is found through its entry point, as a site's own plugins are."""

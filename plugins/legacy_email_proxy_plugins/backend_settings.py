@@ -1,8 +1,8 @@
-"""Which server a leg has for its backend: host, port, TLS, CA and login, the same for IMAP and SMTP.
+"""The settings of a leg's backend server that IMAP and SMTP have in common: host, port, TLS, CA and login.
 
-Each leg adds what only it has (``imap/settings``, ``smtps/settings``). Every mistake is collected, so that an operator
-reads all of them at the first start and not one at each. Values hold no control character: the settings reader refuses
-those, so a line end in a name or password can not become a second command.
+Each leg adds its own settings (``imap/settings``, ``smtps/settings``). All mistakes are collected, so that the operator
+reads all of them at the first start, and not one more at each start. Values hold no control character: the settings
+reader refuses those, so a line end in a name or password can not become a second command.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class Encryption(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """How the names of a leg's settings begin, and what differs between the two."""
+    """How the names of a leg's settings begin, and what differs between IMAP and SMTP."""
 
     prefix: str
     starttls: str
     """The setting that asks for STARTTLS."""
     without_host: str
-    """What to do if no host is set."""
+    """What the operator has to do if no host is set."""
 
 
 IMAP = Leg("BACKEND_IMAP", "BACKEND_IMAP_USE_STARTTLS", "name the IMAP server or choose another MAILDROP_PLUGIN")
@@ -45,8 +45,8 @@ SMTP = Leg("BACKEND_SMTP", "BACKEND_SMTP_USE_TLS", "give the name of your provid
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """The server and who logs in there. ``tls`` is there unless ``encryption`` is NONE, ``credentials`` unless nobody
-    logs in, or each client brings its own login.
+    """The server and the login. ``tls`` is ``None`` if ``encryption`` is NONE; ``credentials`` is ``None`` if the proxy
+    does not log in, or each client brings its own login.
     """
 
     host: str
@@ -66,8 +66,8 @@ def read_backend(
 ) -> AnyBackend:
     """Read the settings of ``leg``; ``make`` gets the fields of :class:`Backend` by name.
 
-    Raises :class:`SettingsMistake` with all that is wrong, ``further_mistakes`` (what the leg has found in its own
-    settings) among it.
+    Raises :class:`SettingsMistake` with all mistakes, including ``further_mistakes``, which the leg has found in its
+    own settings.
     """
     settings, prefix = context.settings, leg.prefix
     host: str = settings[f"{prefix}_HOST"] or ""

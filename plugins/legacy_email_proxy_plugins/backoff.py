@@ -1,10 +1,10 @@
-"""When a server is left alone for a while, because asking it again at once would do harm.
+"""Pauses in which the proxy does not ask a server again, because asking at once would do harm.
 
 * :class:`Breaker`: after a refused login. Devices poll every few minutes, and the provider would lock the account.
-* :class:`Throttle`: after a server asked for a pause. Asked again at once, it asks for longer ones.
-* :class:`RepeatedReplies`: after a server refused for now on two connections. A third one would cost one more login.
-* :class:`Gate`: while a backend would take no message of the spool. Not every message has to find that out for itself.
-* :class:`Pause`: a pause that doubles each time, for whoever needs only that.
+* :class:`Throttle`: after a server asked for a pause. If it is asked again at once, it asks for longer pauses.
+* :class:`RepeatedReplies`: after two connections got the same temporary refusal. A third would cost one more login.
+* :class:`Gate`: while a backend takes no message of the spool. Otherwise each message would be tried in vain.
+* :class:`Pause`: only a pause that doubles each time.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ LAST_PAUSE_SECONDS = 3600.0
 """The pause doubles from the first to the last: four tries in the first ten minutes, then 24 a day. Providers lock an
 account, or an address, after five to ten wrong passwords in ten minutes."""
 _SECRETS_IN_A_PAUSE = 4
-"""After so many different secrets were refused in one pause, no other is tried either until it ends."""
+"""After so many different secrets were refused in one pause, no further secret is tried until the pause ends."""
 
 JITTER = 0.2
-"""The most that chance adds to an interval, so that what failed together does not come back together."""
+"""The largest random part added to an interval, so that messages that failed together are not all retried together."""
 
 _REPEATED_SECONDS = 60.0
 _MOST_REPEATED = 64
@@ -47,10 +47,10 @@ _OF_ONE_MESSAGE = re.compile(r"<[^>]*>|\S*[@0-9]\S*")
 
 
 class Breaker:
-    """Of one login name at one server. A secret that was refused is not tried for a while. Another one is tried at
-    once, because somebody may just have consented, or the token was renewed.
+    """Protects one login name at one server. A refused secret is not tried again for a while. A different secret is
+    tried at once, because a user may just have given consent, or the token was renewed.
 
-    Until a secret has been accepted, logins with it are tried one by one: ten at once would be ten wrong passwords.
+    Until a secret has been accepted, logins with it are tried one by one: ten at once could be ten wrong passwords.
     """
 
     def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
@@ -59,12 +59,12 @@ class Breaker:
         self._pause = 0.0
         self._open_until = 0.0
         self._refused: dict[bytes, CredentialsRefused] = {}
-        """In this pause, by the secrets' fingerprints."""
+        """The refusals in this pause, by the fingerprint of the secret."""
         self._proven = b""
         self._turn = asyncio.Lock()
 
     def check(self, secret: Secret) -> None:
-        """Raises :class:`CredentialsRefused` if there is no use in connecting, as ``secret`` may not be tried."""
+        """Raises :class:`CredentialsRefused` if ``secret`` may not be tried now, so that connecting is of no use."""
         left = self._open_until - self._clock()
         if left <= 0:
             return
@@ -77,8 +77,8 @@ class Breaker:
 
     @asynccontextmanager
     async def attempt(self, secret: Secret, seconds: float) -> AsyncIterator[None]:
-        """Around one login. Raises :class:`CredentialsRefused` in a pause, and :class:`Overloaded` if another login,
-        on which this one depends, has not ended after ``seconds``.
+        """The context of one login. Raises :class:`CredentialsRefused` in a pause, and :class:`Overloaded` if another
+        login, for which this one waits, has not ended after ``seconds``.
         """
         self.check(secret)
         turn = secret.fingerprint() != self._proven
@@ -131,32 +131,32 @@ class Pause:
 
     @property
     def left(self) -> float:
-        """Seconds that it still lasts; none if the clock was set back since, for then nobody knows."""
+        """Seconds that the pause still lasts; 0 if the clock was set back since, because then it is unknown."""
         passed = self._clock() - self._began
         return self._seconds - passed if 0 <= passed < self._seconds else 0.0
 
     def lengthen(self) -> None:
-        """Begin one, twice as long as the last."""
+        """Begin a pause that is twice as long as the last one."""
         self._seconds = min(max(self._seconds * 2, self._first), self._longest)
         self._began = self._clock()
 
     def end(self) -> None:
-        """All is well; the next one is short again."""
+        """End the pause; the next one is short again."""
         self._seconds = 0.0
 
 
 class Throttle:
-    """Gives a server the pauses that it asks for. Of one account; used in one event loop.
+    """Gives a server the pauses that it asks for. One object per account; used in one event loop.
 
-    As Dovecot's imapc does it for Gmail: the next command waits 50 ms, and twice as long each time the server still
-    refuses, up to 16 s. A server that names a time itself is given it, up to five minutes.
+    It works as Dovecot's imapc does for Gmail: the next command waits 50 ms, and twice as long each time the server
+    still refuses, up to 16 s. If the server names a time, the pause lasts that long, up to five minutes.
     """
 
     FIRST_PAUSE_SECONDS = 0.05
     LONGEST_PAUSE_SECONDS = 16.0
     LONGEST_SUGGESTED_SECONDS = 300.0
     PATIENCE_SECONDS = 4.0
-    """A device is kept waiting for this long at most, then it is told to come back."""
+    """A device waits for this long at most; if more is needed, it is told to come back."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -169,16 +169,16 @@ class Throttle:
         return max(0.0, self._until - self._clock())
 
     async def wait(self) -> None:
-        """Returns when the server may be asked. Raises :class:`Overloaded` if that is too long to wait."""
+        """Wait until the server may be asked. Raises :class:`Overloaded` if that would take too long."""
         while left := self.left:
             if left > self.PATIENCE_SECONDS:
                 raise Overloaded(f"the server asked for patience and is left alone for another {left:.0f} s")
             await asyncio.sleep(left)
 
     def told(self, suggested_seconds: float, *, throttled: bool) -> bool:
-        """The server asked for a pause, of ``suggested_seconds`` if it named one; ``throttled``: we asked too often.
+        """The server asked for a pause; ``suggested_seconds``: the time it named; ``throttled``: we asked too often.
 
-        Returns whether it is worth waiting to ask again: only throttling passes that quickly.
+        Returns whether it is worth waiting here and asking again: only throttling passes that quickly.
         """
         self._pause = min(max(self._pause * 2, self.FIRST_PAUSE_SECONDS), self.LONGEST_PAUSE_SECONDS)
         pause = max(self._pause, min(suggested_seconds, self.LONGEST_SUGGESTED_SECONDS))
@@ -193,7 +193,7 @@ class Throttle:
 class RepeatedReplies:
     """The temporary refusals (4yz) that a server repeated on a new connection, each remembered for a minute.
 
-    Greylisting, a sender's limit and an overloaded server say the same to whoever comes back at once. Replies are
+    With greylisting, a sender's limit or an overloaded server, a second try at once gets the same reply. Replies are
     compared by their words, without addresses and without any word that has a digit in it, which may be an identifier.
     """
 
@@ -202,11 +202,11 @@ class RepeatedReplies:
         self._until: dict[str, float] = {}
 
     def knows(self, code: int, text: str) -> bool:
-        """Whether a new connection has brought this reply again, within the last minute."""
+        """Whether a new connection got this same reply again within the last minute."""
         return self._until.get(_words(code, text), 0.0) > self._clock()
 
     def compare(self, first: tuple[int, str], second: tuple[int, str]) -> None:
-        """Code and text of what was said on one connection, and then on a new one."""
+        """Remember the reply (code and text) of a new connection, if the connection before it got the same."""
         words = _words(*second)
         if words != _words(*first):
             return
@@ -226,10 +226,10 @@ def retry_after(tries: int, intervals: Sequence[float], chance: Callable[[], flo
 
 
 class Gate:
-    """Of one backend, for the spool. It is closed while every message would meet the same failure there.
+    """Holds the spool's messages back while each of them would meet the same failure at the backend.
 
-    After a pause one message may try (a probe). The gate opens when the backend judges that message, whatever the
-    verdict. Refused credentials close it for longer each time, because tries in a row lock an account.
+    After a pause one message may be tried (the probe). The gate opens when the backend judges that message, whatever
+    the verdict. Refused credentials close it for longer each time, because repeated tries lock an account.
     """
 
     def __init__(self, intervals: Sequence[float], clock: Callable[[], float]) -> None:
@@ -242,7 +242,7 @@ class Gate:
 
     @property
     def closed(self) -> bool:
-        """Whether nothing but a probe may pass."""
+        """Whether only a probe may pass."""
         return self._closed
 
     def wait_seconds(self) -> float:
@@ -252,25 +252,25 @@ class Gate:
         return math.inf if self._probe is not None else max(0.0, self._closed_until - self._clock())
 
     def probe(self, number: int) -> None:
-        """The message of this number, which passes now, is the probe."""
+        """Note that the message with this number, which passes now, is the probe."""
         self._probe = number
 
     def ended(self, number: int) -> None:
-        """The message is not on its way any more. If it was the probe, and told nothing, the next one has to."""
+        """The try with this message is over. If it was the probe, another message may become the probe now."""
         if self._probe == number:
             self._probe = None
 
     def judged(self) -> bool:
-        """The backend is there, whatever it did with a message. Returns whether the gate was closed until now."""
+        """Open: the backend has judged a message, whatever the verdict. Returns whether the gate was closed."""
         was_closed, self._closed, self._probe = self._closed, False, None
         self._refusals = 0
         return was_closed
 
     def failed(self, failure: Failure) -> float:
-        """Something that would meet any message. Returns for how long the gate closes, 0 if it is closed already."""
+        """Close: every message would fail like this. Returns for how many seconds, 0 if it is closed already."""
         was_closed, self._probe = self._closed, None
         if was_closed and self._clock() < self._closed_until:
-            # One of those that were on their way when the gate closed.
+            # This message was already being sent when the gate closed.
             return 0.0
         pause = self._intervals[0]
         if isinstance(failure, CredentialsRefused):

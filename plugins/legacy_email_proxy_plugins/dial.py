@@ -25,10 +25,10 @@ from legacy_email_proxy.contracts import Unreachable
 __all__ = ("dial", "host_mistake")
 
 _Found = list[Any]
-"""As ``getaddrinfo`` has it."""
+"""The list that ``getaddrinfo`` returns."""
 
 _ATTEMPT_DELAY_SECONDS = 0.25
-"""RFC 8305 §5: until the next address is tried beside those that have not answered."""
+"""RFC 8305 §5: after this time without an answer, the next address is tried as well."""
 
 _NO_NAME = re.compile(r"""[ "'/@,;\[\]]""")
 
@@ -36,11 +36,11 @@ _lock = threading.Lock()
 _asked: dict[tuple[str, int], Future[_Found]] = {}
 """The look-ups that are under way."""
 _worked: dict[tuple[str, int], Any] = {}
-"""To which address the last connection was made; the names are those in the settings, so they are few."""
+"""The address of the last connection, by name; the names come from the settings, so there are few."""
 
 
 def host_mistake(backend: str, host: str) -> str | None:
-    """What is wrong with that setting. A name server's "unknown" would leave the operator to guess."""
+    """What is wrong with the host setting, if anything. A name server would only say "unknown", not why."""
     if not _NO_NAME.search(host) and (":" not in host or _is_ipv6(host)):
         return None
     return (
@@ -58,9 +58,9 @@ def _is_ipv6(host: str) -> bool:
 
 
 async def dial(host: str, port: int, seconds: float, backend: str) -> socket.socket:
-    """A socket that is connected to the first address of ``host`` that answers; it does not block.
+    """A non-blocking socket that is connected to the first address of ``host`` that answers.
 
-    Raises :class:`Unreachable`. ``backend`` is how the settings begin that the operator should look at.
+    Raises :class:`Unreachable`. ``backend`` is the beginning of the names of the settings to look at then.
     """
     deadline = asyncio.get_running_loop().time() + seconds
     look_at = f"{backend}_HOST"
@@ -100,9 +100,9 @@ def _looking_up(name: tuple[str, int]) -> Future[_Found]:
         if (future := _asked.get(name)) is not None:
             return future
         future = Future()
-        # Whoever gives up waiting does not end it for the others.
+        # One caller that gives up must not cancel the look-up for the other callers.
         future.set_running_or_notify_cancel()
-        # A daemon, for a look-up that hangs must not hold up the end of the process either.
+        # A daemon thread, because a look-up that hangs must not delay the end of the process.
         thread = threading.Thread(target=_answer, args=(name, future), name=f"look up {name[0]}", daemon=True)
         try:
             thread.start()

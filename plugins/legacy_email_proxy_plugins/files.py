@@ -1,4 +1,4 @@
-"""Files that must outlive a power cut: a directory's entries on disk, a file written as a whole, and whose it is."""
+"""Files that must survive a power cut: syncs a directory, writes a file as a whole, and sets a file's owner."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ("leave_to_service", "sync_directory", "write_whole")
 
 
 def sync_directory(path: Path, *, where_possible: bool = False) -> None:
-    """Have what was made, renamed or removed in this directory on disk. Raises ``OSError``.
+    """Write what was made, renamed or removed in this directory to disk. Raises ``OSError``.
 
-    Some network file systems can not do that. ``where_possible`` is for those who would refuse every message there; who
-    promises that a message is on disk may not take it.
+    Some network file systems can not do that. With ``where_possible`` this is no error, so that messages can be stored
+    there nevertheless. A caller that promises that a message is on disk must not use it.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -27,7 +27,7 @@ def sync_directory(path: Path, *, where_possible: bool = False) -> None:
 
 
 def write_whole(file: Path, octets: bytes) -> None:
-    """Write the file as a whole or not at all, whenever the power fails. Raises ``OSError``."""
+    """Write the file as a whole or, if the power fails, not at all. Raises ``OSError``."""
     new = file.with_suffix(".new")
     try:
         with new.open("wb") as stream:
@@ -43,11 +43,11 @@ def write_whole(file: Path, octets: bytes) -> None:
 
 
 def leave_to_service(made: Path | int, folder: Path) -> None:
-    """Give what root has made in the service's folder to the service, which could not open it otherwise.
+    """Give a file that root has made in the service's folder to the service, which could not open it otherwise.
 
     ``made`` is a path or a descriptor. Raises ``OSError``.
     """
     if os.geteuid() == 0:
         owner = folder.stat()
-        # Not what a link points to, which that user may have put there.
+        # Links are not followed: the service's user may have put a link there that points to another user's file.
         os.chown(made, owner.st_uid, owner.st_gid, follow_symlinks=isinstance(made, int))

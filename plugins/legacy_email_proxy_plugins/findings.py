@@ -1,11 +1,11 @@
-"""A failure as ``check`` tells it: what the provider's refusal means, and what the operator can do about it.
+"""A failure as ``check`` shows it: what the provider's refusal means, and what the operator can do about it.
 
-The table has the commonest refusals. Both backend plugins look up what a mail server said to a login, ``oauth2`` what a
-token endpoint said. The patterns are the providers' own words, as they are seen in the wild. Providers change them
-without notice, so the table only adds advice: what the provider said is always shown as well.
+The table has the most common refusals. Both backend plugins look up what a mail server said to a login, ``oauth2`` what
+a token endpoint said. The patterns are the words that real providers send. Providers change them without notice, so the
+table only adds advice: what the provider said is always shown as well.
 
 :func:`explained` makes the finding, the same for both legs. The steps that each leg checks, and its advice where the
-table has none, stand in ``imap/probe`` and ``smtps/probe``.
+table has none, are in ``imap/probe`` and ``smtps/probe``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ("AUTHORIZE", "GENERAL", "TABLE", "Meaning", "explained", "first_fitti
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """``pattern`` is looked for in what the provider said, without regard to case. ``source``: where it can be read."""
+    """``pattern`` is searched in what the provider said, ignoring case. ``source``: where the text is documented."""
 
     pattern: str
     words: str
@@ -35,7 +35,7 @@ _PERMISSION = (
     " (Add-MailboxPermission … -AccessRights FullAccess)"
 )
 AUTHORIZE = "run: legacy-email-proxy authorize"
-"""Of use only where a person has consented; whoever knows that nobody has replaces it."""
+"""Of use only where a user has given consent; if the grant needs none, ``oauth2/errors`` replaces this advice."""
 _CLOCK = "set this machine's clock (NTP)"
 
 _PROVIDERS: tuple[Meaning, ...] = (
@@ -209,7 +209,7 @@ GENERAL: tuple[Meaning, ...] = (
     Meaning(r"\baccess_denied\b", "the consent was refused", AUTHORIZE),
     Meaning(r"\bexpired_token\b", "nobody consented in time", AUTHORIZE),
 )
-"""What RFC 6749 §5.2 and RFC 8628 §3.5 have for all providers: the bare codes, which say little."""
+"""The error codes that RFC 6749 §5.2 and RFC 8628 §3.5 define for all providers; they say little."""
 
 TABLE = _PROVIDERS + GENERAL
 """In order: the first row that fits counts."""
@@ -226,7 +226,7 @@ def first_fitting(table: tuple[Meaning, ...], text: str) -> Meaning | None:
 
 
 def explained(failure: Failure, text: str) -> Finding | None:
-    """``failure``, of which ``text`` says what happened, with what to do about it; ``None`` if we know no more."""
+    """The finding for ``failure``: ``text`` (what happened) with advice; ``None`` if there is no advice for it."""
     if isinstance(failure, NoCredentials):
         text, _, advice = failure.detail.partition(" -> ")
         return Finding(Level.BAD, f"nothing to log in with: {text}", advice or f"look at {failure.look_at}")

@@ -16,7 +16,7 @@ class PasswordCredentials:
         self._settings = context.settings
 
     async def secret(self, account: Account) -> Password:
-        """What ``BACKEND_IMAP_PASS`` or ``BACKEND_SMTP_PASS`` holds."""
+        """The password in ``BACKEND_IMAP_PASS`` or ``BACKEND_SMTP_PASS``."""
         variable = f"BACKEND_{account.leg.upper()}_PASS"
         password = self._settings[variable]
         if password is None:
@@ -24,12 +24,12 @@ class PasswordCredentials:
         return Password(password.reveal())
 
     async def refused(self, account: Account, secret: Password | BearerToken) -> bool:
-        """There is no other."""
+        """There is no other password to try."""
         return False
 
     async def probe(self) -> Sequence[Finding]:
-        """Whether a password is right the backend says, not we."""
+        """Nothing to check here: only the backend can say whether a password is right."""
         return ()
 
     async def aclose(self) -> None:
-        """Nothing to let go of."""
+        """There is nothing to close."""

@@ -1,9 +1,9 @@
-"""The places at a backend: how many connections may be in use at once, and whose turn it is for the next one.
+"""The places at a backend: how many connections may be in use at once, and which waiting client gets the next one.
 
-No client address gets all of them: at least a quarter of the places, and at least one, stay for others. Otherwise one
-device that opens transactions and leaves them open, or one reader that takes its mail by the octet, would lock
-everybody out. Who has to wait is served in the order of coming, except that an address with all its share is passed
-over. ``""`` is nobody's address and has no share: who asks for it sees to the turns of those behind it by itself.
+No client address gets all places: at least a quarter of them, and at least one, stay for others. Otherwise one device
+that leaves its transactions open, or one that reads its mail an octet at a time, would lock out all other clients.
+Waiting clients are served in the order in which they came; an address that has its full share is passed over. The
+address ``""`` has no limit: a caller that uses it (such as the spool) shares its places out among its clients itself.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ __all__ = ("Places",)
 
 
 class Places:
-    """``most`` places; for one event loop. It may be changed; then :meth:`serve` is to be called."""
+    """``most`` places, for one event loop. After a change of ``most``, call :meth:`serve`."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self._waiting: dict[asyncio.Future[None], str] = {}
-        """Their addresses, in the order in which they came. Each stays in here until its task has noticed its turn."""
+        """The waiting addresses, in order of arrival. Each stays here until its task has noticed its turn."""
         self._taken: Counter[str] = Counter()
-        """Places by address; one that was given to somebody who waits is taken from that moment on."""
+        """Taken places by address; a place counts as taken as soon as it is given to a waiting task."""
         self.taken = 0
-        """How many are taken, by all addresses together."""
+        """How many places are taken, by all addresses together."""
 
     @property
     def waiting(self) -> int:
-        """How many wait for their turn."""
+        """How many tasks wait for a place."""
         return len(self._waiting)
 
     def of(self, address: str) -> int:
-        """How many this address has."""
+        """How many places this address has."""
         return self._taken[address]
 
     def has_room(self, address: str) -> bool:
@@ -44,15 +44,15 @@ class Places:
         return not address or self._taken[address] < max(1, self.most - max(1, -(-self.most // 4)))
 
     def words(self, address: str) -> str:
-        """For a log: how many are in use, and by whom where that is why this address got none."""
+        """For a log: how many places are in use, and this address's own number if it has its full share."""
         mine = self._taken[address]
         others = "" if self.may_have_more(address) else f", and {address} has {mine} of them, which is its share"
         return f"{self.taken} of {self.most} are in use{others}"
 
     async def take(self, address: str, deadline: float, *, first: bool = False) -> None:
-        """Take a place, to be given back; ``first``: before all who wait.
+        """Take a place; :meth:`give` gives it back. ``first``: before all that wait.
 
-        Raises :class:`TimeoutError` when none gets free until the loop's clock shows ``deadline``.
+        Raises :class:`TimeoutError` if no place gets free before the loop's clock shows ``deadline``.
         """
         if self.has_room(address):
             self._take(address)
@@ -66,7 +66,7 @@ class Places:
             async with asyncio.timeout_at(deadline):
                 await turn
         except TimeoutError:
-            # Else its turn came in the very moment in which the time was up.
+            # If it was not cancelled, the place was given at the very moment of the timeout, and is kept.
             if turn.cancelled():
                 raise
         except BaseException:
@@ -77,7 +77,7 @@ class Places:
             del self._waiting[turn]
 
     def give(self, address: str) -> None:
-        """Give a place of this address back."""
+        """Give back a place of this address."""
         self.taken -= 1
         self._taken[address] -= 1
         if not self._taken[address]:
@@ -85,7 +85,7 @@ class Places:
         self.serve()
 
     def serve(self) -> None:
-        """Give what is free to those who wait."""
+        """Give the free places to the waiting tasks."""
         for turn, address in self._waiting.items():
             if self.taken >= self.most:
                 break

@@ -1,7 +1,7 @@
-"""Takes passwords and tokens out of what a server said: in an error some servers repeat what they did not like.
+"""Removes passwords and tokens from a server's text: some servers repeat in an error what they were sent.
 
-A text has to come whole and as it was. What a log leaves out, blanks or the end, would hide a secret from this search,
-and the rest of that secret would be shown.
+The text has to be complete and unchanged. If blanks or the end were removed before, this search would not find the
+secret, and the rest of it would be shown.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ __all__ = ("MARK", "without_secrets")
 MARK = "***"
 
 _SHORT = 4
-"""A secret with fewer characters is looked for as a word of its own, and not in every word that has its letter."""
+"""A secret with fewer characters is searched only as a whole word, and not inside every word that contains it."""
 
 _PIECE = 8
-"""So many characters in a row of what was sent are a part of it: the server may have cut the line that it repeats."""
+"""So many characters in a row from a secret count as a part of it: the server may repeat only a part of the line."""
 
 _CORE = 5
-"""Fewer characters of base64 than this could be any word."""
+"""Fewer base64 characters than this could be an ordinary word."""
 
 _CODES = (
     "ALERT|ALREADYEXISTS|APPENDUID|AUTHENTICATIONFAILED|AUTHORIZATIONFAILED|BADCHARSET|CANNOT|CAPABILITY|CLIENTBUG"
@@ -33,8 +33,8 @@ _CODES = (
     "|UIDNEXT|UIDNOTSTICKY|UIDVALIDITY|UNAVAILABLE|UNKNOWN-CTE|WEBALERT"
 )
 _KEPT = rf"\[(?:{_CODES})(?=[\]\s])|(?<![\w.])[245]\.[0-9]{{1,3}}\.[0-9]{{1,3}}(?![\w.])|^[2-5][0-9][0-9](?=[ -]|$)"
-"""Response codes (RFC 9051 §7.1, 5530), enhanced codes (RFC 3463) and the reply code in front: what they say is no
-secret, whatever the password is, and without them nobody knows why a login was refused."""
+"""Response codes (RFC 9051 §7.1, 5530), enhanced codes (RFC 3463) and the reply code in front: they are kept even if
+the password looks like one, because without them the operator can not see why a login was refused."""
 
 _WORDS, _LONG_WORDS = (
     re.compile(rf"(?P<kept>{_KEPT})|[A-Za-z0-9+/_-]{{{least},}}={{0,2}}", re.IGNORECASE) for least in (_CORE, _PIECE)
@@ -45,17 +45,17 @@ _ENTITIES = {"&": "amp", "<": "lt", ">": "gt", '"': "quot", "'": "apos"}
 
 
 def without_secrets(said: str, secrets: Iterable[str]) -> str:
-    """``said`` with ``***`` for any of ``secrets``, as it is or as what may have become of it.
+    """``said`` with ``***`` in place of each of ``secrets``, also where the server has changed the secret's form.
 
-    Looked for are other case, blanks and charset; quotes and escapes of IMAP, JSON, HTML and URLs; base64, also as a
-    part of something longer; and pieces. The codes by which a refusal is understood stay.
+    It finds secrets with other case, blanks or charset; with quotes and escapes of IMAP, JSON, HTML and URLs; in
+    base64, also inside a longer text; and pieces of secrets. The codes that tell why the server refused are kept.
     """
     known = _known(tuple(secrets))
     if known is None or not said:
         return said
-    # Each search is one of the text as it came: what one of them takes out may be a part of what another one looks for.
+    # Each search reads the original text: what one search removes may be a part of what another one has to find.
     found = [_without_blanks(match) for match in known.pattern.finditer(said) if not match["kept"]]
-    # Any answer to any command may be searched, so what is short is looked at only where there is a reason to.
+    # This runs for many replies, so short words are searched only if the text has the beginning of a secret.
     words = _WORDS if known.begins_in(said) else _LONG_WORDS
     found += [match.span() for match in words.finditer(said) if not match["kept"] and known.is_in_word(match[0])]
     found += [match.span() for match in _LONG_RUNS.finditer(said) if not match["kept"] and known.is_piece(match[0])]
@@ -63,13 +63,13 @@ def without_secrets(said: str, secrets: Iterable[str]) -> str:
 
 
 def _without_blanks(match: re.Match[str]) -> tuple[int, int]:
-    """Where it is, without the blanks around it: no secret begins or ends with any."""
+    """The span of the match, without the blanks around it: no secret begins or ends with a blank."""
     text = match[0]
     return match.end() - len(text.lstrip()), match.start() + len(text.rstrip())
 
 
 def _marked(text: str, spans: list[tuple[int, int]]) -> str:
-    """``text`` with one mark for each stretch that ``spans`` cover; those that only touch are two."""
+    """``text`` with one mark for all ``spans`` that overlap; spans that only touch get a mark each."""
     shown, end = [], 0
     for start, stop in spans:
         if start >= end:
@@ -79,8 +79,8 @@ def _marked(text: str, spans: list[tuple[int, int]]) -> str:
 
 
 def _comparable(text: str) -> str:
-    """In lower case, and in the one of the two alphabets of base64 that everybody writes."""
-    # Not translate(): that takes forty times as long, and every message's reply is searched.
+    """``text`` in lower case, and with the standard base64 alphabet instead of the one for URLs."""
+    # translate() would take forty times as long, and the reply to every message is searched.
     return text.lower().replace("-", "+").replace("_", "/")
 
 
@@ -88,9 +88,9 @@ def _comparable(text: str) -> str:
 class _Known:
     pattern: re.Pattern[str]
     beginnings: tuple[str, ...]
-    """How what base64 makes of each secret begins, wherever that stands in something longer."""
+    """The beginning of each secret in base64, for each position that it can have inside a longer text."""
     sent: str
-    """Everything in which a piece may be found. In lower case, as all that is compared here."""
+    """The text in which pieces are looked up; in lower case, like all that is compared here."""
 
     def begins_in(self, text: str) -> bool:
         lowered = _comparable(text)
@@ -109,7 +109,7 @@ _UNIT = f"(?:{_ESCAPED}|(?!{_ESCAPED})[^A-Za-z0-9._~-])"
 _UNITS = re.compile(_UNIT)
 _RUNS = re.compile(f"(?P<plain>{_PLAIN.pattern}+)|{_UNIT}+")
 _CERTAIN = re.compile(r"[!-\[\]-~]+")
-"""Of these characters it is known what may become of each. Of others only how many there may be."""
+"""Characters whose possible escaped forms are known. For others only their possible number is known."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -120,7 +120,7 @@ def _known(given: tuple[str, ...]) -> _Known | None:
     kept = re.compile(_KEPT, re.IGNORECASE)
     long = [_forms(secret) for secret in secrets if len(secret) >= _SHORT and not kept.fullmatch(secret)]
     short = [_forms(secret) for secret in secrets if len(secret) < _SHORT or kept.fullmatch(secret)]
-    # A long one may begin with what looks like a code.
+    # Long secrets come before the codes: such a secret may begin with what looks like a code.
     alternatives = [*long, f"(?P<kept>(?i:{_KEPT}))", *(f"(?<![^\\W_]){form}(?![^\\W_])" for form in short)]
     cores = [core.lower() for secret in secrets for core in _cores(secret)]
     beginnings = tuple(core[:_PIECE] for core in cores if len(core) >= _CORE)
@@ -129,7 +129,7 @@ def _known(given: tuple[str, ...]) -> _Known | None:
 
 
 def _cores(secret: str) -> list[str]:
-    """The characters of its base64, at each of three places in a group, that depend on nothing around it."""
+    """Of its base64, for each of the three positions in a group, the characters that depend on the secret alone."""
     octets = secret.encode("utf-8", "surrogateescape")
     cores = []
     for before in range(3):
@@ -139,17 +139,17 @@ def _cores(secret: str) -> list[str]:
 
 
 def _forms(secret: str) -> str:
-    """A pattern for what may have become of ``secret``, run by run.
+    """A pattern for the forms in which ``secret`` may come back, run by run.
 
-    Nothing in it can match the same text in two ways: what stands for a run neither begins nor goes on with a character
-    of the next one. Else a password of many backslashes, and a server that repeats it, would stop the whole process.
+    It can match a text in one way only: the pattern of a run neither begins nor continues with a character of the next
+    run. Otherwise a password of many backslashes, repeated by a server, would block the whole process (backtracking).
     """
     anchored = sum("!" <= character <= "~" for character in secret) >= _SHORT - 1
     runs = _RUNS.finditer(secret)
     forms = "".join(_plain(run[0]) if run["plain"] else _run(run[0], anchored=anchored) for run in runs)
     if not re.search(_ESCAPED, secret):
         return forms
-    # What looks like an escape in the secret itself is two of them, or one and the rest, where a URL holds it.
+    # The secret itself holds what looks like an escape. In a URL its "%" or "\" is escaped again.
     quoted = re.escape(quote(secret.encode("utf-8", "surrogateescape"), safe="")).replace("%20", r"(?:%20|\+)")
     return f"(?:{forms}|(?i:{quoted}))"
 
@@ -179,9 +179,9 @@ def _special(character: str) -> str:
 
 
 def _any_charset(run: str) -> str:
-    # Outside printable ASCII any characters may have taken the place of the others: \ufffd or "?" for each octet (up to
-    # four of them a character), the letters of a wrong charset, the blank between two lines for two blanks. With regard
-    # to case: without it a dotless i is one of those that are excluded here.
+    # Characters outside printable ASCII may come back as others: \ufffd or "?" for each octet (up to four of them a
+    # character), letters of a wrong charset, or one blank between two lines instead of two. The pattern is case
+    # sensitive: if case were ignored, the dotless i would be excluded here.
     units = _UNITS.findall(run)
     least = sum(len(unit) > 1 or "!" <= unit <= "~" for unit in units)
     plus = r"|\+" if " " in run else ""
@@ -190,7 +190,7 @@ def _any_charset(run: str) -> str:
 
 
 def _exactly(character: str) -> str:
-    # Nothing around it tells where it stands, so that any character in its place would be any blank.
+    # There is too little text around it, so that a pattern for any character would match at every blank.
     octets = character.encode("utf-8", "surrogateescape")
     forms = [re.escape(character), *("".join(f"{mark}{octet:02x}" for octet in octets) for mark in ("%", "=", r"\\x"))]
     forms.append(rf"\\u{ord(character):04x}")

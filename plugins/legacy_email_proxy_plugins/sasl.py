@@ -1,6 +1,6 @@
-"""Who we are, proven by SASL (RFC 4422): what each mechanism answers to the server's challenges, the same on both legs.
+"""The login by SASL (RFC 4422): what each mechanism answers to the server's challenges, the same on both legs.
 
-SCRAM (RFC 5802) is for servers that want to see no password; its arithmetic is the library's.
+SCRAM (RFC 5802) is for servers that do not accept the password itself; a library does its calculations.
 """
 
 from __future__ import annotations
@@ -29,40 +29,40 @@ BEARER_MECHANISMS = ("XOAUTH2", "OAUTHBEARER")
 """In the order in which they are chosen: the first is what the large providers document."""
 
 SCRAM_MECHANISMS = ("SCRAM-SHA-256", "SCRAM-SHA-1")
-"""Likewise. Not the ``-PLUS`` ones: they want what binds the login to its TLS connection, and of the kinds that servers
-know Python gives none with TLS 1.3."""
+"""In the order in which they are chosen. The ``-PLUS`` mechanisms are missing: they need data that binds the login to
+its TLS connection, and with TLS 1.3 Python provides none of the kinds that servers know."""
 
 _SHOWN = ("status", "error", "schemes", "scope", "error_description")
 _MOST_ITERATIONS = 1_000_000
-"""Half a second of work. More no server asks for that wants to be logged in to."""
+"""About half a second of work. No honest server asks for more."""
 
 
 class Mechanism:
-    """One exchange. Asked for an :meth:`answer` to each challenge, from the empty one before the first response on.
+    """One login exchange. :meth:`answer` gives the answer to each challenge; the first challenge is empty.
 
-    Its answers are never to be logged. ``secrets`` are what a server might quote back at us.
+    Answers must never be logged. ``secrets`` are the texts that a server might repeat in its replies.
     """
 
     def __init__(self, name: str, answers: Iterable[bytes], *secrets: str) -> None:
         self.name = name
         self.secrets: tuple[str, ...] = secrets
         self.said = ""
-        """What the server had against us, as far as a challenge told it; secrets are still in it."""
+        """The reason for a refusal that the server gave in a challenge; it may still contain secrets."""
         self.fault = ""
         """How the server broke the mechanism's protocol, which is why the exchange was cancelled."""
         self.proven = True
-        """Whether the server may let us in: with SCRAM it has to know the password, too."""
+        """Whether a success reply may be believed: with SCRAM the server has to prove that it knows the password."""
         self._answers = list(answers)
 
     @property
     def answers_first(self) -> bool:
-        """Whether the first answer may go with the command (RFC 4954 §4); LOGIN waits to be asked."""
+        """Whether the first answer may go with the command (RFC 4954 §4); LOGIN has to wait for a challenge."""
         return self.name != "LOGIN"
 
     def answer(self, challenge: bytes) -> bytes | None:
-        """The next answer, before base64; ``None`` if there is none, and the exchange is to be cancelled.
+        """The next answer, before base64; ``None`` if there is none, and the exchange has to be cancelled.
 
-        What ``challenge`` says does not matter to it, be it empty, as it should, or words such as "go ahead".
+        Here the text of ``challenge`` does not matter: it may be empty, as it should be, or say "go ahead".
         """
         return self._answers.pop(0) if self._answers else None
 
@@ -74,12 +74,12 @@ def plain(user: str, password: str) -> Mechanism:
 
 
 def login(user: str, password: str) -> Mechanism:
-    """LOGIN, which no RFC describes: the server asks for the one, then for the other."""
+    """LOGIN, which no RFC describes: the server asks for the user, then for the password."""
     return Mechanism("LOGIN", (octets_of(user), octets_of(password)), password, _base64(octets_of(password)))
 
 
 class Bearer(Mechanism):
-    """With a token: XOAUTH2 or OAUTHBEARER (RFC 7628)."""
+    """A login with a token: XOAUTH2 or OAUTHBEARER (RFC 7628)."""
 
     def __init__(self, name: str, user: str, token: BearerToken, host: str, port: int) -> None:
         text = token.reveal()
@@ -91,7 +91,7 @@ class Bearer(Mechanism):
             named = user.replace("=", "=3D").replace(",", "=2C")
             response = octets_of(f"n,a={named},\x01host={host}\x01port={port}\x01auth=Bearer {text}\x01\x01")
             acknowledgement = b"\x01"
-        # The second answers the server's error message (RFC 7628 §3.2.3); only then the verdict comes.
+        # The second answer follows the server's error message (RFC 7628 §3.2.3); only then does the server refuse.
         super().__init__(name, (response, acknowledgement), text, _base64(response))
 
     def answer(self, challenge: bytes) -> bytes | None:
@@ -100,14 +100,14 @@ class Bearer(Mechanism):
 
 
 class Scram(Mechanism):
-    """By a proof that we know the password, in return for one that the server does.
+    """SCRAM: we prove that we know the password, and the server proves that it does.
 
-    Raises :class:`ValueError` for a user or a password that can't be used with it. Its second :meth:`answer` takes as
-    long as the server wants, up to a second: not for the event loop.
+    Raises :class:`ValueError` for a user or a password that can't be used with it. The second :meth:`answer` may take
+    up to a second of work, as the server chooses, so it must not run in the event loop.
     """
 
     def __init__(self, name: str, user: str, password: str) -> None:
-        # Few servers need it, and it takes as long to load as the rest of a leg.
+        # Imported only here: few servers need it, and it takes as long to load as the rest of a leg.
         from scramp import ScramClient, ScramException
 
         super().__init__(name, (), password)
@@ -127,7 +127,7 @@ class Scram(Mechanism):
         except self._errors as error:
             self._steps.clear()
             if challenge.startswith(b"e="):
-                # RFC 5802 §7: its reason; what it means the server says once this is answered.
+                # RFC 5802 §7: the server's reason. Its final reply comes after this is answered.
                 self.said = challenge.decode("ascii", "replace")
                 return b""
             self.fault = f"the server broke the protocol of {self.name}: {error}"
@@ -141,7 +141,7 @@ class Scram(Mechanism):
         if (iterations := int(self._client.iterations)) > _MOST_ITERATIONS:
             raise ValueError(f"{iterations} iterations are asked for")
         proof = str(self._client.get_client_final())
-        # With the rest of the dialogue it is enough to try passwords out.
+        # Secret too: with it and the rest of the dialogue, an attacker can test guessed passwords.
         self.secrets = (*self.secrets, proof, _base64(proof.encode("ascii")))
         return proof
 
@@ -152,17 +152,17 @@ class Scram(Mechanism):
 
 
 def offered_of(known: Collection[str], offered: Collection[str]) -> str | None:
-    """The first of the mechanisms ``known`` that the server has, too."""
+    """The first of the mechanisms ``known`` that the server offers."""
     return next((name for name in known if name in offered), None)
 
 
 def octets_of(text: str) -> bytes:
-    """Whatever a client sent that is no UTF-8 arrives as surrogates, and goes on as the octets that it was."""
+    """``text`` as octets; what a client sent that is not UTF-8 is held as surrogates and becomes its old octets."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def decoded(challenge: bytes) -> bytes:
-    """A challenge out of its base64; as it is if it is none: some servers just say "go ahead"."""
+    """The challenge decoded from base64; unchanged if it is not base64: some servers just say "go ahead"."""
     try:
         return base64.b64decode(challenge.strip(), validate=True)
     except ValueError:
@@ -170,7 +170,7 @@ def decoded(challenge: bytes) -> bytes:
 
 
 def explained(challenge: bytes) -> str:
-    """The server's error message for a token (RFC 7628 §3.2.2), for the log; empty if it is none."""
+    """The server's error message about a token (RFC 7628 §3.2.2), for the log; empty if ``challenge`` is none."""
     try:
         found = json.loads(challenge)
     except (ValueError, RecursionError):

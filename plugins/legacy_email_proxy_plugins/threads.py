@@ -1,4 +1,4 @@
-"""A plugin's own few worker threads: a slow disk neither stalls the event loop nor takes threads from anybody else."""
+"""A plugin's own worker threads, so that a slow disk blocks neither the event loop nor the threads of other plugins."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from legacy_email_proxy.contracts import Failure, StorageFull
 __all__ = ("ANSWER_SECONDS", "WORKERS", "Threads")
 
 WORKERS = 8
-"""Threads of one plugin. Some at once let the file system write several messages out together."""
+"""Threads of one plugin. With several, the file system can write several messages to disk together."""
 
 ANSWER_SECONDS = 60.0
 """How long a session waits for a thread and the disk, before its client is told to try again later."""
@@ -30,11 +30,11 @@ class Threads:
 
     def __init__(self, variable: str) -> None:
         self._variable = variable
-        # anyio's threads won't do: an abandoned one gives its place in the limiter back while it still hangs, so that
-        # a dead network disk would collect threads without end.
+        # Not anyio's threads: an abandoned one gives its place in the limiter back while it still hangs, so that with
+        # a dead network disk there would be more and more threads.
         self._executor = ThreadPoolExecutor(WORKERS, thread_name_prefix=variable)
-        # A call waits here, not in the executor's queue: that one keeps a call that nobody waits for any more, and the
-        # octets to write with it, until a thread is free, which a dead disk's threads never are.
+        # A call waits here, not in the executor's queue: that queue keeps an abandoned call, with the octets to write,
+        # in memory until a thread is free, and with a dead disk no thread ever gets free.
         self._free = asyncio.Semaphore(WORKERS)
 
     async def run(self, function: Callable[[*_Args], _Result], *args: *_Args) -> _Result:
@@ -55,7 +55,7 @@ class Threads:
         loop = asyncio.get_running_loop()
 
         def ended(_: Future[_Result]) -> None:
-            # The thread may outlive the loop.
+            # The event loop may be closed before the thread ends.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._free.release)
 
@@ -74,5 +74,5 @@ class Threads:
         return kind(f"{error.strerror}: {error.filename or 'a file'}", look_at=self._variable)
 
     def close(self) -> None:
-        """Let the threads end. Those that hang are not waited for."""
+        """Let the threads end, without waiting for threads that hang."""
         self._executor.shutdown(wait=False)

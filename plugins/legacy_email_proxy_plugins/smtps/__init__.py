@@ -1,8 +1,8 @@
-"""The relay ``smtps``: passes mail on through an authenticated SMTP server, over verified TLS.
+"""The relay ``smtps``: passes mail on through an SMTP server, with a login and over verified TLS.
 
-``relay`` fulfils the contract, ``pool`` keeps connections. On a ``connection``, ``connecting`` leads the dialogue up to
-the login, ``transaction`` that of one message; ``transport`` moves the octets. ``protocol`` and ``verdicts`` are the
-protocol without I/O, ``sasl_login`` the octets of AUTH, ``probe`` what ``check`` says.
+``relay`` implements the contract, ``pool`` keeps the connections. On a ``connection``, ``connecting`` does all up to
+the login and ``transaction`` sends one message; ``transport`` moves the octets. ``protocol`` and ``verdicts`` are the
+protocol without I/O, ``sasl_login`` builds the lines of AUTH, ``probe`` makes the findings of ``check``.
 """
 
 from __future__ import annotations

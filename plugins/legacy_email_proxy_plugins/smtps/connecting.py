@@ -1,6 +1,6 @@
-"""A connection from nothing to the end of the login: TCP, greeting, TLS, EHLO, AUTH (RFC 5321 §3.1, 3207, 4954).
+"""Opens a connection and logs in: TCP, greeting, TLS, EHLO, AUTH (RFC 5321 §3.1, 3207, 4954).
 
-No client's mail is judged in here, so nothing of this is ever a :class:`Refused`.
+No message is judged in these steps, so this module never raises :class:`Refused`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ EHLO_NAME = "BACKEND_SMTP_EHLO_NAME"
 
 
 class NotLetIn(Disconnected):
-    """The backend hung up before anybody could log in."""
+    """The backend closed the connection before the login could begin."""
 
 
 async def open_connection(endpoint: Endpoint, timeouts: Timeouts, logger: logging.Logger) -> Connection:
@@ -66,7 +66,7 @@ async def open_connection(endpoint: Endpoint, timeouts: Timeouts, logger: loggin
         if endpoint.encryption is Encryption.STARTTLS:
             await _command_starttls(connection)
             await _start_tls(connection)
-            # What was offered in the clear may be anybody's words (RFC 3207 §4.2).
+            # What was offered without TLS may come from an attacker (RFC 3207 §4.2), so it is asked again.
             await _hello(connection)
     except BaseException as error:
         connection.abort()
@@ -78,7 +78,7 @@ async def open_connection(endpoint: Endpoint, timeouts: Timeouts, logger: loggin
 
 async def _greeting(connection: Connection) -> None:
     endpoint = connection.endpoint
-    # A port for TLS from the first octet says nothing to who waits for a greeting.
+    # If the port expects TLS from the first octet, no greeting comes without it.
     tls = "" if endpoint.encryption is Encryption.IMPLICIT else ", BACKEND_SMTP_USE_SSL"
     look_at = f"BACKEND_SMTP_HOST, BACKEND_SMTP_PORT{tls}"
     try:
@@ -115,7 +115,7 @@ async def _hello(connection: Connection) -> None:
 
 
 def _own_name(connection: Connection) -> str:
-    """As the setting has it, else our address as a literal (RFC 5321 §4.1.3): a name would have to be looked up."""
+    """The name in the setting, else our address as a literal (RFC 5321 §4.1.3): a name would need a look-up."""
     if connection.endpoint.ehlo_name:
         return connection.endpoint.ehlo_name
     address = ipaddress.ip_address(str(connection.wire.address[0]).partition("%")[0])
@@ -166,7 +166,7 @@ async def _start_tls(connection: Connection) -> None:
         look_at = "BACKEND_SMTP_PORT, BACKEND_SMTP_USE_SSL, BACKEND_SMTP_USE_TLS"
         said = one_line(connection.wire.said_in_clear)
         if (refusal := _IN_CLEAR.match(said)) and refusal[1] != "220":
-            # Exim says so before TLS where it takes no further connection.
+            # Exim answers like this, before TLS, when it takes no further connection.
             raise _unwelcome(endpoint, int(refusal[1]), f"{said}, in the clear", look_at) from None
         what = f"{error.reason or error}, it said in the clear {said}" if refusal else error.reason or error
         raise Unverified(f"{endpoint} does not speak TLS with us: {what}; nothing was sent", look_at=look_at) from None
@@ -178,12 +178,12 @@ async def _start_tls(connection: Connection) -> None:
 async def log_in(
     endpoint: Endpoint, connect: Callable[[], Awaitable[Connection]], breaker: Breaker
 ) -> tuple[Connection, str]:
-    """A connection that is logged in, if there is a user, and the mechanism. One attempt; another one if the
-    credentials have another secret once the first was refused.
+    """Connect and, if there is a user, log in. Returns the connection and the mechanism. There is one attempt, and a
+    second one if the credentials have another secret after the first was refused.
 
-    ``connect`` is called once there is something to log in with: in a pause the backend is left alone. Raises what it
-    raises, :class:`CredentialsRefused`, :class:`NoCredentials`, :class:`Overloaded`, :class:`Unusable` or
-    :class:`Disconnected`, and what else keeps the credentials from knowing a secret; then nothing is left open.
+    ``connect`` is called only when there is a secret that may be tried: in a pause there is no connection. Raises what
+    ``connect`` and the credentials raise, :class:`CredentialsRefused`, :class:`NoCredentials`, :class:`Overloaded`,
+    :class:`Unusable` or :class:`Disconnected`; then no connection is left open.
     """
     connection: Connection | None = None
 
@@ -223,17 +223,17 @@ async def _exchanged(connection: Connection, secret: Secret) -> str:
             connection.abort()
             said = f"it said {exchange.shown(reply)}, which is no end of a login"
             raise Disconnected(f"{endpoint}: {_AUTH}: {said}{exchange.fault and f' ({exchange.fault})'}", about_us=True)
-        # The connection stays: with another mechanism, or another token, the next try is made on it.
+        # The connection stays open: the next try, with another mechanism or another token, uses it.
         if reply.code not in NOT_UNDERSTOOD or name == names[-1]:
             raise exchange.failure(reply)
     raise AssertionError("no mechanism")  # pragma: no cover
 
 
 async def _dialogue(connection: Connection, exchange: Exchange) -> Reply:
-    """Lead it as long as the backend says 334 and there is an answer to that; its last reply."""
+    """Answer the backend as long as it replies 334 and there is an answer; returns its last reply."""
     line: bytes | None = exchange.command()
     while line is not None:
-        # From here on, whatever the backend says may be what it was sent, be it in an earlier attempt.
+        # From here on any reply may repeat a secret, also one that was sent in an earlier attempt.
         connection.secrets = exchange.secrets
         connection.logger.debug("C: AUTH %s ***", exchange.name)
         connection.write(line, 1, _AUTH)

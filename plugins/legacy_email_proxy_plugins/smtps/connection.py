@@ -1,7 +1,7 @@
 """One connection to the backend: it sends commands and returns their replies.
 
-``connecting`` opens it and logs in, ``transaction`` sends messages over it, one after the other. Every failure says
-which step it happened in.
+``connecting`` opens it and logs in, ``transaction`` sends messages over it, one after the other. Every failure says in
+which step it happened.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _QUOTED = 80
 
 
 class State(Enum):
-    """Where the dialogue stands."""
+    """What the connection can be used for next."""
 
-    NEW = auto()  # nobody has logged in yet
-    READY = auto()  # for MAIL
+    NEW = auto()  # before the login
+    READY = auto()  # MAIL may be sent
     ENVELOPE = auto()  # MAIL was sent, and the transaction has not ended well
     FINISHED = auto()  # can not be used again
 
 
 class Connection:
-    """Speaks with the backend. Lent to one transaction at a time."""
+    """Sends commands to the backend and reads its replies. Lent to one transaction at a time."""
 
     def __init__(self, wire: Wire, endpoint: Endpoint, timeouts: Timeouts, logger: logging.Logger) -> None:
         self.wire = wire
@@ -45,49 +45,49 @@ class Connection:
         self.pipelining = False
         self.extensions = Extensions()
         self.secrets: tuple[str, ...] = ()
-        """What was sent to log in, and may come back from the backend at any time."""
+        """What was sent to log in; the backend may repeat it in any later reply."""
         self.transactions = 0
         self.timed_out = False
-        """Whether it ended because the backend fell silent on this transaction, and not because it hung up."""
+        """Whether it ended because the backend did not answer in this transaction, and not because it hung up."""
         self._unsettled = 0
-        """Replies that an earlier transaction has asked for and did not wait for; the last of them answers RSET."""
+        """How many replies an earlier transaction asked for and did not wait for; the last of them answers RSET."""
 
     def offered(self, extensions: Extensions) -> None:
-        """Take what EHLO said."""
+        """Store the extensions from the reply to EHLO."""
         self.extensions = extensions
         self.pipelining = "PIPELINING" in extensions
 
     @property
     def chunking(self) -> bool:
-        """Whether content goes out by BDAT."""
-        # Without PIPELINING each chunk would wait for its reply, where DATA waits once.
+        """Whether content is sent by BDAT."""
+        # Without PIPELINING each chunk would have to wait for its reply; DATA waits only once.
         return self.pipelining and "CHUNKING" in self.extensions and self.endpoint.chunking.wanted
 
-    # Commands and replies. All raise Disconnected, and the connection is of no use after that.
+    # Commands and replies. All raise Disconnected; after that the connection can not be used any more.
 
     async def ask(self, line: bytes, phase: str, seconds: float) -> Reply:
-        """One command, and its reply."""
+        """Send one command and return its reply."""
         if self._unsettled and not self.pipelining:
             await self._settle()
         self.send((line,), phase)
         return await self.reply(phase, seconds)
 
     def send(self, lines: Sequence[bytes], phase: str) -> None:
-        """Commands, in one write. Each is owed a reply, which :meth:`reply` gives in this order."""
+        """Send commands in one write. :meth:`reply` returns the replies to them, in the same order."""
         if self.logger.isEnabledFor(logging.DEBUG):
             for line in lines:
                 self.logger.debug("C: %s", ascii(line.decode("utf-8").rstrip())[1:-1])
         self.write(b"".join(lines), len(lines), phase)
 
     def write(self, octets: bytes, replies: int, phase: str) -> None:
-        """Octets that ask for so many replies, and are nothing for the log."""
+        """Send octets without logging them; ``replies``: how many replies they ask for."""
         try:
             self.wire.write(octets, replies)
         except Broken as broken:
             raise self.lost(broken, phase) from None
 
     async def reply(self, phase: str, seconds: float) -> Reply:
-        """The reply to the oldest command. A 421 is none."""
+        """The reply to the oldest command. A 421 answers no command: it raises ``Disconnected``."""
         if self._unsettled:
             await self._settle()
         reply = await self.take(phase, seconds)
@@ -96,13 +96,13 @@ class Connection:
         return reply
 
     async def take(self, phase: str, seconds: float, show: Callable[[Reply], str] | None = None) -> Reply:
-        """The next reply, whatever it says. ``show`` says it in words for the log."""
+        """The next reply, whatever its code. ``show`` makes its text for the log."""
         try:
             reply = await self.wire.reply(seconds)
         except Broken as broken:
             raise self.lost(broken, phase) from None
         except BaseException:
-            # A command whose reply nobody waited for: the next one would get it.
+            # The reply is still to come, and would be taken for the reply to the next command.
             self.abort()
             raise
         if show is not None:
@@ -112,7 +112,7 @@ class Connection:
         return reply
 
     def lost(self, broken: Broken, phase: str) -> Disconnected:
-        """Close, and say what happened."""
+        """Close; returns the failure that says what happened."""
         self.timed_out = broken.timed_out and not self._unsettled
         before_mail = self.state is State.NEW
         self.abort()
@@ -121,39 +121,39 @@ class Connection:
         return Disconnected(detail, look_at=setting_for(said), about_us=before_mail)
 
     def out_of_step(self, phase: str, reply: Reply) -> Disconnected:
-        """Close, because of a reply that answers nothing."""
+        """Close, because this reply is no valid answer; returns the failure."""
         about_us = self.state is State.NEW or reply.code == CLOSING
         self.abort()
         return Disconnected(f"{self.endpoint}: {phase}: it said {self.shown(reply)}", about_us=about_us)
 
     def refusal(self, reply: Reply, phase: str, *, named: bool) -> Refused:
-        """The backend's 4yz or 5yz as the device shall read it; for ``named`` see :func:`verdict`."""
+        """The backend's 4yz or 5yz as the device gets it; for ``named`` see :func:`verdict`."""
         text = without_secrets(reply.text, self.secrets)
         detail = f"{phase}: the backend said {self.shown(reply)}"
         return verdict(reply.code, reply.enhanced, text, detail, named=named)
 
     def shown(self, reply: Reply) -> str:
-        """The reply, for anybody's eyes."""
+        """The text of the reply without secrets, so that anyone may read it."""
         return redacted(reply.whole, self.secrets)
 
     # Between two transactions.
 
     def reset(self) -> None:
-        """After a transaction that did not end well: make the connection ready for another one, or finish it.
+        """After a transaction that did not end well: make the connection ready for another one, or close it.
 
-        RSET goes out now, so that the backend lets go of what it holds; the next transaction takes its reply.
+        RSET is sent now, so that the backend forgets this transaction; the next transaction reads the reply.
         """
         if self.state is not State.ENVELOPE:
             return
         if self.wire.owed > self._unsettled:
-            # Replies on their way are those to a transaction that nobody leads any more.
+            # Replies to the abandoned transaction are still to come, and the next one could not tell them from its own.
             self.abort()
             return
         if self.discard(command("RSET"), _RESET):
             self.state = State.READY
 
     def discard(self, line: bytes, phase: str) -> bool:
-        """Send a command of whose reply nobody wants to know; false if that fails. RSET has to be the last of these."""
+        """Send a command whose reply does not matter; false if that fails. RSET has to be the last of these."""
         try:
             self.send((line,), phase)
         except Disconnected:
@@ -168,11 +168,11 @@ class Connection:
             if reply.code == CLOSING or not (reply.positive or self._unsettled):
                 raise self.out_of_step(_RESET, reply)
 
-    # Leaving.
+    # Closing.
 
     @property
     def reusable(self) -> bool:
-        """Whether it is ready, and the backend has neither hung up nor said anything that it was not asked for."""
+        """Whether it is ready, and the backend has neither hung up nor sent anything unasked."""
         return self.state is State.READY and self.wire.fault is None
 
     @property
@@ -181,12 +181,12 @@ class Connection:
         return self.wire.tls_version
 
     def abort(self) -> None:
-        """Close at once, whatever is going on."""
+        """Close at once, also in the middle of a transaction."""
         self.state = State.FINISHED
         self.wire.abort()
 
     def leave(self) -> None:
-        """Say QUIT and close, without waiting: the farewell has its own deadline."""
+        """Send QUIT and close, without waiting here: QUIT has its own deadline."""
         self.state = State.FINISHED
         self.wire.leave(command("QUIT"), self.timeouts.quit)
 

@@ -1,4 +1,4 @@
-"""The connections to the backend: a bounded number, each lent to one transaction at a time, clean ones used again."""
+"""The connections to the backend: a limited number, each lent to one transaction at a time and used again if clean."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ __all__ = ("Limits", "Loan", "Pool")
 
 _ONE_MORE_SECONDS = 60.0
 _NEXT_SECONDS = 1.0
-"""When a connection is tried beyond those that the backend is known to take: after it refused one, and after it took
-one more than that."""
+"""How long to wait before one connection more than the backend is known to take is tried: after the backend refused
+one, and after it took one."""
 
 _TRIES = 3
-"""So often one loan may meet a backend that takes no further connection."""
+"""How many times one loan may try, while the backend takes no further connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a connection is not used again. Servers hang up on idle ones, and some dislike long or busy ones.
+    """When a connection is not used again. Servers close idle connections, and some do not like long or busy ones.
 
-    A new one costs as much as ten small messages. After ``transactions``, which is what Exim sends over one by default
-    and servers therefore know, that is 2 % of the work; a server that wants fewer says 421 to a MAIL, which then goes
-    out again over a new connection.
+    A new connection costs as much as ten small messages; once per 500 ``transactions``, this is 2 % of the work. Exim
+    sends as many over one connection by default, so servers are used to it. A server that wants fewer answers 421 to a
+    MAIL, which is then sent again over a new connection.
     """
 
     idle_seconds: float = 30
@@ -46,16 +46,16 @@ class _Idle:
 
 
 class Loan:
-    """One of the pool's slots, with a connection in it, lent to ``address``. To be given back."""
+    """One slot of the pool with its connection, lent to ``address``; it has to be given back."""
 
     def __init__(self, address: str) -> None:
         self.address = address
         self._connection: Connection | None = None
         self.opened = 0.0
         self.reused = False
-        """Whether the connection has served before, and so may have died unnoticed."""
+        """Whether the connection was used before, and so may have been closed unnoticed while it was idle."""
         self.spent = False
-        """Whether it may serve nobody else, although it is in order."""
+        """Whether it must not be used for another transaction, although it works."""
 
     @property
     def connection(self) -> Connection:
@@ -65,7 +65,7 @@ class Loan:
         return self._connection
 
     def take(self, connection: Connection, opened: float, *, reused: bool) -> None:
-        """Put a connection in it."""
+        """Put a connection in this loan."""
         self._connection, self.opened, self.reused = connection, opened, reused
 
     def abort(self) -> Connection | None:
@@ -78,8 +78,8 @@ class Loan:
 class Pool:
     """Lends connections that ``connect`` has opened. Use it in one event loop.
 
-    Where the backend takes no further connection while it serves others of ours, their number is its limit for now:
-    whoever wanted one more waits for one of those, as if the pool were that small.
+    If the backend refuses a connection while it serves others of ours, their number is taken as its limit for now: a
+    further transaction waits for one of those connections, as if the pool were that small.
     """
 
     def __init__(
@@ -96,23 +96,23 @@ class Pool:
         self._logger = logger
         self._limits = limits or Limits()
         self._places = Places(size)
-        """Their number is how many the backend takes, as far as is known."""
+        """As many places as the backend takes connections, as far as is known."""
         self._one_more_at = 0.0
-        """When one more than that is tried."""
+        """When one connection more than that is tried."""
         self._told = False
         self._idle: list[_Idle] = []
-        """In the order in which they came back."""
+        """In the order in which they were given back."""
         self._sweep: asyncio.TimerHandle | None = None
         self._lent: set[Loan] = set()
         self._leaving: set[Connection] = set()
         self._opening: set[asyncio.Timeout] = set()
-        """Around each connection that is being made: what ends that."""
+        """One timeout for each connection that is being opened; :meth:`aclose` uses it to stop the opening."""
         self._closed = False
 
     async def lend(self, address: str) -> Loan:
         """A connection for one transaction of this client.
 
-        Raises :class:`Overloaded` when none gets free for too long, and whatever ``connect`` raises.
+        Raises :class:`Overloaded` if no connection gets free in time, and whatever ``connect`` raises.
         """
         deadline = asyncio.get_running_loop().time() + self._wait_seconds
         loan = Loan(address)
@@ -121,20 +121,20 @@ class Pool:
         return loan
 
     async def renew(self, loan: Loan) -> None:
-        """Put another connection in the place of the one in ``loan``, which is closed. Raises as :meth:`lend` does;
-        then there is none in it that works, and it is to be given back nevertheless.
+        """Close the connection in ``loan`` and put another one in its place. Raises what :meth:`lend` raises; then
+        ``loan`` has no working connection, and has to be given back nevertheless.
         """
         deadline = asyncio.get_running_loop().time() + self._wait_seconds
         connection = loan.connection
         if connection.reusable:
-            # The backend counts it until it is closed; and the one that takes its place may be one too many.
+            # The backend counts this one until it is closed, and might refuse the new one as one too many.
             self._dismiss(connection)
             await connection.closed()
         connection.abort()
         await self._fill(loan, deadline, idle=False)
 
     def give_back(self, loan: Loan) -> None:
-        """Take the connection back; what isn't clean is closed."""
+        """Take the connection back; close it if it isn't clean."""
         if loan not in self._lent:
             return
         connection = loan.connection
@@ -161,7 +161,7 @@ class Pool:
         self._places.give(loan.address)
 
     def _try_one_more(self) -> None:
-        """Once it is time, make room for one more than the backend is known to take."""
+        """If it is time, make room for one connection more than the backend is known to take."""
         places = self._places
         if places.most < self._size and (now := asyncio.get_running_loop().time()) >= self._one_more_at:
             places.most += 1
@@ -172,20 +172,20 @@ class Pool:
         if not self._places.has_room(address):
             self._try_one_more()
         try:
-            # Again: it had its turn, and what it got was one too many.
+            # If ``again``, this task had its turn before, but the backend refused its connection as one too many.
             await self._places.take(address, deadline, first=again)
         except TimeoutError:
             raise Overloaded(
                 f"no connection to the backend got free within {self._wait_seconds:g} s: {self._places.words(address)}",
                 look_at="BACKEND_SMTP_MAX_CONNECTIONS",
-                # Those who hold the connections are sending messages as well.
+                # The connections are in use by other clients' messages, so the backend works.
                 about_us=False,
             ) from None
 
     # Connections.
 
     async def _fill(self, loan: Loan, deadline: float, *, idle: bool = True) -> None:
-        """Put a connection in ``loan``, which has a slot, and loses it if that fails."""
+        """Put a connection in ``loan``, which has a slot. If this fails, ``loan`` loses its slot."""
         loop = asyncio.get_running_loop()
         for left in reversed(range(_TRIES)):
             self._lent.add(loan)
@@ -206,15 +206,15 @@ class Pool:
         loop = asyncio.get_running_loop()
         leaving = sum(not connection.gone for connection in self._leaving)
         if self._places.taken + leaving > self._places.most:
-            # The backend counts those that are on their way out, too.
+            # The backend also counts the connections that are still being closed.
             await self._left()
         loan.take(await self._open(), loop.time(), reused=False)
         if self._places.taken >= self._places.most:
-            # As many as that do work; perhaps one more does.
+            # The backend takes this many; perhaps it takes one more.
             self._one_more_at = min(self._one_more_at, loop.time() + _NEXT_SECONDS)
 
     def _take_idle(self, loan: Loan) -> bool:
-        # The one used last is the least likely to have been closed by the backend, or on the way.
+        # The connection used last is the least likely to have been closed by the backend or the network.
         while self._idle:
             found = self._idle.pop()
             if found.connection.reusable:
@@ -224,10 +224,10 @@ class Pool:
         return False
 
     def _is_one_too_many(self, error: BaseException) -> bool:
-        """Whether the backend takes others of ours, so that it is worth while to wait for one of them; then the pool is
-        that small for now. Where it takes none, its reason is another one.
+        """Whether the backend refused this connection but serves others of ours, so that waiting for one of them helps;
+        then the pool is made that small for now. If it serves none of ours, the refusal has another reason.
         """
-        # A server that hangs up at the login may have refused the password: it is not tried again.
+        # If the server hangs up at the login, it may have refused the password: there is no other try then.
         if self._closed or not isinstance(error, Overloaded | NotLetIn):
             return False
         others = self._places.taken - 1
@@ -260,9 +260,9 @@ class Pool:
             self._opening.discard(scope)
 
     def _expire(self) -> None:
-        """Dismiss what has been idle for too long, and come back when the next one may be."""
+        """Close the connections that were idle for too long, and set a timer for the next one."""
         loop = asyncio.get_running_loop()
-        # A timer rings up to one tick of the clock early.
+        # A timer may fire up to one tick of the clock early.
         ended = loop.time() - self._limits.idle_seconds + 0.001
         while self._idle and self._idle[0].since <= ended:
             self._dismiss(self._idle.pop(0).connection)
@@ -275,7 +275,7 @@ class Pool:
         self._leaving.add(connection)
 
     async def aclose(self) -> None:
-        """Say QUIT on the idle connections, close the lent ones, and make no more. Bounded by the deadline of QUIT."""
+        """Send QUIT on the idle connections, close the lent ones, open no more. Ends by the deadline of QUIT."""
         self._closed = True
         while self._opening:
             self._opening.pop().reschedule(asyncio.get_running_loop().time())

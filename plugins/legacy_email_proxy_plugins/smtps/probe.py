@@ -1,4 +1,4 @@
-"""What ``check`` says of the backend: reached, verified, logged in, and what it takes."""
+"""What ``check`` says about the backend: whether it is reached, verified and logged in to, and what it offers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _WORTH_KNOWING = ("8BITMIME", "SMTPUTF8", "PIPELINING", "CHUNKING")
 async def probe(
     endpoint: Endpoint, connect: Callable[[], Awaitable[Connection]], breaker: Breaker, seconds: float
 ) -> list[Finding]:
-    """Connect, log in, say QUIT. Every failure becomes a finding; only cancellation is raised."""
+    """Connect, log in, send QUIT. Every failure becomes a finding; only cancellation is raised."""
     findings: list[Finding] = []
     connection: Connection | None = None
     try:
@@ -58,7 +58,7 @@ async def probe(
             findings.append(_reached(endpoint, connection))
 
             async def connected() -> Connection:
-                # Whether the backend can be reached is worth knowing without a login, too.
+                # It is opened before the login, so that "reached" is shown also where there is no secret.
                 return opened
 
             _, mechanism = await log_in(endpoint, connected, breaker)
@@ -83,7 +83,7 @@ def _failed(failure: Failure) -> Finding:
     if EHLO_NAME in failure.look_at:
         return Finding(Level.BAD, str(failure), _ADVICE_ON_EHLO)
     if failure.look_at and "BACKEND_SMTP" not in failure.look_at:
-        # What gives us the secret has failed, not the backend.
+        # The source of the secret has failed, not the backend.
         return Finding(Level.BAD, failure.detail, f"look at {failure.look_at}")
     otherwise = _WRONG_PLACE if failure.look_at else "look into the log of the backend"
     return Finding(Level.BAD, str(failure), _ADVICE.get(type(failure), otherwise))

@@ -1,11 +1,11 @@
-"""The protocol without I/O: what the backend says, what is said to it, and how content goes over the wire.
+"""The protocol without I/O: reads the backend's replies, builds the commands, and encodes the content.
 
-Octets become replies, and each reply belongs to a question (RFC 5321 §4.2). Replies have no numbers: the only thing
-that ties one to a command is that both are counted. So the reader is told of every question, and knows at any time
-whether something was said that nobody had asked for.
+Octets become replies, and each reply belongs to a command (RFC 5321 §4.2). Replies have no numbers: only counting both
+shows which reply belongs to which command. So the reader is told of every command, and can always tell whether the
+backend has sent something unasked.
 
-What the backend offers decides which commands it gets (§4.1). What a client gave becomes part of a command here and
-nowhere else. Content gets its line ends, transparency and end-of-data (§2.3.8, §4.5.2).
+The backend's extensions decide which commands it gets (§4.1). Only this module puts a client's values into a command.
+Content gets its line ends, transparency and end-of-data (§2.3.8, §4.5.2).
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ __all__ = (
 )
 
 MAX_LINE_OCTETS = 8192
-"""A reply line longer than this is no reply. RFC 5321 §4.5.3.1.5 allows 512; real servers put whole URLs there."""
+"""A longer line is not accepted as a reply. RFC 5321 §4.5.3.1.5 allows 512; real servers send whole URLs."""
 
 MAX_REPLY_OCTETS = 65536
-"""All that is kept of a backend's words until somebody wants them: a reply without an end can't fill the memory."""
+"""The most that is kept of replies until they are read, so that a reply without an end can't fill the memory."""
 
 _FURTHER_REPLY_OCTETS = 1024
-"""What is kept beyond that for each further reply that is owed, so that a hundred recipients have their verdicts."""
+"""What may be kept in addition for each further reply that is owed: a hundred recipients have a hundred replies."""
 
 CLOSING = 421
 """Answers no command: the backend closes the connection (RFC 5321 §3.8), and may say so at any time."""
 
 UNASKED = "it sent, unasked"
-"""What is said of words that answer nothing."""
+"""The reason in :class:`Malformed` for a reply that answers no command."""
 
 _SHOWN = 400
 _LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)
@@ -57,9 +57,9 @@ _ENHANCED = re.compile(r"([245])\.\d{1,3}\.\d{1,3}(?!\S)")
 
 
 class Malformed(Exception):
-    """What came is no SMTP reply. Nothing that follows on this connection can be matched to a command any more.
+    """The backend sent something that is no valid reply. Nothing that follows can be matched to a command any more.
 
-    ``said`` is the line in question, whole and as it came: whoever shows it takes secrets out first.
+    ``said`` is that line, whole and unchanged: before it is shown, secrets have to be removed.
     """
 
     def __init__(self, reason: str, said: str = "") -> None:
@@ -69,7 +69,7 @@ class Malformed(Exception):
 
 @dataclass(slots=True)
 class Reply:
-    """One whole reply: its code, and the text of each line as it came (RFC 5321 §4.2)."""
+    """One whole reply: its code, and the unchanged text of each line (RFC 5321 §4.2)."""
 
     code: int
     lines: tuple[str, ...]
@@ -101,7 +101,7 @@ class Reply:
 
     @property
     def whole(self) -> str:
-        """Everything that was said, with nothing left out."""
+        """The complete reply, unchanged: the code and all lines."""
         return f"{self.code} {' '.join(self.lines)}"
 
     def _split(self, line: str) -> tuple[str, str]:
@@ -121,14 +121,14 @@ def one_line(text: str) -> str:
 
 
 class ReplyReader:
-    """Octets in, replies out, each for a question that was told to :meth:`ask`.
+    """Turns octets into replies, each to a command that was counted by :meth:`ask`.
 
-    It holds a bounded number of octets, and raises :class:`Malformed` beyond them.
+    It holds a limited number of octets, and raises :class:`Malformed` beyond that.
     """
 
     def __init__(self) -> None:
         self.owed = 0
-        """Replies that were asked for and that nobody has taken yet."""
+        """How many replies were asked for and not taken yet."""
         self._unfinished = b""  # of a line
         self._code = b""
         self._lines: list[str] = []  # of a reply
@@ -137,11 +137,11 @@ class ReplyReader:
         self._held = 0
 
     def ask(self, replies: int) -> None:
-        """So many replies are owed from now on, beside those that are owed already."""
+        """Count so many replies more as owed."""
         self.owed += replies
 
     def feed(self, octets: bytes) -> None:
-        """Take what arrived. Raises :class:`Malformed`; the reader is of no use after that."""
+        """Take octets that arrived. Raises :class:`Malformed`; after that the reader can not be used any more."""
         self._held += len(octets)
         if self._held > MAX_REPLY_OCTETS + _FURTHER_REPLY_OCTETS * max(0, self.owed - 1):
             raise Malformed(f"it sent more than {MAX_REPLY_OCTETS} octets of reply")
@@ -171,10 +171,10 @@ class ReplyReader:
         self._lines.clear()
 
     def next(self) -> Reply | None:
-        """The reply to the oldest question, or ``None`` when more has to arrive first.
+        """The reply to the oldest command, or ``None`` when more has to arrive first.
 
-        Raises :class:`Malformed` when more replies are there than were asked for: which of them is the one nobody can
-        tell. A 421 behind them is no such riddle.
+        Raises :class:`Malformed` when there are more replies than were asked for, because it is unknown which one is
+        unasked. A 421 behind the owed replies is allowed.
         """
         if not self._replies:
             return None
@@ -192,7 +192,7 @@ class ReplyReader:
 
     @property
     def unasked(self) -> str:
-        """What was said beyond all questions, be it less than a reply, whole and as it came; ``""`` for nothing."""
+        """What came beyond the replies that are owed, unchanged, also if it is only a part of one; ``""``: nothing."""
         if len(self._replies) < self.owed:
             return ""
         if len(self._replies) > self.owed:
@@ -201,7 +201,7 @@ class ReplyReader:
 
     @property
     def part(self) -> str:
-        """The beginning of a reply whose end has not come, whole and as it came."""
+        """The beginning, unchanged, of a reply whose end has not come yet."""
         if not (self._unfinished or self._code):
             return ""
         return " ".join([self._code.decode(), *self._lines, _text(self._unfinished)]).strip() or "a blank"
@@ -212,7 +212,7 @@ def _text(octets: bytes) -> str:
 
 
 def redacted(said: str, secrets: Collection[str]) -> str:
-    """``said`` for the log: as :func:`one_line`, without any of ``secrets``."""
+    """``said`` for the log: as :func:`one_line` makes it, and without ``secrets``."""
     return one_line(without_secrets(said, secrets))
 
 
@@ -238,7 +238,7 @@ class Extensions:
 
     @classmethod
     def parse(cls, reply: Reply) -> Extensions:
-        """Read the reply to EHLO; its first line is a greeting and says nothing."""
+        """Read the reply to EHLO; its first line is a greeting and names no extension."""
         keywords: dict[str, tuple[str, ...]] = {}
         for line in reply.lines[1:]:
             # Old servers write AUTH=LOGIN, some of them beside a proper AUTH line.
@@ -263,8 +263,8 @@ class Extensions:
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-# What ends a path, or starts a parameter behind it, may stand in a quoted string only. A backslash elsewhere would let
-# the backend and us disagree on where a quoted string begins.
+# Characters that end a path, or start a parameter behind it, may stand only in a quoted string. With a backslash
+# elsewhere, the backend might see the beginning of a quoted string in another place than we do.
 _PATH = re.compile(r'(?:[^\x00-\x20\x7f-\x9f<>"\\]|"(?:[^\x00-\x1f\x7f-\x9f"\\]|\\[\x20-\x7e])*")*')
 
 
@@ -279,7 +279,7 @@ def command(*words: str) -> bytes:
 def mail_command(reverse_path: str, parameters: Parameters, extensions: Extensions) -> bytes:
     """``MAIL FROM`` with those of the client's parameters that the backend knows.
 
-    Raises :class:`Refused` where the backend can't take this sender, before anything is on the wire.
+    Raises :class:`Refused`, before anything is sent, if the backend can't take this sender.
     """
     words = [f"MAIL FROM:<{_path(reverse_path, parameters, '5.1.7')}>"]
     size = parameters.get("SIZE") or ""
@@ -299,9 +299,9 @@ def mail_command(reverse_path: str, parameters: Parameters, extensions: Extensio
 def rcpt_command(
     forward_path: str, parameters: Parameters, mail_parameters: Parameters, extensions: Extensions
 ) -> bytes:
-    """``RCPT TO`` with what the client gave for this recipient and the backend knows.
+    """``RCPT TO`` with those of the client's parameters for this recipient that the backend knows.
 
-    Raises :class:`Refused` for what is no address, before anything is on the wire.
+    Raises :class:`Refused`, before anything is sent, if the path is no address.
     """
     words = [f"RCPT TO:<{_path(forward_path, mail_parameters, '5.1.3')}>"]
     if parameters and "DSN" in extensions:
@@ -310,13 +310,13 @@ def rcpt_command(
 
 
 def _valid(parameters: Parameters, known: Mapping[str, re.Pattern[str]]) -> list[str]:
-    """Those of ``parameters`` that are known and have a legal value. The others were wishes, and no reason to fail."""
+    """Those of ``parameters`` that are known and have a valid value. The others are optional, and left out."""
     given = ((keyword, pattern, parameters.get(keyword)) for keyword, pattern in known.items())
     return [f"{keyword}={value}" for keyword, pattern, value in given if value and pattern.fullmatch(value)]
 
 
 def _path(path: str, parameters: Parameters, enhanced: str) -> str:
-    """The path, octet for octet: never rewritten, because a near miss is mail to somebody else."""
+    """The path, unchanged: if it were rewritten, the mail might go to another person."""
     if not _PATH.fullmatch(path) or not _encodable(path):
         raise Refused(
             553, enhanced, "That is no address", detail=f"{path!a} is no address, and was not sent to the backend"
@@ -337,9 +337,9 @@ def _encodable(path: str) -> bool:
 class ContentEncoder:
     """Turns content, given in pieces of any size, into what follows a 354 or, without ``dots``, a BDAT.
 
-    The core promises CRLF line ends. Here is the one place of this plugin that does not take its word: where a dot is,
-    a bare CR or LF that slipped in becomes CRLF. Left alone, ``LF . LF`` ends the message for some servers, and what
-    follows would be read as commands under our login. What holds no dot, as base64 doesn't, ends it for nobody.
+    The core promises CRLF line ends. This class does not rely on that: in a piece with a dot, a bare CR or LF becomes
+    CRLF. Otherwise ``LF . LF`` would end the message for some servers, and they would read what follows as commands
+    under our login. A piece without a dot, such as base64, can not end the message.
     """
 
     def __init__(self, *, dots: bool) -> None:
@@ -357,7 +357,7 @@ class ContentEncoder:
         if not octets:
             return b""
         dotted = self._dots and b"." in octets
-        # Also what ends in LF: the next piece could begin with a dot.
+        # Also a piece that ends in LF, because the next piece could begin with a dot.
         if dotted or octets.endswith(b"\n"):
             octets = normalised(octets)
         if dotted:
@@ -368,6 +368,6 @@ class ContentEncoder:
         return octets
 
     def end(self) -> bytes:
-        """What ends the content: a line end if it has none, for a last line is none without it, and a dot if wanted."""
+        """The end of the content: a line end if the last line has none, and with ``dots`` the final dot."""
         line_end = b"" if self._at_line_start and not self._held else b"\r\n"
         return line_end + b".\r\n" if self._dots else line_end

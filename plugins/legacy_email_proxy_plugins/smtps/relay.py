@@ -1,4 +1,4 @@
-"""The relay contract over a pool of connections: one backend's verdicts, passed on while they matter."""
+"""Implements the relay contract with a pool of connections to one backend, and passes on the backend's verdicts."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class SMTPSRelay:
         self._breaker = Breaker(self._logger)
         self._pool = Pool(self._connect, self._endpoint.max_connections, self._timeouts.slot, self._logger, limits)
         self._repeated = RepeatedReplies()
-        # Offered until the backend has been asked: it has its say at MAIL, when there is a connection.
+        # Offered until the first connection: if the backend does not take these, it is told at MAIL.
         self._capabilities = RelayCapabilities(smtputf8=True, dsn=True)
         if self._endpoint.encryption is Encryption.NONE and self._endpoint.user is not None:
             self._logger.warning(
@@ -64,12 +64,12 @@ class SMTPSRelay:
 
     def transaction(self, client: Client, reverse_path: str, parameters: Parameters) -> _Transaction:
         """See :meth:`contracts.Relay.transaction`. A refused sender is told at MAIL or at the first recipient."""
-        # What comes out of a spool is bounded there, and in order: what one device may have is no concern of it.
+        # The spool limits and orders its own messages, so the share of one device does not apply to them.
         address = "" if client.spooled else client.address
         return _Transaction(self._pool, self._repeated, address, reverse_path, parameters, self._logger)
 
     def capabilities(self) -> RelayCapabilities:
-        """See :meth:`contracts.Relay.capabilities`: what the last EHLO said, and before the first one everything."""
+        """See :meth:`contracts.Relay.capabilities`: what the last EHLO offered; before the first one, everything."""
         return self._capabilities
 
     async def probe(self) -> Sequence[Finding]:
@@ -84,8 +84,8 @@ class SMTPSRelay:
 class _Transaction(PipeliningTransaction):
     """See :class:`contracts.PipeliningTransaction`. Entering it borrows a connection, leaving it gives that back.
 
-    As long as the backend has taken nothing of the message it may begin again on another connection, each for one
-    reason once: the connection had died idle, or what is said on it is only 4yz.
+    As long as the backend has accepted nothing of the message, it may begin again on another connection, once for each
+    of two reasons: the connection was closed while it was idle, or all replies on it are 4yz.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class _Transaction(PipeliningTransaction):
                     raise
                 await self._begin_again()
             except Refused as refused:
-                # Its verdict, if there is one, takes the place of this one.
+                # If another connection gives a verdict, it replaces this one.
                 if not await self._begun_elsewhere():
                     raise refused from None
         except BaseException as error:
@@ -135,7 +135,7 @@ class _Transaction(PipeliningTransaction):
             if error is None or isinstance(error, Exception):
                 self._envelope.leave()
             else:
-                # Cancelled: nobody has the time to be polite.
+                # Cancelled: there is no time for RSET.
                 self._loan.connection.abort()
         finally:
             put_off = self._envelope.put_off
@@ -150,7 +150,7 @@ class _Transaction(PipeliningTransaction):
     def _may_begin_again(self) -> bool:
         """Whether the backend closed the connection while it was idle, and has accepted nothing of this message.
 
-        A second try then makes no second copy; from the first accepted command on, nobody could know that.
+        Then a second try can not make a second copy; after an accepted command this would not be certain.
         """
         return self._loan.reused and self._envelope.untouched and not self._loan.connection.timed_out
 
@@ -159,9 +159,9 @@ class _Transaction(PipeliningTransaction):
         await self._mail()
 
     async def _begun_elsewhere(self) -> bool:
-        """Whether another connection was begun on, because all that is said on this one is 4yz: some servers take no
-        more messages on one, or want to see a client come back (postscreen). Raises what that one says of the sender;
-        where there is none, what was said first stands.
+        """Whether the transaction was begun again on another connection because all replies on this one are 4yz: some
+        servers limit the messages per connection, or want a client to come back (postscreen). Raises the refusal of the
+        sender there; if no other connection can be had, the first verdict is kept.
         """
         put_off = self._envelope.put_off
         if put_off is None or self._is_repeated(put_off) or not self._may_ask_elsewhere:
@@ -179,12 +179,12 @@ class _Transaction(PipeliningTransaction):
         return True
 
     def _compare(self, first: Reply) -> None:
-        """Learn from what the second connection said."""
+        """Remember the reply if the second connection gave the same as the first."""
         if second := self._envelope.put_off:
             self._repeated.compare((first.code, first.text), (second.code, second.text))
 
     def _is_repeated(self, put_off: Reply) -> bool:
-        """Whether it is said on every connection: another one is of no use then, and would cost a login."""
+        """Whether other connections gave this reply as well: another one would not help, and would cost a login."""
         return self._repeated.knows(put_off.code, put_off.text)
 
     async def add_recipients(
@@ -213,7 +213,7 @@ class _Transaction(PipeliningTransaction):
         try:
             await self._begin_again()
         except Refused as refused:
-            # The new connection does without PIPELINING, or does not take such a sender.
+            # The new connection has no PIPELINING, so MAIL is judged at once, or it can not take this sender.
             return [refused] * len(recipients)
         return await self._envelope.rcpt(recipients, content_follows=content_follows)
 
@@ -236,10 +236,10 @@ class _Transaction(PipeliningTransaction):
         return await send_data(self._loan.connection, content, go_ahead)
 
     async def _address_again(self, taken: Sequence[Recipient]) -> None:
-        """The same envelope on a new connection: what the backend has made of the last one nobody knows."""
+        """Send the same envelope on a new connection, because the state of the old one is unknown."""
         self._loan.connection.abort()
         await self._begin_again()
         verdicts = await self._envelope.rcpt(taken, content_follows=True)
         for refused in filter(None, verdicts):
-            # The device has been told that this one was taken.
+            # The device was already told that this recipient is accepted.
             raise Disconnected(f"a recipient that was taken is refused on another connection: {refused.detail}")

@@ -1,4 +1,4 @@
-"""The login: the lines of one SASL exchange (RFC 4954), and what the replies to them mean."""
+"""The login: the lines of one SASL exchange (RFC 4954), and the meaning of the replies to them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .settings import Endpoint
 __all__ = ("NOT_UNDERSTOOD", "Exchange", "mechanisms")
 
 NOT_UNDERSTOOD = frozenset(range(500, 505))
-"""In reply to AUTH: the backend does not know the mechanism, be it offered, and has judged no password."""
+"""In reply to AUTH: the backend does not know the mechanism, although it may offer it, and has judged no password."""
 
 _LOOK_AT = "BACKEND_SMTP_USER, BACKEND_SMTP_PASS"
 _LOOK_AT_TOKEN = "BACKEND_SMTP_USER, BACKEND_SMTP_CREDENTIALS"  # noqa: S105 (names of settings)
@@ -37,10 +37,10 @@ _COMMAND_OCTETS = 510
 
 
 def mechanisms(endpoint: Endpoint, extensions: Extensions, secret: Secret) -> list[str]:
-    """What fits the secret, the first choice first: PLAIN, LOGIN, SCRAM; for a token XOAUTH2 or else OAUTHBEARER.
+    """The mechanisms that fit the secret, best first: PLAIN, LOGIN, SCRAM; for a token XOAUTH2 or else OAUTHBEARER.
 
-    A second one is for a backend that does not understand the first: three tries with a wrong password would be three
-    strikes against the account. Raises :class:`Unusable` when the backend offers none.
+    The second is used only if the backend does not understand the first: a wrong password tried with all three would
+    count as three wrong logins. Raises :class:`Unusable` if the backend offers none.
     """
     if isinstance(secret, BearerToken):
         token_mechanism = offered_of(BEARER_MECHANISMS, extensions.mechanisms)
@@ -63,9 +63,9 @@ def mechanisms(endpoint: Endpoint, extensions: Extensions, secret: Secret) -> li
 
 
 class Exchange:
-    """One login with one mechanism: its command, an answer to each 334, and the words for what is replied.
+    """One login with one mechanism: its command, the answer to each 334, and the text for each reply.
 
-    ``earlier`` are secrets of other logins on the connection, which the backend might repeat as well.
+    ``earlier`` are secrets of earlier logins on the connection, which the backend might repeat as well.
     """
 
     def __init__(self, name: str, endpoint: Endpoint, secret: Secret, earlier: Sequence[str] = ()) -> None:
@@ -87,22 +87,22 @@ class Exchange:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must not be shown when it comes back."""
+        """The texts that must not be shown if the backend repeats them."""
         return tuple(dict.fromkeys((*self._earlier, *self._mechanism.secrets)))
 
     @property
     def fault(self) -> str:
-        """What the backend did against the mechanism's protocol, also if that shows only at the end."""
+        """How the backend broke the mechanism's protocol, also if this is known only at the end."""
         unproven = "" if self._mechanism.proven else "it does not show that it knows the password"
         return self._mechanism.fault or unproven
 
     @property
     def calculates(self) -> bool:
-        """Whether :meth:`answer` takes its time, and belongs in a thread."""
+        """Whether :meth:`answer` calculates for long, and has to run in a thread."""
         return isinstance(self._mechanism, Scram)
 
     def command(self) -> bytes:
-        """AUTH, with the first answer where that may go with it: it saves a round trip. Never to be logged."""
+        """AUTH, with the first answer where this is allowed, which saves a round trip. It must never be logged."""
         command = b"AUTH %b" % self.name.encode("ascii")
         if self._mechanism.answers_first:
             first = self._mechanism.answer(b"")
@@ -113,23 +113,23 @@ class Exchange:
         return command + b"\r\n"
 
     def answer(self, reply: Reply) -> bytes | None:
-        """The line that answers a 334, never to be logged; ``None`` if there is none, and the login has failed."""
+        """The line that answers a 334; it must never be logged. ``None``: there is none, and the login has failed."""
         answer, self._first = self._first, None
         if answer is None:
             answer = self._mechanism.answer(_challenge(reply))
         return None if answer is None else base64.b64encode(answer) + b"\r\n"
 
     def shown(self, reply: Reply) -> str:
-        """The reply, for the log; the last one with what the backend had against us before it."""
+        """The reply, for the log; with the last one, the reason that the backend gave in a challenge before."""
         if reply.code == 334:
-            # As it came it is base64, in which no secret would be found.
+            # It comes as base64, in which a secret might not be found.
             said = explained(_challenge(reply))
             return f"334 {redacted(said or ' '.join(reply.lines), self.secrets)}"
         shown = redacted(reply.whole, self.secrets)
         return f"{shown} ({redacted(self._mechanism.said, self.secrets)})" if self._mechanism.said else shown
 
     def failure(self, reply: Reply) -> Failure:
-        """What a 4yz or 5yz in the exchange means (RFC 4954 §6). It never is a verdict on the client's mail."""
+        """The meaning of a 4yz or 5yz in the exchange (RFC 4954 §6). It is never a verdict on the client's mail."""
         shown = self.shown(reply)
         if reply.code in _CREDENTIALS or (reply.code >= 500 and reply.code not in NOT_UNDERSTOOD):
             return CredentialsRefused(f"the backend refused the login: {shown}", look_at=self._look_at)

@@ -1,4 +1,4 @@
-"""What only the SMTP backend has: the name with which we greet it, BDAT, and how long each reply may take.
+"""Settings that only the SMTP backend has: our name in EHLO, BDAT, and how long each reply may take.
 
 Each timeout is the deadline of one whole reply. A server that sends its reply one octet at a time can not extend it.
 """
@@ -15,14 +15,14 @@ from ..backend_settings import SMTP, Backend, read_backend
 
 __all__ = ("LEAST_OCTETS_PER_SECOND", "Chunking", "Endpoint", "Timeouts")
 
-# A domain or an address literal (RFC 5321 §4.1.2), and the underscores that real machines have.
+# A domain or an address literal (RFC 5321 §4.1.2); underscores too, because real machines have them in their names.
 _EHLO_NAME = re.compile(r"[A-Za-z0-9._-]{1,255}|\[[A-Za-z0-9.:-]{1,80}\]")
 
 
 @dataclass(slots=True)
 class Chunking:
-    """Shared by all connections: whether BDAT is to be used where the server offers it (``wanted``), and whether the
-    server has taken content that way before (``proven``).
+    """Shared by all connections: whether to use BDAT if the server offers it (``wanted``), and whether the server has
+    accepted a message by BDAT before (``proven``).
     """
 
     wanted: bool
@@ -31,7 +31,7 @@ class Chunking:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint(Backend):
-    """The server. Without an ``ehlo_name`` we greet it with our own address."""
+    """The server. Without an ``ehlo_name``, EHLO has our own address."""
 
     ehlo_name: str | None
     chunking: Chunking
@@ -63,9 +63,9 @@ class Endpoint(Backend):
 
 
 LEAST_OCTETS_PER_SECOND = 1000
-"""A backend that takes content more slowly than this, beyond the first :attr:`Timeouts.block` seconds of waiting for
-it, is given up. It is twice what Postfix asks of a sender under stress, so the device's own line may be the slower one,
-and it bounds for how long a backend that takes an octet now and then can hold a connection."""
+"""If a backend takes content more slowly than this, after :attr:`Timeouts.block` seconds of waiting for it in total, the
+transfer is ended. The rate is twice what Postfix under stress demands of a sender. It limits for how long a backend
+that takes only an octet now and then can keep a connection in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,4 +85,4 @@ class Timeouts:
     rset: float = 20
     quit: float = 2
     slot: float = 30  # for a free connection, while all are lent
-    probe: float = 60  # a whole probe, with somebody waiting for it
+    probe: float = 60  # a whole probe, while the operator waits for it

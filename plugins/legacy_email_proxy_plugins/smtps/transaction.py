@@ -1,12 +1,12 @@
 """One message on one connection: its envelope (RFC 5321 §3.3, RFC 2920), its content, and the verdict on it.
 
-Where the backend takes PIPELINING, MAIL is not sent on its own: it leaves together with the first recipients, and with
-DATA where the device has sent that already. A refused sender is then told to every recipient.
+If the backend offers PIPELINING, MAIL is sent together with the first recipients, and with DATA if the device has sent
+that already. If the backend then refuses the sender, every recipient gets this refusal.
 
-The content goes by DATA or by BDAT (RFC 5321 §4.1.1.4, RFC 3030 §2). The border that matters is its end: before it
-nothing can have been delivered, after it nobody knows until the backend has answered (RFC 1047). So the last octets are
-held until the content has ended well, and leave in one write with what ends it: a small message is a single write, and
-of one that breaks off the end is never sent.
+The content goes by DATA or by BDAT (RFC 5321 §4.1.1.4, RFC 3030 §2). Before its end is sent, nothing can have been
+delivered; after that it is unknown until the backend has answered (RFC 1047). So the last octets are held until the
+content is complete, and are sent in one write with the end: a small message is a single write, and of a message that
+breaks off the end is never sent.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _UNKNOWN_COMMAND = frozenset({500, 502, 503})
 
 
 class Envelope:
-    """One transaction up to its content. Call :meth:`leave` when it is over without having ended well."""
+    """One transaction up to its content. Call :meth:`leave` if it ends without success."""
 
     def __init__(self, connection: Connection, reverse_path: str, parameters: Parameters) -> None:
         self._connection = connection
@@ -42,20 +42,20 @@ class Envelope:
         self._sender: Reply | None = None
         self._over = False
         self.taken: list[Recipient] = []
-        """The recipients that the backend has taken."""
+        """The recipients that the backend has accepted."""
         self._put_off: Reply | None = None
         self.go_ahead: Reply | None = None
-        """The reply to a DATA that went out behind the recipients: 354, or a refusal."""
+        """The reply to a DATA that was sent together with the recipients: 354, or a refusal."""
 
     @property
     def untouched(self) -> bool:
-        """Whether the backend has said nothing yet, so that beginning again can't make a second copy."""
+        """Whether the backend has not answered MAIL yet, so that beginning again can't make a second copy."""
         return self._sender is None
 
     @property
     def put_off(self) -> Reply | None:
-        """The 4yz to MAIL or a recipient, if the backend has taken nothing yet and said nothing else. Then it may be
-        the connection that it doesn't like: some take so many messages on one and no more.
+        """The 4yz to MAIL or a recipient, if the backend has accepted no recipient and every reply was a 4yz. Then the
+        connection may be the reason: some servers take only so many messages on one.
         """
         return None if self.taken else self._put_off
 
@@ -67,8 +67,8 @@ class Envelope:
         if connection.pipelining:
             self._held = line
             return
-        # Already now, so that a refused MAIL is followed by RSET. Postfix remembers the SIZE of one that it refused as
-        # too big, and would refuse the next message on this connection, whosever it is.
+        # Set before the reply, so that a refused MAIL is followed by RSET. Postfix remembers the SIZE of a MAIL that it
+        # refused as too big, and would refuse the next message on this connection, even another client's.
         connection.state = State.ENVELOPE
         reply = self._judged(await connection.ask(line, _MAIL, connection.timeouts.mail), _MAIL)
         self._sender = reply
@@ -77,14 +77,14 @@ class Envelope:
             raise connection.refusal(reply, _MAIL, named=True)
 
     async def rcpt(self, recipients: Sequence[Recipient], *, content_follows: bool) -> list[Refused | None]:
-        """The verdict on each of them, in order; ``None`` is an accepted one.
+        """Name recipients. Returns the verdict on each, in order; ``None``: accepted.
 
         ``content_follows`` tells that the content comes next, unless all are refused.
         """
         if self._over:
             raise Disconnected("the backend wanted content although it had refused every recipient")
         if self.go_ahead is not None:
-            # It would read them as content.
+            # After its 354 the backend would read the RCPT commands as content.
             raise Failure("there were recipients behind those that content was to follow")
         verdicts: list[Refused | None] = []
         lines: list[bytes] = []
@@ -143,11 +143,11 @@ class Envelope:
         if self.taken or (some_taken and self._sender is not None and self._sender.positive):
             self.go_ahead = reply
         elif reply.code == 354 and some_taken:
-            # It has refused the sender but not a recipient: who knows what it would make of an empty message.
+            # It has refused the sender but not a recipient: it might even deliver an empty message.
             connection.abort()
         elif reply.code == 354:
-            # It wants content although it has nobody to deliver to: an empty message, then, for nobody (RFC 2920 §3.1).
-            # What it makes of that says nothing about this message, and this envelope is over.
+            # It wants content although it has refused all recipients: it gets an empty message (RFC 2920 §3.1). The
+            # reply to that is no verdict on this message, and this envelope is over.
             connection.discard(b".\r\n", SENDING_DATA)
             self._over = True
 
@@ -157,16 +157,16 @@ class Envelope:
         raise self._connection.out_of_step(phase, reply)
 
     def leave(self) -> None:
-        """Let the backend forget the envelope, if there was one, or let go of the backend."""
+        """Make the backend forget the envelope, if there was one, or close the connection."""
         if self.go_ahead is not None and self.go_ahead.code == 354:
-            # Only an end-of-data would make it listen to commands again, and deliver what it has.
+            # It waits for content. Only an end-of-data would end that, and would deliver an incomplete message.
             self._connection.abort()
         else:
             self._connection.reset()
 
 
 class NotUnderstood(Exception):
-    """The backend offers BDAT and does not know it. Nothing of the message can have been delivered."""
+    """The backend offers BDAT but does not know it. Nothing of the message can have been delivered."""
 
 
 class Replayable:
@@ -191,16 +191,16 @@ class Replayable:
         return piece
 
     def forget(self) -> None:
-        """Keep nothing of it any more."""
+        """Do not keep the content any more."""
         self._read = None
 
     @property
     def forgotten(self) -> bool:
-        """Whether it can't be read again."""
+        """Whether the content can't be read again."""
         return self._read is None
 
     async def again(self) -> AsyncIterator[bytes]:
-        """All of it."""
+        """The whole content, from its start."""
         for piece in self._read or ():
             yield piece
         if not self._ended:
@@ -209,9 +209,9 @@ class Replayable:
 
 
 async def send_data(connection: Connection, content: AsyncIterator[bytes], go_ahead: Reply | None) -> Receipt:
-    """Send the content behind DATA, to which ``go_ahead`` is the reply if it was sent already.
+    """Send the content after DATA. ``go_ahead`` is the reply to DATA, if that was sent already.
 
-    What ``content`` raises passes, and costs the connection: without an end-of-data the backend has to forget it all.
+    What ``content`` raises is raised here, and the connection is closed: without an end-of-data nothing is delivered.
     """
     way = _Data(connection, go_ahead)
     try:
@@ -225,10 +225,10 @@ async def send_data(connection: Connection, content: AsyncIterator[bytes], go_ah
 
 
 async def send_chunks(connection: Connection, content: Replayable) -> Receipt:
-    """Send the content in chunks, without waiting for the replies to them until the last.
+    """Send the content in chunks, without waiting for their replies before the last chunk.
 
-    What ``content`` raises passes. Between two chunks the backend listens to commands, so RSET can follow. Raises
-    :class:`NotUnderstood` where it turns out that the backend does not know BDAT.
+    What ``content`` raises is raised here. Between two chunks the backend reads commands, so RSET can follow. Raises
+    :class:`NotUnderstood` if it turns out that the backend does not know BDAT.
     """
     chunking = connection.endpoint.chunking
     if chunking.proven:
@@ -247,8 +247,8 @@ def _not_understood(connection: Connection, reply: Reply) -> NotUnderstood:
 
 class _Way(Protocol):
     block_octets: int
-    """What is held back at most. From a device that sends as slowly as one may, it comes together before a backend
-    that waits for it gives up (five minutes, RFC 5321 §4.5.3.2.7)."""
+    """The most that is held back. Even the slowest device that is allowed sends as much before a waiting backend gives
+    up (five minutes, RFC 5321 §4.5.3.2.7)."""
 
     async def put(self, octets: list[bytes]) -> None:
         """Send some of the content."""
@@ -274,7 +274,7 @@ async def _send(way: _Way, encoder: ContentEncoder, content: AsyncIterator[bytes
 
 
 class Pace:
-    """Sees to it that a backend that takes content takes enough of it."""
+    """Ends the transfer if the backend takes the content too slowly."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -283,7 +283,7 @@ class Pace:
         self._octets = 0
 
     async def write(self, octets: bytes, replies: int, phase: str) -> None:
-        """Write, and wait until most of it is on its way."""
+        """Write, and wait until most of it has been sent."""
         connection = self._connection
         connection.write(octets, replies, phase)
         self._octets += len(octets)
@@ -304,10 +304,10 @@ class _Data:
         self._go_ahead = go_ahead
         self._may_send = False
         self.refused: Refused | None = None
-        """What the backend said to DATA, if it was a refusal; it then still listens to commands."""
+        """The backend's refusal of DATA, if any; the backend then still reads commands."""
 
     def ask(self) -> None:
-        """Say DATA. The reply is waited for when there is something to send, and the device is read meanwhile."""
+        """Send DATA. Its reply is read only when there is content to send; meanwhile the device is read."""
         if self._go_ahead is None:
             self._connection.send((DATA,), SENDING_DATA)
 
@@ -344,9 +344,9 @@ class _Chunks:
         self._asks = asks
 
     async def _asked(self, octets: list[bytes]) -> list[bytes]:
-        """What is left of them when the backend has shown that it knows BDAT. Who does not would read the lines of a
-        message as commands, ours by all that it knows; so the first octet goes alone, and makes no line. Whatever is
-        said against that one is no verdict on a message.
+        """What is left of ``octets`` when the backend has shown that it knows BDAT. A backend that does not know it would
+        read the lines of a message as our commands. So the first octet is sent alone, which makes no line. A refusal
+        of that octet is no verdict on the message.
         """
         if not self._asks:
             return octets
@@ -375,7 +375,7 @@ class _Chunks:
 
     async def finish(self, octets: list[bytes]) -> None:
         octets = await self._asked(octets)
-        # With a reply still on its way, nobody could tell which one is the verdict.
+        # If another reply were still to come, it would be unknown which reply is the verdict.
         while self._connection.wire.owed:
             await self._judge()
         await self._connection.wire.settle()

@@ -1,18 +1,18 @@
 """Octets to and from one backend: TLS, whole replies before a deadline, and writing with backpressure.
 
-It knows no commands. Whatever is wrong is raised as :class:`Broken`, and the connection above says during what.
+This module knows no commands. Every fault is raised as :class:`Broken`; ``connection`` adds in which step it happened.
 
-Commands may be sent before the replies to earlier ones are here, so nothing but counting tells whose reply is whose.
-The count holds by four rules; where one is broken the connection ends, and nothing that came is a verdict:
+Commands may be sent before the replies to earlier ones arrive, so only counting tells which reply answers which
+command. Four rules keep the count right; if one is broken, the connection ends and no reply counts as a verdict:
 
 1. Every write says how many replies it asks for.
-2. Before a write, nothing may have come beyond what was asked for by then, not even half a line: it can't be an answer.
-3. When a reply is taken, no further one may lie behind the last that is owed, except a 421, which answers nothing.
-4. What makes a message delivered, an end-of-data or a last chunk, is written only while no reply at all is owed, and
-   after :meth:`Wire.settle` has looked for what arrived unnoticed. What comes next is the verdict on the message.
+2. Before a write, nothing may have come beyond the replies asked for until then, not even half a line.
+3. When a reply is taken, no further reply may have come beyond those that are owed, except a 421.
+4. What makes the backend deliver a message, an end-of-data or a last chunk, is written only while no reply is owed, and
+   after :meth:`Wire.settle` has read what had arrived. The next reply is then the verdict on the message.
 
-TLS stands between the octets of the connection and those of the dialogue, without I/O. It is not asyncio's: that one
-takes three times as long for a reply or a command, which are what a small message consists of.
+TLS is done here without I/O, between the octets of the connection and those of the dialogue. It is not asyncio's TLS,
+which takes three times as long for a reply or a command, and a small message is mostly replies and commands.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _RECORD_OCTETS = 16384
 
 
 class Broken(Exception):
-    """The connection can not be used any more. ``timed_out``: because of silence, not of a hang-up or nonsense.
+    """The connection can not be used any more. ``timed_out``: the backend was silent or too slow.
 
-    ``said`` is what the backend said instead, whole and as it came: it may hold a secret, and is not for the log as it
-    is.
+    ``said`` is what the backend sent instead, whole and unchanged: it may hold a secret, so it must not be logged
+    before that is removed.
     """
 
     def __init__(self, reason: str, said: str = "", *, timed_out: bool = False) -> None:
@@ -47,7 +47,7 @@ class Broken(Exception):
 
 
 class TLS:
-    """The client's side. What :attr:`outgoing` returns has to be sent after each call, also after one that raised."""
+    """The client's side of TLS. After each call, also one that raised, send what :attr:`outgoing` returns."""
 
     def __init__(self, context: ssl.SSLContext, host: str) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -55,7 +55,7 @@ class TLS:
         self.agreed = False
         """Whether the handshake is over, and the peer proven to be ``host``."""
         self.closed = False
-        """Whether the peer has said that it will say no more."""
+        """Whether the peer has announced that it sends nothing more."""
 
     @property
     def version(self) -> str:
@@ -64,18 +64,18 @@ class TLS:
 
     @property
     def outgoing(self) -> bytes:
-        """What is to be sent; it is returned once."""
+        """The octets to send; they are returned only once."""
         return self._outgoing.read()
 
     def shake_hands(self, octets: bytes = b"") -> None:
-        """Go on with the handshake, with what came. Raises :class:`ssl.SSLError`, also where it doesn't verify."""
+        """Go on with the handshake. Raises :class:`ssl.SSLError`, also if the certificate doesn't verify."""
         self._incoming.write(octets)
         with suppress(ssl.SSLWantReadError):
             self._object.do_handshake()
             self.agreed = True
 
     def decrypted(self, octets: bytes = b"") -> bytes:
-        """What the peer says; it may be nothing. Raises :class:`ssl.SSLError` for what isn't the peer's."""
+        """What the peer sent, decrypted; may be empty. Raises :class:`ssl.SSLError` for octets not from the peer."""
         self._incoming.write(octets)
         pieces = []
         with suppress(ssl.SSLWantReadError):
@@ -88,19 +88,19 @@ class TLS:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def encrypted(self, octets: bytes) -> bytes:
-        """What is to be sent, so that the peer reads ``octets``. Raises :class:`ssl.SSLError`."""
+        """``octets`` encrypted, to be sent. Raises :class:`ssl.SSLError`."""
         self._object.write(octets)
         return self._outgoing.read()
 
     def farewell(self) -> bytes:
-        """What is to be sent last: without it the peer could think that somebody has cut the connection."""
+        """The octets to send last: without them the peer could think that an attacker has cut the connection."""
         with suppress(ssl.SSLError):
             self._object.unwrap()
         return self._outgoing.read()
 
 
 class Wire(asyncio.Protocol):
-    """One TCP connection; it owes a first reply, the greeting. After :class:`Broken`, only :meth:`abort` is of use."""
+    """One TCP connection; its first reply is the greeting. After :class:`Broken`, only :meth:`abort` may be called."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -117,7 +117,7 @@ class Wire(asyncio.Protocol):
         self._arrived: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._leaving: asyncio.TimerHandle | None = None
-        # One timer for the whole connection, moved when it rings: one for each reply costs more than the reply.
+        # One timer for the whole connection, set again when it fires: a timer for each reply costs more than the reply.
         self._alarm: asyncio.TimerHandle | None = None
         self._deadline = math.inf
         self._overdue = False
@@ -145,7 +145,7 @@ class Wire(asyncio.Protocol):
             self._close()
 
     def _take(self, data: bytes) -> None:
-        """Nothing is read after the end: what follows nonsense can't be matched to a command."""
+        """Read replies, unless the connection has ended: after an invalid reply none can be matched to a command."""
         if not data:
             return
         if self._leaving is not None:
@@ -159,7 +159,7 @@ class Wire(asyncio.Protocol):
                 self._wake()
 
     def eof_received(self) -> None:
-        """The peer will say no more; the transport is closed by returning ``None``."""
+        """The peer sends nothing more; returning ``None`` closes the transport."""
         self._end("it closed the connection")
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -197,7 +197,7 @@ class Wire(asyncio.Protocol):
         self.resume_writing()
 
     def _nonsense(self, error: Malformed) -> None:
-        # With it goes what came before: nobody can tell any more what that was an answer to.
+        # Earlier replies are dropped as well: it is unknown which commands they answer.
         self._reader = ReplyReader()
         self._end(str(error), error.said)
         self.abort()
@@ -218,7 +218,7 @@ class Wire(asyncio.Protocol):
 
     @property
     def owed(self) -> int:
-        """Replies that were asked for and not taken yet."""
+        """How many replies were asked for and not taken yet."""
         return self._reader.owed
 
     @property
@@ -228,7 +228,7 @@ class Wire(asyncio.Protocol):
 
     @property
     def fault(self) -> Broken | None:
-        """What came, or happened, although nothing was asked for; ``None`` when all is quiet."""
+        """Why the connection can not be used: something came unasked, or it has ended; ``None`` if all is well."""
         if said := self._reader.unasked:
             return Broken(UNASKED, said)
         if self._ended:
@@ -237,22 +237,22 @@ class Wire(asyncio.Protocol):
 
     @property
     def address(self) -> tuple[Any, ...]:
-        """Our own end: host, port, …"""
+        """Our own address: host, port, …"""
         name: tuple[Any, ...] = self._transport_().get_extra_info("sockname")
         return name
 
     @property
     def tls_version(self) -> str:
-        """Such as ``TLSv1.3``; ``""`` in the clear."""
+        """Such as ``TLSv1.3``; ``""`` without TLS."""
         return self._tls.version if self._tls is not None else ""
 
     @property
     def said_in_clear(self) -> str:
-        """What came first where a handshake should have begun; if that has failed, it may be words."""
+        """What came first in place of the handshake; if the handshake failed, it may be readable text."""
         return self._hello.decode("utf-8", "replace")
 
     async def reply(self, seconds: float) -> Reply:
-        """The reply to the oldest question. Raises :class:`Broken` when it is not whole before the deadline."""
+        """The reply to the oldest command. Raises :class:`Broken` if it is not complete before the deadline."""
         reply = self._next()
         if reply is not None:
             return reply
@@ -285,7 +285,7 @@ class Wire(asyncio.Protocol):
     async def settle(self) -> None:
         """Let the event loop read what has arrived already."""
         if self._poll is None or self._poll.poll(0):
-            # Twice: the first pass only finds out which sockets are readable, and resumes us before it reads them.
+            # Twice: the first pass only finds the readable sockets, and this task goes on before they are read.
             await asyncio.sleep(0)
             await asyncio.sleep(0)
 
@@ -307,11 +307,11 @@ class Wire(asyncio.Protocol):
         self._transport_().write(octets)
 
     async def drain(self, seconds: float, at_most: float) -> float:
-        """Wait until little is left to be sent; returns for how long.
+        """Wait until little is left to be sent; returns for how many seconds it waited.
 
-        Raises :class:`Broken` after ``seconds`` without any progress, or when little progress has taken ``at_most``.
+        Raises :class:`Broken` after ``seconds`` without any progress, or after ``at_most`` seconds in all.
         """
-        # A pass of the loop for each block: one huge piece must not keep every other session waiting.
+        # The loop runs other tasks after each block: one huge piece must not keep every other session waiting.
         await asyncio.sleep(0)
         if self._writable is None and not self._ended:
             return 0.0
@@ -319,7 +319,7 @@ class Wire(asyncio.Protocol):
         until = began + at_most
         while (writable := self._writable) is not None:
             left = self._unsent()
-            # wait, not timeout: that would cancel the future, on which resume_writing relies.
+            # wait, not timeout: a timeout would cancel the future, on which resume_writing relies.
             await asyncio.wait((writable,), timeout=min(seconds, max(0.0, until - self._loop.time())))
             if writable.done():
                 continue
@@ -335,16 +335,16 @@ class Wire(asyncio.Protocol):
         return self._transport_().get_write_buffer_size()
 
     async def start_tls(self, context: ssl.SSLContext, host: str, seconds: float) -> None:
-        """Switch to TLS and verify. Raises :class:`ssl.SSLError` or :class:`Broken`; nothing else was sent by then."""
+        """Switch to TLS and verify. Raises :class:`ssl.SSLError` or :class:`Broken`; then nothing else was sent."""
         if self._reader.arrived or self._reader.part:
-            # Some event loops read before whoever connected is resumed. Kept, it would stand before what comes in TLS.
+            # Some event loops read before the connecting task goes on. If kept, these octets would mix with those of TLS.
             reply = self._next()
             self._hello = (reply.whole if reply is not None else self._reader.part).encode()
             raise ssl.SSLError(ssl.SSL_ERROR_SSL, "it spoke in the clear before TLS")
         if fault := self.fault:
             raise fault
-        # From here on what arrives belongs to the handshake: octets that follow the 220 in the clear break it, and
-        # never end up among the replies.
+        # From here on what arrives belongs to the handshake: clear octets after the 220 make it fail, and never count
+        # as replies.
         self._tls = TLS(context, host)
         self._agreed = self._loop.create_future()
         self._shake_hands(b"")
@@ -365,7 +365,7 @@ class Wire(asyncio.Protocol):
             self._tls.shake_hands(octets)
         except ssl.SSLError as failed:
             error = failed
-        # Also what tells the peer's operator why.
+        # Sent also after an error: it then holds the alert that tells the peer's operator the reason.
         self._transport_().write(self._tls.outgoing)
         if self._agreed.done():
             return
@@ -388,20 +388,20 @@ class Wire(asyncio.Protocol):
         return said
 
     def abort(self) -> None:
-        """Close now; what was not sent yet never will be."""
+        """Close now; what was not sent yet is dropped."""
         self._end("we closed the connection")
         if self._transport is not None:
             self._transport.abort()
 
     def _close(self) -> None:
-        """Close when all has been sent."""
+        """Close after everything has been sent."""
         transport = self._transport_()
         if self._tls is not None and not transport.is_closing():
             transport.write(self._tls.farewell())
         transport.close()
 
     def leave(self, octets: bytes, seconds: float) -> None:
-        """Send a last command and close when anything, or nothing for ``seconds``, comes back. Does not wait."""
+        """Send a last command; close when any reply comes, or after ``seconds``. Does not wait for that."""
         if self._ended or self._leaving is not None:
             self.abort()
             return

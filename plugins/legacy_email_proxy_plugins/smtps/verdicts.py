@@ -1,9 +1,9 @@
 """What a backend's refusal is about: the message and its addresses, or the account, the server or our commands.
 
-A device throws its message away after a 5yz, and the spool gives it up. That is right only where the message or one of
-its addresses is the cause. Servers also answer 5yz when the account may send no more today, when they do not take mail
+After a 5yz a device deletes its message, and the spool gives it up. That is right only if the message or one of its
+addresses is the cause. Servers also answer 5yz when the account may send no more today, when they do not take mail
 from this machine, or when they do not understand a command of ours. These become temporary here (451), so the message
-is kept and sent later. A text that is missing in the table is taken as a verdict: the message is lost and its sender is
+is kept and sent later. A text that is missing in the table counts as a verdict: the message is lost and its sender is
 told.
 """
 
@@ -88,20 +88,20 @@ NOT_ABOUT_THE_MESSAGE: tuple[Meaning, ...] = (
         _NO_LOGIN, _SET_LOGIN, "MailEnable (503), qmail's patches (503), Exim as cPanel has it (550)",
     ),
 )  # fmt: skip
-"""For the 5yz that answers MAIL, RCPT or content. In order: the first row that fits counts."""
+"""For a 5yz in answer to MAIL, RCPT or content. The first row that fits counts."""
 
 _SEARCHED_CHARACTERS = 2000
-"""No refusal is longer; the patterns are not run over whatever else a server may send."""
+"""Refusals are shorter than this. The patterns are not run over longer text, which would cost time."""
 
 _NOT_UNDERSTOOD = frozenset(range(500, 505))
 _LINE_TOO_LONG = re.compile(r"line too long|lines? (?:is|are) too long|line length|long lines?\b", re.IGNORECASE)
 
 
 def verdict(code: int, enhanced: str, text: str, detail: str, *, named: bool) -> Refused:
-    """What a 4yz or 5yz means. ``named``: it answers a command that named an address, or the end of a message; then
-    500 to 504 are about that ("501 5.1.3 Bad recipient address syntax"), and else about a command of ours.
+    """What a 4yz or 5yz means. ``named``: it answers a command with an address, or the end of a message; then 500 to 504
+    are about that ("501 5.1.3 Bad recipient address syntax"). Otherwise they are about a command of ours.
 
-    What is not about the message becomes a 451, with the backend's words.
+    A refusal that is not about the message becomes a 451, with the backend's words.
     """
     if code >= 500 and (meaning := _not_about_the_message(f"{code} {enhanced} {text}")):
         why = f"{meaning.words}, so this is no verdict; {meaning.advice}"
