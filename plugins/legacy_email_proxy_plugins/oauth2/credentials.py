@@ -33,7 +33,7 @@ _ONLY_ACCOUNT = "default"
 
 
 class OAuth2Credentials:
-    """See :class:`~legacy_email_proxy.contracts.Authorizable`. IMAP and SMTP of an account share one token.
+    """See :class:`~legacy_email_proxy.contracts.Authorizable`. Both backends of an account share one token.
 
     Raises :class:`~legacy_email_proxy.contracts.SettingsMistake` with every mistake in its settings.
     """
