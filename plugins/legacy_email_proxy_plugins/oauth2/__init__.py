@@ -1,9 +1,9 @@
 """The credentials ``oauth2``: access tokens for both backends, from any of the usual grants.
 
-``credentials`` fulfils the contract; ``configuration`` reads the settings, with what ``providers`` knows; ``tokens``
-keeps an account's token and renews it, not too often; ``store`` keeps what outlives a restart, and ``disk`` keeps a
-dead disk from holding anybody up; ``grants`` are the forms, ``assertions`` what is signed in them, ``http`` the
-exchange, ``errors`` what is said when there is no token; ``consent`` is the dialogue with the mailbox's owner.
+``credentials`` implements the contract; ``configuration`` reads the settings, with defaults from ``providers``;
+``tokens`` keeps an account's token and limits how often it is renewed; ``store`` keeps tokens in a file, and ``disk``
+limits how long a dead disk delays a session; ``grants`` builds the requests, ``assertions`` signs statements for them,
+``http`` sends them, ``errors`` words their failures; ``consent`` is the dialogue with the mailbox's owner.
 """
 
 from __future__ import annotations

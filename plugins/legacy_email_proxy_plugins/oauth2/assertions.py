@@ -1,4 +1,4 @@
-"""Signed statements about ourselves (JWT): in place of a client secret (RFC 7523 §2.2), or as a grant (§2.1)."""
+"""Statements (JWT) signed by the application: instead of a client secret (RFC 7523 §2.2), or as a grant (§2.1)."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from legacy_email_proxy.contracts import Secret
 __all__ = ("LIFETIME_SECONDS", "SigningKey")
 
 LIFETIME_SECONDS = 300
-"""Short, since it is used at once. Google takes up to an hour, Entra advises five to ten minutes."""
+"""Short, since a statement is sent at once. Google allows up to an hour, Entra advises five to ten minutes."""
 
 _OF_CURVE = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A private key and how to name it to the provider. Neither it nor its parts print as anything telling."""
+    """A private key, and the header by which the provider finds its public key. ``repr`` shows no part of the key."""
 
     _key: Any
     algorithm: str
@@ -43,9 +43,9 @@ class SigningKey:
         rsa_algorithm: str = "RS256",
         algorithm: str | None = None,
     ) -> SigningKey:
-        """``rsa_algorithm`` is for an RSA key where no ``algorithm`` is asked for.
+        """Read the key; ``rsa_algorithm`` is used for an RSA key when ``algorithm`` is ``None``.
 
-        Raises ``ValueError`` with what is wrong, in words without the key.
+        Raises ``ValueError`` with what is wrong; the text never contains the key.
         """
         try:
             key = load_pem_private_key(pem.reveal().encode(), None)
@@ -73,8 +73,8 @@ class SigningKey:
 
     def signed(self, *, issuer: str, subject: str, audience: str, now: float, **claims: str) -> Secret:
         """The statement, valid for five minutes and for one use."""
-        # A minute back, for clocks that differ; providers refuse a statement from the future. There is no `nbf`: it
-        # would say nothing more, and a server may judge it without the leeway that it gives `iat`.
+        # `iat` is a minute ago because clocks differ and providers refuse a statement from the future. `nbf` is left
+        # out: it would add nothing, and a server may check it more strictly than `iat`.
         stated = {
             "iss": issuer, "sub": subject, "aud": audience, "jti": secrets.token_urlsafe(16),
             "iat": int(now) - 60, "exp": int(now) + LIFETIME_SECONDS, **claims,
@@ -83,7 +83,7 @@ class SigningKey:
 
 
 def _thumbprints(pem: str, key: RSAPrivateKey | EllipticCurvePrivateKey) -> dict[str, str]:
-    """``x5t`` and ``x5t#S256`` (RFC 7515 §4.1.7): by these Entra finds the certificate that was uploaded."""
+    """``x5t`` and ``x5t#S256`` (RFC 7515 §4.1.7): Entra uses them to find the certificate that was uploaded."""
     try:
         certificate = x509.load_pem_x509_certificate(pem.encode())
     except (ValueError, UnicodeEncodeError):

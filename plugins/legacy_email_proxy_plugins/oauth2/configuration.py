@@ -1,4 +1,4 @@
-"""The ``OAUTH2_…`` settings, filled up with what is known of the provider, and checked all at once."""
+"""The ``OAUTH2_…`` settings, completed with the provider's defaults; all mistakes are reported together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ("Configuration", "configured")
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """One application at one provider. Addresses are empty where the grant does without."""
+    """One application at one provider. An address that the grant does not need may be empty."""
 
     provider: str
     grant: str
@@ -37,7 +37,7 @@ class Configuration:
 
     @property
     def is_app(self) -> bool:
-        """Whether nobody's refresh token is needed."""
+        """Whether the grant works without a refresh token."""
         return self.grant in APP_GRANTS
 
 
@@ -75,7 +75,7 @@ class _Reading:
         scope = " ".join(scope.split())
         extra = provider.authorization_extra
         if "offline_access" in scope.split() and "prompt" not in extra:
-            # Without it a server that keeps to OpenID Connect (Core §11) ignores that scope: no refresh token.
+            # A server that follows OpenID Connect (Core §11) ignores offline_access without it: no refresh token.
             extra = {**extra, "prompt": "consent"}
         if grant == "jwt_bearer" and not scope:
             self._wrong("OAUTH2_SCOPE", "not set; jwt_bearer names its scopes")

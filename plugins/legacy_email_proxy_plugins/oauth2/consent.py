@@ -1,4 +1,4 @@
-"""The one-off consent of a person, without a window of our own: a code to type elsewhere, or an address to open."""
+"""The one-off consent of the mailbox's owner, in a browser: by a code to type there, or an address to open."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
 
 
 async def consent(configuration: Configuration, grants: Grants, dialogue: Dialogue, *, listen: bool) -> Granted:
-    """Lead through it. Raises a :class:`Failure` when nothing comes of it."""
+    """Lead the operator through the consent. Raises a :class:`Failure` when it gives no refresh token."""
     if configuration.grant == "device_code":
         granted = await _by_device(grants, dialogue)
     elif configuration.grant == "authorization_code":
@@ -67,7 +67,7 @@ async def _by_device(grants: Grants, dialogue: Dialogue) -> Granted:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """One request for consent: the verifier proves at the end that we are who began it (RFC 7636)."""
+    """One request for consent. ``verifier`` proves that this process also began the request (RFC 7636)."""
 
     state: str
     verifier: Secret
@@ -85,7 +85,7 @@ class _Request:
         """The authorization code in the address that the browser was sent to. Raises :class:`Failure`."""
         try:
             query = parse_qs(urlsplit(url.strip()).query)
-        except ValueError:  # no address at all
+        except ValueError:  # not an address
             query = {}
         given = {name: values[0] for name, values in query.items()}
         if not secrets.compare_digest(given.get("state", "").encode("utf-8", "replace"), self.state.encode()):
@@ -132,12 +132,12 @@ async def _listened(
     redirect_url = urlunsplit(parts._replace(netloc=f"{named}:{port}"))
     url = grants.consent_url(redirect_url=redirect_url, state=request.state, challenge=request.challenge)
     answers: list[str] = []
-    """What the browser came back with: at most one, and it decides."""
+    """The path and query of the browser's request that carried the consent or its refusal."""
     done = anyio.Event()
 
     async def answer(stream: SocketStream) -> None:
         async with stream:
-            # A browser keeps connections in store, and anybody on this machine may connect: none of that ends the wait.
+            # A browser may connect without a request, and other programs may connect too: keep waiting after those.
             with anyio.move_on_after(_REQUEST_SECONDS), suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
                 target = await _target(stream)
                 try:
@@ -146,7 +146,7 @@ async def _listened(
                 except GrantRefused:
                     text = "There is no consent. Look into the terminal."
                 except Failure:
-                    # It also asks for an icon.
+                    # Not the redirect: a browser also asks for an icon.
                     await stream.send(b"HTTP/1.0 404 Not Found\r\n\r\n")
                     return
                 answers.append(target)
@@ -167,7 +167,7 @@ async def _listened(
 
 
 async def _target(stream: SocketStream) -> str:
-    """What the first line of the request asks for; empty for what is none."""
+    """The path and query of a GET request; empty for anything else."""
     head = b""
     try:
         while b"\r\n\r\n" not in head and len(head) < _REQUEST_OCTETS:

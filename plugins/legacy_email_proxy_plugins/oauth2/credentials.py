@@ -1,4 +1,4 @@
-"""The credentials ``oauth2``: a current access token for whichever account is about to log in."""
+"""The credentials ``oauth2``: a current access token for the account that logs in."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from .tokens import Keeper
 __all__ = ("OAuth2Credentials",)
 
 _ONLY_ACCOUNT = "default"
-"""The name of the file where accounts have no names."""
+"""The name of the token file when the account has no name."""
 
 
 class OAuth2Credentials:
-    """See :class:`~legacy_email_proxy.contracts.Authorizable`. Both legs of an account share one token.
+    """See :class:`~legacy_email_proxy.contracts.Authorizable`. Both backends of an account share one token.
 
     Raises :class:`~legacy_email_proxy.contracts.SettingsMistake` with every mistake in its settings.
     """
@@ -62,11 +62,11 @@ class OAuth2Credentials:
         return await self._keeper.refused(secret)
 
     async def start(self) -> None:
-        """See :meth:`StartingCredentials.start`: keep alive what ends when it is not used."""
+        """See :meth:`StartingCredentials.start`: keep alive a refresh token that would expire unused."""
         self._keeper.start()
 
     async def probe(self) -> Sequence[Finding]:
-        """Whether a token can be had now, and for what: a stored one may be good for hours when the secret is not."""
+        """Get a new token, and report it: a stored token may work for hours after the client secret has expired."""
         try:
             await self._keeper.fresh()
         except Failure as failure:
@@ -91,7 +91,7 @@ class OAuth2Credentials:
     async def authorize(self, dialogue: Dialogue, *, listen: bool) -> None:
         """See :meth:`Authorizable.authorize`."""
         async with self._store().room():
-            # Only tried: a consent that can't be stored had better not be asked for.
+            # Only a test: if the token can't be stored, the owner should not be asked to consent.
             pass
         granted = await consent(self._configuration, self._grants, dialogue, listen=listen)
         await self._keeper.adopt(granted)

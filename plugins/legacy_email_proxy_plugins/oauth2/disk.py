@@ -1,7 +1,7 @@
-"""What blocks on a file, where the disk may be dead: one thread at a time, and nobody waits for it without limit.
+"""Runs calls that block on a file, when the disk may be dead: in one thread at a time, and each wait has a limit.
 
-A thread that hangs in the kernel can not be ended. So there is never a second one beside it, and what was asked for is
-done in the order in which it was asked for, also when the disk comes back after everybody has stopped waiting.
+A thread that hangs in the kernel can not be ended, so a second one is never started. Calls run in the order in which
+they were submitted, also when the disk answers again after all callers have stopped waiting.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 
 _SECONDS = 10.0
-"""A network file system whose server starts anew takes a few."""
+"""A network file system may need several seconds while its server restarts."""
 
 
 class Disk:
-    """Use it in one event loop."""
+    """The thread for one store's files. Use it in one event loop."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
-        # A limiter of its own: fifty that hang must not take all the threads that others need.
+        # Its own limiter: with the shared one, fifty hanging disks would take all the threads of the process.
         self._limiter = anyio.CapacityLimiter(1)
         self._pending: set[asyncio.Task[Any]] = set()
         self._hangs = False
@@ -37,10 +37,10 @@ class Disk:
     async def run(
         self, function: Callable[[*Arguments], T], *args: *Arguments, undo: Callable[[T], object] | None = None
     ) -> T:
-        """Call it in a thread. Raises :class:`TimeoutError` if it takes too long.
+        """Call ``function`` in a thread. Raises :class:`TimeoutError` if it takes too long.
 
-        Whoever waits may be cancelled: what was begun is finished all the same. ``undo`` gets what it returns if nobody
-        waits for that any more.
+        The call is finished even if the caller is cancelled. If the caller no longer waits when it returns, ``undo`` is
+        called with the result.
         """
         if self._hangs:
             raise _dead()
@@ -57,7 +57,7 @@ class Disk:
         return task.result()
 
     async def give_back(self, function: Callable[[*Arguments], object], *args: *Arguments) -> None:
-        """Call it in its turn, also while the disk does not answer; then nobody waits for it."""
+        """Call ``function`` in its turn; while the disk does not answer, do not wait for that."""
         task = self._submitted(partial(function, *args))
         if not self._hangs:
             await asyncio.wait({task}, timeout=_SECONDS)
@@ -76,7 +76,7 @@ class Disk:
         self._hangs = False
         self._pending.discard(task)
         if not task.cancelled():
-            # Looked at, so that asyncio does not complain of a failure that nobody waited for.
+            # Reading the exception keeps asyncio from logging it when no caller waits for the task.
             task.exception()
 
 

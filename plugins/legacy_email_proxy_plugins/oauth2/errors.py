@@ -1,4 +1,4 @@
-"""What an answer of a token endpoint that is no token means, and how it is said without a secret in it."""
+"""Turns a token endpoint's answer without a token into a failure with advice, and keeps secrets out of its text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ("GrantRefused", "refusal", "words")
 _SHOWN_CHARACTERS = 300
 _WAIT = frozenset({"temporarily_unavailable", "server_error"})
 _NOWHERE = frozenset({404, 405, 410})
-"""There is no such place, or nothing to ask there: some say so in the form of an OAuth error."""
+"""The endpoint's address is wrong; some servers say so in the form of an OAuth error."""
 _LOOK_AT = "OAUTH2_GRANT and the other OAUTH2 settings"
 _GIVEN = "get a new refresh token from where this one came, and set OAUTH2_REFRESH_TOKEN to it"
 _APP = "check the application's rights, and OAUTH2_CLIENT_ID, OAUTH2_SUBJECT and OAUTH2_SCOPE"
@@ -35,7 +35,7 @@ _SIGNED_FOR_SUBJECT = Meaning(
 
 
 class GrantRefused(NoCredentials):
-    """The provider gives no token until somebody acts. ``code`` is its ``error`` (RFC 6749 §5.2)."""
+    """The provider gives no token until the operator or owner acts. ``code`` is its ``error`` (RFC 6749 §5.2)."""
 
     def __init__(self, detail: str, *, look_at: str = _LOOK_AT, code: str = "") -> None:
         super().__init__(detail, look_at=look_at)
@@ -43,7 +43,7 @@ class GrantRefused(NoCredentials):
 
 
 def refusal(answer: Answer, secrets: Iterable[Secret], configuration: Configuration) -> Failure:
-    """The failure for an answer without a token. ``secrets`` are those that were sent, and may come back in it."""
+    """The failure for an answer without a token. ``secrets`` were sent, and the answer may repeat them."""
     code = str(answer.body.get("error", ""))
     said = words(answer, secrets)
     if answer.status == 429 or answer.status >= 500 or code in _WAIT:
@@ -56,7 +56,7 @@ def refusal(answer: Answer, secrets: Iterable[Secret], configuration: Configurat
 
 
 def _meaning(code: str, said: str, configuration: Configuration) -> Meaning | None:
-    """What it means for what was asked; the table does not know how that was."""
+    """What the error means for this configuration; the table in ``findings`` does not know the grant."""
     found = meaning_of(said)
     if found in GENERAL:
         if configuration.grant == "jwt_bearer" and code in ("invalid_client", "invalid_grant"):
@@ -72,7 +72,7 @@ def _meaning(code: str, said: str, configuration: Configuration) -> Meaning | No
 
 
 def words(answer: Answer, secrets: Iterable[Secret]) -> str:
-    """What it said, for a log: one line, short, the secrets taken out before it is cut."""
+    """What the answer says, as one short line for a log; secrets are removed before the line is cut."""
     parts = [f"status {answer.status}", *(str(answer.body.get(name, "")) for name in ("error", "error_description"))]
     said = without_secrets(" ".join(filter(None, parts)), [secret.reveal() for secret in secrets])
     text = " ".join(said.split())

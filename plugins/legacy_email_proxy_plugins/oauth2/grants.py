@@ -1,4 +1,4 @@
-"""Each grant as the one form that it is (RFC 6749, 7523, 7636, 8628), and the token that comes back, checked."""
+"""Builds the request of each grant (RFC 6749, 7523, 7636, 8628), and checks the token that comes back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .http import Answer, Endpoints
 __all__ = ("DeviceCode", "Granted", "Grants", "Unfit")
 
 _LIFETIME_SECONDS = 600.0
-"""Where the provider does not say how long a token lives."""
+"""Assumed when the provider does not say how long a token lives."""
 _LONGEST_SECONDS = 86400.0 * 30
 _TOKEN = re.compile(r"[\x21-\x7e]{1,16384}")
 _JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -28,7 +28,7 @@ _DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """What a token endpoint gave. ``refresh_token`` is ``None`` where the one that was used stays good."""
+    """What a token endpoint gave. ``refresh_token`` is ``None`` if it gave no new one: a used one stays valid then."""
 
     access_token: BearerToken
     seconds: float
@@ -37,7 +37,7 @@ class Granted:
 
 
 class Unfit(Disconnected):
-    """What came is no access token. A refresh token beside it has replaced the one that was used all the same."""
+    """The answer has no usable access token; a ``refresh_token`` in it still replaces the one that was used."""
 
     def __init__(self, detail: str, *, look_at: str = "", refresh_token: Secret | None = None) -> None:
         super().__init__(detail, look_at=look_at)
@@ -46,7 +46,7 @@ class Unfit(Disconnected):
 
 @dataclass(frozen=True, slots=True)
 class DeviceCode:
-    """What the person types where (RFC 8628 §3.2), and how often to ask meanwhile."""
+    """The code to type, the address to type it at (RFC 8628 §3.2), and how often to ask the provider meanwhile."""
 
     device_code: Secret
     user_code: str
@@ -56,7 +56,7 @@ class DeviceCode:
 
 
 class Grants:
-    """The client's side. Every method raises what :meth:`Endpoints.post` does, ``GrantRefused`` or ``Overloaded``."""
+    """Asks the provider. Async methods raise what :meth:`Endpoints.post` does, ``GrantRefused`` or ``Overloaded``."""
 
     def __init__(
         self, configuration: Configuration, endpoints: Endpoints, clock: Callable[[], float] = time.time
@@ -66,7 +66,7 @@ class Grants:
         self._clock = clock
 
     async def for_app(self) -> Granted:
-        """A token for the application itself: ``client_credentials``, or ``jwt_bearer`` in a subject's name."""
+        """A token for the application itself: ``client_credentials``, or ``jwt_bearer`` on behalf of a subject."""
         configuration = self._configuration
         if configuration.grant == "client_credentials":
             return await self._token({"grant_type": "client_credentials", "scope": configuration.scope}, {})
@@ -79,14 +79,14 @@ class Grants:
             now=self._clock(),
             **claims,
         )
-        # Google reads the scope in the statement, others the one beside it (RFC 7521 §4.1).
+        # Google reads the scope in the statement, other providers the one in the form (RFC 7521 §4.1).
         form = {"grant_type": _JWT_BEARER, "scope": configuration.scope}
         return await self._token(form, {"assertion": assertion}, identify=False)
 
     async def refreshed(self, refresh_token: Secret, scope: str = "") -> Granted:
         """A new access token, and perhaps a new refresh token in place of this one (RFC 6749 §6).
 
-        ``scope`` asks for less than was consented to; without it the consent holds.
+        ``scope`` asks for less than the owner consented to; if it is empty, the token gets all of that.
         """
         form = {"grant_type": "refresh_token", "scope": scope}
         return await self._token(form, {"refresh_token": refresh_token}, once=True)
@@ -110,11 +110,11 @@ class Grants:
         )
 
     async def for_device(self, code: DeviceCode) -> Granted:
-        """Ask once whether the person has consented; ``GrantRefused`` has ``authorization_pending`` until then."""
+        """Ask once for the token. ``GrantRefused`` with ``authorization_pending``: the person has not consented yet."""
         return await self._token({"grant_type": _DEVICE_CODE}, {"device_code": code.device_code}, once=True)
 
     def consent_url(self, *, redirect_url: str, state: str, challenge: str) -> str:
-        """Where the browser goes (RFC 6749 §4.1.1), with PKCE (RFC 7636 §4.3)."""
+        """The address to open in the browser (RFC 6749 §4.1.1), with PKCE (RFC 7636 §4.3)."""
         configuration = self._configuration
         query = urlencode(
             {
@@ -152,7 +152,7 @@ class Grants:
         identify: bool = True,
         once: bool = False,
     ) -> tuple[Answer, list[Secret]]:
-        """Send it with what proves who asks (RFC 6749 §2.3, RFC 8628 §3.1). Returns also the secrets that went out."""
+        """Send the form with the client's credentials (RFC 6749 §2.3, RFC 8628 §3.1). Also returns the secrets sent."""
         configuration = self._configuration
         form, secrets = dict(form), dict(secrets)
         basic = None
@@ -167,7 +167,7 @@ class Grants:
                     now=self._clock(),
                 )
             elif configuration.client_secret is not None and configuration.client_auth == "basic":
-                # RFC 6749 §2.3.1: both are form-encoded first.
+                # RFC 6749 §2.3.1: ID and secret are form-encoded first.
                 del form["client_id"]
                 basic = (quote(configuration.client_id, safe=""), quote(configuration.client_secret.reveal(), safe=""))
             elif configuration.client_secret is not None:
@@ -179,7 +179,7 @@ class Grants:
 
 
 def _granted(answer: Answer, scope: str) -> Granted:
-    """The token, if it is fit to stand in a login: whatever else came would be sent to the mail server as it is."""
+    """The token, checked, because it is sent to the mail server as it is. Raises :class:`Unfit` if it is unusable."""
     body = answer.body
     token, kind, refresh = body.get("access_token"), body.get("token_type", "Bearer"), body.get("refresh_token")
     if refresh is not None and not (isinstance(refresh, str) and _TOKEN.fullmatch(refresh)):
@@ -197,7 +197,7 @@ def _granted(answer: Answer, scope: str) -> Granted:
 
 
 def _number(value: Any, default: float, longest: float) -> float:
-    """Some providers give their numbers as text."""
+    """``value`` as a number; some providers send numbers as text."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""One form to one endpoint: verified TLS, one deadline for the whole exchange, a small answer, no redirects."""
+"""Posts a form to an endpoint: verified TLS, one deadline for the whole exchange, a small answer, no redirects."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from legacy_email_proxy.contracts import Disconnected, Failure, Unreachable, Unu
 __all__ = ("ANSWER_OCTETS", "Answer", "Endpoints")
 
 ANSWER_OCTETS = 65536
-"""A token with all that stands around it has a few KiB."""
+"""An answer with a token has a few KiB."""
 
 _PATIENCE_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A status and the JSON object that came with it; empty if what came was none. Never to be logged as a whole.
+    """A status and the JSON object in the answer, empty if there was none. Never log ``body``: it may hold a token.
 
-    ``variable`` is where the address of the endpoint is set.
+    ``variable`` is the setting that holds the endpoint's address.
     """
 
     status: int
@@ -54,8 +54,8 @@ class Endpoints:
     ) -> Answer:
         """Raises :class:`Unreachable`, :class:`Unverified`, :class:`Unusable` or :class:`Disconnected`.
 
-        ``once``: what is sent may be good for one use only, so that its answer, if it is lost, can't be had again. It
-        is waited for with patience.
+        ``once``: the form may hold a code or token that works only once, so that a lost answer can't be asked for
+        again. The call then waits up to ``patience`` seconds.
         """
         host, look_at = urlsplit(url).hostname or url, f"{variable}, HTTPS_PROXY"
         seconds = self._patience if once else self._seconds
@@ -82,7 +82,7 @@ class Endpoints:
         except (ValueError, ImportError, httpx2.InvalidURL) as error:
             detail = f"the proxy for HTTPS can not be used ({type(error).__name__})"
             raise Unusable(detail, look_at="HTTPS_PROXY") from None
-        # A few octets can unpack to any number: so no compression, and what was not asked for isn't unpacked.
+        # A few compressed octets can unpack to gigabytes: ask for no compression, and never unpack.
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
         async with client, client.stream("POST", url, data=form, headers=headers, auth=basic) as response:
             octets = bytearray()

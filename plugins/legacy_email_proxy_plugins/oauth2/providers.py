@@ -1,4 +1,4 @@
-"""What is known of each provider: where its endpoints are, which scopes open mail, and which grants lead to them."""
+"""What is known of each provider: its endpoints, the scopes that give access to mail, and the grants that do not."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 __all__ = ("APP_GRANTS", "CONSENT_GRANTS", "PROVIDERS", "Provider")
 
 APP_GRANTS = ("client_credentials", "jwt_bearer")
-"""The application speaks for itself: no person, no refresh token."""
+"""The application authenticates itself: no person consents, and there is no refresh token."""
 
 CONSENT_GRANTS = ("device_code", "authorization_code")
-"""A person consents once, and a refresh token comes of it."""
+"""A person consents once, and the provider then gives a refresh token."""
 
 _MICROSOFT = "https://login.microsoftonline.com/{tenant}/oauth2/v2.0"
 _MICROSOFT_MAIL = "https://outlook.office.com/IMAP.AccessAsUser.All https://outlook.office.com/SMTP.Send offline_access"
@@ -19,9 +19,9 @@ _MICROSOFT_MAIL = "https://outlook.office.com/IMAP.AccessAsUser.All https://outl
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """``{tenant}`` in an address is filled in. ``grants``: those that give access to mail; empty for all of them.
+    """One provider. ``{tenant}`` in an address is replaced by the tenant.
 
-    ``unfit`` says of a grant why it does not, and what to use.
+    ``unfit`` has the grants that give no access to mail, each with the reason or with what to use instead.
     """
 
     token_url: str = ""
@@ -31,7 +31,7 @@ class Provider:
     app_scope: str = ""
     tenant: str = ""
     tenant_of_apps: bool = True
-    """Whether an application may do without a tenant of its own."""
+    """Whether an application grant works without ``OAUTH2_TENANT``."""
     authorization_extra: Mapping[str, str] = field(default_factory=dict)
     assertion_algorithm: str = "RS256"
     unfit: Mapping[str, str] = field(default_factory=dict)
@@ -69,7 +69,7 @@ PROVIDERS: Mapping[str, Provider] = {
         authorization_url="https://accounts.google.com/o/oauth2/v2/auth",
         scope="https://mail.google.com/",
         app_scope="https://mail.google.com/",
-        # Without these there is a refresh token at the very first consent only.
+        # Without these Google gives a refresh token only at the very first consent.
         authorization_extra={"access_type": "offline", "prompt": "consent"},
         unfit={
             "client_credentials": "Google knows jwt_bearer instead (a service account, for Workspace)",

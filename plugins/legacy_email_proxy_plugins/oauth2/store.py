@@ -1,7 +1,7 @@
-"""What outlives a restart: one file per account, written atomically, readable by its owner only, encrypted with a key.
+"""Tokens on disk: one file per account, written atomically, readable by its owner only, encrypted if a key is set.
 
-Several processes may use it at once (the service, ``check``, ``authorize``), so whoever wants to replace a token holds
-the account's lock and reads the file again first.
+Several processes may use it at once (the service, ``check``, ``authorize``), so a process that wants to replace a token
+first takes the account's lock and reads the file again.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 
 _LOCK_SECONDS = 60.0
-"""Longer than the one request that whoever holds the lock is usually waiting for."""
+"""Longer than the request during which another process usually holds the lock."""
 _ROOM_OCTETS = 98304
 """More than a record takes: two tokens of 16 KiB, each character escaped, all of it encrypted and in base64."""
 _LOOK_AT_KEY = "OAUTH2_STORE_KEY"
 
 
 class Damaged(Failure):
-    """The file is there, and can't be read: damaged, or encrypted with another key."""
+    """The file exists but can't be read: it is damaged, or encrypted with another key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """What is known of one account's tokens. Times are seconds since 1970, 0 for never.
 
-    ``seed`` is the SHA-256 of the ``OAUTH2_REFRESH_TOKEN`` that was set when the tokens were stored, ``basis`` that of
-    the settings that they were asked for with. ``kept`` is when a renewal last left the refresh token as it was; 0 if
-    the last one replaced it. ``asked`` are the scopes that the refresh token was asked for with.
+    ``seed`` is the SHA-256 of the ``OAUTH2_REFRESH_TOKEN`` that was set when the tokens were stored; ``basis`` that of
+    the settings used to ask for them. ``kept`` is the time of the last renewal if that did not replace the refresh
+    token, else 0. ``asked`` are the scopes that were requested together with the refresh token.
     """
 
     grant: str = ""
@@ -69,7 +69,7 @@ class Record:
 
 
 class Store:
-    """The file of one account in ``folder``, which is asked for when it is needed."""
+    """The file of one account. ``folder`` is called each time that the path is needed."""
 
     def __init__(self, folder: Callable[[], Path], account: str, key: Secret | None) -> None:
         self._folder = folder
@@ -82,9 +82,9 @@ class Store:
         self._part: Path | None = None
 
     async def load(self) -> Record:
-        """What is stored now, read again only where the file has changed. Raises :class:`Damaged`.
+        """What is stored now; the file is read again only if it has changed. Raises :class:`Damaged`.
 
-        While the disk does not answer, that is what was there when it last did.
+        While the disk does not answer, the record that was read or saved last is returned.
         """
         try:
             return await self._disk.run(self._load)
@@ -94,12 +94,12 @@ class Store:
             return self._record
 
     async def save(self, record: Record) -> None:
-        """Returning means that it outlives a power cut. Raises :class:`StorageFull`; the old record is kept then."""
+        """Store it, safe from a power cut on return. Raises :class:`StorageFull`, and keeps the old record then."""
         await self._on_disk(self._save, record)
 
     @asynccontextmanager
     async def room(self) -> AsyncIterator[None]:
-        """Hold the room on the disk for what is saved within it. Raises :class:`StorageFull` if there is none."""
+        """Reserve disk space for a :meth:`save` inside the block. Raises :class:`StorageFull` if there is none."""
         self._part = part = await self._on_disk(self._reserve, undo=_removed)
         try:
             yield
@@ -109,17 +109,17 @@ class Store:
 
     @asynccontextmanager
     async def locked(self, seconds: float | None = None) -> AsyncIterator[None]:
-        """Keep other processes from replacing the token; within this process the caller sees to it.
+        """Keep other processes from replacing the token; within this process the caller must prevent that.
 
-        Raises :class:`Overloaded` if another process holds it for too long, :class:`StorageFull` if there can be none.
+        Raises :class:`Overloaded` if another process holds the lock too long, :class:`StorageFull` if locking fails.
         """
         descriptor = await self._on_disk(self._open_lock, undo=os.close)
         try:
             await self._wait_for_lock(descriptor, _LOCK_SECONDS if seconds is None else seconds)
             yield
         finally:
-            # In its turn: a save that hangs still writes when the disk comes back, and nobody may have replaced the
-            # token meanwhile.
+            # After calls submitted before: a hanging save still writes when the disk answers again, and until then no
+            # other process may replace the token.
             await self._disk.give_back(os.close, descriptor)
 
     async def _wait_for_lock(self, descriptor: int, seconds: float) -> None:
@@ -137,7 +137,7 @@ class Store:
         except TimeoutError as error:
             raise _unwritable(error) from None
 
-    # In threads.
+    # The methods below run in a thread.
 
     def _file(self, suffix: str = ".json") -> Path:
         return self._folder() / (quote(self._account, safe="@") + suffix)
@@ -192,7 +192,7 @@ class Store:
             return octets
         salt = self._derived[0] if self._derived else secrets.token_bytes(16)
         nonce = secrets.token_bytes(12)
-        # The account's name is sealed with it, so that one account's file is of no use as another's.
+        # The account's name is authenticated too, so that one account's file can't be used as another's.
         sealed = AESGCM(self._derive(salt)).encrypt(nonce, octets, self._account.encode())
         parts = {"salt": salt, "nonce": nonce, "sealed": sealed}
         return json.dumps({name: base64.b64encode(part).decode() for name, part in parts.items()}).encode()
@@ -200,7 +200,7 @@ class Store:
     def _derive(self, salt: bytes) -> bytes:
         assert self._key is not None  # noqa: S101 (both callers have looked)
         if self._derived is None or self._derived[0] != salt:
-            # Slow on purpose (some 50 ms and 32 MiB), against guessing; so it is done once for each salt.
+            # Slow on purpose (some 50 ms and 32 MiB), against guessing; so the result is kept for each salt.
             derived = Scrypt(salt, length=32, n=2**15, r=8, p=1).derive(self._key.reveal().encode())
             self._derived = (salt, derived)
         return self._derived[1]
@@ -242,7 +242,7 @@ def _write(part: Path, octets: bytes) -> None:
     with os.fdopen(descriptor, "wb") as file:
         leave_to_service(descriptor, part.parent)
         file.write(octets)
-        # Not before: what is overwritten needs no new room.
+        # Truncate after writing: overwriting reserved octets needs no new disk space.
         file.truncate()
         file.flush()
         os.fsync(descriptor)
@@ -293,7 +293,7 @@ def _fields(record: Record) -> dict[str, Any]:
 
 
 def _record(fields: dict[str, Any]) -> Record:
-    """A record from what a file says; a field of the wrong type means that the file is not ours."""
+    """A record from the file's fields. Raises :class:`Damaged` for a missing field or one of the wrong type."""
     kinds: dict[str, Any] = {"access_token": BearerToken, "refresh_token": Secret}
     found: dict[str, Any] = {}
     if not fields.keys() >= {"grant", "refresh_token", "obtained"}:

@@ -1,10 +1,10 @@
-"""One account's access token: kept while it is good, renewed once however many wait, and never a hammer.
+"""One account's access token: kept while it is good, renewed once for all waiting sessions, with pauses after failures.
 
-A renewal is a task of its own. The session that began it may be cancelled, or stop waiting, at any moment, and a
-provider that replaces refresh tokens has forgotten the old one by then: what it gave has to be stored all the same. Who
-uses the old one again is taken for a thief, and the consent is gone. So credentials are closed after both legs, and get
-minutes for it. ``check`` renews by itself, under the lock of the token's file, which keeps it and a service from
-spending the same refresh token.
+A renewal is a task of its own, because the session that began it may be cancelled or stop waiting at any moment. By
+then the provider may have replaced the refresh token, and the new one must be stored all the same: if the old one is
+used again, the provider suspects theft and revokes the consent. So credentials are closed after both legs, and have
+minutes to end. ``check`` renews in its own process, under the lock of the token's file, so that it and the service
+never use the same refresh token.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from .store import Damaged, Record, Store
 __all__ = ("Keeper",)
 
 RENEW_AT = 0.8
-"""At this part of its life a token is renewed while it still serves."""
+"""After this part of its lifetime a token is renewed, while it still works."""
 _WAITING_SECONDS = 20.0
-"""So long a login waits for a renewal that was begun; the renewal itself goes on."""
+"""How long a login waits for a renewal; the renewal goes on after that."""
 _ADOPTING_SECONDS = 360.0
-"""A consent waits longer than a renewal by another process may take: it would have to be given again."""
+"""Longer than a renewal by another process may take: otherwise the owner would have to consent again."""
 _UNUSED_SECONDS = 86400.0
-"""A refresh token that lay unused for so long is used. Providers end one after weeks or months without use."""
+"""A refresh token unused for so long is renewed. Providers end one after weeks or months without use."""
 _FIRST_LOOK_SECONDS = 60.0
-"""After a start. The network may need a moment, and who is started again and again shall not ask each time."""
+"""After a start: the network may need a moment, and a service that keeps restarting must not ask each time."""
 _LOOK_SECONDS = 3600.0
 
 
 class Keeper:
-    """Call it in one event loop."""
+    """Keeps and renews the token of one account. Call it in one event loop."""
 
     def __init__(
         self,
@@ -61,11 +61,11 @@ class Keeper:
         self._task: asyncio.Task[BearerToken] | None = None
         self._began = 0.0
         self._sent = False
-        """Whether a refresh token has gone out and what came of it is not stored yet."""
+        """Whether a refresh token has been sent and the answer is not stored yet."""
         self._keeping_alive: asyncio.Task[None] | None = None
         self._held: Record | None = None
         self._held_rotated = False
-        """What could not be stored yet, and whether its refresh token stands nowhere else: then it must not be used."""
+        """``_held`` could not be stored yet; if its refresh token is new, its access token must not be used."""
         self._unwanted = b""
         """The fingerprint of the token that the backend refused last."""
         self._unwanted_pause = Pause(60.0, 3600.0, clock)
@@ -76,7 +76,7 @@ class Keeper:
         self._wait_pause = Pause(2.0, 60.0, clock)
 
     async def token(self) -> BearerToken:
-        """A token that is good now. Raises the failure for which there is none."""
+        """A token that is good now. Raises the failure because of which there is none."""
         record = await self.current()
         token = record.access_token
         if token is None or not self._serves(record):
@@ -86,21 +86,21 @@ class Keeper:
         return token
 
     async def fresh(self) -> None:
-        """Renew it, though it may still be good: only that shows whether it can be. Raises as :meth:`token` does."""
+        """Renew the token even if it is still good, to test whether renewing works. Raises as :meth:`token` does."""
         await self._renewed(await self.current(), replacing=True)
 
     def start(self) -> None:
-        """From now on keep the refresh token alive, also while nobody asks for a token."""
+        """From now on keep the refresh token alive, also while no session asks for a token."""
         if not self._configuration.is_app:
             self._keeping_alive = asyncio.get_running_loop().create_task(self._look_now_and_then())
 
     async def refused(self, token: Secret) -> bool:
-        """The backend refused it; whether another one may help."""
+        """Note that the backend refused ``token``; returns whether another login, with a new token, may work."""
         record = await self.current()
         if record.access_token != token or self._unwanted == token.fingerprint():
             return True
         if self._unwanted_pause.left:
-            # It has just been renewed because of a refusal: the token isn't what is wrong.
+            # The token was just renewed because of a refusal, so the refusal has another cause.
             return False
         self._unwanted_pause.lengthen()
         self._unwanted = token.fingerprint()
@@ -108,7 +108,7 @@ class Keeper:
         return True
 
     def missing(self, record: Record) -> str:
-        """What keeps it from asking for a token, or an empty text."""
+        """Why the provider can not be asked for a token, or an empty text."""
         try:
             self._means(record)
         except NoCredentials as failure:
@@ -121,12 +121,12 @@ class Keeper:
         return bool(self._unwanted)
 
     async def adopt(self, granted: Granted) -> None:
-        """Keep what a consent gave. Raises :class:`StorageFull`, or ``Overloaded`` if another process is busy."""
+        """Store what a consent gave. Raises :class:`StorageFull`, or ``Overloaded`` if another process is busy."""
         async with self._store.locked(_ADOPTING_SECONDS):
             await self._store.save(self._record_of(granted, granted.refresh_token))
 
     async def aclose(self) -> None:
-        """Let a renewal that has been sent end, however long that takes, and store what could not be stored yet."""
+        """Wait for the answer to a renewal that was sent, and store a refresh token that could not be stored yet."""
         ending = {task for task in (self._keeping_alive, self._task) if task is not None}
         if self._keeping_alive is not None:
             self._keeping_alive.cancel()
@@ -144,16 +144,16 @@ class Keeper:
             except Failure as failure:
                 self._logger.error("the new refresh token is lost: %s", failure)
 
-    # What there is
+    # The current record
 
     async def current(self) -> Record:
-        """What is stored, or is held because it can not be. Raises :class:`Damaged`."""
+        """The stored record, or the newer one that could not be stored. Raises :class:`Damaged`."""
         try:
             stored = await self._store.load()
         except Damaged as damaged:
             if not self._configuration.is_app:
                 raise
-            # Nothing in it is irreplaceable: an application gets another token whenever it asks.
+            # No loss: an application gets another token whenever it asks.
             self._logger.debug("%s", damaged)
             stored = Record()
         if self._held is not None and stored.obtained > self._held.obtained:
@@ -161,7 +161,7 @@ class Keeper:
         return stored if self._held is None else self._held
 
     def _serves(self, record: Record) -> bool:
-        """Whether its token may be used: for these settings, for a while still, and not refused."""
+        """Whether its token may be used: it fits these settings, has time left, and was not refused."""
         token, now = record.access_token, self._clock()
         margin = min(10.0, 0.05 * (record.expires - record.obtained))
         return (
@@ -176,7 +176,7 @@ class Keeper:
     def _is_due(self, record: Record) -> bool:
         return self._clock() >= record.obtained + RENEW_AT * (record.expires - record.obtained)
 
-    # Keeping it alive
+    # Keeping the refresh token alive
 
     async def _look_now_and_then(self) -> None:
         await asyncio.sleep(_FIRST_LOOK_SECONDS)
@@ -189,11 +189,11 @@ class Keeper:
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def keep_alive(self) -> None:
-        """Renew what has not been renewed for a day, or store what could not be stored. Failures of that are logged."""
+        """Renew a token not renewed for a day, or store one that could not be stored. Failures of that are logged."""
         record = await self.current()
         if self.missing(record) or self._task is not None or self._paused(record):
             return
-        # Both ways: a clock that was wrong may have been ahead.
+        # `abs`, because a wrong clock may have been ahead when the token was obtained.
         idle = abs(self._clock() - record.obtained) >= _UNUSED_SECONDS
         dead = (
             isinstance(self._failure, NoCredentials)
@@ -223,7 +223,7 @@ class Keeper:
     def _paused(self, record: Record) -> bool:
         if self._failure is None or not (self._act_pause.left or self._wait_pause.left):
             return False
-        # Somebody may have authorized meanwhile.
+        # With another refresh token (from `authorize`), the pause does not count.
         return self._failed_with == _fingerprint(record.refresh_token)
 
     def _begin(self, replaced: Record | None = None) -> asyncio.Task[BearerToken]:
@@ -237,18 +237,18 @@ class Keeper:
     def _ended(self, task: asyncio.Task[BearerToken]) -> None:
         self._task = None
         if not task.cancelled() and (error := task.exception()) is not None:
-            # Nobody may be waiting for it; whoever is, raises it as well.
+            # Logged here because perhaps no session waits for it; a session that does also raises it.
             self._logger.error("no token: %s", error, exc_info=None if isinstance(error, Failure) else error)
 
     async def _renew(self, replaced: Record | None) -> BearerToken:
-        """Renew what is due, or is ``replaced`` whatever it is good for, unless another process has just done it."""
+        """Renew the token if it is due or is ``replaced``, unless another process has just renewed it."""
         record = Record()
         try:
             async with AsyncExitStack() as stack:
                 try:
                     await stack.enter_async_context(self._store.locked())
                 except StorageFull:
-                    # An application's token can be had again at any time, so it may do without a folder.
+                    # An application can get another token at any time, so it works without storage.
                     if not self._configuration.is_app:
                         raise
                 record = await self.current()
@@ -278,7 +278,7 @@ class Keeper:
                 try:
                     await stack.enter_async_context(self._store.room())
                 except StorageFull:
-                    # A provider that replaces it forgets this one; the new one would be lost with this process.
+                    # A provider that replaces refresh tokens ends this one, and the new one would be only in memory.
                     if not record.kept:
                         raise
             self._sent = used is not None
@@ -301,7 +301,7 @@ class Keeper:
             )
             await self._keep(renewed, rotated=rotated)
         if granted.access_token.fingerprint() == self._unwanted:
-            # The provider gives it again. So it has to do: asking at each login would be a hammer.
+            # The provider gave the refused token again: use it, so as not to ask the provider at each login.
             self._unwanted = b""
         return renewed
 
@@ -309,12 +309,12 @@ class Keeper:
         self._sent = False
 
     def _replaced(self, record: Record, refresh_token: Secret, asked: str) -> Record:
-        """The record with another refresh token, and an access token only where that came of the same one."""
+        """The record with another refresh token; the access token is kept only if it came from the same ``seed``."""
         token = record.access_token if record.seed == self._seed else None
         return replace(record, access_token=token, refresh_token=refresh_token, seed=self._seed, asked=asked, kept=0.0)
 
     def _means(self, record: Record) -> Secret | None:
-        """The refresh token to ask with; ``None`` for an application. Raises :class:`NoCredentials` without any."""
+        """The refresh token to ask with; ``None`` for an application. Raises :class:`NoCredentials` without one."""
         if self._configuration.is_app:
             return None
         seed = self._configuration.refresh_token
@@ -328,9 +328,9 @@ class Keeper:
         return seed
 
     def _narrowed(self, asked: str) -> str:
-        """The scope of the settings if it is a part of what the consent was asked for with; else an empty text.
+        """The scope of the settings if it is less than what was asked for at the consent; else an empty text.
 
-        Not more often: there are servers that know no scope in a renewal, and others that refuse what is a synonym.
+        Sent only then, because some servers accept no scope in a renewal, and others refuse a synonym of a scope.
         """
         scope = self._configuration.scope
         now, then = (set(text.split()) - {"offline_access"} for text in (scope, asked))
@@ -371,7 +371,7 @@ class Keeper:
             # For `authorize --status`, which is another process.
             async with self._store.locked():
                 stored = await self._store.load()
-                if stored.obtained == record.obtained:  # else there is a new token, of which it is not true
+                if stored.obtained == record.obtained:  # else the error does not apply to the newer token
                     await self._store.save(replace(stored, error=failure.detail, error_at=self._clock()))
         except Failure as also:
             self._logger.debug("the last error is not noted: %s", also)
@@ -382,6 +382,6 @@ def _fingerprint(secret: Secret | None) -> bytes:
 
 
 def _basis(configuration: Configuration) -> str:
-    """A token that was asked for with other settings is no answer to these."""
+    """A hash of the settings that a token depends on: one requested with other settings must not be used."""
     asked = (configuration.token_url, configuration.client_id, configuration.scope, configuration.subject)
     return hashlib.sha256("\0".join((configuration.grant, *asked)).encode()).hexdigest()
