@@ -63,7 +63,7 @@ class Endpoint(Backend):
 
 
 LEAST_OCTETS_PER_SECOND = 1000
-"""If a backend takes content more slowly than this, after :attr:`Timeouts.block` seconds of waiting for it in total, the
+"""If a backend takes content more slowly than this, after :attr:`Timeouts.block` seconds of waiting for it in all, the
 transfer is ended. The rate is twice what Postfix under stress demands of a sender. It limits for how long a backend
 that takes only an octet now and then can keep a connection in use."""
 

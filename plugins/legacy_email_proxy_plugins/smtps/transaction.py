@@ -344,9 +344,9 @@ class _Chunks:
         self._asks = asks
 
     async def _asked(self, octets: list[bytes]) -> list[bytes]:
-        """What is left of ``octets`` when the backend has shown that it knows BDAT. A backend that does not know it would
-        read the lines of a message as our commands. So the first octet is sent alone, which makes no line. A refusal
-        of that octet is no verdict on the message.
+        """What is left of ``octets`` when the backend has shown that it knows BDAT. A backend that does not know it
+        would read the lines of a message as our commands. So the first octet is sent alone, which makes no line. A
+        refusal of that octet is no verdict on the message.
         """
         if not self._asks:
             return octets

@@ -337,7 +337,7 @@ class Wire(asyncio.Protocol):
     async def start_tls(self, context: ssl.SSLContext, host: str, seconds: float) -> None:
         """Switch to TLS and verify. Raises :class:`ssl.SSLError` or :class:`Broken`; then nothing else was sent."""
         if self._reader.arrived or self._reader.part:
-            # Some event loops read before the connecting task goes on. If kept, these octets would mix with those of TLS.
+            # Some event loops read before the connecting task goes on. These octets would mix with those of TLS.
             reply = self._next()
             self._hello = (reply.whole if reply is not None else self._reader.part).encode()
             raise ssl.SSLError(ssl.SSL_ERROR_SSL, "it spoke in the clear before TLS")

@@ -98,8 +98,8 @@ _LINE_TOO_LONG = re.compile(r"line too long|lines? (?:is|are) too long|line leng
 
 
 def verdict(code: int, enhanced: str, text: str, detail: str, *, named: bool) -> Refused:
-    """What a 4yz or 5yz means. ``named``: it answers a command with an address, or the end of a message; then 500 to 504
-    are about that ("501 5.1.3 Bad recipient address syntax"). Otherwise they are about a command of ours.
+    """What a 4yz or 5yz means. ``named``: it answers a command with an address, or the end of a message; then 500 to
+    504 are about that ("501 5.1.3 Bad recipient address syntax"). Otherwise they are about a command of ours.
 
     A refusal that is not about the message becomes a 451, with the backend's words.
     """
