@@ -100,6 +100,9 @@ class Scene:
                 process.kill()
             if process is not None:
                 process.wait()
+                for pipe in (process.stdin, process.stdout, process.stderr):
+                    if pipe is not None:
+                        pipe.close()
         self.undo.close()
 
     @property
