@@ -1,4 +1,4 @@
-"""Filters: what a provider wants to be changed in the envelope and header of what devices send."""
+"""Filters: change the envelope and header of devices' messages as a provider requires."""
 
 from __future__ import annotations
 

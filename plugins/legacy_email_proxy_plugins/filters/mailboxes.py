@@ -1,4 +1,4 @@
-"""Reads the mailboxes in a field such as From, as devices write them: RFC 5322 §3.4, and what comes near it.
+"""Reads the mailboxes in a field such as From, as devices write them: RFC 5322 §3.4, and common deviations.
 
 Names are kept as they are written, quotes and encoded words (RFC 2047) included, so that they can be written again.
 """
@@ -16,7 +16,7 @@ _TOKEN = re.compile(
     rf'{_QUOTED}|=\?[^?<\s]*+\?[^?<\s]*+\?[^?<]*+\?=|<[^">]*+(?:{_QUOTED}[^">]*+)*>?|\[[^\]]*+\]?|\\.|[(),:;]|[^"=<\[\\(),:;]++|.',
     re.DOTALL,
 )
-# Not one with an address in it: readers that do not take it for an encoded word would take that for the author's.
+# None with an address in it: a mail program that does not decode the word could show that as the author's address.
 _ENCODED_WORD = re.compile(r'=\?[^?\s<>@"]*\?[^?\s<>@"]*\?[^?<>@"]*\?=')
 _SPECIAL = re.compile(r'[@,;:<>()\[\]\\"]')
 _ROUTE = re.compile(r"@[^:]*:")
@@ -24,7 +24,7 @@ _ROUTE = re.compile(r"@[^:]*:")
 
 @dataclass(slots=True)
 class Mailbox:
-    """One mailbox: ``name`` as it may stand in front of an address in brackets, and ``address``; each may be ``""``."""
+    """One mailbox: ``name``, ready to be written before an address in brackets, and ``address``; each may be ``""``."""
 
     name: str = ""
     address: str = ""
@@ -33,7 +33,7 @@ class Mailbox:
 def mailboxes(value: str) -> list[Mailbox]:
     """The mailboxes in the unfolded ``value`` of a field, those of groups included, in one pass.
 
-    A name without an address comes alone if there is no other; a comma in a name that lacks its quotes parts nothing.
+    Only a field without any address gives a name alone. A comma in an unquoted name does not end the mailbox.
     """
     found: list[Mailbox] = []
     pending: list[str] = []
@@ -49,7 +49,7 @@ def mailboxes(value: str) -> list[Mailbox]:
 
 
 def phrase(text: str) -> str:
-    """``text`` as a name in front of an address: as it is where that is possible, else in quotes."""
+    """``text`` as a name to write before an address: unchanged if that is allowed, else in quotes."""
     if not _SPECIAL.search(_ENCODED_WORD.sub("", text)):
         return text
     if _WHOLLY_QUOTED.fullmatch(text):
@@ -58,7 +58,7 @@ def phrase(text: str) -> str:
 
 
 class _Element:
-    """What stands between two separators."""
+    """The part of the field between two separators."""
 
     def __init__(self) -> None:
         self.text: list[str] = []
@@ -77,7 +77,7 @@ class _Element:
 
 
 def _without_route(address: str) -> str:
-    # Behind the last colon nothing is searched: from each of many "@" there, the search would go on to the end.
+    # Search only up to the last colon: after it, each of many "@" would start a search to the end of the text.
     hosts, colon, rest = address.rpartition(":")
     return _ROUTE.sub("", hosts + colon) + rest
 
@@ -94,7 +94,7 @@ def _elements(value: str) -> list[_Element]:
             depth -= lexeme == ")"
         elif lexeme in (",", ";", ":"):
             if lexeme == ":":
-                # The name of a group: it is nobody's address.
+                # The text before a colon is the name of a group, not a mailbox.
                 elements.pop()
             elements.append(_Element())
         elif lexeme.startswith("<") and element.angle is None:

@@ -1,6 +1,6 @@
-"""One address for all mail, for providers that take no other than the account's own ("SendAsDenied").
+"""One sender address for all mail, for providers that accept only the account's own ("SendAsDenied").
 
-The null reverse-path stays null: a notification that had a sender could be answered with one, and so on for ever.
+The null reverse-path stays null: otherwise two servers could answer notifications with notifications for ever.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ class SenderFilter(Filter):
         self._reply_to: bool = context.settings["SMTP_SENDER_REPLY_TO"]
 
     async def reverse_path(self, envelope: Envelope) -> str:
-        """The sender's address, unless there is none."""
+        """The address of ``SMTP_SENDER``; a null reverse-path stays null."""
         if envelope.reverse_path and self._rewrite != "header":
             return self._sender
         return envelope.reverse_path
 
     async def header(self, envelope: Envelope, header: Header) -> None:
-        """The sender's address in From; see :func:`rewrite_header`."""
+        """Put the address of ``SMTP_SENDER`` into From; see :func:`rewrite_header`."""
         if self._rewrite != "envelope":
             rewrite_header(header, self._sender, envelope.given, reply_to=self._reply_to)
 
     async def probe(self) -> Sequence[Finding]:
-        """Says what will be seen of it."""
+        """Report the address, and whether it goes into the envelope, the header or both."""
         places = {"both": "envelope and header", "envelope": "envelope", "header": "header"}[self._rewrite]
         return [Finding(Level.GOOD, f"all mail comes from {self._sender} ({places})")]
 
 
 def rewrite_header(header: Header, sender: str, given: str, *, reply_to: bool) -> None:
-    """Let the message come from ``sender``, and from nobody else (RFC 5322 §3.6.2).
+    """Make ``sender`` the only author of the message (RFC 5322 §3.6.2).
 
-    From keeps the name that it had; an address without a name becomes the name, so that readers see which device it
-    was. Of several authors the first one's name stays. A Sender field with another address goes: From has only one
-    author now. ``given`` is the reverse-path that the device gave, for a message without From. With ``reply_to``,
-    the addresses that stood in From become Reply-To, if there is none. A field that is right already is not touched.
+    From keeps its name; if it has none, the old address becomes the name, so that readers see which device sent the
+    message. Of several authors, the first one's name stays. A Sender field with another address is removed: From has
+    only one author now. ``given`` is the device's reverse-path, used for a message without From. With ``reply_to``,
+    the old addresses of From become Reply-To, if there is none. A field that is already right is not changed.
     """
     values = header.get_all("From")
     authors = mailboxes(values[0]) if values else []

@@ -1,4 +1,4 @@
-"""A Maildir instead of a provider: ``RELAY_PLUGIN=maildir`` delivers into one, ``MAILDROP_PLUGIN=maildir`` shows one.
+"""A Maildir instead of a provider: ``RELAY_PLUGIN=maildir`` writes to one, ``MAILDROP_PLUGIN=maildir`` reads one.
 
 The layout is https://cr.yp.to/proto/maildir.html with the sizes of Maildir++ in the file names; other mail programs
 may use the same folder at the same time.

@@ -1,9 +1,9 @@
 """One Maildir on disk, and what the names of its files say: ``<time>.<unique>.<host>,S=<octets>:2,<flags>``.
 
-What stands before the first ``,`` or ``:`` is the unique part. It stays the same for the life of a message, while other
-programs change the flags behind it, move the file from ``new`` to ``cur`` or correct the size in its name.
+The text before the first ``,`` or ``:`` is the unique part. It stays the same for the life of a message, while other
+programs change the flags after it, move the file from ``new`` to ``cur`` or correct the size in its name.
 
-Everything but the functions of names blocks: call it in a worker thread.
+All functions block, except those that only handle names: call them in a worker thread.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = (
 )
 
 ABANDONED_SECONDS = 36 * 3600
-"""A file in ``tmp`` that nobody touched for so long was left by a crash (Maildir's own rule)."""
+"""A file in ``tmp`` that was not changed for so long was left by a crash (Maildir's own rule)."""
 
 _SUBFOLDERS = ("tmp", "new", "cur")
 _SCANS = 3
@@ -60,9 +60,9 @@ class Folder:
     """The Maildir that the setting ``variable`` names."""
 
     def __init__(self, settings: Mapping[str, Any], variable: str) -> None:
-        """Look at the path, once, while nobody is served yet; nothing is made before :meth:`prepare`.
+        """Check the path once, before any client is served; only :meth:`prepare` creates folders.
 
-        Raises :class:`SettingsMistake` when it can't work.
+        Raises :class:`SettingsMistake` when the path can't be used.
         """
         path: Path | None = settings[variable]
         if path is None:
@@ -78,13 +78,13 @@ class Folder:
             raise SettingsMistake(f"{variable}: {wrong}")
 
     def unusable(self) -> str:
-        """Why this path can't be a Maildir, or ``""``. However full it is, no folder is listed for that."""
+        """Why this path can't be a Maildir, or ``""``. Lists no folder, so it is fast for a full one too."""
         try:
             there = [each for each in (self.path, *self.subfolders) if _is_folder(each)]
         except NotADirectoryError as error:
             return f"{error.filename!r} is no folder"
         if not there:
-            # Making parents as well would hide a typing mistake, or a disk that isn't mounted.
+            # Creating parent folders too would hide a typing mistake, or a disk that isn't mounted.
             parent = self.path.parent
             return "" if parent.is_dir() else f"{str(self.path)!r} can not be made: there is no folder {str(parent)!r}"
         if there == [self.path] and _holds_anything(self.path):
@@ -92,10 +92,10 @@ class Folder:
         return ""
 
     def prepare(self) -> None:
-        """Make the Maildir where it is missing (mode 0700), and clear what a crash left in ``tmp``.
+        """Create missing folders of the Maildir (mode 0700), and remove files that a crash left in ``tmp``.
 
-        It does so once in the life of the process. Later, a Maildir that is gone is a disk that is gone, and a new one
-        in its place would take mail that nobody finds again.
+        Only the first call does this. If the Maildir is missing later, its disk is probably unmounted, and mail in a
+        new Maildir at its place would not be found again.
         """
         if self._prepared:
             return
@@ -118,14 +118,14 @@ class Folder:
     def messages(self) -> list[Filed]:
         """All messages in the order of delivery.
 
-        ``octets`` is what the name tells as ``,W=``, else the size of the file: nobody's body is read to count. For
-        a file with bare LF line ends and no ``,W=`` that is less than the octets that a POP3 client gets.
+        ``octets`` is the ``,W=`` of the name, else the size of the file: no message is read to count its octets. For a
+        file with bare LF line ends and no ``,W=`` it is less than the octets that a POP3 client gets.
         """
         for _ in range(_SCANS):
             before = self._changed()
             found = {filed.unique_id: filed for each in (self.new, self.cur) for filed in _filed(each)}
-            # A file that is renamed while its folder is read may be missed, and a client that keeps a list of what it
-            # has seen would take it for new next time.
+            # A file that is renamed while its folder is read may be missed. A client that keeps a list of the messages
+            # it has seen would then treat it as new next time.
             if self._changed() == before:
                 break
         return sorted(found.values(), key=lambda filed: delivery_order(filed.path.name))
@@ -139,7 +139,7 @@ class Folder:
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether it exists. Raises ``NotADirectoryError`` when it is something else."""
+    """Whether the folder exists. Raises ``NotADirectoryError`` when ``path`` is not a folder."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -155,7 +155,7 @@ def _holds_anything(folder: Path) -> bool:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    # Links, folders and pipes are no messages: a pipe, opened, would hold the thread for good.
+    # Links, folders and pipes are not messages: opening a pipe could block the thread for ever.
     with os.scandir(folder) as entries:
         return [entry for entry in entries if entry.name[0] != "." and entry.is_file(follow_symlinks=False)]
 
@@ -173,13 +173,13 @@ def _filed(folder: Path) -> list[Filed]:
     return found
 
 
-# Names. No I/O here.
+# The functions below handle names and do no I/O.
 
 
 def unique_name() -> str:
-    """A name that no other process gives, on this host or another one that shares the folder.
+    """A name that no other process creates, on this host or on another one that shares the folder.
 
-    The random part is there for containers: they all have process id 1, and with the host's network all one host name.
+    Containers need the random part: each has process id 1, and on the host's network all have the same host name.
     """
     seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
     host = re.sub(r"[^A-Za-z0-9._-]", "_", socket.gethostname())[:64] or "localhost"
@@ -188,7 +188,7 @@ def unique_name() -> str:
 
 
 def unique_id(name: str) -> str:
-    """The POP3 unique-id (RFC 1939 §7): the unique part, or its hash where that is too long or has other characters."""
+    """The POP3 unique-id (RFC 1939 §7): the unique part, or its hash if it is too long or has other characters."""
     unique = re.split("[,:]", name, maxsplit=1)[0] or name
     if _UNIQUE_ID.fullmatch(unique):
         return unique
@@ -202,7 +202,7 @@ def octets_with_crlf(name: str) -> int | None:
 
 
 def delivery_order(name: str) -> tuple[int, int, str]:
-    """Sort key: the time of delivery that the name tells, then the unique part, which no change of flags moves."""
+    """Sort key: the delivery time in the name, then the unique part; a change of flags does not change the order."""
     found = _TIME.match(name)
     seconds, microseconds = (int(found[1]), int(found[2] or 0)) if found else (0, 0)
     return seconds, microseconds, unique_id(name)

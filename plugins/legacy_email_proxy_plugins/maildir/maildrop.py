@@ -1,4 +1,4 @@
-"""Shows a Maildir to POP3."""
+"""Serves the messages of a Maildir to POP3 clients."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from .probe import probe
 __all__ = ("PIECE_OCTETS", "MaildirMaildrop")
 
 PIECE_OCTETS = 2**18
-"""What a thread reads at one visit."""
+"""How much a worker thread reads in one call."""
 
 _VARIABLE = "MAILDROP_MAILDIR_PATH"
 
 
 class MaildirMaildrop:
-    """The maildrop of ``MAILDROP_PLUGIN=maildir``: the messages of ``new`` and ``cur``, one mailbox for everybody.
+    """The maildrop of ``MAILDROP_PLUGIN=maildir``: the messages of ``new`` and ``cur``, the same for every client.
 
     Nothing is moved from ``new`` to ``cur`` and no flag is set, so other mail programs on the same folder still see
-    which messages nobody has read. Only :meth:`MaildropSession.commit` changes anything.
+    which messages are unread. Only :meth:`MaildropSession.commit` changes the messages.
     """
 
     def __init__(self, context: Context) -> None:
@@ -86,16 +86,16 @@ class _Session:
             offset += len(piece)
 
     def top(self, unique_id: str, lines: int) -> AsyncGenerator[bytes, None]:
-        # Whoever reads stops when it is enough, and the next piece is read only when asked for.
+        # The caller stops after enough lines, and each piece is read only when the caller asks for it.
         return self.retrieve(unique_id)
 
     async def commit(self, deleted: Collection[str]) -> None:
         await self._threads.run(self._remove, deleted)
 
-    # All below runs in a worker thread.
+    # The methods below run in a worker thread.
 
     def _read(self, unique_id: str, offset: int) -> bytes:
-        """The next octets of a message. No file is held open between two visits: a thousand slow clients cost none."""
+        """The next octets of a message. The file is closed after each call, so slow clients hold no files open."""
         try:
             descriptor = self._open(unique_id)
             try:
@@ -106,7 +106,7 @@ class _Session:
         except FileNotFoundError:
             raise MessageGone(f"removed by another program: {self._paths[unique_id].name}") from None
         except OSError as error:
-            # A bad sector under one message, too, is no reason to end the session with all others.
+            # An error such as a bad sector in one message must not end the session: the others can be read.
             raise MessageUnavailable(f"{error.strerror}: {self._paths[unique_id]}", look_at=_VARIABLE) from error
 
     def _open(self, unique_id: str) -> int:
@@ -127,7 +127,7 @@ class _Session:
         sync_directory(self._folder.cur, where_possible=True)
 
     def _look_again(self) -> None:
-        """Another program renames a file to change its flags, and moves it from ``new`` to ``cur``."""
+        """Find files again that another program renamed, to change flags or to move them from ``new`` to ``cur``."""
         self._paths |= {filed.unique_id: filed.path for filed in self._folder.messages()}
 
 

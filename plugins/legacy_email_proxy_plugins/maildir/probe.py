@@ -1,4 +1,4 @@
-"""What ``check`` tells of a Maildir: its path and messages, whether it is writable, and the free space."""
+"""What ``check`` reports about a Maildir: its path and messages, whether it is writable, and the free space."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ("probe",)
 
 
 async def probe(folder: Folder, threads: Threads, *, room_octets: int = 0) -> Sequence[Finding]:
-    """Look at the folder and change nothing. It is a warning when ``room_octets`` are not free."""
+    """Check the folder without a change to it; warn when less than ``room_octets`` of disk space are free."""
     try:
         return [await threads.run(_look, folder, room_octets)]
     except Failure as failure:

@@ -29,7 +29,7 @@ from .probe import probe
 __all__ = ("PIECE_OCTETS", "Incoming", "MaildirRelay")
 
 PIECE_OCTETS = 2**20
-"""What is collected before a thread writes it out. Nearly every message is smaller and costs one thread's visit."""
+"""How much is collected before a thread writes it. Most messages are smaller and need only one call of a thread."""
 
 _VARIABLE = "RELAY_MAILDIR_PATH"
 
@@ -37,9 +37,9 @@ _VARIABLE = "RELAY_MAILDIR_PATH"
 class MaildirRelay:
     """The relay of ``RELAY_PLUGIN=maildir``.
 
-    The file holds what the device sent, octet for octet, with CRLF line ends. No ``Return-Path:`` is added, although
-    RFC 5321 §4.4 asks it of a final delivery: what a site reads in this folder is then what its device sent, and the
-    envelope stands in the log, beside the name of the file. The folder is everybody's, so every recipient is accepted.
+    The file holds exactly the octets that the device sent, with CRLF line ends. No ``Return-Path:`` is added, although
+    RFC 5321 §4.4 asks for it at final delivery, so that the file shows what the device sent; the log has the envelope
+    together with the file's name. All recipients share the folder, so every recipient is accepted.
     """
 
     def __init__(self, context: Context) -> None:
@@ -56,7 +56,7 @@ class MaildirRelay:
         yield _Transaction(self._folder, self._threads, self._logger)
 
     def capabilities(self) -> RelayCapabilities:
-        """See :meth:`legacy_email_proxy.contracts.Relay.capabilities`: a folder sets no limits."""
+        """See :meth:`legacy_email_proxy.contracts.Relay.capabilities`: a folder has no limits."""
         return RelayCapabilities()
 
     async def probe(self) -> Sequence[Finding]:
@@ -101,18 +101,18 @@ class _Transaction:
             with anyio.CancelScope(shield=True):
                 await self._threads.run(incoming.discard)
         except Failure as failure:
-            # The failure that brought us here is the one to tell the device.
+            # The device is told the first failure, so this one is only logged.
             self._logger.warning("Maildir file may be left behind: %s", failure)
 
 
 class Incoming:
-    """One message on its way into a Maildir: written in ``tmp``, then moved to ``new``. Each method blocks.
+    """One message being delivered into a Maildir: written in ``tmp``, then moved to ``new``. Each method blocks.
 
     Call :meth:`write` any number of times, then :meth:`deliver`, one after the other, in a worker thread each.
 
-    Whoever waits for a thread may give up at any time: it sets ``abandoned`` and has another thread :meth:`discard`.
-    The first thread may then still be writing. It finds ``abandoned`` set when it is done, or no file left to rename;
-    either way nothing stays behind, without a lock that a hanging disk could keep.
+    The caller may stop waiting for a thread at any time: it sets ``abandoned`` and calls :meth:`discard` in another
+    thread. The first thread may then still be writing. At its end it sees ``abandoned``, or finds no file to rename;
+    either way no file is left. There is no lock, because a hanging disk could keep it.
     """
 
     def __init__(self, folder: Folder) -> None:
@@ -124,7 +124,7 @@ class Incoming:
         self._octets = 0
 
     def write(self, pieces: Iterable[bytes]) -> None:
-        """Append ``pieces``, and have them on disk on return, so that the end of a large message needs no long wait."""
+        """Append ``pieces`` and sync them to disk, so that the end of a large message needs no long wait."""
         new = os.O_CREAT | os.O_EXCL if not self.begun else 0
         if new:
             self._folder.prepare()
@@ -136,7 +136,7 @@ class Incoming:
                 while left:
                     left = left[os.write(descriptor, left) :]
                 self._octets += len(piece)
-            # Each piece by the descriptor that wrote it: one that is opened later need not hear of a write error.
+            # Sync with the descriptor that wrote: one opened later may not report a write error.
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -152,7 +152,7 @@ class Incoming:
         self.write(pieces)
         if self.abandoned:
             return ""
-        # The name is given now, and not taken over from `tmp`, so that the order of names is that of delivery.
+        # A new name, not the one in `tmp`, so that messages sort by the time of delivery.
         self._delivered = self._folder.new / f"{unique_name()},S={self._octets}"
         try:
             self._written.rename(self._delivered)
@@ -163,7 +163,7 @@ class Incoming:
         return self._delivered.name
 
     def discard(self) -> None:
-        """Remove what there is of the message, wherever it has got to. Nothing to remove is no mistake."""
+        """Remove the message's file from ``tmp`` and ``new``; a missing file is no error."""
         self._written.unlink(missing_ok=True)
         if self._delivered:
             self._delivered.unlink(missing_ok=True)

@@ -65,7 +65,7 @@ class Keeper:
         self._keeping_alive: asyncio.Task[None] | None = None
         self._held: Record | None = None
         self._held_rotated = False
-        """``_held`` could not be stored yet; if its refresh token is new, its access token must not be used."""
+        """Whether ``_held``, which is not stored yet, has a new refresh token: then it must not be used."""
         self._unwanted = b""
         """The fingerprint of the token that the backend refused last."""
         self._unwanted_pause = Pause(60.0, 3600.0, clock)
