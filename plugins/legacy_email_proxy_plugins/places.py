@@ -31,10 +31,6 @@ class Places:
         """How many tasks wait for a place."""
         return len(self._waiting)
 
-    def of(self, address: str) -> int:
-        """How many places this address has."""
-        return self._taken[address]
-
     def has_room(self, address: str) -> bool:
         """Whether this address would get a place at once."""
         return self.taken < self.most and self.may_have_more(address)

@@ -125,6 +125,11 @@ class _Kinds:
         self._more[kind] = self._more.get(kind, 0) + 1
         return True
 
+    @property
+    def unsaid(self) -> bool:
+        """Whether there was more than was written."""
+        return bool(self._more)
+
     def take(self) -> list[logging.LogRecord]:
         """A record for each kind of which there was more than was written."""
         more, self._more = self._more, {}
@@ -191,7 +196,7 @@ class Writer(logging.Handler):
                     self._sum_up()
                 octets = b"".join(self._lines)
                 self._lines.clear()
-                more = bool(self._kinds._more)
+                more = self._kinds.unsaid
             try:
                 rest = memoryview(octets)
                 while rest:
