@@ -38,6 +38,8 @@ __all__ = (
     "facts_of",
     "failure",
     "new_session",
+    "observe",
+    "unobserve",
 )
 
 _PLAIN = re.compile(r"[!#-<>-~]{1,2000}")
@@ -293,6 +295,34 @@ class Looks:
         )  # fmt: skip
 
 
+_OURS = logging.getLogger("legacy_email_proxy")
+_observers: dict[logging.Handler, int] = {}
+
+
+def observe(handler: logging.Handler, level: int = logging.INFO) -> None:
+    """Give every event from ``level`` on to ``handler`` too. ``LOG_LEVEL`` is only about what is written.
+
+    The history, the figures and the alarms take their facts here, so that they tell the same story as the log. What is
+    given to one handler only, because of its level, costs the others nothing.
+    """
+    handler.setLevel(level)
+    _observers[handler] = level
+    _OURS.addHandler(handler)
+    _set_level()
+
+
+def unobserve(handler: logging.Handler) -> None:
+    """The opposite of :func:`observe`."""
+    _observers.pop(handler, None)
+    _OURS.removeHandler(handler)
+    _set_level()
+
+
+def _set_level() -> None:
+    written = [handler.level for handler in logging.getLogger().handlers if isinstance(handler, Writer)]
+    _OURS.setLevel(min([*written, *_observers.values()], default=logging.NOTSET))
+
+
 def configure(level: str, form: str) -> None:
     """Send all logging to standard error. Libraries log from warning on, or everything where the level is ``debug``."""
     libraries = "DEBUG" if level == "debug" else "WARNING"
@@ -304,15 +334,15 @@ def configure(level: str, form: str) -> None:
                 "text": {"()": KeyValueFormatter},
                 "json": {"()": "legacy_email_proxy.log.json_formatter"},
             },
-            "handlers": {"stderr": {"()": Writer, "formatter": form}},
+            "handlers": {"stderr": {"()": Writer, "formatter": form, "level": level.upper()}},
             "loggers": {
-                "legacy_email_proxy": {"level": level.upper()},
                 # aiosmtpd logs every command at info and content lines at debug: our own lines say it better.
                 "mail.log": {"level": "WARNING"},
             },
             "root": {"level": libraries, "handlers": ["stderr"]},
         }
     )
+    _set_level()
 
 
 def json_formatter() -> logging.Formatter:

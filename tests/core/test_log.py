@@ -144,3 +144,32 @@ def test_who_looks_all_day_gets_one_line_an_hour(caplog: pytest.LogCaptureFixtur
     for number in range(5000):
         looks.count(f"10.1.{number >> 8}.{number & 255}")
     assert len(looks._seen) == 1000
+
+
+def test_observers_get_events_that_are_not_written() -> None:
+    code = """
+import logging
+from legacy_email_proxy import log
+log.configure("error", "text")
+seen = []
+class Seen(logging.Handler):
+    def emit(self, record):
+        seen.append((record.getMessage(), log.facts_of(record)))
+ours = logging.getLogger("legacy_email_proxy.smtp")
+log.event(ours, logging.INFO, "before")
+assert not ours.isEnabledFor(logging.WARNING)
+everything, news = Seen(), Seen()
+log.observe(news)
+log.event(ours, logging.INFO, "message relayed", octets=1)
+ours.debug("C: NOOP")
+log.observe(everything, logging.DEBUG)
+ours.debug("C: RSET")
+log.unobserve(everything)
+log.unobserve(news)
+log.event(ours, logging.INFO, "after")
+log.event(ours, logging.ERROR, "written")
+assert seen == [("message relayed", {"octets": 1}), ("C: RSET", {})], seen
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50)
+    assert [line.partition(" ")[2] for line in done.stderr.splitlines()] == ["error written"]
+    assert done.returncode == 0

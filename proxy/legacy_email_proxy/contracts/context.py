@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,9 @@ def bound(**facts: object) -> Iterator[None]:
     try:
         yield
     finally:
-        BOUND.reset(token)
+        # Left in another task than entered (a transaction of a stock aiosmtpd can be), there is nothing to set back.
+        with suppress(ValueError):
+            BOUND.reset(token)
 
 
 class Context(Protocol):
