@@ -11,6 +11,7 @@ import anyio
 
 from .. import log
 from ..build import compose
+from ..history import recording
 from ..service import serve
 from ..settings import read, unknown_variables
 
@@ -44,7 +45,9 @@ async def _serve_and_leave() -> None:
         composition = await anyio.to_thread.run_sync(compose)
         for variable, meant in unknown_variables(os.environ, composition.settings.declared):
             log.event(_log, logging.WARNING, "unknown variable", variable=variable, did_you_mean=meant)
-        await serve(composition, signals, recompose=lambda former: compose(former=former))
+        # Around all of it: the spool delivers from its start on, and until it is closed.
+        with recording(composition.settings):
+            await serve(composition, signals, recompose=lambda former: compose(former=former))
     # An ordinary exit waits for every thread, and one that waits for a dead resolver, backend or disk would hold the
     # process until it is killed. The drain has finished all that must be finished, or its time is over.
     logging.shutdown()
