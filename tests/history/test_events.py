@@ -61,8 +61,8 @@ def test_a_message_that_was_relayed(path: Path) -> None:
 
 def test_a_message_that_was_refused(path: Path) -> None:
     refused = event(
-        "message refused", sender="", recipients=[ANN], octets=9, cause="the backend said 552", reply="552 5.3.4 Too big",
-        advice="lower the scan's resolution",
+        "message refused", sender="", recipients=[ANN], octets=9, cause="the backend said 552",
+        reply="552 5.3.4 Too big", advice="lower the scan's resolution",
     )  # fmt: skip
     (entry,) = told(path, refused)
     assert (entry["state"], entry["trouble"], entry["sender"], entry["advice"]) == (

@@ -279,7 +279,8 @@ class Writing:
         facts = event.facts
         if trouble is None:
             trouble = kind == "refusal" or state not in _GOOD
-        texts = (facts.get("command"), facts.get("user"), facts.get("reply"), cause or facts.get("cause") or facts.get("reason"))
+        cause = cause or facts.get("cause") or facts.get("reason")
+        texts = (facts.get("command"), facts.get("user"), facts.get("reply"), cause)
         done = self._connection.execute(
             _ENTRY,
             (

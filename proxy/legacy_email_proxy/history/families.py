@@ -37,7 +37,7 @@ FAMILIES = (
     Family("Fuji Xerox", ("FX-######",), ("C24",)),
     Family("HP", ("NPI######", "HP############", "HP######"), ("C13",)),
     Family("Konica Minolta", ("KMBT######",), ("C2",)),
-    Family("Kyocera", ("KM######",), ("C15",)),
+    Family("Kyocera", ("KM######",), ("C14",)),
     Family("Lexmark", ("ET############", "LXK######")),
     Family("Ricoh", ("RNP############", "RNP######"), ("C12",)),
     Family("Samsung", ("SEC############",)),
