@@ -196,13 +196,17 @@ class Connection:
         except ValueError as error:
             raise refused("NO", f"not sent: {error}") from None
         with self._exchange("log in", refused=refused):
-            if exchange is None:
-                imap.log_in_with(login_parts(login))
-            else:
-                imap.authenticate_with(exchange)
-                if not exchange.proven:
-                    detail = f"the server let us in without showing that it knows the password ({way})"
-                    raise Disconnected(detail)
+            imap.logging_in = True
+            try:
+                if exchange is None:
+                    imap.log_in_with(login_parts(login))
+                else:
+                    imap.authenticate_with(exchange)
+            finally:
+                imap.logging_in = False
+            if exchange is not None and not exchange.proven:
+                detail = f"the server let us in without showing that it knows the password ({way})"
+                raise Disconnected(detail)
             imap.state = "AUTH"
 
     def _identify(self) -> None:

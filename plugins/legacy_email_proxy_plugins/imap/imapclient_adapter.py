@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import imaplib
+import logging
 import re
 from collections.abc import Iterable
 from types import MethodType
@@ -23,6 +24,8 @@ __all__ = ("ANSWER_OCTETS", "IMAP4", "Client", "check", "text_of")
 
 ANSWER_OCTETS = 262_144
 """Enough for the answer to any command but a listing, literals apart."""
+
+_log = logging.getLogger("legacy_email_proxy.maildrop.imap")
 
 _TEXT_OCTETS = 300
 _MAX_LITERAL_OCTETS = 0xFFFF_FFFF
@@ -49,6 +52,8 @@ class IMAP4(imaplib.IMAP4):
         self._wire = wire
         self.completion = ("", "")
         self.secrets: tuple[str, ...] = ()
+        self.logging_in = False
+        """What is sent now holds passwords or tokens, so the log must not have it."""
         self.codes: dict[str, bytes] = {}
         """The response codes that came with the answer, by name, and what the last of each said."""
         self.fetched = Fetched()
@@ -86,6 +91,8 @@ class IMAP4(imaplib.IMAP4):
         check(self._command_complete("LOGIN", tag))
 
     def send(self, data: Any) -> None:
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("C: %s", "***" if self.logging_in else text_of(bytes(data).rstrip(), self.secrets))
         self._wire.send(bytes(data))
 
     def shutdown(self) -> None:
@@ -94,6 +101,8 @@ class IMAP4(imaplib.IMAP4):
     def _get_response(self, *_: object) -> bytes | None:
         """Read one response and keep what it says; ``None`` if it asks us to go on. imaplib calls it for each."""
         line, end = self._first_line()
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("S: %s", text_of(line, self.secrets))
         if line[:1] == b"*":
             self._take_untagged(line, end)
         elif line[:1] == b"+":

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
 
@@ -257,7 +258,8 @@ class Pool:
         assert connection is not None, "nothing lent"  # noqa: S101
         if self._closing:
             raise Disconnected("the proxy is shutting down")
-        lease.future = future = self._executor.submit(function, connection)
+        # With the task's context: lines that are logged in the thread belong to the session, too.
+        lease.future = future = self._executor.submit(copy_context().run, function, connection)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:

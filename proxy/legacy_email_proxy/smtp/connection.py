@@ -341,6 +341,9 @@ class Connection:
 
     def reply(self, reply: Reply | str) -> None:
         """Queue a reply; it goes out when the device has to speak next."""
+        if _log.isEnabledFor(logging.DEBUG):
+            for line in str(reply).splitlines():
+                log.dialogue(_log, "S", line)
         self._replies.append(f"{reply}\r\n".encode("ascii", "replace"))
 
     def flush(self) -> None:

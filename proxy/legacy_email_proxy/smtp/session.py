@@ -27,7 +27,7 @@ from ..access import canonical, within
 from ..contracts import Failure, LoginRefused
 from ..replies import SMTP, Reply, printable
 from .aiosmtpd_adapter import SMTPProtocol
-from .arguments import Chunk, Mistake, Rejected, begins_content, chunk, parted, recipients, reverse_path
+from .arguments import Chunk, Mistake, Rejected, begins_content, chunk, parted, recipients, reverse_path, shown
 from .authentication import KEYWORDS, anybody, authenticate
 from .buffer import LineTooLong
 from .connection import Connection, SessionOptions
@@ -138,6 +138,8 @@ class SMTPSession:
             return self._error(SMTP.NOT_ASCII)
         verb, argument = parted(text)
         self._connection.command = verb, argument
+        if _log.isEnabledFor(logging.DEBUG):
+            log.dialogue(_log, "C", shown(verb, argument))
         if not text.isprintable() and _CONTROL.search(text):
             return self._error(SMTP.SYNTAX)
         command = COMMANDS.get(verb)
@@ -239,6 +241,7 @@ class SMTPSession:
             raise self._connection.out_of_time() from None
         if line is None:
             raise Finished("dropped")
+        log.dialogue(_log, "C", "***")
         return line
 
     def _login_failed(self, failure: Failure) -> None:
