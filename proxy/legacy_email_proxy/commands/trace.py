@@ -1,4 +1,4 @@
-"""Watch one device's dialogue, with us and with the backend, while it happens."""
+"""Watch one device's dialogue with both sides while it happens."""
 
 from __future__ import annotations
 

@@ -355,6 +355,11 @@ class Connection:
             if transport is not None and not transport.is_closing():
                 self.protocol.writer.write(octets)
 
+    def tell_command(self) -> None:
+        """Log the command line that has come, for those who watch the dialogue."""
+        if _log.isEnabledFor(logging.DEBUG):
+            log.dialogue(_log, "C", shown(*self.command))
+
     def error(self, reply: Reply, level: int = logging.INFO) -> None:
         """Queue a reply to a mistake of the client, and log it. Raises :class:`Finished` at one too many."""
         self._errors += 1

@@ -27,7 +27,7 @@ from ..access import canonical, within
 from ..contracts import Failure, LoginRefused
 from ..replies import SMTP, Reply, printable
 from .aiosmtpd_adapter import SMTPProtocol
-from .arguments import Chunk, Mistake, Rejected, begins_content, chunk, parted, recipients, reverse_path, shown
+from .arguments import Chunk, Mistake, Rejected, begins_content, chunk, parted, recipients, reverse_path
 from .authentication import KEYWORDS, anybody, authenticate
 from .buffer import LineTooLong
 from .connection import Connection, SessionOptions
@@ -138,8 +138,7 @@ class SMTPSession:
             return self._error(SMTP.NOT_ASCII)
         verb, argument = parted(text)
         self._connection.command = verb, argument
-        if _log.isEnabledFor(logging.DEBUG):
-            log.dialogue(_log, "C", shown(verb, argument))
+        self._connection.tell_command()
         if not text.isprintable() and _CONTROL.search(text):
             return self._error(SMTP.SYNTAX)
         command = COMMANDS.get(verb)
@@ -221,11 +220,11 @@ class SMTPSession:
         except Rejected as rejected:
             return self._error(rejected.reply)
         except LoginRefused as refused:
-            self._login_failed(refused)
+            log.failure(_log, "smtp login failed", refused)
             await asyncio.sleep(self._options.login_delay_seconds)
             return self._error(SMTP.LOGIN_REFUSED)
         except Failure as failure:
-            self._login_failed(failure)
+            log.failure(_log, "smtp login failed", failure)
             return self._reply(SMTP.LOGIN_NOT_JUDGED)
         self._protocol.session.authenticated = True
         self._protocol.session.user = login.user
@@ -243,9 +242,6 @@ class SMTPSession:
             raise Finished("dropped")
         log.dialogue(_log, "C", "***")
         return line
-
-    def _login_failed(self, failure: Failure) -> None:
-        log.failure(_log, "smtp login failed", failure)
 
     # ------------------------------------------------------------------------------------------------------ a message
 
