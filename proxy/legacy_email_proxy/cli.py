@@ -111,11 +111,18 @@ def parser() -> argparse.ArgumentParser:
     import argparse
 
     kind = argparse.RawDescriptionHelpFormatter
+
+    def of_commands(prog: str) -> argparse.HelpFormatter:
+        formatter = kind(prog)
+        # Python 3.11 and 3.12 forget the indent of the commands' names, and break the line behind the longest.
+        formatter._action_max_length = 15
+        return formatter
+
     made = argparse.ArgumentParser(
         prog="legacy-email-proxy",
         description="Plain POP3 and SMTP for old devices, in front of IMAPS and SMTPS providers.",
         epilog=_EXAMPLES,
-        formatter_class=lambda prog: kind(prog, max_help_position=20),
+        formatter_class=of_commands,
         add_help=False,
     )
     # Only in the usage line: with all commands, the help is to fit on one screen.

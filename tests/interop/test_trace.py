@@ -56,7 +56,7 @@ def use(proxy: Proxy, account: Account) -> None:
 
 def read(process: subprocess.Popen[str], last: str) -> list[dict[str, Any]]:
     assert process.stdout is not None
-    lines = []
+    lines: list[dict[str, Any]] = []
     while not lines or lines[-1]["text"] != last:
         lines.append(json.loads(process.stdout.readline()))
     return lines
