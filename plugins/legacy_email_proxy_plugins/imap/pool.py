@@ -23,7 +23,7 @@ import anyio
 from legacy_email_proxy.contracts import Account, Disconnected, Login, Overloaded, Secret, logged_in
 
 from ..backoff import Breaker, Throttle
-from ..places import Places
+from ..places import Holder, Places
 from .account_cache import Openings, Shelf, Shelves
 from .connection import Connection
 from .login import LoginWays
@@ -145,6 +145,7 @@ class Pool:
         log_in: bool = True,
         reached: Callable[[Connection], None] = lambda connection: None,
         untouched: Callable[[], bool] = lambda: True,
+        reader: Holder | None = None,
     ) -> T:
         """Run ``function`` with a connection of its own and return what it returns; ``address`` is the client's.
 
@@ -153,7 +154,7 @@ class Pool:
         ``fresh`` asks for one that has just logged in, or, without ``log_in``, only connected; ``reached`` is shown a
         new one before its login. A kept connection that turns out dead is replaced once, as long as nothing came of it
         (``untouched``). If the caller is cancelled, the connection is ended, and counts until its thread has ended as
-        well.
+        well. ``reader`` is the client, where the exchange takes as long as the client reads.
 
         Raises :class:`Overloaded` if no connection became free in time, and what logging in and ``function`` raise.
         """
@@ -161,7 +162,13 @@ class Pool:
             await self._throttle.wait()
             try:
                 result = await self._try(
-                    function, address=address, fresh=fresh, log_in=log_in, reached=reached, untouched=untouched
+                    function,
+                    address=address,
+                    fresh=fresh,
+                    log_in=log_in,
+                    reached=reached,
+                    untouched=untouched,
+                    reader=reader,
                 )
             except Busy as busy:
                 if not (self._throttle.told(busy.suggested_seconds, throttled=busy.throttled) and untouched()):
@@ -179,10 +186,14 @@ class Pool:
         log_in: bool,
         reached: Callable[[Connection], None],
         untouched: Callable[[], bool],
+        reader: Holder | None,
     ) -> T:
-        await self._take_place(address)
-        lease = _Lease(address)
+        long = reader is not None
+        await self._take_place(address, long)
+        lease = _Lease(address, long)
         self._lent.add(lease)
+        if reader is not None:
+            self._places.watch(reader, address)
         try:
             kept = None if fresh else self._take_idle(lease)
             if kept is not None:
@@ -199,6 +210,8 @@ class Pool:
                 await self._connect(lease, reached)
             return await self._in_thread(lease, function)
         finally:
+            if reader is not None:
+                self._places.forget(reader)
             self._give_back(lease)
 
     async def _connect(self, lease: _Lease, reached: Callable[[Connection], None]) -> None:
@@ -231,12 +244,13 @@ class Pool:
 
     # Lending
 
-    async def _take_place(self, address: str) -> None:
+    async def _take_place(self, address: str, long: bool) -> None:
         seconds = self._server.patience.slot
         try:
-            await self._places.take(address, self._loop.time() + seconds)
+            await self._places.take(address, self._loop.time() + seconds, long=long)
         except TimeoutError:
-            detail = f"no connection to the server got free within {seconds:g} s: {self._places.words(address)}"
+            words = self._places.words(address, long=long)
+            detail = f"no connection to the server got free within {seconds:g} s: {words}"
             raise Overloaded(detail, look_at="BACKEND_IMAP_MAX_CONNECTIONS") from None
 
     def _take_idle(self, lease: _Lease) -> Connection | None:
@@ -284,7 +298,7 @@ class Pool:
                 self._watch_idle()
             else:
                 connection.close()
-        self._places.give(lease.address)
+        self._places.give(lease.address, long=lease.long)
         if not self.in_use:
             self._on_idle()
 
@@ -328,7 +342,8 @@ class Pool:
 class _Lease:
     """What one exchange holds: a connection, and the thread that is busy with it or was last."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, long: bool) -> None:
         self.address = address
+        self.long = long
         self.connection: Connection | None = None
         self.future: Future[Any] | None = None

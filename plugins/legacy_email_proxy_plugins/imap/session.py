@@ -14,13 +14,14 @@ from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
 from functools import partial
 
-from legacy_email_proxy.contracts import Disconnected, Entry, MessageGone, MessageUnavailable
+from legacy_email_proxy.contracts import Disconnected, Entry, MessageGone, MessageUnavailable, Overloaded
 
 from .connection import Connection
 from .listing import Index
 from .pool import Pool
 from .prefetch import ReadAhead
 from .responses import TopCounter
+from .transport import PIECE_OCTETS
 
 __all__ = ("IMAPSession", "Pipe")
 
@@ -29,16 +30,20 @@ Remover = Callable[[Connection, int, Collection[int]], None]
 
 WINDOW_OCTETS = 65_536
 
+_PIPE_PIECES = 4
+_WHOLE = "BODY.PEEK[]"
+
 
 class IMAPSession:
     """See :class:`~legacy_email_proxy.contracts.MaildropSession`. It holds no connection between its calls."""
 
     def __init__(self, pool: Pool, index: Index, remover: Remover, logger: logging.Logger, address: str = "") -> None:
         self._exchange = partial(pool.exchange, address=address)
+        self._address = address
         self._remover = remover
         self._index = index
         self._logger = logger
-        self._messages = ReadAhead(pool, index, "BODY.PEEK[]", _same_folder, logger, address)
+        self._messages = ReadAhead(pool, index, _WHOLE, _same_folder, logger, address)
         self._headers = ReadAhead(pool, index, "BODY.PEEK[HEADER]", _same_folder, logger, address)
 
     @property
@@ -50,14 +55,21 @@ class IMAPSession:
         """The whole message, if it is here before it is asked for; else, or if it can not be had, ``None``."""
         return await self._messages.get(self._uid(unique_id))
 
-    async def stream(self, unique_id: str, item: str = "BODY.PEEK[]") -> AsyncGenerator[bytes, None]:
+    async def stream(self, unique_id: str, item: str = _WHOLE) -> AsyncGenerator[bytes, None]:
         """The whole message, or its header; the last piece comes only after the server's OK."""
         uid = self._uid(unique_id)
         listed = self._index.sizes[uid]
-        pipe = Pipe()
+        pipe = Pipe(on_give_up=partial(self._gave_up, unique_id))
         job = partial(_fetch, self._index.uidvalidity, uid, listed, item, pipe.put)
         # A task of its own, because the exchange goes on while its pieces are taken.
-        exchange = asyncio.create_task(self._exchange(job, untouched=lambda: pipe.untouched))
+        exchange = asyncio.create_task(
+            self._exchange(
+                job,
+                untouched=lambda: pipe.untouched,
+                # What fits into the pipe needs the connection no longer than the server does. 0: the size is unknown.
+                reader=pipe if item == _WHOLE and not 0 < listed <= _PIPE_PIECES * PIECE_OCTETS else None,
+            )
+        )
         exchange.add_done_callback(partial(_end, pipe))
         try:
             async for piece in pipe:
@@ -139,6 +151,10 @@ class IMAPSession:
 
         return await self._exchange(read)
 
+    def _gave_up(self, unique_id: str, reason: str) -> None:
+        facts = {"client": self._address, "unique_id": unique_id, "reason": reason}
+        self._logger.warning("a slow reader was cut off", extra={"facts": facts})
+
     async def commit(self, deleted: Collection[str]) -> None:
         """Remove exactly these messages, as the settings say."""
         uids = [self._uid(unique_id) for unique_id in deleted]
@@ -201,10 +217,14 @@ class Pipe:
     """Made in the event loop. :meth:`put` is for the thread, the iteration for one task; :meth:`close` is for both.
 
     Iterating ends after :meth:`end`, or raises what it was given, behind the pieces that were put before.
+
+    It is the :class:`~..places.Holder` of the connection that it is filled from.
     """
 
-    def __init__(self, depth: int = 4) -> None:
+    def __init__(self, depth: int = _PIPE_PIECES, on_give_up: Callable[[str], None] = lambda reason: None) -> None:
         self._depth = depth
+        self._on_give_up = on_give_up
+        self.octets = 0
         self._loop = asyncio.get_running_loop()
         self._arrived = asyncio.Event()
         self._changed = threading.Condition()
@@ -227,7 +247,9 @@ class Pipe:
         self._loop.call_soon_threadsafe(self._arrived.set)
 
     def end(self, failure: BaseException | None = None) -> None:
-        """No more will come; in the event loop."""
+        """No more will come; in the event loop. Only the first end counts."""
+        if self._ended:
+            return
         self._ended = True
         self._failure = failure
         self._arrived.set()
@@ -239,6 +261,19 @@ class Pipe:
             self._pieces.clear()
             self._changed.notify_all()
 
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether there is something, and no room for more."""
+        return len(self._pieces) >= self._depth
+
+    def give_up(self, reason: str) -> None:
+        """Let the connection go; the iteration raises :class:`Overloaded`, and a client never takes this for the end of
+        its message.
+        """
+        self._on_give_up(reason)
+        self.end(Overloaded(reason, look_at="BACKEND_IMAP_MAX_CONNECTIONS"))
+        self.close()
+
     def __aiter__(self) -> Pipe:
         return self
 
@@ -247,6 +282,7 @@ class Pipe:
             with self._changed:
                 if self._pieces:
                     piece = self._pieces.popleft()
+                    self.octets += len(piece)
                     self._changed.notify_all()
                     return piece
                 self._arrived.clear()
