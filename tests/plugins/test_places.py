@@ -67,11 +67,12 @@ async def test_a_single_place_is_for_everybody() -> None:
 
 @pytest.mark.usefixtures("_hurried")
 async def test_the_slowest_gives_up_for_one_that_waits() -> None:
-    places = Places(3)
-    fast, slow, slowest = [await Reader(places, address, octets).hold() for address, octets in zip("abc", (9, 5, 1))]
+    places = Places(4)
+    await places.take("d", NEVER)
+    fast, slow, slowest = [await Reader(places, "a", octets).hold() for octets in (9, 5, 1)]
     await places.take("d", NEVER)
     assert [len(each.reasons) for each in (fast, slow, slowest)] == [0, 0, 1]
-    assert "3 of 3 are in use" in slowest.reasons[0]
+    assert "4 of 4 are in use" in slowest.reasons[0]
     await places.take("e", NEVER)
     assert [len(each.reasons) for each in (fast, slow, slowest)] == [0, 1, 1]
 
