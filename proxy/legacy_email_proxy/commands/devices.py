@@ -1,4 +1,4 @@
-"""List the devices: when each came first and last, and its last trouble."""
+"""List the devices, with the last success and trouble of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tell what was sent, fetched and refused, and what became of it."""
+"""Tell what was sent, fetched and refused, and what came of it."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _tell(path: Path, which: Filter, options: argparse.Namespace) -> int:
     if sys.stderr.isatty():
         older = f"; there are older ones, --limit {options.limit * 10} shows more" if after else ""
         sys.stdout.flush()
-        print(f"{told} entries{older}", file=sys.stderr)
+        print(f"{'1 entry' if told == 1 else f'{told} entries'}{older}", file=sys.stderr)
     return change
 
 
