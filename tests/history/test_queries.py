@@ -129,7 +129,9 @@ QUESTIONS = [
     Filter(recipient=ANN, client=CLIENT),
     Filter(since=NOON, until=NOON + 1),
     Filter(trouble=True),
+    Filter(trouble=True, account="office"),
     Filter(kind="pop3"),
+    Filter(kind="refusal", since=NOON),
 ]
 
 
@@ -143,7 +145,9 @@ def test_no_question_reads_or_sorts_all(
     plan = [row["detail"] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql} LIMIT 9", values)]
     assert [step for step in plan if "TEMP B-TREE" in step] == []
     assert [step for step in plan if step.startswith("SCAN") and "USING INDEX" not in step] == []
-    if which.client:
+    if which.trouble:
+        assert "INDEX entries_trouble" in plan[0]
+    elif which.client:
         assert "INDEX entries_client (client=?" in plan[0]
     elif which.recipient:
         assert "INDEX recipients_address (address=?" in plan[0]

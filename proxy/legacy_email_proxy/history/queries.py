@@ -45,9 +45,13 @@ class Filter:
         values: list[object] = []
         for name in ("client", "account", "kind", "state"):
             if (value := getattr(self, name)) is not None:
-                # Said twice because of the partial index: SQLite does not see that the value is not empty.
-                sql.append(f"e.{name} = ?" + (" AND e.account != ''" if name == "account" and value else ""))
+                sql.append(f"e.{name} = ?")
                 values.append(value)
+        # Said twice because of the partial indexes: SQLite does not see that the value is another one.
+        if self.account and not self.trouble:
+            sql.append("e.account != ''")
+        if self.kind not in (None, "message"):
+            sql.append("e.kind != 'message'")
         if self.sender is not None:
             sql.append(f"e.sender {_address(self.sender)}")
             values.append(_sought(self.sender))
