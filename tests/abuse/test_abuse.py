@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 
 NOT_MENDED = {
     *("imap-literal", "pop3-trickle"),
-    *("dead-dns", "tls-half-open"),
+    "tls-half-open",
 }
 """What still takes service away. ``python tests/abuse/run.py`` runs these too and says so."""
 
