@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "access": set(),
     "log": {"contracts", "replies"},
     "descriptors": set(),
+    "signals": set(),
     "listeners": {"contracts", "log"},
     "tls": {"contracts"},
     "sasl": {"contracts"},
@@ -51,7 +52,7 @@ MAY_IMPORT = {
     "reloading": {"contracts", "build"},
     "service": {
         *("contracts", "log", "access", "tls", "build", "reloading", "listeners", "descriptors"),
-        *("relays", "pop3", "smtp"),
+        *("relays", "pop3", "smtp", "signals"),
     },
     "demo": {"contracts"},
 }
