@@ -33,7 +33,7 @@ _CORE = (
         "Networks (CIDR) that may connect at all; everybody else is refused with the first line.",
     ),
     Setting("MAX_CONNECTIONS", "integer", "2000", "Connections at once, for POP3 and SMTP each; over it the client is told to come back later.", minimum=1),
-    Setting("MAX_CONNECTIONS_PER_ADDRESS", "integer", "200", "Connections at once from one address, for POP3 and SMTP each.", minimum=1),
+    Setting("MAX_CONNECTIONS_PER_ADDRESS", "integer", "200", "Connections at once from one address (of IPv6: from one /64), for POP3 and SMTP each.", minimum=1),
     Setting(
         "POP3_LOGIN", "text", "any",
         "`any`: any USER and PASS open the configured mailbox. `backend`: USER and PASS are the login at the IMAP server. `accounts`: they are a user of `ACCOUNTS_FILE`.",
