@@ -120,6 +120,7 @@ def test_commands(line: bytes, command: Command) -> None:
     assert parse(line) == command
 
 
+@pytest.mark.fault("C28")
 @pytest.mark.parametrize("line", BAD)
 def test_mistakes(line: bytes) -> None:
     with pytest.raises(Mistake) as caught:

@@ -163,6 +163,7 @@ async def test_quit_and_half_close(start_leg: StartLeg) -> None:
     assert leg.maildrop.commits == [("b",)]
 
 
+@pytest.mark.fault("C22")
 @pytest.mark.parametrize("reset", [False, True])
 async def test_quit_and_close_without_waiting(start_leg: StartLeg, *, reset: bool) -> None:
     leg = await start_leg(two())
@@ -179,6 +180,7 @@ async def test_quit_and_close_without_waiting(start_leg: StartLeg, *, reset: boo
     assert leg.maildrop.commits == [("a",)]
 
 
+@pytest.mark.fault("C22")
 async def test_quit_commits_though_no_reply_can_be_sent(start_leg: StartLeg, monkeypatch: pytest.MonkeyPatch) -> None:
     async def failing(self: Connection, octets: bytes) -> None:
         self._send_failed = True
@@ -194,6 +196,8 @@ async def test_quit_commits_though_no_reply_can_be_sent(start_leg: StartLeg, mon
     assert leg.maildrop.commits == [("a",)]
 
 
+@pytest.mark.quirk("pop3-P18")
+@pytest.mark.fault("C19")
 @pytest.mark.parametrize("last", [b"DELE 1\r\n", b"DELE 1\r\nQUIT", b"DELE 1\r\nQUI", b"DELE 1\r\nRSET\r\nQUIT\r\n"])
 @pytest.mark.parametrize("reset", [False, True])
 async def test_without_quit_nothing_is_deleted(start_leg: StartLeg, ends: Ends, last: bytes, *, reset: bool) -> None:
@@ -324,6 +328,7 @@ async def test_an_iterator_that_is_not_exhausted_is_closed(
     assert pieces.closes == 1
 
 
+@pytest.mark.fault("C26")
 async def test_a_slow_reader_costs_little_memory(start_leg: StartLeg) -> None:
     maildrop = StreamingMaildrop(100 * MIB, (b"y" * 998 + b"\r\n") * 100)
     leg = await start_leg(maildrop)
@@ -359,6 +364,7 @@ async def test_a_slow_reader_costs_little_memory(start_leg: StartLeg) -> None:
     await leg.ended()
 
 
+@pytest.mark.fault("C26")
 async def test_a_reader_that_stopped_is_cut_off(start_leg: StartLeg, ends: Ends) -> None:
     maildrop = StreamingMaildrop(100 * MIB)
     leg = await start_leg(maildrop, progress_seconds=0.2)
@@ -469,6 +475,7 @@ async def test_a_plugin_that_can_not_let_go(start_leg: StartLeg, error: BaseExce
     assert (await leg.exchange(LOGIN + b"QUIT\r\n")).count(b"+OK") == 4
 
 
+@pytest.mark.fault("C31")
 async def test_a_traceback_is_logged_and_no_secret(start_leg: StartLeg, caplog: pytest.LogCaptureFixture) -> None:
     maildrop = two()
     maildrop.fail_open = [LoginRefused("no"), ValueError("bug")]
@@ -488,6 +495,7 @@ async def test_a_traceback_is_logged_and_no_secret(start_leg: StartLeg, caplog: 
 # Logins
 
 
+@pytest.mark.fault("C30")
 async def test_only_a_refused_login_is_delayed(start_leg: StartLeg) -> None:
     maildrop = two()
     maildrop.fail_open = [Unreachable("x"), LoginRefused("x")]
@@ -512,6 +520,7 @@ async def test_only_a_refused_login_is_delayed(start_leg: StartLeg) -> None:
         assert seconds < 1.4
 
 
+@pytest.mark.fault("C30")
 async def test_three_failed_logins_close(start_leg: StartLeg, ends: Ends) -> None:
     maildrop = two()
     maildrop.fail_open = [LoginRefused("x")] * 5
@@ -581,6 +590,7 @@ async def test_the_last_reply_is_not_lost_to_a_reset(start_leg: StartLeg) -> Non
 # Time
 
 
+@pytest.mark.fault("C19", "C32")
 @pytest.mark.parametrize("login", [b"", LOGIN])
 async def test_an_idle_session_is_closed_without_a_word(start_leg: StartLeg, ends: Ends, login: bytes) -> None:
     leg = await start_leg(two(), idle_seconds=0.2)
@@ -595,6 +605,7 @@ async def test_an_idle_session_is_closed_without_a_word(start_leg: StartLeg, end
     assert ends()[-1]["verdict"] == "idle"
 
 
+@pytest.mark.fault("C32")
 async def test_commands_keep_a_session_and_octets_do_not(start_leg: StartLeg) -> None:
     leg = await start_leg(two(), idle_seconds=1)
     async with leg.logged_in() as (reader, writer), asyncio.timeout(20):

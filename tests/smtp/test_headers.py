@@ -173,6 +173,7 @@ MISSING = {
 }
 
 
+@pytest.mark.quirk("smtp-C19")
 @pytest.mark.parametrize("block", MISSING)
 def test_what_is_missing_is_added(block: bytes) -> None:
     added = own_lines(HeaderOptions("proxy.example", add_missing=True), CLIENT, "SMTP", "dev@firm.example", block)

@@ -75,11 +75,14 @@ BAD_PARAMETERS = [
 ]
 
 
+@pytest.mark.quirk("smtp-C5")
 @pytest.mark.parametrize(("argument", "path", "parameters"), GOOD)
 def test_good(argument: str, path: str, parameters: dict[str, str | None]) -> None:
     assert parse(argument) == (path, parameters)
 
 
+@pytest.mark.quirk("aiosmtpd-21")
+@pytest.mark.fault("A17")
 @pytest.mark.parametrize("argument", BAD_PATHS)
 def test_bad_path(argument: str) -> None:
     with pytest.raises(BadPath):
@@ -92,6 +95,8 @@ def test_bad_parameter(argument: str) -> None:
         parse(argument)
 
 
+@pytest.mark.quirk("aiosmtpd-22")
+@pytest.mark.fault("A16")
 @given(st.text(st.characters(max_codepoint=0x7F)))
 def test_never_rewritten(address: str) -> None:
     try:
@@ -107,6 +112,7 @@ def test_never_rewritten(address: str) -> None:
     assert path == address or (path == address[:-1] and address.endswith(".") and "@" in path)
 
 
+@pytest.mark.quirk("aiosmtpd-23")
 @given(st.text())
 def test_never_another_exception(argument: str) -> None:
     with contextlib.suppress(BadPath, BadParameter):

@@ -23,6 +23,7 @@ def check(leg: Leg) -> None:
     leg.relay.asked.clear()
 
 
+@pytest.mark.fault("A8")
 @pytest.mark.parametrize("sequence", SEQUENCES, ids=repr)
 async def test_by_data(leg: Leg, sequence: bytes) -> None:
     octets = b"one" + sequence + second()
@@ -35,6 +36,7 @@ async def test_by_data(leg: Leg, sequence: bytes) -> None:
         assert wire.said.count(b"\r\n250 2.0.0 OK, the message") == len(octets)
 
 
+@pytest.mark.fault("A8")
 @pytest.mark.parametrize("sequence", SEQUENCES, ids=repr)
 async def test_by_chunks(leg: Leg, sequence: bytes) -> None:
     octets = b"one" + sequence + second()
