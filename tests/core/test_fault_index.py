@@ -16,7 +16,7 @@ def test_the_matrix_is_whole() -> None:
     assert list(matrix.FAULTS) == [f"{part}{number + 1}" for part, last in numbers.items() for number in range(last)]
 
 
-SAMPLE = '''
+SAMPLE = """
 import pytest
 from waiting import until
 from clients import reset_when_closed
@@ -49,7 +49,7 @@ def test_unknown(): assert True
 
 @pytest.mark.fault("A9")
 def test_imported(): reset_when_closed()
-'''
+"""
 
 
 def test_what_is_wrong_is_noticed() -> None:

@@ -101,6 +101,7 @@ class _Full(socket.socket):
         return super().accept()
 
 
+@pytest.mark.fault("D10")
 async def test_a_connection_that_can_not_be_taken_is_closed_and_the_next_one_served(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -155,6 +156,7 @@ def _with_few_descriptors() -> Iterator[tuple[dict[str, int], list[str], subproc
             lines.extend(process.stderr)
 
 
+@pytest.mark.fault("D10")
 @pytest.mark.parametrize("leg", ["smtp", "pop3"])
 def test_three_addresses_can_not_use_up_the_descriptors(leg: str) -> None:
     """390 idle connections of three clients where the process may have 256; another client is served at once."""

@@ -23,6 +23,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.fault("B6")
 @pytest.mark.parametrize("kind", KINDS)
 def test_our_own_trouble_is_temporary(kind: type[Failure]) -> None:
     reply = smtp_reply(kind("secret detail 10.0.0.5"))
@@ -97,6 +98,7 @@ RESPONSE_CODES = {
 }
 
 
+@pytest.mark.fault("C1")
 @pytest.mark.parametrize(("kind", "start"), RESPONSE_CODES.items())
 def test_pop3_response_codes(kind: str, start: str) -> None:
     assert pop3_error(getattr(contracts, kind)("x")).startswith(start)

@@ -135,6 +135,7 @@ async def test_who_gives_up_a_look_up_that_hangs_leaves_no_slot_taken_and_one_th
         assert len(server.connections) == 1
 
 
+@pytest.mark.fault("D12")
 async def test_a_stuck_account_holds_up_no_other(certificates: Certificates) -> None:
     def stuck(connection: Connection, _: str) -> Action:
         return Hang() if connection.user == "stuck" else None

@@ -151,6 +151,7 @@ def test_starttls_and_plain_backends(upgrade: bool, dovecot: Dovecot, postfix: P
         assert ("in the clear" in proxy.log) is not upgrade
 
 
+@pytest.mark.fault("D8")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopping(number: signal.Signals, proxy: Proxy) -> None:
     idle = socket.create_connection(proxy.smtp, timeout=50)

@@ -75,6 +75,7 @@ async def test_all_who_waited_cancelled_and_the_rotated_token_is_stored(
         assert record.refresh_token.reveal() == stored
 
 
+@pytest.mark.fault("B27")
 async def test_fifty_wait_for_one_failure(certificates: Certificates, tmp_path: Path) -> None:
     server = {"script": {"token": Status(400, {"error": "invalid_grant"})}}
     async with pair(certificates.good, tmp_path, "refresh_token", server=server) as (credentials, fake):

@@ -106,6 +106,7 @@ def test_p16_the_first_octets_do_not_wait_for_the_last() -> None:
     assert session.message_piece(b"Received: x\r\n") == b"+OK 1073741824 octets\r\nReceived: x\r\n"
 
 
+@pytest.mark.fault("C9")
 @pytest.mark.quirk("pop3-P17")
 def test_p17_a_vanished_message_is_not_asked_for_forever() -> None:
     play = logged_in({"a": b"", "b": b"x\r\n"}, retrieve_a=MessageGone("gone"))

@@ -229,6 +229,7 @@ async def test_a_message_that_did_not_arrive_is_not_deleted(start_leg: StartLeg,
     assert ends()[-1]["verdict"] == "dropped"
 
 
+@pytest.mark.fault("C21")
 async def test_a_failed_deletion_is_told(start_leg: StartLeg, ends: Ends, caplog: pytest.LogCaptureFixture) -> None:
     maildrop = two()
     maildrop.fail["commit"] = Disconnected("EXPUNGE was not answered", look_at="BACKEND_IMAP_HOST")
@@ -246,6 +247,7 @@ async def test_a_failed_deletion_is_told(start_leg: StartLeg, ends: Ends, caplog
 # Messages
 
 
+@pytest.mark.fault("C13")
 async def test_a_failure_before_the_first_piece_is_an_error_reply(start_leg: StartLeg) -> None:
     maildrop = two()
     maildrop.fail["retrieve a"] = Disconnected("x")
@@ -274,6 +276,7 @@ async def test_a_message_that_can_not_be_had_is_named_each_time(
     assert maildrop.commits == []
 
 
+@pytest.mark.fault("C13")
 @pytest.mark.parametrize("error", [Disconnected("x"), ValueError("x")])
 async def test_a_failure_in_the_message_closes_without_the_dot(
     start_leg: StartLeg, ends: Ends, error: Exception
@@ -429,6 +432,7 @@ class Outlaw(BaseException):
 ERRORS = [ValueError("secret detail"), Outlaw("secret detail"), asyncio.CancelledError(), SystemExit(3)]
 
 
+@pytest.mark.fault("D13")
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("step", ["open", "retrieve a", "commit"])
 async def test_a_broken_plugin_ends_that_session_only(start_leg: StartLeg, step: str, error: BaseException) -> None:
@@ -640,6 +644,7 @@ async def test_drain_closes_who_is_not_logged_in_and_the_listener(start_leg: Sta
         await leg.exchange(b"")
 
 
+@pytest.mark.fault("D8")
 async def test_drain_lets_a_busy_session_finish(
     start_leg: StartLeg, monkeypatch: pytest.MonkeyPatch, ends: Ends
 ) -> None:
@@ -749,6 +754,7 @@ class FullSystem(socket.socket):
         return super().accept()
 
 
+@pytest.mark.fault("D10")
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ECONNABORTED, errno.ENOBUFS, errno.EPROTO])
 async def test_a_failing_accept_is_survived(
     start_leg: StartLeg, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int

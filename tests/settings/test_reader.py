@@ -72,6 +72,7 @@ def test_an_empty_variable_is_unset(setting: Setting) -> None:
     assert settings.origins[setting.name] == "default"
 
 
+@pytest.mark.fault("D14")
 @pytest.mark.parametrize(
     ("written", "read_back"),
     [
@@ -161,6 +162,7 @@ BAD = [
 ]  # fmt: skip
 
 
+@pytest.mark.fault("D14")
 @pytest.mark.parametrize(("environ", "line"), BAD)
 def test_one_line_per_mistake(environ: dict[str, str], line: str) -> None:
     mistakes = read(environ).mistakes
@@ -169,6 +171,7 @@ def test_one_line_per_mistake(environ: dict[str, str], line: str) -> None:
     assert "\n" not in mistakes[0]
 
 
+@pytest.mark.fault("D14")
 def test_all_mistakes_at_once() -> None:
     together: dict[str, str] = {}
     for environ, _ in BAD[:4]:
@@ -176,6 +179,7 @@ def test_all_mistakes_at_once() -> None:
     assert len(read(together).mistakes) == 4
 
 
+@pytest.mark.fault("D14")
 def test_no_secret_in_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "broken").write_bytes(b"hunter2\xff")
     for mistake in read({"BACKEND_IMAP_PASS_FILE": str(tmp_path / "broken"), "BACKEND_SMTP_PASS": "x"}).mistakes:

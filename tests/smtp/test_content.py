@@ -74,6 +74,7 @@ def decode(pieces: list[bytes], kind: type[DataDecoder] = DataDecoder) -> tuple[
     return content, rest, decoder.ended
 
 
+@pytest.mark.fault("A12")
 @pytest.mark.quirk("imap-B14")
 @pytest.mark.parametrize(("octets", "content", "rest"), CASES)
 def test_whole_and_split_everywhere(octets: bytes, content: bytes, rest: bytes) -> None:
@@ -107,6 +108,7 @@ PIECES = st.lists(
 BARE = re.compile(rb"(?<!\r)\n|\r(?!\n)")
 
 
+@pytest.mark.fault("A12")
 @pytest.mark.parametrize("kind", [DataDecoder, LFDataDecoder])
 @given(pieces=PIECES)
 def test_any_cut_gives_the_same(kind: type[DataDecoder], pieces: list[bytes]) -> None:

@@ -123,6 +123,7 @@ def test_received(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.fault("A30")
 @pytest.mark.parametrize(
     ("helo", "shown"),
     [

@@ -225,6 +225,7 @@ def test_however_it_is_cut(body: bytes, octets: int) -> None:
     assert shortened(content, octets) == shortened(content)
 
 
+@pytest.mark.fault("A10")
 @given(
     st.binary(max_size=3000).map(lambda octets: octets.replace(b"\r", b"").replace(b"\n", b"\r\n")), st.integers(1, 50)
 )

@@ -127,6 +127,7 @@ async def test_a_tab_behind_a_verb(leg: Leg) -> None:
     assert message.client.helo == "x"
 
 
+@pytest.mark.fault("A16")
 async def test_addresses_beyond_ascii(leg: Leg) -> None:
     leg.relay.smtputf8 = True
     mail, rcpt = ('MAIL FROM:<"jö"@exämple.com>'.encode(), "RCPT TO:<büro@exämple.com>\r\n".encode())

@@ -75,6 +75,7 @@ BAD_PARAMETERS = [
 ]
 
 
+@pytest.mark.fault("A16")
 @pytest.mark.quirk("smtp-C5")
 @pytest.mark.parametrize(("argument", "path", "parameters"), GOOD)
 def test_good(argument: str, path: str, parameters: dict[str, str | None]) -> None:

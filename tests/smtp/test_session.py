@@ -149,6 +149,7 @@ async def test_client_that_leaves_while_the_backend_thinks_about_a_recipient_fre
     await until(lambda: leg.relay.left == 1)
 
 
+@pytest.mark.fault("D13")
 @pytest.mark.quirk("aiosmtpd-7")
 async def test_exception_text_stays_here(leg: Leg, caplog: pytest.LogCaptureFixture) -> None:
     replies = await leg.exchange(b"HELO x\r\nMAIL FROM:<bug@example.com>\r\nNOOP\r\n")
@@ -335,6 +336,7 @@ async def test_a_relay_that_stumbles_at_data_leaves_no_content_behind(leg: Leg) 
     assert [reply[:3] for reply in replies] == [b"354", b"451", b"221"]
 
 
+@pytest.mark.fault("D13")
 async def test_a_relay_without_a_receipt_is_not_believed(leg: Leg, caplog: pytest.LogCaptureFixture) -> None:
     leg.relay.receipt = None
     assert b"451 4.3.0 " in await leg.exchange(MESSAGE)
@@ -357,6 +359,7 @@ async def test_a_plugin_that_cancels_on_its_way_out_leaves_no_socket_open(
             await leg.exchange(ENVELOPE.partition(b"RCPT")[0])
 
 
+@pytest.mark.fault("D13")
 async def test_a_cancellation_that_is_the_plugins_own_is_told_as_temporary(leg: Leg) -> None:
     async with leg.connected() as (reader, writer):
         writer.write(b"HELO x\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<stuck@example.com>\r\n")
@@ -367,6 +370,7 @@ async def test_a_cancellation_that_is_the_plugins_own_is_told_as_temporary(leg: 
         assert (await reader.read()).splitlines()[-1] == b"451 4.3.0 Local error, try again later"
 
 
+@pytest.mark.fault("D13")
 async def test_a_stuck_relay_does_not_hold_the_drain(leg: Leg) -> None:
     leg.relay.leaving = asyncio.Event()
     async with leg.connected() as (reader, writer):
@@ -485,6 +489,7 @@ async def test_places_are_given_back(start_leg: StartLeg) -> None:
             pass
 
 
+@pytest.mark.fault("D8")
 async def test_drain_tells_idle_sessions_and_lets_a_transaction_finish(leg: Leg) -> None:
     async with leg.connected() as (idle, _), leg.connected() as (busy, writer):
         await idle.readline()
@@ -503,6 +508,7 @@ async def test_drain_tells_idle_sessions_and_lets_a_transaction_finish(leg: Leg)
         await asyncio.open_connection(*leg.address)
 
 
+@pytest.mark.fault("D8")
 async def test_drain_ends_what_does_not_finish(leg: Leg, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with leg.connected() as (reader, writer):

@@ -8,6 +8,7 @@ from smtp.conftest import Leg
 from smuggling import BARE, ENVELOPE, SEQUENCES, second
 
 
+@pytest.mark.fault("A8")
 def test_the_table_has_the_published_ones() -> None:
     published = rb"\n.\n \n.\r\n \r.\r\n \r\n.\n \r\n.\r \r.\r \r.\n \n.\r \r\n.\0\r\n \r\n\0.\r\n \r\n.\r\r\n".split()
     assert set(SEQUENCES) >= {each.decode().encode().decode("unicode_escape").encode("latin-1") for each in published}

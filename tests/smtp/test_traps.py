@@ -62,6 +62,7 @@ def test_every_trap_has_its_test() -> None:
     assert matrix.mistakes(claims, TRAPS) == []
 
 
+@pytest.mark.fault("B17")
 @pytest.mark.quirk("aiosmtpd-4")
 async def test_a_slow_backend_is_waited_for(start_leg: StartLeg, monkeypatch: pytest.MonkeyPatch) -> None:
     # Many times as long as a silent device is: the device's deadline isn't the backend's.

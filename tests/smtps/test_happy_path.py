@@ -52,7 +52,7 @@ async def test_without_a_user_nobody_logs_in(certificates: Certificates) -> None
         assert server.connections[0].commands == [HELLO, *TRANSACTION]
 
 
-@pytest.mark.fault("B7")
+@pytest.mark.fault("B7", "B24")
 @pytest.mark.parametrize(
     ("keywords", "parameters", "mail"),
     [

@@ -318,6 +318,7 @@ BAD_PATHS = [
 ]
 
 
+@pytest.mark.fault("A17")
 @pytest.mark.quirk("aiosmtplib-1")
 @pytest.mark.parametrize("path", BAD_PATHS, ids=ascii)
 @pytest.mark.parametrize("parameters", [{}, {"SMTPUTF8": None}], ids=["ascii", "smtputf8"])
