@@ -80,6 +80,14 @@ def test_mistakes_stop_the_start(case: str) -> None:
 
 
 @pytest.mark.fault("D15")
+def test_an_address_that_is_not_of_this_machine() -> None:
+    done = run(**MINIMAL | {"SMTP_BIND_ADDR": "192.0.2.1"})
+    assert done.returncode == 2
+    assert done.stderr.startswith("legacy-email-proxy: SMTP_BIND_ADDR: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.fault("D15")
 def test_a_port_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

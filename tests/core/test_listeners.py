@@ -91,6 +91,29 @@ async def test_who_is_refused_reads_why_and_costs_no_task(address: str) -> None:
     listener.close()
 
 
+@pytest.mark.fault("A28")
+async def test_a_flood_of_connections_is_taken_and_who_is_there_has_a_turn_meanwhile() -> None:
+    (listener,) = listeners.bind("SMTP", ["127.0.0.1"], 0)
+    flood, turns = 500, 0
+    with contextlib.ExitStack() as stack:
+        # Nobody accepts meanwhile: all of them wait in the backlog, and none is refused there.
+        for _ in range(flood):
+            stack.enter_context(socket.create_connection(listener.getsockname(), 20))
+        taken: list[socket.socket] = []
+
+        def take(accepted: socket.socket, _: str) -> None:
+            taken.append(stack.enter_context(accepted))
+
+        task = asyncio.create_task(accept(listener, take, logger, "smtp"))
+        while len(taken) < flood:
+            turns += 1
+            await asyncio.sleep(0)
+        assert turns > flood / 32
+        task.cancel()
+        await asyncio.wait([task])
+    listener.close()
+
+
 class _Full(socket.socket):
     failures = 0
 

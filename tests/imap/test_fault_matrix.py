@@ -1,13 +1,13 @@
-"""The fault matrix of the backend's side, row by row: where each row is tested, and the rows that had no test yet."""
+"""Rows of the fault matrix that are about the IMAP server and belong to no other module."""
 
 from __future__ import annotations
 
 import pytest
 
-from fakes.imap import Action, Connection, Mailbox, Message
+from fakes.imap import Action, Connection, Drip, Mailbox, Message
 from fakes.server import Step
-from imap.support import CLIENT, pair, read
-from legacy_email_proxy.contracts import MessageGone
+from imap.support import CLIENT, SHORT, pair, read
+from legacy_email_proxy.contracts import Failure, LoginRefused, MessageGone
 from realservers.certificates import Certificates
 
 
@@ -53,6 +53,21 @@ async def test_expunged_while_the_folder_was_listed(certificates: Certificates) 
         assert box.messages == {}
         async with maildrop.open(CLIENT, None) as session:
             assert list(session.entries) == []
+
+
+@pytest.mark.fault("C25")
+@pytest.mark.parametrize("answer", [
+    b"* CAPABILITY IMAP4rev1" + b" X" * 1_000_000 + b"\r\nTAG OK done\r\n",
+    Drip(interval=0, octets=b"* 1 EXISTS\r\n"),
+], ids=["a million words", "no end"])  # fmt: skip
+async def test_capabilities_that_never_end(certificates: Certificates, answer: Action) -> None:
+    patience = {"read": SHORT, "command": 1.0}
+    async with pair(certificates.good, b"x", script={"CAPABILITY": answer}, seconds=patience) as (maildrop, server):
+        with pytest.raises(Failure) as raised:
+            async with maildrop.open(CLIENT, None):
+                pass
+        assert not isinstance(raised.value, LoginRefused)
+        await server.until(lambda server: server.open_connections == 0)
 
 
 @pytest.mark.fault("C11")

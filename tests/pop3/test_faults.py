@@ -1,11 +1,12 @@
-"""What clients do wrong, by accident or on purpose; :data:`ROWS` says where each fault is injected."""
+"""What clients do wrong, by accident or on purpose."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+import tracemalloc
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import cycle, islice
 
 import pytest
@@ -17,6 +18,8 @@ from legacy_email_proxy.pop3.requests import Close, Verdict
 from legacy_email_proxy.pop3.session import MAX_COMMANDS_BEFORE_LOGIN
 from pop3.conftest import StartLeg
 from pop3.maildrops import MemoryMaildrop, Play
+from pop3.test_server import StreamingMaildrop, small_window
+from waiting import until
 
 
 @pytest.mark.fault("C28")
@@ -32,6 +35,24 @@ def test_a_flood_of_pipelined_commands() -> None:
     # Quadratic work on a buffer that is taken from its front would need minutes.
     assert time.monotonic() - started < 20
     assert play.closed is None
+
+
+@pytest.mark.fault("C27")
+async def test_many_sessions_with_large_messages_leave_a_small_one_its_turn(start_leg: StartLeg) -> None:
+    maildrop = StreamingMaildrop(10 << 20)
+    leg = await start_leg(maildrop)
+    with ExitStack() as stack:
+        tracemalloc.start()
+        stack.callback(tracemalloc.stop)
+        for _ in range(100):
+            client = stack.enter_context(small_window(leg.address))
+            client.sendall(b"USER u\r\nPASS p\r\nRETR 1\r\n")
+        await until(lambda: maildrop.iterators == 100)
+        replies = await leg.exchange(b"USER u\r\nPASS p\r\nRETR 2\r\nQUIT\r\n")
+        assert replies.endswith(b"+OK 8 octets\r\nS: s\r\n\r\n.\r\n+OK goodbye\r\n")
+        assert tracemalloc.get_traced_memory()[1] < 100 * 512 * 1024
+    await leg.ended()
+    assert maildrop.closed == maildrop.iterators == 101
 
 
 @pytest.mark.fault("C30")

@@ -1,4 +1,4 @@
-"""What devices and others do to the listener, by accident or on purpose; :data:`ROWS` says where each is injected."""
+"""What devices and others do to the listener, by accident or on purpose."""
 
 from __future__ import annotations
 
@@ -267,6 +267,45 @@ async def test_one_address_is_let_in_and_its_neighbour_is_not(start_leg: StartLe
         writer.close()
         await writer.wait_closed()
     assert [message.client.address for message in leg.relay.delivered] == ["127.0.0.1"]
+
+
+TWO_MESSAGES = (
+    b"EHLO x\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.com>\r\nRCPT TO:<refuse-550@example.com>\r\n"
+    b"DATA\r\nSubject: x\r\n\r\n..\r\n.x\r\n.\r\nNONSENSE\r\nRSET\r\nMAIL FROM:<>\r\nRCPT TO:<c@example.com>\r\n"
+    b"BDAT 3\r\nabcBDAT 2 LAST\r\n\r\nVRFY x\r\n"
+)
+
+
+@pytest.mark.fault("A19")
+async def test_a_session_cut_anywhere_gets_the_same_replies(leg: Leg) -> None:
+    said = []
+    for cut in range(len(TWO_MESSAGES)):
+        async with leg.wire() as wire:
+            for part in (TWO_MESSAGES[:cut], TWO_MESSAGES[cut:]):
+                if part:
+                    await wire.send(part)
+            said.append(wire.said)
+    assert said == said[:1] * len(TWO_MESSAGES)
+    codes = [line[:3] for line in said[0].splitlines() if line[3:4] == b" "]
+    assert codes == b"220 250 250 250 550 354 250 500 250 250 250 250 250 252".split()
+    delivered = [(message.forward_paths, message.content) for message in leg.relay.delivered]
+    both = [(["b@example.com"], b"Subject: x\r\n\r\n.\r\nx\r\n"), (["c@example.com"], b"abc\r\n")]
+    assert delivered == both * len(TWO_MESSAGES)
+
+
+@pytest.mark.fault("D9")
+async def test_a_verdict_that_comes_while_the_service_stops_is_told(leg: Leg) -> None:
+    leg.relay.hold = asyncio.Event()
+    async with leg.connected() as (reader, writer):
+        writer.write(MESSAGE)
+        await leg.relay.holding.wait()
+        draining = asyncio.create_task(leg.server.drain(20))
+        await until(lambda: leg.server._draining)
+        leg.relay.hold.set()
+        replies = (await reader.read()).splitlines()
+        await draining
+    assert [line[:9] for line in replies[-2:]] == [b"250 2.0.0", b"421 4.3.2"]
+    assert len(leg.relay.delivered) == 1
 
 
 class AnyOrder(RuleBasedStateMachine):

@@ -1,4 +1,4 @@
-"""The fault matrix of the backend's side, row by row: where each row is tested, and the rows that had no test yet."""
+"""Rows of the fault matrix that are about the SMTP server behind us, and what other clients' libraries had to mend."""
 
 from __future__ import annotations
 

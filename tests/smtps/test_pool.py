@@ -163,10 +163,14 @@ async def test_an_idle_connection_says_quit_by_itself(certificates: Certificates
 @pytest.mark.fault("B21")
 @pytest.mark.parametrize("action", ["221 2.0.0 bye", "500 5.5.1 what?", Drop(), Reset(), Hang(), b"\xff" * 1000])
 async def test_whatever_quit_is_answered_with_the_end_is_bounded(action: Action, certificates: Certificates) -> None:
-    async with relaying(certificates.good, {"QUIT": action}, timeouts=replace(Timeouts(), quit=SHORT)) as (_, relay):
+    async with relaying(certificates.good, {"QUIT": action}, timeouts=replace(Timeouts(), quit=SHORT)) as (
+        server,
+        relay,
+    ):
         await deliver(relay)
         async with asyncio.timeout(SHORT + 3):
             await relay.aclose()
+        assert len(server.messages) == 1
 
 
 async def test_never_more_connections_than_allowed(certificates: Certificates) -> None:
