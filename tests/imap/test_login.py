@@ -260,7 +260,14 @@ async def test_no_such_name(certificates: Certificates, host: str) -> None:
 @pytest.mark.parametrize("encryption", ["implicit", "starttls"])
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("expired", "expired"), ("wrong_host", "not valid for"), ("other_ca", "local issuer|self.signed|unknown")],
+    [
+        ("expired", "expired"),
+        ("wrong_host", "not valid for"),
+        ("other_ca", "local issuer|self.signed|unknown"),
+        ("future", "not yet valid"),
+        ("self_signed", "self.signed"),
+        ("weak_key", "too weak"),
+    ],
 )
 async def test_certificates_that_do_not_verify(
     certificates: Certificates, name: str, reason: str, encryption: str

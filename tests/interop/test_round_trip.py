@@ -164,6 +164,7 @@ def test_stopping(number: signal.Signals, proxy: Proxy) -> None:
     assert len(proxy.lines(" stopping ")) == len(proxy.lines(" stopped")) == 1
 
 
+@pytest.mark.fault("D9")
 def test_a_transaction_may_finish_while_stopping(proxy: Proxy, dovecot: Dovecot, account: Account) -> None:
     smtp = smtplib.SMTP(*proxy.smtp, timeout=50)
     smtp.ehlo()

@@ -300,6 +300,7 @@ async def test_a_provider_that_gives_the_refused_token_again_is_not_hammered(
         assert fake.times("token") == 2
 
 
+@pytest.mark.fault("D7")
 async def test_a_clock_that_is_set_back_does_not_make_a_pause_longer() -> None:
     clock = Clock()
     pause = Pause(60.0, 3600.0, clock)

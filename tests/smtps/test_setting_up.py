@@ -142,6 +142,9 @@ BAD_CERTIFICATES = [
     ("expired", "certificate has expired"),
     ("wrong_host", "IP address mismatch"),
     ("other_ca", "unable to get local issuer certificate"),
+    ("future", "certificate is not yet valid"),
+    ("self_signed", "signed certificate"),
+    ("weak_key", "key too weak"),
 ]
 
 

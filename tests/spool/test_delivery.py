@@ -312,6 +312,7 @@ async def test_given_up_after_its_time(tmp_path: Path, clock: Clock) -> None:
     assert b"450 4.2.1 not now" in notice.content
 
 
+@pytest.mark.fault("D7")
 @pytest.mark.parametrize("wrong", [100_000.0, 4_000_000_000.0], ids=["1970", "2096"])
 @pytest.mark.parametrize("tries", [0, 1])
 async def test_a_start_before_the_clock_was_set_ages_no_mail(
