@@ -1,4 +1,4 @@
-"""What servers in the field do wrong, replayed; the table at the end names the test of every known quirk."""
+"""What servers in the field do wrong, replayed by the tests with the quirk's mark."""
 
 from __future__ import annotations
 
@@ -283,7 +283,7 @@ async def test_no_search_at_all(certificates: Certificates) -> None:
     assert server.times("SEARCH") == 0
 
 
-# The table. What has no test has a reason, which proxy/docs/pop3-imap.md tells as well; more than five are too many.
+# What has no test has a reason, which proxy/docs/pop3-imap.md tells as well; more than five are too many.
 
 
 NOT_HANDLED = {

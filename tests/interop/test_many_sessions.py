@@ -115,11 +115,11 @@ def test_attacks_where_there_is_little_memory(tmp_path: Path) -> None:
                 with suppress(ConnectionError):
                     client.sendall(attack + b"x" * (4 * MIB))
         delivers(proxy)
-        client = poplib.POP3(*proxy.pop3, timeout=50)
-        client.user("u")
-        client.pass_("p")
-        assert client.stat()[0] == 2
-        client.quit()
+        honest = poplib.POP3(*proxy.pop3, timeout=50)
+        honest.user("u")
+        honest.pass_("p")
+        assert honest.stat()[0] == 2
+        honest.quit()
         assert "MemoryError" not in proxy.log
 
 

@@ -1,4 +1,4 @@
-"""What POP3 clients are known to do and to need, each replayed; :data:`QUIRKS` says where.
+"""What POP3 clients are known to do and to need, each replayed by the tests with the quirk's mark.
 
 The numbers are those of proxy/docs/pop3-imap.md, POP3 clients' habits.
 """

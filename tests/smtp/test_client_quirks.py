@@ -1,4 +1,4 @@
-"""What sending devices are known to do and to need, each replayed; :data:`QUIRKS` says where.
+"""What sending devices are known to do and to need, each replayed by the tests with the quirk's mark.
 
 The numbers are those of the table of devices' habits in proxy/docs/smtp.md.
 """
