@@ -108,12 +108,13 @@ def test_attacks_where_there_is_little_memory(tmp_path: Path) -> None:
         for _ in range(40):
             reader = stack.enter_context(socket.create_connection(proxy.pop3, 50))
             reader.sendall(b"USER u\r\nPASS p\r\nRETR 1\r\n")
-        for attack in (b"NOOP ", ENVELOPE, b"HELO x\r\n" + b"RCPT TO:<b@example.test>\r\n" * 1000):
-            for _ in range(20):
+        # A line without end: of a command, of content, and behind commands whose replies are not read.
+        recipients = b"HELO x\r\n" + b"RCPT TO:<b@example.test>\r\n" * 1000
+        for attack, clients, octets in ((b"NOOP ", 20, 16 * MIB), (ENVELOPE, 8, 16 * MIB), (recipients, 20, 4 * MIB)):
+            for _ in range(clients):
                 client = stack.enter_context(socket.create_connection(proxy.smtp, 50))
-                # A line without end: of a command, of content, and behind commands whose replies are not read.
                 with suppress(ConnectionError):
-                    client.sendall(attack + b"x" * (4 * MIB))
+                    client.sendall(attack + b"x" * octets)
         delivers(proxy)
         honest = poplib.POP3(*proxy.pop3, timeout=50)
         honest.user("u")

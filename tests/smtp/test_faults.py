@@ -280,7 +280,7 @@ TWO_MESSAGES = (
 async def test_a_session_cut_anywhere_gets_the_same_replies(leg: Leg) -> None:
     said = []
     for cut in range(len(TWO_MESSAGES)):
-        async with leg.wire() as wire:
+        async with asyncio.timeout(50), leg.wire() as wire:
             for part in (TWO_MESSAGES[:cut], TWO_MESSAGES[cut:]):
                 if part:
                     await wire.send(part)
