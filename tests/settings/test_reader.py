@@ -41,6 +41,13 @@ def test_defaults() -> None:
     assert not any(network.is_global for network in settings["ALLOWED_NETWORKS"])
 
 
+@pytest.mark.fault("A1", "C32")
+def test_silence_is_borne_as_long_as_the_rfcs_ask() -> None:
+    settings = read({})
+    # RFC 5321 §4.5.3.2.7 and RFC 1939 §3.
+    assert (settings["SMTP_IDLE_SECONDS"], settings["POP3_IDLE_SECONDS"]) == (300, 600)
+
+
 def test_each_type_has_its_row() -> None:
     assert set(TYPES) == set(get_args(SettingType))
 

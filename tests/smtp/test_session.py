@@ -139,6 +139,8 @@ async def test_client_that_vanishes_behind_the_end_gets_exactly_one_delivery(
     await until(lambda: facts(caplog, "smtp session ended"))
     assert len(leg.relay.delivered) == 1
     assert "before it was told the outcome" in str(facts(caplog, "smtp session ended")[0]["verdict"])
+    # What became of it can be found, by the backend's own name for it.
+    assert [each["backend"] for each in facts(caplog, "smtp message relayed")] == ["250 2.0.0 queued as 42"]
 
 
 async def test_client_that_leaves_while_the_backend_thinks_about_a_recipient_frees_it(leg: Leg) -> None:
@@ -405,7 +407,9 @@ async def test_drain_while_connections_arrive(start_leg: StartLeg) -> None:
 async def test_idle_session_is_told_and_closed(start_leg: StartLeg) -> None:
     leg = await start_leg(idle_seconds=0.1)
     for started in (b"", b"HELO x\r\n", b"HELO x\r\nNO", MESSAGE[:-5]):
-        assert (await leg.exchange(started, half_close=False)).splitlines()[-1].startswith(b"421 4.4.2 ")
+        replies = (await leg.exchange(started, half_close=False)).splitlines()
+        assert replies[0].startswith(b"220 ")
+        assert replies[-1].startswith(b"421 4.4.2 ")
     assert leg.relay.delivered == []
 
 
