@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import re
+from contextlib import AsyncExitStack
 
 import anyio
 import anyio.lowlevel
@@ -14,6 +15,7 @@ import pytest
 from fakes.imap import Action, Connection, Cut, Drip, Drop, Hang, Mailbox, Message, Reset
 from imap.support import CLIENT, SHORT, collect, pair, read, read_top
 from legacy_email_proxy.contracts import Disconnected, Failure, MessageGone, MessageUnavailable
+from legacy_email_proxy_plugins.imap import responses
 from realservers.certificates import Certificates
 
 ONE = b"Subject: one\r\n\r\nfirst\r\n"
@@ -168,6 +170,26 @@ async def test_a_message_that_is_announced_far_beyond_its_listing_is_cut_off(cer
             assert got == b""
             server.script.clear()
             assert await read(session, 1) == b"other"
+
+
+@pytest.mark.fault("C14")
+@pytest.mark.parametrize("others", [0, 1])
+@pytest.mark.parametrize(("beyond", "whole"), [(0, True), (1, False)])
+async def test_how_far_a_message_may_be_beyond_its_listing(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch, others: int, beyond: int, *, whole: bool
+) -> None:
+    """Also where another session is open, so that the message is read ahead first, with less allowance."""
+    monkeypatch.setattr(responses, "BEYOND_LISTING_OCTETS", 1 << 20)
+    large = Message(b"x" * (2 * 100 + (1 << 20) + beyond), size=100)
+    async with pair(certificates.good, mailbox=Mailbox({1: large})) as (maildrop, _), AsyncExitStack() as stack:
+        for _ in range(others):
+            await stack.enter_async_context(maildrop.open(CLIENT, None))
+        async with maildrop.open(CLIENT, None) as session:
+            if whole:
+                assert await read(session, 0) == large.octets
+            else:
+                with pytest.raises(Disconnected, match="is listed with 100 octets"):
+                    await read(session, 0)
 
 
 @pytest.mark.quirk("imap-B2")

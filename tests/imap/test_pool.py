@@ -14,9 +14,10 @@ from typing import Any
 import anyio
 import pytest
 
-from fakes.imap import Action, Connection, Hang, Mailbox
+from fakes.imap import Action, Connection, Hang, Mailbox, Message
 from imap.support import CLIENT, SHORT, collect, login, pair, read
-from legacy_email_proxy.contracts import Disconnected, Failure, LoginRefused, Overloaded
+from legacy_email_proxy.contracts import Client, Disconnected, Failure, LoginRefused, Overloaded
+from legacy_email_proxy_plugins import places
 from realservers.certificates import Certificates
 from waiting import until
 
@@ -75,6 +76,49 @@ async def test_waiting_for_a_connection_ends(certificates: Certificates) -> None
             await pieces.aclose()
             async with maildrop.open(CLIENT, None):
                 pass
+
+
+async def test_slow_readers_of_large_messages_leave_connections_to_others(certificates: Certificates) -> None:
+    async with pair(
+        certificates.good, LARGE, ONE, seconds={"slot": SHORT}, BACKEND_IMAP_MAX_CONNECTIONS=4
+    ) as (maildrop, _), AsyncExitStack() as stack:  # fmt: skip
+        sessions = [
+            await stack.enter_async_context(maildrop.open(Client(f"192.0.2.{number}", "s"), None))
+            for number in range(4)
+        ]
+        reading = [session.retrieve(session.entries[0].unique_id) for session in sessions]
+        for pieces in reading[:3]:
+            await anext(pieces)
+        with pytest.raises(Overloaded, match="3 of them for large messages"):
+            await anext(reading[3])
+        async with maildrop.open(CLIENT, None) as session:
+            assert await read(session, 1) == ONE
+        for pieces in reading:
+            await pieces.aclose()
+
+
+@pytest.mark.parametrize("size", [None, 0])
+async def test_the_slowest_reader_loses_its_connection_to_one_that_waits(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, size: int | None
+) -> None:
+    """Also where the server told no size. Whoever is cut off reads a failure, never a short message."""
+    monkeypatch.setattr(places, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(places, "FAIR_SECONDS", 0.0)
+    monkeypatch.setattr(places, "FAIR_OCTETS_PER_SECOND", 1 << 40)
+    mailbox = Mailbox({1: Message(LARGE, size=size)})
+    async with pair(certificates.good, mailbox=mailbox, BACKEND_IMAP_MAX_CONNECTIONS=1) as (maildrop, server):
+        async with maildrop.open(CLIENT, None) as slow, maildrop.open(Client("192.0.2.9", "s9"), None) as other:
+            pieces, got = slow.retrieve(slow.entries[0].unique_id), bytearray()
+            got += await anext(pieces)
+            assert await read(other, 0) == LARGE
+            with pytest.raises(Overloaded, match="this client was the slowest"):
+                await _drain(pieces, got)
+            assert 0 < len(got) < len(LARGE)
+            assert await read(slow, 0) == LARGE, "the session goes on"
+        assert len(server.connections) == 2
+    (facts,) = [vars(each)["facts"] for each in caplog.records if each.getMessage() == "a slow reader was cut off"]
+    assert facts["client"] == CLIENT.address
+    assert "this client was the slowest" in facts["reason"]
 
 
 @pytest.mark.parametrize("step", ["TLS", "GREETING", "PLAIN", "SELECT", "LISTING"])
