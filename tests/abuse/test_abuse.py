@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
     os.environ.get("ABUSE_TESTS") != "1", reason="it measures seconds, on a quiet machine: set ABUSE_TESTS=1 for it"
 )
 
-NOT_MENDED = {"imap-literal", "pop3-trickle"}
+NOT_MENDED: frozenset[str] = frozenset()
 """What still takes service away. ``python tests/abuse/run.py`` runs these too and says so."""
 
 
