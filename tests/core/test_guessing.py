@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from legacy_email_proxy import guessing
+from legacy_email_proxy.access import source_of
 from legacy_email_proxy.accounts.users import PasswordHash, Users
 from legacy_email_proxy.build import Composition
 from legacy_email_proxy.contracts import (
@@ -34,7 +35,6 @@ from legacy_email_proxy.guessing import (
     KnownPasswords,
     LimitedMaildrop,
     LoginLimit,
-    source_of,
 )
 from legacy_email_proxy.reloading import Current, CurrentMaildrop
 from legacy_email_proxy.settings import read
@@ -267,6 +267,7 @@ async def guesses(limit: LoginLimit, judge: Judge, count: int = 190, address: st
     return Counter(await asyncio.gather(*(judge(limit, wrong(number), address) for number in range(count))))
 
 
+@pytest.mark.fault("C30")
 async def test_a_crowd_of_wrong_passwords_is_a_few_at_the_judge(judge: Judge) -> None:
     assert await guesses(LoginLimit(), judge) == {"LoginRefused": FREE, "LoginsLimited": 190 - FREE}
     assert len(judge.asked) == FREE

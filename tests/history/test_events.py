@@ -159,11 +159,11 @@ def test_refusals_are_entries_with_what_to_do(path: Path) -> None:
         path,
         event("smtp command refused", command="AUTH LOGIN", reply="502 5.5.1 No", advice="switch its login off"),
         event("smtp recipient refused", sender=SENDER, recipient=BOB, cause="550 5.1.1 no", reply="550 5.1.1 no"),
-        event("pop3 connection refused", session=None, reason="not in ALLOWED_NETWORKS"),
+        event("smtp connection refused", session=None, reason="not in ALLOWED_NETWORKS"),
     )
     assert (auth["kind"], auth["state"], auth["command"]) == ("refusal", "command refused", "AUTH LOGIN")
     assert fates(recipient) == {BOB: ("refused", "550 5.1.1 no")}
-    assert (connection["leg"], connection["cause"]) == ("pop3", "not in ALLOWED_NETWORKS")
+    assert (connection["leg"], connection["cause"]) == ("smtp", "not in ALLOWED_NETWORKS")
     (device,) = devices_of(path)
     assert (device["refusals"], device["trouble_text"]) == (3, "it may not connect: not in ALLOWED_NETWORKS")
 

@@ -235,14 +235,10 @@ class Writing:
 
     def _smtp_ended(self, event: Event) -> None:
         facts = event.facts
-        verdict = str(facts.get("verdict", ""))
-        device = self._sums.device(event)
-        if device is not None:
+        if (device := self._sums.device(event)) is not None:
             device.helo = text(facts.get("helo"))[:255] or device.helo
-        if verdict.startswith("refused: "):
-            self._refused(event, "smtp", "connection refused", verdict.removeprefix("refused: "))
-        elif event.level >= logging.WARNING:
-            self._refused(event, "smtp", "session ended", verdict)
+        if event.level >= logging.WARNING:
+            self._refused(event, "smtp", "session ended", text(facts.get("verdict")))
 
     def _pop3_ended(self, event: Event) -> None:
         facts = event.facts
