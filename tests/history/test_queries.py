@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from history.support import ANN, BOB, CLIENT, NOON, event, relayed, spooled, written
+from legacy_email_proxy.history import queries
 from legacy_email_proxy.history.database import open_to_read
 from legacy_email_proxy.history.facts import Event
 from legacy_email_proxy.history.queries import (
@@ -141,16 +142,32 @@ QUESTIONS = [
 def test_no_question_reads_or_sorts_all(
     connection: sqlite3.Connection, which: Filter, side: str, place: int | None
 ) -> None:
-    sql, values = _query("e.*", which, side, place)
+    sql, values = _query(connection, "e.*", which, side, place)
     plan = [row["detail"] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql} LIMIT 9", values)]
     assert [step for step in plan if "TEMP B-TREE" in step] == []
     assert [step for step in plan if step.startswith("SCAN") and "USING INDEX" not in step] == []
     if which.trouble:
         assert "INDEX entries_trouble" in plan[0]
-    elif which.client:
-        assert "INDEX entries_client (client=?" in plan[0]
     elif which.recipient:
         assert "INDEX recipients_address (address=?" in plan[0]
+    elif which.client:
+        assert "INDEX entries_client (client=?" in plan[0]
+    elif which.account:
+        assert "INDEX entries_account (account=?" in plan[0]
+    elif which.sender:
+        assert "INDEX entries_sender (sender=?" in plan[0]
+    elif which.kind:
+        assert "INDEX entries_kind (kind=?" in plan[0]
+
+
+def test_a_recipient_of_nearly_all_mail_is_not_where_the_search_begins(
+    connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "_RARE", 2)
+    sql, values = _query(connection, "e.*", Filter(recipient=ANN, client=OTHER), "before", None)
+    plan = [row["detail"] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
+    assert "INDEX entries_client (client=?" in plan[0]
+    assert [row["id"] for row in connection.execute(sql, values)] == [4]
 
 
 def test_a_long_answer_lets_go_of_the_file_between_pages(path: Path) -> None:

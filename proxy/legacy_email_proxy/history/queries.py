@@ -15,6 +15,9 @@ __all__ = ("PAGE", "Filter", "changed_since", "devices", "hours", "last_change",
 
 PAGE = 500
 
+_RARE = 10_000
+"""An address with fewer messages is rare."""
+
 Entry = dict[str, Any]
 """The columns of one entry that have a value, and ``recipients``: a list of address, state, said and time."""
 
@@ -96,23 +99,28 @@ def search(
     """The newest entries first, from before the entry ``before`` on; or, from after the entry ``after`` on (0: from
     the first), the oldest first. The next page begins at the ``id`` of the last entry of this one.
     """
-    sql, values = _query("e.*", which, "before" if after is None else "after", before if after is None else after)
+    sql, values = _query(
+        connection, "e.*", which, "before" if after is None else "after", before if after is None else after
+    )
     rows = connection.execute(f"{sql} LIMIT ?", (*values, limit)).fetchall()
     return _with_recipients(connection, rows)
 
 
 def start_of_last(connection: sqlite3.Connection, which: Filter, count: int) -> int:
     """The entry after which ``search(…, after=…)`` gives the last ``count`` entries; 0 if there are no more."""
-    sql, values = _query("e.id", which, "before", None)
+    sql, values = _query(connection, "e.id", which, "before", None)
     row = connection.execute(f"{sql} LIMIT 1 OFFSET ?", (*values, count)).fetchone()
     return 0 if row is None else int(row[0])
 
 
-def _query(columns: str, which: Filter, side: str, place: int | None) -> tuple[str, list[object]]:
+def _query(
+    connection: sqlite3.Connection, columns: str, which: Filter, side: str, place: int | None
+) -> tuple[str, list[object]]:
     conditions, values = which.conditions()
     table, time, number = "entries AS e", "e.time", "e.id"
     if which.recipient is not None:
-        if which.client is None and which.account is None and which.sender is None and _is_whole(which.recipient):
+        alone = which.client is None and which.account is None and which.sender is None
+        if _is_whole(which.recipient) and (alone or _is_rare(connection, which.recipient)):
             # By the index of addresses, which has the order of time itself.
             table = "recipients AS r CROSS JOIN entries AS e ON e.id = r.entry"
             time, number = "r.began", "r.entry"
@@ -126,6 +134,14 @@ def _query(columns: str, which: Filter, side: str, place: int | None) -> tuple[s
         values += [place, place]
     where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     return f"SELECT {columns} FROM {table}{where} ORDER BY {time} {order}, {number} {order}", values  # noqa: S608
+
+
+def _is_rare(connection: sqlite3.Connection, recipient: str) -> bool:
+    """Whether it is best to begin with the recipient's messages, and not with those of a device or an account."""
+    rows = connection.execute(
+        "SELECT 1 FROM recipients WHERE address COLLATE NOCASE = ? LIMIT 1 OFFSET ?", (recipient, _RARE)
+    )
+    return rows.fetchone() is None
 
 
 def walk(connection: sqlite3.Connection, which: Filter, after: int = 0) -> Iterator[list[Entry]]:

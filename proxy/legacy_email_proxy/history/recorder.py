@@ -39,7 +39,7 @@ _TRIM_SECONDS = 60.0
 _IDLE_SECONDS = 3600.0
 """So often old entries are removed when nothing happens."""
 
-_LEAVING_SECONDS = 2.0
+_LEAVING_SECONDS = 1.0
 """How long the end of the service waits for what is still queued."""
 
 _DAY_SECONDS = 86400
