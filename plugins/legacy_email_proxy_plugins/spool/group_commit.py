@@ -83,10 +83,19 @@ class Writer:
         """
         return cast(_Result, await self._done(work, None))
 
-    def begin(self, work: Callable[[Connection], object]) -> None:
-        """As :meth:`run`, behind what was asked for before; nobody waits, and nobody hears of a failure."""
+    def begin(
+        self, work: Callable[[Connection], _Result], then: Callable[[_Result], None] = lambda _: None
+    ) -> None:
+        """As :meth:`run`, behind what was asked for before. Nobody waits and nobody hears of a failure; ``then`` is
+        called with the result of what was committed.
+        """
+
+        def ended(done: asyncio.Future[_Result]) -> None:
+            if not done.cancelled() and done.exception() is None:
+                then(done.result())
+
         if self._thread is not None and not self._closed:
-            self._done(work, None).add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._done(work, None).add_done_callback(ended)
 
     async def aside(self, work: Callable[[Connection, Callable[[], None]], _Result]) -> _Result:
         """Do ``work`` outside of any transaction, for as long as it takes. Whenever it calls what it is given beside

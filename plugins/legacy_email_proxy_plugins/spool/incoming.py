@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
+
+import anyio
+
+from legacy_email_proxy.contracts import Failure
 
 from ..threads import Threads
 from .message import SpooledMessage, Submission
-from .store import Interrupted
+from .store import LOOK_AT
 
-__all__ = ("INLINE_OCTETS", "Arriving", "Bodies", "Body", "Put")
+__all__ = ("ANSWER_SECONDS", "INLINE_OCTETS", "Arriving", "Bodies", "Body", "Put", "answering")
 
 Put = Callable[[Submission, bytes | None, str | None, int], Awaitable[SpooledMessage]]
 """Writes the record: of the envelope, the content or the name of its body, and its octets."""
@@ -18,10 +23,32 @@ INLINE_OCTETS = 64 * 1024
 """Larger contents get a body of their own. In SQLite's file every octet is written twice, to the log and the table."""
 
 
+ANSWER_SECONDS = 30.0
+"""How long a device waits for the store, at MAIL and after its end-of-data. Old devices hang up after about 60 s and
+send again; so does a device that reads 451, and then nobody has its message twice."""
+
+BLOCK_SECONDS = 15.0
+"""How long it waits in the middle of its content. The end-of-data may come while it does, and both together count."""
+
+_DISCARD_SECONDS = 2.0
+
+
+@contextmanager
+def answering(seconds: float) -> Iterator[None]:
+    """Raises :class:`Failure` when the store has not answered within ``seconds``."""
+    try:
+        with anyio.fail_after(seconds):
+            yield
+    except TimeoutError:
+        raise Failure(f"the spool has not answered within {seconds:g} s", look_at=LOOK_AT) from None
+
+
 class Body(Protocol):
     """A body that is being written. Everything blocks."""
 
     name: str
+    discarded: bool
+    """Set to have it removed as soon as the thread that works on it, and may hang, has come to its end."""
 
     def write(self, pieces: Sequence[bytes]) -> None:
         """Append ``pieces``."""
@@ -30,7 +57,7 @@ class Body(Protocol):
         """Append ``pieces``; it is durable at the latest when a record that names it is."""
 
     def discard(self) -> None:
-        """Remove it."""
+        """Remove it now, or leave that to the thread that works on it."""
 
 
 class Bodies(Protocol):
@@ -70,24 +97,22 @@ class Arriving:
             if self._body is None:
                 self._body = self._bodies.create()
             pieces, self._pieces, self._held = self._pieces, [], 0
-            await self._threads.run(self._body.write, pieces)
+            with answering(BLOCK_SECONDS):
+                await self._threads.run(self._body.write, pieces)
 
     async def commit(self, submission: Submission) -> SpooledMessage:
         """See :meth:`.store.Incoming.commit`."""
-        if self._body is None:
-            return await self._put(submission, b"".join(self._pieces), None, self._octets)
-        await self._threads.run(self._body.finish, self._pieces)
-        body, self._body = self._body, None
-        try:
-            return await self._put(submission, None, body.name, self._octets)
-        except Interrupted:
-            # The record may be there, and needs it; so it may when this was cancelled.
-            raise
-        except Exception:
-            self._body = body
-            raise
+        with answering(ANSWER_SECONDS):
+            if self._body is None:
+                return await self._put(submission, b"".join(self._pieces), None, self._octets)
+            await self._threads.run(self._body.finish, self._pieces)
+            message = await self._put(submission, None, self._body.name, self._octets)
+            self._body = None
+            return message
 
     async def discard(self) -> None:
         """See :meth:`.store.Incoming.discard`."""
         if self._body is not None:
-            await self._threads.run(self._body.discard)
+            self._body.discarded = True
+            with anyio.move_on_after(_DISCARD_SECONDS):
+                await self._threads.run(self._body.discard)

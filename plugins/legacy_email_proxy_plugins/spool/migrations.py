@@ -75,14 +75,15 @@ def migrate(link: Link) -> None:
     """
     if _version(link) == len(MIGRATIONS):
         return
-    # Before the transaction: in it, the server might not see what was made while it waited.
-    link.execute("SELECT pg_advisory_lock(?)", (_LOCK,))
-    try:
-        _bring_up_to_date(link)
-    except BaseException:
-        link.close()
-        raise
-    link.execute("SELECT pg_advisory_unlock(?)", (_LOCK,))
+    with link.unlimited():
+        # Before the transaction: in it, the server might not see what was made while it waited.
+        link.execute("SELECT pg_advisory_lock(?)", (_LOCK,))
+        try:
+            _bring_up_to_date(link)
+        except BaseException:
+            link.close()
+            raise
+        link.execute("SELECT pg_advisory_unlock(?)", (_LOCK,))
 
 
 def _bring_up_to_date(link: Link) -> None:

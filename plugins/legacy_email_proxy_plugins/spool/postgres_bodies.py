@@ -30,27 +30,42 @@ class _Body:
         self._owner = owner
         self._turn = threading.Lock()
         self._count = 0
-        self._discarded = False
+        self.discarded = False
 
     def write(self, pieces: Sequence[bytes]) -> None:
         """Append ``pieces``. They are on disk only when the record is: its commit syncs all that came before it."""
         octets = b"".join(pieces)
-        with self._turn, self._links.one() as link:
-            if octets and not self._discarded:
+        with self._alone(), self._links.one() as link:
+            if octets and not self.discarded:
+                self._count += 1
                 link.execute(
                     "INSERT INTO piece (body, number, octets, owner) VALUES (?, ?, ?, ?)",
-                    (self.name, self._count, octets, self._owner),
+                    (self.name, self._count - 1, octets, self._owner),
                 )
-                self._count += 1
 
     finish = write
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        try:
+            with self._turn:
+                yield
+        finally:
+            if self.discarded:
+                self.discard()
+
     def discard(self) -> None:
-        """Remove it. When that can't be done now, it is found later."""
-        with self._turn, suppress(Failure), self._links.one() as link:
-            self._discarded = True
-            if self._count:
-                link.execute("DELETE FROM piece WHERE body = ?", (self.name,))
+        """Remove it. A thread that works on it does that at its end, and this does not wait for it. When it can't be
+        removed now, it is found later.
+        """
+        self.discarded = True
+        if self._turn.acquire(blocking=False):
+            try:
+                with suppress(Failure), self._links.one() as link:
+                    if self._count:
+                        link.execute("DELETE FROM piece WHERE body = ?", (self.name,))
+            finally:
+                self._turn.release()
 
 
 class _Links:

@@ -9,13 +9,14 @@ connection, which hears what others have made due.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 import secrets
 import select
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,10 @@ from legacy_email_proxy.contracts import Failure, StorageFull
 
 from ..redaction import without_secrets
 from . import sql_records
-from .sqlite_files import Locked, SpoolLock
+from .sqlite_files import Locked, Marks, SpoolLock
 from .store import Interrupted
 
-__all__ = ("CHANNEL", "DEFAULTS", "Link", "Owner", "conninfo", "listen", "server_name")
+__all__ = ("CHANNEL", "DEFAULTS", "Link", "Owner", "conninfo", "listen", "outlast", "server_name")
 
 DEFAULTS = {
     "application_name": "legacy-email-proxy",
@@ -64,10 +65,18 @@ _DISK_FULL = "53100"
 _READ_ONLY = "25006"
 """After a failover this is the server that has become the replica. Another connection finds the one that is not."""
 
+STATEMENT_SECONDS = 20.0
+"""How long a statement may take; then the connection is given up, as the server may have stopped without closing it.
+
+A third of a lease: a server that hangs so long that leases end meanwhile has cost every proxy its connection, and who
+has a new one takes nothing over for the time of a lease (see ``postgres_store``). A limit of the server's own would not
+do: it stops with the server, and cuts short a commit that waits for a replica, which then counts as one that succeeded.
+"""
+
 _MISTAKE = re.compile(
     r"(password|peer|ident|certificate) authentication failed|no password supplied|no pg_hba\.conf entry"
     r'|(database|role|user) "[^"]*" does not exist|not permitted to log in|permission denied for database'
-    r"|invalid [a-z_]+ value",
+    r"|invalid [a-z_]+ value|server does not support SSL|root certificate file .* does not exist",
     re.IGNORECASE,
 )
 
@@ -166,6 +175,24 @@ def _hidden(info: str) -> list[str]:
     ]
 
 
+class _Connection(psycopg.Connection[Any]):
+    """Waits for the server no longer than :data:`STATEMENT_SECONDS`."""
+
+    limited = True
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        if not self.limited:
+            return super().wait(gen, interval, timeout)
+        try:
+            return super().wait(gen, interval, STATEMENT_SECONDS)
+        except psycopg.OperationalError:
+            if self.info.transaction_status is not psycopg.pq.TransactionStatus.ACTIVE:
+                raise
+            # The statement is still under way. Its answer must not be taken for that of the next one.
+            self.close()
+            raise psycopg.OperationalError(f"no answer within {STATEMENT_SECONDS:g} s") from None
+
+
 class Link:
     """In use by one thread at a time. All that fails is raised as :class:`Interrupted`, :class:`StorageFull` or
     :class:`Failure`, or as the ``ValueError`` of text that can not be stored.
@@ -177,7 +204,7 @@ class Link:
         self._hidden = _hidden(info)
         self._prepare = prepare
         self._look_at = look_at
-        self._connection: psycopg.Connection[Any] | None = None
+        self._connection: _Connection | None = None
         self._not_before = 0.0
         self._pause = _FIRST_PAUSE
         self._reason = ""
@@ -214,7 +241,7 @@ class Link:
         if now < self._not_before:
             raise Interrupted(self._reason, look_at=self._look_at)
         try:
-            self._connection = psycopg.connect(self._info, autocommit=True)
+            self._connection = _Connection.connect(self._info, autocommit=True)
             self.since = time.monotonic()
             self._prepare(self)
         except BaseException as error:
@@ -228,6 +255,17 @@ class Link:
                 raise Interrupted(self._reason, look_at=self._look_at) from None
             raise
         self._pause = _FIRST_PAUSE
+
+    @contextmanager
+    def unlimited(self) -> Iterator[None]:
+        """For what may take as long as it needs, as building an index."""
+        connection = self._connection
+        assert connection is not None  # noqa: S101 (for the type checker)
+        connection.limited = False
+        try:
+            yield
+        finally:
+            connection.limited = True
 
     def execute(self, statement: str, parameters: Sequence[Any] = ()) -> psycopg.Cursor[Any]:
         """One statement: a transaction of its own, unless one has begun."""
@@ -305,6 +343,10 @@ class Owner:
         self.host = socket.gethostname() or "localhost"
         self.name = f"{self.host}/{secrets.token_hex(16)}"
         self.previous: str | None = None
+        self.withdrawn = Marks(path.with_suffix(".withdrawn"))
+        """Messages that devices were told nobody has, and that have to be removed, as negative numbers."""
+        self.left_withdrawn: Sequence[int] = ()
+        """Those that the last process could not remove."""
 
     def take(self) -> None:
         """Look who was here before, and leave our name. Without a folder to write to, it goes without."""
@@ -317,10 +359,27 @@ class Owner:
                 if previous.rpartition("/")[0] == self.host:
                     self.previous = previous
             self._path.write_text(self.name)
+            self.left_withdrawn = self.withdrawn.open()
 
     def release(self) -> None:
         """Say that we are no more."""
+        self.withdrawn.close()
         self._lock.release()
+
+
+def outlast(link: Link, name: str) -> None:
+    """Wait until no other connection writes under this name, and end it if it is one of a server that hung.
+
+    From then on what it was committing is there, or never will be. Each holds a lock until its server process ends.
+    """
+    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+    link.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        " AND (classid::bigint << 32) | objid::bigint = ? AND granted AND pid <> pg_backend_pid()",
+        (key,),
+    )
+    link.execute("SELECT pg_advisory_lock(?)", (key,))
 
 
 async def listen(info: str, hear: Callable[[str], None]) -> None:

@@ -26,9 +26,9 @@ from .leases import Leases
 from .message import Fate, Outcome, SpooledMessage, Submission
 from .migrations import MIGRATIONS, SCHEMA, migrate
 from .postgres_bodies import Pieces
-from .postgres_connection import CHANNEL, Link, Owner, conninfo, listen, server_name
-from .sql_store import ENDLESS, LOOK_AT, SUSPECT, RelationalStore
-from .store import ANNOUNCED, Copied, Interrupted, Room, TooNewError
+from .postgres_connection import CHANNEL, Link, Owner, conninfo, listen, outlast, server_name
+from .sql_store import ENDLESS, SUSPECT, RelationalStore
+from .store import ANNOUNCED, LOOK_AT, Copied, Interrupted, Room, TooNewError
 
 __all__ = ("LEASE_SECONDS", "PostgresStore")
 
@@ -113,6 +113,9 @@ class PostgresStore(RelationalStore):
         """As soon as a server is there. Were it taken as done before its commit, a broken one would be the last try."""
         count = await super().adopt(account, due_before=self._waiting[account])
         self._stocked = True
+        for number in self._owner.left_withdrawn:
+            self._owner.withdrawn.clear(number)
+        self._owner.left_withdrawn = ()
         self._waiting.pop(account, None)
         return count
 
@@ -137,6 +140,8 @@ class PostgresStore(RelationalStore):
             migrate(link)
         except TooNewError as error:
             raise Failure(str(error), look_at=LOOK_AT) from None
+        # What is taken back must not be committed after that, by the connection before this one.
+        outlast(link, self._owner.name)
 
     def _adopt(self, connection: Link, account: str, due_before: float) -> tuple[int, list[int], sql_records.Weight]:
         self._take_stock(connection)
@@ -147,6 +152,9 @@ class PostgresStore(RelationalStore):
         if self._stocked:
             return
         previous = self._owner.previous
+        if previous is not None:
+            outlast(link, previous)
+        sql_records.apply(link, (), [-number for number in self._owner.left_withdrawn])
         # Of those that were tried as soon as they had been taken, no lease has counted the try.
         link.execute(
             f"UPDATE message SET {_FREE}, unfinished = greatest(unfinished, 1) WHERE owner = ?",  # noqa: S608
@@ -188,6 +196,13 @@ class PostgresStore(RelationalStore):
         message = await super().put(submission, content, body, octets)
         self._leases.add(message.number, asked, counted=False)
         return message
+
+    def _note_withdrawn(self, number: int) -> None:
+        self._owner.withdrawn.set(-number)
+
+    def _note_taken_back(self, numbers: Collection[int]) -> None:
+        for number in numbers:
+            self._owner.withdrawn.clear(-number)
 
     # Out.
 

@@ -34,11 +34,11 @@ from legacy_email_proxy.contracts import (
 
 from .admin import ask, backed_up
 from .delivery import Delivery
+from .incoming import ANSWER_SECONDS, answering
 from .message import Submission
 from .settings import Options, Place
 from .spool import Spool
-from .sql_store import LOOK_AT
-from .store import Room
+from .store import LOOK_AT, Room
 
 __all__ = ("SpoolRelay",)
 
@@ -79,7 +79,9 @@ class SpoolRelay:
         """See :meth:`contracts.Relay.transaction`. Refused at once where a message would not fit."""
         if self._delivery is None:
             raise Failure("the spool is not open")
-        self._check(await self._spool.store.room())
+        with answering(ANSWER_SECONDS):
+            room = await self._spool.store.room()
+        self._check(room)
         yield _Transaction(self._spool, self._delivery, client, reverse_path, parameters)
 
     def _check(self, room: Room) -> None:

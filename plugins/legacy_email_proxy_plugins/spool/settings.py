@@ -16,9 +16,8 @@ from pathlib import Path
 
 from legacy_email_proxy.contracts import Context, Secret, SettingsMistake
 
-from .sql_store import LOOK_AT
 from .sqlite_store import SQLiteStore
-from .store import Store
+from .store import LOOK_AT, Store
 
 __all__ = ("Options", "Place")
 

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from functools import partial
 
 from ..threads import Threads
@@ -18,11 +19,9 @@ from . import sql_records
 from .group_commit import Connection, Writer
 from .incoming import Arriving, Bodies
 from .message import Fate, Outcome, SpooledMessage, State, Submission
-from .store import Damaged, Unreadable
+from .store import LOOK_AT, Damaged, Interrupted, Unreadable
 
-__all__ = ("ENDLESS", "LOOK_AT", "SUSPECT", "RelationalStore", "move")
-
-LOOK_AT = "SPOOL_URL"
+__all__ = ("ENDLESS", "SUSPECT", "RelationalStore", "move")
 
 SUSPECT = 2
 """Tries without an orderly end after which a message is only tried alone. One crash takes along all its neighbours."""
@@ -33,7 +32,19 @@ ENDLESS = 2**31 - 1
 _TOLD = 100
 """Messages that one line of the log names, at most."""
 
-_Given = tuple[Submission, bytes | None, str | None, int]
+
+@dataclass(slots=True, eq=False)
+class _Put:
+    """A message that is being stored. ``number`` is set by the writer's thread, ``withdrawn`` by the event loop."""
+
+    submission: Submission
+    content: bytes | None
+    body: str | None
+    octets: int
+    number: int | None = None
+    withdrawn: bool = False
+
+
 _Written = tuple[sql_records.Weight, list[str | None]]
 """By how much there is more, and the bodies that are needed no more."""
 
@@ -62,6 +73,8 @@ class RelationalStore:
         """What the lease that is being taken has set aside."""
         self._dropped: set[int] = set()
         """What the operator has asked to drop: its try may come to its end after that."""
+        self._withdrawn: set[int] = set()
+        """What a device was told that nobody has, and is removed as soon as that can be written."""
         self._suspect: int | None = None
         self._leasing = asyncio.Lock()
 
@@ -126,12 +139,47 @@ class RelationalStore:
         return Arriving(self.put, self._bodies, self._threads)
 
     async def put(self, submission: Submission, content: bytes | None, body: str | None, octets: int) -> SpooledMessage:
-        """Write the record of a message of which the body, if it has one, is on disk."""
-        number = await self._writer.together((submission, content, body, octets))
+        """Write the record of a message of which the body, if it has one, is on disk.
+
+        When nobody gets its number, as the caller has waited too long or the connection broke, the record may be
+        written all the same, or be written later. Then it is taken back.
+        """
+        put = _Put(submission, content, body, octets)
+        try:
+            number = await self._writer.together(put)
+        except (Interrupted, asyncio.CancelledError):
+            self._withdraw(put)
+            raise
         self._weight += sql_records.Weight(1, octets)
         return sql_records.spooled(sql_records.Row(number, submission, octets, content, body))
 
-    def _apply(self, connection: Connection, given: list[_Given | int]) -> list[int | None]:
+    def _withdraw(self, put: _Put) -> None:
+        # In this order: either the thread sees that it is withdrawn, and writes nothing, or its number is seen here.
+        put.withdrawn = True
+        number = put.number
+        put.content = None  # what waits behind a disk that hangs is not kept in memory
+        if number is not None:
+            self._withdrawn.add(number)
+            self._note_withdrawn(number)
+            self._writer.begin(self._take_back, self._taken_back)
+
+    def _take_back(self, connection: Connection) -> Collection[int]:
+        numbers = list(self._withdrawn)
+        sql_records.apply(connection, (), numbers)
+        return numbers
+
+    def _taken_back(self, numbers: Collection[int]) -> None:
+        self._withdrawn.difference_update(numbers)
+        self._note_taken_back(numbers)
+
+    def _note_withdrawn(self, number: int) -> None:
+        """Note it where the next start finds it, should this process end before it is taken back."""
+        raise NotImplementedError
+
+    def _note_taken_back(self, numbers: Collection[int]) -> None:
+        raise NotImplementedError
+
+    def _apply(self, connection: Connection, given: list[_Put | int]) -> list[int | None]:
         """What is put gets its number, which is the result; a number is a message that is done, ``None`` if it was
         gone before.
         """
@@ -144,10 +192,15 @@ class RelationalStore:
                 removed.append(each)
                 numbers.append(None if each in gone else each)
             else:
-                submission, content, body, octets = each
-                number = self._number(connection)
-                added.append(sql_records.Row(number, submission, octets, content, body))
-                numbers.append(number)
+                content = each.content
+                if not each.withdrawn:
+                    each.number = self._number(connection)
+                if each.withdrawn:
+                    numbers.append(None)
+                    continue
+                assert each.number is not None  # noqa: S101 (for the type checker)
+                added.append(sql_records.Row(each.number, each.submission, each.octets, content, each.body))
+                numbers.append(each.number)
         sql_records.apply(connection, added, removed)
         return numbers
 
@@ -156,7 +209,9 @@ class RelationalStore:
     async def lease(self, account: str, now: float, limit: int, but: Collection[int]) -> list[SpooledMessage]:
         """See :meth:`.store.Store.lease`."""
         async with self._leasing:
-            busy = frozenset(but)
+            if self._withdrawn:  # taking them back has failed
+                self._writer.begin(self._take_back, self._taken_back)
+            busy = frozenset(but) | self._withdrawn
             if self._suspect not in busy:
                 self._suspect = None
             while True:
@@ -170,7 +225,8 @@ class RelationalStore:
                     )
                 else:
                     self._weight -= self._set_aside_now
-                    return leased
+                    # One may have been withdrawn while the statement was on its way.
+                    return [message for message in leased if message.number not in self._withdrawn]
 
     def _lease_anew(
         self, connection: Connection, account: str, now: float, limit: int, but: frozenset[int]

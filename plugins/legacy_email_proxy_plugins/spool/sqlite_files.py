@@ -16,8 +16,8 @@ import re
 import secrets
 import struct
 import threading
-from collections.abc import AsyncGenerator, Collection, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..files import leave_to_service, sync_directory
@@ -61,12 +61,12 @@ class BodyFile:
         self._descriptor: int | None = None
         self._octets = 0
         self._turn = threading.Lock()
-        self._discarded = False
+        self.discarded = False
 
     def write(self, pieces: Sequence[bytes]) -> None:
         """Append ``pieces``."""
-        with self._turn:
-            if self._discarded:
+        with self._alone():
+            if self.discarded:
                 return
             if self._descriptor is None:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -85,7 +85,7 @@ class BodyFile:
     def finish(self, pieces: Sequence[bytes]) -> None:
         """Append ``pieces``; on return the file and its name are on disk."""
         self.write(pieces)
-        with self._turn:
+        with self._alone():
             if self._descriptor is None:
                 return
             try:
@@ -95,14 +95,27 @@ class BodyFile:
                 self._descriptor = None
             sync_directory(self._path.parent)
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        try:
+            with self._turn:
+                yield
+        finally:
+            if self.discarded:
+                self.discard()
+
     def discard(self) -> None:
-        """Remove it."""
-        with self._turn:
-            self._discarded = True
-            if self._descriptor is not None:
-                os.close(self._descriptor)
-                self._descriptor = None
-            self._path.unlink(missing_ok=True)
+        """Remove it. A thread that works on it does that at its end, and this does not wait for it."""
+        self.discarded = True
+        if self._turn.acquire(blocking=False):
+            try:
+                if self._descriptor is not None:
+                    os.close(self._descriptor)
+                    self._descriptor = None
+                with suppress(OSError):  # then the next start finds it
+                    self._path.unlink()
+            finally:
+                self._turn.release()
 
 
 class BodyFiles:
@@ -213,7 +226,7 @@ def _size(descriptor: int) -> int:
 
 class Marks:
     """Numbers of the messages that are being tried right now. They outlive the process, so that after a crash it is
-    known which messages it may be the fault of.
+    known which messages it may be the fault of. And numbers of those that are to be taken back, as negative numbers.
 
     A few octets of a file in shared memory; marking one costs no system call. The kernel keeps them when the process
     dies. A power cut may lose them, and is no message's fault. When there are more than there is room for, the others
@@ -227,7 +240,7 @@ class Marks:
         self._free = list(range(_SLOTS))
 
     def open(self) -> Sequence[int]:
-        """The numbers that were marked when the last process ended, however it did; they stay until :meth:`wipe`."""
+        """The numbers that were marked when the last process ended, however it did. They stay until :meth:`clear`."""
         octets = _SLOTS * _SLOT.size
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -236,12 +249,10 @@ class Marks:
             self._map = mmap.mmap(descriptor, octets)
         finally:
             os.close(descriptor)
-        return [number for (number,) in _SLOT.iter_unpack(self._map[:octets]) if number]
-
-    def wipe(self) -> None:
-        """Forget those."""
-        if self._map is not None:
-            self._map[:] = bytes(len(self._map))
+        found = [number for (number,) in _SLOT.iter_unpack(self._map[:octets])]
+        self._slots = {number: slot for slot, number in enumerate(found) if number}
+        self._free = [slot for slot, number in enumerate(found) if not number]
+        return list(self._slots)
 
     def set(self, number: int) -> None:
         """Note that this one is being tried."""

@@ -22,9 +22,9 @@ from . import sql_records
 from .backup import copy_out, restore, snapshot, trouble
 from .message import Outcome, SpooledMessage
 from .schema import VERSION, aside_of, clear_the_way, connect, is_damage, set_aside, storage_failure
-from .sql_store import LOOK_AT, SUSPECT, RelationalStore
+from .sql_store import SUSPECT, RelationalStore
 from .sqlite_files import RESERVE_OCTETS, BodyFiles, Locked, Marks, Reserve, SpoolLock
-from .store import ANNOUNCED, Copied, Room, TooNewError
+from .store import ANNOUNCED, LOOK_AT, Copied, Room, TooNewError
 
 __all__ = ("SQLiteStore",)
 
@@ -62,9 +62,10 @@ class SQLiteStore(RelationalStore):
             await self._writer.open(self._connect)
             await self._threads.run(self._files.prepare)
             self._snapshot.unlink(missing_ok=True)
-            crashed = self._marks.open()
-            names, mark = await self._writer.run(lambda connection: self._take_stock(connection, crashed))
-            self._marks.wipe()
+            marked = self._marks.open()
+            names, mark = await self._writer.run(lambda connection: self._take_stock(connection, marked))
+            for number in marked:
+                self._marks.clear(number)
             await self._threads.run(self._reserve.keep)
             await self._sweep(names, ours=mark == self._files.mark)
             await self._threads.run(self._leave_to_service)
@@ -109,11 +110,13 @@ class SQLiteStore(RelationalStore):
             raise
         return connection
 
-    def _take_stock(self, connection: sqlite3.Connection, crashed: Sequence[int]) -> tuple[set[str], str]:
+    def _take_stock(self, connection: sqlite3.Connection, marked: Sequence[int]) -> tuple[set[str], str]:
         """Returns the bodies that are needed, and the mark of the last start."""
+        crashed = [number for number in marked if number > 0]
         connection.executemany(
             "UPDATE message SET unfinished = unfinished + 1 WHERE number = ?", [(number,) for number in crashed]
         )
+        sql_records.apply(connection, (), [-number for number in marked if number < 0])
         (self._last,) = connection.execute(
             "SELECT max(coalesce(max(seq), 0), (SELECT coalesce(max(number), 0) FROM message)) FROM sqlite_sequence"
         ).fetchone()
@@ -155,6 +158,13 @@ class SQLiteStore(RelationalStore):
     def _number(self, connection: sqlite3.Connection) -> int:
         self._last += 1
         return self._last
+
+    def _note_withdrawn(self, number: int) -> None:
+        self._marks.set(-number)
+
+    def _note_taken_back(self, numbers: Collection[int]) -> None:
+        for number in numbers:
+            self._marks.clear(-number)
 
     # Out.
 

@@ -15,15 +15,31 @@ from legacy_email_proxy.contracts import Failure
 
 from .message import Outcome, SpooledMessage, State, Submission
 
-__all__ = ("ANNOUNCED", "Copied", "Damaged", "Incoming", "Interrupted", "Room", "Store", "TooNewError", "Unreadable")
+__all__ = (
+    "ANNOUNCED",
+    "LOOK_AT",
+    "Copied",
+    "Damaged",
+    "Incoming",
+    "Interrupted",
+    "Room",
+    "Store",
+    "TooNewError",
+    "Unreadable",
+)
 
+LOOK_AT = "SPOOL_URL"
+"""The setting to look at when a store fails."""
 
 ANNOUNCED = "done by the operator"
 """What the log says then, with the facts."""
 
 
 class Interrupted(Failure):
-    """The connection to the store broke, or there was none. What was being written may be there, or not."""
+    """The connection to the store broke, or there was none. What was being written may be there, or not.
+
+    A message that :meth:`Incoming.commit` was storing is taken back before anybody can deliver it.
+    """
 
 
 class TooNewError(Exception):
@@ -73,10 +89,13 @@ class Incoming(Protocol):
         """Take the next octets."""
 
     async def commit(self, submission: Submission) -> SpooledMessage:
-        """Store it, due at once, and leased. Only now somebody is responsible for it."""
+        """Store it, due at once, and leased. Only when this returns somebody is responsible for it.
+
+        When it raises, or is cancelled, nobody is: what is written all the same, even later, is taken back.
+        """
 
     async def discard(self) -> None:
-        """Forget it. Nothing happens after :meth:`commit` has been called."""
+        """Forget it. Nothing happens after :meth:`commit` has returned. Does not wait for a disk that hangs."""
 
 
 class Store(Protocol):
