@@ -28,7 +28,7 @@ from legacy_email_proxy.contracts import Failure, StorageFull
 
 from ..redaction import without_secrets
 from . import sql_records
-from .sqlite_files import Locked, Marks, SpoolLock
+from .sqlite_files import Journal, Locked, SpoolLock
 from .store import Interrupted
 
 __all__ = ("CHANNEL", "DEFAULTS", "Link", "Owner", "conninfo", "listen", "outlast", "server_name")
@@ -343,7 +343,7 @@ class Owner:
         self.host = socket.gethostname() or "localhost"
         self.name = f"{self.host}/{secrets.token_hex(16)}"
         self.previous: str | None = None
-        self.withdrawn = Marks(path.with_suffix(".withdrawn"))
+        self.withdrawn = Journal(path.with_suffix(".withdrawn"))
         """Messages that devices were told nobody has, and that have to be removed, as negative numbers."""
         self.left_withdrawn: Sequence[int] = ()
         """Those that the last process could not remove."""

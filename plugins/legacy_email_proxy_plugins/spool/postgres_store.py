@@ -114,7 +114,7 @@ class PostgresStore(RelationalStore):
         count = await super().adopt(account, due_before=self._waiting[account])
         self._stocked = True
         for number in self._owner.left_withdrawn:
-            self._owner.withdrawn.clear(number)
+            self._owner.withdrawn.remove(number)
         self._owner.left_withdrawn = ()
         self._waiting.pop(account, None)
         return count
@@ -198,11 +198,11 @@ class PostgresStore(RelationalStore):
         return message
 
     def _note_withdrawn(self, number: int) -> None:
-        self._owner.withdrawn.set(-number)
+        self._owner.withdrawn.add(-number)
 
     def _note_taken_back(self, numbers: Collection[int]) -> None:
         for number in numbers:
-            self._owner.withdrawn.clear(-number)
+            self._owner.withdrawn.remove(-number)
 
     # Out.
 

@@ -25,12 +25,12 @@ from ..threads import Threads
 from .store import Unreadable
 
 __all__ = (
-    "RESERVE_OCTETS",
+    "RESERVED_OCTETS",
     "BodyFile",
     "BodyFiles",
+    "Journal",
     "Locked",
-    "Marks",
-    "Reserve",
+    "ReservedSpace",
     "SpoolLock",
     "is_body",
 )
@@ -40,7 +40,7 @@ _MARK = ".records"
 """The file that says to which records these bodies belong."""
 _BLOCK_OCTETS = 1024 * 1024
 
-RESERVE_OCTETS = 1024 * 1024
+RESERVED_OCTETS = 1024 * 1024
 """Enough to strike off all that can be on its way at once, and so to get at the room that this sets free."""
 
 _SLOTS = 512
@@ -224,13 +224,15 @@ def _size(descriptor: int) -> int:
     return os.fstat(descriptor).st_size
 
 
-class Marks:
-    """Numbers of the messages that are being tried right now. They outlive the process, so that after a crash it is
-    known which messages it may be the fault of. And numbers of those that are to be taken back, as negative numbers.
+class Journal:
+    """Numbers of messages that the next start has to know about if this process ends suddenly.
 
-    A few octets of a file in shared memory; marking one costs no system call. The kernel keeps them when the process
-    dies. A power cut may lose them, and is no message's fault. When there are more than there is room for, the others
-    go unmarked.
+    A positive number is a message that is being tried: it may be the one that made the process crash. A negative number
+    is a message that must be removed, because a device was told that it was not stored.
+
+    It is a small file that is mapped into memory, so writing a number costs no system call. The kernel keeps the file
+    when the process dies. A power cut may lose the last numbers. When all slots are in use, further numbers are not
+    written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -240,7 +242,7 @@ class Marks:
         self._free = list(range(_SLOTS))
 
     def open(self) -> Sequence[int]:
-        """The numbers that were marked when the last process ended, however it did. They stay until :meth:`clear`."""
+        """Returns the numbers that the last process left behind. They stay in the file until :meth:`remove`."""
         octets = _SLOTS * _SLOT.size
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -254,51 +256,51 @@ class Marks:
         self._free = [slot for slot, number in enumerate(found) if not number]
         return list(self._slots)
 
-    def set(self, number: int) -> None:
-        """Note that this one is being tried."""
+    def add(self, number: int) -> None:
+        """Write the number down."""
         if self._map is not None and self._free and number not in self._slots:
             slot = self._slots[number] = self._free.pop()
             _SLOT.pack_into(self._map, slot * _SLOT.size, number)
 
-    def clear(self, number: int) -> None:
-        """It no longer is, and that is on disk."""
+    def remove(self, number: int) -> None:
+        """Remove the number; what became of the message is on disk by now."""
         slot = self._slots.pop(number, None)
         if self._map is not None and slot is not None:
             _SLOT.pack_into(self._map, slot * _SLOT.size, 0)
             self._free.append(slot)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._map is not None:
             self._map.close()
             self._map = None
 
 
-class Reserve:
-    """Room that is kept back on the disk: a file of no content, which can be given up.
+class ReservedSpace:
+    """Disk space that is kept free for the database: a file without content, which is cut off when space is needed.
 
-    Even to remove a message the database has to write first. On a disk that others have filled it could not, and what
-    is delivered could never be struck off.
+    The database has to write even to remove a message. If others have filled the disk, it could not record what was
+    delivered, and those messages would be delivered again.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.kept = False
+        self.allocated = False
 
-    def keep(self) -> None:
-        """Keep the room back, if there is any."""
+    def allocate(self) -> None:
+        """Reserve the space, if the disk has it."""
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         with suppress(OSError):
             descriptor = os.open(self._path, flags, 0o600)
             try:
-                os.posix_fallocate(descriptor, 0, RESERVE_OCTETS)
-                self.kept = True
+                os.posix_fallocate(descriptor, 0, RESERVED_OCTETS)
+                self.allocated = True
             finally:
                 os.close(descriptor)
 
-    def spend(self) -> None:
-        """Give it to whoever needs it now."""
-        self.kept = False
+    def release(self) -> None:
+        """Give the space back to the file system."""
+        self.allocated = False
         with suppress(OSError):
             os.truncate(self._path, 0)
 

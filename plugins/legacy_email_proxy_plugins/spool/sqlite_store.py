@@ -23,7 +23,7 @@ from .backup import copy_out, restore, snapshot, trouble
 from .message import Outcome, SpooledMessage
 from .schema import VERSION, aside_of, clear_the_way, connect, is_damage, set_aside, storage_failure
 from .sql_store import SUSPECT, RelationalStore
-from .sqlite_files import RESERVE_OCTETS, BodyFiles, Locked, Marks, Reserve, SpoolLock
+from .sqlite_files import RESERVED_OCTETS, BodyFiles, Journal, Locked, ReservedSpace, SpoolLock
 from .store import ANNOUNCED, LOOK_AT, Copied, Room, TooNewError
 
 __all__ = ("SQLiteStore",)
@@ -48,8 +48,8 @@ class SQLiteStore(RelationalStore):
         self.path = path
         self._lock = SpoolLock(path)
         self._free: tuple[float, int | None] = (float("-inf"), None)
-        self._marks = Marks(path.with_name(f"{path.name}.trying"))
-        self._reserve = Reserve(path.with_name(f"{path.name}.reserve"))
+        self._journal = Journal(path.with_name(f"{path.name}.trying"))
+        self._reserved = ReservedSpace(path.with_name(f"{path.name}.reserve"))
         self._snapshot = path.with_name(f"{path.name}.backup")
         self._copying = asyncio.Lock()
         self._last = 0
@@ -62,11 +62,11 @@ class SQLiteStore(RelationalStore):
             await self._writer.open(self._connect)
             await self._threads.run(self._files.prepare)
             self._snapshot.unlink(missing_ok=True)
-            marked = self._marks.open()
+            marked = self._journal.open()
             names, mark = await self._writer.run(lambda connection: self._take_stock(connection, marked))
             for number in marked:
-                self._marks.clear(number)
-            await self._threads.run(self._reserve.keep)
+                self._journal.remove(number)
+            await self._threads.run(self._reserved.allocate)
             await self._sweep(names, ours=mark == self._files.mark)
             await self._threads.run(self._leave_to_service)
             await self._mark_anew()
@@ -160,11 +160,11 @@ class SQLiteStore(RelationalStore):
         return self._last
 
     def _note_withdrawn(self, number: int) -> None:
-        self._marks.set(-number)
+        self._journal.add(-number)
 
     def _note_taken_back(self, numbers: Collection[int]) -> None:
         for number in numbers:
-            self._marks.clear(-number)
+            self._journal.remove(-number)
 
     # Out.
 
@@ -202,22 +202,22 @@ class SQLiteStore(RelationalStore):
 
     def begin(self, number: int) -> None:
         """See :meth:`.store.Store.begin`."""
-        self._marks.set(number)
+        self._journal.add(number)
 
     def give_back(self, number: int) -> None:
         """See :meth:`.store.Store.give_back`."""
-        self._marks.clear(number)
+        self._journal.remove(number)
 
     async def record(self, outcome: Outcome) -> None:
         """See :meth:`.store.Store.record`."""
         try:
             await super().record(outcome)
         except StorageFull:
-            if not self._reserve.kept:
+            if not self._reserved.allocated:
                 raise
-            await self._threads.run(self._reserve.spend)
+            await self._threads.run(self._reserved.release)
             await super().record(outcome)
-        self._marks.clear(outcome.message.number)
+        self._journal.remove(outcome.message.number)
 
     async def room(self) -> Room:
         """See :meth:`.store.Store.room`. The disk is asked once a second."""
@@ -226,8 +226,8 @@ class SQLiteStore(RelationalStore):
         if now - asked >= _FREE_SECONDS:
             found = await self._threads.run(os.statvfs, self.path.parent)
             free = found.f_bavail * found.f_frsize
-            if not self._reserve.kept and free > _AMPLE * RESERVE_OCTETS:
-                await self._threads.run(self._reserve.keep)
+            if not self._reserved.allocated and free > _AMPLE * RESERVED_OCTETS:
+                await self._threads.run(self._reserved.allocate)
             self._free = (now, free)
         return Room(self._weight.messages, self._weight.octets, free)
 
@@ -264,7 +264,7 @@ class SQLiteStore(RelationalStore):
         """See :meth:`.store.Store.aclose`."""
         await self._writer.aclose()
         self._threads.close()
-        self._marks.close()
+        self._journal.close()
         self._lock.release()
 
 
