@@ -18,7 +18,7 @@ from legacy_email_proxy.replies import smtp_reply
 from legacy_email_proxy_plugins.spool import delivery as delivery_module
 from legacy_email_proxy_plugins.spool import group_commit, sql_records
 from legacy_email_proxy_plugins.spool import incoming as incoming_module
-from legacy_email_proxy_plugins.spool import postgres_connection as link_module
+from legacy_email_proxy_plugins.spool import postgres_connection as connection_module
 from legacy_email_proxy_plugins.spool import postgres_store as postgres_module
 from legacy_email_proxy_plugins.spool import relay as relay_module
 from legacy_email_proxy_plugins.spool.group_commit import Writer
@@ -115,14 +115,12 @@ async def test_what_is_stored_after_a_451_is_taken_back(
         await send(spool, content=b"again " + content)
         await until_states(spool)
         await until(lambda: not bodies(tmp_path))
-        await until(lambda: not spool._spool.store._weight.octets)  # type: ignore[attr-defined]
+        await until(lambda: not spool._spool.store._usage.octets)  # type: ignore[attr-defined]
     assert backend.contents == [b"again " + content]
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_crash_before_it_was_taken_back(
-    tmp_path: Path, hang: Hang, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_crash_before_it_was_taken_back(tmp_path: Path, hang: Hang, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next start does it."""
     backend = Backend()
     async with spooling(backend, tmp_path) as spool:
@@ -200,8 +198,8 @@ async def test_mail_does_not_wait_for_the_disk(tmp_path: Path, hang: Hang, monke
 def own_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Postgres]:
     """One that a test may stop."""
     monkeypatch.setattr(delivery_module, "_TROUBLE_SECONDS", 0.05)
-    monkeypatch.setattr(link_module, "_PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(link_module, "_LONGEST_PAUSE", 0.2)
+    monkeypatch.setattr(connection_module, "_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(connection_module, "_LONGEST_PAUSE", 0.2)
     with Postgres.start() as server:
         monkeypatch.setattr(support, "store", PostgreSQL(server.new_database()))
         yield server
@@ -213,7 +211,7 @@ def stopped(server: Postgres, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     processes = [each for pid in server.pids for each in (psutil.Process(pid), *psutil.Process(pid).children(True))]
     with ExitStack() as stack:
         short = stack.enter_context(monkeypatch.context())
-        short.setattr(link_module, "STATEMENT_SECONDS", 0.3)
+        short.setattr(connection_module, "STATEMENT_SECONDS", 0.3)
         for process in processes:
             process.suspend()
             stack.callback(process.resume)
@@ -221,9 +219,7 @@ def stopped(server: Postgres, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 
 @pytest.mark.parametrize("store", ["sqlite"], indirect=True)  # the server of its own is used instead
-async def test_a_server_that_was_stopped(
-    tmp_path: Path, own_server: Postgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_server_that_was_stopped(tmp_path: Path, own_server: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was under way is delivered once, what was answered 451 never, and it goes on by itself."""
     url = support.store.variables["SPOOL_URL"] + "?connect_timeout=2"
     begun, go_on = anyio.Event(), anyio.Event()
@@ -265,10 +261,10 @@ async def test_a_statement_that_the_server_ends_later(
     async with spooling(backend, tmp_path) as spool:
         with store.connect() as other, other.transaction(), monkeypatch.context() as short:
             other.execute("LOCK TABLE message IN SHARE ROW EXCLUSIVE MODE")
-            short.setattr(link_module, "STATEMENT_SECONDS", 0.5)
+            short.setattr(connection_module, "STATEMENT_SECONDS", 0.5)
             await refused(spool)
         await send(spool, content=b"after")
         await until(lambda: backend.delivered)
         await until_states(spool)
     assert backend.contents == [b"after"]
-    assert postgres_module.LEASE_SECONDS >= 3 * link_module.STATEMENT_SECONDS
+    assert postgres_module.LEASE_SECONDS >= 3 * connection_module.STATEMENT_SECONDS

@@ -1,7 +1,7 @@
 """What an operator can do with the spool, and how the command reaches the service that has it open.
 
-``Workbench`` does it, and answers what JSON can hold; see ``legacy-email-proxy spool``. While a service has the spool
-open, the command asks that one process, over a Unix socket: ``Control`` is the service's side, ``ask`` the command's.
+``Administration`` does the work and answers what JSON can hold. While a service has the spool open, the command asks
+that process over a Unix socket: ``AdminSocket`` is the side of the service, ``ask`` the side of the command.
 
 A request is a line of JSON, ``{"action": …, "numbers": […]}``, for a backup with a ``folder`` (an absolute path).
 The answer is lines of JSON: ``{"item": …}`` for each, ``{"octets": n}`` before n raw octets, ``{"failure": …}`` when it
@@ -28,7 +28,7 @@ from legacy_email_proxy.contracts import QUEUE_ACTIONS, Failure, QueueAction
 from .message import SpooledMessage, State
 from .store import Copied, Store, Unreadable
 
-__all__ = ("Control", "Workbench", "ask", "backed_up")
+__all__ = ("AdminSocket", "Administration", "ask", "backed_up")
 
 _LARGEST = 2**63 - 1
 """No database has room for a larger number."""
@@ -39,7 +39,7 @@ _REQUEST_SECONDS = 10.0
 _CREDENTIALS = struct.Struct("3i")
 
 
-class Workbench:
+class Administration:
     """Works on an open store; ``wake`` is called when something has become due."""
 
     def __init__(self, store: Store, clock: Callable[[], float], wake: Callable[[], None]) -> None:
@@ -162,12 +162,12 @@ def _described(message: SpooledMessage) -> dict[str, Any]:
     }
 
 
-class Control:
+class AdminSocket:
     """The service's side of the socket."""
 
-    def __init__(self, path: Path, workbench: Workbench, logger: logging.Logger) -> None:
+    def __init__(self, path: Path, administration: Administration, logger: logging.Logger) -> None:
         self._path = path
-        self._workbench = workbench
+        self._administration = administration
         self._logger = logger
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -216,7 +216,7 @@ class Control:
             async with asyncio.timeout(_REQUEST_SECONDS):
                 action, numbers, folder = _request(await _line_of(reader))
             if action == "backup":
-                writer.write(_line({"item": await self._workbench.back_up(folder)}))
+                writer.write(_line({"item": await self._administration.back_up(folder)}))
             else:
                 await self._do(action, numbers, writer)
             writer.write(_line({"end": True}))
@@ -229,7 +229,7 @@ class Control:
         await writer.drain()
 
     async def _do(self, action: QueueAction, numbers: Sequence[int], writer: asyncio.StreamWriter) -> None:
-        async with aclosing(self._workbench.do(action, numbers, _peer(writer))) as answers:
+        async with aclosing(self._administration.do(action, numbers, _peer(writer))) as answers:
             async for answer in answers:
                 if isinstance(answer, bytes):
                     writer.write(_line({"octets": len(answer)}) + answer)

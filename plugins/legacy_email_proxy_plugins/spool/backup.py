@@ -24,7 +24,7 @@ from pathlib import Path
 from legacy_email_proxy.contracts import Failure
 
 from ..files import leave_to_service, sync_directory
-from .schema import VERSION, clear_the_way, connect, is_damage, set_aside
+from .schema import VERSION, connect, is_damage, set_aside, set_aside_remains
 from .sqlite_files import Locked, SpoolLock
 from .store import Copied
 
@@ -137,7 +137,7 @@ def _contents(records: Path) -> _Contents:
 
 def _check_empty(path: Path) -> Path | None:
     """Returns what is set aside instead, because it is not known to be empty."""
-    aside = clear_the_way(path)
+    aside = set_aside_remains(path)
     try:
         with closing(connect(path)) as connection:
             (messages,) = connection.execute("SELECT count(*) FROM message").fetchone()

@@ -23,7 +23,7 @@ from .store import Store, Unreadable
 
 __all__ = ("Delivery",)
 
-_AHEAD = 3
+_MESSAGES_PER_CONNECTION = 3
 """Messages out of the store for each connection: one is delivered, the others are read and written down."""
 
 _OFFERED = 500
@@ -73,7 +73,7 @@ class Delivery:
         self._running: asyncio.Task[None] | None = None
         self._successor: Delivery | None = None
         self._stopping = self._unreadable = False
-        self._behind = True
+        self._more_in_store = True
 
     @property
     def successor(self) -> Delivery | None:
@@ -83,13 +83,13 @@ class Delivery:
     @successor.setter
     def successor(self, successor: Delivery | None) -> None:
         self._successor = successor
-        self._behind = True
+        self._more_in_store = True
         self._wake.set()
         if successor is not None:
             self._give_up_untried()
 
     @property
-    def _rests(self) -> bool:
+    def _begins_nothing(self) -> bool:
         return self._stopping or self._successor is not None
 
     def start(self) -> None:
@@ -108,8 +108,8 @@ class Delivery:
         full = len(self._busy) >= _OFFERED or self._octets >= _OFFERED_OCTETS
         if self._successor is not None:
             self._successor.offer(message)
-        elif self._behind or self._gate.closed or self._stopping or full:
-            self._behind = True
+        elif self._more_in_store or self._gate.closed or self._stopping or full:
+            self._more_in_store = True
             if message.number not in self._under_way:  # else it was leased meanwhile
                 self._store.give_back(message.number)
             self._wake.set()
@@ -156,8 +156,8 @@ class Delivery:
 
     async def _turn(self) -> None:
         self._wake.clear()
-        wait = math.inf if self._rests else self._gate.wait_seconds()
-        room = self._options.connections * _AHEAD - len(self._busy)
+        wait = math.inf if self._begins_nothing else self._gate.wait_seconds()
+        room = self._options.connections * _MESSAGES_PER_CONNECTION - len(self._busy)
         if self._gate.closed:
             room = 1
         # By the group, and not one for each that ends: every lease is a commit.
@@ -165,12 +165,12 @@ class Delivery:
             room = 0
         if wait == 0 and room > 0:
             # What is offered while the store is asked may be in the answer, or not.
-            self._behind = True
+            self._more_in_store = True
             messages = await self._store.lease(self.account, self._clock(), room, self._under_way)
             if self._unreadable:
                 self._unreadable = False
                 self._logger.info("the spool can be read again")
-            if self._rests:
+            if self._begins_nothing:
                 for message in messages:
                     self._store.give_back(message.number)
                 return
@@ -179,7 +179,7 @@ class Delivery:
             if messages:
                 return
             if not self._wake.is_set():
-                self._behind = False
+                self._more_in_store = False
             due = await self._store.next_due(self.account, self._under_way)
             wait = _LONGEST_SLEEP if due is None else due - self._clock()
         elif wait == 0:
@@ -208,9 +208,9 @@ class Delivery:
             self._untried.discard(number)
             self._store.give_back(number)
         # The turn of what is due comes in its order, and that of what is left of this one with it.
-        self._behind = self._behind or number not in self._settled
+        self._more_in_store = self._more_in_store or number not in self._settled
         self._settled.discard(number)
-        if self._behind or self._gate.closed or self._successor is not None:
+        if self._more_in_store or self._gate.closed or self._successor is not None:
             self.wake()
 
     async def _handle(self, message: SpooledMessage, *, probe: bool) -> None:
@@ -249,13 +249,13 @@ class Delivery:
                 self._untried.discard(message.number)
                 return self._set_aside(message, f"{self._options.poison_tries} tries in a row came to no orderly end")
             async with self._slots:
-                if self._rests or (self._gate.closed and not probe):
+                if self._begins_nothing or (self._gate.closed and not probe):
                     return None
                 self._untried.discard(message.number)
                 made = await self._attempt(message)
         except Unreadable as error:
             return self._set_aside(message, str(error))
-        self._tell_gate(made)
+        self._update_gate(made)
         return await self._outcome(message, made)
 
     async def _attempt(self, message: SpooledMessage) -> Attempt:
@@ -279,7 +279,7 @@ class Delivery:
         finally:
             self._attempting.discard(message.number)
 
-    def _tell_gate(self, made: Attempt) -> None:
+    def _update_gate(self, made: Attempt) -> None:
         if failure := made.about_us:
             if pause := self._gate.failed(failure):
                 # All mail waits for so long, and then one message is tried.

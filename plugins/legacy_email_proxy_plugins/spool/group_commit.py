@@ -23,7 +23,7 @@ __all__ = ("Bulk", "Connection", "Writer")
 _BATCH = 256
 """Callers whose work is committed together, at most."""
 
-_PATIENCE_SECONDS = 0.01
+_LINGER_SECONDS = 0.01
 """How long what nobody waits for may lie, so that it comes into a commit that is made anyhow."""
 
 _Result = TypeVar("_Result")
@@ -43,7 +43,7 @@ class _Job:
 
 
 @dataclass(slots=True)
-class _Aside:
+class _OutsideTransaction:
     work: Callable[[Connection, Callable[[], None]], Any]
     job: _Job
 
@@ -57,10 +57,10 @@ class Writer:
         self._begin = begin
         self._failure = failure
         self._look_at = look_at
-        self._gathered: list[_Job] = []
-        self._committing = self._hurry = False
-        self._patience: asyncio.TimerHandle | None = None
-        self._jobs: queue.SimpleQueue[list[_Job] | _Aside | None] = queue.SimpleQueue()
+        self._waiting_jobs: list[_Job] = []
+        self._committing = self._urgent = False
+        self._linger: asyncio.TimerHandle | None = None
+        self._jobs: queue.SimpleQueue[list[_Job] | _OutsideTransaction | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop
         self._closed = False
@@ -83,9 +83,7 @@ class Writer:
         """
         return cast(_Result, await self._done(work, None))
 
-    def begin(
-        self, work: Callable[[Connection], _Result], then: Callable[[_Result], None] = lambda _: None
-    ) -> None:
+    def begin(self, work: Callable[[Connection], _Result], then: Callable[[_Result], None] = lambda _: None) -> None:
         """As :meth:`run`, behind what was asked for before. Nobody waits and nobody hears of a failure; ``then`` is
         called with the result of what was committed.
         """
@@ -97,61 +95,61 @@ class Writer:
         if self._thread is not None and not self._closed:
             self._done(work, None).add_done_callback(ended)
 
-    async def aside(self, work: Callable[[Connection, Callable[[], None]], _Result]) -> _Result:
+    async def run_outside(self, work: Callable[[Connection, Callable[[], None]], _Result]) -> _Result:
         """Do ``work`` outside of any transaction, for as long as it takes. Whenever it calls what it is given beside
         the connection, all commits that wait are made. One at a time. Raises what ``work`` raises.
         """
         if self._thread is None or self._closed:
             raise Failure("the spool is closed", look_at=self._look_at)
         job = _Job(None, None, self._loop.create_future())
-        self._jobs.put(_Aside(work, job))
+        self._jobs.put(_OutsideTransaction(work, job))
         return cast(_Result, await job.future)
 
-    async def together(self, argument: Any, *, patient: bool = False) -> Any:
+    async def together(self, argument: Any, *, can_wait: bool = False) -> Any:
         """As :meth:`run`, for what many callers want at once: ``bulk`` gets a list of arguments, and gives the results.
 
-        What is ``patient`` waits up to :data:`_PATIENCE_SECONDS` for a commit that somebody else needs.
+        What is ``can_wait`` waits up to :data:`_LINGER_SECONDS` for a commit that somebody else needs.
 
         ``bulk`` does it in one statement. After each statement the thread has to get the interpreter's lock back from a
         busy event loop, so it is the number of statements, and not of rows, that counts.
         """
-        return await self._done(None, argument, patient=patient)
+        return await self._done(None, argument, can_wait=can_wait)
 
     def _done(
-        self, work: Callable[[Connection], Any] | None, argument: Any, *, patient: bool = False
+        self, work: Callable[[Connection], Any] | None, argument: Any, *, can_wait: bool = False
     ) -> asyncio.Future[Any]:
         if self._thread is None or self._closed:
             raise Failure("the spool is closed", look_at=self._look_at)
         job = _Job(work, argument, self._loop.create_future())
-        self._gathered.append(job)
-        self._hurry = self._hurry or not patient
-        self._await_others()
+        self._waiting_jobs.append(job)
+        self._urgent = self._urgent or not can_wait
+        self._plan_commit()
         return job.future
 
-    def _await_others(self) -> None:
-        if self._committing or not self._gathered:
+    def _plan_commit(self) -> None:
+        if self._committing or not self._waiting_jobs:
             return
-        if self._hurry:
+        if self._urgent:
             # After all that this turn of the loop has still to do: some of it may be work for the same commit.
-            self._loop.call_soon(self._set_off)
-        elif self._patience is None:
-            self._patience = self._loop.call_later(_PATIENCE_SECONDS, self._set_off)
+            self._loop.call_soon(self._start_commit)
+        elif self._linger is None:
+            self._linger = self._loop.call_later(_LINGER_SECONDS, self._start_commit)
 
-    def _set_off(self) -> None:
+    def _start_commit(self) -> None:
         """Commit what has gathered, unless a commit is under way: that one's end begins the next."""
-        if self._committing or not self._gathered:
+        if self._committing or not self._waiting_jobs:
             return
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
-        jobs, self._gathered = self._gathered[:_BATCH], self._gathered[_BATCH:]
-        self._hurry = bool(self._gathered)
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+        jobs, self._waiting_jobs = self._waiting_jobs[:_BATCH], self._waiting_jobs[_BATCH:]
+        self._urgent = bool(self._waiting_jobs)
         self._committing = True
         self._jobs.put(jobs)
 
     def _ended(self, jobs: list[_Job]) -> None:
         self._committing = False
-        self._await_others()
+        self._plan_commit()
         _resolve(jobs)
 
     async def aclose(self) -> None:
@@ -159,8 +157,8 @@ class Writer:
         if self._thread is None or self._closed:
             return
         self._closed = True
-        while self._thread.is_alive() and (self._gathered or self._committing):
-            self._set_off()
+        while self._thread.is_alive() and (self._waiting_jobs or self._committing):
+            self._start_commit()
             await asyncio.sleep(0.005)
         self._jobs.put(None)
         while self._thread.is_alive():  # noqa: ASYNC110 (a thread sets no event of the loop when it has ended)
@@ -179,19 +177,19 @@ class Writer:
         del opened
         try:
             while (asked := self._jobs.get()) is not None:
-                if isinstance(asked, _Aside):
-                    self._do_aside(connection, asked)
+                if isinstance(asked, _OutsideTransaction):
+                    self._do_outside(connection, asked)
                 else:
                     self._commit(connection, asked)
                     self._call(self._ended, asked)
         finally:
             connection.close()
 
-    def _do_aside(self, connection: Connection, aside: _Aside) -> None:
-        def others_turn() -> None:
+    def _do_outside(self, connection: Connection, aside: _OutsideTransaction) -> None:
+        def commit_waiting() -> None:
             while not self._jobs.empty():
                 asked = self._jobs.get()
-                if asked is None or isinstance(asked, _Aside):
+                if asked is None or isinstance(asked, _OutsideTransaction):
                     self._jobs.put(asked)
                     raise Failure("the spool is being closed", look_at=self._look_at)
                 self._commit(connection, asked)
@@ -200,7 +198,7 @@ class Writer:
                 raise Failure("nobody waits for it any more")
 
         try:
-            aside.job.result = aside.work(connection, others_turn)
+            aside.job.result = aside.work(connection, commit_waiting)
         except BaseException as error:
             aside.job.error = error
         self._call(_resolve, [aside.job])

@@ -14,7 +14,7 @@ from ..threads import Threads
 from .message import SpooledMessage, Submission
 from .store import LOOK_AT
 
-__all__ = ("ANSWER_SECONDS", "INLINE_OCTETS", "Arriving", "Bodies", "Body", "Put", "answering")
+__all__ = ("ANSWER_SECONDS", "INLINE_OCTETS", "Bodies", "Body", "IncomingMessage", "Put", "answering")
 
 Put = Callable[[Submission, bytes | None, str | None, int], Awaitable[SpooledMessage]]
 """Writes the record: of the envelope, the content or the name of its body, and its octets."""
@@ -76,7 +76,7 @@ class Bodies(Protocol):
         """Remove those of messages that are done."""
 
 
-class Arriving:
+class IncomingMessage:
     """See :class:`~.store.Incoming`."""
 
     def __init__(self, put: Put, bodies: Bodies, threads: Threads) -> None:

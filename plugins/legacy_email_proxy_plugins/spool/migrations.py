@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .postgres_connection import Link
+from .postgres_connection import PostgresConnection
 from .store import TooNewError
 
 __all__ = ("MIGRATIONS", "SCHEMA", "migrate")
@@ -69,40 +69,40 @@ MIGRATIONS = (_FIRST,)
 """What makes version 1 of nothing, version 2 of version 1, and so on. None is changed once it has been released."""
 
 
-def migrate(link: Link) -> None:
+def migrate(connection: PostgresConnection) -> None:
     """Bring the tables up to date; the first one who comes does it, and the others wait. Raises
     :class:`TooNewError` for tables of a later version of this program, and what ``postgres_connection`` raises.
     """
-    if _version(link) == len(MIGRATIONS):
+    if _version(connection) == len(MIGRATIONS):
         return
-    with link.unlimited():
+    with connection.unlimited():
         # Before the transaction: in it, the server might not see what was made while it waited.
-        link.execute("SELECT pg_advisory_lock(?)", (_LOCK,))
+        connection.execute("SELECT pg_advisory_lock(?)", (_LOCK,))
         try:
-            _bring_up_to_date(link)
+            _bring_up_to_date(connection)
         except BaseException:
-            link.close()
+            connection.close()
             raise
-        link.execute("SELECT pg_advisory_unlock(?)", (_LOCK,))
+        connection.execute("SELECT pg_advisory_unlock(?)", (_LOCK,))
 
 
-def _bring_up_to_date(link: Link) -> None:
-    link.execute("BEGIN")
-    version = _version(link)
+def _bring_up_to_date(connection: PostgresConnection) -> None:
+    connection.execute("BEGIN")
+    version = _version(connection)
     if version > len(MIGRATIONS):
         raise TooNewError(f"it has version {version}, and this program knows {len(MIGRATIONS)}")
-    if not link.execute("SELECT to_regnamespace(?)::text", (SCHEMA,)).fetchone()[0]:  # type: ignore[index]
-        link.execute(f"CREATE SCHEMA {SCHEMA}")
+    if not connection.execute("SELECT to_regnamespace(?)::text", (SCHEMA,)).fetchone()[0]:  # type: ignore[index]
+        connection.execute(f"CREATE SCHEMA {SCHEMA}")
     if version == 0:
-        link.execute("CREATE TABLE version (number integer NOT NULL)")
-        link.execute("INSERT INTO version VALUES (0)")
+        connection.execute("CREATE TABLE version (number integer NOT NULL)")
+        connection.execute("INSERT INTO version VALUES (0)")
     for script in MIGRATIONS[version:]:
-        link.execute(script)
-    link.execute("UPDATE version SET number = ?", (len(MIGRATIONS),))
-    link.execute("COMMIT")
+        connection.execute(script)
+    connection.execute("UPDATE version SET number = ?", (len(MIGRATIONS),))
+    connection.execute("COMMIT")
 
 
-def _version(link: Link) -> int:
-    if not link.execute("SELECT to_regclass(?)::text", (f"{SCHEMA}.version",)).fetchone()[0]:  # type: ignore[index]
+def _version(connection: PostgresConnection) -> int:
+    if not connection.execute("SELECT to_regclass(?)::text", (f"{SCHEMA}.version",)).fetchone()[0]:  # type: ignore[index]
         return 0
-    return int(link.execute(f"SELECT number FROM {SCHEMA}.version").fetchone()[0])  # type: ignore[index] # noqa: S608
+    return int(connection.execute(f"SELECT number FROM {SCHEMA}.version").fetchone()[0])  # type: ignore[index] # noqa: S608

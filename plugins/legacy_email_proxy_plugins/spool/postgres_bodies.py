@@ -15,19 +15,19 @@ from contextlib import contextmanager, suppress
 from legacy_email_proxy.contracts import Failure
 
 from ..threads import Threads
-from .postgres_connection import Link
+from .postgres_connection import PostgresConnection
 from .store import Unreadable
 
-__all__ = ("Pieces",)
+__all__ = ("PostgresBodies",)
 
 
 class _Body:
     """One that is being written. One thread at a time works on it, whoever has given up waiting for that."""
 
-    def __init__(self, links: _Links, owner: str) -> None:
+    def __init__(self, pool: _ConnectionPool, owner: str) -> None:
         self.name = secrets.token_hex(16)
-        self._links = links
-        self._owner = owner
+        self._pool = pool
+        self._instance = owner
         self._turn = threading.Lock()
         self._count = 0
         self.discarded = False
@@ -35,12 +35,12 @@ class _Body:
     def write(self, pieces: Sequence[bytes]) -> None:
         """Append ``pieces``. They are on disk only when the record is: its commit syncs all that came before it."""
         octets = b"".join(pieces)
-        with self._alone(), self._links.one() as link:
+        with self._alone(), self._pool.connection() as connection:
             if octets and not self.discarded:
                 self._count += 1
-                link.execute(
+                connection.execute(
                     "INSERT INTO piece (body, number, octets, owner) VALUES (?, ?, ?, ?)",
-                    (self.name, self._count - 1, octets, self._owner),
+                    (self.name, self._count - 1, octets, self._instance),
                 )
 
     finish = write
@@ -61,57 +61,57 @@ class _Body:
         self.discarded = True
         if self._turn.acquire(blocking=False):
             try:
-                with suppress(Failure), self._links.one() as link:
+                with suppress(Failure), self._pool.connection() as connection:
                     if self._count:
-                        link.execute("DELETE FROM piece WHERE body = ?", (self.name,))
+                        connection.execute("DELETE FROM piece WHERE body = ?", (self.name,))
             finally:
                 self._turn.release()
 
 
-class _Links:
+class _ConnectionPool:
     """As many connections as there are threads at work, at most."""
 
-    def __init__(self, connect: Callable[[], Link]) -> None:
+    def __init__(self, connect: Callable[[], PostgresConnection]) -> None:
         self._connect = connect
-        self._idle: list[Link] = []
+        self._idle: list[PostgresConnection] = []
         self._closed = False
         self._turn = threading.Lock()
 
     @contextmanager
-    def one(self) -> Iterator[Link]:
+    def connection(self) -> Iterator[PostgresConnection]:
         with self._turn:
-            link = self._idle.pop() if self._idle else self._connect()
+            connection = self._idle.pop() if self._idle else self._connect()
         try:
-            yield link
+            yield connection
         finally:
             with self._turn:
                 if self._closed:
-                    link.close()
+                    connection.close()
                 else:
-                    self._idle.append(link)
+                    self._idle.append(connection)
 
     def close(self) -> None:
         with self._turn:
             self._closed = True
             idle, self._idle = self._idle, []
-        for link in idle:
-            link.close()
+        for connection in idle:
+            connection.close()
 
 
-class Pieces:
+class PostgresBodies:
     """The table ``piece``. The rows of a message that is done go with its record."""
 
     write_octets = 256 * 1024
     """The driver has several copies of a row in memory."""
 
-    def __init__(self, connect: Callable[[], Link], threads: Threads, owner: str) -> None:
-        self._links = _Links(connect)
+    def __init__(self, connect: Callable[[], PostgresConnection], threads: Threads, owner: str) -> None:
+        self._pool = _ConnectionPool(connect)
         self._threads = threads
-        self._owner = owner
+        self._instance = owner
 
     def create(self) -> _Body:
         """See :meth:`.incoming.Bodies.create`."""
-        return _Body(self._links, self._owner)
+        return _Body(self._pool, self._instance)
 
     async def read(self, name: str, octets: int) -> AsyncGenerator[bytes, None]:
         """See :meth:`.incoming.Bodies.read`."""
@@ -126,8 +126,10 @@ class Pieces:
             yield piece
 
     def _piece(self, name: str, number: int) -> bytes | None:
-        with self._links.one() as link:
-            found = link.execute("SELECT octets FROM piece WHERE body = ? AND number = ?", (name, number)).fetchone()
+        with self._pool.connection() as connection:
+            found = connection.execute(
+                "SELECT octets FROM piece WHERE body = ? AND number = ?", (name, number)
+            ).fetchone()
         return None if found is None else bytes(found[0])
 
     def remove(self, names: Collection[str]) -> None:
@@ -135,4 +137,4 @@ class Pieces:
 
     def close(self) -> None:
         """Let go of the connections."""
-        self._links.close()
+        self._pool.close()

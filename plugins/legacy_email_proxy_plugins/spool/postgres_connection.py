@@ -31,7 +31,16 @@ from . import sql_records
 from .sqlite_files import Journal, Locked, SpoolLock
 from .store import Interrupted
 
-__all__ = ("CHANNEL", "DEFAULTS", "Link", "Owner", "conninfo", "listen", "outlast", "server_name")
+__all__ = (
+    "CHANNEL",
+    "DEFAULTS",
+    "InstanceId",
+    "PostgresConnection",
+    "conninfo",
+    "end_other_connections",
+    "listen",
+    "server_name",
+)
 
 DEFAULTS = {
     "application_name": "legacy-email-proxy",
@@ -193,12 +202,12 @@ class _Connection(psycopg.Connection[Any]):
             raise psycopg.OperationalError(f"no answer within {STATEMENT_SECONDS:g} s") from None
 
 
-class Link:
+class PostgresConnection:
     """In use by one thread at a time. All that fails is raised as :class:`Interrupted`, :class:`StorageFull` or
     :class:`Failure`, or as the ``ValueError`` of text that can not be stored.
     """
 
-    def __init__(self, info: str, prepare: Callable[[Link], None], look_at: str) -> None:
+    def __init__(self, info: str, prepare: Callable[[PostgresConnection], None], look_at: str) -> None:
         """``prepare`` is called with each new connection, before anything else is done with it."""
         self._info = info
         self._hidden = _hidden(info)
@@ -329,7 +338,7 @@ _PAUSE_SECONDS = 5.0
 """Before the next attempt at listening."""
 
 
-class Owner:
+class InstanceId:
     """``name`` is that under which this process leases; ``previous`` is that of the process before it, which is known
     to be no more, and ``None`` where nobody can be sure that it has ended.
 
@@ -367,19 +376,19 @@ class Owner:
         self._lock.release()
 
 
-def outlast(link: Link, name: str) -> None:
+def end_other_connections(connection: PostgresConnection, name: str) -> None:
     """Wait until no other connection writes under this name, and end it if it is one of a server that hung.
 
     From then on what it was committing is there, or never will be. Each holds a lock until its server process ends.
     """
     key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-    link.execute(
+    connection.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1"
         " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
         " AND (classid::bigint << 32) | objid::bigint = ? AND granted AND pid <> pg_backend_pid()",
         (key,),
     )
-    link.execute("SELECT pg_advisory_lock(?)", (key,))
+    connection.execute("SELECT pg_advisory_lock(?)", (key,))
 
 
 async def listen(info: str, hear: Callable[[str], None]) -> None:

@@ -136,9 +136,9 @@ class SpoolRelay:
         except _NOBODY_THERE:
             pass
         # Opening a file takes the lock that a service holds: one that runs without answering is never disturbed.
-        async with self._spool.opened() as workbench:
+        async with self._spool.opened() as administration:
             by = f"user {os.getuid()}, process {os.getpid()}, host {gethostname()}"
-            async for answer in workbench.do(action, numbers, by):
+            async for answer in administration.do(action, numbers, by):
                 yield answer
 
     async def back_up(self, folder: Path) -> Mapping[str, Any]:
@@ -148,8 +148,8 @@ class SpoolRelay:
                 answer = await anext(answers)
                 assert isinstance(answer, Mapping)  # noqa: S101 (for the type checker)
                 return answer
-        async with self._spool.opened() as workbench:
-            return await workbench.back_up(folder)
+        async with self._spool.opened() as administration:
+            return await administration.back_up(folder)
 
     async def restore(self, folder: Path) -> Mapping[str, Any]:
         """See :meth:`contracts.BackedUpQueue.restore`."""

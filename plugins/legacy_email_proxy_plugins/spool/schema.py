@@ -16,7 +16,7 @@ from .sql_records import BATCH
 from .sqlite_files import is_body
 from .store import TooNewError
 
-__all__ = ("VERSION", "aside_of", "clear_the_way", "connect", "is_damage", "set_aside", "storage_failure")
+__all__ = ("VERSION", "aside_name", "connect", "is_damage", "set_aside", "set_aside_remains", "storage_failure")
 
 VERSION = 1
 """Of the tables; kept in the file as ``user_version``."""
@@ -104,7 +104,7 @@ def is_damage(error: sqlite3.Error) -> bool:
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 
 
-def clear_the_way(path: Path) -> Path | None:
+def set_aside_remains(path: Path) -> Path | None:
     """Where the file itself is missing, set aside what else there is of it, and say under which name.
 
     SQLite would delete a log without a database, and the spool takes a body that no record names for a leftover.
@@ -118,14 +118,14 @@ def clear_the_way(path: Path) -> Path | None:
     return None
 
 
-def aside_of(path: Path, why: str) -> Path:
+def aside_name(path: Path, why: str) -> Path:
     """A name beside ``path`` for what is kept and not used any more."""
     return path.with_name(f"{path.name}.{why}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}")
 
 
 def set_aside(path: Path, why: str) -> Path:
     """Rename what there is of a spool, so that a new one can take its place. Returns the file's new name."""
-    suffix = aside_of(path, why).name.removeprefix(path.name)
+    suffix = aside_name(path, why).name.removeprefix(path.name)
     for name in (path.name, f"{path.name}-wal", f"{path.name}-shm", f"{path.name}-journal", f"{path.name}.bodies"):
         with suppress(FileNotFoundError):
             path.with_name(name).rename(path.with_name(name + suffix))

@@ -24,7 +24,7 @@ import anyio
 from legacy_email_proxy.contracts import Failure, Relay
 
 from ..backoff import JITTER
-from .admin import Control, Workbench
+from .admin import Administration, AdminSocket
 from .delivery import Delivery
 from .settings import Options, Place
 from .store import Store
@@ -55,10 +55,10 @@ class Spool:
         self._store: Store | None = None
         self._users = 0
         self._turn = asyncio.Lock()
-        self._control: Control | None = None
+        self._admin_socket: AdminSocket | None = None
         self._deliveries: dict[str, list[Delivery]] = {}
         self._ending: dict[asyncio.Task[None], Delivery] = {}
-        self._looking: asyncio.Task[None] | None = None
+        self._reporting: asyncio.Task[None] | None = None
         self._told: dict[str, int] = {}
         self.warnings: Sequence[str] = ()
         """What an operator should know, as far as it was open until now."""
@@ -79,12 +79,12 @@ class Spool:
         return self._store
 
     @asynccontextmanager
-    async def opened(self) -> AsyncIterator[Workbench]:
+    async def opened(self) -> AsyncIterator[Administration]:
         """Open for a while, to look into it. Raises :class:`SettingsMistake` when another process has it."""
         async with self._turn:
             await self._enter()
         try:
-            yield Workbench(self.store, self.clock, self._wake)
+            yield Administration(self.store, self.clock, self._wake)
         finally:
             async with self._turn:
                 await self._leave()
@@ -99,10 +99,10 @@ class Spool:
             try:
                 longest = max(options.retry_seconds) * (1 + JITTER)
                 messages = await self.store.adopt(account, due_before=self.clock() + longest)
-                if self._control is None and self.place.socket is not None:
-                    workbench = Workbench(self.store, self.clock, self._wake)
-                    self._control = Control(self.place.socket, workbench, self._logger)
-                    await self._control.start()
+                if self._admin_socket is None and self.place.socket is not None:
+                    administration = Administration(self.store, self.clock, self._wake)
+                    self._admin_socket = AdminSocket(self.place.socket, administration, self._logger)
+                    await self._admin_socket.start()
             except BaseException:
                 await self._leave()
                 raise
@@ -111,9 +111,9 @@ class Spool:
             )
             self._deliveries.setdefault(account, []).append(delivery)
             self._told.pop(account, None)
-            self._succeed(account)
+            self._set_successors(account)
             delivery.start()
-            self._look_soon()
+            self._report_soon()
             if messages is not None:
                 facts = {"spool": self.place.name, "messages": messages, **({"account": account} if account else {})}
                 logger.info("the spool is open", extra={"facts": facts})
@@ -130,14 +130,14 @@ class Spool:
             theirs.remove(delivery)
             delivery.successor = None
             if theirs:
-                self._succeed(delivery.account)
+                self._set_successors(delivery.account)
             else:
                 del self._deliveries[delivery.account]
             task = asyncio.get_running_loop().create_task(self._end(delivery, relay))
             self._ending[task] = delivery
             if self._deliveries:
                 task.add_done_callback(self._ended)
-                self._look_soon()
+                self._report_soon()
             else:
                 await self._stop(grace_seconds)
             await self._leave()
@@ -154,17 +154,17 @@ class Spool:
 
     async def _stop(self, grace_seconds: float) -> None:
         """Nobody delivers any more: let all that is under way end in that time, and give the rest back."""
-        if self._control is not None:
-            await self._control.aclose()
-            self._control = None
-        if self._looking is not None:
-            self._looking.cancel()
-            self._looking = None
+        if self._admin_socket is not None:
+            await self._admin_socket.aclose()
+            self._admin_socket = None
+        if self._reporting is not None:
+            self._reporting.cancel()
+            self._reporting = None
         ending, self._ending = self._ending, {}
         await asyncio.gather(*(delivery.hurry(grace_seconds) for delivery in ending.values()))
         await asyncio.gather(*ending)
 
-    def _succeed(self, account: str) -> None:
+    def _set_successors(self, account: str) -> None:
         theirs = self._deliveries[account]
         for earlier, later in pairwise(theirs):
             earlier.successor = later
@@ -181,7 +181,7 @@ class Spool:
                 await store.open(self._wake)
                 self.warnings = store.warnings
             except BaseException:
-                await _let_go(store)
+                await _close(store)
                 raise
             self._store = store
         self._users += 1
@@ -190,16 +190,16 @@ class Spool:
         self._users -= 1
         if not self._users and self._store is not None:
             store, self._store = self._store, None
-            await _let_go(store)
+            await _close(store)
 
     # Mail of an account that is no more, or does not spool any more, or not here.
 
-    def _look_soon(self) -> None:
-        if self._looking is not None:
-            self._looking.cancel()
-        self._looking = asyncio.get_running_loop().create_task(self._look())
+    def _report_soon(self) -> None:
+        if self._reporting is not None:
+            self._reporting.cancel()
+        self._reporting = asyncio.get_running_loop().create_task(self._report())
 
-    async def _look(self) -> None:
+    async def _report(self) -> None:
         await asyncio.sleep(_SETTLED_SECONDS)
         with suppress(Failure):
             for account, messages in (await self.store.accounts()).items():
@@ -210,7 +210,7 @@ class Spool:
                     self._logger.warning(words, extra={"facts": facts})
 
 
-async def _let_go(store: Store) -> None:
+async def _close(store: Store) -> None:
     # Also when we are cancelled: a lock that stayed ours would keep this process itself from opening the file again.
     with anyio.move_on_after(_CLOSING_SECONDS, shield=True):
         await store.aclose()

@@ -20,7 +20,7 @@ __all__ = (
     "COLUMNS",
     "LISTED",
     "Row",
-    "Weight",
+    "Usage",
     "abandon_notice",
     "apply",
     "delete",
@@ -33,9 +33,9 @@ __all__ = (
     "settle",
     "settle_notice",
     "spooled",
+    "total_usage",
     "update_recipients",
-    "weigh",
-    "weigh_all",
+    "usage",
 )
 
 COLUMNS = (
@@ -83,23 +83,23 @@ _SELECT_RECIPIENTS = (
 )
 
 
-_WEIGH = (
+_USAGE = (
     "SELECT count(*), CAST(coalesce(sum(octets), 0) AS bigint) FROM message WHERE state NOT IN ('dead', 'set aside')"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Weight:
+class Usage:
     """Of messages that are not given up: how many, and how many octets. Those given up only wait for the operator."""
 
     messages: int = 0
     octets: int = 0
 
-    def __add__(self, other: Weight) -> Weight:
-        return Weight(self.messages + other.messages, self.octets + other.octets)
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(self.messages + other.messages, self.octets + other.octets)
 
-    def __sub__(self, other: Weight) -> Weight:
-        return Weight(self.messages - other.messages, self.octets - other.octets)
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(self.messages - other.messages, self.octets - other.octets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,15 +154,15 @@ def spooled(row: Row) -> SpooledMessage:
     )  # fmt: skip
 
 
-def weigh(connection: Connection, numbers: Iterable[int]) -> Weight:
+def usage(connection: Connection, numbers: Iterable[int]) -> Usage:
     """Of these messages."""
     listed = json.dumps(list(numbers))
-    return Weight(*connection.execute(f"{_WEIGH} AND number {LISTED}", (listed,)).fetchone())
+    return Usage(*connection.execute(f"{_USAGE} AND number {LISTED}", (listed,)).fetchone())
 
 
-def weigh_all(connection: Connection) -> Weight:
+def total_usage(connection: Connection) -> Usage:
     """Of all messages."""
-    return Weight(*connection.execute(_WEIGH).fetchone())
+    return Usage(*connection.execute(_USAGE).fetchone())
 
 
 def existing(connection: Connection, numbers: Iterable[int]) -> set[int]:

@@ -17,7 +17,7 @@ from functools import partial
 from ..threads import Threads
 from . import sql_records
 from .group_commit import Connection, Writer
-from .incoming import Arriving, Bodies
+from .incoming import Bodies, IncomingMessage
 from .message import Fate, Outcome, SpooledMessage, State, Submission
 from .store import LOOK_AT, Damaged, Interrupted, Unreadable
 
@@ -45,7 +45,7 @@ class _Put:
     withdrawn: bool = False
 
 
-_Written = tuple[sql_records.Weight, list[str | None]]
+_Written = tuple[sql_records.Usage, list[str | None]]
 """By how much there is more, and the bodies that are needed no more."""
 
 
@@ -68,8 +68,8 @@ class RelationalStore:
         self._threads = threads
         self._logger = logger
         self._writer = Writer(self._apply, begin, failure, LOOK_AT)
-        self._weight = sql_records.Weight()
-        self._set_aside_now = sql_records.Weight()
+        self._usage = sql_records.Usage()
+        self._set_aside_now = sql_records.Usage()
         """What the lease that is being taken has set aside."""
         self._dropped: set[int] = set()
         """What the operator has asked to drop: its try may come to its end after that."""
@@ -93,7 +93,7 @@ class RelationalStore:
         count, cut_short, change = await self._writer.run(
             lambda connection: self._adopt(connection, account, due_before)
         )
-        self._weight += change
+        self._usage += change
         if cut_short:
             numbers = ",".join(map(str, cut_short[:_TOLD])) + ("…" if len(cut_short) > _TOLD else "")
             self._logger.warning(
@@ -104,15 +104,15 @@ class RelationalStore:
 
     def _adopt(
         self, connection: Connection, account: str, due_before: float
-    ) -> tuple[int, list[int], sql_records.Weight]:
+    ) -> tuple[int, list[int], sql_records.Usage]:
         """Returns how many messages there are, those of which the last try came to no end, and what that changed."""
-        change = sql_records.Weight()
+        change = sql_records.Usage()
         for notice in sql_records.lost_notices(connection, account):
             # Dropped by an earlier version of this program, which let them wait for it for ever.
             about = sql_records.originals(connection, notice)
-            before = sql_records.weigh(connection, about)
+            before = sql_records.usage(connection, about)
             sql_records.abandon_notice(connection, notice, due_before)
-            change += sql_records.weigh(connection, about) - before
+            change += sql_records.usage(connection, about) - before
         connection.execute(
             "UPDATE message SET due = ? WHERE state = 'queued' AND account = ? AND due > ?",
             (due_before, account, due_before),
@@ -134,9 +134,9 @@ class RelationalStore:
 
     # In.
 
-    def receive(self) -> Arriving:
+    def receive(self) -> IncomingMessage:
         """See :meth:`.store.Store.receive`."""
-        return Arriving(self.put, self._bodies, self._threads)
+        return IncomingMessage(self.put, self._bodies, self._threads)
 
     async def put(self, submission: Submission, content: bytes | None, body: str | None, octets: int) -> SpooledMessage:
         """Write the record of a message of which the body, if it has one, is on disk.
@@ -150,7 +150,7 @@ class RelationalStore:
         except (Interrupted, asyncio.CancelledError):
             self._withdraw(put)
             raise
-        self._weight += sql_records.Weight(1, octets)
+        self._usage += sql_records.Usage(1, octets)
         return sql_records.spooled(sql_records.Row(number, submission, octets, content, body))
 
     def _withdraw(self, put: _Put) -> None:
@@ -220,18 +220,18 @@ class RelationalStore:
                         lambda connection: self._lease_anew(connection, account, now, limit, busy)
                     )
                 except Damaged as damaged:
-                    self._weight -= await self._writer.run(
+                    self._usage -= await self._writer.run(
                         partial(self._set_aside, number=damaged.number, reason=damaged)
                     )
                 else:
-                    self._weight -= self._set_aside_now
+                    self._usage -= self._set_aside_now
                     # One may have been withdrawn while the statement was on its way.
                     return [message for message in leased if message.number not in self._withdrawn]
 
     def _lease_anew(
         self, connection: Connection, account: str, now: float, limit: int, but: frozenset[int]
     ) -> tuple[list[SpooledMessage], int | None]:
-        self._set_aside_now = sql_records.Weight()
+        self._set_aside_now = sql_records.Usage()
         return self._lease(connection, account, now, limit, but)
 
     def _leasable(self, but: Collection[int]) -> int:
@@ -252,35 +252,35 @@ class RelationalStore:
                 leased.append(message)
         return leased
 
-    def _set_aside(self, connection: Connection, number: int, reason: Unreadable) -> sql_records.Weight:
+    def _set_aside(self, connection: Connection, number: int, reason: Unreadable) -> sql_records.Usage:
         self._logger.error("message %d is set aside: %s", number, reason)
-        before = sql_records.weigh(connection, [number])
+        before = sql_records.usage(connection, [number])
         move(connection, number, State.SET_ASIDE, str(reason))
         return before
 
     async def record(self, outcome: Outcome) -> None:
         """See :meth:`.store.Store.record`."""
         change, bodies = await self._written(outcome)
-        self._weight += change
+        self._usage += change
         await self._remove(bodies)
 
     async def _written(self, outcome: Outcome) -> _Written:
         message = outcome.message
         if outcome.last_of_it:
-            if await self._writer.together(message.number, patient=True) is None:
-                return sql_records.Weight(), []
-            return sql_records.Weight(-1, -message.octets), [message.body]
+            if await self._writer.together(message.number, can_wait=True) is None:
+                return sql_records.Usage(), []
+            return sql_records.Usage(-1, -message.octets), [message.body]
         return await self._writer.run(lambda connection: self._record(connection, outcome))
 
     def _record(self, connection: Connection, outcome: Outcome) -> _Written:
         number = outcome.message.number
         if not sql_records.existing(connection, [number]):
             # The operator has dropped it meanwhile: away with it, and nobody is told.
-            return sql_records.Weight(), []
+            return sql_records.Usage(), []
         about = [number, *sql_records.originals(connection, number)]
-        before = sql_records.weigh(connection, about)
+        before = sql_records.usage(connection, about)
         bodies = self._close(connection, outcome, about)
-        return sql_records.weigh(connection, about) - before, bodies
+        return sql_records.usage(connection, about) - before, bodies
 
     def _close(self, connection: Connection, outcome: Outcome, about: list[int]) -> list[str | None]:
         """Returns the bodies that are needed no more; what is new is added to ``about``."""
@@ -348,8 +348,8 @@ class RelationalStore:
     async def move(self, number: int, state: State, now: float) -> bool:
         """See :meth:`.store.Store.move`."""
 
-        def work(connection: Connection) -> tuple[bool, sql_records.Weight]:
-            before = sql_records.weigh(connection, [number])
+        def work(connection: Connection) -> tuple[bool, sql_records.Usage]:
+            before = sql_records.usage(connection, [number])
             revived = (Fate.WAITING.value, number, Fate.DEAD.value, Fate.FAILED.value)
             if state is State.QUEUED:
                 connection.execute(
@@ -361,10 +361,10 @@ class RelationalStore:
                     (now, now, number),
                 )
             moved = move(connection, number, state)
-            return moved, sql_records.weigh(connection, [number]) - before
+            return moved, sql_records.usage(connection, [number]) - before
 
         moved, change = await self._writer.run(work)
-        self._weight += change
+        self._usage += change
         return moved
 
     async def drop(self, number: int, now: float) -> bool:
@@ -372,19 +372,19 @@ class RelationalStore:
 
         def work(connection: Connection) -> _Written | None:
             about = [number, *sql_records.originals(connection, number)]
-            before = sql_records.weigh(connection, about)
+            before = sql_records.usage(connection, about)
             removed = sql_records.delete(connection, number)
             if removed is None:
                 return None
             # Those whom it was about have not been told, and won't be: they are kept, for the operator.
             removed_too = sql_records.abandon_notice(connection, number, now)
-            return sql_records.weigh(connection, about) - before, [body for _, body in (removed, *removed_too)]
+            return sql_records.usage(connection, about) - before, [body for _, body in (removed, *removed_too)]
 
         self._dropped.add(number)
         done = await self._writer.run(work)
         if done is None:
             return False
-        self._weight += done[0]
+        self._usage += done[0]
         await self._remove(done[1])
         return True
 

@@ -21,7 +21,7 @@ from ..threads import Threads
 from . import sql_records
 from .backup import copy_out, restore, snapshot, trouble
 from .message import Outcome, SpooledMessage
-from .schema import VERSION, aside_of, clear_the_way, connect, is_damage, set_aside, storage_failure
+from .schema import VERSION, aside_name, connect, is_damage, set_aside, set_aside_remains, storage_failure
 from .sql_store import SUSPECT, RelationalStore
 from .sqlite_files import RESERVED_OCTETS, BodyFiles, Journal, Locked, ReservedSpace, SpoolLock
 from .store import ANNOUNCED, LOOK_AT, Copied, Room, TooNewError
@@ -63,7 +63,7 @@ class SQLiteStore(RelationalStore):
             await self._threads.run(self._files.prepare)
             self._snapshot.unlink(missing_ok=True)
             marked = self._journal.open()
-            names, mark = await self._writer.run(lambda connection: self._take_stock(connection, marked))
+            names, mark = await self._writer.run(lambda connection: self._recover(connection, marked))
             for number in marked:
                 self._journal.remove(number)
             await self._threads.run(self._reserved.allocate)
@@ -80,7 +80,7 @@ class SQLiteStore(RelationalStore):
             raise SettingsMistake(f"{LOOK_AT}: can not use {str(self.path)!r}: {reason}") from error
 
     def _connect(self) -> sqlite3.Connection:
-        if missed := clear_the_way(self.path):
+        if missed := set_aside_remains(self.path):
             self._logger.error(
                 "the spool %s is missing, but what belongs to it is there: that is kept beside it as %s and the like,"
                 " and a new spool begun; nothing of it is delivered before it is put back with its file",
@@ -110,7 +110,7 @@ class SQLiteStore(RelationalStore):
             raise
         return connection
 
-    def _take_stock(self, connection: sqlite3.Connection, marked: Sequence[int]) -> tuple[set[str], str]:
+    def _recover(self, connection: sqlite3.Connection, marked: Sequence[int]) -> tuple[set[str], str]:
         """Returns the bodies that are needed, and the mark of the last start."""
         crashed = [number for number in marked if number > 0]
         connection.executemany(
@@ -120,7 +120,7 @@ class SQLiteStore(RelationalStore):
         (self._last,) = connection.execute(
             "SELECT max(coalesce(max(seq), 0), (SELECT coalesce(max(number), 0) FROM message)) FROM sqlite_sequence"
         ).fetchone()
-        self._weight = sql_records.weigh_all(connection)
+        self._usage = sql_records.total_usage(connection)
         names = {name for (name,) in connection.execute("SELECT body FROM message WHERE body IS NOT NULL")}
         return names, _mark(connection)
 
@@ -142,7 +142,7 @@ class SQLiteStore(RelationalStore):
 
         If they were not, as when an older copy of the file was put in its place, those may be messages.
         """
-        aside = None if ours else aside_of(self._files.folder, "without-records")
+        aside = None if ours else aside_name(self._files.folder, "without-records")
         removed, foreign = await self._threads.run(self._files.sweep, names, aside)
         if removed and aside is not None:
             self._logger.error(
@@ -229,7 +229,7 @@ class SQLiteStore(RelationalStore):
             if not self._reserved.allocated and free > _AMPLE * RESERVED_OCTETS:
                 await self._threads.run(self._reserved.allocate)
             self._free = (now, free)
-        return Room(self._weight.messages, self._weight.octets, free)
+        return Room(self._usage.messages, self._usage.octets, free)
 
     async def announce(self, facts: Mapping[str, str | int]) -> None:
         """See :meth:`.store.Store.announce`."""
@@ -241,7 +241,9 @@ class SQLiteStore(RelationalStore):
         async with self._copying:
             self._files.keep()
             try:
-                await self._writer.aside(lambda connection, between: snapshot(connection, self._snapshot, between))
+                await self._writer.run_outside(
+                    lambda connection, between: snapshot(connection, self._snapshot, between)
+                )
                 return await anyio.to_thread.run_sync(
                     copy_out, self._snapshot, self._files.folder, folder, given_up, abandon_on_cancel=True
                 )
