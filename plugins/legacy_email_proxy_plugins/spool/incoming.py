@@ -1,4 +1,4 @@
-"""A message on its way into a store: small ones gather in memory, larger ones are written to disk as they come."""
+"""A message that is being received: kept in memory if it is small, written to a body on disk if it is larger."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .store import LOOK_AT
 __all__ = ("ANSWER_SECONDS", "INLINE_OCTETS", "Bodies", "Body", "IncomingMessage", "Put", "answering")
 
 Put = Callable[[Submission, bytes | None, str | None, int], Awaitable[SpooledMessage]]
-"""Writes the record: of the envelope, the content or the name of its body, and its octets."""
+"""Writes a record. Arguments: envelope, content or ``None``, the body's name or ``None``, size."""
 
 INLINE_OCTETS = 64 * 1024
-"""Larger contents get a body of their own. In SQLite's file every octet is written twice, to the log and the table."""
+"""Larger contents get a body of their own. SQLite writes every octet of a record twice, to its log and to the table."""
 
 
 ANSWER_SECONDS = 30.0
-"""How long a device waits for the store, at MAIL and after its end-of-data. Old devices hang up after about 60 s and
-send again; so does a device that reads 451, and then nobody has its message twice."""
+"""How long a device waits for the store, at MAIL and after its end-of-data, before it reads 451. Old devices hang up
+after about 60 s and send again, without knowing whether the message was stored."""
 
 BLOCK_SECONDS = 15.0
-"""How long it waits in the middle of its content. The end-of-data may come while it does, and both together count."""
+"""How long a device waits while its content is written. If the end-of-data comes meanwhile, both times add up."""
 
 _DISCARD_SECONDS = 2.0
 
@@ -44,36 +44,36 @@ def answering(seconds: float) -> Iterator[None]:
 
 
 class Body(Protocol):
-    """A body that is being written. Everything blocks."""
+    """A body that is being written. All methods block."""
 
     name: str
     discarded: bool
-    """Set to have it removed as soon as the thread that works on it, and may hang, has come to its end."""
+    """When this is set, the thread that is writing the body, and may hang, removes it when it has finished."""
 
     def write(self, pieces: Sequence[bytes]) -> None:
         """Append ``pieces``."""
 
     def finish(self, pieces: Sequence[bytes]) -> None:
-        """Append ``pieces``; it is durable at the latest when a record that names it is."""
+        """Append ``pieces``. The body is durable at the latest when a record that names it is."""
 
     def discard(self) -> None:
-        """Remove it now, or leave that to the thread that works on it."""
+        """Remove the body now, or leave that to the thread that is writing it."""
 
 
 class Bodies(Protocol):
-    """Where a store keeps the bodies that are too large for a record. The record is what counts."""
+    """Where a store keeps the bodies that are too large for a record. A body without a record is not a message."""
 
     write_octets: int
-    """So many are gathered before they are written."""
+    """Octets that are collected in memory before they are written."""
 
     def create(self) -> Body:
-        """A new body; nothing is written yet."""
+        """A new body. Nothing is written yet."""
 
     def read(self, name: str, octets: int) -> AsyncGenerator[bytes, None]:
-        """Its octets. Raises :class:`Unreadable` when they aren't all there, or are more."""
+        """The content of a body. Raises :class:`Unreadable` when it does not have exactly ``octets`` octets."""
 
     def remove(self, names: Collection[str]) -> None:
-        """Remove those of messages that are done."""
+        """Remove the bodies of messages that are gone."""
 
 
 class IncomingMessage:

@@ -1,8 +1,8 @@
-"""Bodies in PostgreSQL: rows of 256 KiB each, written as they come in and read as they go out.
+"""Bodies in PostgreSQL: rows of 256 KiB in the table ``piece``.
 
-Rows, and no large objects: those belong to a role and not to a table, and are forgotten by whoever copies the tables.
-Each row is committed without a sync, so that no transaction stays open while a slow device sends. The commit of the
-message's record syncs all that was written before it, and checks that every row is there.
+They are no large objects of PostgreSQL: a copy of the tables would not include those.
+Each row is committed when it is written, without a sync. So no transaction stays open while a slow device sends. The
+commit of the message's record syncs everything that was written before, and checks that all rows are there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ("PostgresBodies",)
 
 
 class _Body:
-    """One that is being written. One thread at a time works on it, whoever has given up waiting for that."""
+    """A body that is being written. One thread at a time works on it, also if nobody waits for that thread."""
 
     def __init__(self, pool: _ConnectionPool, owner: str) -> None:
         self.name = secrets.token_hex(16)
@@ -33,7 +33,7 @@ class _Body:
         self.discarded = False
 
     def write(self, pieces: Sequence[bytes]) -> None:
-        """Append ``pieces``. They are on disk only when the record is: its commit syncs all that came before it."""
+        """Append ``pieces``. They are on disk when the record is, as its commit syncs everything before it."""
         octets = b"".join(pieces)
         with self._alone(), self._pool.connection() as connection:
             if octets and not self.discarded:
@@ -55,8 +55,8 @@ class _Body:
                 self.discard()
 
     def discard(self) -> None:
-        """Remove it. A thread that works on it does that at its end, and this does not wait for it. When it can't be
-        removed now, it is found later.
+        """Remove the rows. If a thread is writing them, that thread removes them at its end, and this does not wait.
+        Rows that can not be removed now are removed later (``PostgresStore._sweep``).
         """
         self.discarded = True
         if self._turn.acquire(blocking=False):
@@ -69,7 +69,7 @@ class _Body:
 
 
 class _ConnectionPool:
-    """As many connections as there are threads at work, at most."""
+    """Connections for the threads that read and write bodies: at most one for each thread."""
 
     def __init__(self, connect: Callable[[], PostgresConnection]) -> None:
         self._connect = connect
@@ -99,10 +99,10 @@ class _ConnectionPool:
 
 
 class PostgresBodies:
-    """The table ``piece``. The rows of a message that is done go with its record."""
+    """The table ``piece``. The rows of a body are deleted in the statement that deletes its record."""
 
     write_octets = 256 * 1024
-    """The driver has several copies of a row in memory."""
+    """Small, because the driver keeps several copies of a row in memory."""
 
     def __init__(self, connect: Callable[[], PostgresConnection], threads: Threads, owner: str) -> None:
         self._pool = _ConnectionPool(connect)
@@ -133,8 +133,8 @@ class PostgresBodies:
         return None if found is None else bytes(found[0])
 
     def remove(self, names: Collection[str]) -> None:
-        """See :meth:`.incoming.Bodies.remove`. Nothing is left to do."""
+        """See :meth:`.incoming.Bodies.remove`. The rows were deleted together with the record."""
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._pool.close()

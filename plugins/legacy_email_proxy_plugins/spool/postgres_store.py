@@ -1,7 +1,8 @@
-"""The store of ``postgresql://…``: a database that any number of proxies share, and that may be away for a while.
+"""The store of ``postgresql://…``: a database that several proxies share, and that may be unreachable for a while.
 
-Who tries a message has leased it, and goes on renewing that. When a proxy is no more its leases end, by the database's
-clock, and another one takes over. A proxy that can't renew stops before the end of the content, so that no two deliver.
+A proxy leases a message before it delivers it, and renews the lease while it works on it. When a proxy dies, its leases
+end by the database's clock, and another proxy takes the messages over. A proxy that can not renew a lease stops before
+the end of the content, so that two proxies never deliver the same message.
 """
 
 from __future__ import annotations
@@ -42,16 +43,16 @@ __all__ = ("LEASE_SECONDS", "PostgresStore")
 
 LEASE_SECONDS = 60.0
 _RENEWALS = 3
-"""In the time of a lease; so two may fail."""
+"""Renewals in the time of a lease, so that two may fail."""
 _NUMBERS = 100
-"""Taken from the sequence at a time."""
+"""Message numbers that are taken from the sequence at a time."""
 _SWEEP_TURNS = 180
-"""Of renewals; an hour."""
+"""Unused bodies are removed once in so many renewals, which is an hour."""
 _ORPHAN = "1 day"
-"""No device takes that long to send a message, so a body that old and without a record has none to come."""
+"""A body of this age without a record is removed. No device takes that long to send a message."""
 
-# The foreign ones only when we ourselves have had a connection for so long: all others had the time by then to write
-# down what they did while there was none.
+# Leases of other proxies are taken over only if this connection is at least as old as a lease is long. After a time
+# when the database was unreachable, the others then had the time to record what they delivered meanwhile.
 _OPEN_TO_US = "(owner IS NULL OR owner = ? OR (? AND leased_until < clock_timestamp()))"
 _LEASE = f"""
 WITH found AS (
@@ -120,7 +121,7 @@ class PostgresStore(RelationalStore):
             return None
 
     async def _adopt_waiting(self, account: str) -> int | None:
-        """As soon as a server is there. Were it taken as done before its commit, a broken one would be the last try."""
+        """Adopt the account. It stays in ``_waiting`` until that is committed, so it is repeated after a failure."""
         count = await super().adopt(account, due_before=self._waiting[account])
         self._recovered = True
         for number in self._instance.left_withdrawn:
@@ -150,7 +151,7 @@ class PostgresStore(RelationalStore):
             migrate(connection)
         except TooNewError as error:
             raise Failure(str(error), look_at=LOOK_AT) from None
-        # What is taken back must not be committed after that, by the connection before this one.
+        # Otherwise that process could commit a message after this proxy has tried to remove it.
         end_other_connections(connection, self._instance.name)
 
     def _adopt(
@@ -160,14 +161,14 @@ class PostgresStore(RelationalStore):
         return super()._adopt(connection, account, due_before)
 
     def _recover(self, connection: PostgresConnection) -> None:
-        """See what was left behind, the first time that the server is there."""
+        """Process what earlier processes left, after the first connect."""
         if self._recovered:
             return
         previous = self._instance.previous
         if previous is not None:
             end_other_connections(connection, previous)
         sql_records.apply(connection, (), [-number for number in self._instance.left_withdrawn])
-        # Of those that were tried as soon as they had been taken, no lease has counted the try.
+        # A message that is tried at once after reception has no lease that counted the try.
         connection.execute(
             f"UPDATE message SET {_FREE}, unfinished = greatest(unfinished, 1) WHERE owner = ?",  # noqa: S608
             (previous,),
@@ -176,7 +177,7 @@ class PostgresStore(RelationalStore):
         self._usage = sql_records.total_usage(connection)
 
     def _sweep(self, connection: PostgresConnection) -> None:
-        """Remove the bodies that no record will ever name: of the process before this one, and old ones of any."""
+        """Remove bodies without a record: those of the previous process, and old ones of any process."""
         connection.execute(
             "DELETE FROM piece WHERE body IN (SELECT body FROM piece WHERE number = 0"  # noqa: S608
             f" AND (owner = ? OR written < now() - interval '{_ORPHAN}'))"
@@ -186,7 +187,7 @@ class PostgresStore(RelationalStore):
 
     def _prepare_for_bodies(self, connection: PostgresConnection) -> None:
         _set_up(connection, self._instance.name, self._leases.seconds)
-        # The record's commit waits until all is on disk that was written before it; no piece has to wait by itself.
+        # The commit of the record syncs everything before it, so the rows of a body need no sync of their own.
         connection.execute("SET synchronous_commit = off")
 
     def _may_take_over(self) -> bool:
@@ -241,7 +242,7 @@ class PostgresStore(RelationalStore):
         self._log_takeover({owner for _, _, owner in found if owner is not None})
         messages = self._readable(connection, [number for _, number, _ in found])
         for message in messages:
-            message.unfinished -= 1  # the try that begins is counted there already
+            message.unfinished -= 1  # the database has counted the try that begins now
         return messages, suspect
 
     def _log_takeover(self, owners: set[str]) -> None:
@@ -279,7 +280,7 @@ class PostgresStore(RelationalStore):
         return None if found is None else float(found[0])
 
     def begin(self, number: int) -> None:
-        """See :meth:`.store.Store.begin`. The lease has counted it."""
+        """See :meth:`.store.Store.begin`. The lease has counted the try."""
 
     def give_back(self, number: int) -> None:
         """See :meth:`.store.Store.give_back`."""
@@ -306,15 +307,15 @@ class PostgresStore(RelationalStore):
         )
         if ours.rowcount:
             return super()._record(connection, outcome)
-        # Written down already, in a commit of which the answer was lost; or somebody else's by now. What was delivered
-        # remains so.
+        # It was recorded by a commit whose answer was lost, or another proxy has the lease now. Deliveries are recorded
+        # in any case.
         delivered = [each for each in outcome.changed if each.fate is Fate.DELIVERED]
         sql_records.update_recipients(connection, number, delivered)
-        # How much there is is counted again in a moment.
+        # The next renewal counts the usage again.
         return sql_records.Usage(), self._settled(connection, number, outcome.due) if delivered else []
 
     async def content(self, message: SpooledMessage) -> AsyncGenerator[bytes, None]:
-        """See :meth:`.store.Store.content`. It fails, before its end, when the message may be another's by now."""
+        """See :meth:`.store.Store.content`. Fails before its end when the lease has ended."""
         async with aclosing(super().content(message)) as pieces:
             async for piece in pieces:
                 self._check_lease(message.number)
@@ -326,7 +327,7 @@ class PostgresStore(RelationalStore):
             raise Failure("its lease has ended, and another proxy may be trying it", look_at=LOOK_AT)
 
     async def _renew_leases(self) -> None:
-        """Renew what is leased, and see whether others no longer do. Never returns."""
+        """Renew the leases, and look for ended leases of other proxies. Never returns."""
         for turn in itertools.count(1):
             await asyncio.sleep(self._leases.seconds / _RENEWALS)
             asked = self._leases.clock()
@@ -342,7 +343,7 @@ class PostgresStore(RelationalStore):
                 self._wake()
 
     def _renew(self, connection: PostgresConnection, numbers: list[int]) -> tuple[list[int], bool]:
-        """Returns those that are ours, and whether anybody else's have come to their end."""
+        """Returns the numbers that are leased by this proxy, and whether leases of others have ended."""
         renewed = connection.execute(
             "UPDATE message SET leased_until = clock_timestamp() + current_setting('spool.lease')::interval"
             " WHERE number = ANY (?::bigint[]) AND owner = ? RETURNING number",
@@ -358,14 +359,14 @@ class PostgresStore(RelationalStore):
     # For the operator.
 
     async def announce(self, facts: Mapping[str, str | int]) -> None:
-        """See :meth:`.store.Store.announce`. The command is a process of its own, which nobody reads the log of."""
+        """See :meth:`.store.Store.announce`. By a notification, as the ``spool`` command is another process."""
         told = json.dumps(facts)
         await self._writer.run(lambda connection: connection.execute("SELECT pg_notify(?, ?)", (CHANNEL, told)))
 
     def _notified(self, told: str) -> None:
         self._wake()
         if told:
-            with suppress(ValueError, TypeError):  # an announcement of somebody else
+            with suppress(ValueError, TypeError):  # a notification that is not ours
                 self._logger.info(ANNOUNCED, extra={"facts": dict(json.loads(told))})
 
     async def back_up(self, folder: Path) -> Copied:
@@ -377,7 +378,7 @@ class PostgresStore(RelationalStore):
         raise Failure(_BACKUP)
 
     async def room(self) -> Room:
-        """See :meth:`.store.Store.room`: as counted a moment ago, and what has come and gone here since."""
+        """See :meth:`.store.Store.room`: the usage at the last renewal, with the changes by this process since then."""
         return Room(self._usage.messages, self._usage.octets, None)
 
     async def aclose(self) -> None:
@@ -402,11 +403,11 @@ class PostgresStore(RelationalStore):
 
 
 def _set_up(connection: PostgresConnection, owner: str, lease_seconds: float) -> list[str]:
-    """What every connection of ours needs; returns what an operator should know of the server."""
+    """Set up a new connection. Returns what an operator should know about the server."""
     connection.execute(
         "SELECT set_config('search_path', ?, false), set_config('spool.owner', ?, false),"
         " set_config('spool.lease', ?, false),"
-        # With it a commit that waits for a replica would be cut short, and reported as one that has succeeded.
+        # A statement_timeout would end the wait for a replica, and the server would report the commit as successful.
         " set_config('statement_timeout', '0', false),"
         " set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'remote_apply'"
         " THEN 'remote_apply' ELSE 'on' END, false)",

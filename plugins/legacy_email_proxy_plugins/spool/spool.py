@@ -1,11 +1,11 @@
 """A spool that this process has open: one store, one lock, one socket for the operator, and a delivery per account.
 
-All accounts that name the same spool share it. A file of its own for each would have been as sound, but then every 250
-would wait for its own account's disk sync instead of sharing one, the disk's room would be guessed at by each for
-itself, and the operator would have to know an account before seeing what waits.
+All accounts with the same ``SPOOL_URL`` share it. With a file for each account, messages of different accounts could
+not share a disk sync, no account would know how much space the others need, and the operator would have to look into
+each file.
 
-When the settings are read anew, each account's new relay comes before its old one goes, so the store stays open and its
-lock held. Of the deliveries that an account then has, the last one delivers; the others finish what they have begun.
+At a reload, an account's new relay joins before the old one leaves. So the store stays open and locked. Then the
+account has several deliveries: the last one begins new tries, the others only finish theirs.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from .store import Store
 __all__ = ("Spool",)
 
 _SETTLED_SECONDS = 1.0
-"""Accounts come and go together, at the start and when settings are read anew; then it shows whose mail is nobody's."""
+"""At a start or a reload all accounts join within this time. After that, mail without an account is reported."""
 _CLOSING_SECONDS = 4.0
 
 
 def steady_clock() -> Callable[[], float]:
-    """Seconds since 1970, by a clock that does not jump: one that is set back a day would let everything wait."""
+    """Seconds since 1970, by a clock that never jumps. If it were set back by a day, all mail would wait a day."""
     offset = time.time() - time.monotonic()
     return lambda: time.monotonic() + offset
 
 
 class Spool:
-    """See above. Nothing is open before the first account joins, and after the last one has left."""
+    """See above. The store is open from when the first account joins until the last one leaves."""
 
     _of_this_process: ClassVar[WeakValueDictionary[Place, Spool]] = WeakValueDictionary()
 
@@ -61,11 +61,11 @@ class Spool:
         self._reporting: asyncio.Task[None] | None = None
         self._told: dict[str, int] = {}
         self.warnings: Sequence[str] = ()
-        """What an operator should know, as far as it was open until now."""
+        """What an operator should know about the store; empty before it was opened."""
 
     @classmethod
     def at(cls, place: Place, logger: logging.Logger) -> Spool:
-        """The one of this process at that place; ``logger`` is for what concerns all accounts."""
+        """The spool of this process at that place. ``logger`` is for messages that concern all accounts."""
         found = cls._of_this_process.get(place)
         if found is None:
             found = cls._of_this_process[place] = cls(place, logger)
@@ -80,7 +80,7 @@ class Spool:
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Administration]:
-        """Open for a while, to look into it. Raises :class:`SettingsMistake` when another process has it."""
+        """Open the store for the operator's command. Raises :class:`SettingsMistake` when another process has it."""
         async with self._turn:
             await self._enter()
         try:
@@ -90,10 +90,7 @@ class Spool:
                 await self._leave()
 
     async def join(self, account: str, relay: Relay, options: Options, logger: logging.Logger) -> Delivery:
-        """Let an account's mail be delivered through ``relay`` from now on.
-
-        Raises :class:`SettingsMistake` as above.
-        """
+        """Deliver an account's mail through ``relay`` from now on. Raises :class:`SettingsMistake` as above."""
         async with self._turn:
             await self._enter()
             try:
@@ -120,10 +117,10 @@ class Spool:
             return delivery
 
     async def part(self, delivery: Delivery, relay: Relay, grace_seconds: float) -> None:
-        """The account's delivery ends, and ``relay`` is closed behind it.
+        """End a delivery, and then close its ``relay``.
 
-        What it has begun comes to its end by itself as long as others keep the spool open, and has ``grace_seconds``
-        for it when nobody does.
+        While other accounts keep the spool open, its tries may go on to their end. If nobody does, they have
+        ``grace_seconds``.
         """
         async with self._turn:
             theirs = self._deliveries[delivery.account]
@@ -153,7 +150,7 @@ class Spool:
             self._logger.exception("the relay behind the spool was not closed cleanly")
 
     async def _stop(self, grace_seconds: float) -> None:
-        """Nobody delivers any more: let all that is under way end in that time, and give the rest back."""
+        """After the last delivery: let the tries that run end in that time, and call off the rest."""
         if self._admin_socket is not None:
             await self._admin_socket.aclose()
             self._admin_socket = None
@@ -192,7 +189,7 @@ class Spool:
             store, self._store = self._store, None
             await _close(store)
 
-    # Mail of an account that is no more, or does not spool any more, or not here.
+    # Mail of an account that was removed, or that does not use this spool any more.
 
     def _report_soon(self) -> None:
         if self._reporting is not None:
@@ -211,6 +208,6 @@ class Spool:
 
 
 async def _close(store: Store) -> None:
-    # Also when we are cancelled: a lock that stayed ours would keep this process itself from opening the file again.
+    # Shielded: without it, a cancelled task would leave the file locked, and this process could not open it again.
     with anyio.move_on_after(_CLOSING_SECONDS, shield=True):
         await store.aclose()

@@ -1,8 +1,7 @@
-"""What the stores have in common: records in SQL, written by the group, and bodies that are kept beside them.
+"""The common half of both stores: records are rows of SQL tables, and large bodies are kept beside them.
 
-The statements are written in SQLite's words; ``postgres_connection`` knows what PostgreSQL says instead. For that the
-driver there is psycopg, whose blocking connections look like ``sqlite3``'s and live in the writer's thread: with an
-asynchronous driver every statement would have to be written twice.
+The statements are in SQLite's dialect; ``postgres_connection`` translates them. Both stores use blocking connections in
+the thread of ``group_commit``. An asynchronous driver for PostgreSQL would need a second version of each statement.
 """
 
 from __future__ import annotations
@@ -24,18 +23,18 @@ from .store import LOOK_AT, Damaged, Interrupted, Unreadable
 __all__ = ("ENDLESS", "SUSPECT", "RelationalStore", "move")
 
 SUSPECT = 2
-"""Tries without an orderly end after which a message is only tried alone. One crash takes along all its neighbours."""
+"""After so many cut-off tries a message is only tried alone. One crash cuts off all tries that run at that time."""
 
 ENDLESS = 2**31 - 1
-"""More than any of them has."""
+"""More cut-off tries than any message has."""
 
 _TOLD = 100
-"""Messages that one line of the log names, at most."""
+"""Message numbers in one log line, at most."""
 
 
 @dataclass(slots=True, eq=False)
-class _Put:
-    """A message that is being stored. ``number`` is set by the writer's thread, ``withdrawn`` by the event loop."""
+class _NewMessage:
+    """A message that is being stored. The writer's thread sets ``number``, the event loop sets ``withdrawn``."""
 
     submission: Submission
     content: bytes | None
@@ -46,14 +45,14 @@ class _Put:
 
 
 _Written = tuple[sql_records.Usage, list[str | None]]
-"""By how much there is more, and the bodies that are needed no more."""
+"""The change of the usage, and the bodies that are not needed any more."""
 
 
 class RelationalStore:
-    """See :class:`~.store.Store`. A subclass opens it, leases from it and hands out numbers."""
+    """See :class:`~.store.Store`. A subclass opens the store, leases messages and gives numbers to new ones."""
 
     _cut_short = "unfinished > 0"
-    """Of which messages the last try came to no end, as a condition."""
+    """The SQL condition for messages whose last try was cut off."""
 
     def __init__(
         self,
@@ -70,11 +69,13 @@ class RelationalStore:
         self._writer = Writer(self._apply, begin, failure, LOOK_AT)
         self._usage = sql_records.Usage()
         self._set_aside_now = sql_records.Usage()
-        """What the lease that is being taken has set aside."""
+        """Usage of the messages that the current lease has set aside."""
         self._dropped: set[int] = set()
-        """What the operator has asked to drop: its try may come to its end after that."""
+        """Messages that the operator has dropped. A try of one may still end after that."""
         self._withdrawn: set[int] = set()
-        """What a device was told that nobody has, and is removed as soon as that can be written."""
+        """Messages that must not be delivered, because their device was told that they were not stored. They are
+        removed as soon as the store can be written.
+        """
         self._suspect: int | None = None
         self._leasing = asyncio.Lock()
 
@@ -85,7 +86,7 @@ class RelationalStore:
     def _lease(
         self, connection: Connection, account: str, now: float, limit: int, but: frozenset[int]
     ) -> tuple[list[SpooledMessage], int | None]:
-        """What is leased, and which message of those that are on their way is only tried alone."""
+        """The leased messages, and the number of the suspect among those that are being tried."""
         raise NotImplementedError
 
     async def adopt(self, account: str, *, due_before: float) -> int | None:
@@ -105,10 +106,10 @@ class RelationalStore:
     def _adopt(
         self, connection: Connection, account: str, due_before: float
     ) -> tuple[int, list[int], sql_records.Usage]:
-        """Returns how many messages there are, those of which the last try came to no end, and what that changed."""
+        """Returns the number of messages, those whose last try was cut off, and the change of the usage."""
         change = sql_records.Usage()
         for notice in sql_records.lost_notices(connection, account):
-            # Dropped by an earlier version of this program, which let them wait for it for ever.
+            # An earlier version of this program dropped notifications without that, and the originals stayed for ever.
             about = sql_records.originals(connection, notice)
             before = sql_records.usage(connection, about)
             sql_records.abandon_notice(connection, notice, due_before)
@@ -139,25 +140,25 @@ class RelationalStore:
         return IncomingMessage(self.put, self._bodies, self._threads)
 
     async def put(self, submission: Submission, content: bytes | None, body: str | None, octets: int) -> SpooledMessage:
-        """Write the record of a message of which the body, if it has one, is on disk.
+        """Write the record of a message. If it has a body, that is on disk already.
 
-        When nobody gets its number, as the caller has waited too long or the connection broke, the record may be
-        written all the same, or be written later. Then it is taken back.
+        When the caller does not get the number, because it has waited too long or the connection broke, the record may
+        have been written, or may be written later. Such a record is removed.
         """
-        put = _Put(submission, content, body, octets)
+        new = _NewMessage(submission, content, body, octets)
         try:
-            number = await self._writer.together(put)
+            number = await self._writer.together(new)
         except (Interrupted, asyncio.CancelledError):
-            self._withdraw(put)
+            self._withdraw(new)
             raise
         self._usage += sql_records.Usage(1, octets)
         return sql_records.spooled(sql_records.Row(number, submission, octets, content, body))
 
-    def _withdraw(self, put: _Put) -> None:
-        # In this order: either the thread sees that it is withdrawn, and writes nothing, or its number is seen here.
-        put.withdrawn = True
-        number = put.number
-        put.content = None  # what waits behind a disk that hangs is not kept in memory
+    def _withdraw(self, new: _NewMessage) -> None:
+        # The order counts: either the thread sees ``withdrawn`` and writes nothing, or the number is seen here.
+        new.withdrawn = True
+        number = new.number
+        new.content = None  # while the disk hangs, many of these wait for the thread
         if number is not None:
             self._withdrawn.add(number)
             self._note_withdrawn(number)
@@ -173,15 +174,17 @@ class RelationalStore:
         self._note_taken_back(numbers)
 
     def _note_withdrawn(self, number: int) -> None:
-        """Note it where the next start finds it, should this process end before it is taken back."""
+        """Write the number down for the next start, in case this process ends before the message is removed."""
         raise NotImplementedError
 
     def _note_taken_back(self, numbers: Collection[int]) -> None:
         raise NotImplementedError
 
-    def _apply(self, connection: Connection, given: list[_Put | int]) -> list[int | None]:
-        """What is put gets its number, which is the result; a number is a message that is done, ``None`` if it was
-        gone before.
+    def _apply(self, connection: Connection, given: list[_NewMessage | int]) -> list[int | None]:
+        """Store new messages and remove delivered ones, which are given as numbers.
+
+        The result of a new message is its number. The result of a delivered one is its number, or ``None`` if the
+        operator had dropped it.
         """
         added, removed = [], []
         numbers: list[int | None] = []
@@ -209,7 +212,7 @@ class RelationalStore:
     async def lease(self, account: str, now: float, limit: int, but: Collection[int]) -> list[SpooledMessage]:
         """See :meth:`.store.Store.lease`."""
         async with self._leasing:
-            if self._withdrawn:  # taking them back has failed
+            if self._withdrawn:  # removing them has failed before
                 self._writer.begin(self._take_back, self._taken_back)
             busy = frozenset(but) | self._withdrawn
             if self._suspect not in busy:
@@ -225,7 +228,7 @@ class RelationalStore:
                     )
                 else:
                     self._usage -= self._set_aside_now
-                    # One may have been withdrawn while the statement was on its way.
+                    # One may have been withdrawn after the statement was prepared.
                     return [message for message in leased if message.number not in self._withdrawn]
 
     def _lease_anew(
@@ -235,11 +238,11 @@ class RelationalStore:
         return self._lease(connection, account, now, limit, but)
 
     def _leasable(self, but: Collection[int]) -> int:
-        """How many tries without an orderly end those have not reached that could be leased now."""
+        """A message can be leased now if it has fewer cut-off tries than this."""
         return SUSPECT if self._suspect in but else ENDLESS
 
     def _readable(self, connection: Connection, numbers: Sequence[int]) -> list[SpooledMessage]:
-        """Of messages that are leased, those that can be read; the others are set aside. Raises :class:`Damaged`."""
+        """Read leased messages. Those that can not be read are set aside. Raises :class:`Damaged`."""
         leased: list[SpooledMessage] = []
         found = sql_records.fetch_all(connection, numbers)
         for number in numbers:
@@ -275,7 +278,7 @@ class RelationalStore:
     def _record(self, connection: Connection, outcome: Outcome) -> _Written:
         number = outcome.message.number
         if not sql_records.existing(connection, [number]):
-            # The operator has dropped it meanwhile: away with it, and nobody is told.
+            # The operator has dropped it meanwhile, so no sender is notified.
             return sql_records.Usage(), []
         about = [number, *sql_records.originals(connection, number)]
         before = sql_records.usage(connection, about)
@@ -283,7 +286,7 @@ class RelationalStore:
         return sql_records.usage(connection, about) - before, bodies
 
     def _close(self, connection: Connection, outcome: Outcome, about: list[int]) -> list[str | None]:
-        """Returns the bodies that are needed no more; what is new is added to ``about``."""
+        """Returns the bodies that are not needed any more. Numbers of new notifications are added to ``about``."""
         number = outcome.message.number
         sql_records.update_recipients(connection, number, outcome.changed)
         for notice in outcome.notices:
@@ -307,7 +310,7 @@ class RelationalStore:
         return self._settled(connection, number, outcome.due)
 
     def _settled(self, connection: Connection, number: int, now: float) -> list[str | None]:
-        """The bodies of what is removed, now that some recipients' fates have changed."""
+        """Remove what is finished after some recipients' fates have changed. Returns the bodies of what was removed."""
         removed = [*sql_records.settle_notice(connection, number, now)]
         if gone := sql_records.settle(connection, number, now):
             removed.append(gone)
@@ -376,7 +379,7 @@ class RelationalStore:
             removed = sql_records.delete(connection, number)
             if removed is None:
                 return None
-            # Those whom it was about have not been told, and won't be: they are kept, for the operator.
+            # Nobody will be notified of the failed recipients of the original: it is kept as dead, for the operator.
             removed_too = sql_records.abandon_notice(connection, number, now)
             return sql_records.usage(connection, about) - before, [body for _, body in (removed, *removed_too)]
 
@@ -390,7 +393,7 @@ class RelationalStore:
 
 
 def move(connection: Connection, number: int, state: State, reason: str = "") -> bool:
-    """Change a message's state; returns whether there is such a message."""
+    """Change a message's state. Returns whether the message exists."""
     changed = connection.execute(
         "UPDATE message SET state = ?, reason = CASE WHEN ? = '' THEN reason ELSE ? END WHERE number = ?",
         (state.value, reason, reason, number),

@@ -1,10 +1,9 @@
-"""The files beside the spool's database: large bodies, what is being tried, room that is kept back, and the lock.
+"""The files beside the spool's database: large bodies, the in-flight journal, the reserved space, and the lock.
 
-Bodies that are too large for a database row are each a file of its own, written and synced before its record is. The
-record is what counts. A file that no record names is what a crash left behind: of a message whose device never read
-250, or of one that is done.
+A body that is too large for a database row is a file of its own. It is written and synced before its record is. A body
+file without a record was left by a crash: its device never read 250, or its message was delivered. So it is removed.
 
-Everything here blocks, but for :meth:`BodyFiles.read` and the marking of what is being tried.
+Everything here blocks, except :meth:`BodyFiles.read` and the journal.
 """
 
 from __future__ import annotations
@@ -37,23 +36,23 @@ __all__ = (
 
 _NAME = re.compile(r"[0-9a-f]{32}")
 _MARK = ".records"
-"""The file that says to which records these bodies belong."""
+"""This file has a random text that is also in the database. It shows whether bodies and records belong together."""
 _BLOCK_OCTETS = 1024 * 1024
 
 RESERVED_OCTETS = 1024 * 1024
-"""Enough to strike off all that can be on its way at once, and so to get at the room that this sets free."""
+"""Enough for the database to remove all messages that can be in delivery at once, which then frees more space."""
 
 _SLOTS = 512
 _SLOT = struct.Struct("<q")
 
 
 def is_body(path: Path) -> bool:
-    """Whether it has the name of one."""
+    """Whether the file has the name of a body."""
     return _NAME.fullmatch(path.name) is not None
 
 
 class BodyFile:
-    """A file that is being written. One thread at a time works on it, whoever has given up waiting for that."""
+    """A body file that is being written. One thread at a time works on it, also if nobody waits for that thread."""
 
     def __init__(self, folder: Path) -> None:
         self.name = secrets.token_hex(16)
@@ -75,15 +74,14 @@ class BodyFile:
                 left = memoryview(piece)
                 while left:
                     left = left[os.write(self._descriptor, left) :]
-            # Begins to write it out, so that less is left for the sync that the device waits for. What is not yet on
-            # disk stays in memory all the same, and is there for the delivery.
+            # The kernel begins to write these octets now. So the sync, which the device waits for, takes less time.
             octets = sum(map(len, pieces))
             with suppress(OSError):
                 os.posix_fadvise(self._descriptor, self._octets, octets, os.POSIX_FADV_DONTNEED)
             self._octets += octets
 
     def finish(self, pieces: Sequence[bytes]) -> None:
-        """Append ``pieces``; on return the file and its name are on disk."""
+        """Append ``pieces``. On return the file and its directory entry are on disk."""
         self.write(pieces)
         with self._alone():
             if self._descriptor is None:
@@ -105,21 +103,21 @@ class BodyFile:
                 self.discard()
 
     def discard(self) -> None:
-        """Remove it. A thread that works on it does that at its end, and this does not wait for it."""
+        """Remove the file. If a thread is writing it, that thread removes it at its end, and this does not wait."""
         self.discarded = True
         if self._turn.acquire(blocking=False):
             try:
                 if self._descriptor is not None:
                     os.close(self._descriptor)
                     self._descriptor = None
-                with suppress(OSError):  # then the next start finds it
+                with suppress(OSError):  # the next start removes it
                     self._path.unlink()
             finally:
                 self._turn.release()
 
 
 class BodyFiles:
-    """The folder beside the database."""
+    """The folder with the body files."""
 
     write_octets = _BLOCK_OCTETS
 
@@ -131,17 +129,17 @@ class BodyFiles:
         self._kept: set[str] = set()
 
     def prepare(self) -> None:
-        """Make the folder."""
+        """Create the folder."""
         with suppress(FileExistsError):
             self.folder.mkdir(mode=0o700)
             sync_directory(self.folder.parent)
 
     def create(self) -> BodyFile:
-        """A new file; nothing is on disk yet."""
+        """A new body. The file does not exist yet."""
         return BodyFile(self.folder)
 
     async def read(self, name: str, octets: int) -> AsyncGenerator[bytes, None]:
-        """The octets of a file. Raises :class:`Unreadable` when they aren't all there, or are more."""
+        """The content of a file. Raises :class:`Unreadable` when it does not have exactly ``octets`` octets."""
         if not _NAME.fullmatch(name):
             raise Unreadable(f"{name!a} is no name of a body")
         path = self.folder / name
@@ -166,7 +164,7 @@ class BodyFiles:
             file.close()
 
     def remove(self, names: Collection[str]) -> None:
-        """Remove the files of messages that are done. One that stays is found at the next start."""
+        """Remove the files of messages that are gone. One that can not be removed now is removed at the next start."""
         with self._turn:
             if self._keeping:
                 self._kept.update(names)
@@ -177,32 +175,32 @@ class BodyFiles:
                     (self.folder / name).unlink()
 
     def keep(self) -> None:
-        """From now on none is removed, until :meth:`let_go`: they are being copied."""
+        """Remove no file until :meth:`let_go`, because a backup copies them."""
         with self._turn:
             self._keeping = True
 
     def let_go(self) -> None:
-        """Remove what should have been removed meanwhile."""
+        """Remove the files that :meth:`remove` was called for meanwhile."""
         with self._turn:
             self._keeping, kept, self._kept = False, self._kept, set()
         self.remove(kept)
 
     @property
     def mark(self) -> str:
-        """What :meth:`set_mark` wrote last; nothing if that was never done, or is lost."""
+        """What :meth:`set_mark` wrote last. Empty if there is no such file."""
         with suppress(OSError):
             return (self.folder / _MARK).read_text(errors="replace")
         return ""
 
     def set_mark(self, mark: str) -> None:
-        """Leave word of which records these bodies belong to."""
-        with suppress(OSError):  # then more is kept at the next start than has to be
+        """Write the text that shows to which records these bodies belong."""
+        with suppress(OSError):  # then the next start keeps bodies that it could remove
             (self.folder / _MARK).write_text(mark)
             leave_to_service(self.folder / _MARK, self.folder)
 
     def sweep(self, known: Collection[str], aside: Path | None) -> tuple[int, list[str]]:
-        """Remove what no record names, or move it to ``aside``; returns how many those were, and the names of files
-        that aren't ours.
+        """Remove the bodies that no record names, or move them to ``aside``. Returns their count, and the names of
+        files that are not ours.
         """
         swept, foreign = 0, []
         for entry in os.scandir(self.folder):
@@ -246,7 +244,7 @@ class Journal:
         octets = _SLOTS * _SLOT.size
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            # With its blocks allocated: on a full disk, a write into a hole of a mapped file kills the process.
+            # All blocks are allocated now: on a full disk, to write into a hole of a mapped file kills the process.
             os.posix_fallocate(descriptor, 0, octets)
             self._map = mmap.mmap(descriptor, octets)
         finally:
@@ -306,12 +304,12 @@ class ReservedSpace:
 
 
 class Locked(Exception):
-    """Somebody else has it; the text says who, as far as that is known."""
+    """Another process has the lock. The text says which one, if known."""
 
 
 class SpoolLock:
-    """The lock of one file, which belongs to one process at a time. What is locked is a file beside it, which stays
-    where it is. The kernel forgets the lock with its holder, however that ends.
+    """A lock that makes a file belong to one process. It is on a second file beside it, which is never removed. The
+    kernel releases the lock when the process ends, also after a crash.
     """
 
     def __init__(self, path: Path) -> None:
@@ -319,7 +317,7 @@ class SpoolLock:
         self._descriptor: int | None = None
 
     def take(self) -> None:
-        """Take it at once. Raises :class:`Locked`, or ``OSError``."""
+        """Take the lock, without waiting. Raises :class:`Locked`, or ``OSError``."""
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -330,7 +328,7 @@ class SpoolLock:
         except BaseException:
             os.close(descriptor)
             raise
-        # For the message above only: on a full disk the lock is as good without it.
+        # The number is only for the message above. On a full disk the lock works without it.
         try:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, str(os.getpid()).encode(), 0)
@@ -339,7 +337,7 @@ class SpoolLock:
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Give it back. The file stays: one that is removed could be locked by two, each their own."""
+        """Release the lock. The file stays: if it were removed, two processes could each lock a different file."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

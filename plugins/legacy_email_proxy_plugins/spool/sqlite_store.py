@@ -1,4 +1,4 @@
-"""The store of ``sqlite:///…``: one file, one writer, small contents in it and large ones beside it."""
+"""The store of ``sqlite:///…``: one file for records and small contents, and a folder for large bodies."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ("SQLiteStore",)
 
 _FREE_SECONDS = 1.0
 _AMPLE = 16
-"""So many times the reserve must be free before it is kept back again."""
+"""The space is reserved again when this many times as much is free."""
 
 
 class SQLiteStore(RelationalStore):
@@ -111,7 +111,7 @@ class SQLiteStore(RelationalStore):
         return connection
 
     def _recover(self, connection: sqlite3.Connection, marked: Sequence[int]) -> tuple[set[str], str]:
-        """Returns the bodies that are needed, and the mark of the last start."""
+        """Process what the last process left. Returns the bodies that are needed, and the mark of the last start."""
         crashed = [number for number in marked if number > 0]
         connection.executemany(
             "UPDATE message SET unfinished = unfinished + 1 WHERE number = ?", [(number,) for number in crashed]
@@ -125,22 +125,23 @@ class SQLiteStore(RelationalStore):
         return names, _mark(connection)
 
     def _leave_to_service(self) -> None:
-        """The command may be the first one to open it, and be root's."""
+        """Make the service's user the owner of all files. The command may have created them as root."""
         for ending in ("", "-wal", ".lock", ".trying", ".reserve", ".bodies"):
             with suppress(OSError):
                 leave_to_service(self.path.with_name(self.path.name + ending), self.path.parent)
 
     async def _mark_anew(self) -> None:
-        """Write into the file and beside the bodies that they belong together."""
+        """Write a new random text into the database and beside the bodies, to show that they belong together."""
         mark = secrets.token_hex(16)
-        with suppress(Failure):  # on a full disk both keep the one they have
+        with suppress(Failure):  # on a full disk both keep the old one
             await self._writer.run(lambda connection: _set_mark(connection, mark))
             await self._threads.run(self._files.set_mark, mark)
 
     async def _sweep(self, names: set[str], *, ours: bool) -> None:
-        """Bodies that no record names are what a crash left behind, if these were their records all the time.
+        """Remove the bodies that no record names.
 
-        If they were not, as when an older copy of the file was put in its place, those may be messages.
+        If the records do not belong to these bodies, because somebody put an older copy of the file there, such bodies
+        may be messages. Then they are kept in another folder.
         """
         aside = None if ours else aside_name(self._files.folder, "without-records")
         removed, foreign = await self._threads.run(self._files.sweep, names, aside)
@@ -220,7 +221,7 @@ class SQLiteStore(RelationalStore):
         self._journal.remove(outcome.message.number)
 
     async def room(self) -> Room:
-        """See :meth:`.store.Store.room`. The disk is asked once a second."""
+        """See :meth:`.store.Store.room`. The file system is asked at most once a second."""
         asked, free = self._free
         now = anyio.current_time()
         if now - asked >= _FREE_SECONDS:
@@ -252,7 +253,7 @@ class SQLiteStore(RelationalStore):
             finally:
                 given_up.set()
                 self._snapshot.unlink(missing_ok=True)
-                with anyio.CancelScope(shield=True), suppress(Failure):  # what is left the next start finds
+                with anyio.CancelScope(shield=True), suppress(Failure):  # the next start removes what is left
                     await self._threads.run(self._files.let_go)
 
     async def restore(self, folder: Path) -> Copied:
@@ -278,7 +279,7 @@ def _mark(connection: sqlite3.Connection) -> str:
 
 
 def _set_mark(connection: sqlite3.Connection, mark: str) -> None:
-    # Earlier versions of this program have no use for this table, and nothing against it.
+    # Earlier versions of this program ignore this table.
     connection.execute("CREATE TABLE IF NOT EXISTS start (mark TEXT NOT NULL)")
     connection.execute("DELETE FROM start")
     connection.execute("INSERT INTO start VALUES (?)", (mark,))
