@@ -82,10 +82,11 @@ def around(hang: Hang, function: Callable[..., Any], where: str) -> Callable[...
     return hanging
 
 
-async def refused(spool: SpoolRelay, content: bytes = CONTENT) -> None:
+async def refused(spool: SpoolRelay, content: bytes = CONTENT) -> str:
     with pytest.raises(Failure) as caught:
         await send(spool, content=content)
     assert smtp_reply(caught.value).code == 451
+    return caught.value.detail
 
 
 @pytest.mark.usefixtures("impatient")
@@ -255,16 +256,28 @@ async def test_a_server_that_was_stopped(tmp_path: Path, own_server: Postgres, m
 async def test_a_statement_that_the_server_ends_later(
     tmp_path: Path, store: stores.TestedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its connection is given up. The server would go on with it, and commit it after all was taken back."""
+    """Its connection is given up. The server would go on with it, and commit it after it was taken back."""
     assert isinstance(store, PostgreSQL)
-    backend = Backend()
-    async with spooling(backend, tmp_path) as spool:
-        with store.connect() as other, other.transaction(), monkeypatch.context() as short:
-            other.execute("LOCK TABLE message IN SHARE ROW EXCLUSIVE MODE")
-            short.setattr(connection_module, "STATEMENT_SECONDS", 0.5)
-            await refused(spool)
-        await send(spool, content=b"after")
-        await until(lambda: backend.delivered)
-        await until_states(spool)
-    assert backend.contents == [b"after"]
+    async with spooling(Backend(), tmp_path) as spool:
+        # Its statements would be in one transaction with ours, which a lost connection rolls back.
+        running = spool._delivery and spool._delivery._running
+        assert running
+        running.cancel()
+        await listed(spool)
+        with store.connect() as other, store.connect() as operator, monkeypatch.context() as short:
+            operator.execute(
+                "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS"
+                " 'BEGIN PERFORM pg_advisory_xact_lock(42); RETURN NEW; END'"
+            )
+            operator.execute("CREATE TRIGGER wait BEFORE INSERT ON message FOR EACH ROW EXECUTE FUNCTION wait()")
+            with other.transaction():
+                other.execute("SELECT pg_advisory_xact_lock(42)")
+                short.setattr(connection_module, "STATEMENT_SECONDS", 0.5)
+                assert "no answer within 0.5 s" in await refused(spool)
+                short.undo()
+                withdrawn = spool._spool.store._withdrawn  # type: ignore[attr-defined]
+                await until(lambda: not withdrawn)
+            waits = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 42"
+            await until(lambda: not operator.execute(waits).rowcount)
+            assert await listed(spool) == []
     assert postgres_module.LEASE_SECONDS >= 3 * connection_module.STATEMENT_SECONDS
