@@ -557,6 +557,7 @@ async def test_the_tables_of_a_later_version_are_left_alone(tmp_path: Path, stor
         ("nobody", 'role "nobody" does not exist'),
         ("latin", "has the encoding LATIN1; make one with UTF8"),
         ("?sslmode=quark", 'invalid sslmode value: "quark"'),
+        ("?sslmode=verify-full&sslrootcert=system", "server does not support SSL, but SSL was required"),
     ],
 )
 async def test_a_database_that_can_not_work_is_one_line(

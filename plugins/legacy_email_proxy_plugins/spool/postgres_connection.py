@@ -85,7 +85,7 @@ do: it stops with the server, and cuts short a commit that waits for a replica, 
 _MISTAKE = re.compile(
     r"(password|peer|ident|certificate) authentication failed|no password supplied|no pg_hba\.conf entry"
     r'|(database|role|user) "[^"]*" does not exist|not permitted to log in|permission denied for database'
-    r"|invalid [a-z_]+ value|server does not support SSL|root certificate file .* does not exist",
+    r"|invalid [a-z_]+ value|server does not support SSL",
     re.IGNORECASE,
 )
 
