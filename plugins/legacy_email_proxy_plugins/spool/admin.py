@@ -1,12 +1,12 @@
-"""What an operator can do with the spool, and how the command reaches the service that has it open.
+"""What an operator can do with the spool, and the socket by which the command asks a running service.
 
-``Workbench`` does it, and answers what JSON can hold; see ``legacy-email-proxy spool``. While a service has the spool
-open, the command asks that one process, over a Unix socket: ``Control`` is the service's side, ``ask`` the command's.
+``Administration`` does the work and answers what JSON can hold. While a service has the spool open, the command asks
+that process over a Unix socket: ``AdminSocket`` is the side of the service, ``ask`` the side of the command.
 
 A request is a line of JSON, ``{"action": …, "numbers": […]}``, for a backup with a ``folder`` (an absolute path).
-The answer is lines of JSON: ``{"item": …}`` for each, ``{"octets": n}`` before n raw octets, ``{"failure": …}`` when it
-went wrong, and ``{"end": true}`` when all is said.
-Whoever may open the socket may read and drop mail, so its mode is 0600.
+The answer is lines of JSON: ``{"item": …}`` for each item, ``{"octets": n}`` before n raw octets, ``{"failure": …}``
+after a failure, and ``{"end": true}`` at the end.
+The socket has mode 0600, because whoever can open it can read and drop mail.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from legacy_email_proxy.contracts import QUEUE_ACTIONS, Failure, QueueAction
 from .message import SpooledMessage, State
 from .store import Copied, Store, Unreadable
 
-__all__ = ("Control", "Workbench", "ask", "backed_up")
+__all__ = ("AdminSocket", "Administration", "ask", "backed_up")
 
 _LARGEST = 2**63 - 1
-"""No database has room for a larger number."""
+"""The largest number that a database can store."""
 _MOVES = {"retry": State.QUEUED, "release": State.QUEUED, "hold": State.HELD}
 
 _LINE_OCTETS = 16 * 2**20
@@ -39,8 +39,8 @@ _REQUEST_SECONDS = 10.0
 _CREDENTIALS = struct.Struct("3i")
 
 
-class Workbench:
-    """Works on an open store; ``wake`` is called when something has become due."""
+class Administration:
+    """Does the operator's work on an open store. ``wake`` is called when a message may have become due."""
 
     def __init__(self, store: Store, clock: Callable[[], float], wake: Callable[[], None]) -> None:
         self._store = store
@@ -50,11 +50,11 @@ class Workbench:
     async def do(
         self, action: QueueAction, numbers: Sequence[int], by: str
     ) -> AsyncGenerator[Mapping[str, Any] | bytes, None]:
-        """See :meth:`contracts.Queue.administer`; ``by`` says for the log who wants it."""
+        """See :meth:`contracts.Queue.administer`. ``by`` says who asked for it, for the log."""
         if action not in QUEUE_ACTIONS:
             raise Failure(f"the spool knows no {action!r}")
         if action == "migrate":
-            # Opening has done it.
+            # This was done when the store was opened.
             yield {"done": action, "version": self._store.version}
             return
         for number in numbers:
@@ -114,7 +114,7 @@ class Workbench:
             message = await self._store.get(number)
         except Unreadable as error:
             return {"number": number, "account": None, "state": State.SET_ASIDE.value, "reason": str(error)}
-        # None: it has been delivered since the numbers were read.
+        # None if it was delivered after the numbers were read.
         return None if message is None else _described(message)
 
     async def _message(self, number: int) -> SpooledMessage:
@@ -128,7 +128,7 @@ class Workbench:
 
 
 def backed_up(action: str, folder: Path, copied: Copied) -> Mapping[str, Any]:
-    """What there is to say of a backup, or of one that was put back."""
+    """The answer to a backup or a restore."""
     return {
         "done": action, "folder": str(folder), "messages": copied.messages, "missing": list(copied.missing),
         "aside": copied.aside,
@@ -162,20 +162,20 @@ def _described(message: SpooledMessage) -> dict[str, Any]:
     }
 
 
-class Control:
-    """The service's side of the socket."""
+class AdminSocket:
+    """The service's side of the socket: answers the requests of the command."""
 
-    def __init__(self, path: Path, workbench: Workbench, logger: logging.Logger) -> None:
+    def __init__(self, path: Path, administration: Administration, logger: logging.Logger) -> None:
         self._path = path
-        self._workbench = workbench
+        self._administration = administration
         self._logger = logger
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
-        """Listen. What is in the way was left by a service that is no more: the spool's lock is ours."""
+        """Listen. As this process has the spool's lock, an existing socket was left by a service that has ended."""
         with suppress(OSError):
-            # The spool may be elsewhere, and nothing else have made this folder.
+            # If the spool is in another folder, nobody has created this one yet.
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if stat.S_ISSOCK(self._path.lstat().st_mode):
                 self._path.unlink()
@@ -193,7 +193,7 @@ class Control:
             self._logger.error("the spool command will not reach this service: %s: %s", self._path, error.strerror)
 
     async def aclose(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         if self._server is None:
             return
         self._server.close()
@@ -206,7 +206,7 @@ class Control:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         answering = asyncio.get_running_loop().create_task(self._answer(reader, writer))
         self._tasks.add(answering)
-        # Whatever ended it: it hung up, or the service stops.
+        # It also ends when the command hangs up or the service stops.
         await asyncio.gather(answering, return_exceptions=True)
         self._tasks.discard(answering)
         writer.close()
@@ -216,7 +216,7 @@ class Control:
             async with asyncio.timeout(_REQUEST_SECONDS):
                 action, numbers, folder = _request(await _line_of(reader))
             if action == "backup":
-                writer.write(_line({"item": await self._workbench.back_up(folder)}))
+                writer.write(_line({"item": await self._administration.back_up(folder)}))
             else:
                 await self._do(action, numbers, writer)
             writer.write(_line({"end": True}))
@@ -229,7 +229,7 @@ class Control:
         await writer.drain()
 
     async def _do(self, action: QueueAction, numbers: Sequence[int], writer: asyncio.StreamWriter) -> None:
-        async with aclosing(self._workbench.do(action, numbers, _peer(writer))) as answers:
+        async with aclosing(self._administration.do(action, numbers, _peer(writer))) as answers:
             async for answer in answers:
                 if isinstance(answer, bytes):
                     writer.write(_line({"octets": len(answer)}) + answer)
@@ -242,13 +242,11 @@ async def _line_of(reader: asyncio.StreamReader) -> bytes:
     try:
         return await reader.readline()
     except ValueError:
-        return b""  # longer than any request
+        return b""  # no request is so long
 
 
 def _request(line: bytes) -> tuple[Any, list[int], Path]:
-    """What a line asks for. Raises :class:`Failure` where it is no request: whoever may open the socket may send
-    anything.
-    """
+    """Parse a request. Raises :class:`Failure` for anything else: a client may send any octets."""
     try:
         given = json.loads(line)
         return given["action"], [int(number) for number in given["numbers"]], Path(given.get("folder", ""))
@@ -259,8 +257,8 @@ def _request(line: bytes) -> tuple[Any, list[int], Path]:
 async def ask(
     path: Path, action: QueueAction | Literal["backup"], numbers: Sequence[int], *, folder: Path | None = None
 ) -> AsyncGenerator[Mapping[str, Any] | bytes, None]:
-    """The command's side of it. Raises ``FileNotFoundError`` or ``ConnectionRefusedError`` when no service is there,
-    :class:`Failure` when it could not do it.
+    """The command's side of the socket. Raises ``FileNotFoundError`` or ``ConnectionRefusedError`` when no service
+    runs, and :class:`Failure` when the service reports a failure.
     """
     with _reachable(path) as name:
         reader, writer = await asyncio.open_unix_connection(name, limit=_LINE_OCTETS)
@@ -283,7 +281,7 @@ async def ask(
 
 
 def _peer(writer: asyncio.StreamWriter) -> str:
-    """Who is at the other end, as the kernel knows it. A user's name might have to be asked of a server."""
+    """User and process at the other end, from the kernel. By number: to look up a name may need a server."""
     held = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     process, user, _ = _CREDENTIALS.unpack(held)
     return f"user {user}, process {process}"
@@ -295,7 +293,7 @@ def _line(value: Mapping[str, Any]) -> bytes:
 
 @contextmanager
 def _reachable(path: Path) -> Iterator[str]:
-    """A name of ``path`` that fits into a socket's address, which holds 107 octets."""
+    """A short name for ``path``: the address of a Unix socket can have only 107 octets."""
     descriptor = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{descriptor}/{path.name}"
