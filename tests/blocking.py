@@ -107,6 +107,10 @@ def _always(*_: Any) -> bool:
     return True
 
 
+def _takes_time(_: object, timeout: float | None = None) -> bool:
+    return timeout is None or timeout > 0
+
+
 def _is_blocking(sock: socket.socket, *_: Any) -> bool:
     return sock.gettimeout() != 0
 
@@ -115,7 +119,7 @@ _CALLS: tuple[tuple[Any, str, Callable[..., bool]], ...] = (
     (time, "sleep", _always),
     (os, "fsync", _always),
     (os, "fdatasync", _always),
-    (threading.Condition, "wait", _always),  # also events, queues and the futures of threads
+    (threading.Condition, "wait", _takes_time),  # also events, queues and the futures of threads
     (threading.Thread, "join", _always),
     (subprocess.Popen, "wait", _always),
     (subprocess.Popen, "communicate", _always),
@@ -130,7 +134,7 @@ def _watched(owner: Any, name: str, is_waiting: Callable[..., bool]) -> None:
 
     @functools.wraps(call)
     def watched(*arguments: Any, **named: Any) -> Any:
-        if _here.handle is not None and is_waiting(*arguments):
+        if _here.handle is not None and is_waiting(*arguments, **named):
             _waits(f"{getattr(owner, '__name__', owner)}.{name}")
         return call(*arguments, **named)
 
