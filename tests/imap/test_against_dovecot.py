@@ -109,6 +109,7 @@ async def test_a_message_that_another_client_removes(
     assert dovecot.messages(account.name) == MESSAGES[:1]
 
 
+@pytest.mark.computes
 async def test_ten_thousand_messages_open_quickly(dovecot: Dovecot, account: Account, maildrop: IMAPMaildrop) -> None:
     dovecot.add_messages(account.name, (b"Subject: %d\r\n\r\n" % number for number in range(10_000)))
     async with maildrop.open(CLIENT, None) as session:  # Dovecot makes its index of the new files.
