@@ -40,10 +40,9 @@ def header(octets: bytes, cuts: Collection[int]) -> None:
         assert all(_FIELD.match(line) for line in re.findall(rb"[^\n]+", changed.octets))
         if signatures is not None:
             signatures.compare(changed.octets, "sender")
-    fields = Header(octets)
-    for name, value in fields.items():
-        assert "\n" not in name + value
-        mailboxes(value)
+        for name, value in changed.items():
+            assert "\n" not in name + value
+            mailboxes(value)
     _quoted(octets)
     _thread(octets)
 

@@ -251,8 +251,11 @@ def _request(line: bytes) -> tuple[Any, list[int], Path]:
     """
     try:
         given = json.loads(line)
-        return given["action"], [int(number) for number in given["numbers"]], Path(given.get("folder", ""))
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        folder = Path(given.get("folder", ""))
+        if b"\0" in os.fsencode(folder):
+            raise ValueError("no folder has such a name")
+        return given["action"], [int(number) for number in given["numbers"]], folder
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError):
         raise Failure("that is no request of the spool command") from None
 
 
