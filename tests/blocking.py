@@ -105,7 +105,7 @@ def _waits(name: str) -> None:
         _holdups.append(f"{name} in a callback: {where}")
 
 
-def _always(*_: Any) -> bool:
+def _always(*_: Any, **__: Any) -> bool:
     return True
 
 
@@ -113,7 +113,7 @@ def _takes_time(_: object, timeout: float | None = None) -> bool:
     return timeout is None or timeout > 0
 
 
-def _is_blocking(sock: socket.socket, *_: Any) -> bool:
+def _is_blocking(sock: socket.socket, *_: Any, **__: Any) -> bool:
     return sock.gettimeout() != 0
 
 

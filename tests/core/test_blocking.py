@@ -78,7 +78,7 @@ def test_calls_that_wait_are_found(pair: tuple[socket.socket, socket.socket], tm
             "socket.recv": ours("sock.recv(1)", sock=pair[0]),
             "socket.getaddrinfo": ours("socket.getaddrinfo('127.0.0.1', 1)", socket=socket),
             "sqlite3.connect": ours("sqlite3.connect(':memory:').close()", sqlite3=sqlite3),
-            "Thread.join": ours("thread.join()", thread=answered),
+            "Thread.join": ours("thread.join(timeout=None)", thread=answered),
         }
         found = {name: held_up(work) for name, work in calls.items()}
     assert [name for name, lines in found.items() if not any(name in line for line in lines)] == []
@@ -86,6 +86,7 @@ def test_calls_that_wait_are_found(pair: tuple[socket.socket, socket.socket], tm
 
 
 def test_what_does_not_wait_is_none(pair: tuple[socket.socket, socket.socket]) -> None:
+    assert held_up(ours("lock.acquire(timeout=0)", lock=threading.Semaphore(0))) == []
     pair[0].setblocking(False)
     pair[1].sendall(b"x")
     done: Future[None] = Future()
