@@ -42,7 +42,7 @@ def fuzz(name: str, seconds: int) -> None:
             *(
                 f"-max_total_time={seconds}",
                 f"-max_len={MAX_OCTETS}",
-                "-timeout=10",
+                "-timeout=60",
                 "-rss_limit_mb=1024",
                 "-verbosity=0",
             ),
