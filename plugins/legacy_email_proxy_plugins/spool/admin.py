@@ -249,8 +249,11 @@ def _request(line: bytes) -> tuple[Any, list[int], Path]:
     """Parse a request. Raises :class:`Failure` for anything else: a client may send any octets."""
     try:
         given = json.loads(line)
-        return given["action"], [int(number) for number in given["numbers"]], Path(given.get("folder", ""))
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        folder = Path(given.get("folder", ""))
+        if b"\0" in os.fsencode(folder):
+            raise ValueError("no folder has such a name")
+        return given["action"], [int(number) for number in given["numbers"]], folder
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError):
         raise Failure("that is no request of the spool command") from None
 
 
