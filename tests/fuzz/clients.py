@@ -78,7 +78,7 @@ async def _spoken(pieces: list[bytes]) -> tuple[bytes, str, list[tuple[object, .
     )
 
     def began(connection: Connection) -> None:
-        connection._log_end = lambda peer, verdict: verdicts.append(verdict)  # type: ignore[method-assign]
+        connection._log_end = verdicts.append  # type: ignore[method-assign, assignment]
 
     protocol = SMTPSession(RelayHandler(relay, MAX_OCTETS), options, on_begin=began).protocol
     wire = Wire(protocol)

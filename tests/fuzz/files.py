@@ -14,9 +14,11 @@ from typing import Any
 
 from fuzz.target import Target, cut
 from legacy_email_proxy.accounts.file import read_accounts
+from legacy_email_proxy.admin.queues import queues
+from legacy_email_proxy.admin.socket import ControlSocket
 from legacy_email_proxy.contracts import Failure, SettingsMistake
 from legacy_email_proxy.settings import TABLE, read
-from legacy_email_proxy_plugins.spool.admin import Control, Workbench
+from legacy_email_proxy_plugins.spool.admin import Administration
 
 __all__ = ("TARGETS",)
 
@@ -88,18 +90,38 @@ class _Writer:
         return self._socket
 
 
+class _Queue:
+    """The spool without its storage."""
+
+    queue_name = "q"
+
+    def __init__(self) -> None:
+        self._administration = Administration(_Store(), lambda: 0.0, lambda: None)  # type: ignore[arg-type]
+
+    def administer(self, action: Any, numbers: Any, by: str = "") -> Any:
+        return self._administration.do(action, numbers, by)
+
+    async def back_up(self, folder: Path) -> Any:
+        return await self._administration.back_up(folder)
+
+
 async def _answered(peer: socket.socket, pieces: list[bytes]) -> bytes:
-    logger = logging.Logger("unexpected")
     logged: list[logging.LogRecord] = []
     handler = logging.Handler()
     handler.emit = logged.append  # type: ignore[method-assign, assignment]
+    logger = logging.getLogger("legacy_email_proxy.admin")
     logger.addHandler(handler)
-    workbench = Workbench(_Store(), lambda: 0.0, lambda: None)  # type: ignore[arg-type]
     reader, writer = asyncio.StreamReader(limit=1000), _Writer(peer)
     for piece in pieces:
         reader.feed_data(piece)
-    reader.feed_eof()
-    await Control(Path("x"), workbench, logger)._answer(reader, writer)  # type: ignore[arg-type]
+    try:
+        control = ControlSocket(Path("x"), {"spool": queues(lambda: [_Queue()])})
+        answering = asyncio.ensure_future(control._answer(reader, writer))  # type: ignore[arg-type]
+        if not any(b"\n" in piece for piece in pieces):
+            reader.feed_eof()
+        await answering
+    finally:
+        logger.removeHandler(handler)
     assert not logged, logged[0].exc_info
     return writer.said
 
@@ -206,9 +228,9 @@ TARGETS = {
         spool_requests,
         (
             *(
-                b'{"action":"list","numbers":[]}\n',
-                b'{"action":"backup","numbers":[],"folder":"/x"}\n',
-                b'{"action":',
+                b'{"do":"spool","queue":"q","action":"list","numbers":[]}\n',
+                b'{"do":"spool","queue":"q","action":"backup","folder":"/x"}\n',
+                b'{"do":"spool","queue":"q","action":',
                 b'"numbers":',
             ),
             *(

@@ -9,11 +9,11 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 
-from legacy_email_proxy.contracts import Failure, Relay
+from legacy_email_proxy.contracts import Failure, Relay, bound
 
 from ..backoff import Gate, retry_after
 from .attempt import Attempt, attempt
@@ -216,12 +216,20 @@ class Delivery:
             self.wake()
 
     async def _handle(self, message: SpooledMessage, *, probe: bool) -> None:
+        # On the relay's lines too: the exchange with the backend belongs to the session in which the message came.
+        with bound(
+            session=message.client.session, client=message.client.address, message=message.number, **self._whose
+        ):
+            await self._handle_bound(message, probe=probe)
+
+    async def _handle_bound(self, message: SpooledMessage, *, probe: bool) -> None:
         message.count_from(self._began, self._clock())
         try:
             outcome = await self._try(message, probe=probe)
         except Exception as error:
             # A bug of ours. The message must not be lost, and must not be tried again without a pause.
-            self._logger.error("message %d: %s", message.number, error, exc_info=_unexpected(error))
+            facts = {**_facts(message), "cause": str(error)}
+            self._logger.error("message not handled", exc_info=_unexpected(error), extra={"facts": facts})
             outcome = self._later(message, message.waiting, error, orderly=isinstance(error, Failure))
         if outcome is None:
             return
@@ -238,10 +246,8 @@ class Delivery:
             except Failure as failure:
                 # A delivered message must not be delivered again, so this is repeated until it is recorded.
                 if not said:
-                    self._logger.error(
-                        "message %d: its outcome can not be stored now, and is tried again until it is: %s",
-                        message.number, failure,
-                    )  # fmt: skip
+                    words = "message's outcome not stored now: that is tried again until it is"
+                    self._logger.error(words, extra={"facts": {"cause": str(failure)}})
                 said = True
                 await asyncio.sleep(_TROUBLE_SECONDS)
 
@@ -275,7 +281,7 @@ class Delivery:
                 made.amend(await attempt(self._relay, again, self._store.content(message)))
             return made
         except asyncio.CancelledError:
-            self._logger.warning("message %d: cut off, so it is tried again, and may arrive twice", message.number)
+            self._logger.warning("message cut off, so it is tried again, and may arrive twice")
             self._store.give_back(message.number)
             raise
         finally:
@@ -286,7 +292,7 @@ class Delivery:
             if pause := self._gate.failed(failure):
                 # The account's mail waits for this time. Then one message is tried.
                 facts = {**self._whose, "seconds": round(pause), "cause": str(failure)}
-                self._logger.warning("delivery paused", extra={"facts": facts})
+                self._logger.warning("delivery paused", extra={"facts": facts, "failure": failure})
         elif _unexpected(made.failure) is None and self._gate.judged():  # a bug is no sign that it works
             self._logger.info("delivery resumed", extra={"facts": self._whose})
 
@@ -300,11 +306,14 @@ class Delivery:
         if made.delivered:
             self._logger.info(
                 "message delivered",
-                extra={"facts": {**_facts(message), "recipients": len(made.delivered), "backend": made.detail}},
+                extra={"facts": {**_facts(message), "recipients": _paths(made.delivered), "backend": made.detail}},
             )
-        for permanent, cause in dict.fromkeys((refusal.permanent, str(refusal)) for _, refusal in made.refused):
-            words = "recipients refused" if permanent else "recipients not taken for now"
-            self._logger.info(words, extra={"facts": {**_facts(message), "cause": cause}})
+        for kind in dict.fromkeys((refusal.permanent, str(refusal)) for _, refusal in made.refused):
+            words = "recipients refused" if kind[0] else "recipients not taken for now"
+            theirs = [each for each, refusal in made.refused if (refusal.permanent, str(refusal)) == kind]
+            self._logger.info(
+                words, extra={"facts": {**_facts(message), "recipients": _paths(theirs), "cause": kind[1]}}
+            )
         failed = []
         for recipient, refusal in made.refused:
             recipient.verdict = Verdict.of(refusal, now)
@@ -324,17 +333,18 @@ class Delivery:
         return await self._closing(message, tried, failed, orderly=orderly)
 
     def _tell_failure(self, message: SpooledMessage, made: Attempt, failure: Exception) -> None:
+        cause = repr(failure) if _unexpected(failure) else str(failure)
+        extra = {
+            "facts": {**_facts(message), "recipients": _paths(message.waiting), "cause": cause},
+            "failure": failure,
+        }
         if made.ambiguous:
-            self._logger.warning(
-                "message may have been delivered: it is tried again, and may arrive twice",
-                extra={"facts": {**_facts(message), "cause": str(failure)}},
-            )
+            words = "message may have been delivered: it is tried again, and may arrive twice"
+            self._logger.warning(words, extra=extra)
         elif _unexpected(failure):
-            self._logger.error(
-                "message not delivered", exc_info=failure, extra={"facts": {**_facts(message), "cause": repr(failure)}}
-            )
+            self._logger.error("message not delivered", exc_info=failure, extra=extra)
         else:
-            self._logger.info("message not delivered", extra={"facts": {**_facts(message), "cause": str(failure)}})
+            self._logger.info("message not delivered", extra=extra)
 
     async def _closing(
         self, message: SpooledMessage, tried: list[Recipient], failed: list[Recipient], *, orderly: bool
@@ -401,7 +411,9 @@ def _unexpected(error: BaseException | None) -> BaseException | None:
 
 
 def _facts(message: SpooledMessage) -> dict[str, object]:
-    return {
-        "message": message.number, "session": message.client.session, "sender": message.reverse_path,
-        "octets": message.octets, "try": message.tries + 1, **({"account": message.account} if message.account else {}),
-    }  # fmt: skip
+    """What is not bound to the task already."""
+    return {"sender": message.reverse_path, "octets": message.octets, "try": message.tries + 1}
+
+
+def _paths(recipients: Iterable[Recipient]) -> list[str]:
+    return [each.forward_path for each in recipients]

@@ -11,10 +11,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from socket import gethostname
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 
@@ -32,7 +32,7 @@ from legacy_email_proxy.contracts import (
     Transaction,
 )
 
-from .admin import ask, backed_up
+from .admin import backed_up
 from .delivery import Delivery
 from .incoming import ANSWER_SECONDS, answering
 from .message import Submission
@@ -43,7 +43,6 @@ from .store import LOOK_AT, Room
 __all__ = ("SpoolRelay",)
 
 _ROOM_FACTOR = 1.5
-_NOBODY_THERE = (FileNotFoundError, ConnectionRefusedError)
 
 
 class SpoolRelay:
@@ -126,49 +125,23 @@ class SpoolRelay:
         return [found, *(Finding(Level.WARNING, f"{name}: {warning}") for warning in self._spool.warnings)]
 
     async def administer(
-        self, action: QueueAction, numbers: Sequence[int]
+        self, action: QueueAction, numbers: Sequence[int], by: str = ""
     ) -> AsyncGenerator[Mapping[str, Any] | bytes, None]:
-        """See :meth:`contracts.Queue.administer`. A running service does it. Without one, this process does."""
-        try:
-            async for answer in self._asked(action, numbers):
-                yield answer
-            return
-        except _NOBODY_THERE:
-            pass
-        # This fails while a service has the file locked, so a service that does not answer is never disturbed.
+        """See :meth:`contracts.Queue.administer`."""
+        # This opens the file if it is not open, and fails if another process has its lock.
         async with self._spool.opened() as administration:
-            by = f"user {os.getuid()}, process {os.getpid()}, host {gethostname()}"
+            by = by or f"user {os.getuid()}, process {os.getpid()}, host {gethostname()}"
             async for answer in administration.do(action, numbers, by):
                 yield answer
 
     async def back_up(self, folder: Path) -> Mapping[str, Any]:
-        """See :meth:`contracts.BackedUpQueue.back_up`. Done by the same process as above."""
-        with suppress(*_NOBODY_THERE):
-            async with aclosing(self._asked("backup", (), folder)) as answers:
-                answer = await anext(answers)
-                assert isinstance(answer, Mapping)  # noqa: S101 (for the type checker)
-                return answer
+        """See :meth:`contracts.BackedUpQueue.back_up`."""
         async with self._spool.opened() as administration:
             return await administration.back_up(folder)
 
     async def restore(self, folder: Path) -> Mapping[str, Any]:
         """See :meth:`contracts.BackedUpQueue.restore`."""
         return backed_up("restore", folder, await self._spool.place.store(self._logger).restore(folder))
-
-    async def _asked(
-        self, action: QueueAction | Literal["backup"], numbers: Sequence[int], folder: Path | None = None
-    ) -> AsyncGenerator[Mapping[str, Any] | bytes, None]:
-        """The answer of the process that has the spool open. Raises one of :data:`_NOBODY_THERE`, or Failure."""
-        socket = self._spool.place.socket
-        if self._delivery is not None or socket is None:
-            raise FileNotFoundError
-        try:
-            async for answer in ask(socket, action, numbers, folder=folder):
-                yield answer
-        except _NOBODY_THERE:
-            raise
-        except OSError as error:
-            raise Failure(f"the service can not be reached: {socket}: {error.strerror}") from None
 
     async def aclose(self) -> None:
         """See :meth:`contracts.Relay.aclose`."""

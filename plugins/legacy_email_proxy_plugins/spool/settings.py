@@ -5,7 +5,6 @@ The operator's command uses ``Place`` too, to find the socket of the service tha
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
@@ -93,8 +92,6 @@ class Place:
     state_dir: Path
     path: Path | None = None
     """Path of the SQLite file."""
-    socket: Path | None = None
-    """Socket of the process that has the file open. A database needs none: everybody can connect to it."""
     url: Secret | None = field(default=None, repr=False)
     """URL of the database."""
 
@@ -106,11 +103,8 @@ class Place:
         url = None if secret is None else secret.reveal()
         if url is not None and _POSTGRESQL.match(url):
             return cls(_server_name(url), folder, url=secret)
-        usual = folder / _USUAL
-        path = usual if url is None else _path(url)
-        # Not beside the spool's file: some file systems that can hold the file can not hold a socket.
-        mark = "" if path == usual else f".{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"
-        return cls(str(path), folder, path=path, socket=folder / f"spool{mark}.sock")
+        path = folder / _USUAL if url is None else _path(url)
+        return cls(str(path), folder, path=path)
 
     @property
     def exists(self) -> bool:

@@ -1,4 +1,4 @@
-"""A spool that this process has open: one store, one lock, one socket for the operator, and a delivery per account.
+"""A spool that this process has open: one store, one lock, and a delivery per account.
 
 All accounts with the same ``SPOOL_URL`` share it. With a file for each account, messages of different accounts could
 not share a disk sync, no account would know how much space the others need, and the operator would have to look into
@@ -24,7 +24,7 @@ import anyio
 from legacy_email_proxy.contracts import Failure, Relay
 
 from ..backoff import JITTER
-from .admin import Administration, AdminSocket
+from .admin import Administration
 from .delivery import Delivery
 from .settings import Options, Place
 from .store import Store
@@ -55,7 +55,6 @@ class Spool:
         self._store: Store | None = None
         self._users = 0
         self._turn = asyncio.Lock()
-        self._admin_socket: AdminSocket | None = None
         self._deliveries: dict[str, list[Delivery]] = {}
         self._ending: dict[asyncio.Task[None], Delivery] = {}
         self._reporting: asyncio.Task[None] | None = None
@@ -96,10 +95,6 @@ class Spool:
             try:
                 longest = max(options.retry_seconds) * (1 + JITTER)
                 messages = await self.store.adopt(account, due_before=self.clock() + longest)
-                if self._admin_socket is None and self.place.socket is not None:
-                    administration = Administration(self.store, self.clock, self._wake)
-                    self._admin_socket = AdminSocket(self.place.socket, administration, self._logger)
-                    await self._admin_socket.start()
             except BaseException:
                 await self._leave()
                 raise
@@ -151,9 +146,6 @@ class Spool:
 
     async def _stop(self, grace_seconds: float) -> None:
         """After the last delivery: let the tries that run end in that time, and call off the rest."""
-        if self._admin_socket is not None:
-            await self._admin_socket.aclose()
-            self._admin_socket = None
         if self._reporting is not None:
             self._reporting.cancel()
             self._reporting = None
