@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +16,8 @@ from typing import Any, cast
 import anyio
 
 from .. import log
+from ..admin.queues import answered_by_service
+from ..admin.socket import NOBODY_THERE, Answers
 from ..build import relays
 from ..contracts import QUEUE_ACTIONS, BackedUpQueue, Failure, Queue, QueueAction, SettingsMistake
 from ..replies import printable
@@ -93,6 +95,7 @@ def _check_numbers(action: str, about: Sequence[str]) -> None:
 
 async def _administer(options: argparse.Namespace) -> None:
     accounts = relays(os.environ)
+    options.state_dir = accounts[0].settings["STATE_DIR"]
     try:
         queues = _selected({account.name: account.queue for account in accounts if account.queue is not None}, options)
         for queue in queues:
@@ -101,7 +104,7 @@ async def _administer(options: argparse.Namespace) -> None:
             if options.action in _WITH_A_FOLDER:
                 await _copy(queue, options)
                 continue
-            async with aclosing(queue.administer(options.action, [int(each) for each in options.about])) as answers:
+            async with aclosing(_answers(queue, options)) as answers:
                 async for answer in answers:
                     if isinstance(answer, bytes):
                         sys.stdout.buffer.write(answer)
@@ -120,11 +123,31 @@ async def _administer(options: argparse.Namespace) -> None:
                 await each.aclose()
 
 
+async def _answers(queue: Queue, options: argparse.Namespace) -> Answers:
+    """By the service that has the queue open, or by ourselves where none does."""
+    numbers = [int(each) for each in options.about]
+    with suppress(*NOBODY_THERE):
+        async for answer in answered_by_service(options.state_dir, queue, options.action, numbers=numbers):
+            yield answer
+        return
+    async for answer in queue.administer(options.action, numbers):
+        yield answer
+
+
 async def _copy(queue: Queue, options: argparse.Namespace) -> None:
     if not hasattr(queue, "back_up"):
         raise Failure(f"{queue.queue_name}: this relay knows no backup")
     copied, folder = cast(BackedUpQueue, queue), options.folder
-    done = await (copied.back_up(folder) if options.action == "backup" else copied.restore(folder))
+    if options.action == "restore":
+        done = await copied.restore(folder)
+    else:
+        try:
+            (done,) = [
+                cast("Mapping[str, Any]", answer)
+                async for answer in answered_by_service(options.state_dir, queue, "backup", folder=str(folder))
+            ]
+        except NOBODY_THERE:
+            done = await copied.back_up(folder)
     if options.json:
         print(json.dumps({**done, "spool": queue.queue_name}))
         return

@@ -307,8 +307,13 @@ _IN_WORDS = {
 _HANDLERS: Mapping[str, Callable[[Writing, Event], None]] = {
     **dict.fromkeys(("message relayed", "message spooled", "message refused"), Writing._message),
     "message delivered": Writing._delivered,
-    "recipients not taken for now": Writing._not_delivered,
-    "message not delivered": Writing._not_delivered,
+    **dict.fromkeys(
+        (
+            *("recipients not taken for now", "message not delivered", "message not handled"),
+            "message may have been delivered: it is tried again, and may arrive twice",
+        ),
+        Writing._not_delivered,
+    ),
     "recipients refused": Writing._recipients_refused,
     **dict.fromkeys(_FAILED_FOR_GOOD, Writing._failed),
     "message set aside": Writing._set_aside,
