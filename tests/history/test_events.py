@@ -145,8 +145,26 @@ def test_numbers_of_another_spool_are_not_mixed_up(path: Path) -> None:
     ("action", "state", "trouble"), [("hold", "held", 0), ("drop", "dropped", 1), ("release", "spooled", 0)]
 )
 def test_what_the_operator_did(path: Path, action: str, state: str, trouble: int) -> None:
-    (entry,) = told(path, spooled(), of_the_spool("done by the operator", action=action, by="root"))
+    held = of_the_spool("done by the operator", action="hold", by="root")
+    (entry,) = told(path, spooled(), held, of_the_spool("done by the operator", action=action, by="root"))
     assert (entry["state"], entry["trouble"], entry["cause"]) == (state, trouble, f"{action} by root")
+
+
+def test_what_the_operator_did_is_told_after_what_came_of_it(path: Path) -> None:
+    delivered = of_the_spool("message delivered", recipients=[ANN], backend="250 ok")
+    (entry,) = told(path, spooled(), delivered, of_the_spool("done by the operator", action="retry", by="root"))
+    assert (entry["state"], entry["backend"]) == ("delivered", "250 ok")
+
+
+def test_a_recipient_that_was_not_known_before(path: Path) -> None:
+    """The history began later than the message, and tells what it has heard."""
+    (entry,) = told(
+        path,
+        of_the_spool("message delivered", recipients=[ANN], backend="250 ok"),
+        of_the_spool("recipients not taken for now", recipients=[BOB], cause="450 later"),
+    )
+    assert entry["state"] == "delayed"
+    assert fates(entry) == {ANN: ("delivered", "250 ok"), BOB: ("delayed", "450 later")}
 
 
 def test_set_aside_also_without_its_beginning(path: Path) -> None:

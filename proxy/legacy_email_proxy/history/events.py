@@ -130,13 +130,14 @@ class Writing:
         if entry is None:
             # It was spooled before the history began.
             entry = self._insert(event, "message", state, queue_id=facts.get("message"))
-            self._recipients(entry, event, State.SPOOLED)
         last_word = said(facts)
         named = addresses(facts)
         if named:
             self._connection.executemany(
-                "UPDATE recipients SET state = ?, said = ?, time = ? WHERE entry = ? AND address = ?",
-                [(state, last_word, event.time, entry, each) for each in named],
+                "INSERT INTO recipients SELECT id, ?, time, ?, ?, ? FROM entries WHERE id = ?"
+                " ON CONFLICT (entry, address) DO UPDATE SET"
+                " state = excluded.state, said = excluded.said, time = excluded.time",
+                [(each, state, last_word, event.time, entry) for each in named],
             )
         else:
             self._connection.execute(
@@ -181,10 +182,16 @@ class Writing:
     def _done_by_operator(self, event: Event) -> None:
         facts = event.facts
         entry = self._find(facts, text(facts.get("message")))
+        if entry is None:
+            return
         action = str(facts.get("action"))
-        if entry is not None:
+        state, settled = self._connection.execute(
+            "SELECT state, settled FROM entries WHERE id = ?", (entry,)
+        ).fetchone()
+        # What the operator made possible may have happened before this is told: then it is the last word.
+        if settled is None and (action in _OF_ACTION or state in (State.HELD, State.SET_ASIDE)):
             by = f" by {facts['by']}" if facts.get("by") else ""
-            self._mark(entry, _OF_ACTION.get(action, State.SPOOLED), f"{action}{by}")
+            self._mark(entry, _OF_ACTION.get(action, State.SPOOLED), text(f"{action}{by}"))
 
     def _mark(self, entry: int, state: str, cause: str) -> None:
         self._connection.execute(
