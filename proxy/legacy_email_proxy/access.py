@@ -15,7 +15,18 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-__all__ = ("MIN_OCTETS_PER_SECOND", "Address", "Admission", "Network", "Refusal", "canonical", "gateway", "within")
+from .contracts.container import MARKS, in_container
+
+__all__ = (
+    "MIN_OCTETS_PER_SECOND",
+    "Address",
+    "Admission",
+    "Network",
+    "Refusal",
+    "canonical",
+    "gateway",
+    "within",
+)
 
 MIN_OCTETS_PER_SECOND = 500
 """The least that a client must send or take of a message, on average over its progress time: half the speed of a modem
@@ -110,14 +121,12 @@ class Admission:
             del self._held[peer]
 
 
-_MARKS = ("/run/.containerenv", "/.dockerenv")
-"""Files that podman and docker put into each container."""
 _ROUTES = Path("/proc/net/route")
 
 
-def gateway(marks: tuple[str, ...] = _MARKS, routes: Path = _ROUTES) -> ipaddress.IPv4Address | None:
+def gateway(marks: tuple[str, ...] = MARKS, routes: Path = _ROUTES) -> ipaddress.IPv4Address | None:
     """The container's default gateway; ``None`` outside of a container, or where there is no such route."""
-    if not any(Path(mark).exists() for mark in marks):
+    if not in_container(marks):
         return None
     try:
         rows = [line.split() for line in routes.read_text().splitlines()[1:]]

@@ -1,4 +1,4 @@
-"""Throw-away certificates: a good one, and three that a client must refuse.
+"""Throw-away certificates: a good one, and four that a client must refuse.
 
 They are made anew for each run, so that no private key lies in the repository and none can expire there.
 """
@@ -36,6 +36,7 @@ class Certificates:
     other_ca_file: Path
     good: Certificate
     expired: Certificate
+    not_yet_valid: Certificate
     wrong_host: Certificate
     other_ca: Certificate
 
@@ -54,12 +55,15 @@ class Certificates:
             leaf.private_key_pem.write_to_path(key_file)
             return Certificate(certificate_file, key_file, ca_file)
 
-        yesterday = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+        now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
+        # What a certificate of today is to a machine whose clock says 1970.
+        later = ca.issue_cert(*HOSTS, not_before=now + 3000 * day, not_after=now + 3001 * day)
         return cls(
             ca_file=ca_file,
             other_ca_file=other_ca_file,
             good=store("good", ca.issue_cert(*HOSTS)),
-            expired=store("expired", ca.issue_cert(*HOSTS, not_after=yesterday)),
+            expired=store("expired", ca.issue_cert(*HOSTS, not_after=now - day)),
+            not_yet_valid=store("not-yet-valid", later),
             wrong_host=store("wrong-host", ca.issue_cert("mail.elsewhere.test")),
             other_ca=store("other", other.issue_cert(*HOSTS)),
         )

@@ -12,7 +12,7 @@ import anyio
 from .. import log
 from ..build import compose
 from ..service import serve
-from ..settings import read, unknown_variables
+from ..settings import doubts, read, unknown_variables
 
 __all__ = ("add_arguments", "run")
 
@@ -44,6 +44,11 @@ async def _serve_and_leave() -> None:
         composition = await anyio.to_thread.run_sync(compose)
         for variable, meant in unknown_variables(os.environ, composition.settings.declared):
             log.event(_log, logging.WARNING, "unknown variable", variable=variable, did_you_mean=meant)
+        for account in composition.accounts:
+            whose = {"account": account.name} if account.name else {}
+            for doubt in doubts(account.settings):
+                facts = {"variable": doubt.variable or "(none)", **whose, "cause": doubt.text, "advice": doubt.advice}
+                log.event(_log, logging.WARNING, "setting in doubt", **facts)
         await serve(composition, signals, recompose=lambda former: compose(former=former))
     # An ordinary exit waits for every thread, and one that waits for a dead resolver, backend or disk would hold the
     # process until it is killed. The drain has finished all that must be finished, or its time is over.

@@ -6,6 +6,7 @@ so a plugin can be type-checked and tested without the rest.
 
 from __future__ import annotations
 
+from .container import in_container
 from .context import Context, Setting, SettingType
 from .credentials import (
     Account,
@@ -127,5 +128,6 @@ __all__ = (  # noqa: RUF022 (by kind of plugin)
     "Unusable",
     "Unverified",
     "ascii_domain",
+    "in_container",
     "normalised",
 )
