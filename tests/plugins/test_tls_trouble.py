@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -36,7 +35,7 @@ async def last_of(leg: str, given: dict[str, str]) -> Finding:
         findings = await maildrop.probe()
         await maildrop.aclose()
     else:
-        relay = SMTPSRelay(PluginContext("relay.smtps", settings), replace(Timeouts(), silent=SILENT_SECONDS))
+        relay = SMTPSRelay(PluginContext("relay.smtps", settings), timeouts=replace(Timeouts(), silent=SILENT_SECONDS))
         findings = await relay.probe()
         await relay.aclose()
     return findings[-1]
@@ -47,14 +46,11 @@ async def last_of(leg: str, given: dict[str, str]) -> Finding:
 async def test_a_port_that_waits_for_tls(
     leg: str, starttls: str, *, encrypted: bool, dovecot: Dovecot, postfix: Postfix, account: Account
 ) -> None:
-    began = time.monotonic()
     mode = {starttls: "true"} if encrypted else {f"BACKEND_{leg}_USE_SSL": "false"}
     found = await last_of(leg, backends(dovecot, postfix, account) | mode)
     assert found.level is Level.BAD
     assert "speaks TLS from the first octet" in found.text
     assert f"set BACKEND_{leg}_USE_SSL=true" in found.advice
-    # Less than what the leg waits for a greeting.
-    assert time.monotonic() - began < 25
 
 
 @pytest.mark.parametrize(("leg", "starttls"), [("IMAP", "BACKEND_IMAP_USE_STARTTLS"), ("SMTP", "BACKEND_SMTP_USE_TLS")])
