@@ -40,7 +40,7 @@ def test_a_device_that_only_sends(postfix: Postfix, account: Account, tmp_path: 
     with running(variables) as proxy:
         with smtplib.SMTP(*proxy.smtp, local_hostname="scanner", timeout=30) as device:
             device.sendmail("scan@firm.example", [account.address], MESSAGE)
-        (relayed,) = proxy.wait_for("smtp message relayed")
+        (relayed,) = proxy.wait_for("message relayed")
         (ended,) = proxy.wait_for("smtp session ended")
     (shown,) = [block.text for block in blocks("text") if block.page == README]
     # There they are broken to fit the page.

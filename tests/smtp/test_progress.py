@@ -83,7 +83,7 @@ async def test_a_device_that_stops_between_chunks_or_within_one(
         writer.write(AGAIN)
         assert b"the message is taken over" in await reader.read()
     assert [message.content for message in leg.relay.delivered] == [b"again\r\n"]
-    assert "SMTP_PROGRESS_SECONDS" in str(facts(caplog, "smtp message not relayed")[0]["cause"])
+    assert "SMTP_PROGRESS_SECONDS" in str(facts(caplog, "message refused")[0]["cause"])
 
 
 @pytest.mark.parametrize("command", [b"NOOP", b"RCPT TO:<d@example.com>", b"VRFY x"])

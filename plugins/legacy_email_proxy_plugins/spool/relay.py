@@ -206,4 +206,4 @@ class _Transaction:
                 await incoming.discard()
             raise
         self._delivery.offer(message)
-        return Receipt(f"spooled as message {message.number}", str(message.number))
+        return Receipt(f"spooled as message {message.number}", str(message.number), spooled=True)

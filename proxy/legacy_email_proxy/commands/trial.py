@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import signal
 import smtplib
 import tempfile
@@ -24,6 +23,7 @@ from typing import Any
 
 import anyio
 
+from .. import log
 from ..build import Composition, compose
 from ..contracts import Client, Finding, Level, Parameters, Relay, SettingsMistake, Transaction
 from ..relays.wrapper import RelayWrapper
@@ -38,15 +38,13 @@ _DELIVERY_SECONDS = 150.0
 """From the 250 of a spool to the backend's receipt."""
 
 _LOGGER = logging.getLogger("legacy_email_proxy")
-_RELAYED = "smtp message relayed"
+_RELAYED = "message relayed"
 _DELIVERED = "message delivered"
 _AGAIN = "; it would be tried again later"
 _NOT_DELIVERED = {
     "recipients refused": "", "recipients not taken for now": _AGAIN, "message not delivered": _AGAIN,
     "message may have been delivered: it is tried again, and may arrive twice": "",
 }  # fmt: skip
-_IN_SPOOL = re.compile(r"spooled as message [0-9]+")
-
 _ADVICE = "what each reply means: proxy/docs/troubleshooting.md, When it sends"
 
 
@@ -145,9 +143,9 @@ async def _handed_over(place: tuple[str, int], sender: str, trial: Trial, events
     text = f"from <{sender}> to <{trial.recipient}>: the device reads {code} {printable(said)}"
     if code < 400:
         return Finding(Level.GOOD, text)
-    causes = [facts["cause"] for words, facts in events.found if words.startswith("smtp ") and "cause" in facts]
-    because = f"; the log says: {printable(str(causes[-1]))}" if causes else ""
-    return Finding(Level.BAD, f"{text}, in reply to {command}{because}", _ADVICE)
+    told = next((facts for _, facts in reversed(events.found) if "reply" in facts and "cause" in facts), {})
+    because = f"; the log says: {printable(str(told['cause']))}" if told else ""
+    return Finding(Level.BAD, f"{text}, in reply to {command}{because}", str(told.get("advice", _ADVICE)))
 
 
 def _dialogue(place: tuple[str, int], sender: str, recipient: str) -> tuple[str, int, str]:
@@ -191,16 +189,14 @@ def _message(sender: str, recipient: str) -> EmailMessage:
 
 async def _followed(events: _Events) -> Finding:
     """What the backend said of a message that was accepted; of a spool, at its first try."""
-    relayed = next((facts for words, facts in events.found if words == _RELAYED), {})
-    receipt = str(relayed.get("backend", ""))
-    if not _IN_SPOOL.fullmatch(receipt):
-        return Finding(Level.GOOD, f"the backend says: {printable(receipt) or 'nothing'}")
+    for words, facts in events.found:
+        if words == _RELAYED:
+            return Finding(Level.GOOD, f"the backend says: {_said(facts)}")
     with anyio.move_on_after(_DELIVERY_SECONDS):
         while True:
             for words, facts in events.found:
                 if words == _DELIVERED:
-                    said = printable(str(facts.get("backend", ""))) or "nothing"
-                    return Finding(Level.GOOD, f"the spool has delivered it; the backend says: {said}")
+                    return Finding(Level.GOOD, f"the spool has delivered it; the backend says: {_said(facts)}")
                 if words in _NOT_DELIVERED:
                     text = f"the spool: {words}: {printable(str(facts.get('cause')))}{_NOT_DELIVERED[words]}"
                     return Finding(Level.BAD, text, _ADVICE)
@@ -209,21 +205,23 @@ async def _followed(events: _Events) -> Finding:
     return Finding(Level.BAD, text, "look at what is found about the relay above")
 
 
+def _said(facts: Mapping[str, Any]) -> str:
+    return printable(str(facts.get("backend", ""))) or "nothing"
+
+
 class _Events(logging.Handler):
     """The events that the service logs, instead of the log."""
 
     def __init__(self) -> None:
-        super().__init__(logging.INFO)
+        super().__init__()
         self.found: list[tuple[str, Mapping[str, Any]]] = []
         self._loop = asyncio.get_running_loop()
         self._more = asyncio.Event()
 
     def emit(self, record: logging.LogRecord) -> None:
-        facts = getattr(record, "facts", None)
-        if isinstance(facts, dict):
-            self.found.append((record.getMessage(), facts))
-            # Some plugins log in threads.
-            self._loop.call_soon_threadsafe(self._more.set)
+        self.found.append((record.getMessage(), log.facts_of(record)))
+        # Some plugins log in threads.
+        self._loop.call_soon_threadsafe(self._more.set)
 
     async def more(self) -> None:
         """Wait for another event."""
@@ -233,12 +231,12 @@ class _Events(logging.Handler):
 
 @contextmanager
 def _events() -> Iterator[_Events]:
-    events, before = _Events(), (_LOGGER.level, _LOGGER.propagate)
-    _LOGGER.addHandler(events)
-    _LOGGER.setLevel(logging.INFO)
+    events, level = _Events(), _LOGGER.level
+    log.observe(events)
     _LOGGER.propagate = False
     try:
         yield events
     finally:
-        _LOGGER.removeHandler(events)
-        _LOGGER.level, _LOGGER.propagate = before
+        log.unobserve(events)
+        _LOGGER.propagate = True
+        _LOGGER.setLevel(level)

@@ -7,7 +7,7 @@ so a plugin can be type-checked and tested without the rest.
 from __future__ import annotations
 
 from .container import in_container
-from .context import Context, Setting, SettingType
+from .context import BOUND, Context, Setting, SettingType, bound
 from .credentials import (
     Account,
     Authorizable,
@@ -110,6 +110,7 @@ __all__ = (  # noqa: RUF022 (by kind of plugin)
     "TokenStatus",
     "logged_in",
     # What every kind of plugin may need.
+    "BOUND",
     "Client",
     "Context",
     "CredentialsRefused",
@@ -128,6 +129,7 @@ __all__ = (  # noqa: RUF022 (by kind of plugin)
     "Unusable",
     "Unverified",
     "ascii_domain",
+    "bound",
     "in_container",
     "normalised",
 )

@@ -71,11 +71,13 @@ class Receipt:
     """Says that the backend, or durable storage, is responsible for the message now.
 
     ``detail`` is for the log (the backend's reply). ``queue_id`` is the message's name in the queue where it is now,
-    ``""`` if it has none. The device reads it after the 250, and many devices print it.
+    ``""`` if it has none. The device reads it after the 250, and many devices print it. ``spooled``: it is stored here,
+    and the backend gets it later.
     """
 
     detail: str = ""
     queue_id: str = ""
+    spooled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

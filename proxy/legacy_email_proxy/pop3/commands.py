@@ -147,6 +147,23 @@ class Command:
     header: str = ""
 
 
+_SHOWN = re.compile(
+    rb"(?:CAPA|TOP|USER|UIDL|STAT|LIST|RETR|DELE|RSET|NOOP|LAST|XTND|QUIT|STLS)(?: .*)?"
+    rb"|AUTH(?: [A-Z0-9-]{1,20})?|PASS|APOP",
+    re.IGNORECASE,
+)
+
+
+def shown(line: bytes) -> str:
+    """A command as the log may show it: without passwords, and a line that is no command not at all, because a client
+    whose AUTH was refused may send its password as the next line.
+    """
+    found = _SHOWN.match(line)
+    if found is None or line[found.end() : found.end() + 1].isalnum():
+        return "(no POP3 command)"
+    return found[0].decode("latin-1")
+
+
 _NUMBER = re.compile(rb"[0-9]{1,10}")
 _MECHANISM = re.compile(rb"[A-Za-z0-9_-]{1,20}")
 _FIELD_NAME = re.compile(rb"[\x21-\x39\x3b-\x7e]{1,70}")

@@ -17,15 +17,15 @@ from typing import assert_never
 import anyio
 import anyio.lowlevel
 
-from .. import log
-from ..contracts import Client, Failure, Login, LoginRefused, Maildrop, MaildropBusy, MaildropSession
+from .. import advice, log
+from ..contracts import Client, Failure, Login, LoginRefused, Maildrop, MaildropBusy, MaildropSession, bound
 from ..replies import printable
 from ..tls import HandshakeFailed, HungUp
 from .commands import State
 from .connection import Connection, Stalled
 from .options import Options
 from .requests import Close, Commit, NeedData, Open, Reply, Retrieve, StartTLS, Verdict
-from .session import Session
+from .session import SPOKE_HTTP, SPOKE_TLS, Session
 
 __all__ = ("DRAIN_PAUSE_SECONDS", "SESSION_SECONDS", "Conversation", "MaildropLocks")
 
@@ -46,6 +46,8 @@ _SLICE_OCTETS = 262144
 """A piece of a message is encoded in slices of this size: encoding makes copies."""
 
 logger = logging.getLogger("legacy_email_proxy.pop3")
+
+_ADVICE = {SPOKE_TLS: advice.POP3_SPOKE_TLS, SPOKE_HTTP: advice.POP3_SPOKE_HTTP}
 
 
 _RECENT = "recent:"
@@ -89,6 +91,7 @@ class Conversation:
         maildrop: Maildrop,
         options: Options,
         locks: MaildropLocks,
+        looks: log.Looks,
         *,
         tls: ssl.SSLContext | None = None,
         secured: bool = False,
@@ -98,6 +101,7 @@ class Conversation:
         self._maildrop = maildrop
         self._options = options
         self._locks = locks
+        self._looks = looks
         self._tls = tls
         self._secured = secured
         self._tls_version = ""
@@ -114,14 +118,15 @@ class Conversation:
 
     async def run(self) -> None:
         """Run the session to its end. Raises nothing but a cancellation that comes from outside."""
-        try:
-            with self._scope:
-                await self._guarded()
-            if self._scope.cancelled_caught:
-                self._session.end(Verdict.DRAINED)
-        finally:
-            self._connection.close()
-            self._log_end()
+        with bound(session=self._client.session, client=self._client.address):
+            try:
+                with self._scope:
+                    await self._guarded()
+                if self._scope.cancelled_caught:
+                    self._session.end(Verdict.DRAINED)
+            finally:
+                self._connection.close()
+                self._log_end()
 
     def drain(self) -> None:
         """End soon: before the login at once, after it as soon as the client pauses."""
@@ -193,6 +198,9 @@ class Conversation:
     async def _next_request(self) -> StartTLS | Open | Retrieve | Commit | Close:
         while True:
             event = self._session.next_event()
+            if self._session.refused is not None:
+                self._log_refusal(*self._session.refused)
+                self._session.refused = None
             if isinstance(event, Reply):
                 await self._put(event.octets)
                 if self._session.tally.commands - self._commands_at_turn >= _COMMANDS_IN_A_ROW:
@@ -313,7 +321,12 @@ class Conversation:
     # Log
 
     def _log_failure(self, words: str, error: BaseException, **facts: object) -> None:
-        log.failure(logger, words, error, **self._facts(), **facts)
+        change = advice.for_failure(error)
+        log.failure(logger, words, error, **self._facts(), **facts, **({"advice": change} if change else {}))
+
+    def _log_refusal(self, command: str, reply: str) -> None:
+        facts = {**self._facts(), "command": printable(command), "reply": reply}
+        log.event(logger, logging.INFO, "pop3 command refused", **facts)
 
     def _log_end(self) -> None:
         tally = self._session.tally
@@ -332,19 +345,20 @@ class Conversation:
             facts["tls"] = self._tls_version
         if close.reason:
             facts["reason"] = close.reason
+        if change := _ADVICE.get(close.reason):
+            facts["advice"] = change
         # With LOG_LEVEL=warning an operator still sees devices that speak another protocol or repeat errors.
         unusual = close.verdict in (Verdict.REFUSED, Verdict.ERRORS) or tally.withheld
         level = logging.WARNING if unusual else logging.INFO
-        if close.verdict is Verdict.DROPPED and self._session.user is None and not self._tried_to_log_in:
+        silent = not tally.commands or (close.reason.startswith("no TLS") and not self._tried_to_log_in)
+        if close.verdict is Verdict.DROPPED and silent:
             # A client that only tests whether the port is open, as a health check does all day.
             level = logging.DEBUG
+            self._looks.count(self._client.address)
         log.event(logger, level, "pop3 session ended", **self._facts(), **facts)
 
     def _facts(self) -> dict[str, object]:
-        facts: dict[str, object] = {"session": self._client.session, "client": self._client.address}
-        if self._session.user is not None:
-            facts["user"] = printable(self._session.user)
-        return facts
+        return {} if self._session.user is None else {"user": printable(self._session.user)}
 
 
 def _must_pass(error: BaseException) -> bool:
