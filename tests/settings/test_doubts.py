@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from legacy_email_proxy.settings import doubts, read
@@ -50,6 +52,13 @@ def test_each_has_its_own_words(case: str) -> None:
 )  # fmt: skip
 def test_what_may_be_meant_is_not_doubted(given: dict[str, str]) -> None:
     assert doubts(read(_GOOD | given)) == []
+
+
+def test_a_state_folder_that_can_not_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (doubt,) = doubts(read(_GOOD | {"STATE_DIR": str(tmp_path / "file")}))
+    assert doubt.variable == "STATE_DIR"
+    assert "file is no folder" in doubt.text
 
 
 def test_a_clock_in_1970() -> None:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from legacy_email_proxy.contracts import Context, Secret, SettingsMistake
+from legacy_email_proxy.contracts import Context, Secret, SettingsMistake, in_nameless_volume
 
 from .sql_store import LOOK_AT
 from .sqlite_store import SQLiteStore
@@ -98,6 +98,8 @@ class Place:
     """Where the process is reached that has it open; a database has one for everybody, and needs none."""
     url: Secret | None = field(default=None, repr=False)
     """Of the database."""
+    look_at: str = LOOK_AT
+    """The setting that says where it is."""
 
     @classmethod
     def from_context(cls, context: Context) -> Place:
@@ -111,7 +113,8 @@ class Place:
         path = usual if url is None else _path(url)
         # The socket is not beside the file: not every file system that can hold mail can hold a socket.
         mark = "" if path == usual else f".{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"
-        return cls(str(path), folder, path=path, socket=folder / f"spool{mark}.sock")
+        look_at = "STATE_DIR" if url is None else LOOK_AT
+        return cls(str(path), folder, path=path, socket=folder / f"spool{mark}.sock", look_at=look_at)
 
     @property
     def exists(self) -> bool:
@@ -119,18 +122,14 @@ class Place:
         return self.path is None or os.path.exists(self.path)  # noqa: PTH110 (False too where we may not look)
 
     @property
-    def obstacle(self) -> str:
-        """Why a file that is missing can not be made, as far as that shows without making it."""
-        assert self.path is not None  # noqa: S101 (for the type checker)
-        folder = next(each for each in self.path.parents if os.path.lexists(each))
-        if not folder.is_dir():
-            return f"{folder} is no folder"
-        return "" if os.access(folder, os.W_OK | os.X_OK) else f"{folder} is not writable"
+    def nameless(self) -> bool:
+        """Whether it is in a volume that is removed with the container, and all mail in it."""
+        return self.path is not None and in_nameless_volume(self.path.parent)
 
     def store(self, logger: logging.Logger) -> Store:
         """Its store, not opened."""
         if self.path is not None:
-            return SQLiteStore(self.path, logger)
+            return SQLiteStore(self.path, logger, self.look_at)
         from .postgres_store import PostgresStore
 
         assert self.url is not None  # noqa: S101 (for the type checker)

@@ -143,7 +143,9 @@ async def _handed_over(place: tuple[str, int], sender: str, trial: Trial, events
     text = f"from <{sender}> to <{trial.recipient}>: the device reads {code} {printable(said)}"
     if code < 400:
         return Finding(Level.GOOD, text)
-    told = next((facts for _, facts in reversed(events.found) if "reply" in facts and "cause" in facts), {})
+    told: Mapping[str, Any] = next(
+        (facts for _, facts in reversed(events.found) if "reply" in facts and "cause" in facts), {}
+    )
     because = f"; the log says: {printable(str(told['cause']))}" if told else ""
     return Finding(Level.BAD, f"{text}, in reply to {command}{because}", str(told.get("advice", _ADVICE)))
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..contracts import Secret
+from ..contracts import Secret, unwritable
 from .reader import Settings, quoted
 
 __all__ = ("Doubt", "doubts")
@@ -47,7 +47,7 @@ _OLDEST_SECONDS = 1_735_689_600
 def doubts(settings: Settings, now: float | None = None) -> list[Doubt]:
     """All that looks wrong; ``now`` is the machine's clock, in seconds since 1970."""
     now = time.time() if now is None else now
-    found = [*_clock(now), *_quotes(settings), *_unused_oauth2(settings)]
+    found = [*_clock(now), *_state_dir(settings), *_quotes(settings), *_unused_oauth2(settings)]
     for leg in _LEGS:
         if settings[f"{leg.prefix}_HOST"]:
             found += _port(leg, settings)
@@ -58,6 +58,12 @@ def _clock(now: float) -> Iterator[Doubt]:
     if now < _OLDEST_SECONDS:
         shown = time.strftime("%Y-%m-%d", time.gmtime(now))
         yield Doubt("", f"this machine's clock says {shown}, so no certificate is valid", "set the clock (NTP)")
+
+
+def _state_dir(settings: Settings) -> Iterator[Doubt]:
+    if obstacle := unwritable(settings["STATE_DIR"]):
+        text, advice = obstacle
+        yield Doubt("STATE_DIR", f"what has to outlive a restart can not be kept: {text}", advice)
 
 
 def _quotes(settings: Settings) -> Iterator[Doubt]:
