@@ -275,7 +275,7 @@ async def test_a_setting_that_nobody_set_is_not_blamed(tmp_path: Path) -> None:
 async def test_a_spool_in_a_volume_without_a_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, there: bool
 ) -> None:
-    words = "the spool is in a volume without a name: mail in it is lost when the container is removed"
+    words = "the spool is in a volume without a name"
     for nameless in (False, True):
         monkeypatch.setattr(settings_module, "in_nameless_volume", lambda _, nameless=nameless: nameless)
         caplog.clear()

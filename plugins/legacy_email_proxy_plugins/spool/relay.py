@@ -43,8 +43,8 @@ from .store import Room
 __all__ = ("SpoolRelay",)
 
 _ROOM_FACTOR = 1.5
-_NAMELESS = "the spool is in a volume without a name: mail in it is lost when the container is removed"
-_NAME_IT = "give the volume a name: -v mail-proxy:/var/lib/legacy-email-proxy"
+_NAMELESS = "the spool is in a volume without a name"
+_NAME_IT = "mail in it is lost when this container is removed: let it run with a named one: -v mail-proxy:/var/lib/legacy-email-proxy"
 _NOBODY_THERE = (FileNotFoundError, ConnectionRefusedError)
 
 

@@ -19,16 +19,18 @@ from dataclasses import dataclass, replace
 from email.message import EmailMessage
 from email.policy import SMTP, SMTPUTF8
 from email.utils import formatdate, make_msgid
+from pathlib import Path
 from typing import Any
 
 import anyio
 
 from .. import log
 from ..build import Composition, compose
-from ..contracts import Client, Finding, Level, Parameters, Relay, SettingsMistake, Transaction
+from ..contracts import Client, Finding, Level, Parameters, Relay, SettingsMistake, Transaction, unwritable
 from ..relays.wrapper import RelayWrapper
 from ..replies import printable
 from ..service import Addresses, serve
+from ..settings import read
 
 __all__ = ("Trial", "send")
 
@@ -61,7 +63,7 @@ class Trial:
 
 async def send(trial: Trial) -> list[Finding]:
     """Send it and say what the device would have read and what the backend said. Every failure is a finding."""
-    with _events() as events, tempfile.TemporaryDirectory(prefix="legacy-email-proxy-") as folder:
+    with _events() as events, tempfile.TemporaryDirectory(prefix="check-", dir=_disk()) as folder:
         try:
             composition = await anyio.to_thread.run_sync(compose, _environment(os.environ, folder))
             if composition.relay is None:
@@ -75,6 +77,12 @@ async def send(trial: Trial) -> list[Finding]:
         except SettingsMistake as mistake:
             return [Finding(Level.BAD, f"not sent: {line}") for line in mistake.lines]
     return found
+
+
+def _disk() -> Path | None:
+    """Where the real spool would be; ``None``, for the system's folder, where that is not there or not writable."""
+    folder: Path = read()["STATE_DIR"]
+    return folder if folder.is_dir() and unwritable(folder) is None else None
 
 
 def _environment(environ: Mapping[str, str], folder: str) -> dict[str, str]:
