@@ -44,7 +44,7 @@ __all__ = ("SpoolRelay",)
 
 _ROOM_FACTOR = 1.5
 _NAMELESS = "the spool is in a volume without a name"
-_NAME_IT = "mail in it is lost when this container is removed: let it run with a named one: -v mail-proxy:/var/lib/legacy-email-proxy"
+_NAME_IT = "its mail is lost when this container is removed: name it, as in -v mail-proxy:/var/lib/legacy-email-proxy"
 _NOBODY_THERE = (FileNotFoundError, ConnectionRefusedError)
 
 
