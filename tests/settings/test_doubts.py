@@ -46,6 +46,7 @@ def test_each_has_its_own_words(case: str) -> None:
     "given",
     [
         {}, _STARTTLS_587, {"PROVIDER": "icloud"}, {"BACKEND_SMTP_PORT": "2525"},
+        {"BACKEND_SMTP_PORT": "587", "RELAY_PLUGIN": "none"},
         {"OAUTH2_CLIENT_ID": "x", "BACKEND_SMTP_CREDENTIALS": "oauth2"}, {"PROVIDER": "gmail"},
         {"BACKEND_IMAP_PASS": "'"}, {"BACKEND_IMAP_PASS": "'a\""},
     ],

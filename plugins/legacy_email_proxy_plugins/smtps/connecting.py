@@ -162,7 +162,8 @@ async def _start_tls(connection: Connection) -> None:
         raise does_not_verify(str(endpoint), error, SMTP.prefix) from None
     except ssl.SSLError as error:
         look_at = "BACKEND_SMTP_PORT, BACKEND_SMTP_USE_SSL, BACKEND_SMTP_USE_TLS"
-        said = one_line(connection.wire.said_in_clear)
+        # Behind its greeting a server complains of each line end that it sees in our hello.
+        said = one_line(connection.wire.said_in_clear.partition("\n")[0])
         if (refusal := _IN_CLEAR.match(said)) and refusal[1] != "220":
             # Exim answers like this, before TLS, when it takes no further connection.
             raise _unwelcome(endpoint, int(refusal[1]), f"{said}, in the clear", look_at) from None

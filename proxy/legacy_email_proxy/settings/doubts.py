@@ -27,6 +27,7 @@ class Doubt:
 
 @dataclass(frozen=True, slots=True)
 class _Leg:
+    plugin: str
     prefix: str
     starttls: str
     implicit_port: int
@@ -34,8 +35,8 @@ class _Leg:
 
 
 _LEGS = (
-    _Leg("BACKEND_IMAP", "BACKEND_IMAP_USE_STARTTLS", 993, (143,)),
-    _Leg("BACKEND_SMTP", "BACKEND_SMTP_USE_TLS", 465, (587, 25)),
+    _Leg("MAILDROP_PLUGIN", "BACKEND_IMAP", "BACKEND_IMAP_USE_STARTTLS", 993, (143,)),
+    _Leg("RELAY_PLUGIN", "BACKEND_SMTP", "BACKEND_SMTP_USE_TLS", 465, (587, 25)),
 )
 _TOKEN_SETTINGS = (
     *("OAUTH2_GRANT", "OAUTH2_CLIENT_ID", "OAUTH2_CLIENT_SECRET", "OAUTH2_REFRESH_TOKEN", "OAUTH2_SERVICE_ACCOUNT"),
@@ -49,7 +50,7 @@ def doubts(settings: Settings, now: float | None = None) -> list[Doubt]:
     now = time.time() if now is None else now
     found = [*_clock(now), *_state_dir(settings), *_quotes(settings), *_unused_oauth2(settings)]
     for leg in _LEGS:
-        if settings[f"{leg.prefix}_HOST"]:
+        if settings[f"{leg.prefix}_HOST"] and settings[leg.plugin] != "none":
             found += _port(leg, settings)
     return found
 
