@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from interop.proxy import backends, clean_environment, command, run
+from interop.proxy import backends, clean_environment, command, run, running
 from realservers.accounts import Account
 from realservers.dovecot import Dovecot
 from realservers.postfix import LATER_RECIPIENT, REFUSED_SENDER, UNKNOWN_RECIPIENT, Postfix
@@ -174,3 +174,21 @@ def test_a_test_message_as_a_client(
 def test_nothing_is_sent_while_the_leg_is_closed(variables: dict[str, str]) -> None:
     found = checked(variables | {"RELAY_PLUGIN": "none"}, "--send", "bob@example.test", status=1)
     assert texts(found, "send") == ["not sent: the SMTP listener is closed"]
+
+
+def test_a_test_message_beside_the_service(variables: dict[str, str], account: Account) -> None:
+    given = variables | NO_POP3 | {"RELAY_PLUGIN": "spool"}
+    with running(given) as proxy:
+        found = checked(given, "--send", account.address)
+        assert texts(found, "send")[-1].startswith("the spool has delivered it; the backend says: 250 ")
+        # The service had no part in it.
+        assert not proxy.lines(" message ")
+        assert not [name.name for name in Path(given["STATE_DIR"]).iterdir() if name.name.startswith("check-")]
+
+
+def test_a_test_message_to_an_address_with_other_letters(variables: dict[str, str]) -> None:
+    given = variables | NO_POP3
+    found = checked(given, "--send", "b\u00fcro@example.test", "--from", "scan@example.test")
+    reads, says = texts(found, "send")
+    assert "to <b\u00fcro@example.test>: the device reads 250 " in reads
+    assert says.startswith("the backend says: 250 ")
