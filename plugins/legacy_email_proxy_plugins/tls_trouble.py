@@ -23,6 +23,8 @@ __all__ = ("SILENT_SECONDS", "begins_in_the_clear", "does_not_verify", "unless_t
 _NOT_YET_VALID, _EXPIRED, _OTHER_NAME, _OTHER_ADDRESS = 9, 10, 62, 64
 _UNKNOWN_CA = frozenset({18, 19, 20, 21})
 """X509_V_ERR_…: signed by itself, or by a CA that is not in the store."""
+_WEAK = frozenset({66, 67, 68})
+"""X509_V_ERR_…: a key that is too short, or a signature with a broken hash."""
 
 SILENT_SECONDS = 3.0
 """After so long without a greeting it is tried whether the port waits for TLS. Most servers greet at once."""
@@ -50,6 +52,8 @@ def does_not_verify(server: str, error: ssl.SSLCertVerificationError, prefix: st
             f"this machine does not know the CA that signed it: for a CA of your own set {prefix}_CA_FILE; else look"
             " for a firewall or virus scanner on the way that opens TLS"
         )
+    elif code in _WEAK:
+        advice = "the server's own certificate is too weak to be safe: who runs the server has to make a new one"
     detail = f"the certificate of {server} does not verify: {reason}; nothing was sent"
     return Unverified(detail, look_at=look_at, advice=advice)
 

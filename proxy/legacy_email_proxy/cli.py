@@ -111,14 +111,24 @@ def parser() -> argparse.ArgumentParser:
     import argparse
 
     kind = argparse.RawDescriptionHelpFormatter
+
+    def of_commands(prog: str) -> argparse.HelpFormatter:
+        formatter = kind(prog)
+        # Python 3.11 and 3.12 forget the indent of the commands' names, and break the line behind the longest.
+        formatter._action_max_length = 15
+        return formatter
+
     made = argparse.ArgumentParser(
         prog="legacy-email-proxy",
         description="Plain POP3 and SMTP for old devices, in front of IMAPS and SMTPS providers.",
         epilog=_EXAMPLES,
-        formatter_class=kind,
+        formatter_class=of_commands,
+        add_help=False,
     )
-    # The short form makes it the longest option: Python 3.11 and 3.12 give the commands' column only that much room.
-    made.add_argument("-V", "--version", action="version", version=f"legacy-email-proxy {__version__}")
+    # Only in the usage line: with all commands, the help is to fit on one screen.
+    made.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
+    version = f"legacy-email-proxy {__version__}"
+    made.add_argument("-V", "--version", action="version", version=version, help=argparse.SUPPRESS)
     listed = made.add_subparsers(title="commands (COMMAND --help shows more)", metavar="COMMAND")
     for module in commands():
         sentence = (module.__doc__ or "").splitlines()[0]
@@ -133,9 +143,9 @@ def parser() -> argparse.ArgumentParser:
 
 def commands() -> tuple[ModuleType, ...]:
     """The modules of all commands, in the order in which the help names them."""
-    from .commands import authorize, check, demo, healthcheck, password, plugins, serve, settings, spool
+    from .commands import authorize, check, demo, healthcheck, password, plugins, serve, settings, spool, trace
 
-    return (serve, demo, check, plugins, settings, spool, password, authorize, healthcheck)
+    return (serve, demo, check, plugins, settings, spool, trace, password, authorize, healthcheck)
 
 
 def _reader_is_gone() -> bool:

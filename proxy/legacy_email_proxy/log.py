@@ -28,17 +28,22 @@ from .contracts import BOUND, Failure
 from .replies import printable, severity
 
 __all__ = (
+    "CONTENT",
+    "HEADER",
     "MAX_LINES_A_SECOND",
     "MAX_QUEUED_OCTETS",
     "KeyValueFormatter",
     "Looks",
     "Writer",
     "configure",
+    "dialogue",
     "event",
     "facts_of",
     "failure",
     "new_session",
     "observe",
+    "octets",
+    "plain",
     "unobserve",
 )
 
@@ -47,6 +52,12 @@ _PLAIN = re.compile(r"[!#-<>-~]{1,2000}")
 
 MAX_LINES_A_SECOND = 10
 """Of one kind, that is with the same words."""
+
+HEADER = 5
+"""The level of a message's header: below ``debug``, so it is only seen where somebody traces that device."""
+
+CONTENT = 4
+"""The level of a message's content: only seen where somebody traces that device and asked for it."""
 
 MAX_QUEUED_OCTETS = 1 << 20
 """What waits for a log reader; the rest is dropped."""
@@ -89,6 +100,18 @@ def failure(logger: logging.Logger, words: str, error: BaseException, /, **facts
     cause = f"{type(error).__name__}: {error}" if unexpected else str(error)
     facts = {**(BOUND.get() or {}), **facts, "cause": cause}
     logger.log(level, words, extra={"facts": facts}, exc_info=error if unexpected else None)
+
+
+def dialogue(logger: logging.Logger, side: str, line: str) -> None:
+    """One line of a protocol at debug: ``side`` is ``C`` or ``S``. The caller has left passwords out."""
+    logger.debug("%s: %s", side, line)
+
+
+def octets(logger: logging.Logger, level: int, side: str, lines: bytes) -> None:
+    """Some lines of a message at :data:`HEADER` or :data:`CONTENT`, one event each."""
+    if logger.isEnabledFor(level):
+        for line in lines.decode("utf-8", "replace").splitlines():
+            logger.log(level, "%s: %s", side, line)
 
 
 def facts_of(record: logging.LogRecord) -> dict[str, Any]:
@@ -354,17 +377,17 @@ def json_formatter() -> logging.Formatter:
             log_data["time"] = self.formatTime(record, KeyValueFormatter.default_time_format)
             log_data["level"] = record.levelname.lower()
             log_data["event"] = record.getMessage()
-            log_data.update({key: _plain(value) for key, value in facts_of(record).items()})
+            log_data.update({key: plain(value) for key, value in facts_of(record).items()})
             if record.exc_info:
                 log_data["traceback"] = self.formatException(record.exc_info)
 
     return _Formatter(json_ensure_ascii=False)
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
     """The value as JSON can hold it, in one line also for readers that know the line ends of Unicode."""
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if isinstance(value, (int, float)):
         return value
     text = str(value)

@@ -16,6 +16,8 @@ from anyio.abc import TaskGroup
 
 from . import __version__, descriptors, log
 from .access import Address, Admission, gateway
+from .admin.socket import ControlSocket
+from .admin.trace import trace
 from .build import NONE, Composition
 from .contracts import Credentials, Filter, Maildrop, Relay, SettingsMistake
 from .listeners import PLUGIN_OF, bind, shown
@@ -167,6 +169,8 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
         warn = _warn_of(gateway())
         most = _most_clients(composition)
         current = Current(composition, lambda former: group.start_soon(_close, *_own_plugins(former)))
+        control = ControlSocket(settings["STATE_DIR"], {"trace": trace})
+        await control.start()
         if composition.maildrop is not None:
             pop3 = _pop3(current, most, warn)
             group.start_soon(pop3.serve, opened["POP3"], opened["POP3S"])
@@ -176,6 +180,7 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
         try:
             yield current
         finally:
+            await control.aclose()
             async with anyio.create_task_group() as draining:
                 for leg in (pop3, smtp):
                     if leg is not None:

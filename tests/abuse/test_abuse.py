@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 NOT_MENDED = {
-    *("imap-literal", "pop3-trickle", "smtp-keepalive", "one-octet-data", "one-octet-bdat"),
+    *("smtp-keepalive", "one-octet-data", "one-octet-bdat"),
     *("dead-dns", "tls-half-open"),
 }
 """What still takes service away. ``python tests/abuse/run.py`` runs these too and says so."""

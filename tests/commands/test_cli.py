@@ -85,6 +85,7 @@ START_MISTAKES = {
 }
 
 
+@pytest.mark.fault("D14", "D15")
 @pytest.mark.parametrize("case", START_MISTAKES)
 def test_mistakes_stop_the_start(case: str) -> None:
     variables, lines = START_MISTAKES[case]
@@ -97,6 +98,7 @@ def test_mistakes_stop_the_start(case: str) -> None:
         assert printed_line.startswith(f"legacy-email-proxy: {line}"), done.stderr
 
 
+@pytest.mark.fault("D15")
 def test_a_port_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -115,6 +117,7 @@ def test_the_same_port_for_both_legs(tmp_path: Path) -> None:
     assert "is in use by another program" in done.stderr
 
 
+@pytest.mark.fault("D15")
 def test_a_privileged_port_without_the_right() -> None:
     from legacy_email_proxy.listeners import _explain
 
@@ -129,6 +132,7 @@ def test_a_misspelt_variable_is_warned_of() -> None:
     assert done.stderr == "legacy-email-proxy: BACKEND_IMAP_HSOT: no such setting, did you mean BACKEND_IMAP_HOST?\n"
 
 
+@pytest.mark.fault("C31")
 def test_settings_shows_values_and_origins_but_no_secret(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("hunter2\n")
     done = run("settings", **MINIMAL, BACKEND_SMTP_PASS="hunter3", BACKEND_IMAP_PASS_FILE=str(tmp_path / "secret"),

@@ -267,6 +267,7 @@ async def guesses(limit: LoginLimit, judge: Judge, count: int = 190, address: st
     return Counter(await asyncio.gather(*(judge(limit, wrong(number), address) for number in range(count))))
 
 
+@pytest.mark.fault("C30")
 async def test_a_crowd_of_wrong_passwords_is_a_few_at_the_judge(judge: Judge) -> None:
     assert await guesses(LoginLimit(), judge) == {"LoginRefused": FREE, "LoginsLimited": 190 - FREE}
     assert len(judge.asked) == FREE

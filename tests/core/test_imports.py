@@ -50,8 +50,9 @@ MAY_IMPORT = {
     "accounts": {"contracts", "replies", "log", "access", "settings", "relays", "smtp", "guessing"},
     "build": {"contracts", "plugins", "settings", "tls", "accounts", "relays", "guessing"},
     "reloading": {"contracts", "build"},
+    "admin": {"contracts", "log", "access", "settings"},
     "service": {
-        *("contracts", "log", "access", "tls", "build", "reloading", "listeners", "descriptors"),
+        *("contracts", "log", "access", "tls", "build", "reloading", "listeners", "descriptors", "admin"),
         *("relays", "pop3", "smtp"),
     },
     "demo": {"contracts"},

@@ -31,6 +31,8 @@ OTHERS = (
 )  # fmt: skip
 
 
+@pytest.mark.quirk("imap-B34")
+@pytest.mark.fault("C6")
 @pytest.mark.parametrize(("name", "uid", "unique_id"), FORMATS)
 async def test_formats(certificates: Certificates, name: str, uid: int, unique_id: str) -> None:
     box = Mailbox({uid: Message(b"x\r\n")})
@@ -175,6 +177,7 @@ async def attempt(maildrop: Any, uid: int) -> list[int]:
     return shown
 
 
+@pytest.mark.quirk("imap-B27")
 @pytest.mark.parametrize("hide_after", [None, 1, 3])
 async def test_a_message_that_never_comes(
     certificates: Certificates, caplog: pytest.LogCaptureFixture, hide_after: int | None

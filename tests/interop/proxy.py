@@ -113,6 +113,8 @@ def running(variables: Mapping[str, str]) -> Iterator[Proxy]:
     listeners |= {f"{leg}_BIND_PORT": "0" for leg in ("POP3", "SMTP")}
     with tempfile.TemporaryDirectory() as folder:
         log_file = Path(folder) / "log"
+        # Not the user's own folder: one service there has the socket for commands.
+        listeners["STATE_DIR"] = f"{folder}/state"
         with log_file.open("wb") as log:
             process = subprocess.Popen(
                 command(), env=clean_environment(**{**listeners, **variables}), stderr=log, stdin=subprocess.DEVNULL

@@ -70,6 +70,7 @@ def has_ipv6() -> bool:
         return False
 
 
+@pytest.mark.fault("B1")
 @pytest.mark.parametrize("dead", ["::1", "127.0.0.2"])
 async def test_an_address_that_swallows_everything_costs_a_moment_and_only_once(
     dead: str, names: dict[str, Callable[[], Rows]], monkeypatch: pytest.MonkeyPatch
@@ -103,6 +104,7 @@ async def test_what_worked_and_works_no_more_is_not_clung_to(names: dict[str, Ca
             assert connected.getpeername() == second
 
 
+@pytest.mark.fault("B1")
 async def test_what_fails_is_told_with_every_address(names: dict[str, Callable[[], Rows]]) -> None:
     with listening() as one, listening("127.0.0.2") as two:
         pass
@@ -116,6 +118,7 @@ async def test_what_fails_is_told_with_every_address(names: dict[str, Callable[[
             await dial("silent.test", 1, 0.3, "BACKEND_SMTP")
 
 
+@pytest.mark.fault("B2", "D12")
 async def test_a_dead_name_server_holds_up_nobody_else(names: dict[str, Callable[[], Rows]]) -> None:
     go_on = threading.Event()
 

@@ -41,6 +41,13 @@ def test_defaults() -> None:
     assert not any(network.is_global for network in settings["ALLOWED_NETWORKS"])
 
 
+@pytest.mark.fault("A1", "C32")
+def test_silence_is_borne_as_long_as_the_rfcs_ask() -> None:
+    settings = read({})
+    # RFC 5321 §4.5.3.2.7 and RFC 1939 §3.
+    assert (settings["SMTP_IDLE_SECONDS"], settings["POP3_IDLE_SECONDS"]) == (300, 600)
+
+
 def test_each_type_has_its_row() -> None:
     assert set(TYPES) == set(get_args(SettingType))
 
@@ -72,6 +79,7 @@ def test_an_empty_variable_is_unset(setting: Setting) -> None:
     assert settings.origins[setting.name] == "default"
 
 
+@pytest.mark.fault("D14")
 @pytest.mark.parametrize(
     ("written", "read_back"),
     [
@@ -169,6 +177,7 @@ BAD = [
 ]  # fmt: skip
 
 
+@pytest.mark.fault("D14")
 @pytest.mark.parametrize(("environ", "line"), BAD)
 def test_one_line_per_mistake(environ: dict[str, str], line: str) -> None:
     mistakes = read(environ).mistakes
@@ -177,6 +186,7 @@ def test_one_line_per_mistake(environ: dict[str, str], line: str) -> None:
     assert "\n" not in mistakes[0]
 
 
+@pytest.mark.fault("D14")
 def test_all_mistakes_at_once() -> None:
     together: dict[str, str] = {}
     for environ, _ in BAD[:4]:
@@ -184,6 +194,7 @@ def test_all_mistakes_at_once() -> None:
     assert len(read(together).mistakes) == 4
 
 
+@pytest.mark.fault("D14")
 def test_no_secret_in_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "broken").write_bytes(b"hunter2\xff")
     for mistake in read({"BACKEND_IMAP_PASS_FILE": str(tmp_path / "broken"), "BACKEND_SMTP_PASS": "x"}).mistakes:

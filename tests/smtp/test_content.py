@@ -74,6 +74,8 @@ def decode(pieces: list[bytes], kind: type[DataDecoder] = DataDecoder) -> tuple[
     return content, rest, decoder.ended
 
 
+@pytest.mark.fault("A12")
+@pytest.mark.quirk("imap-B14")
 @pytest.mark.parametrize(("octets", "content", "rest"), CASES)
 def test_whole_and_split_everywhere(octets: bytes, content: bytes, rest: bytes) -> None:
     assert decode([octets]) == (content, rest, True)
@@ -106,6 +108,7 @@ PIECES = st.lists(
 BARE = re.compile(rb"(?<!\r)\n|\r(?!\n)")
 
 
+@pytest.mark.fault("A12")
 @pytest.mark.parametrize("kind", [DataDecoder, LFDataDecoder])
 @given(pieces=PIECES)
 def test_any_cut_gives_the_same(kind: type[DataDecoder], pieces: list[bytes]) -> None:
@@ -154,6 +157,7 @@ def test_an_end_that_only_a_lenient_server_sees_is_noticed(pieces: list[bytes]) 
     assert decoder.stopped_at_bare_end == (not decoder.ended and bool(re.search(rb"\n\.\r?\n\Z", text)))
 
 
+@pytest.mark.fault("A12")
 @given(st.lists(st.sampled_from([b".", b"a", b"\r\n", b"..", b"\xe9", b"\0"])))
 def test_what_a_correct_client_stuffed_comes_back(pieces: list[bytes]) -> None:
     content = b"".join(pieces) + b"\r\n"

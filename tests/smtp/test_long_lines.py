@@ -225,6 +225,7 @@ def test_however_it_is_cut(body: bytes, octets: int) -> None:
     assert shortened(content, octets) == shortened(content)
 
 
+@pytest.mark.fault("A10")
 @given(
     st.binary(max_size=3000).map(lambda octets: octets.replace(b"\r", b"").replace(b"\n", b"\r\n")), st.integers(1, 50)
 )
@@ -238,6 +239,7 @@ def test_any_text_comes_back(text: bytes, times: int) -> None:
     assert quopri.decodestring(done.partition(b"\r\n\r\n")[2]) == text * times
 
 
+@pytest.mark.quirk("smtp-C17")
 async def test_it_streams_where_that_is_asked_for() -> None:
     pieces = [b"Subject: x\r\n\r\nab", b"x" * 5000, b"", b"cd"]
     content = b"".join(pieces)

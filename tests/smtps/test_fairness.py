@@ -143,6 +143,7 @@ async def test_who_was_passed_over_is_before_those_who_came_later() -> None:
         assert await served(tasks) == [True, True, False]
 
 
+@pytest.mark.fault("B25")
 async def test_nobody_waits_for_ever() -> None:
     async with pool_of(4, SHORT) as pool:
         for _ in range(3):

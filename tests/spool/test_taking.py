@@ -72,6 +72,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 ERRORS = [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.EINVAL, errno.ENOTSUP]
 
 
+@pytest.mark.fault("D3")
 @SQLITE
 @pytest.mark.parametrize(
     ("module", "name"),
@@ -100,6 +101,7 @@ async def test_an_error_in_a_file_is_no_250(
         await until(lambda: backend.contents == [CONTENT])
 
 
+@pytest.mark.fault("D3")
 @SQLITE
 async def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = Backend()
@@ -129,6 +131,7 @@ class _Broken:
         return broken
 
 
+@pytest.mark.fault("D3")
 @SQLITE
 @pytest.mark.parametrize(
     ("code", "expected"),
@@ -177,6 +180,7 @@ async def test_a_record_that_fails_takes_no_neighbour_along(tmp_path: Path) -> N
         await until(lambda: len(backend.delivered) == 19)
 
 
+@pytest.mark.fault("D4")
 @SQLITE
 async def test_refused_at_mail_while_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     space = {"free": 3 * 65536 // 2 - 4096}
@@ -202,6 +206,7 @@ async def test_refused_at_mail_while_too_much_waits(tmp_path: Path) -> None:
         await send(spool)
 
 
+@pytest.mark.fault("D6")
 @SQLITE
 async def test_a_second_service_refuses_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with spooling(stuck(), tmp_path) as first:
@@ -249,6 +254,7 @@ async def test_a_url_is_never_relative(tmp_path: Path, slashes: str) -> None:
         assert (tmp_path / "here" / "mail.db").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.fault("D5")
 @SQLITE
 async def test_a_folder_that_can_not_be_used_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")

@@ -156,8 +156,10 @@ _SHOWN = re.compile(
 
 def shown(line: bytes) -> str:
     """A command as the log may show it: without passwords, and a line that is no command not at all, because a client
-    whose AUTH was refused may send its password as the next line.
+    whose AUTH was refused may send its password as the next line. ``***`` stands for a response to a challenge.
     """
+    if line == b"***":
+        return "***"
     found = _SHOWN.match(line)
     if found is None or line[found.end() : found.end() + 1].isalnum():
         return "(no POP3 command)"

@@ -111,7 +111,7 @@ class Conversation:
         self._outgoing: list[bytes] = []
         self._outgoing_octets = 0
         self._commands_seen = -1
-        self._commands_at_turn = 0
+        self._commands_at_turn = self._commands_told = 0
         self._messages_seen = -1
         self._idle_since = self._message_since = 0.0
         self._drain_deadline = math.inf
@@ -198,10 +198,14 @@ class Conversation:
     async def _next_request(self) -> StartTLS | Open | Retrieve | Commit | Close:
         while True:
             event = self._session.next_event()
+            if logger.isEnabledFor(logging.DEBUG) and self._session.tally.commands != self._commands_told:
+                self._commands_told = self._session.tally.commands
+                log.dialogue(logger, "C", self._session.command)
             if self._session.refused is not None:
                 self._log_refusal(*self._session.refused)
                 self._session.refused = None
             if isinstance(event, Reply):
+                log.octets(logger, logging.DEBUG, "S", event.octets)
                 await self._put(event.octets)
                 if self._session.tally.commands - self._commands_at_turn >= _COMMANDS_IN_A_ROW:
                     self._commands_at_turn = self._session.tally.commands
@@ -245,6 +249,7 @@ class Conversation:
         try:
             try:
                 async for piece in pieces:
+                    log.octets(logger, log.CONTENT, "content", piece)
                     for start in range(0, len(piece) or 1, _SLICE_OCTETS):
                         await self._put(self._session.message_piece(piece[start : start + _SLICE_OCTETS]))
                     if self._connection.send_failed or self._session.enough:
@@ -255,6 +260,7 @@ class Conversation:
             if not self._connection.send_failed:
                 await self._put(self._session.message_end())
                 await self._flush()
+                log.dialogue(logger, "S", "+OK, and the message")
         except Failure as failure:
             self._log_failure("pop3 message failed", failure, unique_id=printable(request.unique_id))
             self._session.message_failed(failure)

@@ -116,6 +116,11 @@ class Session:
         return self._close
 
     @property
+    def command(self) -> str:
+        """The last command, as the log may show it."""
+        return shown(self._line)
+
+    @property
     def user(self) -> str | None:
         """Whom the client named, if it did."""
         return self._authorization.user
@@ -235,6 +240,8 @@ class Session:
             self.end(Verdict.ERRORS, "too many commands without a login")
             return _error("too many commands")
         exchange = self._authorization.take_exchange()
+        if exchange is not None:
+            self._line = b"***"
         try:
             if isinstance(line, TooLong):
                 raise Mistake("line too long")
@@ -268,7 +275,7 @@ class Session:
             case Keyword.AUTH:
                 event = self._authorization.authenticate(command)
                 if isinstance(event, Reply) and event.octets.startswith(b"-ERR"):
-                    self.refused = (shown(self._line), event.octets.decode().rstrip())
+                    self.refused = (self.command, event.octets.decode().rstrip())
                 return event
             case Keyword.STLS:
                 if self._secured:
@@ -365,7 +372,7 @@ class Session:
 
     def _mistake(self, line: str) -> None:
         self._errors += 1
-        self.refused = (shown(self._line), line)
+        self.refused = (self.command, line)
         if self._errors < MAX_ERRORS[self.state]:
             self._say_line(line)
         else:

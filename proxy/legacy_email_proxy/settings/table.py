@@ -91,7 +91,7 @@ _IMAP = (
         "What becomes at QUIT of the messages that POP3 deleted. `expunge`: they are removed. `trash`: moved to the folder for trash. `flag`: only marked as deleted. `keep`: left alone. Whatever stays is not listed again.",
         choices=("expunge", "trash", "flag", "keep"),
     ),
-    Setting("BACKEND_IMAP_MAX_CONNECTIONS", "integer", "10", "Connections to the IMAP server at once, per account; one client address gets three quarters of them at most.", minimum=1),
+    Setting("BACKEND_IMAP_MAX_CONNECTIONS", "integer", "10", "Connections to the IMAP server at once, per account; one client address gets three quarters of them at most, and so do all large messages together.", minimum=1),
     Setting(
         "POP3_UIDL_FORMAT", "text", "dovecot",
         "The form of the unique-ids: that of the POP3 server which your clients used before, so that they fetch nothing twice: `dovecot`, `cyrus`, `courier`, `uw`; `uidonly` is the form of old Cyrus and Courier. (`imap` only.)",

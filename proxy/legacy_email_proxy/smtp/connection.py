@@ -341,6 +341,9 @@ class Connection:
 
     def reply(self, reply: Reply | str) -> None:
         """Queue a reply; it goes out when the device has to speak next."""
+        if _log.isEnabledFor(logging.DEBUG):
+            for line in str(reply).splitlines():
+                log.dialogue(_log, "S", line)
         self._replies.append(f"{reply}\r\n".encode("ascii", "replace"))
 
     def flush(self) -> None:
@@ -351,6 +354,11 @@ class Connection:
             transport = self.protocol.transport
             if transport is not None and not transport.is_closing():
                 self.protocol.writer.write(octets)
+
+    def tell_command(self) -> None:
+        """Log the command line that has come, for those who watch the dialogue."""
+        if _log.isEnabledFor(logging.DEBUG):
+            log.dialogue(_log, "C", shown(*self.command))
 
     def error(self, reply: Reply, level: int = logging.INFO) -> None:
         """Queue a reply to a mistake of the client, and log it. Raises :class:`Finished` at one too many."""

@@ -145,7 +145,9 @@ class Outgoing:
             if self._reader is not None and (beginning := await self._beginning(self._reader)):
                 return beginning
             if self._shortener is None:
-                return await anext(self._pieces)
+                piece = await anext(self._pieces)
+                log.octets(_log, log.CONTENT, "content", piece)
+                return piece
             # It gives nothing while it holds lines, because a long one may still come.
             while not (lines := self._shortener.feed(await anext(self._pieces))):
                 pass
@@ -171,6 +173,8 @@ class Outgoing:
             self._envelope, self._protocol, *self._cut, too_long=reader.too_long, spoilt=reader.spoilt
         )
         self._reader = self._cut = None
+        log.octets(_log, log.HEADER, "content", block)
+        log.octets(_log, log.CONTENT, "content", rest)
         return self._shortener.begin(block, rest) if self._shortener is not None else block + rest
 
     def _tell(self, signatures: Signatures) -> None:

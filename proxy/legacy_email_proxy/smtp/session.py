@@ -138,6 +138,7 @@ class SMTPSession:
             return self._error(SMTP.NOT_ASCII)
         verb, argument = parted(text)
         self._connection.command = verb, argument
+        self._connection.tell_command()
         if not text.isprintable() and _CONTROL.search(text):
             return self._error(SMTP.SYNTAX)
         command = COMMANDS.get(verb)
@@ -219,11 +220,11 @@ class SMTPSession:
         except Rejected as rejected:
             return self._error(rejected.reply)
         except LoginRefused as refused:
-            self._login_failed(refused)
+            log.failure(_log, "smtp login failed", refused)
             await asyncio.sleep(self._options.login_delay_seconds)
             return self._error(SMTP.LOGIN_REFUSED)
         except Failure as failure:
-            self._login_failed(failure)
+            log.failure(_log, "smtp login failed", failure)
             return self._reply(SMTP.LOGIN_NOT_JUDGED)
         self._protocol.session.authenticated = True
         self._protocol.session.user = login.user
@@ -239,10 +240,8 @@ class SMTPSession:
             raise self._connection.out_of_time() from None
         if line is None:
             raise Finished("dropped")
+        log.dialogue(_log, "C", "***")
         return line
-
-    def _login_failed(self, failure: Failure) -> None:
-        log.failure(_log, "smtp login failed", failure)
 
     # ------------------------------------------------------------------------------------------------------ a message
 
