@@ -74,7 +74,6 @@ REASONS = {
     "future": ("is not yet valid by this machine's clock, which says 20", "set this machine's clock (NTP)"),
     "wrong_host": ("is not valid for 'localhost'", "_HOST to the name in the certificate"),
     "self_signed": ("signed certificate", "_CA_FILE; else look for a firewall"),
-    "weak_key": ("key too weak", "the server's own certificate is too weak"),
     "other_ca": ("unable to get local issuer certificate", "_CA_FILE; else look for a firewall"),
 }
 

@@ -37,9 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     trial.add_argument("--send", metavar="ADDRESS", help="to whom; it is followed to the provider's receipt")
     sentence = "from whom; without it SMTP_SENDER, or BACKEND_SMTP_USER if that is an address, or the recipient"
     trial.add_argument("--from", dest="send_from", metavar="ADDRESS", help=sentence)
-    about = parser.add_argument_group(
-        "which account would a client get, by the rules of ACCOUNTS_FILE; with --send: as which client"
-    )
+    about = parser.add_argument_group("which account would a client get; with --send: as which client")
     about.add_argument("--client", metavar="ADDRESS", help="its address")
     about.add_argument("--login", metavar="USER", default="", help="the local user whose password it proves")
     about.add_argument("--port", type=int, default=0, help="the port of the listener to which it comes")
