@@ -25,6 +25,7 @@ __all__ = (
     "Refusal",
     "canonical",
     "gateway",
+    "source_of",
     "within",
 )
 
@@ -54,6 +55,17 @@ def canonical(address: str) -> Address | None:
     return getattr(parsed, "ipv4_mapped", None) or parsed
 
 
+def source_of(address: str) -> str:
+    """What this address is counted as, in connections and in failed logins: itself, or the /64 of an IPv6 address.
+
+    Whoever has one address of a /64 usually has all 2⁶⁴ of them.
+    """
+    peer = canonical(address)
+    if isinstance(peer, ipaddress.IPv6Address):
+        return f"{ipaddress.IPv6Address(int(peer) >> 64 << 64)}/64"
+    return str(peer)
+
+
 def within(address: Address, networks: Iterable[Network]) -> bool:
     """Whether one of the networks holds the address."""
     return any(address.version == network.version and address in network for network in networks)
@@ -73,7 +85,7 @@ class Admission:
         self._networks = tuple(networks)
         self._max_connections = max_connections
         self._max_per_address = max_per_address
-        self._held: Counter[Address] = Counter()
+        self._held: Counter[str] = Counter()
         self._total = 0
 
     @classmethod
@@ -102,23 +114,22 @@ class Admission:
             return Refusal.NOT_ALLOWED
         if self._total >= self._max_connections:
             return Refusal.TOO_MANY
-        if self._held[peer] >= self._max_per_address:
+        source = source_of(address)
+        if self._held[source] >= self._max_per_address:
             return Refusal.TOO_MANY_FROM_ADDRESS
-        self._held[peer] += 1
+        self._held[source] += 1
         self._total += 1
         self._on_admitted(peer)
         return None
 
     def release(self, address: str) -> None:
         """A connection that :meth:`admit` counted has ended."""
-        peer = canonical(address)
-        if peer is None:
-            return
+        source = source_of(address)
         self._total -= 1
-        self._held[peer] -= 1
-        if not self._held[peer]:
+        self._held[source] -= 1
+        if not self._held[source]:
             # Otherwise the counter would keep an entry for each address ever seen.
-            del self._held[peer]
+            del self._held[source]
 
 
 _ROUTES = Path("/proc/net/route")

@@ -215,6 +215,25 @@ def test_a_reader_that_has_read_enough_is_no_fault(name: str, unbuffered: str, t
     assert done.stderr == b""
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("name", ["settings", "--help", "--version"])
+def test_output_that_can_not_be_written_is_one_line(name: str, unbuffered: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            command(name),
+            env=clean_environment(**MINIMAL, PYTHONUNBUFFERED=unbuffered),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "legacy-email-proxy: the output can not be written: No space left on device\n",
+    )
+
+
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize("name", ["settings", "plugins", "--help", "spool list", "check"])
 def test_closed_streams_are_no_fault(name: str, closed: str, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from legacy_email_proxy import guessing
+from legacy_email_proxy.access import source_of
 from legacy_email_proxy.accounts.users import PasswordHash, Users
 from legacy_email_proxy.build import Composition
 from legacy_email_proxy.contracts import (
@@ -34,7 +35,6 @@ from legacy_email_proxy.guessing import (
     KnownPasswords,
     LimitedMaildrop,
     LoginLimit,
-    source_of,
 )
 from legacy_email_proxy.reloading import Current, CurrentMaildrop
 from legacy_email_proxy.settings import read

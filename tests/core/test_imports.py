@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "advice": {"contracts", "replies"},
     "log": {"contracts", "replies"},
     "descriptors": set(),
+    "signals": set(),
     "listeners": {"contracts", "log"},
     "tls": {"contracts"},
     "sasl": {"contracts"},
@@ -53,7 +54,7 @@ MAY_IMPORT = {
     "admin": {"contracts", "log", "access", "settings"},
     "service": {
         *("contracts", "log", "access", "tls", "build", "reloading", "listeners", "descriptors", "admin"),
-        *("relays", "pop3", "smtp"),
+        *("relays", "pop3", "smtp", "signals"),
     },
     "demo": {"contracts"},
 }

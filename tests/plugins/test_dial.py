@@ -148,6 +148,51 @@ async def test_a_dead_name_server_holds_up_nobody_else(names: dict[str, Callable
         assert not dial_module._asked
 
 
+async def test_who_asks_when_a_look_up_has_just_failed_does_not_wait_again(
+    names: dict[str, Callable[[], Rows]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def failing() -> Rows:
+        asked.append(1)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    now = 1000.0
+    monkeypatch.setattr(dial_module, "monotonic", lambda: now)
+    names["fails.test"] = failing
+    for seconds, look_ups in ((0, 1), (1, 1), (0.9, 1), (0.2, 2)):
+        now += seconds
+        with pytest.raises(Unreachable, match="Temporary failure"):
+            await dial("fails.test", 1, 30, "BACKEND_SMTP")
+        assert len(asked) == look_ups
+    now += 2.1
+    with listening() as alive:
+        names["fails.test"] = lambda: [row(alive)]
+        (await dial("fails.test", 1, 30, "BACKEND_SMTP")).close()
+
+
+async def test_nobody_waits_for_a_look_up_that_takes_too_long_already(
+    names: dict[str, Callable[[], Rows]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+
+    def hanging() -> Rows:
+        go_on.wait(60)
+        return []
+
+    names["hangs.test"] = hanging
+    first = asyncio.create_task(dial("hangs.test", 1, 30, "BACKEND_SMTP"))
+    try:
+        await asyncio.sleep(0)
+        monkeypatch.setattr(dial_module, "monotonic", lambda: time.monotonic() + 15.1)
+        async with asyncio.timeout(10):
+            with pytest.raises(Unreachable, match=r"was not resolved within 15 s"):
+                await dial("hangs.test", 1, 30, "BACKEND_SMTP")
+    finally:
+        go_on.set()
+        await asyncio.gather(first, return_exceptions=True)
+
+
 async def test_a_name_that_is_none_and_one_without_addresses(names: dict[str, Callable[[], Rows]]) -> None:
     names["empty.test"] = list
     for host in ("nowhere.invalid", "a" * 70 + ".invalid", "empty.test"):

@@ -18,7 +18,7 @@ import pytest
 from aiosmtpd.smtp import SMTP as StockSMTP
 
 from clients import reset_when_closed
-from legacy_email_proxy.access import Admission
+from legacy_email_proxy.access import Admission, Refusal
 from legacy_email_proxy.contracts import Receipt
 from legacy_email_proxy.replies import Reply
 from legacy_email_proxy.smtp import aiosmtpd_adapter
@@ -473,12 +473,17 @@ async def test_client_that_never_reads_is_cut_off(start_leg: StartLeg, caplog: p
         ({"max_per_address": 0}, b"421 4.3.2 "),
     ],
 )
-async def test_who_is_not_admitted(start_leg: StartLeg, options: dict[str, object], reply: bytes) -> None:
+async def test_who_is_not_admitted(
+    start_leg: StartLeg, options: dict[str, object], reply: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     leg = await start_leg(**options)
     replies = (await leg.exchange(MESSAGE)).splitlines()
     assert len(replies) == 1
     assert replies[0].startswith(reply)
     assert leg.relay.entered == 0
+    (refused,) = facts(caplog, "smtp connection refused")
+    assert refused["reason"] in [each.value for each in Refusal]
+    assert not facts(caplog, "smtp session ended")
 
 
 @pytest.mark.fault("A27")

@@ -521,6 +521,25 @@ async def test_idle_sessions_are_cheap(
     assert held / len(clients) < 80 * 1024
 
 
+async def test_handshakes_that_have_only_begun_are_cheap(start_leg: StartLeg, server_tls: ssl.SSLContext) -> None:
+    leg = await start_leg(tls=server_tls)
+    assert leg.tls_address
+    clients: list[asyncio.StreamWriter] = []
+    tracemalloc.start()
+    try:
+        for _ in range(20):
+            clients.append((await asyncio.open_connection(*leg.tls_address))[1])
+            clients[-1].write(bytes.fromhex("16030100f5010000f10303"))
+        await until(lambda: len(leg.server._connections) == len(clients))
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+        for client in clients:
+            client.close()
+    # Both ends are in this process. With asyncio's buffer it would be more than 256 KiB.
+    assert held / len(clients) < 120 * 1024
+
+
 @pytest.mark.quirk("aiosmtpd-32")
 async def test_who_is_not_admitted_costs_no_handshake(start_leg: StartLeg, server_tls: ssl.SSLContext) -> None:
     leg = await start_leg(tls=server_tls, networks=())

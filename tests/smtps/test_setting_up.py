@@ -28,6 +28,7 @@ from legacy_email_proxy_plugins.smtps import Timeouts
 from realservers.certificates import Certificates
 from realservers.processes import free_ports
 from smtps.support import PASSWORD, SHORT, USER, deliver, logged, relay_to, relaying
+from waiting import until
 
 IMPATIENT = Timeouts(connect=5, tls=SHORT, greeting=SHORT, hello=SHORT, auth=SHORT)
 PLAIN = base64.b64encode(f"\0{USER}\0{PASSWORD}".encode()).decode()
@@ -51,6 +52,21 @@ async def test_the_name_does_not_resolve(certificates: Certificates) -> None:
     relay = relay_to(465, certificates.ca_file, BACKEND_SMTP_HOST="a" * 70 + ".invalid")
     with pytest.raises(Unreachable, match="can not be resolved"):
         await deliver(relay)
+
+
+@pytest.mark.parametrize("greets", [False, True])
+async def test_a_server_that_does_not_greet_is_named_long_before_the_end(
+    greets: bool, certificates: Certificates, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("legacy_email_proxy_plugins.smtps.connecting._SILENT_SECONDS", SHORT / 10 if not greets else 60)
+    script: dict[Step, Action] = {} if greets else {"GREETING": Hang()}
+    async with relaying(certificates.good, script) as (_, relay):
+        sending = asyncio.create_task(deliver(relay))
+        await until(lambda: sending.done() or logged(caplog.records, logging.WARNING))
+        assert logged(caplog.records, logging.WARNING) == ([] if greets else ["backend does not greet"])
+        assert sending.done() is greets
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
 
 
 def resolving_to(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[str, int]) -> None:

@@ -11,6 +11,7 @@ import logging
 import re
 import ssl
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from legacy_email_proxy.contracts import (
     Account,
@@ -39,6 +40,8 @@ __all__ = ("EHLO_NAME", "NotLetIn", "log_in", "open_connection")
 _IN_CLEAR = re.compile(r"([245][0-9]{2})(?![0-9])")
 _EHLO = "while sending EHLO"
 _AUTH = "while sending AUTH"
+_SILENT_SECONDS = 10.0
+"""A server may take minutes to greet (RFC 5321 §4.5.3.2.1); after so long the log says what everybody waits for."""
 EHLO_NAME = "BACKEND_SMTP_EHLO_NAME"
 """The setting to look at where EHLO is refused."""
 
@@ -82,11 +85,16 @@ async def _greeting(connection: Connection) -> None:
     # If the port expects TLS from the first octet, no greeting comes without it.
     tls = "" if endpoint.encryption is Encryption.IMPLICIT else ", BACKEND_SMTP_USE_SSL"
     look_at = f"BACKEND_SMTP_HOST, BACKEND_SMTP_PORT{tls}"
+    facts = {"backend": str(endpoint), "see": look_at}
+    silent = partial(connection.logger.warning, "backend does not greet", extra={"facts": facts})
+    telling = asyncio.get_running_loop().call_later(_SILENT_SECONDS, silent)
     try:
         reply = await connection.take("waiting for the greeting", connection.timeouts.greeting)
     except Disconnected as lost:
         kind = Unreachable if connection.timed_out else Disconnected
         raise kind(lost.detail, look_at=look_at) from None
+    finally:
+        telling.cancel()
     if reply.code != 220:
         raise _unwelcome(endpoint, reply.code, str(reply), look_at)
 

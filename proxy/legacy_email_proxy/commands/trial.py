@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import smtplib
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -31,6 +30,7 @@ from ..relays.wrapper import RelayWrapper
 from ..replies import printable
 from ..service import Addresses, serve
 from ..settings import read
+from ..signals import Signals
 
 __all__ = ("Trial", "send")
 
@@ -120,23 +120,22 @@ class _AsClient(RelayWrapper):
 @asynccontextmanager
 async def _served(composition: Composition) -> AsyncIterator[tuple[str, int]]:
     """The service, and the place of its SMTP listener. Raises :class:`SettingsMistake` where it does not start."""
-    signals, received = anyio.create_memory_object_stream[signal.Signals](2)
+    signals = Signals()
     ready = asyncio.get_running_loop().create_future()
 
     def started(addresses: Addresses) -> None:
         ready.set_result(addresses.smtp[0])
 
-    with signals, received:
-        service = asyncio.create_task(serve(composition, received, started))
-        try:
-            await asyncio.wait((service, ready), return_when=asyncio.FIRST_COMPLETED)
-            if not ready.done():
-                await service
-            yield ready.result()
-        finally:
-            signals.send_nowait(signal.SIGTERM)
-            await asyncio.wait((service,))
-            ready.cancel()
+    service = asyncio.create_task(serve(composition, signals, started))
+    try:
+        await asyncio.wait((service, ready), return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            await service
+        yield ready.result()
+    finally:
+        signals.stop()
+        await asyncio.wait((service,))
+        ready.cancel()
 
 
 async def _handed_over(place: tuple[str, int], sender: str, trial: Trial, events: _Events) -> Finding:
