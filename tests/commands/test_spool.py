@@ -65,7 +65,7 @@ def take_two_and_die(variables: dict[str, str], state_dir: Path) -> None:
         wait_until(lambda: any(item["tries"] for item in spool(variables, "list")), "the backend was tried", 20)
         second = run("serve", **variables, SMTP_BIND_ADDR="127.0.0.1", SMTP_BIND_PORT="0")
         assert second.returncode == 2
-        assert second.stderr.splitlines()[-1].startswith("legacy-email-proxy: SPOOL_URL: process")
+        assert second.stderr.splitlines()[-1].startswith("legacy-email-proxy: STATE_DIR: process")
         assert "Traceback" not in second.stderr
         assert stat.S_IMODE((state_dir / "control.sock").stat().st_mode) == 0o600
         _, waiting = spool(variables, "list")

@@ -30,6 +30,7 @@ from legacy_email_proxy.contracts import (
     RelayCapabilities,
     StorageFull,
     Transaction,
+    unwritable,
 )
 
 from .admin import backed_up
@@ -38,11 +39,13 @@ from .incoming import ANSWER_SECONDS, answering
 from .message import Submission
 from .settings import Options, Place
 from .spool import Spool
-from .store import LOOK_AT, Room
+from .store import InUse, Room
 
 __all__ = ("SpoolRelay",)
 
 _ROOM_FACTOR = 1.5
+_NAMELESS = "the spool is in a volume without a name"
+_NAME_IT = "its mail is lost when this container is removed: name it, as in -v mail-proxy:/var/lib/legacy-email-proxy"
 
 
 class SpoolRelay:
@@ -67,6 +70,9 @@ class SpoolRelay:
 
     async def start(self) -> None:
         """See :meth:`contracts.StartingRelay.start`: open the store, and deliver what waits in it."""
+        if self._spool.place.nameless:
+            facts = {"spool": self._spool.place.name, "advice": _NAME_IT}
+            self._logger.warning(_NAMELESS, extra={"facts": facts})
         if start := getattr(self._next, "start", None):
             await start()
         self._delivery = await self._spool.join(self._account, self._next, self._options, self._logger)
@@ -91,7 +97,7 @@ class SpoolRelay:
             raise StorageFull(
                 f"only {room.free_octets // 2**20} MiB are free on the disk of the spool, and {needed / 2**20:.0f} are"
                 " needed so that a large message fits",
-                look_at=LOOK_AT,
+                look_at=self._spool.place.look_at,
             )
 
     def capabilities(self) -> RelayCapabilities:
@@ -106,14 +112,18 @@ class SpoolRelay:
 
     async def _findings(self) -> list[Finding]:
         name = f"spool {self._spool.place.name}"
-        if not self._spool.place.exists:
-            obstacle = self._spool.place.obstacle
-            if obstacle:
-                advice = f"name another in STATE_DIR or {LOOK_AT}; in a container it has to be a volume"
-                return [Finding(Level.BAD, f"{name}: can not be made: {obstacle}", advice)]
-            return [Finding(Level.GOOD, f"{name}: does not exist yet and will be made")]
+        place = self._spool.place
+        if place.path is not None and (obstacle := unwritable(place.path.parent)):
+            text, advice = obstacle
+            return [Finding(Level.BAD, f"{name}: can not be used: {text}", f"{advice}; or see {place.look_at}")]
+        nameless = [Finding(Level.WARNING, f"{name}: {_NAMELESS}", _NAME_IT)] if place.nameless else []
+        if not place.exists:
+            return [Finding(Level.GOOD, f"{name}: does not exist yet and will be made"), *nameless]
         try:
             items = [item async for item in self.administer("list", ()) if isinstance(item, Mapping)]
+        except InUse as held:
+            # The service, as it should be: who wants to know more asks that.
+            return [Finding(Level.GOOD, f"{name}: {held.by} has it open"), *nameless]
         except Exception as error:
             return [Finding(Level.BAD, f"{name}: {error}")]
         states = [item["state"] for item in items if item["account"] == self._account]
@@ -122,7 +132,7 @@ class SpoolRelay:
         if stuck:
             advice = "look with `legacy-email-proxy spool list`"
             found = Finding(Level.WARNING, f"{found.text}, {stuck} of them given up", advice)
-        return [found, *(Finding(Level.WARNING, f"{name}: {warning}") for warning in self._spool.warnings)]
+        return [found, *nameless, *(Finding(Level.WARNING, f"{name}: {warning}") for warning in self._spool.warnings)]
 
     async def administer(
         self, action: QueueAction, numbers: Sequence[int], by: str = ""

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from legacy_email_proxy.contracts import Context, Secret, SettingsMistake
+from legacy_email_proxy.contracts import Context, Secret, SettingsMistake, in_nameless_volume
 
 from .sqlite_store import SQLiteStore
 from .store import LOOK_AT, Store
@@ -94,6 +94,8 @@ class Place:
     """Path of the SQLite file."""
     url: Secret | None = field(default=None, repr=False)
     """URL of the database."""
+    look_at: str = LOOK_AT
+    """The setting that says where it is."""
 
     @classmethod
     def from_context(cls, context: Context) -> Place:
@@ -104,7 +106,7 @@ class Place:
         if url is not None and _POSTGRESQL.match(url):
             return cls(_server_name(url), folder, url=secret)
         path = folder / _USUAL if url is None else _path(url)
-        return cls(str(path), folder, path=path)
+        return cls(str(path), folder, path=path, look_at="STATE_DIR" if url is None else LOOK_AT)
 
     @property
     def exists(self) -> bool:
@@ -112,18 +114,14 @@ class Place:
         return self.path is None or os.path.exists(self.path)  # noqa: PTH110 (also False without permission)
 
     @property
-    def obstacle(self) -> str:
-        """Why a missing file can not be created, as far as this can be seen without creating it."""
-        assert self.path is not None  # noqa: S101 (for the type checker)
-        folder = next(each for each in self.path.parents if os.path.lexists(each))
-        if not folder.is_dir():
-            return f"{folder} is no folder"
-        return "" if os.access(folder, os.W_OK | os.X_OK) else f"{folder} is not writable"
+    def nameless(self) -> bool:
+        """Whether it is in a volume that is removed with the container, and all mail in it."""
+        return self.path is not None and in_nameless_volume(self.path.parent)
 
     def store(self, logger: logging.Logger) -> Store:
         """Its store, not open yet."""
         if self.path is not None:
-            return SQLiteStore(self.path, logger)
+            return SQLiteStore(self.path, logger, self.look_at)
         from .postgres_store import PostgresStore
 
         assert self.url is not None  # noqa: S101 (for the type checker)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import anyio
 
-from legacy_email_proxy.contracts import Failure, SettingsMistake, StorageFull
+from legacy_email_proxy.contracts import Failure, SettingsMistake, StorageFull, unwritable
 
 from ..files import leave_to_service
 from ..threads import Threads
@@ -24,7 +24,7 @@ from .message import Outcome, SpooledMessage
 from .schema import VERSION, aside_name, connect, is_damage, set_aside, set_aside_remains, storage_failure
 from .sql_store import SUSPECT, RelationalStore
 from .sqlite_files import RESERVED_OCTETS, BodyFiles, Journal, Locked, ReservedSpace, SpoolLock
-from .store import ANNOUNCED, LOOK_AT, Copied, Room, TooNewError
+from .store import ANNOUNCED, LOOK_AT, Copied, InUse, Room, TooNewError
 
 __all__ = ("SQLiteStore",)
 
@@ -39,13 +39,14 @@ class SQLiteStore(RelationalStore):
     version = VERSION
     warnings: Sequence[str] = ()
 
-    def __init__(self, path: Path, logger: logging.Logger) -> None:
-        threads = Threads(LOOK_AT)
+    def __init__(self, path: Path, logger: logging.Logger, look_at: str = LOOK_AT) -> None:
+        threads = Threads(look_at)
         self._files = BodyFiles(path.with_name(f"{path.name}.bodies"), threads)
         super().__init__(
-            self._files, threads, logger, begin="BEGIN IMMEDIATE", failure=lambda error: storage_failure(error, LOOK_AT)
+            self._files, threads, logger, begin="BEGIN IMMEDIATE", failure=lambda error: storage_failure(error, look_at)
         )
         self.path = path
+        self._look_at = look_at
         self._lock = SpoolLock(path)
         self._free: tuple[float, int | None] = (float("-inf"), None)
         self._journal = Journal(path.with_name(f"{path.name}.trying"))
@@ -71,13 +72,14 @@ class SQLiteStore(RelationalStore):
             await self._threads.run(self._leave_to_service)
             await self._mark_anew()
         except Locked as locked:
-            raise SettingsMistake(
-                f"{LOOK_AT}: {locked} has the spool {str(self.path)!r} open; stop it, or give this one another spool"
-            ) from None
+            words = f"{locked} has the spool {str(self.path)!r} open; stop it, or give this one another spool"
+            raise InUse(f"{self._look_at}: {words}", by=str(locked)) from None
         except (OSError, sqlite3.Error, TooNewError, Failure) as error:
             await self.aclose()
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise SettingsMistake(f"{LOOK_AT}: can not use {str(self.path)!r}: {reason}") from error
+            if obstacle := unwritable(self.path.parent):
+                reason = "; ".join(obstacle)
+            raise SettingsMistake(f"{self._look_at}: can not use {str(self.path)!r}: {reason}") from error
 
     def _connect(self) -> sqlite3.Connection:
         if missed := set_aside_remains(self.path):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from legacy_email_proxy.contracts import Failure
+from legacy_email_proxy.contracts import Failure, SettingsMistake
 
 from .message import Outcome, SpooledMessage, State, Submission
 
@@ -22,6 +22,7 @@ __all__ = (
     "LOOK_AT",
     "Copied",
     "Damaged",
+    "InUse",
     "Incoming",
     "Interrupted",
     "Room",
@@ -42,6 +43,14 @@ class Interrupted(Failure):
 
     A message that :meth:`Incoming.commit` was storing is taken back before anybody can deliver it.
     """
+
+
+class InUse(SettingsMistake):
+    """The store is open in another process, which is named by ``by``, and can be open in one only."""
+
+    def __init__(self, line: str, *, by: str) -> None:
+        super().__init__(line)
+        self.by = by
 
 
 class TooNewError(Exception):

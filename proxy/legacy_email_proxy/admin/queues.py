@@ -6,15 +6,15 @@ queue itself only where no service runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import aclosing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, cast
 
 from ..contracts import BackedUpQueue, Failure, Queue, QueueAction
 from .socket import NOBODY_THERE, Answers, Handler, ask
 
-__all__ = ("answered_by_service", "queues")
+__all__ = ("administered", "answered_by_service", "queues")
 
 
 def queues(current: Callable[[], Iterable[Queue]]) -> Handler:
@@ -43,6 +43,16 @@ async def answered_by_service(state_dir: Path, queue: Queue, action: str, **requ
             if isinstance(answer, Mapping) and "unknown" in answer:
                 raise NOBODY_THERE[0]
             yield answer
+
+
+async def administered(state_dir: Path, queue: Queue, action: QueueAction, numbers: Sequence[int] = ()) -> Answers:
+    """See :meth:`Queue.administer`: by the service that has the queue open, or by ourselves where none does."""
+    with suppress(*NOBODY_THERE):
+        async for answer in answered_by_service(state_dir, queue, action, numbers=list(numbers)):
+            yield answer
+        return
+    async for answer in queue.administer(action, numbers):
+        yield answer
 
 
 def _numbers(request: Mapping[str, Any]) -> list[int]:

@@ -14,7 +14,7 @@ from .. import log
 from ..build import compose
 from ..history import recording
 from ..service import serve
-from ..settings import read, unknown_variables
+from ..settings import doubts, read, unknown_variables
 from ..signals import Signals, Stopped
 
 __all__ = ("add_arguments", "run")
@@ -49,6 +49,11 @@ async def _serve_and_leave() -> None:
             composition = await signals.unless_stopped(made)
             for variable, meant in unknown_variables(os.environ, composition.settings.declared):
                 log.event(_log, logging.WARNING, "unknown variable", variable=variable, did_you_mean=meant)
+            for account in composition.accounts:
+                whose = {"account": account.name} if account.name else {}
+                for doubt in doubts(account.settings):
+                    facts = {"variable": doubt.variable or "(none)", **whose, "cause": doubt.text}
+                    log.event(_log, logging.WARNING, "setting in doubt", **facts, advice=doubt.advice)
             # Around all of it: the spool delivers from its start on, and until it is closed.
             with recording(composition.settings):
                 await serve(composition, signals, recompose=lambda former: compose(former=former))

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
@@ -16,8 +16,8 @@ from typing import Any, cast
 import anyio
 
 from .. import log
-from ..admin.queues import answered_by_service
-from ..admin.socket import NOBODY_THERE, Answers
+from ..admin.queues import administered, answered_by_service
+from ..admin.socket import NOBODY_THERE
 from ..build import relays
 from ..contracts import QUEUE_ACTIONS, BackedUpQueue, Failure, Queue, QueueAction, SettingsMistake
 from ..replies import printable
@@ -104,7 +104,8 @@ async def _administer(options: argparse.Namespace) -> None:
             if options.action in _WITH_A_FOLDER:
                 await _copy(queue, options)
                 continue
-            async with aclosing(_answers(queue, options)) as answers:
+            numbers = [int(each) for each in options.about]
+            async with aclosing(administered(options.state_dir, queue, options.action, numbers)) as answers:
                 async for answer in answers:
                     if isinstance(answer, bytes):
                         sys.stdout.buffer.write(answer)
@@ -121,17 +122,6 @@ async def _administer(options: argparse.Namespace) -> None:
                 await account.relay.aclose()
             for each in account.credentials.values():
                 await each.aclose()
-
-
-async def _answers(queue: Queue, options: argparse.Namespace) -> Answers:
-    """By the service that has the queue open, or by ourselves where none does."""
-    numbers = [int(each) for each in options.about]
-    with suppress(*NOBODY_THERE):
-        async for answer in answered_by_service(options.state_dir, queue, options.action, numbers=numbers):
-            yield answer
-        return
-    async for answer in queue.administer(options.action, numbers):
-        yield answer
 
 
 async def _copy(queue: Queue, options: argparse.Namespace) -> None:
