@@ -89,7 +89,9 @@ class Writing:
         self._sums.count(event, state, octets=whole(facts.get("octets")))
         device = self._sums.device(event)
         if device is not None and state != State.REFUSED:
-            device.success = event.time
+            # A message in the spool may still fail.
+            if state == State.RELAYED:
+                device.success = event.time
             device.messages += 1
             device.octets += whole(facts.get("octets"))
         elif device is not None:
@@ -109,6 +111,8 @@ class Writing:
 
     def _delivered(self, event: Event) -> None:
         self._sums.count(event, State.DELIVERED, octets=whole(event.facts.get("octets")))
+        if (device := self._sums.device(event)) is not None:
+            device.success = event.time
         self._outcome(event, State.DELIVERED)
 
     def _not_delivered(self, event: Event) -> None:
