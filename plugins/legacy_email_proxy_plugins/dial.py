@@ -25,7 +25,7 @@ from typing import Any
 
 from aiohappyeyeballs import start_connection
 
-from legacy_email_proxy.contracts import Unreachable
+from legacy_email_proxy.contracts import Unreachable, in_container
 
 __all__ = ("dial", "host_mistake", "look_up")
 
@@ -62,10 +62,17 @@ def host_mistake(backend: str, host: str) -> str | None:
     """What is wrong with the host setting, if anything. A name server would only say "unknown", not why."""
     if not _NO_NAME.search(host) and (":" not in host or _is_ipv6(host)):
         return None
-    return (
-        f"{backend}_HOST: that is no name of a server; write it alone, like mail.firm.example, without quotes,"
-        f" and the port in {backend}_PORT"
-    )
+    if host[0] in "\"'":
+        how = "without quotes: in an env file of podman or docker they are a part of the value"
+    elif scheme := re.match(r"[a-zA-Z0-9+.-]+://", host):
+        how = f"without {scheme[0]} and without a path"
+    elif port := re.search(r":([0-9]+)\Z", host):
+        how = f"without the port, which is set with {backend}_PORT={port[1]}"
+    elif "@" in host:
+        how = "as your provider gives it for mail programs; a mail address is none"
+    else:
+        how = "without quotes or blanks, one name only"
+    return f"{backend}_HOST: that is no name of a server; write it alone, like mail.firm.example, {how}"
 
 
 def _is_ipv6(host: str) -> bool:
@@ -107,7 +114,14 @@ async def dial(host: str, port: int, seconds: float, backend: str) -> socket.soc
             _worked[host, port] = connected.getpeername()
         return connected
     tried = ", ".join(str(address[0]) for *_, address in found)
-    raise Unreachable(f"{host} port {port} does not answer ({tried}: {reason})", look_at=f"{look_at}, {backend}_PORT")
+    detail, advice = f"{host} port {port} does not answer ({tried}: {reason})", ""
+    if in_container() and all(ipaddress.ip_address(address[0].partition("%")[0]).is_loopback for *_, address in found):
+        detail += f"; inside a container {host} is the container itself, not the machine on which it runs"
+        advice = (
+            f"set {look_at}=host.containers.internal (podman) or host.docker.internal, or run the container with"
+            " --network host; see proxy/docs/containers.md"
+        )
+    raise Unreachable(detail, look_at=f"{look_at}, {backend}_PORT", advice=advice)
 
 
 async def look_up(host: str, port: int) -> _Found:

@@ -15,6 +15,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from .contracts.container import MARKS, in_container
+
 __all__ = (
     "MIN_OCTETS_PER_SECOND",
     "Address",
@@ -130,14 +132,12 @@ class Admission:
             del self._held[source]
 
 
-_MARKS = ("/run/.containerenv", "/.dockerenv")
-"""Files that podman and docker put into each container."""
 _ROUTES = Path("/proc/net/route")
 
 
-def gateway(marks: tuple[str, ...] = _MARKS, routes: Path = _ROUTES) -> ipaddress.IPv4Address | None:
+def gateway(marks: tuple[str, ...] = MARKS, routes: Path = _ROUTES) -> ipaddress.IPv4Address | None:
     """The container's default gateway; ``None`` outside of a container, or where there is no such route."""
-    if not any(Path(mark).exists() for mark in marks):
+    if not in_container(marks):
         return None
     try:
         rows = [line.split() for line in routes.read_text().splitlines()[1:]]

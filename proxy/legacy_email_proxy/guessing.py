@@ -133,8 +133,6 @@ class FailedLogins:
             failures.trying += 1
             self._all.trying += 1
             self._users[user] += 1
-        elif not self._users[user]:
-            del self._users[user]
         return wait
 
     def end(self, source: str, user: str, *, failed: bool = False, proven: bool = False) -> bool:

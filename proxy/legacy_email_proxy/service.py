@@ -17,6 +17,7 @@ from anyio.abc import TaskGroup
 
 from . import __version__, descriptors, log
 from .access import Address, Admission, gateway
+from .admin.queues import queues
 from .admin.socket import ControlSocket
 from .admin.trace import trace
 from .build import NONE, Composition
@@ -190,7 +191,13 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
         warn = _warn_of(gateway())
         most = _most_clients(composition)
         current = Current(composition, lambda former: group.start_soon(_close, *_own_plugins(former)))
-        control = ControlSocket(settings["STATE_DIR"], {"trace": trace})
+        control = ControlSocket(
+            settings["STATE_DIR"],
+            {
+                "spool": queues(lambda: filter(None, (each.queue for each in current.composition.accounts))),
+                "trace": trace,
+            },
+        )
         await control.start()
         if composition.maildrop is not None:
             pop3 = _pop3(current, most, warn)

@@ -40,6 +40,10 @@ class Signals:
         for number in self._numbers:
             asyncio.get_running_loop().remove_signal_handler(number)
 
+    def stop(self) -> None:
+        """As if SIGTERM had come: whoever runs the service inside of another command ends it so."""
+        self._received.put_nowait(signal.SIGTERM)
+
     async def next(self) -> signal.Signals:
         """The next signal."""
         return await self._received.get()

@@ -54,6 +54,25 @@ START_MISTAKES = {
         | {"BACKEND_SMTP_HOST": "smtps://smtp.example"},
         [f"BACKEND_{leg}_HOST: that is no name of a server; write it alone, like " for leg in ("IMAP", "SMTP")],
     ),
+    "how to close a leg": (
+        {"BACKEND_IMAP_USER": "x", "BACKEND_IMAP_PASS": "x"},
+        [
+            "BACKEND_IMAP_HOST: not set; give the name of your provider's IMAP server; where no device reads mail, set "
+            "MAILDROP_PLUGIN=none",
+            "BACKEND_SMTP_HOST: not set; give the name of your provider's SMTP server; where no "
+            "device sends mail, set RELAY_PLUGIN=none",
+        ],
+    ),
+    "OAuth2 that nobody asked for": (
+        {"BACKEND_IMAP_HOST": "h", "BACKEND_IMAP_USER": "x", "OAUTH2_GRANT": "client_credentials"}
+        | {"BACKEND_SMTP_HOST": "h", "BACKEND_SMTP_USER": "x"},
+        [
+            "BACKEND_IMAP_PASS: not set; it is the password at the IMAP server; OAUTH2_GRANT is set, so you may mean "
+            "BACKEND_IMAP_CREDENTIALS=oauth2",
+            "BACKEND_SMTP_PASS: not set, though BACKEND_SMTP_USER is; OAUTH2_GRANT is "
+            "set, so you may mean BACKEND_SMTP_CREDENTIALS=oauth2",
+        ],
+    ),
     "user without password": (MINIMAL | {"BACKEND_SMTP_USER": "x"}, ["BACKEND_SMTP_PASS: "]),
     "not an address of this machine": (
         MINIMAL | {"SMTP_BIND_ADDR": "192.0.2.99,here.invalid,a..b"},

@@ -33,7 +33,7 @@ SANS_IO = [
 MAY_IMPORT = {
     "contracts": set(),
     "replies": {"contracts"},
-    "access": set(),
+    "access": {"contracts"},
     "advice": {"contracts", "replies"},
     "log": {"contracts", "replies"},
     "descriptors": set(),

@@ -113,6 +113,7 @@ async def test_a_message_that_another_client_removes(
 
 
 @pytest.mark.fault("C6")
+@pytest.mark.computes
 async def test_ten_thousand_messages_open_quickly(dovecot: Dovecot, account: Account, maildrop: IMAPMaildrop) -> None:
     dovecot.add_messages(account.name, (b"Subject: %d\r\n\r\n" % number for number in range(10_000)))
     async with maildrop.open(CLIENT, None) as session:  # Dovecot makes its index of the new files.

@@ -227,15 +227,24 @@ def test_names_and_addresses_of_servers(host: str) -> None:
     assert host_mistake("BACKEND_IMAP", host) is None
 
 
+_QUOTES = "without quotes: in an env file"
+_OTHERS = "without quotes or blanks, one name only"
+
+
 @pytest.mark.parametrize(
-    "host",
+    ("host", "how"),
     [
-        "imap.example:993", "imaps://imap.example", "imap.example/", '"imap.example"', "'imap.example'", "[::1]",
-        "ann@imap.example", "imap.example, smtp.example", "imap example", "12:30",
+        ("imap.example:993", "without the port, which is set with BACKEND_IMAP_PORT=993"),
+        ("https://imap.example", "without https:// and without a path"),
+        ("imaps://imap.example:993/", "without imaps:// and without a path"),
+        ("ann@imap.example", "as your provider gives it for mail programs; a mail address is none"),
+        ('"imap.example"', _QUOTES), ("'imap.example'", _QUOTES), ("'imap.example:993'", _QUOTES),
+        ("imap.example/", _OTHERS), ("[::1]", _OTHERS), ("imap.example, smtp.example", _OTHERS),
+        ("imap example", _OTHERS), ("12:30:", _OTHERS),
     ],
 )  # fmt: skip
-def test_what_is_no_name_of_a_server(host: str) -> None:
-    assert host_mistake("BACKEND_IMAP", host) == (
-        "BACKEND_IMAP_HOST: that is no name of a server; write it alone, like mail.firm.example, without quotes,"
-        " and the port in BACKEND_IMAP_PORT"
-    )
+def test_what_is_no_name_of_a_server(host: str, how: str) -> None:
+    mistake = host_mistake("BACKEND_IMAP", host)
+    assert mistake
+    before = "BACKEND_IMAP_HOST: that is no name of a server; write it alone, like mail.firm.example, "
+    assert mistake.startswith(before + how)

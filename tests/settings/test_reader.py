@@ -115,7 +115,10 @@ def test_a_line_end_alone_is_unset(value: str) -> None:
 @pytest.mark.parametrize("character", ["\0", "\t", "\n", "\r", "\x1b", "\x7f", "\x85"])
 def test_a_control_character_in_a_value(name: str, character: str) -> None:
     settings = read({name: f"its{character}value"})
-    what = f"there is a control character in it (U+{ord(character):04X}, character 4); write it anew"
+    what, why = (
+        ("carriage return", ", as in files from another system") if character == "\r" else ("control character", "")
+    )
+    what = f"there is a {what} in it (U+{ord(character):04X}, character 4){why}; write it anew"
     assert settings.mistakes == (f"{name}: {what}",)
     assert settings[name] == read({})[name]
 
@@ -150,6 +153,11 @@ BAD = [
     ({"POP3_BIND_PORT": "x"}, "POP3_BIND_PORT: not a valid integer (given: 'x')"),
     ({"SMTP_BIND_PORT": "65536"}, "SMTP_BIND_PORT: must be greater than or equal to 0 and less than or equal to 65535"),
     ({"BACKEND_IMAP_USE_SSL": "perhaps"}, "BACKEND_IMAP_USE_SSL: not a valid boolean (given: 'perhaps')"),
+    (
+        {"BACKEND_IMAP_PORT": '"993"'},
+        "BACKEND_IMAP_PORT: not a valid integer (given: '\"993\"'); the quotes are a part of the value, remove them",
+    ),
+    ({"BACKEND_SMTP_USE_TLS": "true", "BACKEND_SMTP_USE_STARTTLS": "false"}, "BACKEND_SMTP_USE_TLS: BACKEND_SMTP_USE"),
     ({"POP3_LOGIN": "none"}, "POP3_LOGIN: must be one of: any, backend"),
     ({"ALLOWED_NETWORKS": "10.0.0.1/8"}, "ALLOWED_NETWORKS: 10.0.0.1/8 has host bits set"),
     ({"ALLOWED_NETWORKS": "::ffff:10.0.0.0/104"}, "ALLOWED_NETWORKS: ::ffff:10.0.0.0/104: write an IPv4 network"),
@@ -215,6 +223,17 @@ def test_unknown_variables_that_look_like_ours() -> None:
         ("BACKEND_SMTP_PASS_FLIE", "BACKEND_SMTP_PASS"),
         ("POP3_BINDPORT", "POP3_BIND_PORT"),
     ]
+
+
+@pytest.mark.parametrize("ending", ["", "_FILE"])
+def test_starttls_of_the_smtp_leg_by_the_name_of_the_imap_leg(ending: str, tmp_path: Path) -> None:
+    (tmp_path / "flag").write_text("true")
+    given = {f"BACKEND_SMTP_USE_STARTTLS{ending}": str(tmp_path / "flag") if ending else "true"}
+    settings = read(given)
+    assert settings.mistakes == ()
+    assert (settings["BACKEND_SMTP_USE_TLS"], settings["BACKEND_SMTP_USE_SSL"]) == (True, False)
+    assert unknown_variables(given) == []
+    assert read({"BACKEND_SMTP_USE_STARTTLS": "true", "BACKEND_SMTP_USE_TLS": "true"}).mistakes == ()
 
 
 def test_state_dir_follows_the_users_state_folder() -> None:

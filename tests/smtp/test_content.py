@@ -6,7 +6,7 @@ import re
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from legacy_email_proxy.contracts import normalised
@@ -148,6 +148,10 @@ def test_any_chunks_give_the_same(pieces: list[bytes]) -> None:
 
 
 @given(PIECES)
+@example([b".", b"\n"])
+@example([b"a\n.", b"\r\n"])
+@example([b"a\r\n", b".", b"\n"])
+@example([b"a\n.\n", b"b"])
 def test_an_end_that_only_a_lenient_server_sees_is_noticed(pieces: list[bytes]) -> None:
     decoder = DataDecoder()
     for piece in pieces:

@@ -143,12 +143,19 @@ async def test_client_that_vanishes_behind_the_end_gets_exactly_one_delivery(
     assert [each["backend"] for each in facts(caplog, "smtp message relayed")] == ["250 2.0.0 queued as 42"]
 
 
-async def test_client_that_leaves_while_the_backend_thinks_about_a_recipient_frees_it(leg: Leg) -> None:
-    async with leg.connected() as (_, writer):
+@pytest.mark.parametrize("sent_before", [False, True])
+async def test_client_that_leaves_while_the_backend_thinks_about_a_recipient_frees_it(
+    leg: Leg, sent_before: bool
+) -> None:
+    async with leg.connected() as (reader, writer):
+        if sent_before:
+            writer.write(MESSAGE.removesuffix(b"QUIT\r\n"))
+            await reader.readuntil(b"taken over as 42")
+            leg.relay.holding.clear()
         writer.write(b"HELO x\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<stuck@example.com>\r\n")
         await leg.relay.holding.wait()
         reset(writer)
-    await until(lambda: leg.relay.left == 1)
+    await until(lambda: leg.relay.left == 1 + sent_before)
 
 
 @pytest.mark.fault("D13")

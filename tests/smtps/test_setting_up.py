@@ -102,7 +102,7 @@ SETTING_UP: list[tuple[Encryption, str, Action, type[Failure], str]] = [
     ("implicit", "TLS", Drop(), Disconnected, "in the TLS handshake"),
     ("implicit", "TLS", Reset(), Disconnected, "in the TLS handshake"),
     ("implicit", "TLS", Hang(), Unreachable, "in the TLS handshake"),
-    ("implicit", "TLS", Raw(b"220 in the clear\r\n"), Unverified, "WRONG_VERSION_NUMBER"),
+    ("implicit", "TLS", Raw(b"220 hello\r\n"), Unverified, "begins in the clear, with 220 hello;"),
     ("implicit", "TLS", Drop(b"421 Too many connections\r\n"), Overloaded, "greets with 421 Too many connections"),
     ("implicit", "TLS", Drop(b"554 5.7.1 no\r\n"), Unreachable, "greets with 554 5.7.1 no"),
     ("implicit", "TLS", Raw(b"\x15\x03\x01\x00\x02\x02\x28"), Unverified, "does not speak TLS with us"),
@@ -155,26 +155,26 @@ async def test_a_failure_before_the_login_is_no_verdict_and_sends_nothing(
 
 
 BAD_CERTIFICATES = [
-    ("expired", "certificate has expired"),
-    ("wrong_host", "IP address mismatch"),
-    ("other_ca", "unable to get local issuer certificate"),
-    ("future", "certificate is not yet valid"),
-    ("self_signed", "signed certificate"),
-    ("weak_key", "key too weak"),
+    ("expired", "certificate has expired", ""),
+    ("wrong_host", "IP address mismatch", "BACKEND_SMTP_HOST"),
+    ("other_ca", "unable to get local issuer certificate", "BACKEND_SMTP_CA_FILE"),
+    ("future", "certificate is not yet valid", ""),
+    ("self_signed", "signed certificate", "BACKEND_SMTP_CA_FILE"),
+    ("weak_key", "key too weak", "BACKEND_SMTP_CA_FILE"),
 ]
 
 
 @pytest.mark.fault("B4")
-@pytest.mark.parametrize(("which", "reason"), BAD_CERTIFICATES)
+@pytest.mark.parametrize(("which", "reason", "look_at"), BAD_CERTIFICATES)
 @pytest.mark.parametrize("encryption", ["implicit", "starttls"])
 async def test_a_bad_certificate_gets_nothing_from_us(
-    encryption: Encryption, which: str, reason: str, certificates: Certificates
+    encryption: Encryption, which: str, reason: str, look_at: str, certificates: Certificates
 ) -> None:
     async with relaying(getattr(certificates, which), encryption=encryption) as (server, relay):
         with pytest.raises(Unverified) as failure:
             await deliver(relay)
         assert reason in failure.value.detail
-        assert failure.value.look_at == "BACKEND_SMTP_CA_FILE"
+        assert failure.value.look_at == look_at
         await server.until(lambda server: server.connections[0].ended)
         assert server.connections[0].handshake_failed
         assert server.verbs == (["EHLO", "STARTTLS"] if encryption == "starttls" else [])

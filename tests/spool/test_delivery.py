@@ -555,7 +555,7 @@ async def test_new_messages_wait_in_memory_while_they_are_few_and_small(
     backend = Backend(before_dot=lambda _: open_.wait())
     async with spooling(backend, tmp_path) as spool:
         delivery: Any = spool._delivery
-        await until(lambda: not delivery._behind)
+        await until(lambda: not delivery._more_in_store)
         store, leased = spool._spool.store, 0
         lease = store.lease
 

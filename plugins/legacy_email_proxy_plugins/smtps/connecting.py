@@ -25,9 +25,10 @@ from legacy_email_proxy.contracts import (
     logged_in,
 )
 
-from ..backend_settings import Encryption
+from ..backend_settings import SMTP, Encryption
 from ..backoff import Breaker
 from ..dial import dial
+from ..tls_trouble import begins_in_the_clear, does_not_verify
 from .connection import Connection, State
 from .protocol import UNASKED, Extensions, Reply, command, one_line
 from .sasl_login import NOT_UNDERSTOOD, Exchange, mechanisms
@@ -166,18 +167,17 @@ async def _start_tls(connection: Connection) -> None:
     try:
         await connection.wire.start_tls(endpoint.tls, endpoint.host, connection.timeouts.tls)
     except ssl.SSLCertVerificationError as error:
-        reason = error.verify_message or str(error)
-        raise Unverified(
-            f"the certificate of {endpoint} does not verify: {reason}; nothing was sent", look_at="BACKEND_SMTP_CA_FILE"
-        ) from None
+        raise does_not_verify(str(endpoint), error, SMTP.prefix) from None
     except ssl.SSLError as error:
         look_at = "BACKEND_SMTP_PORT, BACKEND_SMTP_USE_SSL, BACKEND_SMTP_USE_TLS"
-        said = one_line(connection.wire.said_in_clear)
+        # Behind its greeting a server complains of each line end that it sees in our hello.
+        said = one_line(connection.wire.said_in_clear.partition("\n")[0])
         if (refusal := _IN_CLEAR.match(said)) and refusal[1] != "220":
             # Exim answers like this, before TLS, when it takes no further connection.
             raise _unwelcome(endpoint, int(refusal[1]), f"{said}, in the clear", look_at) from None
-        what = f"{error.reason or error}, it said in the clear {said}" if refusal else error.reason or error
-        raise Unverified(f"{endpoint} does not speak TLS with us: {what}; nothing was sent", look_at=look_at) from None
+        what = f"it begins in the clear, with {said}" if refusal else error.reason or error
+        detail = f"{endpoint} does not speak TLS with us: {what}; nothing was sent"
+        raise Unverified(detail, look_at=look_at, advice=begins_in_the_clear(SMTP) if refusal else "") from None
     except Broken as broken:
         kind = Unreachable if broken.timed_out else Disconnected
         raise kind(f"{endpoint}: in the TLS handshake: {broken}", look_at="BACKEND_SMTP_PORT") from None

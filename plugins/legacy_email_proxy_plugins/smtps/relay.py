@@ -74,7 +74,7 @@ class SMTPSRelay:
 
     async def probe(self) -> Sequence[Finding]:
         """See :meth:`contracts.Relay.probe`: a connection of its own, without a transaction."""
-        return await probe(self._endpoint, self._open, self._breaker, self._timeouts.probe)
+        return await probe(self._endpoint, self._open, self._breaker, self._timeouts)
 
     async def aclose(self) -> None:
         """See :meth:`contracts.Relay.aclose`."""

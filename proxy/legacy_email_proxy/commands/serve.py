@@ -13,7 +13,7 @@ import anyio
 from .. import log
 from ..build import compose
 from ..service import serve
-from ..settings import read, unknown_variables
+from ..settings import doubts, read, unknown_variables
 from ..signals import Signals, Stopped
 
 __all__ = ("add_arguments", "run")
@@ -48,6 +48,11 @@ async def _serve_and_leave() -> None:
             composition = await signals.unless_stopped(made)
             for variable, meant in unknown_variables(os.environ, composition.settings.declared):
                 log.event(_log, logging.WARNING, "unknown variable", variable=variable, did_you_mean=meant)
+            for account in composition.accounts:
+                whose = {"account": account.name} if account.name else {}
+                for doubt in doubts(account.settings):
+                    facts = {"variable": doubt.variable or "(none)", **whose, "cause": doubt.text}
+                    log.event(_log, logging.WARNING, "setting in doubt", **facts, advice=doubt.advice)
             await serve(composition, signals, recompose=lambda former: compose(former=former))
     # An ordinary exit waits for every thread, and one that waits for a dead resolver, backend or disk would hold the
     # process until it is killed. The drain has finished all that must be finished, or its time is over.

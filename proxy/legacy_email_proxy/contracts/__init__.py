@@ -6,6 +6,7 @@ so a plugin can be type-checked and tested without the rest.
 
 from __future__ import annotations
 
+from .container import in_container, in_nameless_volume, unwritable
 from .context import BOUND, Context, Setting, SettingType, bound
 from .credentials import (
     Account,
@@ -129,5 +130,8 @@ __all__ = (  # noqa: RUF022 (by kind of plugin)
     "Unverified",
     "ascii_domain",
     "bound",
+    "in_container",
+    "in_nameless_volume",
     "normalised",
+    "unwritable",
 )
