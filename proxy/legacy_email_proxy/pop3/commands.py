@@ -11,6 +11,7 @@ from enum import Enum, StrEnum
 
 from .. import sasl
 from ..contracts import Secret
+from ..replies import printable
 from ..sasl import Malformed, Mechanism, credential
 from .options import Options
 
@@ -164,7 +165,7 @@ def shown(line: bytes) -> str:
     found = _SHOWN.match(line)
     if found is None or line[found.end() : found.end() + 1].isalnum():
         return "(no POP3 command)"
-    command = found[0].decode("latin-1")
+    command = printable(found[0].decode("latin-1"))
     if command.upper() != "AUTH":
         return command
     return f"AUTH {sasl.shown(line[found.end() :].decode('latin-1'))}".rstrip()
