@@ -60,6 +60,7 @@ _CORE = (
     Setting("SMTP_LONG_LINES", "text", "pass", "Lines over 998 octets, which some servers refuse. `pass`: they go on as they are. `encode`: text that has one goes on as quoted-printable, long headers are folded.", choices=("pass", "encode")),
     Setting("DRAIN_SECONDS", "seconds", "8", "At SIGTERM or SIGINT, sessions in a transaction get this long to finish (podman and docker kill after 10).", minimum=0),
     Setting("STATE_DIR", "path", "", "Folder for what must outlive a restart; `/var/lib/legacy-email-proxy` in the container, the user's state folder elsewhere."),
+    Setting("HISTORY_DAYS", "integer", "14", "How long the [history](history.md) of messages, refusals and POP3 sessions is kept; 0: none.", minimum=0, maximum=3650),
     Setting("LOG_LEVEL", "text", "info", "How much is logged to standard error.", choices=("debug", "info", "warning", "error")),
     Setting("LOG_FORMAT", "text", "text", "`text` for people, `json` for machines.", choices=("text", "json")),
 )  # fmt: skip
