@@ -152,7 +152,8 @@ def test_every_choice_is_documented(name: str, column: int, variable: str) -> No
 def test_every_variable_named_anywhere_exists() -> None:
     known = {*(setting.name for setting in TABLE), *ALIASES}
     known |= {f"{name}_FILE" for name in known}
-    prefixes = "POP3S?|TLS|SMTPS?|BACKEND|MAILDROP|RELAY|LOG|MAX|ALLOWED|DRAIN|ACCOUNTS|OAUTH2|SPOOL|HISTORY|ADMIN|ALERT"
+    prefixes = "POP3S?|TLS|SMTPS?|BACKEND|MAILDROP|RELAY|LOG|MAX|ALLOWED|DRAIN|ACCOUNTS|OAUTH2|SPOOL|HISTORY|ADMIN"
+    prefixes += "|ALERT"
     pattern = rf"\b(?:{prefixes})_[A-Z0-9_]*[A-Z0-9]\b"
     for path in (*PAGES, MAP, ROOT / "Containerfile"):
         named = set(re.findall(pattern, path.read_text()))
