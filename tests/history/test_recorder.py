@@ -263,3 +263,9 @@ def test_a_mistake_of_ours_is_told_with_its_traceback_and_costs_one_batch(
         say()
         until_true(lambda: any(record.exc_info for record in caplog.records))
     until_true(lambda: said_and_written(path))
+
+
+def test_whatever_a_plugin_logs_disturbs_nobody(recorder: Recorder, path: Path) -> None:
+    LOGGER.info({"a": "mapping, as some libraries for structured logs have it"})
+    say()
+    until_written(path, 1)

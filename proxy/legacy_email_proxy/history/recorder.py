@@ -82,7 +82,8 @@ class Recorder(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Queue the event, if the history is about it."""
         words = record.msg
-        if words not in WORDS:
+        # A plugin may log anything, also what can not be looked up.
+        if not isinstance(words, str) or words not in WORDS:
             return
         facts = log.facts_of(record)
         recipients = facts.get("recipients")
