@@ -126,7 +126,7 @@ def facts_of(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class KeyValueFormatter(logging.Formatter):
-    """``2026-01-31T12:00:00+0100 info smtp message relayed client=10.0.0.7 octets=2048``."""
+    """``2026-01-31T12:00:00+0100 info message relayed client=10.0.0.7 octets=2048``."""
 
     default_time_format = "%Y-%m-%dT%H:%M:%S%z"
 

@@ -140,7 +140,7 @@ async def test_client_that_vanishes_behind_the_end_gets_exactly_one_delivery(
     assert len(leg.relay.delivered) == 1
     assert "before it was told the outcome" in str(facts(caplog, "smtp session ended")[0]["verdict"])
     # What became of it can be found, by the backend's own name for it.
-    assert [each["backend"] for each in facts(caplog, "smtp message relayed")] == ["250 2.0.0 queued as 42"]
+    assert [each["backend"] for each in facts(caplog, "message relayed")] == ["250 2.0.0 queued as 42"]
 
 
 @pytest.mark.parametrize("sent_before", [False, True])
