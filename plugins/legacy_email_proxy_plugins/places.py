@@ -19,7 +19,9 @@ import asyncio
 from collections import Counter
 from typing import Protocol
 
-__all__ = ("Holder", "Places")
+from legacy_email_proxy.contracts import Figure
+
+__all__ = ("Holder", "Places", "connection_figures")
 
 WAIT_SECONDS = 3.0
 """So long a client waits for a place before a slow one has to give its place up, and so long again for the next one."""
@@ -27,6 +29,12 @@ WAIT_SECONDS = 3.0
 FAIR_SECONDS = 10.0
 FAIR_OCTETS_PER_SECOND = 16_384
 """Nobody has to give up within the first of these, or while its octets per second are on average this many or more."""
+
+
+def connection_figures(in_use: int, idle: int, waiting: int) -> list[Figure]:
+    """Figures of a pool: its connections, and how many wait for one."""
+    states = {"in_use": in_use, "idle": idle, "waiting": waiting}
+    return [Figure("backend_connections", count, {"state": state}) for state, count in states.items()]
 
 
 class Holder(Protocol):

@@ -284,7 +284,7 @@ class Delivery:
             if pause := self._gate.failed(failure):
                 # All mail waits for so long, and then one message is tried.
                 facts = {**self._whose, "seconds": round(pause), "cause": str(failure)}
-                self._logger.warning("delivery paused", extra={"facts": facts})
+                self._logger.warning("delivery paused", extra={"facts": facts, "failure": failure})
         elif _unexpected(made.failure) is None and self._gate.judged():  # a bug says nothing of the backend
             self._logger.info("delivery resumed", extra={"facts": self._whose})
 
@@ -325,14 +325,15 @@ class Delivery:
         if made.ambiguous:
             self._logger.warning(
                 "message may have been delivered: it is tried again, and may arrive twice",
-                extra={"facts": {**_facts(message), "cause": str(failure)}},
+                extra={"facts": {**_facts(message), "cause": str(failure)}, "failure": failure},
             )
         elif _unexpected(failure):
             self._logger.error(
                 "message not delivered", exc_info=failure, extra={"facts": {**_facts(message), "cause": repr(failure)}}
             )
         else:
-            self._logger.info("message not delivered", extra={"facts": {**_facts(message), "cause": str(failure)}})
+            facts = {**_facts(message), "cause": str(failure)}
+            self._logger.info("message not delivered", extra={"facts": facts, "failure": failure})
 
     async def _closing(
         self, message: SpooledMessage, tried: list[Recipient], failed: list[Recipient], *, orderly: bool

@@ -18,7 +18,7 @@ from . import sql_records
 from .group_commit import Connection, Writer
 from .incoming import Arriving, Bodies
 from .message import Fate, Outcome, SpooledMessage, State, Submission
-from .store import Damaged, Unreadable
+from .store import Counted, Damaged, Unreadable
 
 __all__ = ("ENDLESS", "LOOK_AT", "SUSPECT", "RelationalStore", "move")
 
@@ -118,6 +118,15 @@ class RelationalStore:
                 connection.execute("SELECT account, count(*) FROM message GROUP BY account ORDER BY account").fetchall()
             )
         )
+
+    async def counts(self) -> Sequence[Counted]:
+        """See :meth:`.store.Store.counts`."""
+        found = await self._writer.run(
+            lambda connection: connection.execute(
+                "SELECT account, state, count(*), min(since) FROM message GROUP BY account, state"
+            ).fetchall()
+        )
+        return [Counted(account, State(state), messages, oldest) for account, state, messages, oldest in found]
 
     # In.
 

@@ -15,7 +15,18 @@ from legacy_email_proxy.contracts import Failure
 
 from .message import Outcome, SpooledMessage, State, Submission
 
-__all__ = ("ANNOUNCED", "Copied", "Damaged", "Incoming", "Interrupted", "Room", "Store", "TooNewError", "Unreadable")
+__all__ = (
+    "ANNOUNCED",
+    "Copied",
+    "Counted",
+    "Damaged",
+    "Incoming",
+    "Interrupted",
+    "Room",
+    "Store",
+    "TooNewError",
+    "Unreadable",
+)
 
 
 ANNOUNCED = "done by the operator"
@@ -52,6 +63,16 @@ class Room:
     messages: int
     octets: int
     free_octets: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """The messages of one account in one state: how many, and since when the oldest is there."""
+
+    account: str
+    state: State
+    messages: int
+    oldest: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +123,9 @@ class Store(Protocol):
 
     async def accounts(self) -> Mapping[str, int]:
         """How many messages there are of each account that has any."""
+
+    async def counts(self) -> Sequence[Counted]:
+        """All messages, counted. It reads a row of each, so it is not to be asked all the time."""
 
     def receive(self) -> Incoming:
         """Begin to take a message."""

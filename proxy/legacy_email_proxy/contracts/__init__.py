@@ -40,6 +40,7 @@ from .failures import (
     Unusable,
     Unverified,
 )
+from .figures import TIMINGS, Figure, Observed, timed, took
 from .filter import Envelope, Filter
 from .header import Header, normalised
 from .maildrop import Columns, Entry, Login, Maildrop, MaildropSession, NamedSession
@@ -110,14 +111,17 @@ __all__ = (  # noqa: RUF022 (by kind of plugin)
     "logged_in",
     # What every kind of plugin may need.
     "BOUND",
+    "TIMINGS",
     "Client",
     "Context",
     "CredentialsRefused",
     "Disconnected",
     "Failure",
+    "Figure",
     "Finding",
     "Level",
     "NoCredentials",
+    "Observed",
     "Overloaded",
     "Secret",
     "Setting",
@@ -130,4 +134,6 @@ __all__ = (  # noqa: RUF022 (by kind of plugin)
     "ascii_domain",
     "bound",
     "normalised",
+    "timed",
+    "took",
 )

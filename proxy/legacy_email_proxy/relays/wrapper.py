@@ -12,7 +12,9 @@ from contextlib import AbstractAsyncContextManager
 from ..contracts import (
     Client,
     Credentials,
+    Figure,
     Finding,
+    Maildrop,
     Parameters,
     Recipient,
     Refused,
@@ -21,7 +23,7 @@ from ..contracts import (
     Transaction,
 )
 
-__all__ = ("RelayWrapper", "all_verdicts", "start")
+__all__ = ("RelayWrapper", "all_verdicts", "figures", "start")
 
 
 def all_verdicts(checked: Sequence[Recipient | Refused], verdicts: Sequence[Refused | None]) -> list[Refused | None]:
@@ -35,6 +37,12 @@ async def start(plugin: Relay | Credentials) -> None:
     begin: Callable[[], Awaitable[None]] | None = getattr(plugin, "start", None)
     if begin is not None:
         await begin()
+
+
+async def figures(plugin: Maildrop | Relay | Credentials) -> Sequence[Figure]:
+    """What a plugin tells, if it tells figures. Raises what it raises."""
+    told: Callable[[], Awaitable[Sequence[Figure]]] | None = getattr(plugin, "figures", None)
+    return () if told is None else await told()
 
 
 class RelayWrapper:
@@ -56,6 +64,10 @@ class RelayWrapper:
     async def probe(self) -> Sequence[Finding]:
         """What the relay finds."""
         return await self._relay.probe()
+
+    async def figures(self) -> Sequence[Figure]:
+        """What the relay tells."""
+        return await figures(self._relay)
 
     async def start(self) -> None:
         """Start the relay."""
