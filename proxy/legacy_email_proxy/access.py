@@ -15,7 +15,17 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-__all__ = ("MIN_OCTETS_PER_SECOND", "Address", "Admission", "Network", "Refusal", "canonical", "gateway", "within")
+__all__ = (
+    "MIN_OCTETS_PER_SECOND",
+    "Address",
+    "Admission",
+    "Network",
+    "Refusal",
+    "canonical",
+    "gateway",
+    "is_loopback",
+    "within",
+)
 
 MIN_OCTETS_PER_SECOND = 500
 """The least that a client must send or take of a message, on average over its progress time: half the speed of a modem
@@ -41,6 +51,12 @@ def canonical(address: str) -> Address | None:
     except ValueError:
         return None
     return getattr(parsed, "ipv4_mapped", None) or parsed
+
+
+def is_loopback(place: str) -> bool:
+    """Whether only this machine reaches what is bound there; a name may mean anything but for ``localhost``."""
+    address = canonical(place)
+    return place == "localhost" or (address is not None and address.is_loopback)
 
 
 def within(address: Address, networks: Iterable[Network]) -> bool:
