@@ -57,6 +57,11 @@ class Report:
         """Whether nothing is wrong."""
         return all(check.ok for check in self.checks)
 
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Report:
+        """The report of which :meth:`plain` gave this."""
+        return cls([Check(**each) for each in plain["checks"]])
+
     def plain(self) -> dict[str, Any]:
         """As JSON can hold it."""
         checks = [{key: value for key, value in asdict(check).items() if value != ""} for check in self.checks]
