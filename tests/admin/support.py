@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
 
+from legacy_email_proxy import log
 from legacy_email_proxy.build import Account, Composition
 from legacy_email_proxy.contracts import Credentials, Figure, Finding, Queue, Relay, TokenStatus
 from legacy_email_proxy.settings import read
@@ -61,9 +62,15 @@ class Token:
 
 
 def composition(
-    folder: Path, relay: Relay, name: str = "", *, token: Token | None = None, queue: bool = False, **environ: str
+    folder: Path,
+    relay: Relay,
+    name: str = "",
+    *,
+    token: Token | None = None,
+    queue: bool = False,
+    environ: Mapping[str, str] | None = None,
 ) -> Composition:
-    settings = read({"STATE_DIR": str(folder), **environ})
+    settings = read({"STATE_DIR": str(folder), **(environ or {})})
     credentials = {"oauth2": cast(Credentials, token)} if token else {}
     account = Account(name, settings, None, relay, credentials, cast(Queue, relay) if queue else None)
     return Composition(settings, None, relay, accounts=(account,))
@@ -71,8 +78,6 @@ def composition(
 
 @asynccontextmanager
 async def observed(handler: logging.Handler) -> AsyncIterator[None]:
-    from legacy_email_proxy import log
-
     log.observe(handler)
     try:
         yield

@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "accounts": {"contracts", "replies", "log", "access", "settings", "relays", "smtp", "guessing"},
     "build": {"contracts", "access", "plugins", "settings", "tls", "accounts", "relays", "guessing"},
     "reloading": {"contracts", "build"},
-    "admin": {"contracts", "log", "access", "settings", "build", "relays", "reloading"},
+    "admin": {"contracts", "log", "access", "guessing", "settings", "build", "relays", "reloading"},
     "service": {
         *("contracts", "log", "access", "tls", "build", "reloading", "listeners", "descriptors", "admin"),
         *("relays", "pop3", "smtp"),

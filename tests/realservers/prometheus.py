@@ -65,7 +65,8 @@ class Prometheus(Server):
         return self
 
     def _get(self, path: str, **arguments: str) -> Any:
-        with urlopen(f"http://127.0.0.1:{self.port}/api/v1/{path}?{urlencode(arguments)}", timeout=ASK_SECONDS) as answer:
+        url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urlencode(arguments)}"
+        with urlopen(url, timeout=ASK_SECONDS) as answer:
             return json.load(answer)["data"]
 
     def value(self, expression: str) -> float | None:

@@ -25,6 +25,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from .. import log
 from ..access import canonical, within
 from ..contracts import Login, LoginRefused, LoginsLimited, Secret
+from ..guessing import LoginLimit
 from ..reloading import Current
 from .metrics import CONTENT_TYPE, Metrics
 from .outcomes import Outcomes
@@ -53,6 +54,8 @@ class AdminServer:
         self._current = current
         self._readiness = readiness
         self._metrics = Metrics(outcomes)
+        # Of its own, so that wrong passwords here never slow down a device's login.
+        self._logins = LoginLimit()
         self._server = _Server(_config(self.app))
         self._task: asyncio.Task[None] | None = None
 
@@ -110,15 +113,14 @@ class AdminServer:
 
     async def _refusal(self, request: Request) -> Response | None:
         """``None`` for a request with the right password, or where none is wanted."""
-        composition = self._current.composition
-        wanted: Secret | None = composition.settings["ADMIN_PASSWORD"]
+        wanted: Secret | None = self._current.composition.settings["ADMIN_PASSWORD"]
         if not wanted:
             return None
         login = _login(request.headers.get("authorization", ""))
         if login is None:
             return PlainTextResponse("the password is needed\n", 401, _ASK)
         try:
-            async with composition.logins.attempt("admin", _client(request), login):
+            async with self._logins.attempt("admin", _client(request), login):
                 if not hmac.compare_digest(login.password.fingerprint(), wanted.fingerprint()):
                     raise LoginRefused("wrong password", look_at="ADMIN_PASSWORD")
         except LoginRefused as refused:
