@@ -33,10 +33,11 @@ SANS_IO = [
 MAY_IMPORT = {
     "contracts": set(),
     "replies": {"contracts"},
-    "access": set(),
+    "access": {"contracts"},
     "advice": {"contracts", "replies"},
     "log": {"contracts", "replies"},
     "descriptors": set(),
+    "signals": set(),
     "listeners": {"contracts", "log"},
     "tls": {"contracts"},
     "sasl": {"contracts"},
@@ -53,7 +54,7 @@ MAY_IMPORT = {
     "admin": {"contracts", "log", "access", "guessing", "settings", "build", "relays", "reloading"},
     "service": {
         *("contracts", "log", "access", "tls", "build", "reloading", "listeners", "descriptors", "admin"),
-        *("relays", "pop3", "smtp"),
+        *("relays", "pop3", "smtp", "signals"),
     },
     "demo": {"contracts"},
 }
