@@ -92,7 +92,6 @@ class Readiness:
         self._clock = clock
         self._wait_seconds = wait_seconds
         self._probes: dict[Backend, asyncio.Task[None]] = {}
-        self._probed: dict[Backend, float] = {}
         self._turns = asyncio.Semaphore(_PROBES_AT_ONCE)
         self.stopping = False
         """Whether the service is about to close its listeners."""
@@ -141,12 +140,11 @@ class Readiness:
         return f"{words}; left alone for {paused:.0f} s" if paused else words
 
     async def _probe(self, backend: Backend, plugin: Maildrop | Relay) -> None:
-        """Probe, unless that was done within the last minute; wait for a while until a probe is over."""
+        """Probe, unless that is being done already; wait for a while until it is over. What comes of it is an outcome, so
+        the next probe is a minute later.
+        """
         task = self._probes.get(backend)
         if task is None:
-            if self._clock() - self._probed.get(backend, -OLD_SECONDS) < OLD_SECONDS:
-                return
-            self._probed[backend] = self._clock()
             task = self._probes[backend] = asyncio.create_task(self._probing(backend, plugin))
             task.add_done_callback(lambda _: self._probes.pop(backend, None))
         await asyncio.wait({task}, timeout=self._wait_seconds)
