@@ -140,8 +140,9 @@ class Readiness:
         return f"{words}; left alone for {paused:.0f} s" if paused else words
 
     async def _probe(self, backend: Backend, plugin: Maildrop | Relay) -> None:
-        """Probe, unless that is being done already; wait for a while until it is over. What comes of it is an outcome, so
-        the next probe is a minute later.
+        """Probe, unless that is being done already; wait for a while until it is over.
+
+        What comes of it is an outcome, so the next probe is a minute later.
         """
         task = self._probes.get(backend)
         if task is None:
