@@ -136,7 +136,7 @@ class Pool:
         # Only for the account in the settings. With clients' own logins, a stranger's wrong passwords would make the
         # user wait.
         self._breaker = Breaker(logger)
-        self._places = Places(server.max_connections)
+        self._places = Places(server.max_connections, logger)
         self._executor = ThreadPoolExecutor(server.max_connections, thread_name_prefix="imap")
         self._idle: list[tuple[float, Connection]] = []
         self._lent: set[_Lease] = set()

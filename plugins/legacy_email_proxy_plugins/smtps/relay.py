@@ -130,7 +130,7 @@ class _Transaction(PipeliningTransaction):
         except BaseException as error:
             self._leave(error)
             raise
-        self._loan.progress.wait()
+        self._loan.wait_for_client()
         return self
 
     async def __aexit__(
@@ -199,12 +199,12 @@ class _Transaction(PipeliningTransaction):
         self, recipients: Sequence[Recipient], *, content_follows: bool
     ) -> Sequence[Refused | None]:
         """See :meth:`contracts.PipeliningTransaction.add_recipients`."""
-        self._loan.device_went_on()
+        self._loan.client_went_on()
         try:
             with timed("smtp", "mail"):
                 return await self._added(recipients, content_follows)
         finally:
-            self._loan.progress.wait()
+            self._loan.wait_for_client()
 
     async def _added(self, recipients: Sequence[Recipient], content_follows: bool) -> Sequence[Refused | None]:
         verdicts = await self._verdicts(recipients, content_follows)
@@ -235,7 +235,7 @@ class _Transaction(PipeliningTransaction):
 
     async def send(self, content: AsyncIterator[bytes]) -> Receipt:
         """See :meth:`contracts.Transaction.send`."""
-        self._loan.device_went_on()
+        self._loan.client_went_on()
         content = _Watched(content, self._loan)
         connection, envelope = self._loan.connection, self._envelope
         if not envelope.taken and connection.state is not State.FINISHED:
@@ -276,12 +276,12 @@ class _Watched:
         return self
 
     async def __anext__(self) -> bytes:
-        self._loan.progress.wait()
+        self._loan.wait_for_client()
         try:
             piece = await anext(self._content)
         except StopAsyncIteration:
-            self._loan.device_went_on()
+            self._loan.client_went_on()
             raise
-        self._loan.device_went_on()
-        self._loan.progress.octets += len(piece)
+        self._loan.client_went_on()
+        self._loan.octets += len(piece)
         return piece

@@ -337,7 +337,7 @@ class Conversation:
         log.failure(logger, words, error, **self._facts(), **facts, **({"advice": change} if change else {}))
 
     def _log_refusal(self, command: str, reply: str) -> None:
-        facts = {**self._facts(), "command": printable(command), "reply": reply}
+        facts = {**self._facts(), "command": command, "reply": reply}
         log.event(logger, logging.INFO, "pop3 command refused", **facts)
 
     def _log_end(self) -> None:

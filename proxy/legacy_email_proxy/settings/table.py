@@ -64,6 +64,7 @@ _CORE = (
     Setting("ADMIN_BIND_PORT", "integer", None, "Port of that listener; without it there is none. 0 takes any free one.", minimum=0, maximum=65535),
     Setting("ADMIN_PASSWORD", "secret", None, "Password that it wants (HTTP Basic, any user name); best given as `ADMIN_PASSWORD_FILE`."),
     Setting("ADMIN_METRICS_NETWORKS", "networks", None, "Networks (CIDR) that may read `/metrics` without the password."),
+    Setting("HISTORY_DAYS", "integer", "14", "How long the [history](history.md) of messages, refusals and POP3 sessions is kept; 0: none.", minimum=0, maximum=3650),
     Setting("LOG_LEVEL", "text", "info", "How much is logged to standard error.", choices=("debug", "info", "warning", "error")),
     Setting("LOG_FORMAT", "text", "text", "`text` for people, `json` for machines.", choices=("text", "json")),
 )  # fmt: skip
