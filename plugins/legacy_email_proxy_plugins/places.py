@@ -24,7 +24,9 @@ from contextvars import copy_context
 from time import monotonic
 from typing import ClassVar
 
-__all__ = ("Holder", "Places")
+from legacy_email_proxy.contracts import Figure
+
+__all__ = ("Holder", "Places", "connection_figures")
 
 WAIT_SECONDS = 3.0
 """So long a client waits for a place before a slow one has to give its place up, and so long again for the next one."""
@@ -33,6 +35,12 @@ FAIR_SECONDS = 10.0
 """Nobody has to give up before we have waited for its client so long in all. A device behind a modem needs a few
 seconds for each command before its message.
 """
+
+
+def connection_figures(in_use: int, idle: int, waiting: int) -> list[Figure]:
+    """Figures of a pool: its connections, and how many wait for one."""
+    states = {"in_use": in_use, "idle": idle, "waiting": waiting}
+    return [Figure("backend_connections", count, {"state": state}) for state, count in states.items()]
 
 
 class Holder(ABC):

@@ -94,12 +94,16 @@ def event(logger: logging.Logger, level: int, words: str, /, **facts: object) ->
 
 
 def failure(logger: logging.Logger, words: str, error: BaseException, /, **facts: object) -> None:
-    """Log a failure at the level of its kind; an unexpected one comes with its traceback."""
+    """Log a failure at the level of its kind; an unexpected one comes with its traceback.
+
+    The facts that were bound where it was raised stand in the line too; ``record.failure`` is the exception.
+    """
     level = severity(error)
     unexpected = not isinstance(error, Failure)
     cause = f"{type(error).__name__}: {error}" if unexpected else str(error)
-    facts = {**(BOUND.get() or {}), **facts, "cause": cause}
-    logger.log(level, words, extra={"facts": facts}, exc_info=error if unexpected else None)
+    facts = {**vars(error).get("bound", {}), **(BOUND.get() or {}), **facts, "cause": cause}
+    extra = {"facts": facts, "failure": error}
+    logger.log(level, words, extra=extra, exc_info=error if unexpected else None)
 
 
 def dialogue(logger: logging.Logger, side: str, line: str) -> None:
@@ -211,6 +215,8 @@ class Writer(logging.Handler):
         self._kinds = _Kinds()
         self._lines: deque[bytes] = deque()
         self._queued = self._dropped = 0
+        self.dropped = 0
+        """How many lines were dropped since the start."""
         self._something = threading.Event()
         self._written = threading.Event()
         self._written.set()
@@ -235,6 +241,7 @@ class Writer(logging.Handler):
         octets = line.encode("utf-8", "backslashreplace") + b"\n"
         if self._queued + len(octets) > MAX_QUEUED_OCTETS:
             self._dropped += 1
+            self.dropped += 1
             return
         self._queued += len(octets)
         self._lines.append(octets)

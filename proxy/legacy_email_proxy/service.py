@@ -10,14 +10,16 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.abc import TaskGroup
 
 from . import __version__, descriptors, log
 from .access import Address, Admission, gateway
+from .admin.outcomes import Outcomes
 from .admin.queues import queues
+from .admin.readiness import Readiness
 from .admin.socket import ControlSocket
 from .admin.trace import trace
 from .build import NONE, Composition
@@ -36,9 +38,14 @@ from .smtp.reading import Patience
 from .smtp.rewriting import Rewriting
 from .smtp.server import SMTPServer
 
+if TYPE_CHECKING:
+    from .admin.http import AdminServer
+
 __all__ = ("Addresses", "serve")
 
 _log = logging.getLogger("legacy_email_proxy.service")
+_ADMIN = "ADMIN"
+"""The listener that belongs to no leg."""
 _STARTING_SECONDS = 10.0
 """How long new plugins may take to start at a reload; no signal is handled meanwhile."""
 _CLOSING_SECONDS = 5.0
@@ -58,6 +65,7 @@ class Addresses:
     smtp: tuple[tuple[str, int], ...]
     pop3s: tuple[tuple[str, int], ...] = ()
     smtps: tuple[tuple[str, int], ...] = ()
+    admin: tuple[tuple[str, int], ...] = ()
 
 
 async def serve(
@@ -133,11 +141,12 @@ async def _reload(current: Current, recompose: Callable[[Composition], Compositi
 def _open(composition: Composition) -> dict[str, list[socket.socket]]:
     """The listening sockets of each listener that is not closed."""
     settings = composition.settings
-    opened: dict[str, list[socket.socket]] = {listener: [] for listener in PLUGIN_OF}
+    opened: dict[str, list[socket.socket]] = {listener: [] for listener in (*PLUGIN_OF, _ADMIN)}
     mistakes: list[str] = []
-    for listener, plugin in PLUGIN_OF.items():
+    for listener in opened:
         port = settings[f"{listener}_BIND_PORT"]
-        if settings[plugin] != NONE and port is not None:
+        closed = listener in PLUGIN_OF and settings[PLUGIN_OF[listener]] == NONE
+        if not closed and port is not None:
             try:
                 opened[listener] = bind(listener, settings[f"{listener}_BIND_ADDR"], port)
             except SettingsMistake as mistake:
@@ -181,7 +190,7 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
         _log, logging.INFO, "started", version=__version__,
         pop3=_listed(opened["POP3"]), pop3s=_listed(opened["POP3S"]), maildrop=settings["MAILDROP_PLUGIN"],
         smtp=_listed(opened["SMTP"]), smtps=_listed(opened["SMTPS"]), relay=settings["RELAY_PLUGIN"],
-        filters=",".join(composition.filters),
+        filters=",".join(composition.filters), admin=_listed(opened[_ADMIN]),
     )  # fmt: skip
     if composition.tls is not None and settings["TLS_LEGACY"]:
         words = "devices may use versions of TLS and ciphers that are no longer safe"
@@ -191,14 +200,19 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
         warn = _warn_of(gateway())
         most = _most_clients(composition)
         current = Current(composition, lambda former: group.start_soon(_close, *_own_plugins(former)))
+        outcomes = Outcomes()
+        log.observe(outcomes)
+        readiness = Readiness(lambda: current.composition, outcomes)
         control = ControlSocket(
             settings["STATE_DIR"],
             {
                 "spool": queues(lambda: filter(None, (each.queue for each in current.composition.accounts))),
                 "trace": trace,
+                "ready": readiness.answer,
             },
         )
         await control.start()
+        admin = _admin(current, readiness, outcomes, opened[_ADMIN])
         if composition.maildrop is not None:
             pop3 = _pop3(current, most, warn)
             group.start_soon(pop3.serve, opened["POP3"], opened["POP3S"])
@@ -208,6 +222,8 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
         try:
             yield current
         finally:
+            # Before the listeners close, so that nobody is sent here any more.
+            readiness.stopping = True
             await control.aclose()
             async with anyio.create_task_group() as draining:
                 for leg in (pop3, smtp):
@@ -215,8 +231,25 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
                         draining.start_soon(leg.drain, settings["DRAIN_SECONDS"])
             if smtp is not None:
                 await handler.aclose()
+            if admin is not None:
+                await admin.aclose()
+            await readiness.aclose()
+            log.unobserve(outcomes)
             now = current.composition
             await _close(*_own_plugins(now), *now.filters.values())
+
+
+def _admin(
+    current: Current, readiness: Readiness, outcomes: Outcomes, sockets: Sequence[socket.socket]
+) -> AdminServer | None:
+    """The admin listener, serving; its libraries are loaded only if there is one."""
+    if not sockets:
+        return None
+    from .admin.http import AdminServer
+
+    admin = AdminServer(current, readiness, outcomes)
+    admin.start(sockets)
+    return admin
 
 
 def _most_clients(composition: Composition) -> int:

@@ -50,9 +50,9 @@ MAY_IMPORT = {
     "pop3": {"contracts", "replies", "advice", "log", "access", "tls", "sasl", "listeners"},
     "smtp": {"contracts", "replies", "advice", "log", "access", "tls", "sasl", "listeners"},
     "accounts": {"contracts", "replies", "log", "access", "settings", "relays", "smtp", "guessing"},
-    "build": {"contracts", "plugins", "settings", "tls", "accounts", "relays", "guessing"},
+    "build": {"contracts", "access", "plugins", "settings", "tls", "accounts", "relays", "guessing"},
     "reloading": {"contracts", "build"},
-    "admin": {"contracts", "log", "access", "settings"},
+    "admin": {"contracts", "log", "access", "guessing", "settings", "build", "relays", "reloading"},
     "service": {
         *("contracts", "log", "access", "tls", "build", "reloading", "listeners", "descriptors", "admin"),
         *("relays", "pop3", "smtp", "signals"),
@@ -155,6 +155,9 @@ def test_protocol_logic_is_sans_io(module: str) -> None:
         ("environs", {"legacy_email_proxy.settings.reader"}),
         ("httpx2", {"legacy_email_proxy_plugins.oauth2.http"}),
         ("jwt", {"legacy_email_proxy_plugins.oauth2.assertions"}),
+        ("uvicorn", {"legacy_email_proxy.admin.http"}),
+        ("starlette", {"legacy_email_proxy.admin.http"}),
+        ("prometheus_client", {"legacy_email_proxy.admin.metrics"}),
         ("scramp", {"legacy_email_proxy_plugins.sasl"}),
     ],
 )
@@ -199,7 +202,10 @@ def test_packages_on_disk_are_packages_in_the_wheel() -> None:
 def test_serving_does_not_load_what_it_does_not_need() -> None:
     import subprocess
 
-    unwanted = "('pytest', 'pymap', 'trustme', 'imapclient', 'httpx2', 'jwt', 'cryptography', 'scramp')"
+    unwanted = (
+        "('pytest', 'pymap', 'trustme', 'imapclient', 'httpx2', 'jwt', 'cryptography', 'scramp',"
+        " 'uvicorn', 'starlette', 'prometheus_client')"
+    )
     code = f"import sys, legacy_email_proxy.service; print(*[name for name in {unwanted} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout.strip() == ""

@@ -12,6 +12,7 @@ from legacy_email_proxy.contracts import (
     Context,
     Dialogue,
     Failure,
+    Figure,
     Finding,
     Level,
     Password,
@@ -19,6 +20,7 @@ from legacy_email_proxy.contracts import (
     TokenStatus,
 )
 
+from .assertions import certificate_end
 from .configuration import Configuration, configured
 from .consent import consent
 from .grants import Grants
@@ -109,6 +111,15 @@ class OAuth2Credentials:
             _moment(record.obtained),
             record.error or self._keeper.missing(record),
         )
+
+    async def figures(self) -> Sequence[Figure]:
+        """See :meth:`~legacy_email_proxy.contracts.Observed.figures`: when the token and the certificate end."""
+        record = await self._keeper.current()
+        ends = {"token_expiry_timestamp_seconds": record.expires}
+        certificate = self._context.settings["OAUTH2_CLIENT_CERT"]
+        if certificate is not None:
+            ends["credential_expiry_timestamp_seconds"] = certificate_end(certificate.reveal())
+        return [Figure(name, moment) for name, moment in ends.items() if moment]
 
     async def aclose(self) -> None:
         """See :meth:`Credentials.aclose`."""

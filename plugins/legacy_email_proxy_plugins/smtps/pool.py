@@ -177,6 +177,11 @@ class Pool:
                 self._expire()
         self._release(loan)
 
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """How many connections are lent, how many are idle, and how many transactions wait for one."""
+        return len(self._lent), len(self._idle), self._places.waiting
+
     # Slots.
 
     def _release(self, loan: Loan) -> None:

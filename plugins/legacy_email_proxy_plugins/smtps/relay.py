@@ -12,6 +12,7 @@ from legacy_email_proxy.contracts import (
     Context,
     Disconnected,
     Failure,
+    Figure,
     Finding,
     Parameters,
     PipeliningTransaction,
@@ -19,10 +20,12 @@ from legacy_email_proxy.contracts import (
     Recipient,
     Refused,
     RelayCapabilities,
+    timed,
 )
 
 from ..backend_settings import Encryption
 from ..backoff import Breaker, RepeatedReplies
+from ..places import connection_figures
 from .connecting import log_in, open_connection
 from .connection import Connection, State
 from .pool import Limits, Loan, Pool
@@ -75,6 +78,10 @@ class SMTPSRelay:
     async def probe(self) -> Sequence[Finding]:
         """See :meth:`contracts.Relay.probe`: a connection of its own, without a transaction."""
         return await probe(self._endpoint, self._open, self._breaker, self._timeouts)
+
+    async def figures(self) -> Sequence[Figure]:
+        """See :meth:`contracts.Observed.figures`."""
+        return [*connection_figures(*self._pool.counts), Figure("backend_paused_seconds", self._breaker.left)]
 
     async def aclose(self) -> None:
         """See :meth:`contracts.Relay.aclose`."""
@@ -194,7 +201,8 @@ class _Transaction(PipeliningTransaction):
         """See :meth:`contracts.PipeliningTransaction.add_recipients`."""
         self._loan.client_went_on()
         try:
-            return await self._added(recipients, content_follows)
+            with timed("smtp", "mail"):
+                return await self._added(recipients, content_follows)
         finally:
             self._loan.wait_for_client()
 
