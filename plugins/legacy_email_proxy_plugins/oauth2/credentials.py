@@ -53,7 +53,8 @@ class OAuth2Credentials:
             mistakes.extend(mistake.lines)
         if mistakes:
             raise SettingsMistake(*mistakes)
-        self._grants = Grants(self._configuration, Endpoints(tls))
+        self._endpoints = Endpoints(tls)
+        self._grants = Grants(self._configuration, self._endpoints)
 
     async def secret(self, account: Account) -> BearerToken:
         """See :meth:`Credentials.secret`."""
@@ -119,7 +120,9 @@ class OAuth2Credentials:
         certificate = self._context.settings["OAUTH2_CLIENT_CERT"]
         if certificate is not None:
             ends["credential_expiry_timestamp_seconds"] = certificate_end(certificate.reveal())
-        return [Figure(name, moment) for name, moment in ends.items() if moment]
+        offset = self._endpoints.clock_offset
+        told = [Figure(name, moment) for name, moment in ends.items() if moment]
+        return told if offset is None else [*told, Figure("clock_offset_seconds", offset)]
 
     async def aclose(self) -> None:
         """See :meth:`Credentials.aclose`."""
@@ -131,7 +134,8 @@ class OAuth2Credentials:
 
     @cached_property
     def _keeper(self) -> Keeper:
-        return Keeper(self._configuration, self._grants, self._store(), self._context.logger)
+        context = self._context
+        return Keeper(self._configuration, self._grants, self._store(), context.logger, account=context.account)
 
 
 def _moment(seconds: float) -> datetime | None:

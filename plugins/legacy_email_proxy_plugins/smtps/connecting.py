@@ -27,6 +27,7 @@ from legacy_email_proxy.contracts import (
 
 from ..backend_settings import Encryption
 from ..backoff import Breaker
+from ..clock import clock_offset
 from ..dial import dial
 from .connection import Connection, State
 from .protocol import UNASKED, Extensions, Reply, command, one_line
@@ -91,6 +92,7 @@ async def _greeting(connection: Connection) -> None:
         raise kind(lost.detail, look_at=look_at) from None
     if reply.code != 220:
         raise _unwelcome(endpoint, reply.code, str(reply), look_at)
+    connection.clock_offset = clock_offset(str(reply))
 
 
 def _unwelcome(endpoint: Endpoint, code: int, said: str, look_at: str) -> Failure:
