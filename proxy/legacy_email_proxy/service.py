@@ -21,6 +21,7 @@ from .admin.outcomes import Outcomes
 from .admin.readiness import Readiness
 from .admin.socket import ControlSocket
 from .admin.trace import trace
+from .alerts.watch import Watch
 from .build import NONE, Composition
 from .contracts import Credentials, Filter, Maildrop, Relay, SettingsMistake
 from .listeners import PLUGIN_OF, bind, shown
@@ -182,7 +183,10 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
         outcomes = Outcomes()
         log.observe(outcomes)
         readiness = Readiness(lambda: current.composition, outcomes)
-        control = ControlSocket(settings["STATE_DIR"], {"trace": trace, "ready": readiness.answer})
+        watch = Watch(lambda: current.composition, outcomes)
+        await watch.start()
+        asked = {"trace": trace, "ready": readiness.answer, "troubles": watch.answer}
+        control = ControlSocket(settings["STATE_DIR"], asked)
         await control.start()
         admin = _admin(current, readiness, outcomes, opened[_ADMIN])
         if composition.maildrop is not None:
@@ -206,6 +210,7 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
             if admin is not None:
                 await admin.aclose()
             await readiness.aclose()
+            await watch.aclose()
             log.unobserve(outcomes)
             now = current.composition
             await _close(*_own_plugins(now), *now.filters.values())

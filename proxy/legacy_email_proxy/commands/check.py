@@ -7,15 +7,18 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import aclosing, suppress
 from typing import NoReturn
 
 import anyio
 
 from ..access import canonical
 from ..accounts.rules import Facts, Leg, candidates, choose
+from ..admin.socket import NOBODY_THERE, ask
 from ..build import Composition, compose
-from ..contracts import Credentials, Filter, Finding, Level, Maildrop, Relay, SettingsMistake
+from ..contracts import Credentials, Failure, Filter, Finding, Level, Maildrop, Relay, SettingsMistake
+from ..replies import printable
 from ..settings import unknown_variables
 
 __all__ = ("add_arguments", "run")
@@ -74,6 +77,7 @@ async def _check(options: argparse.Namespace) -> int:
 
                 group.start_soon(stop)
                 bad = await _probe(composition)
+                await _troubles(composition)
             with anyio.move_on_after(_CLOSING_SECONDS):
                 for _, credentials in _credentials(composition):
                     await credentials.aclose()
@@ -108,6 +112,15 @@ async def _probe(composition: Composition) -> bool:
             _print(label, finding)
             bad |= finding.level is Level.BAD
     return bad
+
+
+async def _troubles(composition: Composition) -> None:
+    """Print what the service that is running now takes for trouble; `check` itself sees no spool's age, no silence."""
+    with suppress(*NOBODY_THERE, Failure):
+        async with aclosing(ask(composition.settings["STATE_DIR"], "troubles")) as troubles:
+            async for one in troubles:
+                if isinstance(one, Mapping):
+                    _print("running service", Finding(Level.WARNING, printable(one["says"]), one["advice"]))
 
 
 def _plugins(composition: Composition) -> Iterator[tuple[str, Maildrop | Relay | Filter | None]]:

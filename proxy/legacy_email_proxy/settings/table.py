@@ -64,6 +64,9 @@ _CORE = (
     Setting("ADMIN_BIND_PORT", "integer", None, "Port of that listener; without it there is none. 0 takes any free one.", minimum=0, maximum=65535),
     Setting("ADMIN_PASSWORD", "secret", None, "Password that it wants (HTTP Basic, any user name); best given as `ADMIN_PASSWORD_FILE`."),
     Setting("ADMIN_METRICS_NETWORKS", "networks", None, "Networks (CIDR) that may read `/metrics` without the password."),
+    Setting("ALERT_WEBHOOK_URL", "secret", None, "Address to which [alerts](alerts.md) are sent as JSON with a ready `text`, as chats take it."),
+    Setting("ALERT_MAIL_TO", "list", None, "Addresses to which alerts are mailed, through the first account that takes them."),
+    Setting("ALERT_COMMAND", "text", None, "Command, without a shell, that is run for each alert; the text is on its standard input."),
     Setting("LOG_LEVEL", "text", "info", "How much is logged to standard error.", choices=("debug", "info", "warning", "error")),
     Setting("LOG_FORMAT", "text", "text", "`text` for people, `json` for machines.", choices=("text", "json")),
 )  # fmt: skip
@@ -141,6 +144,7 @@ _OAUTH2 = (
     ),
     Setting("OAUTH2_CLIENT_ID", "text", None, "The application's (client) ID at the provider."),
     Setting("OAUTH2_CLIENT_SECRET", "secret", None, "Its secret, if it has one."),
+    Setting("OAUTH2_CLIENT_SECRET_EXPIRES", "date", None, "The day on which it ends, like `2027-03-31`, as the provider shows it; an [alert](alerts.md) comes 30 days before."),
     Setting("OAUTH2_CLIENT_AUTH", "text", "post", "How the secret is sent: `post` in the form, `basic` in the header.", choices=("post", "basic")),
     Setting("OAUTH2_CLIENT_KEY", "document", None, "Its private key in PEM, instead of a secret; best given as `OAUTH2_CLIENT_KEY_FILE`."),
     Setting("OAUTH2_CLIENT_CERT", "document", None, "The key's certificate in PEM, as uploaded to the provider; best given as `OAUTH2_CLIENT_CERT_FILE`."),
