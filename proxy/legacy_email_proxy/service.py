@@ -182,9 +182,9 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
         current = Current(composition, lambda former: group.start_soon(_close, *_own_plugins(former)))
         outcomes = Outcomes()
         log.observe(outcomes)
-        readiness = Readiness(lambda: current.composition, outcomes)
         watch = Watch(lambda: current.composition, outcomes)
         await watch.start()
+        readiness = Readiness(lambda: current.composition, outcomes, troubles=watch.says)
         asked = {"trace": trace, "ready": readiness.answer, "troubles": watch.answer}
         control = ControlSocket(settings["STATE_DIR"], asked)
         await control.start()

@@ -7,13 +7,13 @@ import json
 import os
 import ssl
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from alerts.receiver import receiving
-from fakes.server import Hang
-from fakes.smtp import FakeSMTPServer
+from fakes.smtp import Action, FakeSMTPServer, Hang
 from legacy_email_proxy.alerts.alert import Alert, of_changes, trial_alert
 from legacy_email_proxy.alerts.channels import Command, Webhook
 from legacy_email_proxy.alerts.conditions import Change, Step, Trouble
@@ -157,7 +157,7 @@ async def test_a_command_that_does_not_end_is_killed_with_its_children(tmp_path:
     with pytest.raises(asyncio.CancelledError):
         await sending
     for file in list(tmp_path.glob("*.pid")):  # noqa: ASYNC240
-        await until(lambda number=int(file.stem): _is_gone(number))
+        await until(partial(_is_gone, int(file.stem)))
 
 
 async def test_a_command_has_little_time(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ async def test_mail_from_the_null_reverse_path(certificates: Certificates) -> No
 
 
 async def test_mail_where_the_null_reverse_path_is_refused(certificates: Certificates) -> None:
-    script = {("MAIL", 1): "550 5.7.60 SendAsDenied"}
+    script: dict[str | tuple[str, int], Action] = {("MAIL", 1): "550 5.7.60 SendAsDenied"}
     async with relaying(certificates.good, script) as (server, relay):
         await Mail([ADMIN], [Sender("", relay, "scan@firm.example")]).send(ALERT)
         assert [message.mail.split()[1] for message in server.messages] == ["FROM:<scan@firm.example>"]

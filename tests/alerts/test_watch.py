@@ -118,7 +118,7 @@ async def test_a_dead_token(tmp_path: Path) -> None:
 
 
 async def test_a_token_that_another_process_got(tmp_path: Path) -> None:
-    made = composition(tmp_path, ProbedRelay(), BACKEND_SMTP_CREDENTIALS="oauth2")
+    made = composition(tmp_path, ProbedRelay(), environ={"BACKEND_SMTP_CREDENTIALS": "oauth2"})
     async with Watched(tmp_path, made) as watched:
         fails(NoCredentials("nobody has consented yet"))
         assert len(await watched.after(MINUTE)) == 1
@@ -148,9 +148,8 @@ async def test_a_certificate_of_oauth2_that_ends_within_a_month(tmp_path: Path) 
 
 async def test_a_client_secret_that_ends_within_a_month(tmp_path: Path) -> None:
     day = (datetime.fromtimestamp(NOW, UTC) + timedelta(days=29)).date()
-    made = composition(
-        tmp_path, ProbedRelay(), OAUTH2_CLIENT_SECRET="s3cret", OAUTH2_CLIENT_SECRET_EXPIRES=day.isoformat()
-    )
+    given = {"OAUTH2_CLIENT_SECRET": "s3cret", "OAUTH2_CLIENT_SECRET_EXPIRES": day.isoformat()}
+    made = composition(tmp_path, ProbedRelay(), environ=given)
     async with Watched(tmp_path, made) as watched:
         (text,) = await watched.after(MINUTE)
         assert f"NEW: the OAuth2 client secret ends on {day}" in text
@@ -161,7 +160,7 @@ async def test_the_own_certificate_that_ends(tmp_path: Path) -> None:
     file = tmp_path / "certificate.pem"
     ends = datetime.fromtimestamp(NOW + 30 * DAY + HOUR, UTC)
     trustme.CA().issue_cert("localhost", not_after=ends).cert_chain_pems[0].write_to_path(file)
-    made = composition(tmp_path, ProbedRelay(), TLS_CERT_FILE=str(file))
+    made = composition(tmp_path, ProbedRelay(), environ={"TLS_CERT_FILE": str(file)})
     async with Watched(tmp_path, made) as watched:
         assert await watched.after(MINUTE) == []
         assert "NEW: the certificate that devices are shown ends on 2027-02-1" in (await watched.after(HOUR))[0]

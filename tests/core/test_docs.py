@@ -12,6 +12,7 @@ from announced import KEYWORDS
 from legacy_email_proxy import cli
 from legacy_email_proxy.access import Admission
 from legacy_email_proxy.accounts.file import CONDITIONS
+from legacy_email_proxy.alerts.conditions import CONDITIONS as CONDITIONS_OF_TROUBLE
 from legacy_email_proxy.commands import spool
 from legacy_email_proxy.contracts import Setting
 from legacy_email_proxy.pop3.commands import COMMANDS, Mistake, State, capabilities, parse
@@ -37,6 +38,12 @@ def settings_row(setting: Setting) -> str:
 
 def test_the_settings_table_is_the_codes() -> None:
     assert rows("settings") == [settings_row(setting) for setting in TABLE]
+
+
+def test_the_table_of_troubles_is_the_codes() -> None:
+    assert rows("troubles") == [
+        f"| `{one.key}` | {one.severity} | {one.text} | {one.advice} |" for one in CONDITIONS_OF_TROUBLE.values()
+    ]
 
 
 def profile_rows() -> list[str]:

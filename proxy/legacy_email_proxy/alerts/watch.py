@@ -99,6 +99,10 @@ class Watch:
         """What is wrong now."""
         return self._troubles.current(self._clock())
 
+    def says(self) -> list[str]:
+        """What is wrong now, a sentence for each trouble."""
+        return [one.says for one in self.troubles()]
+
     async def answer(self, request: Mapping[str, Any], by: str) -> Answers:
         """What is wrong now, for commands: one answer for each trouble."""
         for trouble in self.troubles():
