@@ -1,4 +1,4 @@
-"""Tell whether all listeners answer, or with --ready whether the service can do its work: exit status 0 or 1."""
+"""Tell whether all listeners answer: exit status 0 or 1."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ready", action="store_true", help="also the backends, the spool, the tokens and the disk")
     parser.add_argument("--json", action="store_true", help="with --ready: what was found, as one JSON object")
     parser.epilog = """\
-A container that is only not ready need not be restarted, so the image's HEALTHCHECK is without --ready.
+A restart helps no service that is only not ready, so the image's HEALTHCHECK
+is without --ready.
 
 examples:
   %(prog)s
