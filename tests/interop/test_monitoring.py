@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import poplib
 import re
+import signal
 import smtplib
 import urllib.request
 from pathlib import Path
@@ -132,3 +133,45 @@ def test_a_start_that_would_show_the_figures_to_strangers() -> None:
     done = run("serve", MAILDROP_PLUGIN="none", BACKEND_SMTP_HOST="x", ADMIN_BIND_PORT="0", ADMIN_BIND_ADDR="0.0.0.0")
     assert done.returncode == 2
     assert "ADMIN_PASSWORD: not set, and ADMIN_BIND_ADDR has 0.0.0.0" in done.stderr
+
+
+def test_it_is_not_ready_while_it_drains(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for folder in ("cur", "new", "tmp"):
+        (out / folder).mkdir(parents=True)
+    maildir = {"MAILDROP_PLUGIN": "none", "RELAY_PLUGIN": "maildir", "RELAY_MAILDIR_PATH": str(out)}
+    with running({**maildir, **ADMIN, "DRAIN_SECONDS": "50"}) as proxy:
+        assert get(proxy, "/readyz")[0] == 200
+        smtp = smtplib.SMTP(*proxy.smtp, timeout=50)
+        smtp.ehlo("scanner")
+        assert smtp.mail("scanner@firm.example")[0] == 250
+        proxy.send(signal.SIGTERM)
+        proxy.wait_for(" stopping ")
+        wait_until(lambda: get(proxy, "/readyz")[0] == 503, "it is not ready", START_SECONDS)
+        assert get(proxy, "/livez") == (200, "ok\n")
+        # The device's message goes through nevertheless.
+        assert smtp.rcpt("ann@firm.example")[0] == 250
+        assert smtp.data(b"Subject: scan\r\n\r\nx\r\n")[0] == 250
+        smtp.close()
+
+
+def test_each_account_has_its_own_state(dovecot: Dovecot, postfix: Postfix, account: Account, tmp_path: Path) -> None:
+    file = tmp_path / "accounts.toml"
+    file.write_text(
+        "[accounts.good]\n[accounts.bad]\nBACKEND_SMTP_PASS = 'wrong'\n"
+        "[[rules]]\naccount = 'bad'\nsender = 'bad@firm.example'\n[[rules]]\naccount = 'good'\n"
+    )
+    variables = {**backends(dovecot, postfix, account), "MAILDROP_PLUGIN": "none", "ACCOUNTS_FILE": str(file), **ADMIN}
+    with running(variables) as proxy:
+        with smtplib.SMTP(*proxy.smtp, timeout=50) as smtp:
+            smtp.ehlo("scanner")
+            assert smtp.mail("bad@firm.example")[0] == 451
+            smtp.rset()
+            smtp.sendmail(account.address, [account.address], b"Subject: scan\r\n\r\nx\r\n")
+        (refused,) = proxy.wait_for("smtp sender refused")
+        assert " account=bad " in refused
+        status, body = get(proxy, "/readyz", Accept="application/json")
+        assert status == 503
+        backend = {check["account"]: check["ok"] for check in json.loads(body)["checks"] if check["what"] == "backend"}
+        assert backend == {"good": True, "bad": False}
+        assert f'{P}last_success_timestamp_seconds{{account="good",leg="smtp"}}' in get(proxy, "/metrics")[1]
