@@ -95,9 +95,9 @@ async def test_one_that_has_ended_is_told_once_a_day(
         fake.script["token"] = ENDED
         await look(keeper, clock, 24 * 4)
         assert 4 <= fake.times("token") <= 5
-        errors = [record.message for record in caplog.records if record.levelname == "ERROR"]
+        errors = [facts_of(record) for record in caplog.records if record.msg == "no token"]
         assert len(errors) == fake.times("token") - 1
-        assert "ended: unused; the refresh token or the consent is no longer valid -> run: leg" in errors[0]
+        assert "ended: unused; the refresh token or the consent is no longer valid -> run: leg" in errors[0]["cause"]
         del fake.script["token"]
         await credentials.authorize(Person(fake.browse), listen=False)
         await look(keeper, clock, 25)

@@ -1,4 +1,4 @@
-"""Try whether alerts reach you: send a test by every way that is set."""
+"""Try whether alerts reach you."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "what", metavar="test", choices=("test",), help="send a test message, and say what became of it"
     )
     parser.epilog = """\
-It uses ALERT_WEBHOOK_URL, ALERT_MAIL_TO and ALERT_COMMAND, and needs no running service.
+It uses ALERT_WEBHOOK_URL, ALERT_MAIL_TO and ALERT_COMMAND, and needs no
+running service.
 
 example:
   %(prog)s test
