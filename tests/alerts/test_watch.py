@@ -143,7 +143,7 @@ async def test_a_certificate_of_oauth2_that_ends_within_a_month(tmp_path: Path) 
     made = composition(tmp_path, ProbedRelay(), token=EndingToken(NOW + 31 * DAY))
     async with Watched(tmp_path, made) as watched:
         assert await watched.after(MINUTE) == []
-        assert "NEW: what tokens are got with ends on 2027-02-1" in (await watched.after(DAY))[0]
+        assert "NEW: the OAuth2 certificate or consent ends on 2027-02-1" in (await watched.after(DAY))[0]
 
 
 async def test_a_client_secret_that_ends_within_a_month(tmp_path: Path) -> None:

@@ -53,8 +53,7 @@ class OAuth2Credentials:
             mistakes.extend(mistake.lines)
         if mistakes:
             raise SettingsMistake(*mistakes)
-        self._endpoints = Endpoints(tls)
-        self._grants = Grants(self._configuration, self._endpoints)
+        self._grants = Grants(self._configuration, Endpoints(tls))
 
     async def secret(self, account: Account) -> BearerToken:
         """See :meth:`Credentials.secret`."""
@@ -114,14 +113,13 @@ class OAuth2Credentials:
         )
 
     async def figures(self) -> Sequence[Figure]:
-        """See :meth:`~legacy_email_proxy.contracts.Observed.figures`: when the token and the certificate end."""
+        """See :meth:`~legacy_email_proxy.contracts.Observed.figures`: when token, certificate and consent end."""
         record = await self._keeper.current()
-        ends = {"token_expiry_timestamp_seconds": record.expires}
         certificate = self._context.settings["OAUTH2_CLIENT_CERT"]
-        if certificate is not None:
-            ends["credential_expiry_timestamp_seconds"] = certificate_end(certificate.reveal())
-        offset = self._endpoints.clock_offset
-        told = [Figure(name, moment) for name, moment in ends.items() if moment]
+        credentials = (record.consent_ends, certificate_end(certificate.reveal()) if certificate is not None else 0.0)
+        told = [Figure("token_expiry_timestamp_seconds", record.expires)] if record.expires else []
+        told += [Figure("credential_expiry_timestamp_seconds", moment) for moment in credentials if moment]
+        offset = self._grants.clock_offset
         return told if offset is None else [*told, Figure("clock_offset_seconds", offset)]
 
     async def aclose(self) -> None:

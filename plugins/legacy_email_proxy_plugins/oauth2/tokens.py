@@ -298,7 +298,8 @@ class Keeper:
             renewed = self._record_of(granted, used and (granted.refresh_token or used), asked)
             rotated = renewed.refresh_token != used
             if used is not None and not rotated:
-                renewed = replace(renewed, kept=renewed.obtained)
+                ends = renewed.consent_ends or record.consent_ends
+                renewed = replace(renewed, kept=renewed.obtained, consent_ends=ends)
             facts = {**self._whose, "grant": renewed.grant, "seconds": f"{granted.seconds:.0f}"}
             self._logger.info("token renewed", extra={"facts": facts})
             await self._keep(renewed, rotated=rotated)
@@ -350,6 +351,7 @@ class Keeper:
             seed=self._seed,
             basis=self._basis,
             asked=asked or self._configuration.scope,
+            consent_ends=now + granted.consent_seconds if granted.consent_seconds else 0.0,
         )
 
     async def _keep(self, record: Record, *, rotated: bool) -> None:

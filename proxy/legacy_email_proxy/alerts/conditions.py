@@ -59,8 +59,8 @@ CONDITIONS: Mapping[str, Condition] = {
             "run `legacy-email-proxy authorize`; with an application's own secret, look at `OAUTH2_CLIENT_SECRET`",
         ),
         Condition(
-            "credential", Severity.WARNING, "an OAuth2 client secret or certificate ends within 30 days",
-            "make a new one at the provider, set it, and send SIGHUP",
+            "credential", Severity.WARNING, "an OAuth2 client secret, certificate or consent ends within 30 days",
+            "make a new one at the provider, set it, and send SIGHUP; a consent: run `legacy-email-proxy authorize`",
         ),
         Condition(
             "certificate", Severity.WARNING, "the certificate that devices are shown ends within 30 days",

@@ -166,7 +166,7 @@ class Sampler:
                 continue
             offsets += _values(told, "clock_offset_seconds")
             ends = min(_values(told, "credential_expiry_timestamp_seconds"), default=None)
-            self._ending(look, key, f"what tokens are got with{_for(account)}", ends)
+            self._ending(look, key, f"the OAuth2 certificate or consent{_for(account)}", ends)
         secret_ends: date | None = account.settings["OAUTH2_CLIENT_SECRET_EXPIRES"]
         if secret_ends is not None and account.settings["OAUTH2_CLIENT_SECRET"]:
             ends = datetime(secret_ends.year, secret_ends.month, secret_ends.day).timestamp()
