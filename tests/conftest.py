@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("any load", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any load")
 
-pytest_plugins = ["realservers.fixtures"]
+pytest_plugins = ["realservers.fixtures", "blocking"]
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ("commands", "main", "parser")
 
+EXIT_NOT_WRITTEN = 1
+"""What every Unix tool ends with when its output can not be written."""
+
 EXIT_MISTAKES = 2
 EXIT_INTERRUPTED = 130
 """What a shell reports for a program that SIGINT ended."""
@@ -52,6 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not _reader_is_gone():
             raise
         return EXIT_BROKEN_PIPE
+    except OSError as error:
+        import errno
+
+        # Of a file, an error has the name.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO) or error.filename is not None:
+            raise
+        _discard_output()
+        print(f"legacy-email-proxy: the output can not be written: {error.strerror}", file=sys.stderr)  # noqa: T201
+        return EXIT_NOT_WRITTEN
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -156,7 +168,12 @@ def _reader_is_gone() -> bool:
     output.register(sys.stdout.fileno(), 0)
     if not output.poll(0):
         return False
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())  # otherwise the interpreter flushes again at its end, and prints an error
-    os.close(null)
+    _discard_output()
     return True
+
+
+def _discard_output() -> None:
+    """Otherwise the interpreter flushes again at its end, and prints an error."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)

@@ -6,11 +6,11 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.abc import TaskGroup
@@ -18,6 +18,7 @@ from anyio.abc import TaskGroup
 from . import __version__, descriptors, log
 from .access import Address, Admission, gateway
 from .admin.outcomes import Outcomes
+from .admin.queues import queues
 from .admin.readiness import Readiness
 from .admin.socket import ControlSocket
 from .admin.trace import trace
@@ -29,6 +30,7 @@ from .pop3.options import Options as POP3Options
 from .pop3.server import Server as POP3Server
 from .relays.wrapper import start
 from .reloading import Current, CurrentMaildrop, CurrentRelay
+from .signals import Signals, Stopped
 from .smtp.authentication import anybody
 from .smtp.connection import SessionOptions
 from .smtp.handler import RelayHandler
@@ -49,6 +51,8 @@ _STARTING_SECONDS = 10.0
 """How long new plugins may take to start at a reload; no signal is handled meanwhile."""
 _CLOSING_SECONDS = 5.0
 """How long a plugin may take to close; a stuck one must not keep the process running."""
+_GIVING_UP_SECONDS = 1.0
+"""How long a plugin that is starting may take to give that up."""
 _FINISHING_SECONDS = 360.0
 """How long credentials may take to close. The provider may just be replacing their refresh token, and if that reply is
 lost, somebody has to give the consent again. A second signal ends the wait."""
@@ -67,39 +71,43 @@ class Addresses:
 
 async def serve(
     composition: Composition,
-    signals: AsyncIterator[signal.Signals],
+    signals: Signals,
     on_ready: Callable[[Addresses], None] = lambda _: None,
     recompose: Callable[[Composition], Composition] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends the drain at once. Backends may be unreachable.
 
     ``signals`` are those that the process receives. The caller listens for them before it makes ``composition``, so
-    that no signal kills the process in the middle of that. At SIGHUP new sessions get what ``recompose`` returns. It
-    runs in a thread, because it takes seconds with many accounts; if it raises, everything stays as it was. Raises
-    :class:`SettingsMistake` when a listener can not be opened.
+    that no signal kills the process in the middle of that. One that comes while the plugins start ends the start. At
+    SIGHUP new sessions get what ``recompose`` returns. It runs in a thread, because it takes seconds with many
+    accounts; if it raises, everything stays as it was. Raises :class:`SettingsMistake` when a listener can not be
+    opened.
     """
     # Before any task group: that would wrap the mistake, and the user would read a traceback instead of one line.
     opened = _open(composition)
     try:
-        await _start(composition)
-    except BaseException:
+        await signals.unless_stopped(_start(composition))
+    except BaseException as error:
         for sock in chain.from_iterable(opened.values()):
             sock.close()
+        if isinstance(error, Stopped):
+            log.event(_log, logging.INFO, "stopped", signal=error.number.name)
+            return
         raise
     addresses = Addresses(**{listener.lower(): _places(sockets) for listener, sockets in opened.items()})
     async with anyio.create_task_group() as group:
         async with _running(composition, opened) as current:
             on_ready(addresses)
-            while (number := await anext(signals)) == signal.SIGHUP and recompose:
+            while (number := await signals.next()) == signal.SIGHUP and recompose:
                 await _reload(current, recompose)
-            log.event(_log, logging.INFO, "stopping", signal=signal.Signals(number).name)
+            log.event(_log, logging.INFO, "stopping", signal=number.name)
             group.start_soon(_cancel_at_next_signal, signals, group)
         group.cancel_scope.cancel()
     log.event(_log, logging.INFO, "stopped")
 
 
-async def _cancel_at_next_signal(signals: AsyncIterator[signal.Signals], group: TaskGroup) -> None:
-    while await anext(signals) == signal.SIGHUP:
+async def _cancel_at_next_signal(signals: Signals, group: TaskGroup) -> None:
+    while await signals.next() == signal.SIGHUP:
         pass
     group.cancel_scope.cancel()
 
@@ -156,10 +164,23 @@ async def _start(composition: Composition) -> None:
     try:
         for plugin in (*composition.credentials, composition.relay):
             if plugin is not None:
-                await start(plugin)
+                await _given_up_in_time(start(plugin))
     except BaseException:
         await _close(*_own_plugins(composition))
         raise
+
+
+async def _given_up_in_time(starting: Coroutine[Any, Any, None]) -> None:
+    """Wait for ``starting``; when this is cancelled, ``starting`` has a moment to end."""
+    task = asyncio.create_task(starting)
+    try:
+        await asyncio.wait((task,))
+    except asyncio.CancelledError:
+        task.cancel()
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait((task,), timeout=_GIVING_UP_SECONDS)
+        raise
+    task.result()
 
 
 @asynccontextmanager
@@ -185,8 +206,15 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
         watch = Watch(lambda: current.composition, outcomes)
         await watch.start()
         readiness = Readiness(lambda: current.composition, outcomes, troubles=watch.says)
-        asked = {"trace": trace, "ready": readiness.answer, "troubles": watch.answer}
-        control = ControlSocket(settings["STATE_DIR"], asked)
+        control = ControlSocket(
+            settings["STATE_DIR"],
+            {
+                "spool": queues(lambda: filter(None, (each.queue for each in current.composition.accounts))),
+                "trace": trace,
+                "ready": readiness.answer,
+                "troubles": watch.answer,
+            },
+        )
         await control.start()
         admin = _admin(current, readiness, outcomes, opened[_ADMIN])
         if composition.maildrop is not None:

@@ -53,7 +53,7 @@ async def serving(folder: Path, **environ: str) -> AsyncIterator[Served]:
     outcomes = Outcomes()
     readiness = Readiness(lambda: current.composition, outcomes)
     server = AdminServer(current, readiness, outcomes)
-    sockets = bind("ADMIN", ["127.0.0.1"], 0)
+    sockets = await asyncio.to_thread(bind, "ADMIN", ["127.0.0.1"], 0)
     port = sockets[0].getsockname()[1]
     server.start(sockets)
     try:

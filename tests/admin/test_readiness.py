@@ -88,6 +88,17 @@ async def test_nobody_waits_for_ever_for_a_backend(tmp_path: Path) -> None:
     await ready.aclose()
 
 
+async def test_a_disk_that_hangs_holds_no_answer_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hanging(ProbedRelay):
+        async def figures(self) -> Sequence[Figure]:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    monkeypatch.setattr("legacy_email_proxy.relays.wrapper.FIGURES_SECONDS", 0.01)
+    report = await of(Hanging(), tmp_path, Clock(), queue=True).report()
+    assert said(report, "spool") == (False, "no answer within 5 s")
+
+
 async def test_a_plugin_that_breaks_its_contract_is_not_ready(tmp_path: Path) -> None:
     relay = ProbedRelay()
     relay.found = relay.told = ValueError("s3cret")

@@ -134,7 +134,7 @@ async def test_a_service_tells_its_trouble_and_check_hears_of_it(
             assert (trouble["condition"], trouble["step"]) == ("certificate", "begun")
             checked = await asyncio.to_thread(run, "check", **given)
             assert checked.returncode == 0, checked.stdout + checked.stderr
-            assert "warning  running service: the certificate that devices are shown ends on" in checked.stdout
+            assert "warning  service: the certificate that devices are shown ends on" in checked.stdout
             stop.set()
             await serving
     assert len(receiver.received) == 1

@@ -33,10 +33,11 @@ SANS_IO = [
 MAY_IMPORT = {
     "contracts": set(),
     "replies": {"contracts"},
-    "access": set(),
+    "access": {"contracts"},
     "advice": {"contracts", "replies"},
     "log": {"contracts", "replies"},
     "descriptors": set(),
+    "signals": set(),
     "listeners": {"contracts", "log"},
     "tls": {"contracts"},
     "sasl": {"contracts"},
@@ -56,7 +57,7 @@ MAY_IMPORT = {
     },
     "service": {
         *("contracts", "log", "access", "tls", "build", "reloading", "listeners", "descriptors", "admin", "alerts"),
-        *("relays", "pop3", "smtp"),
+        *("relays", "pop3", "smtp", "signals"),
     },
     "demo": {"contracts"},
 }

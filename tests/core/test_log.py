@@ -44,6 +44,7 @@ def test_text() -> None:
     assert len(lines[0].partition(" ")[0]) == len("2026-01-31T12:00:00+0100")
 
 
+@pytest.mark.fault("D16")
 def test_a_value_can_not_look_like_another_fact_nor_an_exception_like_an_event() -> None:
     facts = {"helo": 'x" verdict="q'}
     record = logging.makeLogRecord({"msg": "smtp session ended", "levelname": "INFO", "facts": facts})

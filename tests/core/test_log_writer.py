@@ -22,6 +22,7 @@ def run(code: str, stderr: int, form: str = "text") -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, stderr=stderr)
 
 
+@pytest.mark.fault("D16")
 def test_a_log_reader_that_stalls_stops_nobody_and_is_told_what_it_missed() -> None:
     reading, writing = os.pipe()
     code = """
@@ -53,6 +54,7 @@ logging.shutdown()
     assert lines[-1].endswith(" info message spooled last=True")
 
 
+@pytest.mark.fault("D16")
 def test_the_end_of_the_process_does_not_wait_for_the_reader() -> None:
     reading, writing = os.pipe()
     code = """
@@ -66,6 +68,7 @@ logging.shutdown()
     os.close(reading)
 
 
+@pytest.mark.fault("D10")
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_of_one_kind_there_are_few_lines_a_second_and_then_a_count(tmp_path: Path, form: str) -> None:
     code = """

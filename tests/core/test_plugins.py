@@ -203,6 +203,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.fault("D13")
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_one_is_named_with_its_distribution_and_reason(name: str) -> None:
     with pytest.raises(plugins.PluginError) as error:

@@ -114,6 +114,7 @@ BACKEND = {"BACKEND_IMAP_HOST": "h", "BACKEND_IMAP_USER": "u", "BACKEND_IMAP_PAS
 BACKEND |= {name.replace("IMAP", "SMTP"): text for name, text in BACKEND.items()}
 
 
+@pytest.mark.computes
 @pytest.mark.parametrize("given", [{}, {"RELAY_PLUGIN": "spool"}])
 async def test_a_reload_does_not_forget_how_much_was_sent_in_the_last_minute(
     given: dict[str, str], tmp_path: Path

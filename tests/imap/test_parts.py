@@ -18,6 +18,7 @@ from legacy_email_proxy_plugins.imap.session import Pipe
 UIDS = st.integers(1, 0xFFFF_FFFF)
 
 
+@pytest.mark.quirk("imap-B9")
 @pytest.mark.parametrize(
     ("uids", "sets"),
     [

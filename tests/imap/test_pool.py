@@ -34,6 +34,7 @@ async def _drain(pieces: AsyncIterator[bytes], into: bytearray) -> None:
         into += piece
 
 
+@pytest.mark.quirk("imap-B15", "imap-B28", "imap-B29")
 async def test_never_more_connections_than_allowed(certificates: Certificates) -> None:
     most = 0
 
@@ -178,6 +179,7 @@ async def test_who_gives_up_a_look_up_that_hangs_leaves_no_slot_taken_and_one_th
         assert len(server.connections) == 1
 
 
+@pytest.mark.fault("D12")
 async def test_a_stuck_account_holds_up_no_other(certificates: Certificates) -> None:
     def stuck(connection: Connection, _: str) -> Action:
         return Hang() if connection.user == "stuck" else None
@@ -270,6 +272,7 @@ async def test_a_refused_client_login_leaves_nothing_behind(certificates: Certif
         assert maildrop._accounts._pools == {}
 
 
+@pytest.mark.fault("C18")
 async def test_unused_connections_are_closed(certificates: Certificates) -> None:
     async with pair(certificates.good, ONE, seconds={"idle": 0.1}, POP3_LOGIN="backend") as (maildrop, server):
         async with maildrop.open(CLIENT, login()) as session:

@@ -169,6 +169,7 @@ async def test_an_endless_header_passes_where_nobody_looks(line: bytes) -> None:
     assert re.fullmatch(rb"Received: [^\n]*\n(\t[^\n]*\n)+", own)
 
 
+@pytest.mark.fault("A34")
 async def test_a_message_in_circles_is_refused() -> None:
     with pytest.raises(Refused, match=r"554 5\.4\.6"):
         await through(Rewriting(), b"Received: x\r\n" * 101 + b"\r\n")

@@ -31,8 +31,9 @@ from legacy_email_proxy.contracts import (
     timed,
 )
 
-from ..backend_settings import Encryption
+from ..backend_settings import IMAP, Encryption
 from ..places import connection_figures
+from ..tls_trouble import unless_tls_first
 from .account_cache import Listed, Shelf
 from .connection import Connection
 from .deletion import KEYWORD, attributes, can_tag, remove, stays
@@ -114,12 +115,15 @@ class IMAPMaildrop:
         with self._accounts.pool(self._login or _NOBODY, clients_own=self._login is None) as pool:
             try:
                 memory = self._memory(self._login) if self._login else None
-                await pool.exchange(
+                inspecting = pool.exchange(
                     partial(inspect, self._server, self._login, self._options, memory, findings),
                     fresh=True,
                     log_in=self._login is not None,
                     reached=lambda connection: findings.extend(reached(self._server, connection)),
                     untouched=lambda: not findings,
+                )
+                await unless_tls_first(
+                    inspecting, self._server, IMAP, lambda: bool(findings), silent_seconds=self._server.patience.silent
                 )
             except Failure as failure:
                 findings.append(failed(failure))

@@ -18,7 +18,6 @@ from .connection import Connection
 from .deletion import find_trash, stays
 from .folder_state import Memory
 from .settings import Deletion, Options, Server
-from .transport import InTheClear
 
 __all__ = ("failed", "inspect", "reached")
 
@@ -89,8 +88,6 @@ def failed(failure: Failure) -> Finding:
     look_at = f"look at {failure.look_at}" if failure.look_at else "try again later"
     if isinstance(failure, CredentialsRefused):
         advice = f"{look_at}; many providers want an app password here, or have IMAP switched off by default"
-    elif isinstance(failure, InTheClear):
-        advice = f"{look_at}; port 993 goes with BACKEND_IMAP_USE_SSL, 143 with BACKEND_IMAP_USE_STARTTLS"
     elif isinstance(failure, Unverified):
         advice = f"{look_at}; name the server as its certificate does, and give the CA that signed it if it is your own"
     elif isinstance(failure, Unreachable):

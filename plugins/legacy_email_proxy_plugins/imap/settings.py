@@ -11,7 +11,8 @@ from functools import partial
 
 from legacy_email_proxy.contracts import Context, Login, Secret
 
-from ..backend_settings import IMAP, Backend, read_backend
+from ..backend_settings import IMAP, Backend, instead_of_password, read_backend
+from ..tls_trouble import SILENT_SECONDS
 from .listing import DOVECOT, UNIQUE_IDS, UniqueIds
 
 __all__ = (
@@ -36,6 +37,8 @@ class Patience:
     """One command, not counting literals and the time in which the client reads."""
     listing: float = 600.0
     """The listing of a whole folder. It may be slow: some servers open every message to find its size."""
+    silent: float = SILENT_SECONDS
+    """In a probe, without a greeting."""
     logout: float = 1.5
     slot: float = 30.0
     """How long an exchange waits for a connection while all connections of the account are in use."""
@@ -68,9 +71,9 @@ def configured_server(context: Context) -> Server:
     if settings["POP3_LOGIN"] != "backend":
         for variable, what in (("BACKEND_IMAP_USER", "login"), ("BACKEND_IMAP_PASS", "password")):
             if not settings[variable] and (by_password or what == "login"):
-                mistakes.append(
-                    f"{variable}: not set; it is the {what} at the IMAP server (only POP3_LOGIN=backend does without)"
-                )
+                token = instead_of_password(context, IMAP) if what == "password" else ""
+                without = token or " (only POP3_LOGIN=backend does without)"
+                mistakes.append(f"{variable}: not set; it is the {what} at the IMAP server{without}")
     if not by_password:
         password = Secret("")
     login = Login(user, password) if user and password is not None else None

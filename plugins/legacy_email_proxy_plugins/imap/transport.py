@@ -23,7 +23,9 @@ from typing import Any, cast
 
 from legacy_email_proxy.contracts import Disconnected, Unreachable, Unverified
 
+from ..backend_settings import IMAP
 from ..dial import dial
+from ..tls_trouble import begins_in_the_clear, does_not_verify
 from .settings import Patience
 
 __all__ = ("HANGS_UP", "MAX_LINE_OCTETS", "PIECE_OCTETS", "TLS", "InTheClear", "Wire")
@@ -48,7 +50,8 @@ class InTheClear(Unverified):
         self.said = said.partition(b"\n")[0].strip()
         shown = self.said[:_SHOWN_OCTETS].decode("ascii", "backslashreplace")
         look_at = "BACKEND_IMAP_USE_SSL, BACKEND_IMAP_USE_STARTTLS, BACKEND_IMAP_PORT"
-        super().__init__(f"no TLS with {host}: it says, in the clear: {shown}", look_at=look_at)
+        detail = f"no TLS with {host}: it says, in the clear: {shown}"
+        super().__init__(detail, look_at=look_at, advice=begins_in_the_clear(IMAP))
 
 
 class Wire:
@@ -111,8 +114,7 @@ class Wire:
             tls = TLS(self._receive, self.socket.sendall, context, host)
             tls.do_handshake()
         except ssl.SSLCertVerificationError as error:
-            detail = f"the certificate of {host} does not verify: {error.verify_message or error.reason}"
-            raise Unverified(detail, look_at="BACKEND_IMAP_CA_FILE") from error
+            raise does_not_verify(host, error, IMAP.prefix) from error
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionResetError) as error:
             detail = f"{host} hung up during the TLS handshake{HANGS_UP}"
             raise Unreachable(detail, look_at="BACKEND_IMAP_PORT, BACKEND_IMAP_MAX_CONNECTIONS") from error

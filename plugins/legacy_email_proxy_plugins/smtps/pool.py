@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from legacy_email_proxy.contracts import Overloaded
@@ -12,6 +13,7 @@ from legacy_email_proxy.contracts import Overloaded
 from ..places import Places
 from .connecting import NotLetIn
 from .connection import Connection
+from .progress import Progress
 
 __all__ = ("Limits", "Loan", "Pool")
 
@@ -23,19 +25,28 @@ one, and after it took one."""
 _TRIES = 3
 """How many times one loan may try, while the backend takes no further connection."""
 
+_CUT_AGAIN_SECONDS = 1.0
+"""How long a client that still waits gives the others before one more slow device loses its connection."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a connection is not used again. Servers close idle connections, and some do not like long or busy ones.
+    """When a connection is not used again, and when a slow device loses it.
 
-    A new connection costs as much as ten small messages; once per 500 ``transactions``, this is 2 % of the work. Exim
-    sends as many over one connection by default, so servers are used to it. A server that wants fewer answers 421 to a
-    MAIL, which is then sent again over a new connection.
+    Servers close idle connections, and some do not like long or busy ones. A new connection costs as much as ten small
+    messages; once per 500 ``transactions``, this is 2 % of the work. Exim sends as many over one connection by default,
+    so servers are used to it. A server that wants fewer answers 421 to a MAIL, which is then sent again over a new
+    connection.
+
+    Once a client has waited for ``patient_seconds``, the slowest of the devices that have held a connection for more
+    than ``grace_seconds`` loses it. A device behind a modem needs a few seconds for each command before its content.
     """
 
     idle_seconds: float = 30
     age_seconds: float = 600
     transactions: int = 500
+    patient_seconds: float = 3
+    grace_seconds: float = 10
 
 
 @dataclass(slots=True)
@@ -56,6 +67,8 @@ class Loan:
         """Whether the connection was used before, and so may have been closed unnoticed while it was idle."""
         self.spent = False
         """Whether it must not be used for another transaction, although it works."""
+        self.progress = Progress()
+        self._cut: Overloaded | None = None
 
     @property
     def connection(self) -> Connection:
@@ -67,6 +80,22 @@ class Loan:
     def take(self, connection: Connection, opened: float, *, reused: bool) -> None:
         """Put a connection in this loan."""
         self._connection, self.opened, self.reused = connection, opened, reused
+
+    def cut(self) -> None:
+        """Take the connection away from a slow device: it fails when the device goes on."""
+        self.abort()
+        self._cut = Overloaded(
+            f"{self.address} sent {self.progress.octets} octets in {self.progress.seconds:.0f} s while others waited,"
+            " and lost its connection to the backend",
+            look_at="BACKEND_SMTP_MAX_CONNECTIONS",
+            about_us=False,
+        )
+
+    def device_went_on(self) -> None:
+        """The device has sent a command or content. Raises :class:`Overloaded` if it was too slow (:meth:`cut`)."""
+        self.progress.go_on()
+        if self._cut is not None:
+            raise self._cut
 
     def abort(self) -> Connection | None:
         """Close the connection, if there is one; the transaction on it ends with ``Disconnected``."""
@@ -178,7 +207,8 @@ class Pool:
             self._try_one_more()
         try:
             # If ``again``, this task had its turn before, but the backend refused its connection as one too many.
-            await self._places.take(address, deadline, first=again)
+            with self._room_made_for(address):
+                await self._places.take(address, deadline, first=again)
         except TimeoutError:
             raise Overloaded(
                 f"no connection to the backend got free within {self._wait_seconds:g} s: {self._places.words(address)}",
@@ -186,6 +216,35 @@ class Pool:
                 # The connections are in use by other clients' messages, so the backend works.
                 about_us=False,
             ) from None
+
+    @contextmanager
+    def _room_made_for(self, address: str) -> Iterator[None]:
+        """While this client waits for a place, take places from slow devices, one after the other."""
+        loop = asyncio.get_running_loop()
+        alarm = loop.call_later(self._limits.patient_seconds, lambda: cut())
+
+        def cut() -> None:
+            nonlocal alarm
+            # An address that has its share waits for its own transactions, and must not end those of others.
+            if self._places.may_have_more(address):
+                self._cut_slowest()
+            alarm = loop.call_later(_CUT_AGAIN_SECONDS, cut)
+
+        try:
+            yield
+        finally:
+            alarm.cancel()
+
+    def _cut_slowest(self) -> None:
+        # The address of the spool is ``""``: there is no device behind its messages.
+        slow = [loan for loan in self._lent if loan.address and loan.progress.is_slow(self._limits.grace_seconds)]
+        if slow:
+            slowest = min(slow, key=lambda loan: (loan.progress.rate, -loan.progress.seconds))
+            slowest.cut()
+            self._release(slowest)
+            progress = slowest.progress
+            facts = {"client": slowest.address, "octets": progress.octets, "seconds": round(progress.seconds)}
+            self._logger.warning("connection taken from a slow device", extra={"facts": facts})
 
     # Connections.
 

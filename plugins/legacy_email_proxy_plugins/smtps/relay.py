@@ -78,7 +78,7 @@ class SMTPSRelay:
 
     async def probe(self) -> Sequence[Finding]:
         """See :meth:`contracts.Relay.probe`: a connection of its own, without a transaction."""
-        return await probe(self._endpoint, self._open, self._breaker, self._timeouts.probe)
+        return await probe(self._endpoint, self._open, self._breaker, self._timeouts)
 
     async def figures(self) -> Sequence[Figure]:
         """See :meth:`contracts.Observed.figures`."""
@@ -132,6 +132,7 @@ class _Transaction(PipeliningTransaction):
         except BaseException as error:
             self._leave(error)
             raise
+        self._loan.progress.wait()
         return self
 
     async def __aexit__(
@@ -200,8 +201,15 @@ class _Transaction(PipeliningTransaction):
         self, recipients: Sequence[Recipient], *, content_follows: bool
     ) -> Sequence[Refused | None]:
         """See :meth:`contracts.PipeliningTransaction.add_recipients`."""
-        with timed("smtp", "mail"):
-            verdicts = await self._verdicts(recipients, content_follows)
+        self._loan.device_went_on()
+        try:
+            with timed("smtp", "mail"):
+                return await self._added(recipients, content_follows)
+        finally:
+            self._loan.progress.wait()
+
+    async def _added(self, recipients: Sequence[Recipient], content_follows: bool) -> Sequence[Refused | None]:
+        verdicts = await self._verdicts(recipients, content_follows)
         put_off = self._envelope.put_off
         try:
             if await self._begun_elsewhere():
@@ -229,6 +237,8 @@ class _Transaction(PipeliningTransaction):
 
     async def send(self, content: AsyncIterator[bytes]) -> Receipt:
         """See :meth:`contracts.Transaction.send`."""
+        self._loan.device_went_on()
+        content = _Watched(content, self._loan)
         connection, envelope = self._loan.connection, self._envelope
         if not envelope.taken and connection.state is not State.FINISHED:
             raise Refused(554, "5.5.1", "No valid recipients")
@@ -253,3 +263,27 @@ class _Transaction(PipeliningTransaction):
         for refused in filter(None, verdicts):
             # The device was already told that this recipient is accepted.
             raise Disconnected(f"a recipient that was taken is refused on another connection: {refused.detail}")
+
+
+class _Watched:
+    """Content, with the time in which we wait for the device. It ends early if the loan is taken away meanwhile: the
+    backend has then not seen the end of the message, and nobody is told that it was accepted.
+    """
+
+    def __init__(self, content: AsyncIterator[bytes], loan: Loan) -> None:
+        self._content = content
+        self._loan = loan
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        self._loan.progress.wait()
+        try:
+            piece = await anext(self._content)
+        except StopAsyncIteration:
+            self._loan.device_went_on()
+            raise
+        self._loan.device_went_on()
+        self._loan.progress.octets += len(piece)
+        return piece

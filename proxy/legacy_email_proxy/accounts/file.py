@@ -75,6 +75,9 @@ def read_accounts(path: Path) -> AccountsFile:
     except tomllib.TOMLDecodeError as error:
         words, line = _syntax(str(error))
         raise SettingsMistake(f"{path}:{line or len(text.splitlines())}: {words}") from None
+    except (ValueError, RecursionError):
+        # What tomllib lets out: thousands of digits or of brackets in brackets, as in a file that is something else.
+        raise SettingsMistake(f"ACCOUNTS_FILE: {str(path)!r}: a number too long, or tables nested too deep") from None
     reading = _Reading(path, Lines(text))
     found = reading.whole(content)
     return replace(found, mistakes=tuple(reading.mistakes))

@@ -186,6 +186,8 @@ def _config(app: Starlette) -> uvicorn.Config:
         ws="none",
         lifespan="off",
         log_config=None,
+        # What a client does wrong is no line of our log.
+        log_level="error",
         access_log=False,
         # Otherwise a header could name another address than the client's own.
         proxy_headers=False,

@@ -8,10 +8,12 @@ It is imported only where the admin listener is open.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import platform
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import prometheus_client
@@ -21,7 +23,7 @@ from prometheus_client.registry import Collector
 
 from .. import __version__, log
 from ..build import Account, Composition
-from ..contracts import TIMINGS, LoginRefused
+from ..contracts import TIMINGS, Credentials, Figure, LoginRefused, Maildrop, Relay
 from ..relays.wrapper import figures
 from .outcomes import Outcomes
 
@@ -215,19 +217,25 @@ def _code(leg: str, reply: str) -> str:
 
 async def _figures(accounts: Iterable[Account]) -> dict[str, dict[tuple[str, ...], float]]:
     """The figures of all plugins, as one value for each set of labels."""
-    told: dict[str, dict[tuple[str, ...], list[float]]] = {}
+    asked: list[Coroutine[Any, Any, Sequence[tuple[Figure, dict[str, str]]]]] = []
     for account in accounts:
         legs = (("pop3", account.maildrop), ("smtp", account.relay))
         for leg, plugin in (*legs, *(("", credentials) for credentials in account.credentials.values())):
-            if plugin is None:
-                continue
-            try:
-                found = await figures(plugin)
-            except Exception:  # noqa: S112 (what can not be told now is missing; /readyz says why)
-                continue
-            for one in found:
-                if one.name in _FIGURES:
-                    known = {**one.labels, "leg": leg, "account": account.name}
-                    values = tuple(str(known.get(label, "")) for label in _FIGURES[one.name][0])
-                    told.setdefault(one.name, {}).setdefault(values, []).append(one.value)
+            if plugin is not None:
+                asked.append(_told(plugin, {"leg": leg, "account": account.name}))
+    told: dict[str, dict[tuple[str, ...], list[float]]] = {}
+    for one, labels in chain.from_iterable(await asyncio.gather(*asked)):
+        if one.name in _FIGURES:
+            values = tuple(str({**one.labels, **labels}.get(label, "")) for label in _FIGURES[one.name][0])
+            told.setdefault(one.name, {}).setdefault(values, []).append(one.value)
     return {name: {key: _FIGURES[name][2](values) for key, values in each.items()} for name, each in told.items()}
+
+
+async def _told(
+    plugin: Maildrop | Relay | Credentials, labels: dict[str, str]
+) -> Sequence[tuple[Figure, dict[str, str]]]:
+    """A plugin's figures with the labels that the core knows; none where they can't be told, as ``/readyz`` says."""
+    try:
+        return [(one, labels) for one in await figures(plugin)]
+    except Exception:
+        return ()

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from ..build import Account, Composition
 from ..contracts import Authorizable, Failure, Figure, Level, Maildrop, Relay
-from ..relays.wrapper import figures
+from ..relays.wrapper import FIGURES_SECONDS, figures
 from .outcomes import Backend, Outcome, Outcomes
 from .socket import Answers
 
@@ -110,12 +110,9 @@ class Readiness:
         if self.stopping:
             return Report([Check("service", False, "the service is stopping")])
         composition = self._composition()
-        told = {
-            id(plugin): await _told(plugin)
-            for account in composition.accounts
-            for plugin in (account.maildrop, account.relay)
-            if plugin is not None
-        }
+        legs = chain.from_iterable((account.maildrop, account.relay) for account in composition.accounts)
+        plugins = [plugin for plugin in legs if plugin is not None]
+        told = dict(zip(map(id, plugins), await asyncio.gather(*map(_told, plugins)), strict=True))
         checks = await asyncio.gather(*(self._of_account(account, told) for account in composition.accounts))
         disk = await _disk(composition.settings["STATE_DIR"])
         return Report([*chain.from_iterable(checks), disk], self._troubles())
@@ -182,6 +179,8 @@ async def _told(plugin: Maildrop | Relay) -> Sequence[Figure] | str:
     """The plugin's figures, or why it has none now."""
     try:
         return await figures(plugin)
+    except TimeoutError:
+        return f"no answer within {FIGURES_SECONDS:g} s"
     except Failure as failure:
         return str(failure)
     except Exception as error:
@@ -210,7 +209,8 @@ async def _tokens(account: Account) -> list[Check]:
     for credentials in account.credentials.values():
         if hasattr(credentials, "status"):
             try:
-                error = (await cast(Authorizable, credentials).status()).error
+                async with asyncio.timeout(_DISK_SECONDS):
+                    error = (await cast(Authorizable, credentials).status()).error
             except Exception as failure:
                 error = str(failure) if isinstance(failure, Failure) else f"unexpected: {type(failure).__name__}"
             checks.append(Check("token", not error, error or "no trouble with the last renewal", account.name))

@@ -24,7 +24,7 @@ from typing import Any
 from .. import log
 from ..contracts import Failure
 
-__all__ = ("NAME", "NOBODY_THERE", "Answers", "ControlSocket", "ask")
+__all__ = ("NAME", "NOBODY_THERE", "Answers", "ControlSocket", "Handler", "ask")
 
 NAME = "control.sock"
 """The socket's name in ``STATE_DIR``."""
@@ -36,7 +36,8 @@ Answers = AsyncGenerator[Mapping[str, Any] | bytes, None]
 Handler = Callable[[Mapping[str, Any], str], Answers]
 """Takes a request and who sent it, and gives the answers. What it raises ends them; a :class:`Failure` is told."""
 
-_LINE_OCTETS = 1 << 20
+_LINE_OCTETS = 16 * 2**20
+"""A request may name very many messages."""
 _REQUEST_SECONDS = 10.0
 _MOST_AT_ONCE = 32
 _CREDENTIALS = struct.Struct("3i")
@@ -145,13 +146,11 @@ async def ask(state_dir: Path, do: str, **request: Any) -> Answers:
     except OSError as error:
         raise Failure(f"the service can not be reached: {path}: {error.strerror}") from None
     try:
-        writer.write(_line({"do": do, **request}))
-        await writer.drain()
+        with suppress(ConnectionError):
+            writer.write(_line({"do": do, **request}))
+            await writer.drain()
         while True:
-            line = await reader.readline()
-            answer: dict[str, Any] = {"failure": "the service has hung up"}
-            if line.endswith(b"\n"):
-                answer = json.loads(line)
+            answer = await _next_answer(reader)
             if "end" in answer:
                 return
             if "failure" in answer:
@@ -159,6 +158,15 @@ async def ask(state_dir: Path, do: str, **request: Any) -> Answers:
             yield answer["item"] if "item" in answer else await reader.readexactly(answer["octets"])
     finally:
         writer.close()
+
+
+async def _next_answer(reader: asyncio.StreamReader) -> dict[str, Any]:
+    with suppress(ConnectionError):
+        line = await reader.readline()
+        if line.endswith(b"\n"):
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+    return {"failure": "the service has hung up"}
 
 
 def _bound(name: str) -> socket.socket:

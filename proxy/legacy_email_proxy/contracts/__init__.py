@@ -6,6 +6,7 @@ so a plugin can be type-checked and tested without the rest.
 
 from __future__ import annotations
 
+from .container import in_container, in_nameless_volume, unwritable
 from .context import BOUND, Context, Setting, SettingType, bound
 from .credentials import (
     Account,
@@ -133,7 +134,10 @@ __all__ = (  # noqa: RUF022 (by kind of plugin)
     "Unverified",
     "ascii_domain",
     "bound",
+    "in_container",
+    "in_nameless_volume",
     "normalised",
     "timed",
     "took",
+    "unwritable",
 )

@@ -6,6 +6,7 @@ once for each.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
@@ -23,7 +24,11 @@ from ..contracts import (
     Transaction,
 )
 
-__all__ = ("RelayWrapper", "all_verdicts", "figures", "start")
+__all__ = ("FIGURES_SECONDS", "RelayWrapper", "all_verdicts", "figures", "start")
+
+
+FIGURES_SECONDS = 5.0
+"""How long a plugin may take to tell its figures: a disk or a database may hang."""
 
 
 def all_verdicts(checked: Sequence[Recipient | Refused], verdicts: Sequence[Refused | None]) -> list[Refused | None]:
@@ -40,9 +45,12 @@ async def start(plugin: Relay | Credentials) -> None:
 
 
 async def figures(plugin: Maildrop | Relay | Credentials) -> Sequence[Figure]:
-    """What a plugin tells, if it tells figures. Raises what it raises."""
+    """What a plugin tells, if it tells figures. Raises what it raises, and ``TimeoutError`` where it hangs."""
     told: Callable[[], Awaitable[Sequence[Figure]]] | None = getattr(plugin, "figures", None)
-    return () if told is None else await told()
+    if told is None:
+        return ()
+    async with asyncio.timeout(FIGURES_SECONDS):
+        return await told()
 
 
 class RelayWrapper:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from ..contracts import Setting
 from .providers import PROFILES
 
-__all__ = ("PROCESS_WIDE", "TABLE")
+__all__ = ("ALIASES", "PROCESS_WIDE", "TABLE")
 
 _CORE = (
     Setting("POP3_BIND_ADDR", "list", "0.0.0.0", "Addresses on which POP3 listens, IPv4 or IPv6, separated by commas."),
@@ -33,7 +33,7 @@ _CORE = (
         "Networks (CIDR) that may connect at all; everybody else is refused with the first line.",
     ),
     Setting("MAX_CONNECTIONS", "integer", "2000", "Connections at once, for POP3 and SMTP each; over it the client is told to come back later.", minimum=1),
-    Setting("MAX_CONNECTIONS_PER_ADDRESS", "integer", "200", "Connections at once from one address, for POP3 and SMTP each.", minimum=1),
+    Setting("MAX_CONNECTIONS_PER_ADDRESS", "integer", "200", "Connections at once from one address (of IPv6: from one /64), for POP3 and SMTP each.", minimum=1),
     Setting(
         "POP3_LOGIN", "text", "any",
         "`any`: any USER and PASS open the configured mailbox. `backend`: USER and PASS are the login at the IMAP server. `accounts`: they are a user of `ACCOUNTS_FILE`.",
@@ -117,9 +117,9 @@ _SMTPS = (
     Setting("BACKEND_SMTP_PASS", "secret", None, "Password for it."),
     Setting("BACKEND_SMTP_CREDENTIALS", "text", "password", "What the proxy logs in with: `password`, `oauth2` (see `OAUTH2_…`) or a plugin of yours."),
     Setting("BACKEND_SMTP_USE_SSL", "flag", "true", "Speak TLS from the first octet (SMTPS)."),
-    Setting("BACKEND_SMTP_USE_TLS", "flag", "false", "Start in the clear and switch to TLS with STARTTLS before the login; set alone it switches `BACKEND_SMTP_USE_SSL` off."),
+    Setting("BACKEND_SMTP_USE_TLS", "flag", "false", "Start in the clear and switch to TLS with STARTTLS before the login; set alone it switches `BACKEND_SMTP_USE_SSL` off. `BACKEND_SMTP_USE_STARTTLS` means the same."),
     Setting("BACKEND_SMTP_CA_FILE", "path", None, "PEM file with the CAs to trust instead of the system's."),
-    Setting("BACKEND_SMTP_MAX_CONNECTIONS", "integer", "10", "Connections to the SMTP server at once; one client address gets three quarters of them at most. If the server takes fewer, the proxy notices that, and mail waits for a connection that is free.", minimum=1),
+    Setting("BACKEND_SMTP_MAX_CONNECTIONS", "integer", "10", "Connections to the SMTP server at once; one client address gets three quarters of them at most. If the server takes fewer, the proxy notices that, and mail waits for a connection that is free. Where mail waits, a device that sends less than 500 octets a second loses its connection after ten seconds.", minimum=1),
     Setting("BACKEND_SMTP_EHLO_NAME", "text", None, "The name with which the proxy greets the SMTP server. Without it, that is its address in brackets, which every server has to take (RFC 5321) and some, such as smtp-relay.gmail.com, refuse."),
     Setting("BACKEND_SMTP_CHUNKING", "flag", "true", "Send messages in chunks (BDAT) where the SMTP server offers that. If the server offers it and does not understand it, the proxy notices that; set `false` for a server that stops answering or refuses the message."),
     Setting("BACKEND_SMTP_MESSAGES_PER_MINUTE", "integer", None, "How many messages the provider takes in a minute. Over it a device waits up to 30 seconds for its turn, then it is told to come back later.", minimum=1),
@@ -185,6 +185,9 @@ _SPOOL = (
 )  # fmt: skip
 
 TABLE = _CORE + _ACCOUNT + _IMAP + _SMTPS + _SENDER + _OAUTH2 + _SPOOL + _MAILDIR
+
+ALIASES = {"BACKEND_SMTP_USE_STARTTLS": "BACKEND_SMTP_USE_TLS"}
+"""Another name of a variable → the variable. Who knows the IMAP leg's name for STARTTLS expects it on the SMTP leg."""
 
 PROCESS_WIDE = frozenset(setting.name for setting in _CORE)
 """Variables with one value for the whole process; every other one may differ from account to account."""
