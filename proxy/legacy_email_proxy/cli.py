@@ -155,9 +155,26 @@ def parser() -> argparse.ArgumentParser:
 
 def commands() -> tuple[ModuleType, ...]:
     """The modules of all commands, in the order in which the help names them."""
-    from .commands import alert, authorize, check, demo, healthcheck, password, plugins, serve, settings, spool, trace
+    from .commands import (
+        alert,
+        authorize,
+        check,
+        demo,
+        devices,
+        healthcheck,
+        history,
+        password,
+        plugins,
+        serve,
+        settings,
+        spool,
+        trace,
+    )
 
-    return (serve, demo, check, plugins, settings, spool, trace, alert, password, authorize, healthcheck)
+    return (
+        *(serve, demo, check, plugins, settings, spool, history, devices, trace, alert),
+        *(password, authorize, healthcheck),
+    )
 
 
 def _reader_is_gone() -> bool:

@@ -128,10 +128,10 @@ async def test_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     arguments, said, environ = json.loads((tmp_path / "out").read_text())
     assert arguments == ["one word"]
     assert said == f"{ALERT.text}\n"
-    assert (environ["ALERT_TEXT"], environ["ALERT_TITLE"], environ["ALERT_SEVERITY"]) == (
+    assert (environ["TROUBLE_TEXT"], environ["TROUBLE_TITLE"], environ["TROUBLE_SEVERITY"]) == (
         ALERT.text, ALERT.title, "critical"
     )  # fmt: skip
-    assert json.loads(environ["ALERT_JSON"])["troubles"]
+    assert json.loads(environ["TROUBLE_JSON"])["troubles"]
     assert environ["CHAT_ROOM"] == "ops"
     assert not {"BACKEND_SMTP_PASS", "BACKEND_IMAP_PASS_FILE"} & set(environ)
 

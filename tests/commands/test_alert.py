@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from signal import SIGTERM, Signals
 
 import pytest
 import trustme
@@ -19,6 +18,7 @@ from interop.proxy import run
 from legacy_email_proxy import service
 from legacy_email_proxy.alerts import watch
 from legacy_email_proxy.build import compose
+from legacy_email_proxy.signals import Signals
 from realservers.certificates import Certificates
 from smtps.support import PASSWORD, USER, server_tls
 from waiting import until
@@ -115,27 +115,21 @@ async def test_a_service_tells_its_trouble_and_check_hears_of_it(
     trustme.CA().issue_cert(
         "localhost", not_after=datetime.now(UTC) + timedelta(days=1)
     ).private_key_and_cert_chain_pem.write_to_path(file)
-    stop = asyncio.Event()
-
-    async def signals() -> AsyncIterator[Signals]:
-        await stop.wait()
-        yield SIGTERM
-        await asyncio.Event().wait()
-
+    signals = Signals()
     async with backend(certificates) as server:
         with receiving() as receiver:
             given = variables(
                 tmp_path, server.port, certificates, TLS_CERT_FILE=str(file), ALERT_WEBHOOK_URL=receiver.url
             )
             composition = await asyncio.to_thread(compose, given)
-            serving = asyncio.create_task(service.serve(composition, signals()))
+            serving = asyncio.create_task(service.serve(composition, signals))
             await until(lambda: receiver.received)
             (trouble,) = receiver.received[0]["troubles"]
             assert (trouble["condition"], trouble["step"]) == ("certificate", "begun")
             checked = await asyncio.to_thread(run, "check", **given)
             assert checked.returncode == 0, checked.stdout + checked.stderr
             assert "warning  service: the certificate that devices are shown ends on" in checked.stdout
-            stop.set()
+            signals.stop()
             await serving
     assert len(receiver.received) == 1
     assert (tmp_path / "state" / "alerts.json").exists()

@@ -43,6 +43,7 @@ MAY_IMPORT = {
     "sasl": {"contracts"},
     "settings": {"contracts"},
     "guessing": {"contracts", "log", "access"},
+    "history": {"log", "settings"},
     "relays": {"contracts", "replies", "log", "smtp"},
     "plugins": {"contracts", "settings", "relays"},
     "testing": {"contracts", "plugins", "settings"},

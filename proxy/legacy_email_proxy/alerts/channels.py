@@ -96,7 +96,7 @@ def _reason(error: BaseException) -> str:
 
 
 class Command:
-    """Runs a command without a shell: the text is on its standard input, and in its environment as ``ALERT_TEXT``.
+    """Runs a command without a shell: the text is on its standard input, and in its environment as ``TROUBLE_TEXT``.
 
     Of the proxy's environment it gets all but the ``withheld`` variables: the proxy's own, with their passwords.
     """
@@ -112,8 +112,8 @@ class Command:
         """See :meth:`Channel.send`: exit status 0 is success."""
         kept = {name: text for name, text in os.environ.items() if name.removesuffix("_FILE") not in self._withheld}
         told = {
-            "ALERT_TITLE": alert.title, "ALERT_TEXT": alert.text, "ALERT_SEVERITY": alert.severity,
-            "ALERT_JSON": json.dumps(alert.plain),
+            "TROUBLE_TITLE": alert.title, "TROUBLE_TEXT": alert.text, "TROUBLE_SEVERITY": alert.severity,
+            "TROUBLE_JSON": json.dumps(alert.plain),
         }  # fmt: skip
         try:
             process = await asyncio.create_subprocess_exec(

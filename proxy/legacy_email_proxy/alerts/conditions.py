@@ -84,7 +84,7 @@ CONDITIONS: Mapping[str, Condition] = {
         ),
         Condition(
             "device", Severity.WARNING, "a device has sent nothing for longer than its `expect_seconds`",
-            "look at the device: is it on, does it show an error, has its address changed?",
+            "look at the device, and at `legacy-email-proxy devices`",
         ),
         Condition(
             "clock", Severity.CRITICAL, "the clock of this machine is wrong by more than 5 minutes",
