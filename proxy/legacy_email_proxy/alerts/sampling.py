@@ -187,9 +187,13 @@ class Sampler:
 
     # This machine.
 
+    def _room_of(self, folder: Path) -> Room:
+        return self._disk(_existing(folder))
+
     async def _room(self, folder: Path, look: Look) -> Room | None:
         try:
-            room = await asyncio.wait_for(asyncio.to_thread(self._disk, _existing(folder)), _FIGURES_SECONDS)
+            async with asyncio.timeout(_FIGURES_SECONDS):
+                room = await asyncio.to_thread(self._room_of, folder)
         except (OSError, TimeoutError):
             look.unknown.add(("disk", ""))
             return None
@@ -243,7 +247,9 @@ async def _told(plugin: Maildrop | Relay | Credentials | None) -> Sequence[Figur
     if plugin is None:
         return ()
     try:
-        return await asyncio.wait_for(figures(plugin), _FIGURES_SECONDS)
+        # Not wait_for(): in Python 3.11 it may swallow a cancellation, and the service would never stop.
+        async with asyncio.timeout(_FIGURES_SECONDS):
+            return await figures(plugin)
     except Exception:
         # Whatever it is: a session that meets it logs it.
         return None
