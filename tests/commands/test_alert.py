@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -14,11 +15,8 @@ import trustme
 from alerts.receiver import receiving
 from alerts.test_channels import python
 from fakes.smtp import FakeSMTPServer
-from interop.proxy import run
-from legacy_email_proxy import service
-from legacy_email_proxy.alerts import watch
-from legacy_email_proxy.build import compose
-from legacy_email_proxy.signals import Signals
+from interop import proxy
+from interop.proxy import command, run, running
 from realservers.certificates import Certificates
 from smtps.support import PASSWORD, USER, server_tls
 from waiting import until
@@ -99,37 +97,47 @@ def test_a_mistake_stops_the_start(
     tmp_path: Path, certificates: Certificates, variable: str, value: str, words: str
 ) -> None:
     given = variables(tmp_path, 465, certificates, **{variable: value})
-    for command in (("serve",), ("alert", "test")):
-        done = run(*command, **given)
+    for words_of_command in (("serve",), ("alert", "test")):
+        done = run(*words_of_command, **given)
         assert done.returncode == 2
         assert words in done.stderr
         assert "s3cret" not in done.stderr
+
+
+QUICK = """
+from legacy_email_proxy import cli
+from legacy_email_proxy.alerts import watch
+watch.LOOK_SECONDS = 0.01
+cli.main([])
+"""
 
 
 async def test_a_service_tells_its_trouble_and_check_hears_of_it(
     tmp_path: Path, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real service, whose certificate ends tomorrow; only the minute between two looks is shorter."""
-    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(
+        proxy, "command", lambda *given: [sys.executable, "-c", QUICK] if not given else command(*given)
+    )
     file = tmp_path / "certificate.pem"
     trustme.CA().issue_cert(
         "localhost", not_after=datetime.now(UTC) + timedelta(days=1)
     ).private_key_and_cert_chain_pem.write_to_path(file)
-    signals = Signals()
     async with backend(certificates) as server:
         with receiving() as receiver:
             given = variables(
                 tmp_path, server.port, certificates, TLS_CERT_FILE=str(file), ALERT_WEBHOOK_URL=receiver.url
             )
-            composition = await asyncio.to_thread(compose, given)
-            serving = asyncio.create_task(service.serve(composition, signals))
-            await until(lambda: receiver.received)
-            (trouble,) = receiver.received[0]["troubles"]
-            assert (trouble["condition"], trouble["step"]) == ("certificate", "begun")
-            checked = await asyncio.to_thread(run, "check", **given)
-            assert checked.returncode == 0, checked.stdout + checked.stderr
-            assert "warning  service: the certificate that devices are shown ends on" in checked.stdout
-            signals.stop()
-            await serving
+            service = running(given)
+            await asyncio.to_thread(service.__enter__)
+            try:
+                await until(lambda: receiver.received)
+                (trouble,) = receiver.received[0]["troubles"]
+                assert (trouble["condition"], trouble["step"]) == ("certificate", "begun")
+                checked = await asyncio.to_thread(run, "check", **given)
+                assert checked.returncode == 0, checked.stdout + checked.stderr
+                assert "warning  service: the certificate that devices are shown ends on" in checked.stdout
+            finally:
+                await asyncio.to_thread(service.__exit__, None, None, None)
     assert len(receiver.received) == 1
     assert (tmp_path / "state" / "alerts.json").exists()
