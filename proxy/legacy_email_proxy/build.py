@@ -31,6 +31,7 @@ from .relays.allow_list import AllowListFilter
 from .relays.filtered import FilteredRelay
 from .relays.rate_limit import Turns
 from .settings import TABLE, Settings, read, unknown_variables
+from .settings.alerts import alert_mistakes
 from .tls import server_context
 
 __all__ = (
@@ -39,6 +40,7 @@ __all__ = (
     "FILTERS",
     "GROUPS",
     "LEGS",
+    "NEXT_RELAY",
     "NONE",
     "Account",
     "Choice",
@@ -282,6 +284,8 @@ def compose(environ: Mapping[str, str] | None = None, former: Composition | None
             f"ADMIN_PASSWORD: not set, and ADMIN_BIND_ADDR has {address}, which others than this machine may reach"
             for address in settings["ADMIN_BIND_ADDR"] if not is_loopback(address)
         ]  # fmt: skip
+    sends = any(Leg.SMTP in chosen.legs for chosen in choice.accounts or (choice.process,))
+    mistakes += alert_mistakes(settings, sends=sends)
     tls = None
     try:
         tls = server_context(settings)

@@ -156,6 +156,7 @@ def parser() -> argparse.ArgumentParser:
 def commands() -> tuple[ModuleType, ...]:
     """The modules of all commands, in the order in which the help names them."""
     from .commands import (
+        alert,
         authorize,
         check,
         demo,
@@ -170,7 +171,10 @@ def commands() -> tuple[ModuleType, ...]:
         trace,
     )
 
-    return (serve, demo, check, plugins, settings, spool, history, devices, trace, password, authorize, healthcheck)
+    return (
+        *(serve, demo, check, plugins, settings, spool, history, devices, trace, alert),
+        *(password, authorize, healthcheck),
+    )
 
 
 def _reader_is_gone() -> bool:

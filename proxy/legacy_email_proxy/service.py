@@ -22,6 +22,7 @@ from .admin.queues import queues
 from .admin.readiness import Readiness
 from .admin.socket import ControlSocket
 from .admin.trace import trace
+from .alerts.watch import Watch
 from .build import NONE, Composition
 from .contracts import Credentials, Filter, Maildrop, Relay, SettingsMistake
 from .listeners import PLUGIN_OF, bind, shown
@@ -202,13 +203,16 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
         current = Current(composition, lambda former: group.start_soon(_close, *_own_plugins(former)))
         outcomes = Outcomes()
         log.observe(outcomes)
-        readiness = Readiness(lambda: current.composition, outcomes)
+        watch = Watch(lambda: current.composition, outcomes)
+        await watch.start()
+        readiness = Readiness(lambda: current.composition, outcomes, troubles=watch.says)
         control = ControlSocket(
             settings["STATE_DIR"],
             {
                 "spool": queues(lambda: filter(None, (each.queue for each in current.composition.accounts))),
                 "trace": trace,
                 "ready": readiness.answer,
+                "troubles": watch.answer,
             },
         )
         await control.start()
@@ -234,6 +238,7 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
             if admin is not None:
                 await admin.aclose()
             await readiness.aclose()
+            await watch.aclose()
             log.unobserve(outcomes)
             now = current.composition
             await _close(*_own_plugins(now), *now.filters.values())

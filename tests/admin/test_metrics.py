@@ -134,9 +134,7 @@ async def test_a_wrong_protocol(metrics: Metrics, composed: Composition) -> None
         ("pop3", "-ERR [SYS/TEMP] later", "SYS/TEMP"), ("pop3", "-ERR [INVENTED] x", "-ERR"), ("pop3", "-ERR", "-ERR"),
     ],
 )  # fmt: skip
-async def test_refusals_by_their_code(
-    metrics: Metrics, composed: Composition, leg: str, reply: str, code: str
-) -> None:
+async def test_refusals_by_their_code(metrics: Metrics, composed: Composition, leg: str, reply: str, code: str) -> None:
     log.event(LOGGER, INFO, f"{leg} command refused", command="RCPT TO:<x@y>", reply=reply)
     assert f'refusals_total{{leg="{leg}",reply="{code}"}}' in await told(metrics, composed)
 

@@ -156,6 +156,7 @@ async def test_as_text_and_as_data() -> None:
             {"what": "backend", "ok": True, "says": "works", "account": "ann", "leg": "smtp"},
             {"what": "disk", "ok": False, "says": "full"},
         ],
+        "troubles": [],
     }
     assert report.plain() == plain
     assert Report.of(plain) == report

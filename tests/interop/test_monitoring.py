@@ -52,9 +52,7 @@ def use(proxy: Proxy, account: Account) -> None:
     client.quit()
 
 
-def test_prometheus_reads_what_happened(
-    dovecot: Dovecot, postfix: Postfix, account: Account, tmp_path: Path
-) -> None:
+def test_prometheus_reads_what_happened(dovecot: Dovecot, postfix: Postfix, account: Account, tmp_path: Path) -> None:
     dovecot_mail = {**backends(dovecot, postfix, account), **ADMIN}
     with running(dovecot_mail) as proxy:
         use(proxy, account)

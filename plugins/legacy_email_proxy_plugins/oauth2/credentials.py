@@ -113,13 +113,14 @@ class OAuth2Credentials:
         )
 
     async def figures(self) -> Sequence[Figure]:
-        """See :meth:`~legacy_email_proxy.contracts.Observed.figures`: when the token and the certificate end."""
+        """See :meth:`~legacy_email_proxy.contracts.Observed.figures`: when token, certificate and consent end."""
         record = await self._keeper.current()
-        ends = {"token_expiry_timestamp_seconds": record.expires}
         certificate = self._context.settings["OAUTH2_CLIENT_CERT"]
-        if certificate is not None:
-            ends["credential_expiry_timestamp_seconds"] = certificate_end(certificate.reveal())
-        return [Figure(name, moment) for name, moment in ends.items() if moment]
+        credentials = (record.consent_ends, certificate_end(certificate.reveal()) if certificate is not None else 0.0)
+        told = [Figure("token_expiry_timestamp_seconds", record.expires)] if record.expires else []
+        told += [Figure("credential_expiry_timestamp_seconds", moment) for moment in credentials if moment]
+        offset = self._grants.clock_offset
+        return told if offset is None else [*told, Figure("clock_offset_seconds", offset)]
 
     async def aclose(self) -> None:
         """See :meth:`Credentials.aclose`."""
@@ -131,7 +132,8 @@ class OAuth2Credentials:
 
     @cached_property
     def _keeper(self) -> Keeper:
-        return Keeper(self._configuration, self._grants, self._store(), self._context.logger)
+        context = self._context
+        return Keeper(self._configuration, self._grants, self._store(), context.logger, account=context.account)
 
 
 def _moment(seconds: float) -> datetime | None:

@@ -28,6 +28,7 @@ from legacy_email_proxy.contracts import (
 
 from ..backend_settings import SMTP, Encryption
 from ..backoff import Breaker
+from ..clock import clock_offset
 from ..dial import dial
 from ..tls_trouble import begins_in_the_clear, does_not_verify
 from .connection import Connection, State
@@ -100,6 +101,7 @@ async def _greeting(connection: Connection) -> None:
         telling.cancel()
     if reply.code != 220:
         raise _unwelcome(endpoint, reply.code, str(reply), look_at)
+    connection.clock_offset = clock_offset(str(reply))
 
 
 def _unwelcome(endpoint: Endpoint, code: int, said: str, look_at: str) -> Failure:

@@ -45,6 +45,7 @@ class SMTPSRelay:
         self._logger = context.logger
         self._timeouts = timeouts or Timeouts()
         self._breaker = Breaker(self._logger)
+        self._clock_offset: float | None = None
         self._pool = Pool(self._connect, self._endpoint.max_connections, self._timeouts.slot, self._logger, limits)
         self._repeated = RepeatedReplies()
         # Offered until the first connection: if the backend does not take these, it is told at MAIL.
@@ -61,7 +62,7 @@ class SMTPSRelay:
 
     async def _open(self) -> Connection:
         connection = await open_connection(self._endpoint, self._timeouts, self._logger)
-        offered = connection.extensions
+        offered, self._clock_offset = connection.extensions, connection.clock_offset
         self._capabilities = RelayCapabilities(offered.max_octets, "SMTPUTF8" in offered, "DSN" in offered)
         return connection
 
@@ -81,7 +82,8 @@ class SMTPSRelay:
 
     async def figures(self) -> Sequence[Figure]:
         """See :meth:`contracts.Observed.figures`."""
-        return [*connection_figures(*self._pool.counts), Figure("backend_paused_seconds", self._breaker.left)]
+        told = [*connection_figures(*self._pool.counts), Figure("backend_paused_seconds", self._breaker.left)]
+        return told if self._clock_offset is None else [*told, Figure("clock_offset_seconds", self._clock_offset)]
 
     async def aclose(self) -> None:
         """See :meth:`contracts.Relay.aclose`."""

@@ -48,9 +48,10 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All checks."""
+    """All checks. ``troubles`` are what the operator should know besides; they do not make the service unready."""
 
     checks: Sequence[Check]
+    troubles: Sequence[str] = ()
 
     @property
     def ready(self) -> bool:
@@ -60,16 +61,17 @@ class Report:
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Report:
         """The report of which :meth:`plain` gave this."""
-        return cls([Check(**each) for each in plain["checks"]])
+        return cls([Check(**each) for each in plain["checks"]], tuple(plain["troubles"]))
 
     def plain(self) -> dict[str, Any]:
         """As JSON can hold it."""
         checks = [{key: value for key, value in asdict(check).items() if value != ""} for check in self.checks]
-        return {"ready": self.ready, "checks": checks}
+        return {"ready": self.ready, "checks": checks, "troubles": list(self.troubles)}
 
     def lines(self) -> list[str]:
         """For people."""
-        return ["ready" if self.ready else "not ready", *map(_line, self.checks)]
+        troubles = (f"trouble: {says}" for says in self.troubles)
+        return ["ready" if self.ready else "not ready", *map(_line, self.checks), *troubles]
 
 
 def _line(check: Check) -> str:
@@ -86,9 +88,11 @@ class Readiness:
         outcomes: Outcomes,
         clock: Callable[[], float] = time.time,
         wait_seconds: float = WAIT_SECONDS,
+        troubles: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._composition = composition
         self._outcomes = outcomes
+        self._troubles = troubles
         self._clock = clock
         self._wait_seconds = wait_seconds
         self._probes: dict[Backend, asyncio.Task[None]] = {}
@@ -110,7 +114,7 @@ class Readiness:
         told = dict(zip(map(id, plugins), await asyncio.gather(*map(_told, plugins)), strict=True))
         checks = await asyncio.gather(*(self._of_account(account, told) for account in composition.accounts))
         disk = await _disk(composition.settings["STATE_DIR"])
-        return Report([*chain.from_iterable(checks), disk])
+        return Report([*chain.from_iterable(checks), disk], self._troubles())
 
     async def _of_account(self, account: Account, told: Mapping[int, Sequence[Figure] | str]) -> list[Check]:
         legs = (("pop3", account.maildrop), ("smtp", account.relay))

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import aclosing, suppress
 from typing import NoReturn
 
 import anyio
@@ -15,9 +16,10 @@ import anyio
 from ..access import canonical
 from ..accounts.rules import Facts, Leg, candidates, choose
 from ..admin.queues import answered_by_service
-from ..admin.socket import NOBODY_THERE
+from ..admin.socket import NOBODY_THERE, ask
 from ..build import Account, Composition, compose
 from ..contracts import Credentials, Failure, Filter, Finding, Level, Maildrop, Relay, SettingsMistake
+from ..replies import printable
 from ..settings import doubts, unknown_variables
 from .report import Report
 from .trial import Trial, send
@@ -107,6 +109,7 @@ async def _check(options: argparse.Namespace, report: Report) -> int:
 
                 group.start_soon(stop)
                 await _probe(composition, report)
+                await _troubles(composition, report)
                 if options.send is not None:
                     await _send(options, report)
             with anyio.move_on_after(_CLOSING_SECONDS):
@@ -174,6 +177,15 @@ async def _probe(composition: Composition, report: Report) -> None:
             found = await _findings(plugin, close=True)
         # A plugin without findings is listed all the same, so that a filter which was forgotten is noticed.
         _add(report, label, found or [Finding(Level.GOOD, "loaded")])
+
+
+async def _troubles(composition: Composition, report: Report) -> None:
+    """What the service that is running now takes for trouble: `check` itself sees no device that is silent."""
+    with suppress(*NOBODY_THERE, Failure):
+        async with aclosing(ask(composition.settings["STATE_DIR"], "troubles")) as troubles:
+            async for one in troubles:
+                if isinstance(one, Mapping):
+                    report.add("service", Finding(Level.WARNING, printable(one["says"]), one["advice"]))
 
 
 _Label = tuple[str, str, str]

@@ -84,10 +84,13 @@ class Context(Protocol):
         """
 
 
-SettingType = Literal["text", "secret", "document", "integer", "flag", "seconds", "days", "path", "list", "networks"]
+SettingType = Literal[
+    "text", "secret", "document", "integer", "flag", "seconds", "days", "date", "path", "list", "networks"
+]
 """``text`` str · ``secret`` :class:`Secret` · ``document`` a :class:`Secret` of several lines, like a key in PEM ·
-``integer`` int · ``flag`` bool · ``seconds`` float · ``days`` str, a number or ``NEVER`` · ``path``
-:class:`pathlib.Path` · ``list`` tuple of str, separated by commas · ``networks`` tuple of ``ipaddress`` networks."""
+``integer`` int · ``flag`` bool · ``seconds`` float · ``days`` str, a number or ``NEVER`` · ``date``
+:class:`datetime.date` · ``path`` :class:`pathlib.Path` · ``list`` tuple of str, separated by commas · ``networks``
+tuple of ``ipaddress`` networks."""
 
 
 @dataclass(frozen=True, slots=True)

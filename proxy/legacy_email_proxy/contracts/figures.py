@@ -42,7 +42,8 @@ class Observed(Protocol):
     * ``spool_messages`` (label ``state``), ``spool_oldest_seconds``: what waits, of this account,
     * ``spool_room_octets``: how much more mail fits; with 0 or less the service is not ready,
     * ``token_expiry_timestamp_seconds``: when the access token ends, in seconds since 1970,
-    * ``credential_expiry_timestamp_seconds``: when what tokens are got with ends, such as a certificate.
+    * ``credential_expiry_timestamp_seconds``: when what tokens are got with ends: a certificate, a consent,
+    * ``clock_offset_seconds``: by how much this machine's clock is ahead of a server's that tells the time.
     """
 
     async def figures(self) -> Sequence[Figure]:
