@@ -34,6 +34,7 @@ __all__ = (
     "MAX_QUEUED_OCTETS",
     "KeyValueFormatter",
     "Looks",
+    "Observer",
     "Writer",
     "configure",
     "dialogue",
@@ -90,7 +91,7 @@ def event(logger: logging.Logger, level: int, words: str, /, **facts: object) ->
     """Log one event: ``words`` is the fixed vocabulary, ``facts`` are its values, in the order given."""
     # Percent signs in `words` would be taken for arguments by %-formatting; there are none in our vocabulary.
     if logger.isEnabledFor(level):
-        logger.log(level, words, extra={"facts": {**(BOUND.get() or {}), **facts}})
+        logger.log(level, words, extra={"facts": facts})
 
 
 def failure(logger: logging.Logger, words: str, error: BaseException, /, **facts: object) -> None:
@@ -101,6 +102,7 @@ def failure(logger: logging.Logger, words: str, error: BaseException, /, **facts
     level = severity(error)
     unexpected = not isinstance(error, Failure)
     cause = f"{type(error).__name__}: {error}" if unexpected else str(error)
+    # The running task's own come after: where several wait for one result, it was raised for one of them only.
     facts = {**vars(error).get("bound", {}), **(BOUND.get() or {}), **facts, "cause": cause}
     extra = {"facts": facts, "failure": error}
     logger.log(level, words, extra=extra, exc_info=error if unexpected else None)
@@ -327,6 +329,26 @@ class Looks:
 
 _OURS = logging.getLogger("legacy_email_proxy")
 _observers: dict[logging.Handler, int] = {}
+
+
+class Observer(logging.Handler):
+    """Takes the events that it knows by their words; each is given to :meth:`take`, from any thread.
+
+    A plugin may log anything, also what is no text, and :meth:`take` may have a mistake. Neither must reach who has
+    logged: that is a device's session.
+    """
+
+    def take(self, record: logging.LogRecord) -> None:
+        """Note what the event tells. ``record.msg`` is a text."""
+        raise NotImplementedError
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See :meth:`take`."""
+        if isinstance(record.msg, str):
+            try:
+                self.take(record)
+            except Exception:
+                self.handleError(record)
 
 
 def observe(handler: logging.Handler, level: int = logging.INFO) -> None:

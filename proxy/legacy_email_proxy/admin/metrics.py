@@ -108,7 +108,7 @@ class Metrics:
             # Seen from the start, so that the first one is an increase.
             self._login_failures.labels(leg)
             self._octets.labels(leg)
-        self._events = _Handler(self._event)
+        self._events = _Observer(self._event)
         self._of: dict[str, Callable[[Mapping[str, Any], logging.LogRecord], None]] = {
             "message relayed": self._taken,
             "message spooled": self._taken,
@@ -193,18 +193,16 @@ class Metrics:
         self._octets.labels("pop3").inc(facts.get("octets", 0))
 
 
-class _Handler(logging.Handler):
-    """Passes each record on. What goes wrong there must not reach who has logged."""
+class _Observer(log.Observer):
+    """Gives each event to a function."""
 
     def __init__(self, take: Callable[[logging.LogRecord], None]) -> None:
         super().__init__()
         self._take = take
 
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self._take(record)
-        except Exception:
-            self.handleError(record)
+    def take(self, record: logging.LogRecord) -> None:
+        """See :meth:`log.Observer.take`."""
+        self._take(record)
 
 
 def _code(leg: str, reply: str) -> str:

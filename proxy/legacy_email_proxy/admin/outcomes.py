@@ -59,7 +59,7 @@ class Outcome:
     trouble: str = ""
 
 
-class Outcomes(logging.Handler):
+class Outcomes(log.Observer):
     """The last outcome of each backend, and when each last worked. The records may come from any thread."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
@@ -77,7 +77,7 @@ class Outcomes(logging.Handler):
         """Note what a probe has found."""
         self._last[backend] = Outcome(self._clock(), trouble)
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def take(self, record: logging.LogRecord) -> None:
         """Note what the event tells of a backend."""
         words = record.msg
         if words in _SENT:

@@ -49,7 +49,7 @@ class Dead:
     says: str
 
 
-class Events(logging.Handler):
+class Events(log.Observer):
     """A handler of the log. The records may come from any thread."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
@@ -61,7 +61,7 @@ class Events(logging.Handler):
         self.tokens: dict[str, Dead | None] = {}
         """Account → why it has no token; ``None`` where it was just renewed."""
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def take(self, record: logging.LogRecord) -> None:
         """Note what the event tells."""
         if record.msg in _SENT:
             if self.devices:

@@ -60,7 +60,7 @@ def recording(settings: Settings) -> Iterator[None]:
         recorder.close()
 
 
-class Recorder(logging.Handler):
+class Recorder(log.Observer):
     """Takes what is logged; :meth:`close` writes what is still queued and ends the thread."""
 
     def __init__(self, path: Path, days: int) -> None:
@@ -79,11 +79,10 @@ class Recorder(logging.Handler):
         self._thread = threading.Thread(target=self._write_all, name="history", daemon=True)
         self._thread.start()
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def take(self, record: logging.LogRecord) -> None:
         """Queue the event, if the history is about it."""
         words = record.msg
-        # A plugin may log anything, also what can not be looked up.
-        if not isinstance(words, str) or words not in WORDS:
+        if words not in WORDS:
             return
         facts = log.facts_of(record)
         recipients = facts.get("recipients")
