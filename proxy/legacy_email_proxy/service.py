@@ -18,6 +18,7 @@ from anyio.abc import TaskGroup
 from . import __version__, descriptors, log
 from .access import Address, Admission, gateway
 from .admin.outcomes import Outcomes
+from .admin.probes import Probes
 from .admin.queues import queues
 from .admin.readiness import Readiness
 from .admin.socket import ControlSocket
@@ -203,9 +204,10 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
         current = Current(composition, lambda former: group.start_soon(_close, *_own_plugins(former)))
         outcomes = Outcomes()
         log.observe(outcomes)
-        watch = Watch(lambda: current.composition, outcomes)
+        probes = Probes(outcomes)
+        watch = Watch(lambda: current.composition, outcomes, probes)
         await watch.start()
-        readiness = Readiness(lambda: current.composition, outcomes, troubles=watch.says)
+        readiness = Readiness(lambda: current.composition, outcomes, probes, troubles=watch.says)
         control = ControlSocket(
             settings["STATE_DIR"],
             {
@@ -237,8 +239,8 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
                 await handler.aclose()
             if admin is not None:
                 await admin.aclose()
-            await readiness.aclose()
             await watch.aclose()
+            await probes.aclose()
             log.unobserve(outcomes)
             now = current.composition
             await _close(*_own_plugins(now), *now.filters.values())

@@ -19,6 +19,7 @@ from legacy_email_proxy import log
 from legacy_email_proxy.admin import http
 from legacy_email_proxy.admin.http import AdminServer
 from legacy_email_proxy.admin.outcomes import Outcomes
+from legacy_email_proxy.admin.probes import Probes
 from legacy_email_proxy.admin.readiness import Readiness
 from legacy_email_proxy.contracts import Finding, Level
 from legacy_email_proxy.listeners import bind
@@ -51,7 +52,8 @@ async def serving(folder: Path, **environ: str) -> AsyncIterator[Served]:
     relay = ProbedRelay()
     current = Current(composition(folder, relay, environ=environ), lambda _: None)
     outcomes = Outcomes()
-    readiness = Readiness(lambda: current.composition, outcomes)
+    probes = Probes(outcomes)
+    readiness = Readiness(lambda: current.composition, outcomes, probes)
     server = AdminServer(current, readiness, outcomes)
     sockets = await asyncio.to_thread(bind, "ADMIN", ["127.0.0.1"], 0)
     port = sockets[0].getsockname()[1]
@@ -60,7 +62,7 @@ async def serving(folder: Path, **environ: str) -> AsyncIterator[Served]:
         yield Served(port, relay, readiness)
     finally:
         await server.aclose()
-        await readiness.aclose()
+        await probes.aclose()
 
 
 def basic(password: str, user: str = "any") -> str:

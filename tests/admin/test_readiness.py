@@ -13,6 +13,7 @@ from admin.support import LOGGER, Clock, ProbedRelay, Token, composition, observ
 from legacy_email_proxy import log
 from legacy_email_proxy.admin import readiness as module
 from legacy_email_proxy.admin.outcomes import Outcomes
+from legacy_email_proxy.admin.probes import Probes
 from legacy_email_proxy.admin.readiness import Check, Readiness, Report
 from legacy_email_proxy.contracts import Failure, Figure, Finding, Level, Unreachable
 
@@ -21,7 +22,8 @@ BAD = [Finding(Level.GOOD, "reached"), Finding(Level.BAD, "wrong password", "men
 
 def of(relay: ProbedRelay, tmp_path: Path, clock: Clock, **more: object) -> Readiness:
     made = composition(tmp_path, relay, **more)  # type: ignore[arg-type]
-    return Readiness(lambda: made, Outcomes(clock), clock)
+    outcomes = Outcomes(clock)
+    return Readiness(lambda: made, outcomes, Probes(outcomes), clock)
 
 
 def said(report: Report, what: str) -> tuple[bool, str]:
@@ -47,7 +49,7 @@ async def test_mail_that_goes_through_spares_the_backend_the_question(tmp_path: 
     clock, relay = Clock(), ProbedRelay()
     outcomes = Outcomes(clock)
     made = composition(tmp_path, relay)
-    ready = Readiness(lambda: made, outcomes, clock)
+    ready = Readiness(lambda: made, outcomes, Probes(outcomes), clock)
     async with observed(outcomes):
         log.event(LOGGER, logging.INFO, "message relayed", octets=1)
         assert (await ready.report()).ready
@@ -81,11 +83,13 @@ async def test_nobody_waits_for_ever_for_a_backend(tmp_path: Path) -> None:
 
     relay = Stuck()
     made = composition(tmp_path, relay)
-    ready = Readiness(lambda: made, Outcomes(), Clock(), wait_seconds=0)
+    outcomes = Outcomes()
+    probes = Probes(outcomes)
+    ready = Readiness(lambda: made, outcomes, probes, Clock(), wait_seconds=0)
     for _ in range(3):
         assert said(await ready.report(), "backend") == (False, "no answer yet; it is being asked")
     assert relay.probes == 1
-    await ready.aclose()
+    await probes.aclose()
 
 
 async def test_a_disk_that_hangs_holds_no_answer_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

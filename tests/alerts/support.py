@@ -9,6 +9,7 @@ from pathlib import Path
 from admin.support import Clock, ProbedRelay, composition
 from legacy_email_proxy import log
 from legacy_email_proxy.admin.outcomes import Outcomes
+from legacy_email_proxy.admin.probes import Probes
 from legacy_email_proxy.alerts.alert import Alert
 from legacy_email_proxy.alerts.sampling import Sampler
 from legacy_email_proxy.alerts.watch import Watch
@@ -57,9 +58,10 @@ class Watched:
         self.composition = made or composition(folder, self.relay)
         self.outcomes = Outcomes(self.clock)
         self.channel = KeptChannel()
-        self.watch = Watch(lambda: self.composition, self.outcomes, self.clock, self.steady)
+        probes = Probes(self.outcomes)
+        self.watch = Watch(lambda: self.composition, self.outcomes, probes, self.clock, self.steady)
         self.watch._sampler = Sampler(
-            lambda: self.composition, self.outcomes, self.watch.events, self.clock,
+            lambda: self.composition, self.outcomes, probes, self.watch.events, self.clock,
             disk or (lambda _: Usage(1 << 40, 1 << 39)),
         )  # fmt: skip
 

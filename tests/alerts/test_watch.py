@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import cast
@@ -16,6 +19,7 @@ from admin.support import LOGGER, ProbedRelay, Token, composition
 from alerts.support import DAY, HOUR, MINUTE, NOW, Usage, Watched
 from legacy_email_proxy import log
 from legacy_email_proxy.accounts.rules import Rule
+from legacy_email_proxy.admin.outcomes import Backend, Outcome
 from legacy_email_proxy.alerts.memory import FILE_NAME
 from legacy_email_proxy.alerts.sampling import NEARLY_FULL_OCTETS
 from legacy_email_proxy.build import Account, Composition
@@ -102,6 +106,31 @@ async def test_a_backend_that_is_left_alone_is_not_probed(tmp_path: Path) -> Non
         assert len(told) == 1
         assert "535 5.7.8 wrong password" in told[0]
         assert watched.relay.probes == 0
+
+
+async def test_one_backend_that_does_not_answer_holds_up_no_other(tmp_path: Path) -> None:
+    asked: list[asyncio.Event] = []
+
+    class Meeting(ProbedRelay):
+        """Its probe ends when both are under way."""
+
+        async def probe(self) -> Sequence[Finding]:
+            asked.append(asyncio.Event())
+            if len(asked) == 2:
+                for one in asked:
+                    one.set()
+            await asked[-1].wait()
+            return [Finding(Level.GOOD, "reached")]
+
+    both = [composition(tmp_path, Meeting(), name) for name in ("one", "two")]
+    accounts = tuple(account for made in both for account in made.accounts)
+    async with Watched(tmp_path, replace(both[0], accounts=accounts)) as watched:
+        for name in ("one", "two"):
+            log.failure(LOGGER, "message refused", DOWN, account=name)
+        assert await watched.after(15 * MINUTE) == []
+        assert [watched.outcomes.last(Backend(name, "smtp")) for name in ("one", "two")] == [
+            Outcome(watched.clock.now)
+        ] * 2
 
 
 # Tokens and what ends.

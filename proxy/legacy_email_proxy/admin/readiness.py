@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..build import Account, Composition
-from ..contracts import Authorizable, Failure, Figure, Level, Maildrop, Relay
+from ..contracts import Authorizable, Failure, Figure, Maildrop, Relay
 from ..relays.wrapper import FIGURES_SECONDS, figures
 from .outcomes import Backend, Outcome, Outcomes
+from .probes import Probes
 from .socket import Answers
 
 __all__ = ("Check", "Readiness", "Report")
@@ -28,8 +29,6 @@ OLD_SECONDS = 60.0
 """An outcome that is older says too little. So long it takes until a backend is probed again, too."""
 WAIT_SECONDS = 10.0
 """How long who asks waits for a probe. It goes on after that."""
-_PROBE_SECONDS = 60.0
-_PROBES_AT_ONCE = 10
 _DISK_SECONDS = 5.0
 LEAST_FREE_OCTETS = 16 << 20
 """Of the disk of ``STATE_DIR``: tokens, and what else is kept, must find room."""
@@ -86,17 +85,17 @@ class Readiness:
         self,
         composition: Callable[[], Composition],
         outcomes: Outcomes,
+        probes: Probes,
         clock: Callable[[], float] = time.time,
         wait_seconds: float = WAIT_SECONDS,
         troubles: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._composition = composition
         self._outcomes = outcomes
+        self._probes = probes
         self._troubles = troubles
         self._clock = clock
         self._wait_seconds = wait_seconds
-        self._probes: dict[Backend, asyncio.Task[None]] = {}
-        self._turns = asyncio.Semaphore(_PROBES_AT_ONCE)
         self.stopping = False
         """Whether the service is about to close its listeners."""
 
@@ -132,7 +131,8 @@ class Readiness:
         last = self._outcomes.last(backend)
         paused = _value(told, "backend_paused_seconds")
         if (last is None or self._clock() - last.moment >= OLD_SECONDS) and not paused:
-            await self._probe(backend, plugin)
+            # What comes of it is an outcome, so the next one is a minute later.
+            await self._probes.probe(backend, plugin, self._wait_seconds)
             last = self._outcomes.last(backend)
         if last is None:
             says = f"left alone for {paused:.0f} s" if paused else "no answer yet; it is being asked"
@@ -142,36 +142,6 @@ class Readiness:
     def _words(self, last: Outcome, paused: float) -> str:
         words = f"{last.trouble or 'works'} ({max(0.0, self._clock() - last.moment):.0f} s ago)"
         return f"{words}; left alone for {paused:.0f} s" if paused else words
-
-    async def _probe(self, backend: Backend, plugin: Maildrop | Relay) -> None:
-        """Probe, unless that is being done already; wait for a while until it is over.
-
-        What comes of it is an outcome, so the next probe is a minute later.
-        """
-        task = self._probes.get(backend)
-        if task is None:
-            task = self._probes[backend] = asyncio.create_task(self._probing(backend, plugin))
-            task.add_done_callback(lambda _: self._probes.pop(backend, None))
-        await asyncio.wait({task}, timeout=self._wait_seconds)
-
-    async def _probing(self, backend: Backend, plugin: Maildrop | Relay) -> None:
-        trouble = f"no answer within {_PROBE_SECONDS:g} s"
-        try:
-            async with self._turns, asyncio.timeout(_PROBE_SECONDS):
-                found = await plugin.probe()
-            trouble = next((finding.text for finding in found if finding.level is Level.BAD), "")
-        except TimeoutError:
-            pass
-        except Exception as error:
-            trouble = f"unexpected: {type(error).__name__}"
-        self._outcomes.probed(backend, trouble)
-
-    async def aclose(self) -> None:
-        """End the probes."""
-        tasks = list(self._probes.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _told(plugin: Maildrop | Relay) -> Sequence[Figure] | str:

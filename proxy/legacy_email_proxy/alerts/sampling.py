@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Protocol
 
 from ..admin.outcomes import Backend, Outcomes
+from ..admin.probes import Probes
 from ..build import Account, Composition
-from ..contracts import Credentials, Figure, Level, Maildrop, Relay
+from ..contracts import Credentials, Figure, Maildrop, Relay
 from ..relays.wrapper import figures
 from .conditions import CONDITIONS, Key, Seen
 from .devices import Events
@@ -33,7 +34,6 @@ NEARLY_FULL = 0.1
 """The part of the whole that is left then."""
 NEARLY_FULL_OCTETS = 1 << 30
 """A large disk of which so much is left is not nearly full."""
-_PROBE_SECONDS = 60.0
 _FIGURES_SECONDS = 5.0
 _LEGS = {
     "smtp": ("BACKEND_SMTP_CREDENTIALS", "mail can not be sent"),
@@ -69,12 +69,14 @@ class Sampler:
         self,
         composition: Callable[[], Composition],
         outcomes: Outcomes,
+        probes: Probes,
         events: Events,
         clock: Callable[[], float] = time.time,
         disk: Callable[[Path], Room] = shutil.disk_usage,
     ) -> None:
         self._composition = composition
         self._outcomes = outcomes
+        self._probes = probes
         self._events = events
         self._clock = clock
         self._disk = disk
@@ -85,22 +87,24 @@ class Sampler:
         look, composition = Look(), self._composition()
         offsets: list[float] = []
         room = await self._room(composition.settings["STATE_DIR"], look)
-        queues: set[str] = set()
-        for account in composition.accounts:
-            await self._backends(account, look, known)
-            self._token(account, look)
-            await self._credentials(account, look, offsets)
-            for plugin in (account.maildrop, account.relay):
-                told = await _told(plugin)
-                offsets += _values(told or (), "clock_offset_seconds")
-                if plugin is not None and plugin is account.relay and account.queue is not None:
-                    first = account.queue.queue_name not in queues
-                    queues.add(account.queue.queue_name)
-                    _spool(account, told, room, look, with_room=first)
+        # All at once: one after the other, a hundred accounts whose provider does not answer would take hours.
+        await asyncio.gather(*(self._account(each, room, look, known, offsets) for each in composition.accounts))
         self._clock_is(offsets, composition, look)
         await self._own_certificate(composition, look)
         self._devices(look)
         return look
+
+    async def _account(
+        self, account: Account, room: Room | None, look: Look, known: Container[Key], offsets: list[float]
+    ) -> None:
+        await self._backends(account, look, known)
+        self._token(account, look)
+        await self._credentials(account, look, offsets)
+        for plugin in (account.maildrop, account.relay):
+            told = await _told(plugin)
+            offsets += _values(told or (), "clock_offset_seconds")
+            if plugin is not None and plugin is account.relay and account.queue is not None:
+                _spool(account, told, room, look)
 
     # The backends.
 
@@ -113,7 +117,9 @@ class Sampler:
             last = self._outcomes.last(backend)
             stale = last is None or abs(self._clock() - last.moment) >= CONDITIONS["backend"].lasts_seconds
             if stale and (key in known if last is None else last.trouble):
-                await self._probe(backend, plugin)
+                # A backend that refused our password is left alone for a while, and so the last outcome stands.
+                if not any(_values(await _told(plugin) or (), "backend_paused_seconds")):
+                    await self._probes.probe(backend, plugin)
                 last = self._outcomes.last(backend)
             if last is None:
                 look.unknown.add(key)
@@ -121,21 +127,6 @@ class Sampler:
                 worked = self._outcomes.successes.get(backend, float("-inf"))
                 says = f"{_LEGS[leg][1]}{_through(account)}: {last.trouble}"
                 look.seen.append(Seen(*key, says, worked))
-
-    async def _probe(self, backend: Backend, plugin: Maildrop | Relay) -> None:
-        # A backend that refused our password is left alone for a while, and so the last outcome stands.
-        if any(_values(await _told(plugin) or (), "backend_paused_seconds")):
-            return
-        trouble = f"no answer within {_PROBE_SECONDS:g} s"
-        try:
-            async with asyncio.timeout(_PROBE_SECONDS):
-                found = await plugin.probe()
-            trouble = next((finding.text for finding in found if finding.level is Level.BAD), "")
-        except TimeoutError:
-            pass
-        except Exception as error:
-            trouble = f"unexpected: {type(error).__name__}"
-        self._outcomes.probed(backend, trouble)
 
     # Tokens and what they are got with.
 
@@ -221,7 +212,7 @@ class Sampler:
                 look.seen.append(Seen("device", device.name, says))
 
 
-def _spool(account: Account, told: Sequence[Figure] | None, room: Room | None, look: Look, *, with_room: bool) -> None:
+def _spool(account: Account, told: Sequence[Figure] | None, room: Room | None, look: Look) -> None:
     place = account.queue.queue_name if account.queue is not None else ""
     if told is None:
         look.unknown |= {("spool_old", account.name), ("spool_dead", account.name), ("spool_room", place)}
@@ -238,7 +229,8 @@ def _spool(account: Account, told: Sequence[Figure] | None, room: Room | None, l
     limit = account.settings["SPOOL_MAX_OCTETS"]
     enough = NEARLY_FULL * (min(limit, room.total) if room is not None else limit)
     left = min(_values(told, "spool_room_octets"), default=enough)
-    if with_room and left < enough:
+    # Accounts that share a spool see the same; it is one trouble, because its subject is the spool.
+    if left < enough:
         look.seen.append(Seen("spool_room", place, f"the spool takes only {max(0, int(left)) >> 20} MiB more"))
 
 

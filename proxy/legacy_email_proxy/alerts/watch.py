@@ -15,6 +15,7 @@ from typing import Any
 
 from .. import log
 from ..admin.outcomes import Outcomes
+from ..admin.probes import Probes
 from ..admin.socket import Answers
 from ..build import Account, Composition
 from ..contracts import SettingsMistake
@@ -71,13 +72,14 @@ class Watch:
         self,
         composition: Callable[[], Composition],
         outcomes: Outcomes,
+        probes: Probes,
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
         sampler: Sampler | None = None,
     ) -> None:
         self._composition = composition
         self.events = Events(clock)
-        self._sampler = sampler or Sampler(composition, outcomes, self.events, clock)
+        self._sampler = sampler or Sampler(composition, outcomes, probes, self.events, clock)
         self._clock, self._steady = clock, steady
         self._began = (clock(), steady())
         self._troubles = Troubles()
