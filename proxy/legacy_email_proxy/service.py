@@ -75,14 +75,17 @@ async def serve(
     signals: Signals,
     on_ready: Callable[[Addresses], None] = lambda _: None,
     recompose: Callable[[Composition], Composition] | None = None,
+    *,
+    passing: bool = False,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends the drain at once. Backends may be unreachable.
 
     ``signals`` are those that the process receives. The caller listens for them before it makes ``composition``, so
     that no signal kills the process in the middle of that. One that comes while the plugins start ends the start. At
     SIGHUP new sessions get what ``recompose`` returns. It runs in a thread, because it takes seconds with many
-    accounts; if it raises, everything stays as it was. Raises :class:`SettingsMistake` when a listener can not be
-    opened.
+    accounts; if it raises, everything stays as it was. ``passing``: only for one message, beside the real
+    service perhaps, so its control socket and what its alerts remember are left alone. Raises
+    :class:`SettingsMistake` when a listener can not be opened.
     """
     # Before any task group: that would wrap the mistake, and the user would read a traceback instead of one line.
     opened = _open(composition)
@@ -97,7 +100,7 @@ async def serve(
         raise
     addresses = Addresses(**{listener.lower(): _places(sockets) for listener, sockets in opened.items()})
     async with anyio.create_task_group() as group:
-        async with _running(composition, opened) as current:
+        async with _running(composition, opened, passing=passing) as current:
             on_ready(addresses)
             while (number := await signals.next()) == signal.SIGHUP and recompose:
                 await _reload(current, recompose)
@@ -185,7 +188,9 @@ async def _given_up_in_time(starting: Coroutine[Any, Any, None]) -> None:
 
 
 @asynccontextmanager
-async def _running(composition: Composition, opened: dict[str, list[socket.socket]]) -> AsyncIterator[Current]:
+async def _running(
+    composition: Composition, opened: dict[str, list[socket.socket]], *, passing: bool = False
+) -> AsyncIterator[Current]:
     """Both legs, serving; leaving drains them and closes the plugins."""
     settings = composition.settings
     log.event(
@@ -206,7 +211,6 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
         log.observe(outcomes)
         probes = Probes(outcomes)
         watch = Watch(lambda: current.composition, outcomes, probes)
-        await watch.start()
         readiness = Readiness(lambda: current.composition, outcomes, probes, troubles=watch.says)
         control = ControlSocket(
             settings["STATE_DIR"],
@@ -217,7 +221,9 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
                 "troubles": watch.answer,
             },
         )
-        await control.start()
+        if not passing:
+            watch.start()
+            await control.start()
         admin = _admin(current, readiness, outcomes, opened[_ADMIN])
         if composition.maildrop is not None:
             pop3 = _pop3(current, most, warn)

@@ -110,9 +110,8 @@ class Watch:
         for trouble in self.troubles():
             yield trouble.plain()
 
-    async def start(self) -> None:
+    def start(self) -> None:
         """Look each minute from now on."""
-        await self.load()
         log.observe(self.events)
         self._running = asyncio.get_running_loop().create_task(self._run())
 
@@ -129,6 +128,7 @@ class Watch:
         self._logged = {(one.condition, one.subject): one for one in memory.troubles}
 
     async def _run(self) -> None:
+        await self.load()
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             try:

@@ -127,7 +127,7 @@ async def _served(composition: Composition) -> AsyncIterator[tuple[str, int]]:
     def started(addresses: Addresses) -> None:
         ready.set_result(addresses.smtp[0])
 
-    service = asyncio.create_task(serve(composition, signals, started))
+    service = asyncio.create_task(serve(composition, signals, started, passing=True))
     try:
         await asyncio.wait((service, ready), return_when=asyncio.FIRST_COMPLETED)
         if not ready.done():
