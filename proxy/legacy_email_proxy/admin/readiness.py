@@ -19,6 +19,7 @@ from typing import Any, cast
 from ..build import Account, Composition
 from ..contracts import Authorizable, Failure, Figure, Maildrop, Relay
 from ..relays.wrapper import FIGURES_SECONDS, figures
+from .disk import DISK_SECONDS, Disk
 from .outcomes import Backend, Outcome, Outcomes
 from .probes import Probes
 from .socket import Answers
@@ -29,7 +30,7 @@ OLD_SECONDS = 60.0
 """An outcome that is older says too little. So long it takes until a backend is probed again, too."""
 WAIT_SECONDS = 10.0
 """How long who asks waits for a probe. It goes on after that."""
-_DISK_SECONDS = 5.0
+_TOKEN_SECONDS = 5.0
 LEAST_FREE_OCTETS = 16 << 20
 """Of the disk of ``STATE_DIR``: tokens, and what else is kept, must find room."""
 
@@ -96,6 +97,7 @@ class Readiness:
         self._troubles = troubles
         self._clock = clock
         self._wait_seconds = wait_seconds
+        self._disk = Disk()
         self.stopping = False
         """Whether the service is about to close its listeners."""
 
@@ -112,7 +114,7 @@ class Readiness:
         plugins = [plugin for plugin in legs if plugin is not None]
         told = dict(zip(map(id, plugins), await asyncio.gather(*map(_told, plugins)), strict=True))
         checks = await asyncio.gather(*(self._of_account(account, told) for account in composition.accounts))
-        disk = await _disk(composition.settings["STATE_DIR"])
+        disk = await self._disk_of(composition.settings["STATE_DIR"])
         return Report([*chain.from_iterable(checks), disk], self._troubles())
 
     async def _of_account(self, account: Account, told: Mapping[int, Sequence[Figure] | str]) -> list[Check]:
@@ -142,6 +144,15 @@ class Readiness:
     def _words(self, last: Outcome, paused: float) -> str:
         words = f"{last.trouble or 'works'} ({max(0.0, self._clock() - last.moment):.0f} s ago)"
         return f"{words}; left alone for {paused:.0f} s" if paused else words
+
+    async def _disk_of(self, state_dir: Path) -> Check:
+        try:
+            free = await self._disk.call(_free_octets, state_dir)
+        except TimeoutError:
+            return Check("disk", False, f"no answer within {DISK_SECONDS:g} s")
+        except OSError as error:
+            return Check("disk", False, error.strerror or "it can not be asked")
+        return Check("disk", free >= LEAST_FREE_OCTETS, f"{free >> 20} MiB are free in STATE_DIR")
 
 
 async def _told(plugin: Maildrop | Relay) -> Sequence[Figure] | str:
@@ -178,23 +189,12 @@ async def _tokens(account: Account) -> list[Check]:
     for credentials in account.credentials.values():
         if hasattr(credentials, "status"):
             try:
-                async with asyncio.timeout(_DISK_SECONDS):
+                async with asyncio.timeout(_TOKEN_SECONDS):
                     error = (await cast(Authorizable, credentials).status()).error
             except Exception as failure:
                 error = str(failure) if isinstance(failure, Failure) else f"unexpected: {type(failure).__name__}"
             checks.append(Check("token", not error, error or "no trouble with the last renewal", account.name))
     return checks
-
-
-async def _disk(state_dir: Path) -> Check:
-    try:
-        async with asyncio.timeout(_DISK_SECONDS):
-            free = await asyncio.to_thread(_free_octets, state_dir)
-    except TimeoutError:
-        return Check("disk", False, f"no answer within {_DISK_SECONDS:g} s")
-    except OSError as error:
-        return Check("disk", False, error.strerror or "it can not be asked")
-    return Check("disk", free >= LEAST_FREE_OCTETS, f"{free >> 20} MiB are free in STATE_DIR")
 
 
 def _free_octets(folder: Path) -> int:

@@ -15,6 +15,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Protocol
 
+from ..admin.disk import Disk
 from ..admin.outcomes import Backend, Outcomes
 from ..admin.probes import Probes
 from ..build import Account, Composition
@@ -80,6 +81,7 @@ class Sampler:
         self._events = events
         self._clock = clock
         self._disk = disk
+        self._calls = Disk()
         self._certificate: tuple[Composition, float | None] | None = None
 
     async def look(self, known: Container[Key] = ()) -> Look:
@@ -183,8 +185,7 @@ class Sampler:
 
     async def _room(self, folder: Path, look: Look) -> Room | None:
         try:
-            async with asyncio.timeout(_FIGURES_SECONDS):
-                room = await asyncio.to_thread(self._room_of, folder)
+            room = await self._calls.call(self._room_of, folder)
         except (OSError, TimeoutError):
             look.unknown.add(("disk", ""))
             return None

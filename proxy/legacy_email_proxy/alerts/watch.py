@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import log
+from ..admin.disk import Disk
 from ..admin.outcomes import Outcomes
 from ..admin.probes import Probes
 from ..admin.socket import Answers
@@ -88,6 +89,7 @@ class Watch:
         self._channels: list[Channel] = []
         self._failing: set[str] = set()
         self._again, self._pause = float("-inf"), 0.0
+        self._disk = Disk()
         self._saved = clock()
         self._unsaved = False
         self._running: asyncio.Task[None] | None = None
@@ -118,7 +120,7 @@ class Watch:
     async def load(self) -> None:
         """Remember what was told before a restart. The time in which no service ran is nobody's silence."""
         try:
-            memory = await asyncio.to_thread(load, self._path)
+            memory = await self._disk.call(load, self._path)
         except (OSError, ValueError) as error:
             self._tell_forgotten(error)
             return
@@ -207,14 +209,14 @@ class Watch:
         self._unsaved, self._saved = False, now
         memory = Memory(self._troubles.remembered, dict(self.events.heard), now)
         try:
-            await asyncio.to_thread(save, self._path, memory)
+            await self._disk.call(save, self._path, memory)
         except OSError as error:
             self._tell_forgotten(error)
 
     def _tell_forgotten(self, error: Exception) -> None:
         if "memory" not in self._failing:
             self._failing.add("memory")
-            cause = f"{self._path}: {getattr(error, 'strerror', None) or error}"
+            cause = f"{self._path}: {getattr(error, 'strerror', None) or str(error) or 'the disk does not answer'}"
             log.event(_log, logging.WARNING, "alerts are not remembered", cause=cause, see="STATE_DIR")
 
     async def _close_channels(self) -> None:
