@@ -73,9 +73,9 @@ async def told(metrics: Metrics, composed: Composition) -> dict[str, float]:
 
 async def test_a_message(metrics: Metrics, composed: Composition) -> None:
     for words in ("message relayed", "message spooled"):
-        log.event(LOGGER, INFO, words, client="10.0.0.7", recipients=["x@y"], octets=100)
+        log.event(LOGGER, INFO, words, client="10.0.0.7", account="ann", recipients=["x@y"], octets=100)
     for words in ("message delivered", "message not delivered", "message set aside"):
-        LOGGER.info(words, extra={"facts": {"octets": 7}})
+        LOGGER.info(words, extra={"facts": {"account": "ann", "octets": 7}})
     log.failure(LOGGER, "message refused", Unreachable("down"), octets=3, reply="451 4.4.1 later")
     assert await told(metrics, composed) == {
         'messages_total{leg="smtp",verdict="relayed"}': 1,
@@ -86,9 +86,18 @@ async def test_a_message(metrics: Metrics, composed: Composition) -> None:
         'messages_total{leg="smtp",verdict="refused"}': 1,
         'octets_total{leg="smtp"}': 200,
         'refusals_total{leg="smtp",reply="451"}': 1,
-        'last_success_timestamp_seconds{account="",leg="smtp"}': 4000,
+        'last_success_timestamp_seconds{account="ann",leg="smtp"}': 4000,
         'token_expiry_timestamp_seconds{account="ann"}': 5000,
     }
+
+
+async def test_an_account_that_a_reload_has_removed_is_told_no_more(
+    metrics: Metrics, composed: Composition, relay: ProbedRelay, tmp_path: Path
+) -> None:
+    log.event(LOGGER, INFO, "message relayed", account="ann", octets=1)
+    success = 'last_success_timestamp_seconds{account="ann",leg="smtp"}'
+    assert success in await told(metrics, composed)
+    assert success not in await told(metrics, composition(tmp_path, relay, "bob"))
 
 
 async def test_a_pop3_session(metrics: Metrics, composed: Composition) -> None:
@@ -190,7 +199,7 @@ async def test_figures_of_plugins(metrics: Metrics, tmp_path: Path) -> None:
 
 async def test_exactly_the_promised_names_and_labels(metrics: Metrics, composed: Composition) -> None:
     took("smtp", "login", 0.5)
-    log.event(LOGGER, INFO, "message relayed", octets=1)
+    log.event(LOGGER, INFO, "message relayed", account="ann", octets=1)
     log.event(LOGGER, INFO, "smtp session ended", verdict="spoke TLS to the plain SMTP port")
     log.failure(LOGGER, "message refused", Unreachable("down"), octets=3, reply="451 4.4.1 later")
     relay = composed.accounts[0].relay

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import platform
 import re
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Coroutine, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -62,6 +62,7 @@ class _Now(Collector):
     def __init__(self, outcomes: Outcomes) -> None:
         self._outcomes = outcomes
         self.figures: Mapping[str, Mapping[tuple[str, ...], float]] = {}
+        self.accounts: Container[str] = ()
 
     def collect(self) -> Iterator[Metric]:
         for name, (labels, sentence, _) in _FIGURES.items():
@@ -73,7 +74,9 @@ class _Now(Collector):
             f"{_PREFIX}last_success_timestamp_seconds", "When mail last went through.", labels=("account", "leg")
         )
         for backend, moment in list(self._outcomes.successes.items()):
-            successes.add_metric((backend.account, backend.leg), moment)
+            # One that a reload has removed would look as if its mail had stopped.
+            if backend.account in self.accounts:
+                successes.add_metric((backend.account, backend.leg), moment)
         yield successes
         dropped = sum(writer.dropped for writer in logging.getLogger().handlers if isinstance(writer, log.Writer))
         yield CounterMetricFamily(f"{_PREFIX}log_dropped", "Lines that the log's reader did not take.", value=dropped)
@@ -141,6 +144,7 @@ class Metrics:
     async def exposed(self, composition: Composition) -> bytes:
         """All of it in Prometheus's text format."""
         self._now.figures = await _figures(composition.accounts)
+        self._now.accounts = {account.name for account in composition.accounts}
         return prometheus_client.generate_latest(self._registry)
 
     # From events
