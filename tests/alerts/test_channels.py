@@ -12,14 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from admin.support import composition
 from alerts.receiver import receiving
 from fakes.smtp import Action, FakeSMTPServer, Hang
 from legacy_email_proxy.alerts.alert import Alert, of_changes, trial_alert
 from legacy_email_proxy.alerts.channels import Command, Webhook
 from legacy_email_proxy.alerts.conditions import Change, Step, Trouble
-from legacy_email_proxy.alerts.mail import Mail, Sender
+from legacy_email_proxy.alerts.mail import Mail, Sender, senders_of
 from legacy_email_proxy.contracts import Failure, Secret
 from realservers.certificates import Certificates
+from smtp.relays import MemoryRelay
 from smtps.support import SHORT, relay_to, relaying
 from waiting import until
 
@@ -219,6 +221,13 @@ async def test_mail_goes_through_another_account_where_the_first_is_down(certifi
         assert (await mail.send(ALERT)).endswith(" through account b")
         assert len(server.messages) == 1
     await down.aclose()
+
+
+async def test_only_the_accounts_that_are_tried_get_a_relay_for_it(tmp_path: Path) -> None:
+    environ = {"BACKEND_SMTP_HOST": "smtp.example", "BACKEND_SMTP_USER": "u", "BACKEND_SMTP_PASS": "p"}
+    made = [composition(tmp_path, MemoryRelay(), name, environ=environ) for name in "abcd"]
+    senders = senders_of(account for one in made for account in one.accounts)
+    assert [sender.account for sender in senders] == ["a", "b", "c"]
 
 
 async def test_mail_has_little_time(certificates: Certificates) -> None:

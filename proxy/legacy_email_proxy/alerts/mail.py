@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
+from itertools import islice
 
 from .. import log
 from ..build import NEXT_RELAY, Account
@@ -55,7 +56,7 @@ class Mail:
     async def send(self, alert: Alert) -> str:
         """See :meth:`Channel.send`."""
         failure = Failure("no account has a relay")
-        for sender in self._senders[:_MOST_ACCOUNTS]:
+        for sender in self._senders:
             through = f" through account {sender.account}" if sender.account else ""
             try:
                 async with asyncio.timeout(self._seconds):
@@ -114,12 +115,9 @@ async def _pieces(content: bytes) -> AsyncIterator[bytes]:
 
 
 def senders_of(accounts: Iterable[Account]) -> list[Sender]:
-    """The accounts that can send, each with a relay of its own for this. Raises :class:`SettingsMistake`."""
-    return [
-        Sender(account.name, _direct_relay(account), _address_of(account.settings))
-        for account in accounts
-        if account.relay is not None
-    ]
+    """The first accounts that can send, each with a relay of its own for this. Raises :class:`SettingsMistake`."""
+    able = islice((account for account in accounts if account.relay is not None), _MOST_ACCOUNTS)
+    return [Sender(account.name, _direct_relay(account), _address_of(account.settings)) for account in able]
 
 
 def _direct_relay(account: Account) -> Relay:
