@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, TypeVar, TypeVarTuple, Unpack
+from typing import Any, TypeVar, TypeVarTuple
 
 __all__ = ("DISK_SECONDS", "Disk")
 
@@ -25,7 +25,7 @@ class Disk:
         self._seconds = seconds
         self._running: asyncio.Task[Any] | None = None
 
-    async def call(self, function: Callable[[Unpack[_Arguments]], _Result], *arguments: *_Arguments) -> _Result:
+    async def call(self, function: Callable[[*_Arguments], _Result], *arguments: *_Arguments) -> _Result:
         """What ``function`` returns. Raises what it raises, and ``TimeoutError`` when it hangs or a former one does."""
         async with asyncio.timeout(self._seconds):
             while self._running is not None and not self._running.done():

@@ -27,6 +27,8 @@ from .trial import Trial, send
 __all__ = ("add_arguments", "run")
 
 _PROBE_SECONDS = 90.0
+_ANSWER_SECONDS = 10.0
+"""How long the service that is running may take to say what it knows."""
 _CLOSING_SECONDS = 360.0
 """How long credentials may take to close: the reply to a token's renewal can not be asked for twice. A second signal
 ends the wait."""
@@ -145,10 +147,11 @@ async def _waiting(account: Account) -> list[Finding]:
     assert account.queue is not None  # noqa: S101 (for the type checker)
     asked = answered_by_service(account.settings["STATE_DIR"], account.queue, "list", numbers=[])
     try:
-        states = [
-            item["state"] async for item in asked if isinstance(item, Mapping) and item["account"] == account.name
-        ]
-    except (*NOBODY_THERE, Failure):
+        with anyio.fail_after(_PROBE_SECONDS):
+            states = [
+                item["state"] async for item in asked if isinstance(item, Mapping) and item["account"] == account.name
+            ]
+    except (*NOBODY_THERE, Failure, TimeoutError):
         return []
     stuck = sum(state in ("dead", "set aside") for state in states)
     text = f"the service that is running has {len(states)} messages in its spool"
@@ -181,11 +184,14 @@ async def _probe(composition: Composition, report: Report) -> None:
 
 async def _troubles(composition: Composition, report: Report) -> None:
     """What the service that is running now takes for trouble: `check` itself sees no device that is silent."""
-    with suppress(*NOBODY_THERE, Failure):
+    with suppress(*NOBODY_THERE, Failure), anyio.move_on_after(_ANSWER_SECONDS) as scope:
         async with aclosing(ask(composition.settings["STATE_DIR"], "troubles")) as troubles:
             async for one in troubles:
                 if isinstance(one, Mapping):
                     report.add("service", Finding(Level.WARNING, printable(one["says"]), one["advice"]))
+    if scope.cancelled_caught:
+        text = f"the service that is running does not answer within {_ANSWER_SECONDS:g} s"
+        report.add("service", Finding(Level.BAD, text, "look at its log, and restart it"))
 
 
 _Label = tuple[str, str, str]

@@ -22,6 +22,8 @@ from ..settings import Settings, read
 __all__ = ("add_arguments", "run")
 
 _ANSWER_SECONDS = 5.0
+_READY_SECONDS = 60.0
+"""The service may have to ask a backend first, and each of its waits has an end."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +55,9 @@ def _ready(settings: Settings, *, as_json: bool) -> int:
     """What the running service says of itself."""
     try:
         report = anyio.run(_report, settings, backend="asyncio")
+    except TimeoutError:
+        print(f"legacy-email-proxy: the service does not answer within {_READY_SECONDS:g} s", file=sys.stderr)
+        return 1
     except NOBODY_THERE:
         print("legacy-email-proxy: no service is running with this STATE_DIR", file=sys.stderr)
         return 1
@@ -64,6 +69,11 @@ def _ready(settings: Settings, *, as_json: bool) -> int:
 
 
 async def _report(settings: Settings) -> Report:
+    with anyio.fail_after(_READY_SECONDS):
+        return await _asked(settings)
+
+
+async def _asked(settings: Settings) -> Report:
     async with aclosing(ask(settings["STATE_DIR"], "ready")) as answers:
         answer = await anext(answers)
         assert isinstance(answer, dict)  # noqa: S101 (for the type checker)
