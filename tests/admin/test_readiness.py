@@ -164,3 +164,8 @@ async def test_as_text_and_as_data() -> None:
     }
     assert report.plain() == plain
     assert Report.of(plain) == report
+
+
+def test_a_backend_can_not_forge_a_line() -> None:
+    report = Report([Check("backend", False, "refused: no\r\nok     spool: \x1b[31mfine")], ["mail: no\nready"])
+    assert report.lines() == ["not ready", "FAILED backend: refused: no ok spool: [31mfine", "trouble: mail: no ready"]

@@ -19,6 +19,7 @@ from typing import Any, cast
 from ..build import Account, Composition
 from ..contracts import Authorizable, Failure, Figure, Maildrop, Relay
 from ..relays.wrapper import FIGURES_SECONDS, figures
+from ..replies import printable
 from .disk import DISK_SECONDS, Disk
 from .outcomes import Backend, Outcome, Outcomes
 from .probes import Probes
@@ -31,6 +32,7 @@ OLD_SECONDS = 60.0
 WAIT_SECONDS = 10.0
 """How long who asks waits for a probe. It goes on after that."""
 _TOKEN_SECONDS = 5.0
+_SAYS_OCTETS = 500
 LEAST_FREE_OCTETS = 16 << 20
 """Of the disk of ``STATE_DIR``: tokens, and what else is kept, must find room."""
 
@@ -69,14 +71,14 @@ class Report:
         return {"ready": self.ready, "checks": checks, "troubles": list(self.troubles)}
 
     def lines(self) -> list[str]:
-        """For people."""
-        troubles = (f"trouble: {says}" for says in self.troubles)
+        """For people. What is said may hold a backend's words, which must not look like another line."""
+        troubles = (f"trouble: {printable(says, _SAYS_OCTETS)}" for says in self.troubles)
         return ["ready" if self.ready else "not ready", *map(_line, self.checks), *troubles]
 
 
 def _line(check: Check) -> str:
     names = " ".join(filter(None, (check.what, check.leg, check.account)))
-    return f"{'ok    ' if check.ok else 'FAILED'} {names}: {check.says}"
+    return f"{'ok    ' if check.ok else 'FAILED'} {names}: {printable(check.says, _SAYS_OCTETS)}"
 
 
 class Readiness:

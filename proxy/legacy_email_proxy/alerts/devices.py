@@ -23,7 +23,6 @@ class Device:
     """Whoever sends from these networks, by a rule with ``expect_seconds``."""
 
     networks: tuple[Network, ...]
-    account: str
     expect_seconds: float
 
     @property
@@ -35,7 +34,7 @@ class Device:
 def devices_of(rules: Iterable[Rule]) -> tuple[Device, ...]:
     """The devices from which something is expected."""
     return tuple(
-        Device(rule.networks, rule.account, rule.expect_seconds)
+        Device(rule.networks, rule.expect_seconds)
         for rule in rules
         if rule.expect_seconds is not None and Leg.SMTP in rule.legs
     )

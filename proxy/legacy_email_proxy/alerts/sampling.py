@@ -209,7 +209,8 @@ class Sampler:
         for device in self._events.devices:
             heard = self._events.heard.get(device.name)
             if heard is not None and self._clock() - heard > device.expect_seconds:
-                says = f"nothing was sent by {device.name} since {_moment(heard)}"
+                # Not since when: time in which no service ran is left out, so nothing may have happened at that moment.
+                says = f"nothing was sent by {device.name} for more than {_span(device.expect_seconds)}"
                 look.seen.append(Seen("device", device.name, says))
 
 
@@ -285,10 +286,8 @@ def _day(moment: float) -> str:
     return datetime.fromtimestamp(moment).astimezone().strftime("%Y-%m-%d")
 
 
-def _moment(moment: float) -> str:
-    return datetime.fromtimestamp(moment).astimezone().strftime("%Y-%m-%d %H:%M")
-
-
 def _span(seconds: float) -> str:
     hours = seconds / 3600
+    if hours < 2:
+        return f"{seconds / 60:.0f} minutes"
     return f"{hours:.0f} hours" if hours < 48 else f"{hours / 24:.0f} days"

@@ -14,6 +14,7 @@ from ..alerts.alert import trial_alert
 from ..alerts.watch import channels_of, tell
 from ..build import relays
 from ..contracts import Failure, Level, SettingsMistake
+from ..replies import printable
 from ..settings import read
 from ..settings.alerts import alert_mistakes
 
@@ -57,9 +58,9 @@ async def _test(environ: Mapping[str, str]) -> int:
     for name, outcome in said.items():
         if isinstance(outcome, Exception):
             words = str(outcome) if isinstance(outcome, Failure) else f"{type(outcome).__name__}: {outcome}"
-            print(f"{Level.BAD.value:<8} {name}: {words}")
+            print(f"{Level.BAD.value:<8} {name}: {printable(words)}")
         else:
-            print(f"{Level.GOOD.value:<8} {name}: {outcome}")
+            print(f"{Level.GOOD.value:<8} {name}: {printable(outcome)}")
     for channel in channels:
         await channel.aclose()
     with anyio.move_on_after(_CLOSING_SECONDS):
