@@ -19,10 +19,18 @@ import pytest
 
 from interop.proxy import Proxy, backends, run, running
 from realservers.accounts import Account
+from realservers.certificates import Certificates
 from realservers.dovecot import Dovecot
 from realservers.postfix import Postfix
 
 SCANNER, WRONG, ERP = "127.0.0.11", "127.0.0.12", "127.0.0.13"
+
+
+@pytest.fixture
+def postfix(dovecot: Dovecot, certificates: Certificates) -> Iterator[Postfix]:
+    """One that this test may stop."""
+    with Postfix.start(certificates.good, dovecot) as postfix:
+        yield postfix
 
 
 @pytest.fixture
