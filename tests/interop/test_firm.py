@@ -4,6 +4,7 @@ with the other scanner?" without a packet dump.
 
 from __future__ import annotations
 
+import http.client
 import json
 import poplib
 import smtplib
@@ -18,6 +19,7 @@ import pytest
 
 from interop.proxy import Proxy, backends, run, running
 from realservers.accounts import Account
+from realservers.certificates import Certificates
 from realservers.dovecot import Dovecot
 from realservers.postfix import Postfix
 
@@ -25,10 +27,17 @@ SCANNER, WRONG, ERP = "127.0.0.11", "127.0.0.12", "127.0.0.13"
 
 
 @pytest.fixture
+def postfix(dovecot: Dovecot, certificates: Certificates) -> Iterator[Postfix]:
+    """One that this test may stop."""
+    with Postfix.start(certificates.good, dovecot) as postfix:
+        yield postfix
+
+
+@pytest.fixture
 def proxy(tmp_path: Path, dovecot: Dovecot, postfix: Postfix, account: Account) -> Iterator[Proxy]:
     variables = backends(dovecot, postfix, account) | {
         "STATE_DIR": str(tmp_path / "state"), "RELAY_PLUGIN": "spool", "SPOOL_RETRY_SECONDS": "1",
-        "SMTP_MAX_OCTETS": "200000",
+        "SMTP_MAX_OCTETS": "200000", "ADMIN_BIND_PORT": "0",
     }  # fmt: skip
     with running(variables) as proxy:
         yield proxy
@@ -78,6 +87,15 @@ def told(tmp_path: Path, command: str, *arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def asked(proxy: Proxy, path: str) -> tuple[int, str]:
+    """What the admin listener says."""
+    host, port = proxy._address("admin")
+    with closing(http.client.HTTPConnection(host, port, timeout=50)) as connection:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+
 def test_a_week_of_a_small_firm(
     tmp_path: Path, proxy: Proxy, postfix: Postfix, dovecot: Dovecot, account: Account
 ) -> None:
@@ -95,10 +113,22 @@ def test_a_week_of_a_small_firm(
         erp.dele(1)
         erp.quit()
     proxy.wait_for("pop3 session ended")
-    # The provider is down: the device does not notice.
+    status, said = asked(proxy, "/readyz")
+    assert status == 200, said
+    # The provider is down: the device does not notice, the operator does.
     postfix.stop()
     scan(proxy, SCANNER, account.address)
     proxy.wait_for("delivery paused")
+    status, said = asked(proxy, "/readyz")
+    assert status == 503, said
+    assert "Connection refused" in said
+    figures = asked(proxy, "/metrics")[1]
+    for figure in (
+        'messages_total{leg="smtp",verdict="delivered"} 3.0', 'refusals_total{leg="smtp",reply="553"} 2.0',
+        'wrong_protocol_total{leg="smtp",protocol="TLS"} 1.0', 'spool_messages{state="dead"} 1.0',
+        'messages_total{leg="pop3",verdict="deleted"} 1.0',
+    ):  # fmt: skip
+        assert f"legacy_email_proxy_{figure}\n" in figures
 
     history = told(tmp_path, "history")
     messages = [each for each in history if each["kind"] == "message" and each["client"] == SCANNER]
