@@ -7,7 +7,7 @@ import logging
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -202,54 +202,61 @@ async def _running(
     if composition.tls is not None and settings["TLS_LEGACY"]:
         words = "devices may use versions of TLS and ciphers that are no longer safe"
         log.event(_log, logging.WARNING, words, see="TLS_LEGACY")
-    async with anyio.create_task_group() as group:
-        pop3 = smtp = None
+    # Each part is taken back although one that was made later fails, at the start or while it ends.
+    async with anyio.create_task_group() as group, AsyncExitStack() as ending:
         warn = _warn_of(gateway())
         most = _most_clients(composition)
         current = Current(composition, lambda former: group.start_soon(_close, *_own_plugins(former)))
+        ending.push_async_callback(_close_plugins_of, current)
         outcomes = Outcomes()
         log.observe(outcomes)
+        ending.callback(log.unobserve, outcomes)
         probes = Probes(outcomes)
+        ending.push_async_callback(probes.aclose)
         watch = Watch(lambda: current.composition, outcomes, probes)
         readiness = Readiness(lambda: current.composition, outcomes, probes, troubles=watch.says)
-        control = ControlSocket(
-            settings["STATE_DIR"],
-            {
-                "spool": queues(lambda: filter(None, (each.queue for each in current.composition.accounts))),
-                "trace": trace,
-                "ready": readiness.answer,
-                "troubles": watch.answer,
-            },
-        )
-        if not passing:
-            watch.start()
-            await control.start()
         admin = _admin(current, readiness, outcomes, opened[_ADMIN])
+        if admin is not None:
+            ending.push_async_callback(admin.aclose)
+        legs: list[POP3Server | SMTPServer] = []
         if composition.maildrop is not None:
             pop3 = _pop3(current, most, warn)
             group.start_soon(pop3.serve, opened["POP3"], opened["POP3S"])
+            legs.append(pop3)
         if composition.relay is not None:
             smtp, handler = _smtp(current, most, warn)
+            ending.push_async_callback(handler.aclose)
+            legs.append(smtp)
             await smtp.start(opened["SMTP"], opened["SMTPS"])
-        try:
-            yield current
-        finally:
-            # Before the listeners close, so that nobody is sent here any more.
-            readiness.stopping = True
-            await control.aclose()
-            async with anyio.create_task_group() as draining:
-                for leg in (pop3, smtp):
-                    if leg is not None:
-                        draining.start_soon(leg.drain, settings["DRAIN_SECONDS"])
-            if smtp is not None:
-                await handler.aclose()
-            if admin is not None:
-                await admin.aclose()
-            await watch.aclose()
-            await probes.aclose()
-            log.unobserve(outcomes)
-            now = current.composition
-            await _close(*_own_plugins(now), *now.filters.values())
+        ending.push_async_callback(_drain, legs, settings["DRAIN_SECONDS"])
+        if not passing:
+            watch.start()
+            ending.push_async_callback(watch.aclose)
+            control = ControlSocket(
+                settings["STATE_DIR"],
+                {
+                    "spool": queues(lambda: filter(None, (each.queue for each in current.composition.accounts))),
+                    "trace": trace,
+                    "ready": readiness.answer,
+                    "troubles": watch.answer,
+                },
+            )
+            ending.push_async_callback(control.aclose)
+            await control.start()
+        # Before the listeners close, so that nobody is sent here any more.
+        ending.callback(setattr, readiness, "stopping", True)
+        yield current
+
+
+async def _drain(legs: Sequence[POP3Server | SMTPServer], seconds: float) -> None:
+    async with anyio.create_task_group() as draining:
+        for leg in legs:
+            draining.start_soon(leg.drain, seconds)
+
+
+async def _close_plugins_of(current: Current) -> None:
+    now = current.composition
+    await _close(*_own_plugins(now), *now.filters.values())
 
 
 def _admin(
