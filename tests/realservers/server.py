@@ -38,8 +38,7 @@ class Server:
 
     def kill(self) -> None:
         """SIGKILL to all its processes; its folder and its ports stay for `start_again`."""
-        leader = psutil.Process(self._daemon.pid)
-        leader.suspend()  # it starts no more of them meanwhile
+        self.freeze()  # a server that runs would start more of them meanwhile
         for process in self._processes():
             with suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -51,6 +50,7 @@ class Server:
 
     def freeze(self) -> None:
         """SIGSTOP to all its processes: it keeps its connections, and answers nothing until `thaw`."""
+        psutil.Process(self._daemon.pid).suspend()  # first, because it starts the others
         for process in self._processes():
             with suppress(psutil.NoSuchProcess):
                 process.suspend()
@@ -61,9 +61,14 @@ class Server:
                 process.resume()
 
     def _processes(self) -> list[psutil.Process]:
-        """The leader comes last. The session does not tell: PostgreSQL's others are each in one of their own."""
-        leader = psutil.Process(self._daemon.pid)
-        return [*leader.children(recursive=True), leader]
+        """The leader comes last. The session does not tell: PostgreSQL's others are each in one of their own.
+
+        psutil's `children()` does not tell either: it leaves a child out that seems older than its parent. Ages come
+        from the time of the machine's start in whole seconds, and that may change between two looks.
+        """
+        leader = self._daemon.pid
+        children = [each for each in psutil.process_iter(["ppid"]) if each.info["ppid"] == leader]
+        return [*children, psutil.Process(leader)]
 
     def stop(self) -> None:
         """Stop it and forget its mail; a second time does nothing."""
