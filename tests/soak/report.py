@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,8 @@ ROWS = (
     "sent", "accepted", "refused", "broken off", "unanswered", "delivered", "lost", "doubled", "doubled by Postfix",
     "refused, yet delivered", "", "POP3 sessions", "failed", "retrieved", "put in", "deleted", "deletion not known",
 )  # fmt: skip
-SHOWN_FAULTS = 25
+SHOWN_FAULTS = 5
+"""Of each kind."""
 
 
 class Report:
@@ -62,10 +64,22 @@ class Report:
             said = ", ".join(f"{slope.what} {slope}" for slope in slopes) or "too short a life to say"
             covered = f" over {slopes[0].seconds / 60:.1f} min" if slopes else ""
             lines.append(f"{name}{covered}: {said}")
-        lines += [f"  {fault}" for fault in self.faults[:SHOWN_FAULTS]]
+        lines += [f"  {fault[:300]}" for fault in _examples(self.faults)]
         if not self.faults:
             return "\n".join([*lines, "OK"])
         return "\n".join([*lines, f"BAD: {len(self.faults)} faults, the first: {self.faults[0][:200]}"])
+
+
+def _examples(faults: list[str]) -> list[str]:
+    """The first few of each kind: one mistake may show in a thousand messages and must not hide another."""
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for fault in faults:
+        kinds[re.sub(r"[\w-]*\d[\w.-]*", "", fault)].append(fault)
+    return [
+        line
+        for kind in kinds.values()
+        for line in (*kind[:SHOWN_FAULTS], *([f"… and {len(kind) - SHOWN_FAULTS} more"] * (len(kind) > SHOWN_FAULTS)))
+    ]
 
 
 def _count(proxy: Proxy) -> Counter[str]:
