@@ -117,9 +117,9 @@ def test_the_line_is_that_of_the_last_life_without_its_first_part() -> None:
     growth.lives = [Life(1, 0.0), Life(2, 100.0)]
     growth.lives[0].samples = [(float(second), (1000.0, 1.0, 1.0)) for second in range(100)]
     growth.lives[1].samples = [
-        (100.0 + second, (50.0 + max(second - 60, 0) / 60, 20.0, 9.0 - (second < 60) * 5)) for second in range(600)
+        (100.0 + second, (50.0 + max(second - 600, 0) / 60, 20.0, 9.0 - (second < 600) * 5)) for second in range(1300)
     ]
-    memory, descriptors, threads = growth.slopes(600.0)
+    memory, descriptors, threads = growth.slopes(1500.0)
     assert memory.an_hour == pytest.approx(60.0)
     assert (descriptors.an_hour, threads.an_hour) == pytest.approx((0.0, 0.0))
     assert [slope.too_much for slope in (memory, descriptors, threads)] == [True, False, False]

@@ -59,8 +59,8 @@ class Troubles:
                 return
 
     def _order(self) -> Iterator[Action]:
-        """Every kind once, in any order, then again. In the second half no proxy is killed a second time, so that each
-        lives long enough to show whether it grows.
+        """Every kind once, in any order, then again. After a third of the run no proxy is killed a second time, so
+        that each lives long enough to show whether it grows.
         """
         kinds = [(what, who) for what in ("kill", "freeze") for who in self._servers]
         kinds += [("reload", name) for name in self._proxies]
@@ -68,7 +68,7 @@ class Troubles:
         for _ in itertools.count():
             self._chance.shuffle(kinds)
             for what, who in kinds:
-                late = time.monotonic() - self._began > self._seconds / 2
+                late = time.monotonic() - self._began > self._seconds / 3
                 again = any((each.what, each.who) == (what, who) for each in self.made)
                 if not (late and again and what == "kill" and who in self._proxies):
                     yield what, who
