@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 import threading
@@ -72,6 +73,7 @@ class Soak:
             each.start()
         self._start_clients()
         troubles.start()
+        self._undo.callback(troubles.stop)  # also where the run is interrupted: what it kills must not come back later
         began = time.monotonic()
         while time.monotonic() < began + self._seconds and not (troubles.failed or self._died):
             time.sleep(min(HARVEST_SECONDS, self._seconds / 10))
@@ -147,6 +149,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=seed, help="decides what goes wrong, and when")
     parser.add_argument("--folder", type=Path, help="where the logs are kept; without it they are removed at the end")
     wanted = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # nothing of the run is left running
     print(f"seed {wanted.seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="soak-") as temporary:
         folder = wanted.folder or Path(temporary)
