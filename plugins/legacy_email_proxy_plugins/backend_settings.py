@@ -17,7 +17,7 @@ from legacy_email_proxy.contracts import Context, Credentials, Secret, SettingsM
 
 from .dial import host_mistake
 
-__all__ = ("IMAP", "SMTP", "Backend", "Encryption", "Leg", "read_backend")
+__all__ = ("IMAP", "SMTP", "Backend", "Encryption", "Leg", "instead_of_password", "read_backend")
 
 
 class Encryption(Enum):
@@ -35,12 +35,26 @@ class Leg:
     prefix: str
     starttls: str
     """The setting that asks for STARTTLS."""
+    implicit_port: int
+    starttls_port: int
     without_host: str
     """What the operator has to do if no host is set."""
 
 
-IMAP = Leg("BACKEND_IMAP", "BACKEND_IMAP_USE_STARTTLS", "name the IMAP server or choose another MAILDROP_PLUGIN")
-SMTP = Leg("BACKEND_SMTP", "BACKEND_SMTP_USE_TLS", "give the name of your provider's SMTP server")
+IMAP = Leg(
+    "BACKEND_IMAP",
+    "BACKEND_IMAP_USE_STARTTLS",
+    993,
+    143,
+    "give the name of your provider's IMAP server; where no device reads mail, set MAILDROP_PLUGIN=none",
+)
+SMTP = Leg(
+    "BACKEND_SMTP",
+    "BACKEND_SMTP_USE_TLS",
+    465,
+    587,
+    "give the name of your provider's SMTP server; where no device sends mail, set RELAY_PLUGIN=none",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +70,12 @@ class Backend:
     user: str | None
     credentials: Credentials | None
     max_connections: int
+
+
+def instead_of_password(context: Context, leg: Leg) -> str:
+    """What to set in place of a missing password, where settings for OAuth2 are there; else nothing."""
+    given = [name for name in ("OAUTH2_GRANT", "OAUTH2_CLIENT_ID") if context.settings.get(name) is not None]
+    return f"; {given[0]} is set, so you may mean {leg.prefix}_CREDENTIALS=oauth2" if given else ""
 
 
 AnyBackend = TypeVar("AnyBackend", bound=Backend)

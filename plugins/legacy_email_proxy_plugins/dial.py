@@ -2,8 +2,11 @@
 
 Each name is looked up in a thread of its own. The event loop's pool has only a few threads for look-ups, and one name
 server that does not answer would take all of them, so that no other backend could be reached. A name is looked up only
-once at a time, so there are never more such threads than names. After a quarter of a second without an answer the next
-address is tried beside the first. The address that worked last is tried first.
+once at a time, so there are never more such threads than names. When a look-up has failed or takes too long, whoever
+asks next fails at once: otherwise those who wait for their turn at a dead backend would each wait as long again.
+
+After a quarter of a second without an answer the next address is tried beside the first. The address that worked last
+is tried first.
 """
 
 from __future__ import annotations
@@ -16,13 +19,15 @@ import socket
 import threading
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 from aiohappyeyeballs import start_connection
 
-from legacy_email_proxy.contracts import Unreachable
+from legacy_email_proxy.contracts import Unreachable, in_container
 
-__all__ = ("dial", "host_mistake")
+__all__ = ("dial", "host_mistake", "look_up")
 
 _Found = list[Any]
 """The list that ``getaddrinfo`` returns."""
@@ -30,11 +35,25 @@ _Found = list[Any]
 _ATTEMPT_DELAY_SECONDS = 0.25
 """RFC 8305 §5: after this time without an answer, the next address is tried as well."""
 
+_LOOK_UP_SECONDS = 15.0
+"""How long a look-up may take: long enough to ask another name server when the first one is dead."""
+_FAILED_SECONDS = 2.0
+"""For how long a name is not looked up again after that has failed."""
+
 _NO_NAME = re.compile(r"""[ "'/@,;\[\]]""")
 
+
+@dataclass(slots=True)
+class _LookUp:
+    began: float
+    answer: Future[_Found] = field(default_factory=Future)
+    failed: float | None = None
+    """When it failed."""
+
+
 _lock = threading.Lock()
-_asked: dict[tuple[str, int], Future[_Found]] = {}
-"""The look-ups that are under way."""
+_asked: dict[tuple[str, int], _LookUp] = {}
+"""The look-ups that are under way, and those that have failed."""
 _worked: dict[tuple[str, int], Any] = {}
 """The address of the last connection, by name; the names come from the settings, so there are few."""
 
@@ -43,10 +62,17 @@ def host_mistake(backend: str, host: str) -> str | None:
     """What is wrong with the host setting, if anything. A name server would only say "unknown", not why."""
     if not _NO_NAME.search(host) and (":" not in host or _is_ipv6(host)):
         return None
-    return (
-        f"{backend}_HOST: that is no name of a server; write it alone, like mail.firm.example, without quotes,"
-        f" and the port in {backend}_PORT"
-    )
+    if host[0] in "\"'":
+        how = "without quotes: in an env file of podman or docker they are a part of the value"
+    elif scheme := re.match(r"[a-zA-Z0-9+.-]+://", host):
+        how = f"without {scheme[0]} and without a path"
+    elif port := re.search(r":([0-9]+)\Z", host):
+        how = f"without the port, which is set with {backend}_PORT={port[1]}"
+    elif "@" in host:
+        how = "as your provider gives it for mail programs; a mail address is none"
+    else:
+        how = "without quotes or blanks, one name only"
+    return f"{backend}_HOST: that is no name of a server; write it alone, like mail.firm.example, {how}"
 
 
 def _is_ipv6(host: str) -> bool:
@@ -66,9 +92,10 @@ async def dial(host: str, port: int, seconds: float, backend: str) -> socket.soc
     look_at = f"{backend}_HOST"
     try:
         async with asyncio.timeout_at(deadline):
-            found = await _look_up(host, port)
+            found = await look_up(host, port)
     except TimeoutError:
-        raise Unreachable(f"the name {host} was not resolved within {seconds:.3g} s", look_at=look_at) from None
+        waited = min(seconds, _LOOK_UP_SECONDS)
+        raise Unreachable(f"the name {host} was not resolved within {waited:.3g} s", look_at=look_at) from None
     except (OSError, UnicodeError) as error:
         raise Unreachable(f"the name {host} can not be resolved: {error}", look_at=look_at) from None
     if not found:
@@ -87,42 +114,49 @@ async def dial(host: str, port: int, seconds: float, backend: str) -> socket.soc
             _worked[host, port] = connected.getpeername()
         return connected
     tried = ", ".join(str(address[0]) for *_, address in found)
-    raise Unreachable(f"{host} port {port} does not answer ({tried}: {reason})", look_at=f"{look_at}, {backend}_PORT")
+    detail, advice = f"{host} port {port} does not answer ({tried}: {reason})", ""
+    if in_container() and all(ipaddress.ip_address(address[0].partition("%")[0]).is_loopback for *_, address in found):
+        detail += f"; inside a container {host} is the container itself, not the machine on which it runs"
+        advice = (
+            f"set {look_at}=host.containers.internal (podman) or host.docker.internal, or run the container with"
+            " --network host; see proxy/docs/containers.md"
+        )
+    raise Unreachable(detail, look_at=f"{look_at}, {backend}_PORT", advice=advice)
 
 
-async def _look_up(host: str, port: int) -> _Found:
-    found = await asyncio.wrap_future(_looking_up((host, port)))
+async def look_up(host: str, port: int) -> _Found:
+    """What ``getaddrinfo`` returns. Raises what it raises, and :class:`TimeoutError`."""
+    asked = _looking_up((host, port))
+    async with asyncio.timeout(asked.began + _LOOK_UP_SECONDS - monotonic()):
+        found = await asyncio.wrap_future(asked.answer)
     return list(found)
 
 
-def _looking_up(name: tuple[str, int]) -> Future[_Found]:
+def _looking_up(name: tuple[str, int]) -> _LookUp:
     with _lock:
-        if (future := _asked.get(name)) is not None:
-            return future
-        future = Future()
+        asked = _asked.get(name)
+        if asked is not None and (asked.failed is None or monotonic() < asked.failed + _FAILED_SECONDS):
+            return asked
+        asked = _asked[name] = _LookUp(monotonic())
         # One caller that gives up must not cancel the look-up for the other callers.
-        future.set_running_or_notify_cancel()
+        asked.answer.set_running_or_notify_cancel()
         # A daemon thread, because a look-up that hangs must not delay the end of the process.
-        thread = threading.Thread(target=_answer, args=(name, future), name=f"look up {name[0]}", daemon=True)
+        thread = threading.Thread(target=_answer, args=(name, asked), name=f"look up {name[0]}", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
-            future.set_exception(OSError(f"no thread to look it up: {error}"))
-        else:
-            _asked[name] = future
-        return future
+            del _asked[name]
+            asked.answer.set_exception(OSError(f"no thread to look it up: {error}"))
+        return asked
 
 
-def _answer(name: tuple[str, int], future: Future[_Found]) -> None:
-    found: _Found = []
-    failure: Exception | None = None
+def _answer(name: tuple[str, int], asked: _LookUp) -> None:
     try:
-        found = socket.getaddrinfo(*name, type=socket.SOCK_STREAM)
+        found: _Found = socket.getaddrinfo(*name, type=socket.SOCK_STREAM)
     except Exception as error:
-        failure = error
-    with _lock:
-        del _asked[name]
-    if failure is not None:
-        future.set_exception(failure)
+        asked.failed = monotonic()
+        asked.answer.set_exception(error)
     else:
-        future.set_result(found)
+        with _lock:
+            del _asked[name]
+        asked.answer.set_result(found)

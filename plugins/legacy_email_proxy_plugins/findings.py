@@ -226,7 +226,9 @@ def first_fitting(table: tuple[Meaning, ...], text: str) -> Meaning | None:
 
 
 def explained(failure: Failure, text: str) -> Finding | None:
-    """The finding for ``failure``: ``text`` (what happened) with advice; ``None`` if there is no advice for it."""
+    """The finding for ``failure``: ``text`` (what happened) with advice; ``None`` if the leg's own has to do."""
+    if failure.advice:
+        return Finding(Level.BAD, text, failure.advice)
     if isinstance(failure, NoCredentials):
         text, _, advice = failure.detail.partition(" -> ")
         return Finding(Level.BAD, f"nothing to log in with: {text}", advice or f"look at {failure.look_at}")

@@ -4,77 +4,175 @@ No client address gets all places: at least a quarter of them, and at least one,
 that leaves its transactions open, or one that reads its mail an octet at a time, would lock out all other clients.
 Waiting clients are served in the order in which they came; an address that has its full share is passed over. The
 address ``""`` has no limit: a caller that uses it (such as the spool) shares its places out among its clients itself.
+
+Many addresses together could still take all places and be slow. Two things help against that:
+
+* A caller can say that it will keep a place for *long*: until a client has read a large message. All such callers
+  together leave a quarter of the places to those that need one for a moment only.
+* Where places are short, the slowest client goes first. A caller whose client decides how long it takes is a
+  :class:`Holder`, and shows itself with :meth:`Places.watch`. When somebody has waited for ``WAIT_SECONDS``, the
+  slowest holder has to give up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from abc import ABC, abstractmethod
 from collections import Counter
+from contextvars import copy_context
+from time import monotonic
+from typing import ClassVar
 
-__all__ = ("Places",)
+from legacy_email_proxy.contracts import Figure
+
+__all__ = ("Holder", "Places", "connection_figures")
+
+WAIT_SECONDS = 3.0
+"""So long a client waits for a place before a slow one has to give its place up, and so long again for the next one."""
+
+FAIR_SECONDS = 10.0
+"""Nobody has to give up before we have waited for its client so long in all. A device behind a modem needs a few
+seconds for each command before its message.
+"""
+
+
+def connection_figures(in_use: int, idle: int, waiting: int) -> list[Figure]:
+    """Figures of a pool: its connections, and how many wait for one."""
+    states = {"in_use": in_use, "idle": idle, "waiting": waiting}
+    return [Figure("backend_connections", count, {"state": state}) for state, count in states.items()]
+
+
+class Holder(ABC):
+    """Somebody who has a place for as long as its client takes to read or to send.
+
+    It counts the client's octets, and the seconds in which we waited for the client. What the backend needs is not
+    counted: the client could not go on meanwhile.
+    """
+
+    fair_octets_per_second: ClassVar[float]
+    """A client that is as fast as this, on average, never has to give up."""
+
+    def __init__(self) -> None:
+        self.octets = 0
+        """How many octets the client has read or sent so far; not fewer than it really has."""
+        self.context = copy_context()
+        """The task's context: what is logged about this client belongs to its session."""
+        self._seconds = 0.0
+        self._waiting_since: float | None = None
+
+    def wait_for_client(self) -> None:
+        """From now on it is the client's turn."""
+        if self._waiting_since is None:
+            self._waiting_since = monotonic()
+
+    def client_went_on(self) -> None:
+        """The client has read or sent something: it is our turn, or the backend's."""
+        self._seconds = self.seconds
+        self._waiting_since = None
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether it is the client that takes the time now, and not the backend."""
+        return self._waiting_since is not None
+
+    @property
+    def seconds(self) -> float:
+        """For how long we have waited for the client, in all."""
+        since = self._waiting_since
+        return self._seconds + (0.0 if since is None else monotonic() - since)
+
+    @property
+    def rate(self) -> float:
+        """The client's octets per second."""
+        return self.octets / max(self.seconds, 0.001)
+
+    @abstractmethod
+    def give_up(self, reason: str) -> None:
+        """End what is going on, so that the place gets free; ``reason`` is for the log."""
 
 
 class Places:
     """``most`` places, for one event loop. After a change of ``most``, call :meth:`serve`."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, logger: logging.Logger) -> None:
         self.most = most
-        self._waiting: dict[asyncio.Future[None], str] = {}
-        """The waiting addresses, in order of arrival. Each stays here until its task has noticed its turn."""
+        self._logger = logger
+        self._waiting: dict[asyncio.Future[None], tuple[str, bool]] = {}
+        """Address and ``long`` of those that wait, in order of arrival. Each stays here until its task has noticed its
+        turn."""
         self._taken: Counter[str] = Counter()
         """Taken places by address; a place counts as taken as soon as it is given to a waiting task."""
         self.taken = 0
         """How many places are taken, by all addresses together."""
+        self._long = 0
+        """How many of them are taken for long."""
+        self._watched: dict[Holder, str] = {}
+        """The address of each."""
 
     @property
     def waiting(self) -> int:
         """How many tasks wait for a place."""
         return len(self._waiting)
 
-    def has_room(self, address: str) -> bool:
+    @property
+    def _share(self) -> int:
+        """How many places one address may have, and all those that keep theirs for long."""
+        return max(1, self.most - max(1, -(-self.most // 4)))
+
+    def has_room(self, address: str, *, long: bool = False) -> bool:
         """Whether this address would get a place at once."""
-        return self.taken < self.most and self.may_have_more(address)
+        return self.taken < self.most and self._may_take(address, long)
 
     def may_have_more(self, address: str) -> bool:
         """Whether this address has less than its share."""
-        return not address or self._taken[address] < max(1, self.most - max(1, -(-self.most // 4)))
+        return not address or self._taken[address] < self._share
 
-    def words(self, address: str) -> str:
-        """For a log: how many places are in use, and this address's own number if it has its full share."""
-        mine = self._taken[address]
-        others = "" if self.may_have_more(address) else f", and {address} has {mine} of them, which is its share"
-        return f"{self.taken} of {self.most} are in use{others}"
+    def _may_take(self, address: str, long: bool) -> bool:
+        return self.may_have_more(address) and not (long and self._long >= self._share)
 
-    async def take(self, address: str, deadline: float, *, first: bool = False) -> None:
+    def words(self, address: str, *, long: bool = False) -> str:
+        """For a log: how many places are in use, and which share is full, if one is."""
+        words = f"{self.taken} of {self.most} are in use"
+        if not self.may_have_more(address):
+            words += f", and {address} has {self._taken[address]} of them, which is its share"
+        elif not self._may_take(address, long):
+            words += f", and {self._long} of them for large messages, which is their share"
+        return words
+
+    async def take(self, address: str, deadline: float, *, first: bool = False, long: bool = False) -> None:
         """Take a place; :meth:`give` gives it back. ``first``: before all that wait.
 
         Raises :class:`TimeoutError` if no place gets free before the loop's clock shows ``deadline``.
         """
-        if self.has_room(address):
-            self._take(address)
+        if self.has_room(address, long=long):
+            self._take(address, long)
             return
-        turn = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        turn = loop.create_future()
         if first:
-            self._waiting = {turn: address, **self._waiting}
+            self._waiting = {turn: (address, long), **self._waiting}
         else:
-            self._waiting[turn] = address
+            self._waiting[turn] = address, long
         try:
-            async with asyncio.timeout_at(deadline):
-                await turn
-        except TimeoutError:
-            # If it was not cancelled, the place was given at the very moment of the timeout, and is kept.
-            if turn.cancelled():
-                raise
+            while not turn.done():
+                left = deadline - loop.time()
+                if left <= 0:
+                    raise TimeoutError
+                await asyncio.wait([turn], timeout=min(left, WAIT_SECONDS))
+                if not turn.done():
+                    self._end_slowest(address)
         except BaseException:
-            if not turn.cancelled():
-                self.give(address)
+            if turn.done():
+                self.give(address, long=long)
             raise
         finally:
             del self._waiting[turn]
 
-    def give(self, address: str) -> None:
+    def give(self, address: str, *, long: bool = False) -> None:
         """Give back a place of this address."""
         self.taken -= 1
+        self._long -= long
         self._taken[address] -= 1
         if not self._taken[address]:
             del self._taken[address]
@@ -82,13 +180,48 @@ class Places:
 
     def serve(self) -> None:
         """Give the free places to the waiting tasks."""
-        for turn, address in self._waiting.items():
+        for turn, (address, long) in self._waiting.items():
             if self.taken >= self.most:
                 break
-            if not turn.done() and self.may_have_more(address):
-                self._take(address)
+            if not turn.done() and self._may_take(address, long):
+                self._take(address, long)
                 turn.set_result(None)
 
-    def _take(self, address: str) -> None:
+    def _take(self, address: str, long: bool) -> None:
         self.taken += 1
+        self._long += long
         self._taken[address] += 1
+
+    # Slow clients
+
+    def watch(self, holder: Holder, address: str) -> None:
+        """Note a holder of a place: from now on, until :meth:`forget`, it may have to give up."""
+        self._watched[holder] = address
+
+    def forget(self, holder: Holder) -> None:
+        """It has no place any more; again does nothing."""
+        self._watched.pop(holder, None)
+
+    def _end_slowest(self, address: str) -> None:
+        """Let the slowest holder give up, for a client of ``address`` that waits."""
+        # An address that has its full share gets a place only from a client of its own.
+        only = "" if self.may_have_more(address) else address
+        slow = [
+            holder
+            for holder, of in self._watched.items()
+            if holder.waits_for_client
+            and holder.seconds >= FAIR_SECONDS
+            and holder.rate < holder.fair_octets_per_second
+            and (of == only or not only)
+        ]
+        if not slow:
+            return
+        slowest = min(slow, key=lambda holder: (holder.rate, -holder.seconds))
+        client = self._watched.pop(slowest)
+        reason = (
+            f"others wait for a connection ({self.words(address)}), and this client was the slowest: "
+            f"{slowest.octets} octets in {slowest.seconds:.0f} s"
+        )
+        slowest.give_up(reason)
+        facts = {"client": client, "reason": reason}
+        slowest.context.run(self._logger.warning, "connection taken from a slow device", extra={"facts": facts})

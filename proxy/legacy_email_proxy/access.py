@@ -15,7 +15,20 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-__all__ = ("MIN_OCTETS_PER_SECOND", "Address", "Admission", "Network", "Refusal", "canonical", "gateway", "within")
+from .contracts.container import MARKS, in_container
+
+__all__ = (
+    "MIN_OCTETS_PER_SECOND",
+    "Address",
+    "Admission",
+    "Network",
+    "Refusal",
+    "canonical",
+    "gateway",
+    "is_loopback",
+    "source_of",
+    "within",
+)
 
 MIN_OCTETS_PER_SECOND = 500
 """The least that a client must send or take of a message, on average over its progress time: half the speed of a modem
@@ -43,6 +56,23 @@ def canonical(address: str) -> Address | None:
     return getattr(parsed, "ipv4_mapped", None) or parsed
 
 
+def is_loopback(place: str) -> bool:
+    """Whether only this machine reaches what is bound there; a name may mean anything but for ``localhost``."""
+    address = canonical(place)
+    return place == "localhost" or (address is not None and address.is_loopback)
+
+
+def source_of(address: str) -> str:
+    """What this address is counted as, in connections and in failed logins: itself, or the /64 of an IPv6 address.
+
+    Whoever has one address of a /64 usually has all 2⁶⁴ of them.
+    """
+    peer = canonical(address)
+    if isinstance(peer, ipaddress.IPv6Address):
+        return f"{ipaddress.IPv6Address(int(peer) >> 64 << 64)}/64"
+    return str(peer)
+
+
 def within(address: Address, networks: Iterable[Network]) -> bool:
     """Whether one of the networks holds the address."""
     return any(address.version == network.version and address in network for network in networks)
@@ -62,7 +92,7 @@ class Admission:
         self._networks = tuple(networks)
         self._max_connections = max_connections
         self._max_per_address = max_per_address
-        self._held: Counter[Address] = Counter()
+        self._held: Counter[str] = Counter()
         self._total = 0
 
     @classmethod
@@ -91,33 +121,30 @@ class Admission:
             return Refusal.NOT_ALLOWED
         if self._total >= self._max_connections:
             return Refusal.TOO_MANY
-        if self._held[peer] >= self._max_per_address:
+        source = source_of(address)
+        if self._held[source] >= self._max_per_address:
             return Refusal.TOO_MANY_FROM_ADDRESS
-        self._held[peer] += 1
+        self._held[source] += 1
         self._total += 1
         self._on_admitted(peer)
         return None
 
     def release(self, address: str) -> None:
         """A connection that :meth:`admit` counted has ended."""
-        peer = canonical(address)
-        if peer is None:
-            return
+        source = source_of(address)
         self._total -= 1
-        self._held[peer] -= 1
-        if not self._held[peer]:
+        self._held[source] -= 1
+        if not self._held[source]:
             # Otherwise the counter would keep an entry for each address ever seen.
-            del self._held[peer]
+            del self._held[source]
 
 
-_MARKS = ("/run/.containerenv", "/.dockerenv")
-"""Files that podman and docker put into each container."""
 _ROUTES = Path("/proc/net/route")
 
 
-def gateway(marks: tuple[str, ...] = _MARKS, routes: Path = _ROUTES) -> ipaddress.IPv4Address | None:
+def gateway(marks: tuple[str, ...] = MARKS, routes: Path = _ROUTES) -> ipaddress.IPv4Address | None:
     """The container's default gateway; ``None`` outside of a container, or where there is no such route."""
-    if not any(Path(mark).exists() for mark in marks):
+    if not in_container(marks):
         return None
     try:
         rows = [line.split() for line in routes.read_text().splitlines()[1:]]

@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
     from types import ModuleType
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 __all__ = ("commands", "main", "parser")
+
+EXIT_NOT_WRITTEN = 1
+"""What every Unix tool ends with when its output can not be written."""
 
 EXIT_MISTAKES = 2
 EXIT_INTERRUPTED = 130
@@ -52,6 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not _reader_is_gone():
             raise
         return EXIT_BROKEN_PIPE
+    except OSError as error:
+        import errno
+
+        # Of a file, an error has the name.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO) or error.filename is not None:
+            raise
+        _discard_output()
+        print(f"legacy-email-proxy: the output can not be written: {error.strerror}", file=sys.stderr)  # noqa: T201
+        return EXIT_NOT_WRITTEN
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -111,14 +123,29 @@ def parser() -> argparse.ArgumentParser:
     import argparse
 
     kind = argparse.RawDescriptionHelpFormatter
-    made = argparse.ArgumentParser(
+
+    def of_commands(prog: str) -> argparse.HelpFormatter:
+        formatter = kind(prog)
+        # Python 3.11 and 3.12 forget the indent of the commands' names, and break the line behind the longest.
+        formatter._action_max_length = 15
+        return formatter
+
+    class Parser(argparse.ArgumentParser):
+        def _print_message(self, message: str, file: Any = None) -> None:
+            # Newer Pythons ignore an error here, and the exit status would say that the help was read.
+            (file or sys.stderr).write(message)
+
+    made = Parser(
         prog="legacy-email-proxy",
         description="Plain POP3 and SMTP for old devices, in front of IMAPS and SMTPS providers.",
         epilog=_EXAMPLES,
-        formatter_class=kind,
+        formatter_class=of_commands,
+        add_help=False,
     )
-    # The short form makes it the longest option: Python 3.11 and 3.12 give the commands' column only that much room.
-    made.add_argument("-V", "--version", action="version", version=f"legacy-email-proxy {__version__}")
+    # Only in the usage line: with all commands, the help is to fit on one screen.
+    made.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
+    version = f"legacy-email-proxy {__version__}"
+    made.add_argument("-V", "--version", action="version", version=version, help=argparse.SUPPRESS)
     listed = made.add_subparsers(title="commands (COMMAND --help shows more)", metavar="COMMAND")
     for module in commands():
         sentence = (module.__doc__ or "").splitlines()[0]
@@ -133,9 +160,26 @@ def parser() -> argparse.ArgumentParser:
 
 def commands() -> tuple[ModuleType, ...]:
     """The modules of all commands, in the order in which the help names them."""
-    from .commands import authorize, check, demo, healthcheck, password, plugins, serve, settings, spool
+    from .commands import (
+        alert,
+        authorize,
+        check,
+        demo,
+        devices,
+        healthcheck,
+        history,
+        password,
+        plugins,
+        serve,
+        settings,
+        spool,
+        trace,
+    )
 
-    return (serve, demo, check, plugins, settings, spool, password, authorize, healthcheck)
+    return (
+        *(serve, demo, check, plugins, settings, spool, history, devices, trace, alert),
+        *(password, authorize, healthcheck),
+    )
 
 
 def _reader_is_gone() -> bool:
@@ -146,7 +190,12 @@ def _reader_is_gone() -> bool:
     output.register(sys.stdout.fileno(), 0)
     if not output.poll(0):
         return False
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())  # otherwise the interpreter flushes again at its end, and prints an error
-    os.close(null)
+    _discard_output()
     return True
+
+
+def _discard_output() -> None:
+    """Otherwise the interpreter flushes again at its end, and prints an error."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import ipaddress
 import logging
 import math
 import secrets
@@ -24,7 +23,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import anyio
 
 from . import log
-from .access import canonical
+from .access import source_of
 from .contracts import Client, Finding, Login, LoginRefused, LoginsLimited, Maildrop, MaildropSession
 
 __all__ = (
@@ -37,7 +36,6 @@ __all__ = (
     "KnownPasswords",
     "LimitedMaildrop",
     "LoginLimit",
-    "source_of",
 )
 
 FREE = 5
@@ -67,17 +65,6 @@ _QUIET_SECONDS = 300.0
 """An attack is over when no login of it was seen for this long."""
 
 _log = logging.getLogger("legacy_email_proxy.guessing")
-
-
-def source_of(address: str) -> str:
-    """The source under which the failures of this address are counted: the address, or the /64 of an IPv6 address.
-
-    Whoever has one address of a /64 usually has all 2⁶⁴ of them.
-    """
-    peer = canonical(address)
-    if isinstance(peer, ipaddress.IPv6Address):
-        return f"{ipaddress.IPv6Address(int(peer) >> 64 << 64)}/64"
-    return str(peer)
 
 
 class _Failures:
@@ -146,8 +133,6 @@ class FailedLogins:
             failures.trying += 1
             self._all.trying += 1
             self._users[user] += 1
-        elif not self._users[user]:
-            del self._users[user]
         return wait
 
     def end(self, source: str, user: str, *, failed: bool = False, proven: bool = False) -> bool:

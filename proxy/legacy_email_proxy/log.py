@@ -10,21 +10,42 @@ second does not fill the disk. What became of a message is always written.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import logging.config
 import os
 import re
+import secrets
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable
 from typing import Any
 
-from .contracts import Failure
+from .contracts import BOUND, Failure
 from .replies import printable, severity
 
-__all__ = ("MAX_LINES_A_SECOND", "MAX_QUEUED_OCTETS", "KeyValueFormatter", "Writer", "configure", "event", "failure")
+__all__ = (
+    "CONTENT",
+    "HEADER",
+    "MAX_LINES_A_SECOND",
+    "MAX_QUEUED_OCTETS",
+    "KeyValueFormatter",
+    "Looks",
+    "Writer",
+    "configure",
+    "dialogue",
+    "event",
+    "facts_of",
+    "failure",
+    "new_session",
+    "observe",
+    "octets",
+    "plain",
+    "unobserve",
+)
 
 _PLAIN = re.compile(r"[!#-<>-~]{1,2000}")
 """What is shown as it is: printable ASCII without blank, quotation mark and equals sign."""
@@ -32,10 +53,16 @@ _PLAIN = re.compile(r"[!#-<>-~]{1,2000}")
 MAX_LINES_A_SECOND = 10
 """Of one kind, that is with the same words."""
 
+HEADER = 5
+"""The level of a message's header: below ``debug``, so it is only seen where somebody traces that device."""
+
+CONTENT = 4
+"""The level of a message's content: only seen where somebody traces that device and asked for it."""
+
 MAX_QUEUED_OCTETS = 1 << 20
 """What waits for a log reader; the rest is dropped."""
 
-_FATES = ("smtp message ", "message ", "messages ", "recipient")
+_FATES = ("message ", "messages ", "recipient")
 """How the words begin that tell what became of a message."""
 
 _TOGETHER_SECONDS = 0.005
@@ -44,33 +71,66 @@ _TOGETHER_SECONDS = 0.005
 _LEAVING_SECONDS = 1.0
 """How long the end of the process waits for the log reader."""
 
+_PROCESS = "".join(secrets.choice("abcdefghjkmnpqrstuvwxyz23456789") for _ in range(5))
+_sessions = itertools.count(1)
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def new_session(leg: str) -> str:
+    """A name for a session of ``smtp`` or ``pop3``, like ``s7kq2m-15``.
+
+    It stands in ``Received`` and in the spool, where it must not mean another session after a restart, nor one of
+    another proxy on the same database: so a part of it belongs to this process.
+    """
+    return f"{leg[0]}{_PROCESS}-{next(_sessions)}"
 
 
 def event(logger: logging.Logger, level: int, words: str, /, **facts: object) -> None:
     """Log one event: ``words`` is the fixed vocabulary, ``facts`` are its values, in the order given."""
     # Percent signs in `words` would be taken for arguments by %-formatting; there are none in our vocabulary.
-    logger.log(level, words, extra={"facts": facts})
+    if logger.isEnabledFor(level):
+        logger.log(level, words, extra={"facts": {**(BOUND.get() or {}), **facts}})
 
 
 def failure(logger: logging.Logger, words: str, error: BaseException, /, **facts: object) -> None:
-    """Log a failure at the level of its kind; an unexpected one comes with its traceback."""
+    """Log a failure at the level of its kind; an unexpected one comes with its traceback.
+
+    The facts that were bound where it was raised stand in the line too; ``record.failure`` is the exception.
+    """
     level = severity(error)
     unexpected = not isinstance(error, Failure)
     cause = f"{type(error).__name__}: {error}" if unexpected else str(error)
-    logger.log(level, words, extra={"facts": {**facts, "cause": cause}}, exc_info=error if unexpected else None)
+    facts = {**vars(error).get("bound", {}), **(BOUND.get() or {}), **facts, "cause": cause}
+    extra = {"facts": facts, "failure": error}
+    logger.log(level, words, extra=extra, exc_info=error if unexpected else None)
 
 
-def _facts(record: logging.LogRecord) -> dict[str, Any]:
-    """The event's facts, or the ``extra`` of a library or plugin that logs in the ordinary way."""
+def dialogue(logger: logging.Logger, side: str, line: str) -> None:
+    """One line of a protocol at debug: ``side`` is ``C`` or ``S``. The caller has left passwords out."""
+    logger.debug("%s: %s", side, line)
+
+
+def octets(logger: logging.Logger, level: int, side: str, lines: bytes) -> None:
+    """Some lines of a message at :data:`HEADER` or :data:`CONTENT`, one event each."""
+    if logger.isEnabledFor(level):
+        for line in lines.decode("utf-8", "replace").splitlines():
+            logger.log(level, "%s: %s", side, line)
+
+
+def facts_of(record: logging.LogRecord) -> dict[str, Any]:
+    """The event's facts, or the ``extra`` of a library or plugin that logs in the ordinary way; before them what is
+    bound to the running task, so this is to be called where the event is logged and not later in another thread.
+    """
     given = getattr(record, "facts", None)
-    if isinstance(given, dict):
-        return given
-    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    if not isinstance(given, dict):
+        given = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    common = BOUND.get()
+    return {**common, **given} if common else given
 
 
 class KeyValueFormatter(logging.Formatter):
-    """``2026-01-31T12:00:00+0100 info smtp message relayed client=10.0.0.7 octets=2048``."""
+    """``2026-01-31T12:00:00+0100 info message relayed client=10.0.0.7 octets=2048``."""
 
     default_time_format = "%Y-%m-%dT%H:%M:%S%z"
 
@@ -79,7 +139,7 @@ class KeyValueFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, with a traceback behind it where there is one."""
-        facts = "".join(f" {key}={_shown(value)}" for key, value in _facts(record).items())
+        facts = "".join(f" {key}={_shown(value)}" for key, value in facts_of(record).items())
         time = self.formatTime(record, self.datefmt)
         line = f"{time} {record.levelname.lower()} {_one_line(record.getMessage())}{facts}"
         if record.exc_info:
@@ -90,11 +150,15 @@ class KeyValueFormatter(logging.Formatter):
 
 
 def _one_line(text: str) -> str:
-    return printable(text, limit=2000)
+    if text.isascii():
+        return printable(text, limit=2000)
+    # An address in another script stays readable. What is not printable (line ends of Unicode and marks that turn the
+    # direction of writing among them) becomes a blank, so that it can't look like another line or another text.
+    return " ".join("".join(each if each.isprintable() else " " for each in text).split())[:2000]
 
 
 def _shown(value: object) -> str:
-    text = str(value)
+    text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
     if _PLAIN.fullmatch(text):
         return text
     text = _one_line(text)
@@ -151,6 +215,8 @@ class Writer(logging.Handler):
         self._kinds = _Kinds()
         self._lines: deque[bytes] = deque()
         self._queued = self._dropped = 0
+        self.dropped = 0
+        """How many lines were dropped since the start."""
         self._something = threading.Event()
         self._written = threading.Event()
         self._written.set()
@@ -175,6 +241,7 @@ class Writer(logging.Handler):
         octets = line.encode("utf-8", "backslashreplace") + b"\n"
         if self._queued + len(octets) > MAX_QUEUED_OCTETS:
             self._dropped += 1
+            self.dropped += 1
             return
         self._queued += len(octets)
         self._lines.append(octets)
@@ -227,6 +294,65 @@ class Writer(logging.Handler):
         self._written.wait(_LEAVING_SECONDS)
 
 
+LOOKS_SECONDS = 3600.0
+"""How often those who only look are summed up in the log."""
+
+_MOST_LOOKING = 1000
+
+
+class Looks:
+    """Counts connections that ended without a command: health checks and port scanners, which come all day."""
+
+    def __init__(self, logger: logging.Logger, leg: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._logger = logger
+        self._leg = leg
+        self._clock = clock
+        self._since = clock()
+        self._seen: Counter[str] = Counter()
+
+    def count(self, address: str) -> None:
+        """Count one; the first after an hour brings the line about that hour."""
+        if len(self._seen) < _MOST_LOOKING or address in self._seen:
+            self._seen[address] += 1
+        if self._clock() - self._since < LOOKS_SECONDS:
+            return
+        self._since = self._clock()
+        seen, self._seen = self._seen, Counter()
+        clients = [f"{each} ({times})" for each, times in seen.most_common(10)]
+        event(
+            self._logger, logging.INFO, "connections without a command", leg=self._leg, connections=seen.total(),
+            addresses=len(seen), clients=clients,
+        )  # fmt: skip
+
+
+_OURS = logging.getLogger("legacy_email_proxy")
+_observers: dict[logging.Handler, int] = {}
+
+
+def observe(handler: logging.Handler, level: int = logging.INFO) -> None:
+    """Give every event from ``level`` on to ``handler`` too. ``LOG_LEVEL`` is only about what is written.
+
+    The history, the figures and the alarms take their facts here, so that they tell the same story as the log. What is
+    given to one handler only, because of its level, costs the others nothing.
+    """
+    handler.setLevel(level)
+    _observers[handler] = level
+    _OURS.addHandler(handler)
+    _set_level()
+
+
+def unobserve(handler: logging.Handler) -> None:
+    """The opposite of :func:`observe`."""
+    _observers.pop(handler, None)
+    _OURS.removeHandler(handler)
+    _set_level()
+
+
+def _set_level() -> None:
+    written = [handler.level for handler in logging.getLogger().handlers if isinstance(handler, Writer)]
+    _OURS.setLevel(min([*written, *_observers.values()], default=logging.NOTSET))
+
+
 def configure(level: str, form: str) -> None:
     """Send all logging to standard error. Libraries log from warning on, or everything where the level is ``debug``."""
     libraries = "DEBUG" if level == "debug" else "WARNING"
@@ -238,15 +364,15 @@ def configure(level: str, form: str) -> None:
                 "text": {"()": KeyValueFormatter},
                 "json": {"()": "legacy_email_proxy.log.json_formatter"},
             },
-            "handlers": {"stderr": {"()": Writer, "formatter": form}},
+            "handlers": {"stderr": {"()": Writer, "formatter": form, "level": level.upper()}},
             "loggers": {
-                "legacy_email_proxy": {"level": level.upper()},
                 # aiosmtpd logs every command at info and content lines at debug: our own lines say it better.
                 "mail.log": {"level": "WARNING"},
             },
             "root": {"level": libraries, "handlers": ["stderr"]},
         }
     )
+    _set_level()
 
 
 def json_formatter() -> logging.Formatter:
@@ -258,10 +384,18 @@ def json_formatter() -> logging.Formatter:
             log_data["time"] = self.formatTime(record, KeyValueFormatter.default_time_format)
             log_data["level"] = record.levelname.lower()
             log_data["event"] = record.getMessage()
-            log_data.update(
-                {key: value if isinstance(value, (int, float)) else str(value) for key, value in _facts(record).items()}
-            )
+            log_data.update({key: plain(value) for key, value in facts_of(record).items()})
             if record.exc_info:
                 log_data["traceback"] = self.formatException(record.exc_info)
 
-    return _Formatter()
+    return _Formatter(json_ensure_ascii=False)
+
+
+def plain(value: object) -> object:
+    """The value as JSON can hold it, in one line also for readers that know the line ends of Unicode."""
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    if isinstance(value, (int, float)):
+        return value
+    text = str(value)
+    return text if text.isascii() else _one_line(text)

@@ -6,16 +6,23 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.abc import TaskGroup
 
 from . import __version__, descriptors, log
 from .access import Address, Admission, gateway
+from .admin.outcomes import Outcomes
+from .admin.queues import queues
+from .admin.readiness import Readiness
+from .admin.socket import ControlSocket
+from .admin.trace import trace
+from .alerts.watch import Watch
 from .build import NONE, Composition
 from .contracts import Credentials, Filter, Maildrop, Relay, SettingsMistake
 from .listeners import PLUGIN_OF, bind, shown
@@ -23,6 +30,7 @@ from .pop3.options import Options as POP3Options
 from .pop3.server import Server as POP3Server
 from .relays.wrapper import start
 from .reloading import Current, CurrentMaildrop, CurrentRelay
+from .signals import Signals, Stopped
 from .smtp.authentication import anybody
 from .smtp.connection import SessionOptions
 from .smtp.handler import RelayHandler
@@ -31,13 +39,20 @@ from .smtp.reading import Patience
 from .smtp.rewriting import Rewriting
 from .smtp.server import SMTPServer
 
+if TYPE_CHECKING:
+    from .admin.http import AdminServer
+
 __all__ = ("Addresses", "serve")
 
 _log = logging.getLogger("legacy_email_proxy.service")
+_ADMIN = "ADMIN"
+"""The listener that belongs to no leg."""
 _STARTING_SECONDS = 10.0
 """How long new plugins may take to start at a reload; no signal is handled meanwhile."""
 _CLOSING_SECONDS = 5.0
 """How long a plugin may take to close; a stuck one must not keep the process running."""
+_GIVING_UP_SECONDS = 1.0
+"""How long a plugin that is starting may take to give that up."""
 _FINISHING_SECONDS = 360.0
 """How long credentials may take to close. The provider may just be replacing their refresh token, and if that reply is
 lost, somebody has to give the consent again. A second signal ends the wait."""
@@ -51,43 +66,48 @@ class Addresses:
     smtp: tuple[tuple[str, int], ...]
     pop3s: tuple[tuple[str, int], ...] = ()
     smtps: tuple[tuple[str, int], ...] = ()
+    admin: tuple[tuple[str, int], ...] = ()
 
 
 async def serve(
     composition: Composition,
-    signals: AsyncIterator[signal.Signals],
+    signals: Signals,
     on_ready: Callable[[Addresses], None] = lambda _: None,
     recompose: Callable[[Composition], Composition] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends the drain at once. Backends may be unreachable.
 
     ``signals`` are those that the process receives. The caller listens for them before it makes ``composition``, so
-    that no signal kills the process in the middle of that. At SIGHUP new sessions get what ``recompose`` returns. It
-    runs in a thread, because it takes seconds with many accounts; if it raises, everything stays as it was. Raises
-    :class:`SettingsMistake` when a listener can not be opened.
+    that no signal kills the process in the middle of that. One that comes while the plugins start ends the start. At
+    SIGHUP new sessions get what ``recompose`` returns. It runs in a thread, because it takes seconds with many
+    accounts; if it raises, everything stays as it was. Raises :class:`SettingsMistake` when a listener can not be
+    opened.
     """
     # Before any task group: that would wrap the mistake, and the user would read a traceback instead of one line.
     opened = _open(composition)
     try:
-        await _start(composition)
-    except BaseException:
+        await signals.unless_stopped(_start(composition))
+    except BaseException as error:
         for sock in chain.from_iterable(opened.values()):
             sock.close()
+        if isinstance(error, Stopped):
+            log.event(_log, logging.INFO, "stopped", signal=error.number.name)
+            return
         raise
     addresses = Addresses(**{listener.lower(): _places(sockets) for listener, sockets in opened.items()})
     async with anyio.create_task_group() as group:
         async with _running(composition, opened) as current:
             on_ready(addresses)
-            while (number := await anext(signals)) == signal.SIGHUP and recompose:
+            while (number := await signals.next()) == signal.SIGHUP and recompose:
                 await _reload(current, recompose)
-            log.event(_log, logging.INFO, "stopping", signal=signal.Signals(number).name)
+            log.event(_log, logging.INFO, "stopping", signal=number.name)
             group.start_soon(_cancel_at_next_signal, signals, group)
         group.cancel_scope.cancel()
     log.event(_log, logging.INFO, "stopped")
 
 
-async def _cancel_at_next_signal(signals: AsyncIterator[signal.Signals], group: TaskGroup) -> None:
-    while await anext(signals) == signal.SIGHUP:
+async def _cancel_at_next_signal(signals: Signals, group: TaskGroup) -> None:
+    while await signals.next() == signal.SIGHUP:
         pass
     group.cancel_scope.cancel()
 
@@ -122,11 +142,12 @@ async def _reload(current: Current, recompose: Callable[[Composition], Compositi
 def _open(composition: Composition) -> dict[str, list[socket.socket]]:
     """The listening sockets of each listener that is not closed."""
     settings = composition.settings
-    opened: dict[str, list[socket.socket]] = {listener: [] for listener in PLUGIN_OF}
+    opened: dict[str, list[socket.socket]] = {listener: [] for listener in (*PLUGIN_OF, _ADMIN)}
     mistakes: list[str] = []
-    for listener, plugin in PLUGIN_OF.items():
+    for listener in opened:
         port = settings[f"{listener}_BIND_PORT"]
-        if settings[plugin] != NONE and port is not None:
+        closed = listener in PLUGIN_OF and settings[PLUGIN_OF[listener]] == NONE
+        if not closed and port is not None:
             try:
                 opened[listener] = bind(listener, settings[f"{listener}_BIND_ADDR"], port)
             except SettingsMistake as mistake:
@@ -143,10 +164,23 @@ async def _start(composition: Composition) -> None:
     try:
         for plugin in (*composition.credentials, composition.relay):
             if plugin is not None:
-                await start(plugin)
+                await _given_up_in_time(start(plugin))
     except BaseException:
         await _close(*_own_plugins(composition))
         raise
+
+
+async def _given_up_in_time(starting: Coroutine[Any, Any, None]) -> None:
+    """Wait for ``starting``; when this is cancelled, ``starting`` has a moment to end."""
+    task = asyncio.create_task(starting)
+    try:
+        await asyncio.wait((task,))
+    except asyncio.CancelledError:
+        task.cancel()
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait((task,), timeout=_GIVING_UP_SECONDS)
+        raise
+    task.result()
 
 
 @asynccontextmanager
@@ -157,7 +191,7 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
         _log, logging.INFO, "started", version=__version__,
         pop3=_listed(opened["POP3"]), pop3s=_listed(opened["POP3S"]), maildrop=settings["MAILDROP_PLUGIN"],
         smtp=_listed(opened["SMTP"]), smtps=_listed(opened["SMTPS"]), relay=settings["RELAY_PLUGIN"],
-        filters=",".join(composition.filters),
+        filters=",".join(composition.filters), admin=_listed(opened[_ADMIN]),
     )  # fmt: skip
     if composition.tls is not None and settings["TLS_LEGACY"]:
         words = "devices may use versions of TLS and ciphers that are no longer safe"
@@ -167,6 +201,22 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
         warn = _warn_of(gateway())
         most = _most_clients(composition)
         current = Current(composition, lambda former: group.start_soon(_close, *_own_plugins(former)))
+        outcomes = Outcomes()
+        log.observe(outcomes)
+        watch = Watch(lambda: current.composition, outcomes)
+        await watch.start()
+        readiness = Readiness(lambda: current.composition, outcomes, troubles=watch.says)
+        control = ControlSocket(
+            settings["STATE_DIR"],
+            {
+                "spool": queues(lambda: filter(None, (each.queue for each in current.composition.accounts))),
+                "trace": trace,
+                "ready": readiness.answer,
+                "troubles": watch.answer,
+            },
+        )
+        await control.start()
+        admin = _admin(current, readiness, outcomes, opened[_ADMIN])
         if composition.maildrop is not None:
             pop3 = _pop3(current, most, warn)
             group.start_soon(pop3.serve, opened["POP3"], opened["POP3S"])
@@ -176,14 +226,35 @@ async def _running(composition: Composition, opened: dict[str, list[socket.socke
         try:
             yield current
         finally:
+            # Before the listeners close, so that nobody is sent here any more.
+            readiness.stopping = True
+            await control.aclose()
             async with anyio.create_task_group() as draining:
                 for leg in (pop3, smtp):
                     if leg is not None:
                         draining.start_soon(leg.drain, settings["DRAIN_SECONDS"])
             if smtp is not None:
                 await handler.aclose()
+            if admin is not None:
+                await admin.aclose()
+            await readiness.aclose()
+            await watch.aclose()
+            log.unobserve(outcomes)
             now = current.composition
             await _close(*_own_plugins(now), *now.filters.values())
+
+
+def _admin(
+    current: Current, readiness: Readiness, outcomes: Outcomes, sockets: Sequence[socket.socket]
+) -> AdminServer | None:
+    """The admin listener, serving; its libraries are loaded only if there is one."""
+    if not sockets:
+        return None
+    from .admin.http import AdminServer
+
+    admin = AdminServer(current, readiness, outcomes)
+    admin.start(sockets)
+    return admin
 
 
 def _most_clients(composition: Composition) -> int:

@@ -19,7 +19,8 @@ if __name__ == "__main__":
 from fakes.imap import Connection, FakeIMAPServer, Mailbox, Message, Simple
 from fakes.smtp import FakeSMTPServer
 
-LITERAL = b"{4294967296}"
+LITERAL = b"{4294967295}"
+"""The largest that a server may announce."""
 SENT_OCTETS = 128 << 20
 """What of it is really sent: enough to see whether somebody stops it."""
 FIRST = b"Subject: hello\r\nFrom: <a@example.test>\r\n\r\n" + b"a line of the message\r\n" * 40

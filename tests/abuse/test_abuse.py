@@ -18,10 +18,7 @@ pytestmark = pytest.mark.skipif(
     os.environ.get("ABUSE_TESTS") != "1", reason="it measures seconds, on a quiet machine: set ABUSE_TESTS=1 for it"
 )
 
-NOT_MENDED = {
-    *("imap-literal", "pop3-trickle", "smtp-keepalive", "one-octet-data", "one-octet-bdat"),
-    *("dead-dns", "tls-half-open"),
-}
+NOT_MENDED: frozenset[str] = frozenset()
 """What still takes service away. ``python tests/abuse/run.py`` runs these too and says so."""
 
 

@@ -181,6 +181,20 @@ BAD = {
         GOOD.replace('user = "ann"', "after_pop3_login_seconds = true"),
         ["accounts.toml:13: after_pop3_login_seconds: must be a number above 0"],
     ),
+    "something expected of nobody": (
+        GOOD.replace('user = "ann"', 'user = "ann"\nexpect_seconds = 60'),
+        ["accounts.toml:14: expect_seconds: needs `network`"],
+    ),
+    "something expected at once": (
+        GOOD.replace('user = "ann"', 'network = "10.0.0.1"\nexpect_seconds = 0'),
+        ["accounts.toml:14: expect_seconds: must be a number above 0"],
+    ),
+    "something expected of who can not send": (
+        GOOD.replace("[accounts.b]", '[accounts.b]\nRELAY_PLUGIN = "none"').replace(
+            'user = "ann"', 'network = "10.0.0.1"\nexpect_seconds = 60'
+        ),
+        ["accounts.toml:13: expect_seconds: nothing can be sent by this rule"],
+    ),
     "all at once": (
         GOOD.replace('"Scans"', "5").replace('user = "ann"', 'usr = "ann"').replace(HASH, "x"),
         ["accounts.toml:2: BACKEND_IMAP_FOLDER: ", "accounts.toml:10: users.ann: ", "accounts.toml:13: usr: "],
@@ -304,6 +318,7 @@ def filters_of(relay: object) -> list[str]:
     return list(relay._filters)
 
 
+@pytest.mark.computes
 async def test_filters_of_the_process_and_of_an_account(tmp_path: Path) -> None:
     file = tmp_path / "accounts.toml"
     file.write_text(GOOD.replace('BACKEND_IMAP_FOLDER = "Scans"', 'SMTP_SENDER = "a@x"\nSMTP_ALLOWED_SENDERS = "@x"'))
@@ -338,6 +353,7 @@ async def gives(filters: Mapping[str, Filter], sender: str) -> str:
     return (await Rewriting(filters=dict(filters)).mail(Client("192.0.2.1", "s1"), sender, {})).reverse_path
 
 
+@pytest.mark.computes
 @pytest.mark.parametrize("name", ["allowed", "built-in allowed", "a"])
 async def test_no_filter_takes_the_guards_place(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def found(group: str) -> list[EntryPoint]:
@@ -361,6 +377,7 @@ async def test_no_filter_takes_the_guards_place(name: str, monkeypatch: pytest.M
         assert [type(one) for one in account.relay._filters.values()] == [AllowListFilter]
 
 
+@pytest.mark.computes
 @pytest.mark.parametrize("rewrite", ["both", "envelope", "header"])
 @pytest.mark.parametrize("named", [True, False])
 async def test_one_rule_for_the_sender_with_accounts_and_without(tmp_path: Path, rewrite: str, named: bool) -> None:

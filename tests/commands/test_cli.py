@@ -54,6 +54,25 @@ START_MISTAKES = {
         | {"BACKEND_SMTP_HOST": "smtps://smtp.example"},
         [f"BACKEND_{leg}_HOST: that is no name of a server; write it alone, like " for leg in ("IMAP", "SMTP")],
     ),
+    "how to close a leg": (
+        {"BACKEND_IMAP_USER": "x", "BACKEND_IMAP_PASS": "x"},
+        [
+            "BACKEND_IMAP_HOST: not set; give the name of your provider's IMAP server; where no device reads mail, set "
+            "MAILDROP_PLUGIN=none",
+            "BACKEND_SMTP_HOST: not set; give the name of your provider's SMTP server; where no "
+            "device sends mail, set RELAY_PLUGIN=none",
+        ],
+    ),
+    "OAuth2 that nobody asked for": (
+        {"BACKEND_IMAP_HOST": "h", "BACKEND_IMAP_USER": "x", "OAUTH2_GRANT": "client_credentials"}
+        | {"BACKEND_SMTP_HOST": "h", "BACKEND_SMTP_USER": "x"},
+        [
+            "BACKEND_IMAP_PASS: not set; it is the password at the IMAP server; OAUTH2_GRANT is set, so you may mean "
+            "BACKEND_IMAP_CREDENTIALS=oauth2",
+            "BACKEND_SMTP_PASS: not set, though BACKEND_SMTP_USER is; OAUTH2_GRANT is "
+            "set, so you may mean BACKEND_SMTP_CREDENTIALS=oauth2",
+        ],
+    ),
     "user without password": (MINIMAL | {"BACKEND_SMTP_USER": "x"}, ["BACKEND_SMTP_PASS: "]),
     "not an address of this machine": (
         MINIMAL | {"SMTP_BIND_ADDR": "192.0.2.99,here.invalid,a..b"},
@@ -66,6 +85,7 @@ START_MISTAKES = {
 }
 
 
+@pytest.mark.fault("D14", "D15")
 @pytest.mark.parametrize("case", START_MISTAKES)
 def test_mistakes_stop_the_start(case: str) -> None:
     variables, lines = START_MISTAKES[case]
@@ -78,6 +98,7 @@ def test_mistakes_stop_the_start(case: str) -> None:
         assert printed_line.startswith(f"legacy-email-proxy: {line}"), done.stderr
 
 
+@pytest.mark.fault("D15")
 def test_a_port_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -96,6 +117,7 @@ def test_the_same_port_for_both_legs(tmp_path: Path) -> None:
     assert "is in use by another program" in done.stderr
 
 
+@pytest.mark.fault("D15")
 def test_a_privileged_port_without_the_right() -> None:
     from legacy_email_proxy.listeners import _explain
 
@@ -110,6 +132,7 @@ def test_a_misspelt_variable_is_warned_of() -> None:
     assert done.stderr == "legacy-email-proxy: BACKEND_IMAP_HSOT: no such setting, did you mean BACKEND_IMAP_HOST?\n"
 
 
+@pytest.mark.fault("C31")
 def test_settings_shows_values_and_origins_but_no_secret(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("hunter2\n")
     done = run("settings", **MINIMAL, BACKEND_SMTP_PASS="hunter3", BACKEND_IMAP_PASS_FILE=str(tmp_path / "secret"),
@@ -190,6 +213,25 @@ def test_a_reader_that_has_read_enough_is_no_fault(name: str, unbuffered: str, t
     finally:
         os.close(written)
     assert done.stderr == b""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("name", ["settings", "--help", "--version"])
+def test_output_that_can_not_be_written_is_one_line(name: str, unbuffered: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            command(name),
+            env=clean_environment(**MINIMAL, PYTHONUNBUFFERED=unbuffered),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "legacy-email-proxy: the output can not be written: No space left on device\n",
+    )
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
@@ -338,7 +380,7 @@ def test_the_help_fits_and_its_examples_are_taken(arguments: list[str], capsys: 
     lines = shown(capsys, *arguments)
     assert [line for line in lines if len(line) > 80] == []
     heads = [place for place, line in enumerate(lines) if line.startswith("example")]
-    assert bool(heads) is (arguments not in (["plugins"], ["password"], ["healthcheck"]))
+    assert bool(heads) is (arguments not in (["plugins"], ["password"]))
     for line in (line for head in heads for line in lines[head + 1 :]):
         words = shlex.split(line.partition("|")[0])
         program = words.index("legacy-email-proxy")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import errno
 import json
 import signal
 import smtplib
@@ -18,7 +16,6 @@ import pytest
 from interop.proxy import Proxy, run, running
 from legacy_email_proxy.commands.spool import _selected
 from legacy_email_proxy.contracts import Failure, SettingsMistake, Unreachable
-from legacy_email_proxy_plugins.spool.admin import _reachable
 from realservers.processes import wait_until
 from spool.support import CONTENT, RECIPIENT, SENDER, Backend, listed, operate, raises, send, spool_to, spooling
 from spool.support import until_states as until_states_of
@@ -68,9 +65,9 @@ def take_two_and_die(variables: dict[str, str], state_dir: Path) -> None:
         wait_until(lambda: any(item["tries"] for item in spool(variables, "list")), "the backend was tried", 20)
         second = run("serve", **variables, SMTP_BIND_ADDR="127.0.0.1", SMTP_BIND_PORT="0")
         assert second.returncode == 2
-        assert second.stderr.splitlines()[-1].startswith("legacy-email-proxy: SPOOL_URL: process")
+        assert second.stderr.splitlines()[-1].startswith("legacy-email-proxy: STATE_DIR: process")
         assert "Traceback" not in second.stderr
-        assert stat.S_IMODE((state_dir / "spool.sock").stat().st_mode) == 0o600
+        assert stat.S_IMODE((state_dir / "control.sock").stat().st_mode) == 0o600
         _, waiting = spool(variables, "list")
         spool(variables, "hold", str(waiting["number"]))
         proxy.process.send_signal(signal.SIGKILL)
@@ -166,11 +163,11 @@ def test_mistakes_of_the_next_relay_are_told(down: dict[str, str]) -> None:
         assert done.stderr.count("\n") == 1, done.stderr
 
 
-async def test_the_operator_by_the_socket(tmp_path: Path) -> None:
+async def test_the_operator_of_a_running_spool(tmp_path: Path) -> None:
     async with spooling(Backend(sender=raises([Unreachable("away")] * 100)), tmp_path) as service:
         await send(service)
         await until_states_of(service, "queued")
-        # Another process's view: the same settings, not started.
+        # As the service does it for the command: a relay that is not started, in the same process.
         other = spool_to(Backend(), tmp_path)
         (item,) = await listed(other)
         assert item["client"] == "192.0.2.9"
@@ -186,28 +183,6 @@ async def test_the_operator_by_the_socket(tmp_path: Path) -> None:
             await operate(other, "dance")
 
 
-@pytest.mark.parametrize(
-    "request_",
-    [
-        *(b"", b"\n", b"nonsense\n", b"[]\n", b"{}\n", b'{"action": 1, "numbers": ["x"]}\n'),
-        *(b"\xff\0\n", b"[" * 50_000 + b"\n", b"9" * 50_000 + b"\n", b'{"action": "show", "numbers": 1}\n'),
-    ],
-)
-async def test_nonsense_at_the_socket_harms_nobody(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, request_: bytes
-) -> None:
-    async with spooling(Backend(), tmp_path) as service:
-        with _reachable(tmp_path / "spool.sock") as name:
-            reader, writer = await asyncio.open_unix_connection(name)
-        writer.write(request_)
-        writer.write_eof()
-        answer = await reader.read()
-        assert "failure" in json.loads(answer)
-        writer.close()
-        assert await listed(service) == []
-    assert not [record for record in caplog.records if record.exc_info]
-
-
 async def test_many_messages_at_once(tmp_path: Path) -> None:
     async with spooling(Backend(), tmp_path) as service:
         for asked in (service, spool_to(Backend(), tmp_path)):
@@ -221,31 +196,3 @@ async def test_numbers_that_no_message_has(tmp_path: Path, number: int) -> None:
         for action in ("show", "retry", "drop", "export"):
             with pytest.raises(Failure, match=f"there is no message {number}"):
                 await operate(service, action, number)
-
-
-async def test_the_socket_has_a_folder_wherever_the_spool_is(tmp_path: Path) -> None:
-    state_dir, elsewhere = tmp_path / "state", f"sqlite:///{tmp_path}/elsewhere/spool.db"
-    async with spooling(Backend(), state_dir, SPOOL_URL=elsewhere):
-        assert stat.S_IMODE(state_dir.stat().st_mode) == 0o700
-        assert await listed(spool_to(Backend(), state_dir, SPOOL_URL=elsewhere)) == []
-
-
-async def test_a_socket_that_is_not_ours_to_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_: object, **__: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    async with spooling(Backend(), tmp_path):
-        monkeypatch.setattr(asyncio, "open_unix_connection", refused)
-        with pytest.raises(Failure, match=r"spool\.sock: Permission denied"):
-            await listed(spool_to(Backend(), tmp_path))
-
-
-async def test_a_socket_left_behind_is_in_nobodys_way(tmp_path: Path) -> None:
-    async with spooling(Backend(), tmp_path):
-        (tmp_path / "spool.sock").rename(tmp_path / "kept")
-    (tmp_path / "kept").rename(tmp_path / "spool.sock")
-    # Nobody listens at it: the command opens the file.
-    assert await listed(spool_to(Backend(), tmp_path)) == []
-    async with spooling(Backend(), tmp_path):
-        assert await operate(spool_to(Backend(), tmp_path), "list") == []
-    assert not (tmp_path / "spool.sock").exists()

@@ -111,6 +111,7 @@ def test_without_settings_it_says_which_are_missing(built: str, command: tuple[s
     assert "Traceback" not in done.complaints
 
 
+@pytest.mark.fault("D19")
 def test_the_service_can_write_nothing_that_is_run(built: str) -> None:
     """Also where the root file system isn't read-only."""
     search = "id -u; find / -xdev -writable -not -type l -not -path '/dev/*' -not -path '/proc/*' 2>/dev/null"
@@ -144,6 +145,7 @@ def test_mail_goes_in_and_out_through_published_ports(serving: Container) -> Non
     assert fetch(serving.port(110)) == []
 
 
+@pytest.mark.fault("D19")
 def test_it_is_healthy_while_it_serves(built: str, serving: Container) -> None:
     assert podman("healthcheck", "run", serving.name).returncode == 0
     # And not because the command always says so: here nobody listens.
@@ -164,6 +166,7 @@ def test_it_is_healthy_with_all_four_listeners(built: str, certificates: Certifi
         assert podman("healthcheck", "run", container.name).returncode == 0
 
 
+@pytest.mark.fault("D19")
 def test_it_stops_at_once_and_in_order(serving: Container) -> None:
     started = time.monotonic()
     podman("stop", "--time", "30", serving.name)

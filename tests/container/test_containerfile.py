@@ -50,6 +50,7 @@ def test_the_state_folder_is_the_documented_one_a_volume_and_the_home(containerf
     assert f"--owner=10110 --group=10110 {folder}" in making_it
 
 
+@pytest.mark.fault("D19")
 def test_the_user_is_a_number_that_is_not_root(containerfile: Containerfile) -> None:
     (user,) = containerfile.all("USER")
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user.text)

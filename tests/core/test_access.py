@@ -30,6 +30,15 @@ def test_an_address_is_one_client_however_it_is_written() -> None:
     assert admission.admit("10.0.0.1") is None
 
 
+def test_the_addresses_of_one_ipv6_network_are_one_client() -> None:
+    """Whoever has one address of a /64 usually has all of them."""
+    admission = Admission(read({})["ALLOWED_NETWORKS"], 10, 2)
+    taken = [admission.admit(address) for address in ("fd00::1", "fd00::2", "fd00::3", "fd00:0:0:1::1")]
+    assert taken == [None, None, Refusal.TOO_MANY_FROM_ADDRESS, None]
+    admission.release("fd00::1")
+    assert admission.admit("fd00::4") is None
+
+
 def test_limits_and_places_given_back() -> None:
     admission = Admission(read({})["ALLOWED_NETWORKS"], 3, 2)
     taken = [admission.admit(address) for address in ("10.0.0.1", "10.0.0.1", "10.0.0.1", "10.0.0.2", "10.0.0.3")]

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from legacy_email_proxy import guessing
+from legacy_email_proxy.access import source_of
 from legacy_email_proxy.accounts.users import PasswordHash, Users
 from legacy_email_proxy.build import Composition
 from legacy_email_proxy.contracts import (
@@ -34,7 +35,6 @@ from legacy_email_proxy.guessing import (
     KnownPasswords,
     LimitedMaildrop,
     LoginLimit,
-    source_of,
 )
 from legacy_email_proxy.reloading import Current, CurrentMaildrop
 from legacy_email_proxy.settings import read
@@ -166,6 +166,22 @@ def test_strangers_do_not_shut_out_an_address_with_a_proven_password() -> None:
     assert failed.begin(HONEST, "v") == 0
 
 
+def test_however_many_failed_new_addresses_are_soon_as_free_as_before() -> None:
+    clock = Clock()
+    failed = FailedLogins(clock)
+    proven = [f"10.0.0.{number}" for number in range(100)]
+    for source in proven:
+        assert failed.begin(source, "u") == 0
+        failed.end(source, "u", proven=True)
+    for source in proven * (FREE - 1):
+        # Nobody has to wait at an address with a proven password, but its failures count for all.
+        assert failed.begin(source, "u") == 0
+        failed.end(source, "u", failed=True)
+    assert failed.begin("fresh", "u") > 0
+    clock.now += (OVER + 5) * FORGET_IN_ALL_SECONDS
+    assert [failed.begin(f"fresh {number}", f"u{number}") for number in range(5)] == [0] * 5
+
+
 def test_a_user_is_not_tried_from_everywhere_at_once() -> None:
     failed = FailedLogins(Clock())
     waits = [failed.begin(f"10.0.0.{number}", "ann") for number in range(6)]
@@ -267,6 +283,7 @@ async def guesses(limit: LoginLimit, judge: Judge, count: int = 190, address: st
     return Counter(await asyncio.gather(*(judge(limit, wrong(number), address) for number in range(count))))
 
 
+@pytest.mark.fault("C30")
 async def test_a_crowd_of_wrong_passwords_is_a_few_at_the_judge(judge: Judge) -> None:
     assert await guesses(LoginLimit(), judge) == {"LoginRefused": FREE, "LoginsLimited": 190 - FREE}
     assert len(judge.asked) == FREE

@@ -108,6 +108,7 @@ def is_linear(work: Callable[[int], object]) -> bool:
     return large < CERTAINLY_FAST or large < 3.5 * seconds(lambda: work(SIZE))
 
 
+@pytest.mark.fault("A34", "D17")
 @pytest.mark.parametrize("parser", PARSERS)
 def test_twice_the_input_takes_about_twice_as_long(parser: str) -> None:
     def work(unit: str, opening: str, ending: str) -> Callable[[int], object]:
@@ -117,5 +118,6 @@ def test_twice_the_input_takes_about_twice_as_long(parser: str) -> None:
     assert [way for way in ways if not is_linear(work(*way))] == []
 
 
+@pytest.mark.fault("D17")
 def test_a_line_is_not_compared_with_every_boundary() -> None:
     assert is_linear(_shortened)

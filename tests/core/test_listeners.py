@@ -38,7 +38,7 @@ def test_one_address_gets_a_quarter_where_there_is_little() -> None:
     assert [admission.admit("10.0.0.1") for _ in range(11)] == [None] * 10 + [Refusal.TOO_MANY_FROM_ADDRESS]
     # An IPv6 listener sees the same client so.
     assert admission.admit("::ffff:10.0.0.1") is Refusal.TOO_MANY_FROM_ADDRESS
-    assert [admission.admit(f"fd00::{number}") for number in range(31)] == [None] * 30 + [Refusal.TOO_MANY]
+    assert [admission.admit(f"fd00:0:0:{number:x}::1") for number in range(31)] == [None] * 30 + [Refusal.TOO_MANY]
 
 
 def test_the_settings_hold_where_there_is_enough() -> None:
@@ -91,6 +91,29 @@ async def test_who_is_refused_reads_why_and_costs_no_task(address: str) -> None:
     listener.close()
 
 
+@pytest.mark.fault("A28")
+async def test_a_flood_of_connections_is_taken_and_who_is_there_has_a_turn_meanwhile() -> None:
+    (listener,) = await asyncio.to_thread(listeners.bind, "SMTP", ["127.0.0.1"], 0)
+    flood, turns = 500, 0
+    with contextlib.ExitStack() as stack:
+        # Nobody accepts meanwhile: all of them wait in the backlog, and none is refused there.
+        for _ in range(flood):
+            stack.enter_context(socket.create_connection(listener.getsockname(), 20))
+        taken: list[socket.socket] = []
+
+        def take(accepted: socket.socket, _: str) -> None:
+            taken.append(stack.enter_context(accepted))
+
+        task = asyncio.create_task(accept(listener, take, logger, "smtp"))
+        while len(taken) < flood:
+            turns += 1
+            await asyncio.sleep(0)
+        assert turns > flood / 32
+        task.cancel()
+        await asyncio.wait([task])
+    listener.close()
+
+
 class _Full(socket.socket):
     failures = 0
 
@@ -101,6 +124,7 @@ class _Full(socket.socket):
         return super().accept()
 
 
+@pytest.mark.fault("D10")
 async def test_a_connection_that_can_not_be_taken_is_closed_and_the_next_one_served(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -155,6 +179,7 @@ def _with_few_descriptors() -> Iterator[tuple[dict[str, int], list[str], subproc
             lines.extend(process.stderr)
 
 
+@pytest.mark.fault("D10")
 @pytest.mark.parametrize("leg", ["smtp", "pop3"])
 def test_three_addresses_can_not_use_up_the_descriptors(leg: str) -> None:
     """390 idle connections of three clients where the process may have 256; another client is served at once."""

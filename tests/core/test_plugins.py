@@ -196,13 +196,14 @@ BROKEN = {
     "NoSentence": "setting 'ACME_PORT' has a name or a sentence that is no text",
     "StartNotAsync": "start() must be async",
     "StartWithArguments": "start() must take (self)",
-    "AdministerWithoutNumbers": "administer() must take (self, action, numbers)",
+    "AdministerWithoutNumbers": "administer() must take (self, action, numbers, by='')",
     "BackUpWithoutRestore": "no method restore()",
     "function": "is not a class",
     "Missing": "can not be imported: AttributeError: ",
 }
 
 
+@pytest.mark.fault("D13")
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_one_is_named_with_its_distribution_and_reason(name: str) -> None:
     with pytest.raises(plugins.PluginError) as error:

@@ -23,6 +23,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.fault("B6")
 @pytest.mark.parametrize("kind", KINDS)
 def test_our_own_trouble_is_temporary(kind: type[Failure]) -> None:
     reply = smtp_reply(kind("secret detail 10.0.0.5"))
@@ -64,6 +65,7 @@ def test_verdicts_of_the_backend(verdict: tuple[int, str, str], line: str) -> No
     assert str(smtp_reply(Refused(*verdict))) == line
 
 
+@pytest.mark.fault("B19")
 @pytest.mark.parametrize("code", [432, 450, 451, 452, 454, 455, *range(500, 505), 521, *range(550, 557)])
 def test_class_and_code_are_kept(code: int) -> None:
     assert smtp_reply(Refused(code, f"{str(code)[0]}.1.1", "x")).code == code
@@ -75,6 +77,7 @@ def test_a_refusal_is_no_success(code: int) -> None:
         Refused(code, "", "")
 
 
+@pytest.mark.fault("B20")
 @given(st.integers(400, 599), st.text(), st.text())
 def test_any_verdict_is_one_short_line(code: int, enhanced: str, text: str) -> None:
     line = str(smtp_reply(Refused(code, enhanced, text)))
@@ -95,6 +98,7 @@ RESPONSE_CODES = {
 }
 
 
+@pytest.mark.fault("C1", "C2", "C3", "C4")
 @pytest.mark.parametrize(("kind", "start"), RESPONSE_CODES.items())
 def test_pop3_response_codes(kind: str, start: str) -> None:
     assert pop3_error(getattr(contracts, kind)("x")).startswith(start)

@@ -45,6 +45,7 @@ async def maildrop(dovecot: Dovecot, account: Account) -> AsyncIterator[IMAPMail
     await maildrop.aclose()
 
 
+@pytest.mark.fault("C16")
 async def test_sizes_and_octets(dovecot: Dovecot, account: Account, maildrop: IMAPMaildrop) -> None:
     dovecot.add_messages(account.name, MESSAGES)
     async with maildrop.open(CLIENT, None) as session:
@@ -55,6 +56,7 @@ async def test_sizes_and_octets(dovecot: Dovecot, account: Account, maildrop: IM
     assert not any("\\Seen" in flags for flags in dovecot.flags(account.name))
 
 
+@pytest.mark.fault("C16")
 async def test_nul_octets(dovecot: Dovecot, account: Account, maildrop: IMAPMaildrop) -> None:
     dovecot.add_message(account.name, b"Subject: nul\r\n\r\na\x00b\r\n")
     async with maildrop.open(CLIENT, None) as session:
@@ -78,6 +80,7 @@ async def test_top(dovecot: Dovecot, account: Account, maildrop: IMAPMaildrop, l
             assert message.startswith(top.removesuffix(b"\r\n"))
 
 
+@pytest.mark.fault("C20")
 async def test_deleting_exactly(dovecot: Dovecot, account: Account, maildrop: IMAPMaildrop) -> None:
     messages = [b"Subject: %d\r\n\r\nbody\r\n" % number for number in range(40)]
     dovecot.add_messages(account.name, messages)
@@ -109,6 +112,8 @@ async def test_a_message_that_another_client_removes(
     assert dovecot.messages(account.name) == MESSAGES[:1]
 
 
+@pytest.mark.fault("C6")
+@pytest.mark.computes
 async def test_ten_thousand_messages_open_quickly(dovecot: Dovecot, account: Account, maildrop: IMAPMaildrop) -> None:
     dovecot.add_messages(account.name, (b"Subject: %d\r\n\r\n" % number for number in range(10_000)))
     async with maildrop.open(CLIENT, None) as session:  # Dovecot makes its index of the new files.

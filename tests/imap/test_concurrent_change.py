@@ -40,6 +40,7 @@ async def numbers(maildrop: IMAPMaildrop) -> list[int]:
     return [MESSAGES.index(message) + 1 for message in shown]
 
 
+@pytest.mark.fault("C9")
 async def test_another_client_expunges(dovecot: Dovecot, account: Account, maildrop: IMAPMaildrop) -> None:
     async with maildrop.open(CLIENT, None) as session:
         assert await read(session, 0) == MESSAGES[0]
@@ -59,6 +60,7 @@ async def test_another_client_expunges(dovecot: Dovecot, account: Account, maild
     assert dovecot.messages(account.name) == [MESSAGES[0], MESSAGES[4]]
 
 
+@pytest.mark.fault("C11")
 async def test_another_client_appends(dovecot: Dovecot, account: Account, maildrop: IMAPMaildrop) -> None:
     new = b"Subject: new\r\n\r\nlater\r\n"
     async with maildrop.open(CLIENT, None) as session:
@@ -72,6 +74,7 @@ async def test_another_client_appends(dovecot: Dovecot, account: Account, maildr
         assert await read(session, 0) == new
 
 
+@pytest.mark.fault("C7")
 async def test_a_folder_that_is_made_anew(dovecot: Dovecot, account: Account) -> None:
     """Its UIDs begin at 1 again, under another UIDVALIDITY."""
     with dovecot.connect(account.name) as other:

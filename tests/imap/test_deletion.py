@@ -72,6 +72,8 @@ POLICIES: list[tuple[str, tuple[str, ...], str | None, list[int], list[int], lis
 ]
 
 
+@pytest.mark.quirk("imap-B18", "imap-B19")
+@pytest.mark.fault("C21")
 @pytest.mark.parametrize(("policy", "offers", "permanent", "left", "marked", "tagged", "trash"), POLICIES)
 async def test_policies(
     certificates: Certificates,
@@ -210,6 +212,8 @@ FAULTS: list[tuple[tuple[str, ...], str, Action]] = [
 ]
 
 
+@pytest.mark.quirk("imap-B12")
+@pytest.mark.fault("C21")
 @pytest.mark.parametrize(("offers", "step", "fault"), FAULTS)
 async def test_faults_on_the_way_to_the_trash(
     certificates: Certificates, offers: tuple[str, ...], step: str, fault: Action
@@ -344,6 +348,7 @@ async def test_read_only(certificates: Certificates) -> None:
     assert not any("STORE" in command for command in server.commands)
 
 
+@pytest.mark.fault("C8")
 async def test_uidvalidity_is_looked_at_before_every_policy(certificates: Certificates) -> None:
     for policy in ("expunge", "trash", "flag", "keep"):
         box = mailbox(listed=TRASH, permanent_flags=ANY_KEYWORD)

@@ -150,6 +150,7 @@ def test_a_listing_without_end_is_not_read_to_its_end() -> None:
         listed(row(1, 1, 1) * 10_000, octets=100_000)
 
 
+@pytest.mark.fault("C6")
 def test_what_a_listing_costs() -> None:
     listing = Listing()
     for start in range(0, 100_000, 1000):

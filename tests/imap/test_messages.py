@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import re
+from contextlib import AsyncExitStack
 
 import anyio
 import anyio.lowlevel
@@ -14,6 +15,7 @@ import pytest
 from fakes.imap import Action, Connection, Cut, Drip, Drop, Hang, Mailbox, Message, Reset
 from imap.support import CLIENT, SHORT, collect, pair, read, read_top
 from legacy_email_proxy.contracts import Disconnected, Failure, MessageGone, MessageUnavailable
+from legacy_email_proxy_plugins.imap import responses
 from realservers.certificates import Certificates
 
 ONE = b"Subject: one\r\n\r\nfirst\r\n"
@@ -62,6 +64,7 @@ GOOD: list[tuple[bytes, bytes]] = [
 ]
 
 
+@pytest.mark.fault("C12")
 @pytest.mark.parametrize(("answer", "message"), GOOD)
 async def test_answers_of_all_kinds(certificates: Certificates, answer: bytes, message: bytes) -> None:
     async with pair(certificates.good, ONE, script={("BODY", 1): answer}) as (maildrop, server):
@@ -169,6 +172,28 @@ async def test_a_message_that_is_announced_far_beyond_its_listing_is_cut_off(cer
             assert await read(session, 1) == b"other"
 
 
+@pytest.mark.fault("C14")
+@pytest.mark.parametrize("others", [0, 1])
+@pytest.mark.parametrize(("beyond", "whole"), [(0, True), (1, False)])
+async def test_how_far_a_message_may_be_beyond_its_listing(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch, others: int, beyond: int, *, whole: bool
+) -> None:
+    """Also where another session is open, so that the message is read ahead first, with less allowance."""
+    monkeypatch.setattr(responses, "BEYOND_LISTING_OCTETS", 1 << 20)
+    large = Message(b"x" * (2 * 100 + (1 << 20) + beyond), size=100)
+    async with pair(certificates.good, mailbox=Mailbox({1: large})) as (maildrop, _), AsyncExitStack() as stack:
+        for _ in range(others):
+            await stack.enter_async_context(maildrop.open(CLIENT, None))
+        async with maildrop.open(CLIENT, None) as session:
+            if whole:
+                assert await read(session, 0) == large.octets
+            else:
+                with pytest.raises(Disconnected, match="is listed with 100 octets"):
+                    await read(session, 0)
+
+
+@pytest.mark.quirk("imap-B2")
+@pytest.mark.fault("C12", "C14")
 @pytest.mark.parametrize(("answer", "kind"), BAD)
 async def test_no_wrong_message_is_ever_handed_on(
     certificates: Certificates, answer: Action, kind: type[Failure]
@@ -264,6 +289,7 @@ HEAD = len(f"* 1 FETCH (UID 1 BODY[] {{{len(LARGE)}}}\r\n")
 POINTS = [0, 10, HEAD, HEAD + 1, HEAD + len(LARGE) // 2, HEAD + len(LARGE) - 1, HEAD + len(LARGE), -1]
 
 
+@pytest.mark.fault("C13")
 @pytest.mark.parametrize("after", POINTS)
 async def test_a_connection_that_ends_in_the_message(certificates: Certificates, after: int) -> None:
     async with pair(certificates.good, LARGE, ONE, script={("BODY", 1): Cut(after)}) as (maildrop, server):
@@ -309,6 +335,7 @@ TOO_MUCH = [
 ]
 
 
+@pytest.mark.fault("C14")
 @pytest.mark.parametrize(("octets", "words"), TOO_MUCH)
 async def test_too_much_is_not_waited_for(certificates: Certificates, octets: bytes, words: str) -> None:
     async with pair(certificates.good, ONE, script={"BODY": Hang(octets)}) as (maildrop, _):
@@ -317,6 +344,8 @@ async def test_too_much_is_not_waited_for(certificates: Certificates, octets: by
                 await read(session, 0)
 
 
+@pytest.mark.quirk("imap-B35")
+@pytest.mark.fault("C13")
 async def test_a_stall_inside_a_message(certificates: Certificates) -> None:
     hang = Hang(b"* 1 FETCH (UID 1 BODY[] {%d}\r\n%b" % (len(LARGE), LARGE[:300_000]))
     async with pair(certificates.good, LARGE, script={"BODY": hang}, seconds=IMPATIENT) as (maildrop, server):
@@ -328,6 +357,7 @@ async def test_a_stall_inside_a_message(certificates: Certificates) -> None:
         await server.until(lambda server: server.open_connections == 0)
 
 
+@pytest.mark.fault("C25")
 async def test_a_message_that_drips(certificates: Certificates) -> None:
     drip = Drip(interval=0.1, octets=b"x")
     async with pair(certificates.good, LARGE, script={"BODY": drip}, seconds=IMPATIENT) as (maildrop, _):
@@ -339,6 +369,7 @@ async def test_a_message_that_drips(certificates: Certificates) -> None:
 # Kept connections that have died.
 
 
+@pytest.mark.fault("C17")
 @pytest.mark.parametrize("bye", [b"", b"* BYE autologout; idle for too long, try again later\r\n"])
 async def test_a_dead_kept_connection_is_replaced_once(certificates: Certificates, bye: bytes) -> None:
     async with pair(certificates.good, LARGE, script={("BODY", 1): Drop(bye)}) as (maildrop, server):
@@ -365,6 +396,7 @@ async def test_a_connection_that_dies_after_the_first_piece_is_not_replaced(cert
 # Readers that stop.
 
 
+@pytest.mark.fault("C26")
 async def test_a_reader_that_stops_early(certificates: Certificates) -> None:
     async with pair(certificates.good, b"x" * 20_000_000, ONE, BACKEND_IMAP_MAX_CONNECTIONS=1) as (maildrop, server):
         async with maildrop.open(CLIENT, None) as session:
@@ -389,6 +421,8 @@ async def test_a_reader_that_is_cancelled(certificates: Certificates) -> None:
             assert await read(session, 1) == ONE
 
 
+@pytest.mark.quirk("imap-B35")
+@pytest.mark.fault("C26")
 async def test_memory_does_not_grow_with_the_message(certificates: Certificates) -> None:
     octets = 100 << 20
     mailbox = Mailbox({1: Message(bytes(octets))})

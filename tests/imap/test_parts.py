@@ -18,6 +18,7 @@ from legacy_email_proxy_plugins.imap.session import Pipe
 UIDS = st.integers(1, 0xFFFF_FFFF)
 
 
+@pytest.mark.quirk("imap-B9")
 @pytest.mark.parametrize(
     ("uids", "sets"),
     [
@@ -116,6 +117,21 @@ async def test_the_pipe_holds_a_few_pieces_only() -> None:
     pipe.end()
     assert [piece async for piece in pipe] == []
     assert got == [b"%d" % number for number in range(20)]
+
+
+async def test_a_pipe_waits_for_its_client_while_it_is_full() -> None:
+    pipe = Pipe(depth=2)
+    pipe.put(b"one")
+    assert not pipe.waits_for_client
+    pipe.put(b"two")
+    assert pipe.waits_for_client
+    await anext(pipe)
+    assert not pipe.waits_for_client
+    pipe.put(b"three")
+    assert pipe.waits_for_client
+    pipe.close()
+    assert not pipe.waits_for_client
+    assert pipe.octets == 3
 
 
 async def test_a_closed_pipe_lets_its_thread_go() -> None:

@@ -14,9 +14,11 @@ from typing import Any
 import anyio
 import pytest
 
-from fakes.imap import Action, Connection, Hang, Mailbox
+from fakes.imap import Action, Connection, Hang, Mailbox, Message
 from imap.support import CLIENT, SHORT, collect, login, pair, read
-from legacy_email_proxy.contracts import Disconnected, Failure, LoginRefused, Overloaded
+from legacy_email_proxy.contracts import Client, Disconnected, Failure, LoginRefused, Overloaded
+from legacy_email_proxy_plugins import places
+from legacy_email_proxy_plugins.imap.session import Pipe
 from realservers.certificates import Certificates
 from waiting import until
 
@@ -33,6 +35,7 @@ async def _drain(pieces: AsyncIterator[bytes], into: bytearray) -> None:
         into += piece
 
 
+@pytest.mark.quirk("imap-B15", "imap-B28", "imap-B29")
 async def test_never_more_connections_than_allowed(certificates: Certificates) -> None:
     most = 0
 
@@ -74,6 +77,51 @@ async def test_waiting_for_a_connection_ends(certificates: Certificates) -> None
             await pieces.aclose()
             async with maildrop.open(CLIENT, None):
                 pass
+
+
+async def test_slow_readers_of_large_messages_leave_connections_to_others(certificates: Certificates) -> None:
+    async with pair(
+        certificates.good, LARGE, ONE, seconds={"slot": SHORT}, BACKEND_IMAP_MAX_CONNECTIONS=4
+    ) as (maildrop, _), AsyncExitStack() as stack:  # fmt: skip
+        sessions = [
+            await stack.enter_async_context(maildrop.open(Client(f"192.0.2.{number}", "s"), None))
+            for number in range(4)
+        ]
+        reading = [session.retrieve(session.entries[0].unique_id) for session in sessions]
+        for pieces in reading[:3]:
+            await anext(pieces)
+        with pytest.raises(Overloaded, match="3 of them for large messages"):
+            await anext(reading[3])
+        async with maildrop.open(CLIENT, None) as session:
+            assert await read(session, 1) == ONE
+        for pieces in reading:
+            await pieces.aclose()
+
+
+@pytest.mark.parametrize("size", [None, 0])
+async def test_the_slowest_reader_loses_its_connection_to_one_that_waits(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, size: int | None
+) -> None:
+    """Also where the server told no size. Whoever is cut off reads a failure, never a short message."""
+    monkeypatch.setattr(places, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(places, "FAIR_SECONDS", 0.0)
+    monkeypatch.setattr(Pipe, "fair_octets_per_second", 1 << 40)
+    mailbox = Mailbox({1: Message(LARGE, size=size)})
+    async with pair(certificates.good, mailbox=mailbox, BACKEND_IMAP_MAX_CONNECTIONS=1) as (maildrop, server):
+        async with maildrop.open(CLIENT, None) as slow, maildrop.open(Client("192.0.2.9", "s9"), None) as other:
+            pieces, got = slow.retrieve(slow.entries[0].unique_id), bytearray()
+            got += await anext(pieces)
+            assert await read(other, 0) == LARGE
+            with pytest.raises(Overloaded, match="this client was the slowest"):
+                await _drain(pieces, got)
+            assert 0 < len(got) < len(LARGE)
+            assert await read(slow, 0) == LARGE, "the session goes on"
+        assert len(server.connections) == 2
+    (facts,) = [
+        vars(each)["facts"] for each in caplog.records if each.getMessage() == "connection taken from a slow device"
+    ]
+    assert facts["client"] == CLIENT.address
+    assert "this client was the slowest" in facts["reason"]
 
 
 @pytest.mark.parametrize("step", ["TLS", "GREETING", "PLAIN", "SELECT", "LISTING"])
@@ -134,6 +182,7 @@ async def test_who_gives_up_a_look_up_that_hangs_leaves_no_slot_taken_and_one_th
         assert len(server.connections) == 1
 
 
+@pytest.mark.fault("D12")
 async def test_a_stuck_account_holds_up_no_other(certificates: Certificates) -> None:
     def stuck(connection: Connection, _: str) -> Action:
         return Hang() if connection.user == "stuck" else None
@@ -226,6 +275,7 @@ async def test_a_refused_client_login_leaves_nothing_behind(certificates: Certif
         assert maildrop._accounts._pools == {}
 
 
+@pytest.mark.fault("C18")
 async def test_unused_connections_are_closed(certificates: Certificates) -> None:
     async with pair(certificates.good, ONE, seconds={"idle": 0.1}, POP3_LOGIN="backend") as (maildrop, server):
         async with maildrop.open(CLIENT, login()) as session:

@@ -1,4 +1,4 @@
-"""What servers in the field do wrong, replayed; the table at the end names the test of every known quirk."""
+"""What servers in the field do wrong, replayed by the tests with the quirk's mark."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from typing import Any
 
 import pytest
 
+import matrix
 from fakes.imap import Action, Connection, Drop, Mailbox, Message
 from imap.support import CLIENT, login, pair, read, read_top
 from legacy_email_proxy.contracts import Disconnected, MessageGone, MessageUnavailable, Overloaded
 from legacy_email_proxy_plugins.imap.response_codes import Busy
-from matrix import missing_tests
 from pages import text
 from realservers.certificates import Certificates
 
 ONE = b"Subject: one\r\n\r\nfirst\r\n"
 
 
+@pytest.mark.quirk("imap-B1")
 async def test_only_body_peek_is_asked_for(certificates: Certificates) -> None:
     """ICloud answers OK and nothing to FETCH RFC822; anything without PEEK would set Seen."""
 
@@ -95,6 +96,7 @@ SUBSTITUTES = [
 ]
 
 
+@pytest.mark.quirk("imap-B2")
 @pytest.mark.parametrize(("octets", "size", "substitute"), SUBSTITUTES)
 async def test_substitutes(certificates: Certificates, octets: bytes, size: int | None, substitute: bool) -> None:
     box = Mailbox({1: Message(octets, size=size), 2: Message(ONE)})
@@ -121,6 +123,8 @@ async def test_a_substitute_for_a_moment(certificates: Certificates, lines: int)
             assert await read_top(session, 0, lines) == ONE
 
 
+@pytest.mark.quirk("imap-B3", "imap-B4")
+@pytest.mark.fault("C15")
 @pytest.mark.parametrize("off", [-29, -1, 1, 29, 100_000])
 async def test_sizes_that_are_off(certificates: Certificates, off: int) -> None:
     message = ONE * 50
@@ -132,6 +136,7 @@ async def test_sizes_that_are_off(certificates: Certificates, off: int) -> None:
             assert await read_top(session, 0, 10_000) == message
 
 
+@pytest.mark.quirk("imap-B6")
 async def test_a_message_that_gets_another_uid(certificates: Certificates) -> None:
     """Exchange gives a message that was changed by another protocol a new UID."""
     box = Mailbox({1: Message(ONE), 2: Message(b"two")})
@@ -148,6 +153,7 @@ async def test_a_message_that_gets_another_uid(certificates: Certificates) -> No
             assert await read(session, 1) == ONE
 
 
+@pytest.mark.quirk("imap-B8")
 async def test_sequence_numbers_mean_nothing(certificates: Certificates) -> None:
     """Exchange 2010 confuses them after new mail, and names some above EXISTS."""
     rows = b"".join(b"* %d FETCH (UID %d RFC822.SIZE 7)\r\n" % pair for pair in ((99, 1), (99, 2), (1, 3)))
@@ -163,6 +169,7 @@ async def test_sequence_numbers_mean_nothing(certificates: Certificates) -> None
     assert not any(command.startswith(numbered) for command in server.commands), "all of them by UID"
 
 
+@pytest.mark.quirk("imap-B10")
 async def test_authenticated_but_not_connected(certificates: Certificates) -> None:
     """Exchange says so of throttling and missing mailboxes, but also after it took a wrong password."""
     async with pair(
@@ -178,6 +185,7 @@ async def test_authenticated_but_not_connected(certificates: Certificates) -> No
         assert server.times("PLAIN") == 1, "it is not asked on, as one who guesses would"
 
 
+@pytest.mark.quirk("imap-B16")
 async def test_a_bandwidth_limit_is_waited_out(certificates: Certificates) -> None:
     """Gmail counts octets per day, and blocks the account; bodies are read for RETR alone."""
     limit = "NO [OVERQUOTA] Account exceeded command or bandwidth limits. (Failure)"
@@ -191,6 +199,8 @@ async def test_a_bandwidth_limit_is_waited_out(certificates: Certificates) -> No
     assert not any("BODY" in command and " 1 " in command for command in server.commands)
 
 
+@pytest.mark.quirk("imap-B16")
+@pytest.mark.fault("C17")
 async def test_a_session_that_expired(certificates: Certificates) -> None:
     bye = Drop(b"* BYE Session expired, please login again.\r\n")
     async with pair(certificates.good, ONE, b"two", script={("BODY", 2): bye}) as (maildrop, server):
@@ -200,6 +210,7 @@ async def test_a_session_that_expired(certificates: Certificates) -> None:
         assert [command for command in server.connections[1].commands if "SELECT" in command] == ['SELECT "INBOX"']
 
 
+@pytest.mark.quirk("imap-B20", "imap-B22")
 async def test_fewer_messages_than_exist(certificates: Certificates) -> None:
     """Gmail and Yahoo cut off what they show; the count says nothing of what can be had."""
     select = b"* 10000 EXISTS\r\n* OK [UIDVALIDITY 1000000007] x\r\n* OK [UIDNEXT 3] x\r\nTAG OK [READ-WRITE] x\r\n"
@@ -211,6 +222,7 @@ async def test_fewer_messages_than_exist(certificates: Certificates) -> None:
     assert "UID EXPUNGE 1" in server.commands
 
 
+@pytest.mark.quirk("imap-B23")
 async def test_unsafe_login(certificates: Certificates) -> None:
     """NetEase refuses SELECT to who has not said ID."""
 
@@ -225,6 +237,7 @@ async def test_unsafe_login(certificates: Certificates) -> None:
         assert names.index("AUTHENTICATE") < names.index("ID") < names.index("SELECT")
 
 
+@pytest.mark.quirk("imap-B24")
 async def test_select_and_never_examine(certificates: Certificates) -> None:
     """Courier's UIDVALIDITY is fixed by SELECT alone."""
     givens: list[dict[str, Any]] = [{}, {"POP3_READ_ONLY": True}, {"BACKEND_IMAP_DELETE": "keep"}]
@@ -236,6 +249,7 @@ async def test_select_and_never_examine(certificates: Certificates) -> None:
         assert not any(command.startswith(("EXAMINE", "STATUS")) for command in server.commands)
 
 
+@pytest.mark.quirk("imap-B26")
 async def test_uids_that_begin_again(certificates: Certificates) -> None:
     """GNU imap4d starts at 1 when the folder was empty."""
     box = Mailbox.of(ONE, b"two")
@@ -252,6 +266,7 @@ async def test_uids_that_begin_again(certificates: Certificates) -> None:
     assert list(box.messages) == [1]
 
 
+@pytest.mark.quirk("imap-B32", "imap-B33")
 async def test_no_search_at_all(certificates: Certificates) -> None:
     """Proton Bridge and Microsoft 365 refuse some, and the answer to one is a line of any length."""
     box = Mailbox.of(ONE, b"two")
@@ -268,56 +283,22 @@ async def test_no_search_at_all(certificates: Certificates) -> None:
     assert server.times("SEARCH") == 0
 
 
-# The table. What has no test has a reason, which proxy/docs/pop3-imap.md tells as well; more than five are too many.
+# What has no test has a reason, which proxy/docs/pop3-imap.md tells as well; more than five are too many.
 
-HANDLED = {
-    "B1": ["quirks:only_body_peek_is_asked_for"],
-    "B2": ["quirks:substitutes", "messages:no_wrong_message_is_ever_handed_on"],
-    "B3": ["quirks:sizes_that_are_off"],
-    "B4": ["quirks:sizes_that_are_off"],
-    "B5": ["session:listings_of_all_kinds"],
-    "B6": ["quirks:a_message_that_gets_another_uid"],
-    "B8": ["quirks:sequence_numbers_mean_nothing"],
-    "B9": ["session:many_deletions_go_in_lines_of_bounded_length", "parts:uid_sets"],
-    "B10": ["quirks:authenticated_but_not_connected"],
-    "B11": ["plugins/throttle:a_suggested_time_is_honoured_by_all_sessions_of_the_account"],
-    "B12": ["deletion:faults_on_the_way_to_the_trash"],
-    "B13": ["smtps/transaction_faults:a_verdict_is_passed_on_as_it_is"],
-    "B14": ["smtp/content:whole_and_split_everywhere", "smtps/transaction_faults:a_verdict_is_passed_on_as_it_is"],
-    "B15": ["login:what_an_answer_to_the_login_means", "pool:never_more_connections_than_allowed"],
-    "B16": ["quirks:a_bandwidth_limit_is_waited_out", "quirks:a_session_that_expired"],
-    "B17": ["plugins/throttle:a_throttled_command_is_given_again"],
-    "B18": ["session:without_commit_nothing_is_deleted", "deletion:policies"],
-    "B19": ["deletion:policies"],
-    "B20": ["quirks:fewer_messages_than_exist"],
-    "B22": ["quirks:fewer_messages_than_exist", "plugins/throttle:throttling_is_no_fault_of_the_message"],
-    "B23": ["quirks:unsafe_login", "login:whatever_the_server_says_to_id"],
-    "B24": ["quirks:select_and_never_examine"],
-    "B26": ["quirks:uids_that_begin_again"],
-    "B27": ["shown:a_message_that_never_comes"],
-    "B28": ["login:what_an_answer_to_the_login_means", "pool:never_more_connections_than_allowed"],
-    "B29": ["pool:never_more_connections_than_allowed"],
-    "B30": ["login:a_refused_login_is_not_repeated_by_every_poll"],
-    "B31": ["login:a_refused_login_is_not_repeated_by_every_poll"],
-    "B32": ["quirks:no_search_at_all"],
-    "B33": ["quirks:no_search_at_all"],
-    "B34": ["shown:formats"],
-    "B35": ["messages:a_stall_inside_a_message", "messages:memory_does_not_grow_with_the_message"],
-}
 
 NOT_HANDLED = {
-    "B7": "Exchange gives all messages new UIDs when a mailbox is moved",
-    "B21": "Gmail's X-GM-MSGID",
-    "B25": "Zimbra",
-    "B36": "Fastmail",
+    "imap-B7": "Exchange gives all messages new UIDs when a mailbox is moved",
+    "imap-B21": "Gmail's X-GM-MSGID",
+    "imap-B25": "Zimbra",
+    "imap-B36": "Fastmail",
 }
 """The words are the page's."""
 
 
 def test_every_quirk_has_its_test() -> None:
-    assert HANDLED.keys() | NOT_HANDLED.keys() == {f"B{number}" for number in range(1, 37)}
-    assert not HANDLED.keys() & NOT_HANDLED.keys()
+    claims = [claim for claim in matrix.claims("quirk") if claim.row.startswith("imap-")]
+    handled = {f"imap-B{number}" for number in range(1, 37)} - NOT_HANDLED.keys()
+    assert matrix.mistakes(claims, handled) == []
     assert len(NOT_HANDLED) <= 5
-    assert missing_tests(HANDLED, "imap") == []
     page = " ".join(text("pop3-imap.md").split())
     assert [words for words in NOT_HANDLED.values() if words not in page] == []

@@ -38,6 +38,8 @@ async def test_listing_reading_and_deleting(certificates: Certificates) -> None:
     assert all(server.accounts[USER, PASSWORD].messages[2].flags == set() for _ in "x"), "no \\Seen"
 
 
+@pytest.mark.quirk("imap-B18")
+@pytest.mark.fault("C19")
 async def test_without_commit_nothing_is_deleted(certificates: Certificates) -> None:
     async with pair(certificates.good, ONE, TWO) as (maildrop, server):
         async with maildrop.open(CLIENT, None) as session:
@@ -46,6 +48,7 @@ async def test_without_commit_nothing_is_deleted(certificates: Certificates) -> 
     assert not any("STORE" in command or "EXPUNGE" in command for command in server.commands)
 
 
+@pytest.mark.fault("C6")
 async def test_an_empty_folder(certificates: Certificates) -> None:
     async with pair(certificates.good) as (maildrop, server):
         async with maildrop.open(CLIENT, None) as session:
@@ -72,6 +75,7 @@ ROWS = [
 ]
 
 
+@pytest.mark.quirk("imap-B5")
 @pytest.mark.parametrize(("rows", "expected"), ROWS)
 async def test_listings_of_all_kinds(certificates: Certificates, rows: bytes, expected: dict[int, int]) -> None:
     async with pair(certificates.good, ONE, script={"LISTING": rows + b"TAG OK done\r\n"}) as (maildrop, _):
@@ -81,6 +85,7 @@ async def test_listings_of_all_kinds(certificates: Certificates, rows: bytes, ex
     assert list(found) == sorted(found)
 
 
+@pytest.mark.fault("C25")
 @pytest.mark.parametrize(
     "rows",
     [
@@ -103,6 +108,7 @@ async def test_broken_listings(certificates: Certificates, rows: bytes) -> None:
                 pass
 
 
+@pytest.mark.fault("C6")
 async def test_ten_thousand_messages(certificates: Certificates) -> None:
     mailbox = Mailbox({uid: Message(b"", size=uid) for uid in range(1, 10_001)})
     async with pair(certificates.good, mailbox=mailbox) as (maildrop, _):
@@ -141,6 +147,7 @@ async def test_a_message_that_is_not_in_the_listing(certificates: Certificates) 
     assert not any("STORE" in command for command in server.commands)
 
 
+@pytest.mark.fault("C7", "C8")
 async def test_uidvalidity_that_changes_in_the_session(certificates: Certificates) -> None:
     async with pair(certificates.good, ONE) as (maildrop, server):
         async with maildrop.open(CLIENT, None) as session:
@@ -159,6 +166,7 @@ async def test_uidvalidity_that_changes_in_the_session(certificates: Certificate
     assert list(server.accounts[USER, PASSWORD].messages) == [1]
 
 
+@pytest.mark.fault("C20")
 async def test_a_foreign_deleted_message_is_kept(certificates: Certificates) -> None:
     mailbox = Mailbox({uid: Message(ONE) for uid in (3, 4, 5, 9)})
     mailbox.messages[4].flags.add(r"\Deleted")
@@ -182,6 +190,7 @@ async def test_without_uidplus_messages_are_marked_only(
     ]
 
 
+@pytest.mark.quirk("imap-B9")
 async def test_many_deletions_go_in_lines_of_bounded_length(certificates: Certificates) -> None:
     mailbox = Mailbox({uid: Message(b"") for uid in range(1_000_000, 1_004_000)})
     async with pair(certificates.good, mailbox=mailbox) as (maildrop, server):
@@ -191,6 +200,7 @@ async def test_many_deletions_go_in_lines_of_bounded_length(certificates: Certif
     assert max(len(command) for command in server.commands) < 1000
 
 
+@pytest.mark.fault("C6")
 async def test_a_read_only_folder_can_be_read(certificates: Certificates) -> None:
     async with pair(certificates.good, ONE) as (maildrop, server):
         server.accounts[USER, PASSWORD].read_only = True
@@ -219,6 +229,7 @@ FAULTS_AT_QUIT = [
 ]
 
 
+@pytest.mark.fault("C21")
 @pytest.mark.parametrize(("step", "fault", "kind"), FAULTS_AT_QUIT)
 async def test_faults_at_quit(certificates: Certificates, step: str, fault: object, kind: type[Failure]) -> None:
     async with pair(certificates.good, ONE, TWO, b"three", seconds={"read": SHORT, "command": 1}) as (maildrop, server):

@@ -11,7 +11,9 @@ import pytest
 from fakes.imap import Action, Mailbox, Message
 from imap.support import CLIENT, pair, read
 from legacy_email_proxy.contracts import Disconnected, Failure, MessageGone, MessageUnavailable
+from legacy_email_proxy_plugins.imap.deletion import _arrived, attributes
 from legacy_email_proxy_plugins.imap.listing import UNIQUE_IDS
+from legacy_email_proxy_plugins.imap.responses import Fetched
 from realservers.certificates import Certificates
 
 VALIDITY = 1_000_000_007
@@ -31,6 +33,8 @@ OTHERS = (
 )  # fmt: skip
 
 
+@pytest.mark.quirk("imap-B34")
+@pytest.mark.fault("C6")
 @pytest.mark.parametrize(("name", "uid", "unique_id"), FORMATS)
 async def test_formats(certificates: Certificates, name: str, uid: int, unique_id: str) -> None:
     box = Mailbox({uid: Message(b"x\r\n")})
@@ -175,6 +179,7 @@ async def attempt(maildrop: Any, uid: int) -> list[int]:
     return shown
 
 
+@pytest.mark.quirk("imap-B27")
 @pytest.mark.parametrize("hide_after", [None, 1, 3])
 async def test_a_message_that_never_comes(
     certificates: Certificates, caplog: pytest.LogCaptureFixture, hide_after: int | None
@@ -229,3 +234,30 @@ async def test_what_can_not_be_remembered_spoils_no_message(
             folder.write_text("in the way")
             assert await read(session, 0) == b"one"
     assert "can not remember that a message came" in caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("date", "arrived"),
+    [
+        (b" 1-Feb-2026 03:04:05 +0000", datetime(2026, 2, 1, 3, 4, 5, tzinfo=UTC)),
+        (b"01-feb-2026 03:04:05 -0530", datetime(2026, 2, 1, 8, 34, 5, tzinfo=UTC)),
+        (b"01-FEB-2026 03:04:05 +0530", datetime(2026, 1, 31, 21, 34, 5, tzinfo=UTC)),
+        (b"01-Foo-2026 03:04:05 +0000", None),
+        (b"31-Feb-2026 03:04:05 +0000", None),
+        (None, None),
+    ],
+)
+def test_when_a_message_arrived(date: bytes | None, arrived: datetime | None) -> None:
+    assert _arrived(date) == arrived
+
+
+def test_the_answer_may_be_as_long_as_its_rows() -> None:
+    allowed: list[int] = []
+
+    class Asked:
+        def attributes(self, doing: str, uid_set: str, items: str, octets: int) -> Fetched:
+            allowed.append(octets)
+            return Fetched()
+
+    list(attributes(Asked(), range(1, 7001), "FLAGS", note=pytest.fail))  # type: ignore[arg-type]
+    assert [octets > 200 * rows for octets, rows in zip(allowed, (5000, 2000), strict=True)] == [True, True]

@@ -25,7 +25,8 @@ STOP_SECONDS = 50.0
 def clean_environment(**variables: str) -> dict[str, str]:
     """This process's variables without any of the proxy's, and the given ones."""
     ours = re.compile(
-        r"PROVIDER|(POP3S?|SMTPS?|TLS|BACKEND|MAILDROP|RELAY|LOG|MAX|ALLOWED|DRAIN|STATE|OAUTH2|SPOOL|ACME|ACCOUNTS)_"
+        r"PROVIDER|(POP3S?|SMTPS?|ADMIN|TLS|BACKEND|MAILDROP|RELAY|LOG|ALERT|MAX|ALLOWED|DRAIN|STATE|OAUTH2|SPOOL|ACME"
+        r"|ACCOUNTS|HISTORY)_"
     )
     return {name: value for name, value in os.environ.items() if not ours.match(name)} | variables
 
@@ -113,6 +114,8 @@ def running(variables: Mapping[str, str]) -> Iterator[Proxy]:
     listeners |= {f"{leg}_BIND_PORT": "0" for leg in ("POP3", "SMTP")}
     with tempfile.TemporaryDirectory() as folder:
         log_file = Path(folder) / "log"
+        # Not the user's own folder: one service there has the socket for commands.
+        listeners["STATE_DIR"] = f"{folder}/state"
         with log_file.open("wb") as log:
             process = subprocess.Popen(
                 command(), env=clean_environment(**{**listeners, **variables}), stderr=log, stdin=subprocess.DEVNULL

@@ -6,6 +6,8 @@ import re
 import socket
 from contextlib import ExitStack
 
+import pytest
+
 from interop.proxy import backends, running
 from interop.test_accounts import POP3
 from legacy_email_proxy.guessing import FREE
@@ -15,6 +17,7 @@ from realservers.postfix import Postfix
 GUESSER, HONEST = "127.0.0.66", "127.0.0.7"
 
 
+@pytest.mark.fault("C30")
 def test_wrong_passwords_stay_here(dovecot: Dovecot, postfix: Postfix) -> None:
     victim, other = dovecot.add_account(), dovecot.add_account()
     variables = backends(dovecot, postfix, victim) | {"POP3_LOGIN": "backend", "BACKEND_IMAP_USER": ""}

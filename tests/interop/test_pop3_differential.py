@@ -183,6 +183,7 @@ def test_messages_that_differ(
     assert one[1] == difference(other[1])
 
 
+@pytest.mark.quirk("pop3-P2")
 def test_unique_ids_are_dovecots(server: Dovecot, front: Proxy) -> None:
     """On one mailbox: a site that comes from Dovecot, or goes back to it, downloads nothing twice."""
     account = server.add_account()
@@ -195,6 +196,7 @@ def test_unique_ids_are_dovecots(server: Dovecot, front: Proxy) -> None:
     assert one[1].count(b"\r\n") == len(MESSAGES) + 1
 
 
+@pytest.mark.quirk("pop3-P14")
 def test_unique_ids_never_recur(server: Dovecot, front: Proxy) -> None:
     """Also when the newest message or all of them are deleted: a client would take new mail for read mail."""
     account = server.add_account()

@@ -6,10 +6,13 @@ import poplib
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from interop.proxy import Proxy, clean_environment, command
 from realservers.processes import wait_until
 
 
+@pytest.mark.fault("C19")
 def test_a_killed_proxy_deletes_nothing(tmp_path: Path) -> None:
     for folder in ("cur", "new", "tmp"):
         (tmp_path / folder).mkdir()

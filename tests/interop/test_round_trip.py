@@ -66,6 +66,7 @@ def test_recipients_are_judged_by_the_backend(proxy: Proxy, dovecot: Dovecot, ac
     assert "User unknown" in proxy.wait_for("smtp recipient refused", 2)[0]
 
 
+@pytest.mark.fault("C19")
 def test_a_dropped_session_deletes_nothing(proxy: Proxy, dovecot: Dovecot, account: Account) -> None:
     dovecot.add_messages(account.name, [b"Subject: %d\r\n\r\nx\r\n" % number for number in range(3)])
     client = pop3(proxy)
@@ -150,6 +151,7 @@ def test_starttls_and_plain_backends(upgrade: bool, dovecot: Dovecot, postfix: P
         assert ("in the clear" in proxy.log) is not upgrade
 
 
+@pytest.mark.fault("D8")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopping(number: signal.Signals, proxy: Proxy) -> None:
     idle = socket.create_connection(proxy.smtp, timeout=50)
@@ -162,6 +164,7 @@ def test_stopping(number: signal.Signals, proxy: Proxy) -> None:
     assert len(proxy.lines(" stopping ")) == len(proxy.lines(" stopped")) == 1
 
 
+@pytest.mark.fault("D9")
 def test_a_transaction_may_finish_while_stopping(proxy: Proxy, dovecot: Dovecot, account: Account) -> None:
     smtp = smtplib.SMTP(*proxy.smtp, timeout=50)
     smtp.ehlo()
@@ -175,6 +178,7 @@ def test_a_transaction_may_finish_while_stopping(proxy: Proxy, dovecot: Dovecot,
     assert len(dovecot.wait_for_messages(account.name, 1)) == 1
 
 
+@pytest.mark.fault("C31")
 def test_no_secret_in_the_log_at_debug(dovecot: Dovecot, postfix: Postfix, account: Account) -> None:
     import base64
 

@@ -121,6 +121,7 @@ def test_curl_logs_in_by_each_way(proxy: Proxy, certificates: Certificates, tmp_
     assert delivered(tmp_path) == 6
 
 
+@pytest.mark.quirk("smtp-C24")
 def test_pop_before_smtp(proxy: Proxy, tmp_path: Path) -> None:
     # Some devices read mail in order to be let in, instead of logging in: nobody asked, and they may send before too.
     with smtplib.SMTP(*proxy.smtp, timeout=50) as client:

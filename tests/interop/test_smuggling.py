@@ -90,6 +90,7 @@ def content(way: Way, sequence: bytes) -> bytes:
     return re.sub(rb"\r+\n|\r|\n", b"\r\n", octets)
 
 
+@pytest.mark.fault("A8")
 @pytest.mark.parametrize("backend", KEYWORDS)
 async def test_the_wire_to_the_backend(backend: str, server_tls: ssl.SSLContext, certificates: Certificates) -> None:
     async with FakeSMTPServer(tls=server_tls, keywords=("PIPELINING", KEYWORDS[backend])) as server:
@@ -128,6 +129,7 @@ def gullible(request: pytest.FixtureRequest, certificates: Certificates, dovecot
         yield server
 
 
+@pytest.mark.fault("A8")
 def test_one_message_each_in_postfix(gullible: Postfix, dovecot: Dovecot, account: Account) -> None:
     victim = dovecot.add_account()
     with running(backends(dovecot, gullible, account)) as proxy:

@@ -68,6 +68,7 @@ async def test_message_stands_in_new_and_nothing_else_anywhere(maildir: Path, re
     assert (maildir / name).stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.fault("D2")
 async def test_file_and_folder_are_on_disk_before_the_receipt(
     maildir: Path, relay: MaildirRelay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +127,7 @@ def is_file(descriptor: int, *_: object) -> bool:
     return not is_directory(descriptor)
 
 
+@pytest.mark.fault("D3")
 @pytest.mark.parametrize(
     ("target", "name", "turn", "when"),
     [
@@ -249,6 +251,7 @@ async def test_hanging_thread_holds_up_no_other_session(
     assert len(tree(maildir)) == 2
 
 
+@pytest.mark.fault("D12")
 @pytest.mark.parametrize(("name", "when"), [("write", is_file), ("fsync", is_directory)])
 async def test_full_house_of_hanging_threads_ends_in_a_failure(
     maildir: Path, relay: MaildirRelay, monkeypatch: pytest.MonkeyPatch, name: str, when: Callable[..., bool]

@@ -97,6 +97,7 @@ async def test_smtp(certificates: Certificates, mechanism: str, token: str) -> N
         assert all(len(line) <= 510 for line in server.octets.split(b"\r\n") if line.startswith(b"AUTH"))
 
 
+@pytest.mark.fault("B27")
 @pytest.mark.parametrize(("mechanism", "acknowledged"), [("XOAUTH2", ""), ("OAUTHBEARER", "AQ==")])
 async def test_smtp_with_a_token_that_is_refused_once(
     certificates: Certificates, mechanism: str, acknowledged: str, caplog: pytest.LogCaptureFixture
@@ -115,6 +116,7 @@ async def test_smtp_with_a_token_that_is_refused_once(
     assert {account.leg for account in stub.asked} == {"smtp"}
 
 
+@pytest.mark.fault("B27")
 async def test_smtp_with_tokens_that_are_always_refused(
     certificates: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:

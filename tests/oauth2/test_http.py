@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,35 @@ async def test_the_proxy_for_https_is_used(
             with pytest.raises(Unreachable, match="403"):
                 await credentials.secret(IMAP)
             assert asked[0].startswith(f"CONNECT localhost:{fake.port} ".encode())
+
+
+async def test_a_name_is_looked_up_beside_the_event_loops_few_threads(
+    certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*given: Any, **named: Any) -> None:
+        raise AssertionError("a name server that does not answer may have all of these threads")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", busy)
+    given = {"OAUTH2_CLIENT_SECRET": SECRET}
+    async with pair(certificates.good, tmp_path, "client_credentials", **given) as (credentials, fake):
+        await credentials.secret(IMAP)
+        assert fake.times("token") == 1
+
+
+async def test_the_next_address_is_tried(
+    certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = socket.getaddrinfo
+
+    def two(host: str, port: int, *given: Any, **named: Any) -> Any:
+        dead = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.77", port))]
+        return dead + real("127.0.0.1", port, *given, **named) if host == "localhost" else real(host, port, **named)
+
+    given = {"OAUTH2_CLIENT_SECRET": SECRET}
+    async with pair(certificates.good, tmp_path, "client_credentials", **given) as (credentials, fake):
+        monkeypatch.setattr(socket, "getaddrinfo", two)
+        await credentials.secret(IMAP)
+        assert fake.times("token") == 1
 
 
 async def test_a_proxy_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,7 @@ async def test_all_who_waited_cancelled_and_the_rotated_token_is_stored(
         assert record.refresh_token.reveal() == stored
 
 
+@pytest.mark.fault("B27")
 async def test_fifty_wait_for_one_failure(certificates: Certificates, tmp_path: Path) -> None:
     server = {"script": {"token": Status(400, {"error": "invalid_grant"})}}
     async with pair(certificates.good, tmp_path, "refresh_token", server=server) as (credentials, fake):
@@ -299,6 +300,7 @@ async def test_a_provider_that_gives_the_refused_token_again_is_not_hammered(
         assert fake.times("token") == 2
 
 
+@pytest.mark.fault("D7")
 async def test_a_clock_that_is_set_back_does_not_make_a_pause_longer() -> None:
     clock = Clock()
     pause = Pause(60.0, 3600.0, clock)

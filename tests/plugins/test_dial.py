@@ -70,6 +70,7 @@ def has_ipv6() -> bool:
         return False
 
 
+@pytest.mark.fault("B1")
 @pytest.mark.parametrize("dead", ["::1", "127.0.0.2"])
 async def test_an_address_that_swallows_everything_costs_a_moment_and_only_once(
     dead: str, names: dict[str, Callable[[], Rows]], monkeypatch: pytest.MonkeyPatch
@@ -103,6 +104,7 @@ async def test_what_worked_and_works_no_more_is_not_clung_to(names: dict[str, Ca
             assert connected.getpeername() == second
 
 
+@pytest.mark.fault("B1")
 async def test_what_fails_is_told_with_every_address(names: dict[str, Callable[[], Rows]]) -> None:
     with listening() as one, listening("127.0.0.2") as two:
         pass
@@ -116,6 +118,7 @@ async def test_what_fails_is_told_with_every_address(names: dict[str, Callable[[
             await dial("silent.test", 1, 0.3, "BACKEND_SMTP")
 
 
+@pytest.mark.fault("B2", "D12")
 async def test_a_dead_name_server_holds_up_nobody_else(names: dict[str, Callable[[], Rows]]) -> None:
     go_on = threading.Event()
 
@@ -142,7 +145,52 @@ async def test_a_dead_name_server_holds_up_nobody_else(names: dict[str, Callable
             go_on.set()
         told = await asyncio.gather(*stuck, return_exceptions=True)
         assert {type(each) for each in told} <= {Unreachable, asyncio.CancelledError}
-        assert not dial_module._asked
+        assert not [name for name in dial_module._asked if name[0].endswith(".test")]
+
+
+async def test_who_asks_when_a_look_up_has_just_failed_does_not_wait_again(
+    names: dict[str, Callable[[], Rows]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def failing() -> Rows:
+        asked.append(1)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    now = 1000.0
+    monkeypatch.setattr(dial_module, "monotonic", lambda: now)
+    names["fails.test"] = failing
+    for seconds, look_ups in ((0, 1), (1, 1), (0.9, 1), (0.2, 2)):
+        now += seconds
+        with pytest.raises(Unreachable, match="Temporary failure"):
+            await dial("fails.test", 1, 30, "BACKEND_SMTP")
+        assert len(asked) == look_ups
+    now += 2.1
+    with listening() as alive:
+        names["fails.test"] = lambda: [row(alive)]
+        (await dial("fails.test", 1, 30, "BACKEND_SMTP")).close()
+
+
+async def test_nobody_waits_for_a_look_up_that_takes_too_long_already(
+    names: dict[str, Callable[[], Rows]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+
+    def hanging() -> Rows:
+        go_on.wait(60)
+        return []
+
+    names["hangs.test"] = hanging
+    first = asyncio.create_task(dial("hangs.test", 1, 30, "BACKEND_SMTP"))
+    try:
+        await asyncio.sleep(0)
+        monkeypatch.setattr(dial_module, "monotonic", lambda: time.monotonic() + 15.1)
+        async with asyncio.timeout(10):
+            with pytest.raises(Unreachable, match=r"was not resolved within 15 s"):
+                await dial("hangs.test", 1, 30, "BACKEND_SMTP")
+    finally:
+        go_on.set()
+        await asyncio.gather(first, return_exceptions=True)
 
 
 async def test_a_name_that_is_none_and_one_without_addresses(names: dict[str, Callable[[], Rows]]) -> None:
@@ -179,15 +227,24 @@ def test_names_and_addresses_of_servers(host: str) -> None:
     assert host_mistake("BACKEND_IMAP", host) is None
 
 
+_QUOTES = "without quotes: in an env file"
+_OTHERS = "without quotes or blanks, one name only"
+
+
 @pytest.mark.parametrize(
-    "host",
+    ("host", "how"),
     [
-        "imap.example:993", "imaps://imap.example", "imap.example/", '"imap.example"', "'imap.example'", "[::1]",
-        "ann@imap.example", "imap.example, smtp.example", "imap example", "12:30",
+        ("imap.example:993", "without the port, which is set with BACKEND_IMAP_PORT=993"),
+        ("https://imap.example", "without https:// and without a path"),
+        ("imaps://imap.example:993/", "without imaps:// and without a path"),
+        ("ann@imap.example", "as your provider gives it for mail programs; a mail address is none"),
+        ('"imap.example"', _QUOTES), ("'imap.example'", _QUOTES), ("'imap.example:993'", _QUOTES),
+        ("imap.example/", _OTHERS), ("[::1]", _OTHERS), ("imap.example, smtp.example", _OTHERS),
+        ("imap example", _OTHERS), ("12:30:", _OTHERS),
     ],
 )  # fmt: skip
-def test_what_is_no_name_of_a_server(host: str) -> None:
-    assert host_mistake("BACKEND_IMAP", host) == (
-        "BACKEND_IMAP_HOST: that is no name of a server; write it alone, like mail.firm.example, without quotes,"
-        " and the port in BACKEND_IMAP_PORT"
-    )
+def test_what_is_no_name_of_a_server(host: str, how: str) -> None:
+    mistake = host_mistake("BACKEND_IMAP", host)
+    assert mistake
+    before = "BACKEND_IMAP_HOST: that is no name of a server; write it alone, like mail.firm.example, "
+    assert mistake.startswith(before + how)

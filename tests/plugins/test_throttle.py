@@ -72,6 +72,7 @@ async def test_a_short_pause_is_waited_for_and_a_long_one_is_not() -> None:
     assert time.monotonic() - started < 1
 
 
+@pytest.mark.quirk("imap-B17")
 @pytest.mark.parametrize("step", ["PLAIN", "SELECT", "LISTING", "BODY", "STORE", "EXPUNGE"])
 async def test_a_throttled_command_is_given_again(certificates: Certificates, step: str) -> None:
     script: dict[tuple[str, int], Action] = {(step, n): "NO [THROTTLED] slow down" for n in (1, 2)}
@@ -86,6 +87,7 @@ async def test_a_throttled_command_is_given_again(certificates: Certificates, st
         assert list(mailbox.messages) == [2]
 
 
+@pytest.mark.quirk("imap-B22")
 async def test_throttling_is_no_fault_of_the_message(certificates: Certificates) -> None:
     for answer, kind in (
         ("NO [UNAVAILABLE] later", Busy),
@@ -98,6 +100,7 @@ async def test_throttling_is_no_fault_of_the_message(certificates: Certificates)
                     await read(session, 0)
 
 
+@pytest.mark.quirk("imap-B11")
 async def test_a_suggested_time_is_honoured_by_all_sessions_of_the_account(certificates: Certificates) -> None:
     accounts = {("a", "x"): Mailbox.of(ONE), ("b", "x"): Mailbox.of(ONE)}
 

@@ -1,4 +1,4 @@
-"""What POP3 clients are known to do and to need, each replayed; :data:`QUIRKS` says where.
+"""What POP3 clients are known to do and to need, each replayed by the tests with the quirk's mark.
 
 The numbers are those of proxy/docs/pop3-imap.md, POP3 clients' habits.
 """
@@ -7,40 +7,40 @@ from __future__ import annotations
 
 import pytest
 
+import matrix
 from legacy_email_proxy.contracts import Entry, Login, MessageGone, Secret
 from legacy_email_proxy.pop3.requests import Open, Reply, Retrieve, Verdict
 from legacy_email_proxy.pop3.session import Session
-from places import missing
 from pop3.conftest import StartLeg
 from pop3.maildrops import OPTIONS, MemoryMaildrop, Play
 
 QUIRKS = {
-    "P1 Outlook sends UIDL without an argument only": "test_p1_uidl_without_an_argument",
-    "P2 Outlook 2003 wants unique-ids without a dot": "interop/test_pop3_differential.py::test_unique_ids_are_dovecots",
-    "P3 Outlook 2003 goes wrong without UIDL and TOP": "test_p3_uidl_and_top_are_never_refused",
-    "P4 Outlook hangs on NUL": "transcripts/pop3/nul_is_replaced.txt",
-    "P5 Outlook Express breaks without a blank line": "transcripts/pop3/blank_line_is_added.txt",
-    "P6 clients break on an extra blank line": "test_p6_no_line_is_added",
-    "P7 Outlook Express counts octets in 32 bits": "test_p7_a_maildrop_of_more_than_4_gib",
-    "P8 LAST, and RSET that sets it back": "transcripts/pop3/last.txt",
-    "P9 Netscape without UIDL uses XTND XLST": "transcripts/pop3/xtnd_xlst.txt",
-    "P10 CAPA is asked before the login and remembered": "transcripts/pop3/capabilities_in_both_states.txt",
-    "P11 +OK to an unknown AUTH loses the step": "transcripts/pop3/auth_mechanism_not_offered.txt",
-    "P12 blanks in the password": "transcripts/pop3/passwords_keep_their_blanks.txt",
-    "P13 one blank in a line of UIDL": "test_p13_one_blank_and_the_number_first",
-    "P14 a unique-id used again breaks Outlook": "interop/test_pop3_differential.py::test_unique_ids_never_recur",
-    "P15 lower case, trailing blanks, bare LF": "transcripts/pop3/sloppy_clients.txt",
-    "P16 time-outs while a large message is loaded": "test_p16_the_first_octets_do_not_wait_for_the_last",
-    "P17 endless tries to read a vanished message": "test_p17_a_vanished_message_is_not_asked_for_forever",
-    "P18 connections dropped without QUIT": "pop3/test_server.py::test_without_quit_nothing_is_deleted",
-    "P19 no UIDL, delete all, poll every minute": "test_p19_a_device_that_reads_and_deletes_everything",
-    "P20 Gmail's recent: before the user": "test_p20_recent_before_the_user",
+    "pop3-P1": "Outlook sends UIDL without an argument only",
+    "pop3-P2": "Outlook 2003 wants unique-ids without a dot",
+    "pop3-P3": "Outlook 2003 goes wrong without UIDL and TOP",
+    "pop3-P4": "Outlook hangs on NUL",
+    "pop3-P5": "Outlook Express breaks without a blank line",
+    "pop3-P6": "clients break on an extra blank line",
+    "pop3-P7": "Outlook Express counts octets in 32 bits",
+    "pop3-P8": "LAST, and RSET that sets it back",
+    "pop3-P9": "Netscape without UIDL uses XTND XLST",
+    "pop3-P10": "CAPA is asked before the login and remembered",
+    "pop3-P11": "+OK to an unknown AUTH loses the step",
+    "pop3-P12": "blanks in the password",
+    "pop3-P13": "one blank in a line of UIDL",
+    "pop3-P14": "a unique-id used again breaks Outlook",
+    "pop3-P15": "lower case, trailing blanks, bare LF",
+    "pop3-P16": "time-outs while a large message is loaded",
+    "pop3-P17": "endless tries to read a vanished message",
+    "pop3-P18": "connections dropped without QUIT",
+    "pop3-P19": "no UIDL, delete all, poll every minute",
+    "pop3-P20": "Gmail's recent: before the user",
 }
 
 
 def test_every_quirk_is_replayed() -> None:
-    assert [name.split()[0] for name in QUIRKS] == [f"P{number}" for number in range(1, 21)]
-    assert missing(place if "/" in place else f"pop3/test_client_quirks.py::{place}" for place in QUIRKS.values()) == []
+    claims = [claim for claim in matrix.claims("quirk") if claim.row.startswith("pop3-")]
+    assert matrix.mistakes(claims, QUIRKS) == []
 
 
 def logged_in(messages: dict[str, bytes], **fail: BaseException) -> Play:
@@ -49,12 +49,14 @@ def logged_in(messages: dict[str, bytes], **fail: BaseException) -> Play:
     return play
 
 
+@pytest.mark.quirk("pop3-P1")
 def test_p1_uidl_without_an_argument() -> None:
     play = logged_in({"a": b"", "b": b""})
     play.feed(b"DELE 1\r\n")
     assert play.feed(b"UIDL\r\n") == b"+OK unique-id listing follows\r\n2 b\r\n.\r\n"
 
 
+@pytest.mark.quirk("pop3-P3")
 def test_p3_uidl_and_top_are_never_refused() -> None:
     for messages in ({}, {"a": b""}, {f"u{n}": b"x" for n in range(3000)}):
         assert logged_in(messages).feed(b"UIDL\r\n").startswith(b"+OK")
@@ -63,12 +65,14 @@ def test_p3_uidl_and_top_are_never_refused() -> None:
             assert logged_in({"a": content}).feed(b"TOP 1 %d\r\n" % lines).startswith(b"+OK")
 
 
+@pytest.mark.quirk("pop3-P6")
 @pytest.mark.parametrize("content", [b"A: b\r\n\r\nc\r\n", b"A: b\r\n\r\n", b"A: b\r\n\r\nc\r\n\r\n"])
 def test_p6_no_line_is_added(content: bytes) -> None:
     octets = logged_in({"a": content}).feed(b"RETR 1\r\n")
     assert octets == b"+OK %d octets\r\n" % len(content) + content + b".\r\n"
 
 
+@pytest.mark.quirk("pop3-P7")
 def test_p7_a_maildrop_of_more_than_4_gib() -> None:
     # The true sum: RFC 1939 wants it, and a client that can't count so far is served no better by a lie.
     session = Session(OPTIONS)
@@ -81,6 +85,7 @@ def test_p7_a_maildrop_of_more_than_4_gib() -> None:
     assert session.next_event() == Reply(b"+OK 2 6442450944\r\n")
 
 
+@pytest.mark.quirk("pop3-P13")
 def test_p13_one_blank_and_the_number_first() -> None:
     play = logged_in({f"u{n}": b"x" for n in range(1200)})
     lines = play.feed(b"UIDL\r\n").split(b"\r\n")[1:-2]
@@ -88,6 +93,7 @@ def test_p13_one_blank_and_the_number_first() -> None:
     assert play.feed(b"UIDL 7\r\n") == b"+OK 7 u6\r\n"
 
 
+@pytest.mark.quirk("pop3-P16")
 def test_p16_the_first_octets_do_not_wait_for_the_last() -> None:
     session = Session(OPTIONS)
     session.receive_data(b"USER u\r\nPASS p\r\n")
@@ -100,6 +106,8 @@ def test_p16_the_first_octets_do_not_wait_for_the_last() -> None:
     assert session.message_piece(b"Received: x\r\n") == b"+OK 1073741824 octets\r\nReceived: x\r\n"
 
 
+@pytest.mark.fault("C9")
+@pytest.mark.quirk("pop3-P17")
 def test_p17_a_vanished_message_is_not_asked_for_forever() -> None:
     play = logged_in({"a": b"", "b": b"x\r\n"}, retrieve_a=MessageGone("gone"))
     said = [play.feed(b"RETR 1\r\n") for _ in range(30)]
@@ -109,6 +117,7 @@ def test_p17_a_vanished_message_is_not_asked_for_forever() -> None:
     assert play.verdict is Verdict.ERRORS
 
 
+@pytest.mark.quirk("pop3-P19")
 async def test_p19_a_device_that_reads_and_deletes_everything(start_leg: StartLeg) -> None:
     maildrop = MemoryMaildrop()
     leg = await start_leg(maildrop)
@@ -122,6 +131,7 @@ async def test_p19_a_device_that_reads_and_deletes_everything(start_leg: StartLe
         assert maildrop.messages == {}
 
 
+@pytest.mark.quirk("pop3-P20")
 @pytest.mark.parametrize(
     ("user", "asked"),
     [

@@ -120,6 +120,7 @@ def test_commands(line: bytes, command: Command) -> None:
     assert parse(line) == command
 
 
+@pytest.mark.fault("C28")
 @pytest.mark.parametrize("line", BAD)
 def test_mistakes(line: bytes) -> None:
     with pytest.raises(Mistake) as caught:
@@ -145,6 +146,7 @@ def test_any_line_is_a_command_or_a_mistake(line: bytes) -> None:
         assert not any(ord(c) < 32 or ord(c) == 127 for c in text)
 
 
+@pytest.mark.fault("C5")
 @given(st.binary(min_size=1, max_size=200))
 def test_a_password_reaches_the_backend_octet_for_octet(octets: bytes) -> None:
     clean = bytes(o for o in octets if o >= 32 and o != 127)

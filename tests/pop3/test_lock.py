@@ -31,6 +31,7 @@ async def test_off_by_default(start_leg: StartLeg) -> None:
         assert (await greet_and_log_in(leg)).startswith(b"+OK")
 
 
+@pytest.mark.fault("C23")
 @pytest.mark.parametrize("ask_backend", [True, False])
 async def test_a_second_session_reads_in_use(start_leg: StartLeg, *, ask_backend: bool) -> None:
     leg = await start_leg(lock=True, ask_backend=ask_backend)
@@ -45,6 +46,7 @@ async def test_a_second_session_reads_in_use(start_leg: StartLeg, *, ask_backend
         assert (await greet_and_log_in(leg)).startswith(b"+OK")
 
 
+@pytest.mark.fault("C24")
 async def test_a_wrong_password_learns_nothing_of_the_lock(start_leg: StartLeg) -> None:
     maildrop = MemoryMaildrop()
     leg = await start_leg(maildrop, lock=True, ask_backend=True)
@@ -54,6 +56,7 @@ async def test_a_wrong_password_learns_nothing_of_the_lock(start_leg: StartLeg) 
         assert await greet_and_log_in(leg) == IN_USE
 
 
+@pytest.mark.fault("C23")
 @pytest.mark.parametrize("end", ["drop", "reset", "idle", "crash", "failed commit", "drain"])
 async def test_it_is_free_again(start_leg: StartLeg, end: str, monkeypatch: pytest.MonkeyPatch) -> None:
     maildrop = MemoryMaildrop({"a": b"x\r\n"})
@@ -94,6 +97,7 @@ async def test_it_is_free_when_the_maildrop_can_not_let_go(start_leg: StartLeg) 
     assert (await greet_and_log_in(leg)).startswith(b"+OK")
 
 
+@pytest.mark.fault("C23")
 async def test_of_many_at_once_one_gets_it(start_leg: StartLeg) -> None:
     leg = await start_leg(lock=True)
     async with asyncio.timeout(20):

@@ -68,6 +68,7 @@ def test_a_response_may_be_longer_than_a_command() -> None:
     assert play.opens == [Open("user", Secret(password.decode()))]
 
 
+@pytest.mark.fault("C28")
 def test_an_endless_response_is_one_mistake_and_bounded() -> None:
     play = Play(MemoryMaildrop())
 
@@ -102,6 +103,7 @@ def test_a_command_in_an_exchange_is_no_command(command: bytes) -> None:
     assert play.closed is None
 
 
+@pytest.mark.fault("C30")
 def test_three_failed_logins_close_however_they_were_tried() -> None:
     maildrop = MemoryMaildrop(fail_open=[LoginRefused("x")] * 4)
     play = Play(maildrop)
@@ -120,6 +122,7 @@ async def test_who_judges(start_leg: StartLeg, *, ask_backend: bool) -> None:
     assert leg.maildrop.logins == [Login("me", Secret("my pass ")) if ask_backend else None]
 
 
+@pytest.mark.fault("C31")
 async def test_no_secret_in_the_log(start_leg: StartLeg, caplog: pytest.LogCaptureFixture) -> None:
     maildrop = MemoryMaildrop(fail_open=[LoginRefused("no"), ValueError("bug")])
     leg = await start_leg(maildrop, ask_backend=True)

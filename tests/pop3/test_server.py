@@ -115,7 +115,7 @@ async def test_poplib_reads_and_deletes(start_leg: StartLeg, ends: Ends) -> None
     facts = ends()[-1]
     assert facts | {"session": ""} == {
         "session": "", "client": "127.0.0.1", "user": "u",
-        "retrieved": 1, "top": 1, "failed": 0, "deleted": 1, "octets": 15 + 8, "verdict": "quit",
+        "messages": 2, "retrieved": 1, "top": 1, "failed": 0, "deleted": 1, "octets": 15 + 8, "verdict": "quit",
     }  # fmt: skip
 
 
@@ -163,6 +163,7 @@ async def test_quit_and_half_close(start_leg: StartLeg) -> None:
     assert leg.maildrop.commits == [("b",)]
 
 
+@pytest.mark.fault("C22")
 @pytest.mark.parametrize("reset", [False, True])
 async def test_quit_and_close_without_waiting(start_leg: StartLeg, *, reset: bool) -> None:
     leg = await start_leg(two())
@@ -179,6 +180,7 @@ async def test_quit_and_close_without_waiting(start_leg: StartLeg, *, reset: boo
     assert leg.maildrop.commits == [("a",)]
 
 
+@pytest.mark.fault("C22")
 async def test_quit_commits_though_no_reply_can_be_sent(start_leg: StartLeg, monkeypatch: pytest.MonkeyPatch) -> None:
     async def failing(self: Connection, octets: bytes) -> None:
         self._send_failed = True
@@ -194,6 +196,8 @@ async def test_quit_commits_though_no_reply_can_be_sent(start_leg: StartLeg, mon
     assert leg.maildrop.commits == [("a",)]
 
 
+@pytest.mark.quirk("pop3-P18")
+@pytest.mark.fault("C19")
 @pytest.mark.parametrize("last", [b"DELE 1\r\n", b"DELE 1\r\nQUIT", b"DELE 1\r\nQUI", b"DELE 1\r\nRSET\r\nQUIT\r\n"])
 @pytest.mark.parametrize("reset", [False, True])
 async def test_without_quit_nothing_is_deleted(start_leg: StartLeg, ends: Ends, last: bytes, *, reset: bool) -> None:
@@ -225,6 +229,7 @@ async def test_a_message_that_did_not_arrive_is_not_deleted(start_leg: StartLeg,
     assert ends()[-1]["verdict"] == "dropped"
 
 
+@pytest.mark.fault("C21")
 async def test_a_failed_deletion_is_told(start_leg: StartLeg, ends: Ends, caplog: pytest.LogCaptureFixture) -> None:
     maildrop = two()
     maildrop.fail["commit"] = Disconnected("EXPUNGE was not answered", look_at="BACKEND_IMAP_HOST")
@@ -242,6 +247,7 @@ async def test_a_failed_deletion_is_told(start_leg: StartLeg, ends: Ends, caplog
 # Messages
 
 
+@pytest.mark.fault("C13")
 async def test_a_failure_before_the_first_piece_is_an_error_reply(start_leg: StartLeg) -> None:
     maildrop = two()
     maildrop.fail["retrieve a"] = Disconnected("x")
@@ -270,6 +276,7 @@ async def test_a_message_that_can_not_be_had_is_named_each_time(
     assert maildrop.commits == []
 
 
+@pytest.mark.fault("C13")
 @pytest.mark.parametrize("error", [Disconnected("x"), ValueError("x")])
 async def test_a_failure_in_the_message_closes_without_the_dot(
     start_leg: StartLeg, ends: Ends, error: Exception
@@ -324,6 +331,7 @@ async def test_an_iterator_that_is_not_exhausted_is_closed(
     assert pieces.closes == 1
 
 
+@pytest.mark.fault("C26")
 async def test_a_slow_reader_costs_little_memory(start_leg: StartLeg) -> None:
     maildrop = StreamingMaildrop(100 * MIB, (b"y" * 998 + b"\r\n") * 100)
     leg = await start_leg(maildrop)
@@ -359,6 +367,7 @@ async def test_a_slow_reader_costs_little_memory(start_leg: StartLeg) -> None:
     await leg.ended()
 
 
+@pytest.mark.fault("C26")
 async def test_a_reader_that_stopped_is_cut_off(start_leg: StartLeg, ends: Ends) -> None:
     maildrop = StreamingMaildrop(100 * MIB)
     leg = await start_leg(maildrop, progress_seconds=0.2)
@@ -423,6 +432,7 @@ class Outlaw(BaseException):
 ERRORS = [ValueError("secret detail"), Outlaw("secret detail"), asyncio.CancelledError(), SystemExit(3)]
 
 
+@pytest.mark.fault("D13")
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("step", ["open", "retrieve a", "commit"])
 async def test_a_broken_plugin_ends_that_session_only(start_leg: StartLeg, step: str, error: BaseException) -> None:
@@ -469,6 +479,7 @@ async def test_a_plugin_that_can_not_let_go(start_leg: StartLeg, error: BaseExce
     assert (await leg.exchange(LOGIN + b"QUIT\r\n")).count(b"+OK") == 4
 
 
+@pytest.mark.fault("C31")
 async def test_a_traceback_is_logged_and_no_secret(start_leg: StartLeg, caplog: pytest.LogCaptureFixture) -> None:
     maildrop = two()
     maildrop.fail_open = [LoginRefused("no"), ValueError("bug")]
@@ -481,13 +492,16 @@ async def test_a_traceback_is_logged_and_no_secret(start_leg: StartLeg, caplog: 
     assert base64.b64encode(b"hunter2-xyz").decode() not in text
     assert "pop3 login failed" in text
     assert "\\x1b" not in text
-    users = [vars(record)["facts"].get("user") for record in caplog.records if "facts" in vars(record)]
-    assert users[:2] == ["scan er", "u"]
+    failed = [
+        record for record in caplog.records if record.getMessage() in ("pop3 login failed", "pop3 session broke off")
+    ]
+    assert [vars(record)["facts"].get("user") for record in failed] == ["scan er", "u"]
 
 
 # Logins
 
 
+@pytest.mark.fault("C30")
 async def test_only_a_refused_login_is_delayed(start_leg: StartLeg) -> None:
     maildrop = two()
     maildrop.fail_open = [Unreachable("x"), LoginRefused("x")]
@@ -512,6 +526,7 @@ async def test_only_a_refused_login_is_delayed(start_leg: StartLeg) -> None:
         assert seconds < 1.4
 
 
+@pytest.mark.fault("C30")
 async def test_three_failed_logins_close(start_leg: StartLeg, ends: Ends) -> None:
     maildrop = two()
     maildrop.fail_open = [LoginRefused("x")] * 5
@@ -525,10 +540,10 @@ async def test_three_failed_logins_close(start_leg: StartLeg, ends: Ends) -> Non
 
 @pytest.mark.parametrize(
     ("said", "level"),
-    [(b"", logging.DEBUG), (b"CAPA\r\n", logging.DEBUG), (LOGIN, logging.INFO)],
+    [(b"", logging.DEBUG), (b"CAPA\r\n", logging.INFO), (LOGIN, logging.INFO)],
     ids=["nothing", "CAPA", "a login that fails"],
 )
-async def test_only_who_does_not_log_in_leaves_no_line(
+async def test_only_who_says_nothing_leaves_no_line(
     start_leg: StartLeg, caplog: pytest.LogCaptureFixture, said: bytes, level: int
 ) -> None:
     """README: each session ends with one line. A health check, which comes all day and is no news, has none."""
@@ -581,6 +596,7 @@ async def test_the_last_reply_is_not_lost_to_a_reset(start_leg: StartLeg) -> Non
 # Time
 
 
+@pytest.mark.fault("C19", "C32")
 @pytest.mark.parametrize("login", [b"", LOGIN])
 async def test_an_idle_session_is_closed_without_a_word(start_leg: StartLeg, ends: Ends, login: bytes) -> None:
     leg = await start_leg(two(), idle_seconds=0.2)
@@ -595,6 +611,7 @@ async def test_an_idle_session_is_closed_without_a_word(start_leg: StartLeg, end
     assert ends()[-1]["verdict"] == "idle"
 
 
+@pytest.mark.fault("C32")
 async def test_commands_keep_a_session_and_octets_do_not(start_leg: StartLeg) -> None:
     leg = await start_leg(two(), idle_seconds=1)
     async with leg.logged_in() as (reader, writer), asyncio.timeout(20):
@@ -629,6 +646,7 @@ async def test_drain_closes_who_is_not_logged_in_and_the_listener(start_leg: Sta
         await leg.exchange(b"")
 
 
+@pytest.mark.fault("D8")
 async def test_drain_lets_a_busy_session_finish(
     start_leg: StartLeg, monkeypatch: pytest.MonkeyPatch, ends: Ends
 ) -> None:
@@ -738,6 +756,7 @@ class FullSystem(socket.socket):
         return super().accept()
 
 
+@pytest.mark.fault("D10")
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ECONNABORTED, errno.ENOBUFS, errno.EPROTO])
 async def test_a_failing_accept_is_survived(
     start_leg: StartLeg, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int

@@ -77,6 +77,7 @@ def test_chunks_do_not_matter(login: bytes, talk: bytes, cuts: list[int]) -> Non
     assert one.maildrop.commits == two.maildrop.commits
 
 
+@pytest.mark.fault("C28")
 @given(TALK)
 def test_each_state_takes_any_octets(talk: bytes) -> None:
     for before in (b"", b"USER u\r\n", b"USER u\r\nPASS p\r\n", b"USER u\r\nPASS p\r\nDELE 1\r\n"):
@@ -86,6 +87,7 @@ def test_each_state_takes_any_octets(talk: bytes) -> None:
             assert not play.maildrop.commits
 
 
+@pytest.mark.fault("C28")
 def test_an_endless_line_is_one_error_and_bounded() -> None:
     out, play = replies_to([b"x" * 4096] * 500)
     assert out == POP3_GREETING.encode() + b"\r\n-ERR line too long\r\n"

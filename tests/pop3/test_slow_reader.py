@@ -28,7 +28,7 @@ async def test_a_slow_reader_is_not_a_stuck_one(
 ) -> None:
     """The system is late to call a socket writable, here for ever: what counts is what the client took meanwhile."""
     ours, theirs = ends
-    takes = [100_000, 100_000, 100_000]
+    takes = [25_000, 25_000, 25_000]
     waited = 0
 
     async def never_writable(_: socket.socket) -> None:
@@ -64,3 +64,16 @@ async def test_the_time_of_a_client_that_keeps_on_is_not_counted(ends: tuple[soc
         assert len(theirs.recv(1000)) == 100
         # What the backend needs for the next piece.
         await asyncio.sleep(0.05)
+
+
+async def test_what_a_client_does_not_read_stays_with_us(ends: tuple[socket.socket, socket.socket]) -> None:
+    """The system takes only a little of it: else it would fill its memory, and a slow reader would look like a fast."""
+    ours, theirs = ends
+    sending = asyncio.create_task(Connection(ours, 0.2).send(bytes(16 << 20)))
+    with pytest.raises(Stalled):
+        await sending
+    ours.close()
+    taken = 0
+    while octets := theirs.recv(65536):
+        taken += len(octets)
+    assert 0 < taken < 512 << 10

@@ -362,6 +362,7 @@ async def test_a_drain_does_not_wait_for_a_handshake(
     assert ends()[-1]["verdict"] == "drained"
 
 
+@pytest.mark.fault("C19")
 @pytest.mark.parametrize("reset", [False, True])
 async def test_a_drop_under_tls_deletes_nothing(
     start_leg: StartLeg, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, ends: Ends, *, reset: bool

@@ -1,4 +1,4 @@
-"""Throw-away certificates: a good one, and three that a client must refuse.
+"""Throw-away certificates: a good one, and those that a client must refuse.
 
 They are made anew for each run, so that no private key lies in the repository and none can expire there.
 """
@@ -6,11 +6,16 @@ They are made anew for each run, so that no private key lies in the repository a
 from __future__ import annotations
 
 import datetime
+import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import NameOID
 
 # The second address is where Dovecot listens when it shall refuse a login without TLS.
 HOSTS = ("localhost", "127.0.0.1", "127.0.0.2")
@@ -38,6 +43,9 @@ class Certificates:
     expired: Certificate
     wrong_host: Certificate
     other_ca: Certificate
+    future: Certificate
+    self_signed: Certificate
+    weak_key: Certificate
 
     @classmethod
     def write(cls, folder: Path) -> Self:
@@ -47,19 +55,48 @@ class Certificates:
         ca.cert_pem.write_to_path(ca_file)
         other.cert_pem.write_to_path(other_ca_file)
 
-        def store(name: str, leaf: trustme.LeafCert) -> Certificate:
+        def written(name: str, certificate: bytes, key: bytes) -> Certificate:
             certificate_file, key_file = folder / f"{name}.pem", folder / f"{name}.key"
-            certificate_file.write_bytes(b"".join(pem.bytes() for pem in leaf.cert_chain_pems))
+            certificate_file.write_bytes(certificate)
             key_file.touch(mode=0o600)
-            leaf.private_key_pem.write_to_path(key_file)
+            key_file.write_bytes(key)
             return Certificate(certificate_file, key_file, ca_file)
 
-        yesterday = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+        def store(name: str, leaf: trustme.LeafCert) -> Certificate:
+            chain = b"".join(pem.bytes() for pem in leaf.cert_chain_pems)
+            return written(name, chain, leaf.private_key_pem.bytes())
+
+        now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
         return cls(
             ca_file=ca_file,
             other_ca_file=other_ca_file,
             good=store("good", ca.issue_cert(*HOSTS)),
-            expired=store("expired", ca.issue_cert(*HOSTS, not_after=yesterday)),
+            expired=store("expired", ca.issue_cert(*HOSTS, not_after=now - day)),
             wrong_host=store("wrong-host", ca.issue_cert("mail.elsewhere.test")),
             other_ca=store("other", other.issue_cert(*HOSTS)),
+            future=store("future", ca.issue_cert(*HOSTS, not_before=now + day, not_after=now + 2 * day)),
+            self_signed=written("self-signed", *_leaf(ec.generate_private_key(ec.SECP256R1()), None)),
+            weak_key=written("weak-key", *_leaf(rsa.generate_private_key(65537, 1024), ca)),
         )
+
+
+def _leaf(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, ca: trustme.CA | None) -> tuple[bytes, bytes]:
+    """A certificate and its key, as PEM: what trustme does not make. Without a CA it is signed by its own key."""
+    now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOSTS[0])])
+    names: list[x509.GeneralName] = [x509.DNSName(HOSTS[0])]
+    names += [x509.IPAddress(ipaddress.ip_address(host)) for host in HOSTS[1:]]
+    issuer, signing = name, key
+    if ca:
+        issuer = x509.load_pem_x509_certificate(ca.cert_pem.bytes()).subject
+        loaded = serialization.load_pem_private_key(ca.private_key_pem.bytes(), None)
+        assert isinstance(loaded, ec.EllipticCurvePrivateKey)
+        signing = loaded
+    builder = x509.CertificateBuilder(issuer, name, key.public_key(), x509.random_serial_number(), now - day, now + day)
+    certificate = builder.add_extension(x509.SubjectAlternativeName(names), critical=False).sign(
+        signing, hashes.SHA256()
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM), private

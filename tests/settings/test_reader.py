@@ -41,6 +41,13 @@ def test_defaults() -> None:
     assert not any(network.is_global for network in settings["ALLOWED_NETWORKS"])
 
 
+@pytest.mark.fault("A1", "C32")
+def test_silence_is_borne_as_long_as_the_rfcs_ask() -> None:
+    settings = read({})
+    # RFC 5321 §4.5.3.2.7 and RFC 1939 §3.
+    assert (settings["SMTP_IDLE_SECONDS"], settings["POP3_IDLE_SECONDS"]) == (300, 600)
+
+
 def test_each_type_has_its_row() -> None:
     assert set(TYPES) == set(get_args(SettingType))
 
@@ -53,6 +60,7 @@ def test_each_variable_is_declared_once() -> None:
 @pytest.mark.parametrize("setting", TABLE, ids=lambda setting: setting.name)
 def test_every_variable_can_come_from_a_file(setting: Setting, tmp_path: Path) -> None:
     values = {"integer": "70000", "flag": "true", "seconds": "3", "days": "30", "networks": "10.0.0.0/8"}
+    values["date"] = "2027-03-31"
     value = values.get(setting.type, "x,y")
     value = setting.choices[-1] if setting.choices else "443" if setting.maximum else value
     file = tmp_path / "value"
@@ -72,6 +80,7 @@ def test_an_empty_variable_is_unset(setting: Setting) -> None:
     assert settings.origins[setting.name] == "default"
 
 
+@pytest.mark.fault("D14")
 @pytest.mark.parametrize(
     ("written", "read_back"),
     [
@@ -107,7 +116,10 @@ def test_a_line_end_alone_is_unset(value: str) -> None:
 @pytest.mark.parametrize("character", ["\0", "\t", "\n", "\r", "\x1b", "\x7f", "\x85"])
 def test_a_control_character_in_a_value(name: str, character: str) -> None:
     settings = read({name: f"its{character}value"})
-    what = f"there is a control character in it (U+{ord(character):04X}, character 4); write it anew"
+    what, why = (
+        ("carriage return", ", as in files from another system") if character == "\r" else ("control character", "")
+    )
+    what = f"there is a {what} in it (U+{ord(character):04X}, character 4){why}; write it anew"
     assert settings.mistakes == (f"{name}: {what}",)
     assert settings[name] == read({})[name]
 
@@ -142,6 +154,11 @@ BAD = [
     ({"POP3_BIND_PORT": "x"}, "POP3_BIND_PORT: not a valid integer (given: 'x')"),
     ({"SMTP_BIND_PORT": "65536"}, "SMTP_BIND_PORT: must be greater than or equal to 0 and less than or equal to 65535"),
     ({"BACKEND_IMAP_USE_SSL": "perhaps"}, "BACKEND_IMAP_USE_SSL: not a valid boolean (given: 'perhaps')"),
+    (
+        {"BACKEND_IMAP_PORT": '"993"'},
+        "BACKEND_IMAP_PORT: not a valid integer (given: '\"993\"'); the quotes are a part of the value, remove them",
+    ),
+    ({"BACKEND_SMTP_USE_TLS": "true", "BACKEND_SMTP_USE_STARTTLS": "false"}, "BACKEND_SMTP_USE_TLS: BACKEND_SMTP_USE"),
     ({"POP3_LOGIN": "none"}, "POP3_LOGIN: must be one of: any, backend"),
     ({"ALLOWED_NETWORKS": "10.0.0.1/8"}, "ALLOWED_NETWORKS: 10.0.0.1/8 has host bits set"),
     ({"ALLOWED_NETWORKS": "::ffff:10.0.0.0/104"}, "ALLOWED_NETWORKS: ::ffff:10.0.0.0/104: write an IPv4 network"),
@@ -161,6 +178,7 @@ BAD = [
 ]  # fmt: skip
 
 
+@pytest.mark.fault("D14")
 @pytest.mark.parametrize(("environ", "line"), BAD)
 def test_one_line_per_mistake(environ: dict[str, str], line: str) -> None:
     mistakes = read(environ).mistakes
@@ -169,6 +187,7 @@ def test_one_line_per_mistake(environ: dict[str, str], line: str) -> None:
     assert "\n" not in mistakes[0]
 
 
+@pytest.mark.fault("D14")
 def test_all_mistakes_at_once() -> None:
     together: dict[str, str] = {}
     for environ, _ in BAD[:4]:
@@ -176,6 +195,7 @@ def test_all_mistakes_at_once() -> None:
     assert len(read(together).mistakes) == 4
 
 
+@pytest.mark.fault("D14")
 def test_no_secret_in_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "broken").write_bytes(b"hunter2\xff")
     for mistake in read({"BACKEND_IMAP_PASS_FILE": str(tmp_path / "broken"), "BACKEND_SMTP_PASS": "x"}).mistakes:
@@ -204,6 +224,17 @@ def test_unknown_variables_that_look_like_ours() -> None:
         ("BACKEND_SMTP_PASS_FLIE", "BACKEND_SMTP_PASS"),
         ("POP3_BINDPORT", "POP3_BIND_PORT"),
     ]
+
+
+@pytest.mark.parametrize("ending", ["", "_FILE"])
+def test_starttls_of_the_smtp_leg_by_the_name_of_the_imap_leg(ending: str, tmp_path: Path) -> None:
+    (tmp_path / "flag").write_text("true")
+    given = {f"BACKEND_SMTP_USE_STARTTLS{ending}": str(tmp_path / "flag") if ending else "true"}
+    settings = read(given)
+    assert settings.mistakes == ()
+    assert (settings["BACKEND_SMTP_USE_TLS"], settings["BACKEND_SMTP_USE_SSL"]) == (True, False)
+    assert unknown_variables(given) == []
+    assert read({"BACKEND_SMTP_USE_STARTTLS": "true", "BACKEND_SMTP_USE_TLS": "true"}).mistakes == ()
 
 
 def test_state_dir_follows_the_users_state_folder() -> None:

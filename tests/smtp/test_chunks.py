@@ -248,6 +248,7 @@ async def test_a_client_that_left_behind_its_last_chunk_gets_exactly_one_deliver
     assert [each.content for each in leg.relay.delivered] == [b"x\r\ny\r\n"]
 
 
+@pytest.mark.fault("A19")
 async def test_any_cut_gives_the_same_replies_and_the_same_messages(start_leg: StartLeg) -> None:
     lump = (
         ENVELOPE + bdat(b"on") + b"NOOP\r\n" + bdat(b"e\r") + bdat(b"\n.\r\n", b" LAST") + bdat(EVIL, b" LAST")

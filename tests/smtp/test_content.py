@@ -6,11 +6,12 @@ import re
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from legacy_email_proxy.contracts import normalised
 from legacy_email_proxy.smtp.content import MAX_CRS, ChunkDecoder, DataDecoder, LFDataDecoder
+from smtp.wire import decoded
 
 CASES = [
     # plain
@@ -63,17 +64,11 @@ LF_CASES = [
 
 
 def decode(pieces: list[bytes], kind: type[DataDecoder] = DataDecoder) -> tuple[bytes, bytes, bool]:
-    decoder = kind()
-    content = rest = b""
-    for piece in pieces:
-        if decoder.ended:
-            rest += piece
-        else:
-            content += decoder.feed(piece)
-            rest = decoder.rest
-    return content, rest, decoder.ended
+    return decoded(kind(), pieces)
 
 
+@pytest.mark.fault("A12")
+@pytest.mark.quirk("imap-B14")
 @pytest.mark.parametrize(("octets", "content", "rest"), CASES)
 def test_whole_and_split_everywhere(octets: bytes, content: bytes, rest: bytes) -> None:
     assert decode([octets]) == (content, rest, True)
@@ -106,6 +101,7 @@ PIECES = st.lists(
 BARE = re.compile(rb"(?<!\r)\n|\r(?!\n)")
 
 
+@pytest.mark.fault("A12")
 @pytest.mark.parametrize("kind", [DataDecoder, LFDataDecoder])
 @given(pieces=PIECES)
 def test_any_cut_gives_the_same(kind: type[DataDecoder], pieces: list[bytes]) -> None:
@@ -145,6 +141,10 @@ def test_any_chunks_give_the_same(pieces: list[bytes]) -> None:
 
 
 @given(PIECES)
+@example([b".", b"\n"])
+@example([b"a\n.", b"\r\n"])
+@example([b"a\r\n", b".", b"\n"])
+@example([b"a\n.\n", b"b"])
 def test_an_end_that_only_a_lenient_server_sees_is_noticed(pieces: list[bytes]) -> None:
     decoder = DataDecoder()
     for piece in pieces:
@@ -154,6 +154,7 @@ def test_an_end_that_only_a_lenient_server_sees_is_noticed(pieces: list[bytes]) 
     assert decoder.stopped_at_bare_end == (not decoder.ended and bool(re.search(rb"\n\.\r?\n\Z", text)))
 
 
+@pytest.mark.fault("A12")
 @given(st.lists(st.sampled_from([b".", b"a", b"\r\n", b"..", b"\xe9", b"\0"])))
 def test_what_a_correct_client_stuffed_comes_back(pieces: list[bytes]) -> None:
     content = b"".join(pieces) + b"\r\n"

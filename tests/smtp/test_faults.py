@@ -1,4 +1,4 @@
-"""What devices and others do to the listener, by accident or on purpose; :data:`ROWS` says where each is injected."""
+"""What devices and others do to the listener, by accident or on purpose."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ipaddress import ip_network
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from legacy_email_proxy.access import Admission
 from legacy_email_proxy.smtp import connection, session
@@ -21,116 +21,13 @@ from legacy_email_proxy.smtp.handler import RelayHandler
 from legacy_email_proxy.smtp.reading import Patience
 from legacy_email_proxy.smtp.server import SMTPServer
 from legacy_email_proxy.smtp.session import MAX_RECIPIENTS
-from places import missing
 from smtp.conftest import LOOPBACK, Leg, StartLeg
 from smtp.relays import MemoryRelay
 from smtp.test_session import ENVELOPE, MESSAGE, descriptors, reset
 from waiting import until
 
-ROWS = {
-    "A1 connects and says nothing": ["smtp/test_session.py::test_idle_session_is_told_and_closed"],
-    "A2 connects and resets, often": ["smtp/test_faults.py::test_a_thousand_resets_leave_nothing"],
-    "A3 one octet now and then": ["smtp/test_session.py::test_dripping_octets_do_not_keep_a_session_alive"],
-    "A4 NOOP for ever": ["smtp/test_faults.py::test_chatter_ends_the_session"],
-    "A5 mistakes of each kind": ["smtp/test_session.py::test_every_kind_of_mistake_is_counted"],
-    "A6 long command lines": [
-        "smtp/test_session.py::test_long_command_lines",
-        "smtp/test_session.py::test_endless_command_line_costs_no_memory",
-    ],
-    "A7 bare LF, bare CR, NUL in commands": ["transcripts/smtp/control_characters.txt"],
-    "A8 smuggling": [
-        "smtp/test_smuggling.py::test_by_data",
-        "smtp/test_smuggling.py::test_by_chunks",
-        "transcripts/smtp/smuggling_gives_one_message.txt",
-    ],
-    "A9 an endless line behind 354": ["smtp/test_faults.py::test_an_endless_line_of_content_costs_no_memory"],
-    "A10 long lines in content": ["smtp/test_client_quirks.py::test_c17_long_lines_pass_unchanged"],
-    "A11 sizes, true and false": [
-        "transcripts/smtp/size_lies.txt",
-        "smtp/test_session.py::test_exactly_the_limit_is_taken",
-        "smtp/test_session.py::test_too_big_is_refused_and_the_rest_is_no_command",
-        "smtp/test_session.py::test_size_is_lowered_to_the_relays_own",
-    ],
-    "A12 dots": ["smtp/test_content.py::test_what_a_correct_client_stuffed_comes_back"],
-    "A13 many recipients": [
-        "smtp/test_faults.py::test_as_many_recipients_as_anybody_has",
-        "smtp/test_session.py::test_recipients_beyond_the_limit_come_in_another_message",
-    ],
-    "A14 a recipient twice, and in another case": ["transcripts/smtp/recipient_twice.txt"],
-    "A15 the null sender, and no recipient": ["transcripts/smtp/null_sender.txt"],
-    "A16 addresses that are odd": ["transcripts/smtp/odd_senders.txt", "smtp/test_paths.py::test_never_rewritten"],
-    "A17 addresses that are commands": [
-        "smtp/test_paths.py::test_bad_path",
-        "transcripts/smtp/control_characters.txt",
-        "transcripts/smtp/bad_arguments.txt",
-    ],
-    "A18 parameters unknown and unasked": [
-        "transcripts/smtp/bad_arguments.txt",
-        "transcripts/smtp/vcenter_parameters.txt",
-        "smtp/test_parameters.py::test_parameters_of_mail",
-        "smtp/test_parameters.py::test_parameters_of_rcpt",
-    ],
-    "A19 pipelined, octet by octet": [
-        "smtp/test_transcripts.py::test_pipelined",
-        "smtp/test_transcripts.py::test_octet_by_octet",
-    ],
-    "A20 content before 354": ["smtp/test_transcripts.py::test_pipelined"],
-    "A21 leaves in DATA": [
-        "smtp/test_session.py::test_client_that_leaves_before_the_end_delivers_nothing",
-        "smtp/test_session.py::test_client_that_resets_before_the_end_delivers_nothing",
-        "smtp/test_session.py::test_idle_session_is_told_and_closed",
-        "smtp/test_tls.py::test_a_client_that_leaves_before_its_message_ended",
-    ],
-    "A22 vanishes behind the dot": [
-        "smtp/test_session.py::test_client_that_vanishes_behind_the_end_gets_exactly_one_delivery",
-        "smtp/test_tls.py::test_a_client_that_leaves_behind_its_message_gets_one_delivery",
-    ],
-    "A23 half-closes behind the dot": ["smtp/test_session.py::test_half_close_behind_the_message_is_answered"],
-    "A24 half-closes elsewhere": ["smtp/test_faults.py::test_a_half_close_anywhere"],
-    "A25 never reads": [
-        "smtp/test_session.py::test_client_that_never_reads_is_cut_off",
-        "smtp/test_tls.py::test_a_client_that_never_reads_is_cut_off",
-    ],
-    "A26 slow DATA": [
-        "smtp/test_session.py::test_slow_data_is_kept_alive_while_it_makes_progress",
-        "smtp/test_progress.py::test_a_device_above_the_rate_may_take_its_time",
-        "smtp/test_progress.py::test_content_below_the_rate_is_given_up_and_its_rest_is_no_command",
-    ],
-    "A27 many at once": [
-        "smtp/test_faults.py::test_idle_connections_are_cheap",
-        "smtp/test_session.py::test_who_is_not_admitted",
-        "smtp/test_session.py::test_places_are_given_back",
-    ],
-    "A28 a flood of connections": ["smtp/test_faults.py::test_a_thousand_resets_leave_nothing"],
-    "A29 other protocols": [
-        "smtp/test_session.py::test_other_protocols_are_told_once_and_closed",
-        "smtp/test_faults.py::test_any_octets_are_answered_briefly",
-    ],
-    "A30 names in EHLO": ["transcripts/smtp/helo_names.txt", "smtp/test_faults.py::test_a_name_can_forge_nothing"],
-    "A31 STARTTLS": [
-        "smtp/test_tls.py::test_starttls_only_where_it_can_be_used",
-        "smtp/test_tls.py::test_commands_injected_behind_starttls",
-        "smtp/test_tls.py::test_what_is_still_on_its_way_is_no_command_either",
-    ],
-    "A32 PROXY protocol": ["smtp/test_faults.py::test_nobody_may_say_that_he_is_another"],
-    "A33 EHLO, RSET, MAIL and RSET, for ever": ["smtp/test_faults.py::test_chatter_ends_the_session"],
-    "A34 headers": [
-        "smtp/test_faults.py::test_a_header_of_any_shape_passes",
-        "smtp/test_rewriting.py::test_a_message_in_circles_is_refused",
-    ],
-    "A35 any order": ["smtp/test_faults.py::TestAnyOrder"],
-    "A36 outside of the networks": [
-        "smtp/test_session.py::test_who_is_not_admitted",
-        "smtp/test_faults.py::test_one_address_is_let_in_and_its_neighbour_is_not",
-    ],
-}
 
-
-def test_every_row_has_its_test() -> None:
-    assert [name.split()[0] for name in ROWS] == [f"A{number}" for number in range(1, 37)]
-    assert missing(place for places in ROWS.values() for place in places if "::Test" not in place) == []
-
-
+@pytest.mark.fault("A2", "A28")
 async def test_a_thousand_resets_leave_nothing(leg: Leg, caplog: pytest.LogCaptureFixture) -> None:
     before = descriptors()
     async with leg.connected() as (reader, writer):
@@ -148,6 +45,8 @@ async def test_a_thousand_resets_leave_nothing(leg: Leg, caplog: pytest.LogCaptu
     assert not [record for record in caplog.records if record.exc_info]
 
 
+@pytest.mark.quirk("aiosmtpd-6")
+@pytest.mark.fault("A4", "A33")
 @pytest.mark.parametrize(
     "chatter",
     [b"NOOP\r\n", b"RSET\r\n", b"EHLO x\r\n", b"HELP\r\n", b"VRFY x\r\n", b"MAIL FROM:<a@example.com>\r\nRSET\r\n"],
@@ -172,6 +71,8 @@ async def test_chunks_are_no_chatter(leg: Leg) -> None:
     assert leg.relay.delivered[0].content.startswith(b"abc" * (session.MAX_CHATTER + 1))
 
 
+@pytest.mark.quirk("aiosmtpd-12")
+@pytest.mark.fault("A9")
 async def test_an_endless_line_of_content_costs_no_memory(start_leg: StartLeg) -> None:
     leg = await start_leg(max_octets=4 << 20)
     leg.relay.keep_content = False
@@ -198,6 +99,7 @@ async def test_an_endless_line_of_content_costs_no_memory(start_leg: StartLeg) -
     assert leg.relay.delivered == []
 
 
+@pytest.mark.fault("A13")
 async def test_as_many_recipients_as_anybody_has(leg: Leg) -> None:
     recipients = b"".join(b"RCPT TO:<r%d@example.com>\r\n" % number for number in range(20_000))
     async with leg.connected() as (reader, writer):
@@ -217,6 +119,7 @@ async def _feed(writer: asyncio.StreamWriter, octets: bytes) -> None:
     await writer.drain()
 
 
+@pytest.mark.fault("A24")
 @pytest.mark.parametrize(
     "said",
     [b"QUIT\r\n", b"HELO x\r\nNOO", b"HELO x\r\nNOOP\r", b"HELO x\r\nMAIL FROM:<a@example.com>\r\n", ENVELOPE, b"\x16"],
@@ -229,6 +132,7 @@ async def test_a_half_close_anywhere(leg: Leg, said: bytes) -> None:
     assert leg.relay.delivered == []
 
 
+@pytest.mark.fault("A27")
 async def test_idle_connections_are_cheap(start_leg: StartLeg) -> None:
     leg = await start_leg(max_connections=1000, max_per_address=1000)
     count = 300
@@ -246,6 +150,7 @@ async def test_idle_connections_are_cheap(start_leg: StartLeg) -> None:
     assert held / count < 50 * 1024
 
 
+@pytest.mark.fault("A29")
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(octets=st.one_of(st.binary(max_size=4000), st.lists(st.binary(max_size=30), max_size=60).map(b"\r\n".join)))
 def test_any_octets_are_answered_briefly(octets: bytes) -> None:
@@ -297,6 +202,7 @@ class _Served:
         assert self.relay.entered == self.relay.left
 
 
+@pytest.mark.fault("A30")
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
@@ -314,6 +220,7 @@ async def test_a_name_can_forge_nothing(leg: Leg, name: bytes, shown: str) -> No
     assert [message.client.helo for message in leg.relay.delivered] == [shown] * 2
 
 
+@pytest.mark.fault("A32")
 @pytest.mark.parametrize(
     "header",
     [
@@ -331,6 +238,7 @@ async def test_nobody_may_say_that_he_is_another(leg: Leg, header: bytes) -> Non
     assert [message.client.address for message in leg.relay.delivered] == ["127.0.0.1"] * (b"QUIT" not in header)
 
 
+@pytest.mark.fault("A34")
 @pytest.mark.parametrize(
     "header",
     [
@@ -348,6 +256,7 @@ async def test_a_header_of_any_shape_passes(leg: Leg, header: bytes) -> None:
     assert leg.relay.delivered[0].content == content
 
 
+@pytest.mark.fault("A36")
 async def test_one_address_is_let_in_and_its_neighbour_is_not(start_leg: StartLeg) -> None:
     leg = await start_leg(networks=(ip_network("127.0.0.1/32"),))
     for address, greeting in (("127.0.0.1", b"220 "), ("127.0.0.2", b"554 5.7.1 ")):
@@ -358,6 +267,45 @@ async def test_one_address_is_let_in_and_its_neighbour_is_not(start_leg: StartLe
         writer.close()
         await writer.wait_closed()
     assert [message.client.address for message in leg.relay.delivered] == ["127.0.0.1"]
+
+
+TWO_MESSAGES = (
+    b"EHLO x\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.com>\r\nRCPT TO:<refuse-550@example.com>\r\n"
+    b"DATA\r\nSubject: x\r\n\r\n..\r\n.x\r\n.\r\nNONSENSE\r\nRSET\r\nMAIL FROM:<>\r\nRCPT TO:<c@example.com>\r\n"
+    b"BDAT 3\r\nabcBDAT 2 LAST\r\n\r\nVRFY x\r\n"
+)
+
+
+@pytest.mark.fault("A19")
+async def test_a_session_cut_anywhere_gets_the_same_replies(leg: Leg) -> None:
+    said = []
+    for cut in range(len(TWO_MESSAGES)):
+        async with asyncio.timeout(50), leg.wire() as wire:
+            for part in (TWO_MESSAGES[:cut], TWO_MESSAGES[cut:]):
+                if part:
+                    await wire.send(part)
+            said.append(wire.said)
+    assert said == said[:1] * len(TWO_MESSAGES)
+    codes = [line[:3] for line in said[0].splitlines() if line[3:4] == b" "]
+    assert codes == b"220 250 250 250 550 354 250 500 250 250 250 250 250 252".split()
+    delivered = [(message.forward_paths, message.content) for message in leg.relay.delivered]
+    both = [(["b@example.com"], b"Subject: x\r\n\r\n.\r\nx\r\n"), (["c@example.com"], b"abc\r\n")]
+    assert delivered == both * len(TWO_MESSAGES)
+
+
+@pytest.mark.fault("D9")
+async def test_a_verdict_that_comes_while_the_service_stops_is_told(leg: Leg) -> None:
+    leg.relay.hold = asyncio.Event()
+    async with leg.connected() as (reader, writer):
+        writer.write(MESSAGE)
+        await leg.relay.holding.wait()
+        draining = asyncio.create_task(leg.server.drain(20))
+        await until(lambda: leg.server._draining)
+        leg.relay.hold.set()
+        replies = (await reader.read()).splitlines()
+        await draining
+    assert [line[:9] for line in replies[-2:]] == [b"250 2.0.0", b"421 4.3.2"]
+    assert len(leg.relay.delivered) == 1
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -463,5 +411,6 @@ class AnyOrder(RuleBasedStateMachine):
             self.begin_afresh()
 
 
-TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = settings(max_examples=25, stateful_step_count=30)
+@pytest.mark.fault("A35")
+def test_any_order() -> None:
+    run_state_machine_as_test(AnyOrder, settings=settings(max_examples=25, stateful_step_count=30))

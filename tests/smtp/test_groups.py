@@ -161,6 +161,7 @@ async def test_a_whole_group_is_answered_in_one_write(leg: Leg, monkeypatch: pyt
         assert [octets.count(b"\r\n") for octets in writes] == [len(SMTP["{EHLO}"]) + 1 + 2 + 1]
 
 
+@pytest.mark.fault("A20")
 @pytest.mark.parametrize("refused", [b"", rcpt("refuse-550"), rcpt("one") + b"RSET\r\n", rcpt("one") + b"DATA x\r\n"])
 async def test_content_behind_a_refused_data_is_never_a_command(
     leg: Leg, refused: bytes, caplog: pytest.LogCaptureFixture

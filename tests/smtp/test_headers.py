@@ -123,6 +123,7 @@ def test_received(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.fault("A30")
 @pytest.mark.parametrize(
     ("helo", "shown"),
     [
@@ -173,6 +174,7 @@ MISSING = {
 }
 
 
+@pytest.mark.quirk("smtp-C19")
 @pytest.mark.parametrize("block", MISSING)
 def test_what_is_missing_is_added(block: bytes) -> None:
     added = own_lines(HeaderOptions("proxy.example", add_missing=True), CLIENT, "SMTP", "dev@firm.example", block)

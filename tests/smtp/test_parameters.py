@@ -44,6 +44,7 @@ async def test_dsn_is_passed_on_also_where_it_was_not_offered(leg: Leg, dsn: boo
     assert parameters == {"NOTIFY": "SUCCESS,FAILURE", "ORCPT": "rfc822;B+2Bx@example.com"}
 
 
+@pytest.mark.fault("A18")
 @pytest.mark.parametrize(
     ("parameters", "reply"),
     [
@@ -77,6 +78,7 @@ async def test_parameters_of_mail(leg: Leg, parameters: bytes, reply: bytes) -> 
     assert await replies(leg, b"MAIL FROM:<a@example.com> " + parameters + b"\r\n") == [reply]
 
 
+@pytest.mark.fault("A18")
 @pytest.mark.parametrize(
     ("parameters", "reply"),
     [
@@ -125,6 +127,7 @@ async def test_a_tab_behind_a_verb(leg: Leg) -> None:
     assert message.client.helo == "x"
 
 
+@pytest.mark.fault("A16")
 async def test_addresses_beyond_ascii(leg: Leg) -> None:
     leg.relay.smtputf8 = True
     mail, rcpt = ('MAIL FROM:<"jö"@exämple.com>'.encode(), "RCPT TO:<büro@exämple.com>\r\n".encode())

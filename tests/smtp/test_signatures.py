@@ -98,6 +98,7 @@ def corpus() -> Iterator[bytes]:
         yield b"".join(line + b"\r\n" for line in [*fields, b"", *lines])
 
 
+@pytest.mark.computes
 @pytest.mark.parametrize("how", ["relaxed/relaxed", "simple/simple", "relaxed/simple"])
 async def test_signed_messages_pass_unchanged(dkim: ModuleType, how: str, caplog: pytest.LogCaptureFixture) -> None:
     for content in corpus():
@@ -110,6 +111,7 @@ async def test_signed_messages_pass_unchanged(dkim: ModuleType, how: str, caplog
     assert "signature broken" not in caplog.text
 
 
+@pytest.mark.computes
 @pytest.mark.parametrize("how", ["relaxed/relaxed", "simple/simple"])
 async def test_what_has_no_long_line_keeps_its_signature(
     dkim: ModuleType, how: str, caplog: pytest.LogCaptureFixture

@@ -8,6 +8,7 @@ from smtp.conftest import Leg
 from smuggling import BARE, ENVELOPE, SEQUENCES, second
 
 
+@pytest.mark.fault("A8")
 def test_the_table_has_the_published_ones() -> None:
     published = rb"\n.\n \n.\r\n \r.\r\n \r\n.\n \r\n.\r \r.\r \r.\n \n.\r \r\n.\0\r\n \r\n\0.\r\n \r\n.\r\r\n".split()
     assert set(SEQUENCES) >= {each.decode().encode().decode("unicode_escape").encode("latin-1") for each in published}
@@ -23,6 +24,7 @@ def check(leg: Leg) -> None:
     leg.relay.asked.clear()
 
 
+@pytest.mark.fault("A8")
 @pytest.mark.parametrize("sequence", SEQUENCES, ids=repr)
 async def test_by_data(leg: Leg, sequence: bytes) -> None:
     octets = b"one" + sequence + second()
@@ -35,6 +37,7 @@ async def test_by_data(leg: Leg, sequence: bytes) -> None:
         assert wire.said.count(b"\r\n250 2.0.0 OK, the message") == len(octets)
 
 
+@pytest.mark.fault("A8")
 @pytest.mark.parametrize("sequence", SEQUENCES, ids=repr)
 async def test_by_chunks(leg: Leg, sequence: bytes) -> None:
     octets = b"one" + sequence + second()

@@ -84,6 +84,7 @@ async def test_octet_for_octet_by_both_ways(
     assert said.count("C: RSET") == 0
 
 
+@pytest.mark.fault("B10")
 @pytest.mark.parametrize("way", ["DATA", "BDAT"])
 async def test_a_group_of_recipients(
     way: str, postfix: Postfix, without_chunking: Postfix, dovecot: Dovecot, account: Account
@@ -176,6 +177,7 @@ async def test_a_wrong_password(postfix: Postfix, account: Account) -> None:
             await deliver(relay, account.address)
 
 
+@pytest.mark.fault("B4")
 @pytest.mark.parametrize("encryption", ENCRYPTIONS)
 @pytest.mark.parametrize("which", ["expired", "wrong_host", "other_ca"])
 async def test_a_bad_certificate(

@@ -31,6 +31,7 @@ from smtps.support import (
 EARLY = [b"354 go\r\n250 early\r\n", b"354 go\r\n552 early\r\n", b"354 go\r\n2"]
 
 
+@pytest.mark.fault("B13")
 @pytest.mark.parametrize("octets", EARLY)
 @pytest.mark.parametrize("content", [(), (CONTENT,), (CONTENT, BLOCKS)], ids=["empty", "one piece", "two pieces"])
 @pytest.mark.parametrize("dialogue", [PLAIN, PIPELINED, TOGETHER], ids=lambda each: each.name)
@@ -46,6 +47,7 @@ async def test_a_reply_before_the_final_dot_is_no_reply_to_it(
         assert "." not in server.connections[0].verbs
 
 
+@pytest.mark.fault("B13")
 async def test_a_reply_before_the_last_chunk_is_no_reply_to_it(certificates: Certificates) -> None:
     script: dict[Step, Action] = {("BDAT", 3): Raw(b"250 1\r\n250 early\r\n")}
     async with relaying(certificates.good, script, dialogue=CHUNKED) as (server, relay):
@@ -55,6 +57,7 @@ async def test_a_reply_before_the_last_chunk_is_no_reply_to_it(certificates: Cer
         assert b"LAST" not in server.octets
 
 
+@pytest.mark.quirk("aiosmtplib-5")
 async def test_a_reply_in_the_middle_of_the_content_is_no_reply_to_the_final_dot(certificates: Certificates) -> None:
     said = asyncio.Event()
 
@@ -81,6 +84,7 @@ async def until_lost(server: FakeSMTPServer) -> None:
     await asyncio.sleep(0.05)
 
 
+@pytest.mark.fault("B14")
 @pytest.mark.parametrize("how", [Drop, Reset])
 @pytest.mark.parametrize("share", [0, 50, 100], ids=["at once", "half way", "all but the end"])
 async def test_the_backend_drops_the_connection_in_the_content(
@@ -105,6 +109,7 @@ async def test_the_backend_drops_the_connection_in_the_content(
         assert len(server.messages) == 1
 
 
+@pytest.mark.fault("B14")
 async def test_the_backend_drops_the_connection_within_the_last_chunk(certificates: Certificates) -> None:
     """Nobody but the backend knows whether it had all of it."""
     async with relaying(certificates.good, {("BODY", 2): Drop(after=5)}, dialogue=CHUNKED) as (server, relay):
@@ -152,6 +157,7 @@ async def test_replies_to_chunks_of_a_message_that_broke_off_are_nobody_elses(ce
         assert not server.messages
 
 
+@pytest.mark.fault("B17")
 async def test_a_patient_backend_is_waited_for(certificates: Certificates) -> None:
     slow = Say("250 2.0.0 queued at last", SHORT)
     async with relaying(certificates.good, {".": slow}) as (_, relay):

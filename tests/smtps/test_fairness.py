@@ -143,6 +143,7 @@ async def test_who_was_passed_over_is_before_those_who_came_later() -> None:
         assert await served(tasks) == [True, True, False]
 
 
+@pytest.mark.fault("B25")
 async def test_nobody_waits_for_ever() -> None:
     async with pool_of(4, SHORT) as pool:
         for _ in range(3):
@@ -177,7 +178,7 @@ async def test_a_slot_that_gets_free_as_one_is_cancelled_is_nobodys() -> None:
         await pool.lend("c")
 
 
-async def test_a_slot_that_gets_free_as_the_time_is_up_is_nobodys() -> None:
+async def test_a_slot_that_gets_free_as_the_time_is_up_is_not_lost() -> None:
     loop = asyncio.get_running_loop()
     async with pool_of(1, 0.01) as pool:
         loan = await pool.lend("a")
@@ -185,8 +186,7 @@ async def test_a_slot_that_gets_free_as_the_time_is_up_is_nobodys() -> None:
         loop.call_later(0.02, pool.give_back, loan)
         # Both alarms ring in one pass of the loop.
         time.sleep(0.03)  # noqa: ASYNC251
-        with pytest.raises(Overloaded):
-            await task
+        pool.give_back(await task)
         await pool.lend("c")
 
 

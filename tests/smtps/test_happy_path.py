@@ -52,6 +52,7 @@ async def test_without_a_user_nobody_logs_in(certificates: Certificates) -> None
         assert server.connections[0].commands == [HELLO, *TRANSACTION]
 
 
+@pytest.mark.fault("B7", "B24")
 @pytest.mark.parametrize(
     ("keywords", "parameters", "mail"),
     [
@@ -105,6 +106,7 @@ async def test_internationalized_mail(certificates: Certificates) -> None:
         assert server.messages[0].rcpt == ("RCPT TO:<b\u00f6b@example.test>",)
 
 
+@pytest.mark.fault("B24")
 async def test_internationalized_mail_to_a_backend_that_does_not_take_it(certificates: Certificates) -> None:
     async with relaying(certificates.good, keywords=("AUTH PLAIN",)) as (server, relay):
         with pytest.raises(Refused) as refused:

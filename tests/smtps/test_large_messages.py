@@ -53,6 +53,7 @@ async def test_one_huge_piece_is_sent_in_small_ones(certificates: Certificates) 
         assert peak < 6 * MEBIBYTE
 
 
+@pytest.mark.fault("B15")
 async def test_a_backend_that_stops_reading_stops_the_device_until_the_deadline(certificates: Certificates) -> None:
     taken = 0
 
@@ -71,6 +72,7 @@ async def test_a_backend_that_stops_reading_stops_the_device_until_the_deadline(
         assert not server.messages
 
 
+@pytest.mark.fault("B26")
 async def test_a_slow_backend_is_not_a_stuck_one(certificates: Certificates) -> None:
     """Each block may take the whole deadline, as long as something moves."""
 

@@ -184,6 +184,7 @@ async def test_recipients_behind_the_leave_to_send_never_become_content(
     assert server.writes == [MAIL + b"RCPT TO:<r1@example.test>\r\nDATA\r\n"]
 
 
+@pytest.mark.quirk("aiosmtplib-1")
 async def test_what_is_no_address_is_left_out_of_the_group(
     backend: Callable[[Dialogue], tuple[Backend, SMTPSRelay]],
 ) -> None:
@@ -206,6 +207,7 @@ def codes(verdicts: Sequence[Refused | None]) -> list[int | None]:
     return [each.code if each else None for each in verdicts]
 
 
+@pytest.mark.fault("B10")
 @pytest.mark.parametrize("to_data", ["503 5.5.1 MAIL first", "354 go ahead"])
 async def test_a_refused_sender_is_the_verdict_on_every_recipient(to_data: str, certificates: Certificates) -> None:
     script: dict[Step, Action] = {("MAIL", 1): "550 5.7.1 not you", ("RCPT", 2): "250 odd", ("DATA", 1): to_data}
@@ -231,6 +233,7 @@ async def test_a_refused_sender_stays_refused(certificates: Certificates) -> Non
         assert server.verbs.count("RCPT") == 1
 
 
+@pytest.mark.fault("B12")
 @pytest.mark.parametrize("to_the_dot", ["554 5.5.1 for whom?", "250 2.0.0 queued"])
 async def test_content_wanted_for_nobody_is_an_empty_message_for_nobody(
     to_the_dot: str, certificates: Certificates
@@ -277,6 +280,7 @@ async def test_leave_to_send_that_is_not_used_delivers_nothing(
         assert len(server.messages) == 1
 
 
+@pytest.mark.fault("B13")
 async def test_refused_data_is_told_when_content_is_sent(certificates: Certificates) -> None:
     script: dict[Step, Action] = {("DATA", 1): "451 4.3.1 no room"}
     async with relaying(certificates.good, script, dialogue=TOGETHER) as (server, relay):
@@ -286,6 +290,7 @@ async def test_refused_data_is_told_when_content_is_sent(certificates: Certifica
         assert len(server.connections) == 1
 
 
+@pytest.mark.quirk("aiosmtplib-4")
 async def test_a_reply_too_many_in_a_group_is_no_verdict(certificates: Certificates) -> None:
     script: dict[Step, Action] = {("RCPT", 2): Raw(b"550 5.1.1 no\r\n250 odd\r\n")}
     async with relaying(certificates.good, script, dialogue=TOGETHER) as (server, relay):
@@ -296,6 +301,7 @@ async def test_a_reply_too_many_in_a_group_is_no_verdict(certificates: Certifica
         assert server.body_octets == 0
 
 
+@pytest.mark.quirk("aiosmtplib-4")
 async def test_a_reply_too_few_in_a_group_is_waited_for(certificates: Certificates) -> None:
     timeouts = Timeouts(data=0.3)
     script: dict[Step, Action] = {("RCPT", 2): Raw(b"")}
@@ -319,6 +325,7 @@ async def test_a_thousand_recipients_at_once(certificates: Certificates) -> None
         assert len(server.messages[0].rcpt) == 900
 
 
+@pytest.mark.fault("B22")
 @pytest.mark.parametrize("action", ["421 4.4.2 idle", Drop(), Drop(b"42"), b"what?\r\n"])
 async def test_a_group_on_a_connection_that_died_idle_is_sent_again_once(
     action: Action, certificates: Certificates
@@ -341,6 +348,7 @@ async def test_a_group_of_which_something_was_accepted_is_not_sent_again(step: s
         assert len(server.connections) == 1
 
 
+@pytest.mark.fault("B24")
 @pytest.mark.parametrize(("sender", "code"), [("\u00e4@example.test", 550), (SENDER, None)])
 async def test_the_backend_offers_less_when_asked_again(
     sender: str, code: int | None, certificates: Certificates
@@ -357,6 +365,7 @@ async def test_the_backend_offers_less_when_asked_again(
         assert [message.mail for message in server.messages[1:]] == ([] if code else [f"MAIL FROM:<{SENDER}>"])
 
 
+@pytest.mark.fault("B7")
 async def test_without_pipelining_each_command_waits_for_its_reply(certificates: Certificates) -> None:
     hang: dict[Step, Action] = {("RCPT", 1): Hang()}
     async with relaying(certificates.good, hang) as (server, relay):

@@ -55,6 +55,7 @@ async def test_a_connection_that_can_not_be_reset_is_not_used_again(action: Acti
         assert [len(connection.verbs) for connection in server.connections] == [5, 6]
 
 
+@pytest.mark.fault("B22")
 @pytest.mark.parametrize(
     "action",
     [
@@ -102,6 +103,7 @@ async def test_silence_at_mail_is_not_waited_for_twice(certificates: Certificate
         assert len(server.connections) == 1
 
 
+@pytest.mark.fault("B22")
 @pytest.mark.parametrize("step", ["RCPT", "DATA", "."])
 async def test_later_than_mail_nothing_is_tried_again(step: str, certificates: Certificates) -> None:
     async with relaying(certificates.good, {(step, 2): Drop()}) as (server, relay):
@@ -112,6 +114,7 @@ async def test_later_than_mail_nothing_is_tried_again(step: str, certificates: C
         assert len(server.messages) == 1
 
 
+@pytest.mark.quirk("aiosmtplib-5")
 @pytest.mark.parametrize("last", [b"", b"421 4.4.2 idle for too long\r\n"])
 async def test_what_the_backend_closed_while_idle_is_not_used(last: bytes, certificates: Certificates) -> None:
     async with relaying(certificates.good) as (server, relay):
@@ -156,12 +159,18 @@ async def test_an_idle_connection_says_quit_by_itself(certificates: Certificates
         assert server.verbs[-1] == "QUIT"
 
 
+@pytest.mark.quirk("aiosmtplib-7")
+@pytest.mark.fault("B21")
 @pytest.mark.parametrize("action", ["221 2.0.0 bye", "500 5.5.1 what?", Drop(), Reset(), Hang(), b"\xff" * 1000])
 async def test_whatever_quit_is_answered_with_the_end_is_bounded(action: Action, certificates: Certificates) -> None:
-    async with relaying(certificates.good, {"QUIT": action}, timeouts=replace(Timeouts(), quit=SHORT)) as (_, relay):
+    async with relaying(certificates.good, {"QUIT": action}, timeouts=replace(Timeouts(), quit=SHORT)) as (
+        server,
+        relay,
+    ):
         await deliver(relay)
         async with asyncio.timeout(SHORT + 3):
             await relay.aclose()
+        assert len(server.messages) == 1
 
 
 async def test_never_more_connections_than_allowed(certificates: Certificates) -> None:

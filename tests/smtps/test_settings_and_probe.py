@@ -111,11 +111,16 @@ async def test_a_backend_that_does_not_say_goodbye_is_in_order(certificates: Cer
         assert {finding.level for finding in await relay.probe()} == {Level.GOOD}
 
 
-async def test_a_bad_certificate_is_a_finding(certificates: Certificates) -> None:
-    async with relaying(certificates.expired) as (_, relay):
+@pytest.mark.parametrize(
+    ("which", "text", "advice"),
+    [("expired", "certificate has expired", "clock"), ("weak_key", "key too weak", "has to make a new one")],
+)
+async def test_a_bad_certificate_is_a_finding(which: str, text: str, advice: str, certificates: Certificates) -> None:
+    async with relaying(getattr(certificates, which)) as (_, relay):
         (finding,) = await relay.probe()
         assert finding.level is Level.BAD
-        assert "certificate has expired" in finding.text
+        assert text in finding.text
+        assert advice in finding.advice
 
 
 @pytest.mark.parametrize(

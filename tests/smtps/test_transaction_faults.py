@@ -69,6 +69,7 @@ def patience(action: Action) -> Timeouts:
     return IMPATIENT if isinstance(action, Hang | Drip) else Timeouts()
 
 
+@pytest.mark.fault("B9", "B13")
 @pytest.mark.parametrize(("name", "action", "detail"), NO_VERDICT, ids=NAMES)
 @pytest.mark.parametrize(("dialogue", "step"), steps("MAIL", "RCPT", "DATA"))
 async def test_no_verdict_before_the_content(
@@ -89,6 +90,7 @@ async def test_no_verdict_before_the_content(
         assert len(server.connections) == 2
 
 
+@pytest.mark.fault("B16")
 @pytest.mark.parametrize(("name", "action", "detail"), NO_VERDICT[:-1], ids=NAMES[:-1])
 async def test_no_verdict_on_the_content(
     name: str, action: Action, detail: str, dialogue: Dialogue, certificates: Certificates
@@ -106,6 +108,7 @@ async def test_no_verdict_on_the_content(
         assert len(server.connections) == 2
 
 
+@pytest.mark.fault("B14")
 @pytest.mark.parametrize(("name", "action", "detail"), NO_VERDICT, ids=NAMES)
 async def test_no_verdict_on_a_chunk(name: str, action: Action, detail: str, certificates: Certificates) -> None:
     script: dict[Step, Action] = {("BDAT", 2): action}
@@ -121,6 +124,7 @@ async def test_no_verdict_on_a_chunk(name: str, action: Action, detail: str, cer
         assert len(server.messages) == 1
 
 
+@pytest.mark.fault("B16")
 async def test_a_message_accepted_without_a_word_is_not_sent_again(
     dialogue: Dialogue, certificates: Certificates
 ) -> None:
@@ -148,6 +152,8 @@ VERDICTS = [
 ]
 
 
+@pytest.mark.quirk("imap-B13", "imap-B14")
+@pytest.mark.fault("B9", "B20")
 @pytest.mark.parametrize(("reply", "code", "enhanced", "text"), VERDICTS, ids=[reply[:12] for reply, *_ in VERDICTS])
 @pytest.mark.parametrize(("dialogue", "step"), steps("MAIL", "RCPT", "DATA", "."))
 async def test_a_verdict_is_passed_on_as_it_is(
@@ -182,6 +188,7 @@ async def test_a_refused_chunk_is_the_verdict(certificates: Certificates) -> Non
         assert len(server.messages) == 1
 
 
+@pytest.mark.fault("B16")
 async def test_421_to_the_end_is_a_refusal_and_the_end(dialogue: Dialogue, certificates: Certificates) -> None:
     script: dict[Step, Action] = {(".", 1): "421 4.3.2 not now"}
     async with relaying(certificates.good, script, dialogue=dialogue) as (server, relay):
@@ -199,6 +206,7 @@ async def test_any_2yz_to_the_end_is_success(reply: str, dialogue: Dialogue, cer
         assert len(server.messages) == 1
 
 
+@pytest.mark.quirk("aiosmtplib-5")
 async def test_a_goodbye_behind_the_verdict_does_not_change_it(dialogue: Dialogue, certificates: Certificates) -> None:
     script: dict[Step, Action] = {(".", 1): Raw(b"250 2.0.0 queued\r\n421 4.3.2 bye\r\n")}
     async with relaying(certificates.good, script, dialogue=dialogue) as (server, relay):
@@ -208,6 +216,7 @@ async def test_a_goodbye_behind_the_verdict_does_not_change_it(dialogue: Dialogu
         assert len(server.connections) == 2
 
 
+@pytest.mark.fault("B16")
 @pytest.mark.parametrize(
     ("second", "told"), [(b"550 5.7.1 spam", "it sent, unasked: 550"), (b"what?", "it sent what is no reply")]
 )
@@ -218,6 +227,7 @@ async def test_two_verdicts_are_none(second: bytes, told: str, dialogue: Dialogu
             await deliver(relay, dialogue=dialogue)
 
 
+@pytest.mark.fault("B10")
 async def test_each_recipient_gets_its_own_verdict(dialogue: Dialogue, certificates: Certificates) -> None:
     script: dict[Step, Action] = {
         ("RCPT", 2): "550 5.1.1 unknown",
@@ -244,6 +254,7 @@ async def test_each_recipient_gets_its_own_verdict(dialogue: Dialogue, certifica
         assert server.messages[0].rcpt == accepted
 
 
+@pytest.mark.fault("B11")
 async def test_421_at_the_second_recipient_ends_it_for_all(dialogue: Dialogue, certificates: Certificates) -> None:
     script: dict[Step, Action] = {("RCPT", 2): "421 4.3.2 going down"}
     async with relaying(certificates.good, script, dialogue=dialogue) as (server, relay):
@@ -262,6 +273,7 @@ async def test_421_at_the_second_recipient_ends_it_for_all(dialogue: Dialogue, c
         assert len(server.connections) == 1
 
 
+@pytest.mark.fault("B12")
 @pytest.mark.parametrize("second", ["550 5.1.1 unknown", "250 2.1.5 OK"])
 async def test_duplicate_recipients_are_counted_one_by_one(
     second: str, dialogue: Dialogue, certificates: Certificates
@@ -306,6 +318,8 @@ BAD_PATHS = [
 ]
 
 
+@pytest.mark.fault("A17")
+@pytest.mark.quirk("aiosmtplib-1")
 @pytest.mark.parametrize("path", BAD_PATHS, ids=ascii)
 @pytest.mark.parametrize("parameters", [{}, {"SMTPUTF8": None}], ids=["ascii", "smtputf8"])
 async def test_no_path_becomes_a_second_command(
@@ -338,6 +352,8 @@ async def vanish(relay: SMTPSRelay, server: FakeSMTPServer, step: str, dialogue:
         await task
 
 
+@pytest.mark.quirk("aiosmtplib-4")
+@pytest.mark.fault("B18")
 @pytest.mark.parametrize(
     ("dialogue", "step"), steps("TLS", "GREETING", "EHLO", "AUTH", "MAIL", "RCPT", "DATA", "BDAT", "content")
 )

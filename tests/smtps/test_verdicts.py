@@ -113,6 +113,19 @@ def test_what_a_server_does_not_understand_of_our_commands_is_no_verdict(code: i
     assert (smtp_reply(refused).code, smtp_reply(refused).enhanced) == (451, "4.5.1")
 
 
+def test_a_500_too_is_judged_by_its_words() -> None:
+    assert not judged("500 Authentication required").permanent
+
+
+def test_where_the_server_gave_no_enhanced_code_there_is_none() -> None:
+    assert judged("550 Maximum credits exceeded").enhanced == ""
+    assert judged("550 5.7.1 Email quota exceeded.").enhanced == "4.7.1"
+
+
+def test_only_a_line_that_is_too_long_names_the_setting() -> None:
+    assert "SMTP_LONG_LINES" not in str(judged("550 5.1.1 User unknown"))
+
+
 @pytest.mark.parametrize("line", ["500 Line too long", "550 maximum allowed line length is 998 octets, got 1200"])
 def test_a_line_that_is_too_long_names_the_setting(line: str) -> None:
     assert "see SMTP_LONG_LINES" in str(judged(line))

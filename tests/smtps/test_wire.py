@@ -35,6 +35,7 @@ async def wired() -> AsyncIterator[tuple[Wire, socket.socket]]:
             await wire.closed()
 
 
+@pytest.mark.fault("B13")
 @pytest.mark.parametrize("chunks", [False, True])
 async def test_a_reply_that_lies_unread_in_the_socket_is_seen_before_the_end_is_sent(chunks: bool) -> None:
     endpoint = Endpoint("fake.test", 25, Encryption.NONE, None, None, None, 1, None, Chunking(True, proven=True))
@@ -79,6 +80,7 @@ class Trickling(asyncio.Transport):
         pass
 
 
+@pytest.mark.fault("B15")
 async def test_a_trickle_is_given_up_when_it_takes_too_long() -> None:
     wire = Wire()
     transport = Trickling(1_000_000)

@@ -27,7 +27,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from legacy_email_proxy_plugins import files as files_module
-from legacy_email_proxy_plugins.spool import SpoolRelay
+from legacy_email_proxy_plugins.spool import SpoolRelay, sql_store
 from legacy_email_proxy_plugins.spool import group_commit as writer_module
 from legacy_email_proxy_plugins.spool import postgres_bodies as pieces_module
 from legacy_email_proxy_plugins.spool import sqlite_files as bodies_module
@@ -102,7 +102,7 @@ def mark(at: Killer) -> None:
     transaction = writer_module._transaction
 
     def committed(connection: Any, jobs: Any, bulk: Any, begin: str) -> None:
-        puts = any(isinstance(job.argument, tuple) for job in jobs)
+        puts = any(isinstance(job.argument, sql_store._NewMessage) for job in jobs)
         closes = any(isinstance(job.argument, int) for job in jobs)
         if puts:
             at("before commit")

@@ -218,7 +218,7 @@ async def test_a_service_that_stops_does_not_wait_for_a_backup(tmp_path: Path) -
         while True:
             between()
 
-    backing_up = asyncio.create_task(writer.aside(endless))
+    backing_up = asyncio.create_task(writer.run_outside(endless))
     await begun.wait()
     await send(spool, content=CONTENT)  # commits go on
     with anyio.fail_after(50):

@@ -18,6 +18,7 @@ from spool.support import Backend, spooling, until_states
 ROUNDS = os.environ.get("SPOOL_CRASH_ROUNDS")
 
 
+@pytest.mark.fault("D1")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", crashing.POINTS)
 def test_what_a_device_read_250_for_arrives(kind: str) -> None:
@@ -38,6 +39,7 @@ def test_what_a_device_read_250_for_arrives(kind: str) -> None:
 SYNC = ("fsync", "fdatasync")
 
 
+@pytest.mark.fault("D2")
 def test_synced_before_the_250_is_written(tmp_path: Path) -> None:
     """The order of system calls, as the kernel saw it."""
     _traced(["trace=openat,write,pwrite64,fsync,fdatasync,unlink,rename"], tmp_path)
@@ -66,6 +68,7 @@ def _between(lines: list[str], kind: str) -> list[str]:
     return wrong
 
 
+@pytest.mark.fault("D3")
 @pytest.mark.parametrize("call", ["pwrite64", "fdatasync", "fsync"])
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
 async def test_an_error_of_the_kernel_is_no_250(tmp_path: Path, call: str, error: str) -> None:

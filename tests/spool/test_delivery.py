@@ -82,6 +82,7 @@ async def test_what_is_temporary_is_tried_again(tmp_path: Path, clock: Clock, st
         assert backend.contents == [CONTENT]
 
 
+@pytest.mark.fault("B23")
 async def test_the_schedule(tmp_path: Path, clock: Clock) -> None:
     backend = Backend(recipient=raises([TEMPORARY] * 8))
     begun, waits = clock.now, []
@@ -97,6 +98,7 @@ async def test_the_schedule(tmp_path: Path, clock: Clock) -> None:
     assert clock.now - begun == sum(waits)
 
 
+@pytest.mark.fault("B10")
 async def test_each_recipient_has_a_fate_of_its_own(
     tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -129,6 +131,7 @@ async def test_each_recipient_has_a_fate_of_its_own(
         assert [each.forward_paths for each in backend.delivered[2:]] == [("late@example.test",)]
 
 
+@pytest.mark.fault("D22")
 @pytest.mark.parametrize("step", ["sender", "recipient", "before_dot"])
 async def test_a_permanent_verdict_is_notified(tmp_path: Path, step: str) -> None:
     backend = Backend(**{step: raises([Refused(554, "5.7.1", "spam,\r\nit is")])})  # type: ignore[arg-type]
@@ -207,6 +210,7 @@ async def test_what_else_a_notification_comes_from(tmp_path: Path, variables: di
     assert [each.reverse_path for each in backend.delivered] == ([used] if used else [])
 
 
+@pytest.mark.fault("D21")
 async def test_a_notification_that_nobody_takes_is_not_answered_by_another(tmp_path: Path, clock: Clock) -> None:
     """Refused for good under both reverse-paths; one that is only late under the second is tried again with both."""
     verdicts = iter([PERMANENT, PERMANENT, TEMPORARY, PERMANENT, PERMANENT])
@@ -221,6 +225,7 @@ async def test_a_notification_that_nobody_takes_is_not_answered_by_another(tmp_p
     assert backend.delivered == []
 
 
+@pytest.mark.fault("D21")
 async def test_no_notification_for_the_null_reverse_path(tmp_path: Path) -> None:
     backend = Backend(recipient=raises([PERMANENT]))
     async with spooling(backend, tmp_path) as spool:
@@ -292,6 +297,7 @@ async def test_in_whose_name(tmp_path: Path, variables: dict[str, str], name: st
     assert email.message_from_bytes(notice.content)["From"] == f"Mail delivery system <{name}>"
 
 
+@pytest.mark.fault("D21")
 async def test_given_up_after_its_time(tmp_path: Path, clock: Clock) -> None:
     backend = Backend(recipient=raises([TEMPORARY] * 4))
     async with spooling(backend, tmp_path, SPOOL_GIVE_UP_SECONDS="400") as spool:
@@ -306,6 +312,7 @@ async def test_given_up_after_its_time(tmp_path: Path, clock: Clock) -> None:
     assert b"450 4.2.1 not now" in notice.content
 
 
+@pytest.mark.fault("D7")
 @pytest.mark.parametrize("wrong", [100_000.0, 4_000_000_000.0], ids=["1970", "2096"])
 @pytest.mark.parametrize("tries", [0, 1])
 async def test_a_start_before_the_clock_was_set_ages_no_mail(
@@ -394,6 +401,7 @@ async def test_told_once_that_it_is_late(tmp_path: Path, clock: Clock) -> None:
     assert warning.forward_paths == (SENDER,)
 
 
+@pytest.mark.fault("B16")
 async def test_an_ambiguous_end_is_told(tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     backend = Backend(after_dot=raises([Disconnected("no answer to the final dot")]))
     async with spooling(backend, tmp_path) as spool:
@@ -441,6 +449,7 @@ async def test_a_backend_that_is_down_is_tried_by_one_message_at_a_time(
     assert all(abs(place - number) <= 8 for number, place in enumerate(places))
 
 
+@pytest.mark.fault("D22")
 async def test_a_message_that_crashes_the_relay_is_set_aside(tmp_path: Path, clock: Clock) -> None:
     def recipient(path: str) -> None:
         if path == "poison@example.test":
@@ -482,13 +491,14 @@ async def test_no_words_of_a_relay_keep_its_message_from_being_written_down(
         assert item["reason"].endswith(r"Unspeakable(no \udcff \x00 file)")
 
 
+@pytest.mark.parametrize("failure", [Overloaded("disk"), ZeroDivisionError("a bug")], ids=["known", "unexpected"])
 async def test_what_was_done_but_can_not_be_written_down_is_not_done_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     monkeypatch.setattr(delivery_module, "_TROUBLE_SECONDS", 0.01)
     backend = Backend()
     async with spooling(backend, tmp_path) as spool:
-        record, failures = spool._spool.store.record, [Overloaded("disk")] * 5
+        record, failures = spool._spool.store.record, [failure] * 5
 
         async def failing(outcome: Any) -> None:
             if failures:
@@ -501,6 +511,7 @@ async def test_what_was_done_but_can_not_be_written_down_is_not_done_again(
     assert len(backend.tried) == 1
 
 
+@pytest.mark.fault("D20")
 async def test_thousands_wait_for_a_backend_without_a_storm_and_go_in_order(tmp_path: Path, clock: Clock) -> None:
     count, connections, down = 5000, 10, True
     async with spooling(Backend(), tmp_path):
@@ -545,7 +556,7 @@ async def test_new_messages_wait_in_memory_while_they_are_few_and_small(
     backend = Backend(before_dot=lambda _: open_.wait())
     async with spooling(backend, tmp_path) as spool:
         delivery: Any = spool._delivery
-        await until(lambda: not delivery._behind)
+        await until(lambda: not delivery._more_in_store)
         store, leased = spool._spool.store, 0
         lease = store.lease
 
@@ -603,6 +614,7 @@ LOOSE_DAMAGE = {
 }
 
 
+@pytest.mark.fault("D5")
 @pytest.mark.parametrize("damage", DAMAGE)
 async def test_what_can_not_be_read_stops_nobody(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     await _damaged(tmp_path, DAMAGE[damage], caplog)
@@ -670,6 +682,7 @@ async def test_a_message_in_a_broken_page_stops_nobody(tmp_path: Path) -> None:
         assert sorted(backend.contents) == [*contents[:3], *contents[4:]]
 
 
+@pytest.mark.fault("D5")
 @SQLITE
 @pytest.mark.parametrize("content", [b"no database at all" * 1000, b"", b"SQLite format 3\0" + b"\xff" * 8000])
 async def test_an_unreadable_file_is_kept_and_a_new_one_begun(
@@ -690,6 +703,7 @@ def unreadable(folder: Path) -> list[Path]:
     return sorted(folder.glob("spool.db.unreadable-*"))
 
 
+@pytest.mark.fault("D5")
 @SQLITE
 async def test_a_later_version_is_left_alone(tmp_path: Path) -> None:
     async with spooling(Backend(), tmp_path):
@@ -702,6 +716,7 @@ async def test_a_later_version_is_left_alone(tmp_path: Path) -> None:
             pass
 
 
+@pytest.mark.fault("D5")
 @SQLITE
 async def test_a_truncated_body_is_set_aside_and_foreign_files_are_left(
     tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -14,6 +14,7 @@ from realservers.processes import require
 SCRIPT = Path(__file__).with_name("filling.py")
 
 
+@pytest.mark.fault("D4")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
 def test_a_full_disk(tmp_path: Path) -> None:
     unshare = require("unshare", "gives a test a mount of its own")

@@ -52,6 +52,7 @@ OF_ALL: list[Failure] = [
 ]
 
 
+@pytest.mark.fault("D22")
 @pytest.mark.parametrize("failure", OF_ONE_MESSAGE, ids=repr)
 @pytest.mark.parametrize("step", ["sender", "recipient", "before_dot"])
 async def test_a_good_message_beside_fifteen_bad_ones_waits_no_pause(

@@ -47,32 +47,32 @@ async def test_what_is_asked_for_in_one_turn_is_committed_together() -> None:
 
 
 async def test_the_patient_one_waits_for_somebody_elses_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer_module, "_PATIENCE_SECONDS", 3600.0)
+    monkeypatch.setattr(writer_module, "_LINGER_SECONDS", 3600.0)
     async with writing() as (writer, connection):
-        patient = asyncio.ensure_future(writer.together("patient", patient=True))
+        can_wait = asyncio.ensure_future(writer.together("can_wait", can_wait=True))
         for _ in range(10):
             await asyncio.sleep(0)
         assert connection.commits == []
         assert await writer.together("urgent") == "urgent"
-        assert await patient == "patient"
-        assert connection.commits == [["patient", "urgent"]]
+        assert await can_wait == "can_wait"
+        assert connection.commits == [["can_wait", "urgent"]]
 
 
 async def test_the_patient_one_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer_module, "_PATIENCE_SECONDS", 0.001)
+    monkeypatch.setattr(writer_module, "_LINGER_SECONDS", 0.001)
     async with writing() as (writer, connection):
-        assert await writer.together("first", patient=True) == "first"
-        assert await writer.together("second", patient=True) == "second"
+        assert await writer.together("first", can_wait=True) == "first"
+        assert await writer.together("second", can_wait=True) == "second"
         assert connection.commits == [["first"], ["second"]]
 
 
 async def test_what_waits_is_committed_before_the_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer_module, "_PATIENCE_SECONDS", 3600.0)
+    monkeypatch.setattr(writer_module, "_LINGER_SECONDS", 3600.0)
     async with writing() as (writer, connection):
-        patient = asyncio.ensure_future(writer.together("patient", patient=True))
+        can_wait = asyncio.ensure_future(writer.together("can_wait", can_wait=True))
         await asyncio.sleep(0)
-    assert await patient == "patient"
-    assert connection.commits == [["patient"]]
+    assert await can_wait == "can_wait"
+    assert connection.commits == [["can_wait"]]
 
 
 async def test_more_than_one_commit_takes_come_in_order(monkeypatch: pytest.MonkeyPatch) -> None:

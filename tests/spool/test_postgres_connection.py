@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
-from legacy_email_proxy_plugins.spool.postgres_connection import Link, conninfo
+from legacy_email_proxy_plugins.spool.postgres_connection import PostgresConnection, conninfo
 from legacy_email_proxy_plugins.spool.store import Interrupted
 from realservers.postgres import Postgres
 
@@ -47,15 +47,15 @@ def server_that_repeats() -> Iterator[int]:
             thread.join()
 
 
-def connecting(url: str) -> tuple[Link, str]:
+def connecting(url: str) -> tuple[PostgresConnection, str]:
     """What is said of a connection that can not be made."""
-    link = Link(conninfo(url), lambda _: None, "SPOOL_URL")
+    connection = PostgresConnection(conninfo(url), lambda _: None, "SPOOL_URL")
     with pytest.raises(Interrupted) as caught:
-        link.connect()
+        connection.connect()
     with pytest.raises(Interrupted) as again:
-        link.connect()
+        connection.connect()
     assert str(again.value) == str(caught.value)
-    return link, str(caught.value)
+    return connection, str(caught.value)
 
 
 @pytest.mark.parametrize("secret", SECRETS)
@@ -69,11 +69,11 @@ def test_a_server_that_repeats_the_password(secret: str, where: str, monkeypatch
         if where == "environment":
             monkeypatch.setenv("PGPASSWORD", secret)
             url = f"postgresql://proxy@127.0.0.1:{port}/spool?sslmode=disable"
-        link, said = connecting(url)
+        connection, said = connecting(url)
     words = said.removeprefix("no connection to PostgreSQL: ").replace(f"port {port}", "")
     assert secret not in words
     assert "authentication failed: no user has ***" in words
-    assert link.needs_somebody
+    assert connection.needs_somebody
 
 
 SECRET = "s3cret-W0rd"
@@ -104,13 +104,13 @@ def test_libpq_on_its_own(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_what_helps_is_said(postgres: Postgres) -> None:
-    link, said = connecting("postgresql://u:x@no-such-host.invalid/db")
+    connection, said = connecting("postgresql://u:x@no-such-host.invalid/db")
     assert "no-such-host.invalid" in said
-    assert not link.needs_somebody
+    assert not connection.needs_somebody
     url = f"postgresql://postgres:require@127.0.0.1:{postgres.port}/nowhere"
-    link, said = connecting(url)
+    connection, said = connecting(url)
     assert 'database "nowhere" does not exist' in said
-    assert link.needs_somebody
+    assert connection.needs_somebody
     _, said = connecting(f"{postgres.url('postgres')}?sslmode=require")
     assert "server does not support SSL, but SSL was required" in said
     _, said = connecting(f"{postgres.url('postgres')}?options=-cwork_mem%3D{SECRET}")

@@ -19,6 +19,7 @@ from legacy_email_proxy.replies import smtp_reply
 from legacy_email_proxy_plugins import files as files_module
 from legacy_email_proxy_plugins.spool import delivery as delivery_module
 from legacy_email_proxy_plugins.spool import group_commit as writer_module
+from legacy_email_proxy_plugins.spool import settings as settings_module
 from legacy_email_proxy_plugins.spool import sqlite_files as bodies_module
 from legacy_email_proxy_plugins.spool.spool import Spool
 from spool.support import CONTENT, SENDER, SQLITE, Backend, bodies, listed, operate, send, spool_to, spooling
@@ -71,6 +72,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 ERRORS = [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.EINVAL, errno.ENOTSUP]
 
 
+@pytest.mark.fault("D3")
 @SQLITE
 @pytest.mark.parametrize(
     ("module", "name"),
@@ -99,6 +101,7 @@ async def test_an_error_in_a_file_is_no_250(
         await until(lambda: backend.contents == [CONTENT])
 
 
+@pytest.mark.fault("D3")
 @SQLITE
 async def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = Backend()
@@ -128,6 +131,7 @@ class _Broken:
         return broken
 
 
+@pytest.mark.fault("D3")
 @SQLITE
 @pytest.mark.parametrize(
     ("code", "expected"),
@@ -176,6 +180,7 @@ async def test_a_record_that_fails_takes_no_neighbour_along(tmp_path: Path) -> N
         await until(lambda: len(backend.delivered) == 19)
 
 
+@pytest.mark.fault("D4")
 @SQLITE
 async def test_refused_at_mail_while_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     space = {"free": 3 * 65536 // 2 - 4096}
@@ -183,7 +188,7 @@ async def test_refused_at_mail_while_the_disk_is_full(tmp_path: Path, monkeypatc
     monkeypatch.setattr(os, "statvfs", lambda _: usage(space["free"] // 4096, 4096))
     backend = Backend()
     async with spooling(backend, tmp_path, SMTP_MAX_OCTETS="65536") as spool:
-        with pytest.raises(StorageFull, match="SPOOL_URL"):
+        with pytest.raises(StorageFull, match="STATE_DIR"):
             await send(spool)
         space["free"] = 3 * 65536
         spool._spool.store._free = (0.0, None)  # type: ignore[attr-defined]
@@ -201,6 +206,7 @@ async def test_refused_at_mail_while_too_much_waits(tmp_path: Path) -> None:
         await send(spool)
 
 
+@pytest.mark.fault("D6")
 @SQLITE
 async def test_a_second_service_refuses_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with spooling(stuck(), tmp_path) as first:
@@ -211,7 +217,7 @@ async def test_a_second_service_refuses_to_start(tmp_path: Path, monkeypatch: py
         with pytest.raises(SettingsMistake) as caught:
             await second.start()
         (line,) = caught.value.lines
-        assert line.startswith("SPOOL_URL: process ")
+        assert line.startswith("STATE_DIR: process ")
         assert str(os.getpid()) in line
         await second.aclose()
         assert len(await listed(first)) == 1
@@ -248,13 +254,43 @@ async def test_a_url_is_never_relative(tmp_path: Path, slashes: str) -> None:
         assert (tmp_path / "here" / "mail.db").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.fault("D5")
 @SQLITE
 async def test_a_folder_that_can_not_be_used_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     spool = spool_to(Backend(), tmp_path, SPOOL_URL=f"sqlite:///{tmp_path}/file/spool.db")
-    with pytest.raises(SettingsMistake, match="SPOOL_URL: can not use"):
+    with pytest.raises(SettingsMistake, match=r"SPOOL_URL: can not use .*/file is no folder"):
         await spool.start()
     await spool.aclose()
+
+
+@SQLITE
+async def test_a_setting_that_nobody_set_is_not_blamed(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("")
+    spool = spool_to(Backend(), tmp_path / "state")
+    with pytest.raises(SettingsMistake, match=r"^STATE_DIR: can not use .*/state is no folder"):
+        await spool.start()
+    await spool.aclose()
+    finding = (await spool_to(Backend(), tmp_path / "state").probe())[0]
+    assert finding.level is Level.BAD
+    assert "SPOOL_URL" not in finding.text + finding.advice
+
+
+@SQLITE
+@pytest.mark.parametrize("there", [False, True])
+async def test_a_spool_in_a_volume_without_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, there: bool
+) -> None:
+    words = "the spool is in a volume without a name"
+    for nameless in (False, True):
+        monkeypatch.setattr(settings_module, "in_nameless_volume", lambda _, nameless=nameless: nameless)
+        caplog.clear()
+        if there:
+            async with spooling(Backend(), tmp_path):
+                pass
+            assert (words in caplog.messages) == nameless
+        found = await spool_to(Backend(), tmp_path).probe()
+        assert any(words in each.text for each in found if each.level is Level.WARNING) == nameless
 
 
 @pytest.mark.parametrize("there", ["nothing", "a file", "no right"])
@@ -272,4 +308,4 @@ async def test_check_says_whether_a_spool_can_be_made(
     else:
         reason = f"{folder} is no folder" if there == "a file" else f"{tmp_path} is not writable"
         assert (found.level, found.text.endswith(reason)) == (Level.BAD, True), found
-        assert "STATE_DIR" in found.advice
+        assert "SPOOL_URL" in found.advice

@@ -1,10 +1,9 @@
 """What the sessions of one account share: the folder's listing, prefetched messages, and one SELECT for many sessions.
 
-A :class:`Shelf` holds these. It belongs to one user and proven password, so nobody sees another user's mail, and it is
-kept in memory only.
+A :class:`Shelf` holds these for one user and proven password, in memory only. So nobody sees another user's mail.
 
-Fifty clients that come at once need one SELECT. It is shared only where the password is that of the settings. A client
-that brings its own password has to prove it by a login of its own.
+Fifty clients that come at the same time need only one SELECT. They share it only if the password is the one in the
+settings. A client that brings its own password must log in with it first.
 """
 
 from __future__ import annotations
@@ -20,29 +19,29 @@ from .listing import Index
 __all__ = ("Listed", "Messages", "Opening", "Openings", "Shelf", "Shelves")
 
 MESSAGES_OCTETS = 16 << 20
-"""What all accounts together may have of messages that were read ahead."""
+"""How many octets of prefetched messages all accounts together may hold."""
 
 LISTED_MESSAGES = 4_000_000
-"""How many messages the listings of accounts without a session may have together; each takes 12 octets."""
+"""How many messages the kept listings of accounts without a session may have in all; each takes 12 octets."""
 
 MAX_SHELVES = 1000
 
 Key = tuple[int, int, str]
-"""UIDVALIDITY, UID and the item of FETCH: for ever the same octets (RFC 9051 §2.3.1.1)."""
+"""UIDVALIDITY, UID and the item of FETCH. The octets under one key never change (RFC 9051 §2.3.1.1)."""
 
 Open = Callable[["Opening"], Awaitable[Index]]
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A folder that was listed completely: there was no other message with a UID below ``uidnext``."""
+    """A complete listing of a folder: ``index`` has every message with a UID below ``uidnext``."""
 
     uidnext: int
     index: Index
 
 
 class Messages:
-    """The octets of messages, up to so many, and which are on their way. For the event loop only."""
+    """Prefetched messages, up to ``max_octets``, and which are being fetched now. For the event loop only."""
 
     def __init__(self, max_octets: int = MESSAGES_OCTETS) -> None:
         self._max_octets = max_octets
@@ -52,23 +51,25 @@ class Messages:
 
     @property
     def octets(self) -> int:
-        """What they take together."""
+        """How many octets are kept."""
         return self._octets
 
     def get(self, shelf: Shelf, key: Key) -> bytes | None:
-        """The message, if it is here."""
+        """The message, if it is kept here."""
         octets = self._kept.get((shelf, key))
         if octets is not None:
             self._kept.move_to_end((shelf, key))
         return octets
 
     def coming(self, shelf: Shelf, key: Key) -> asyncio.Event | None:
-        """Set when the message has come or will not come."""
+        """An event if this message is being fetched; it is set when the message has come or the fetch has failed."""
         return self._coming.get((shelf, key))
 
     @contextmanager
     def fetching(self, shelf: Shelf, keys: list[Key]) -> Iterator[dict[Key, bytes]]:
-        """Within the block others wait for ``keys`` instead of fetching them too; what is put into the dict is kept."""
+        """While the block runs, other sessions wait for ``keys`` instead of fetching them too. What the block puts into
+        the dict is kept.
+        """
         ended = asyncio.Event()
         self._coming.update(dict.fromkeys(((shelf, key) for key in keys), ended))
         fetched: dict[Key, bytes] = {}
@@ -89,13 +90,13 @@ class Messages:
             self._octets -= len(self._kept.popitem(last=False)[1])
 
     def forget(self, shelf: Shelf) -> None:
-        """Let go of what is on this shelf."""
+        """Drop the messages of this shelf."""
         for each in [each for each in self._kept if each[0] is shelf]:
             self._octets -= len(self._kept.pop(each))
 
 
 class Shelf:
-    """One account's. ``listed`` may be set from any thread."""
+    """What is kept for one account. ``listed`` may be set from any thread."""
 
     def __init__(self, messages: Messages) -> None:
         self.messages = messages
@@ -104,7 +105,9 @@ class Shelf:
 
 
 class Shelves:
-    """All of them; those without users are thrown away when they are too many or too full, the oldest first."""
+    """The shelves of all accounts. If there are too many shelves without a session, or their listings are too long, the
+    oldest are dropped.
+    """
 
     def __init__(self) -> None:
         self._messages = Messages()
@@ -112,7 +115,7 @@ class Shelves:
 
     @contextmanager
     def lent(self, key: Hashable) -> Iterator[Shelf]:
-        """The shelf of this account."""
+        """The shelf of this account, for the time of a session."""
         shelf = self._shelves.pop(key, None) or Shelf(self._messages)
         self._shelves[key] = shelf
         shelf.users += 1
@@ -121,7 +124,7 @@ class Shelves:
         finally:
             shelf.users -= 1
             if not shelf.users:
-                # A message is read ahead for the sessions that are open; what they left is of use to nobody.
+                # Prefetched messages are for the sessions that are open. Without one, nobody will ask for them.
                 self._messages.forget(shelf)
                 self._trim()
 
@@ -136,21 +139,23 @@ class Shelves:
 
 
 class Opening:
-    """One that others may join until it has :meth:`begun`."""
+    """The opening of a folder by one SELECT. Other sessions may join it until it has :meth:`begun`."""
 
     def __init__(self, work: Open) -> None:
         self.joinable = True
         self._waiting = 0
         self._task = asyncio.ensure_future(work(self))
-        # Whoever waited may have gone; then nobody else looks at how it failed.
+        # If all that waited have gone, nobody reads the exception, and asyncio would log it as never retrieved.
         self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     def begun(self) -> None:
-        """To be called, in any thread, before the server is asked: who comes later may know of a later message."""
+        """To be called, in any thread, before the server is asked. A session that comes later must not join: its client
+        may know of a message that has arrived since.
+        """
         self.joinable = False
 
     async def result(self) -> Index:
-        """What it gave. When nobody waits for it any more, it is given up."""
+        """The listing. The opening is cancelled when nobody waits for it any more."""
         self._waiting += 1
         try:
             return await asyncio.shield(self._task)
@@ -162,13 +167,13 @@ class Opening:
 
 
 class Openings:
-    """Those of one account; for the event loop."""
+    """The openings of one account. For the event loop only."""
 
     def __init__(self) -> None:
         self._latest: Opening | None = None
 
     async def join(self, work: Open) -> Index:
-        """The result of one that has not begun, or of ``work``, which is given its :class:`Opening`."""
+        """The result of an opening that has not begun yet; if there is none, of a new one that calls ``work``."""
         opening = self._latest
         if opening is None or not opening.joinable:
             opening = self._latest = Opening(work)

@@ -1,7 +1,7 @@
 """One connection to the IMAP server: synchronous, for one thread at a time.
 
-IMAPClient and imaplib speak the protocol (:mod:`.imapclient_adapter`). Every failure that leaves this module is one of
-the contracts'.
+IMAPClient and imaplib speak the protocol (:mod:`.imapclient_adapter`). This module raises only the failures of
+``contracts``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from legacy_email_proxy.contracts import (
     Unreachable,
     Unusable,
     Unverified,
+    timed,
 )
 
 from ..backend_settings import Encryption
@@ -49,10 +50,7 @@ _BYE = re.compile(rb"\*[ \t]+BYE(?!\S)(.*)", re.IGNORECASE | re.DOTALL)
 
 
 class Connection:
-    """Opened by :meth:`connect`, then :meth:`login`, :meth:`select`. :meth:`abort` may be called from any thread.
-
-    ``usable`` tells whether the last exchange ended cleanly, so that another may follow.
-    """
+    """Call :meth:`connect`, then :meth:`login`, then :meth:`select`. :meth:`abort` may be called from any thread."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -69,7 +67,7 @@ class Connection:
 
     @property
     def usable(self) -> bool:
-        """Whether client and server are in step: nothing was left half read, given up or closed."""
+        """Whether another exchange may follow: the last answer was read to its end, and the connection is open."""
         return self._in_step and not self._wire.aborted
 
     @property
@@ -87,10 +85,10 @@ class Connection:
         server = self._server
         self._wire.allow(server.patience.connect, ANSWER_OCTETS)
         try:
-            self._wire.connect(server.host, server.port)
+            with timed("pop3", "connect"):
+                self._wire.connect(server.host, server.port)
             if server.encryption is Encryption.IMPLICIT:
-                assert server.tls is not None  # noqa: S101 (Server says so)
-                self._wire.start_tls(server.tls, server.host)
+                self._shake_hands()
             self._client = Client(server, self._wire)
             self._imap = self._client._imap
             if self._imap.state != "NONAUTH":
@@ -116,14 +114,14 @@ class Connection:
             if self._wire.aborted:
                 raise
             detail = f"{server.name} accepts the connection, but: {error}"
-            # A port for TLS from the first octet says nothing to who waits for a greeting.
+            # A server that expects TLS from the first octet sends no greeting in the clear.
             tls = "" if server.encryption is Encryption.IMPLICIT else ", BACKEND_IMAP_USE_SSL"
             raise Unreachable(detail, look_at=f"{_PLACE}{tls}") from error
         self.capabilities = frozenset(self._imap.capabilities)
         self._in_step = True
 
     def _judge_greeting(self, greeting: bytes) -> None:
-        """Raise what a ``greeting`` means that is none, if that is known."""
+        """Raise the failure that fits a ``greeting`` that is not IMAP's usual one, if it is known what it means."""
         name = self._server.name
         if bye := _BYE.match(greeting):
             text = text_of(bye[1].strip())
@@ -146,15 +144,19 @@ class Connection:
         except imaplib.IMAP4.error:
             detail = f"{server.name} refused STARTTLS: {' '.join(imap.completion)}"
             raise Unverified(detail, look_at=look_at) from None
-        assert server.tls is not None  # noqa: S101 (Server says so)
-        self._wire.start_tls(server.tls, server.host)
+        self._shake_hands()
         imap.open(server.host, server.port)
-        # What was said in the clear anybody could have said (RFC 9051 §6.2.1).
+        # Anybody on the way could have put in what came before TLS (RFC 9051 §6.2.1).
         imap.untagged_responses.clear()
         imap._get_capabilities()
 
+    def _shake_hands(self) -> None:
+        assert self._server.tls is not None  # noqa: S101 (Server says so)
+        with timed("pop3", "tls"):
+            self._wire.start_tls(self._server.tls, self._server.host)
+
     def login(self, login: Login, *, clients_own: bool, ways: LoginWays) -> None:
-        """Prove who we are: with a password in one of the ``ways``, or the second of them; or with a token.
+        """Log in: with a password in one of two ``ways``, or with a token.
 
         Raises :class:`LoginRefused` or :class:`CredentialsRefused`, depending on ``clients_own``, only when the server
         judged the password; else :class:`Unusable`, :class:`Overloaded`, :class:`Disconnected` or :class:`Failure`.
@@ -162,7 +164,8 @@ class Connection:
         if not is_sendable(login):
             detail = "NUL or a line end in user or password: not sent"
             raise login_failure("NO", detail, clients_own=clients_own)
-        ways.lead(login, self.capabilities, self._server.encryption, partial(self._try, login, clients_own))
+        with timed("pop3", "login"):
+            ways.lead(login, self.capabilities, self._server.encryption, partial(self._try, login, clients_own))
         if "CAPABILITY" in self._imap.untagged_responses:  # Told with the answer to the login.
             self._take_capabilities()
         else:
@@ -176,7 +179,7 @@ class Connection:
 
     def _try(self, login: Login, clients_own: bool, way: str) -> None:
         imap = self._imap
-        # With those of an earlier try: a server may repeat any line that it did not like.
+        # The secrets of earlier tries stay in the list: a server may quote any earlier line in a later error.
         imap.secrets = (*imap.secrets, login.password.reveal())
         exchange: Mechanism | None = None
 
@@ -184,7 +187,7 @@ class Connection:
             if exchange is not None and exchange.fault:
                 return Disconnected(text_of(exchange.fault, imap.secrets))
             if exchange is not None and exchange.said:
-                # It came in base64, in which no secret would be found.
+                # The server sent this text in base64. It is decoded before secrets are looked for.
                 text = f"{text} ({text_of(exchange.said, imap.secrets)})"
             with_token = isinstance(login.password, BearerToken)
             tls = self._server.encryption is not Encryption.NONE
@@ -196,19 +199,23 @@ class Connection:
         except ValueError as error:
             raise refused("NO", f"not sent: {error}") from None
         with self._exchange("log in", refused=refused):
-            if exchange is None:
-                imap.log_in_with(login_parts(login))
-            else:
-                imap.authenticate_with(exchange)
-                if not exchange.proven:
-                    detail = f"the server let us in without showing that it knows the password ({way})"
-                    raise Disconnected(detail)
+            imap.logging_in = True
+            try:
+                if exchange is None:
+                    imap.log_in_with(login_parts(login))
+                else:
+                    imap.authenticate_with(exchange)
+            finally:
+                imap.logging_in = False
+            if exchange is not None and not exchange.proven:
+                detail = f"the server let us in without showing that it knows the password ({way})"
+                raise Disconnected(detail)
             imap.state = "AUTH"
 
     def _identify(self) -> None:
         if "ID" not in self.capabilities:
             return
-        # NetEase refuses SELECT to clients that have not said who they are; what is answered is of no interest.
+        # NetEase refuses SELECT to clients that have not sent ID. The answer is not needed.
         with self._exchange("say who we are"):
             try:
                 self._imap._simple_command("ID", f'("name" "{_NAME}" "version" "{_VERSION}" "vendor" "{_NAME}")')
@@ -225,9 +232,9 @@ class Connection:
         octets: int = ANSWER_OCTETS,
         refused: Callable[[str, str], Failure] | None = None,
     ) -> Iterator[None]:
-        """One command and its answer; ``refused`` makes the failure of a tagged NO or BAD.
+        """For one command and its answer. ``refused`` makes the failure for a tagged NO or BAD.
 
-        Until it has ended cleanly, the connection is not ``usable``.
+        The connection is not ``usable`` unless the block ends cleanly.
         """
         imap = self._imap
         self._in_step = False
@@ -264,7 +271,9 @@ class Connection:
         raise Disconnected(f"could not {doing}, the server hung up: {text}")
 
     def select(self) -> Mailbox:
-        """Open the folder, for reading and writing: EXAMINE does not fix the UIDVALIDITY on every server (Courier)."""
+        """Open the folder with SELECT, also for reading: on some servers (Courier) EXAMINE does not store the
+        UIDVALIDITY, which may then change.
+        """
         folder, doing = self._server.folder, f"open folder {self._server.folder!r}"
         self.mailbox = None
         with self._exchange(doing, refused=partial(refusal, doing, look_at="BACKEND_IMAP_FOLDER")):
@@ -283,15 +292,15 @@ class Connection:
         return self.mailbox
 
     def listing(self, first: int = 1) -> Listing:
-        """The octets of every message in the selected folder from UID ``first`` on.
+        """The size of every message in the selected folder from UID ``first`` on.
 
-        Where some of it can't be read, or the server refuses in the end, the listing has what came. Raises
-        :class:`Failure` where nothing came but a refusal of all.
+        If some rows can't be read, or the server says NO after some rows, the listing has the rows that came. Raises
+        :class:`Failure` if the server refuses and no row came.
         """
         exists = self.mailbox.exists if self.mailbox else 0
         listing = Listing(first)
         if not exists:
-            return listing  # A range over nothing is an error to some servers.
+            return listing  # Some servers answer a range with an error if the folder is empty.
         octets = ANSWER_OCTETS + _ROW_OCTETS * min(exists, _MAX_MESSAGES)
         with self._exchange("list the folder", seconds=self._server.patience.listing, octets=octets):
             self._fetch_what_can_be_told(listing, f"{first}:*", "(UID RFC822.SIZE)", all_of_it=first == 1)
@@ -299,11 +308,12 @@ class Connection:
         return listing
 
     def fetch(self, uid: int, item: str, sink: Callable[[bytes], None], listed: int = 0) -> None:
-        """Hand ``item`` of one message to ``sink``, in pieces, the last one only when all is seen to be right.
+        """Call ``sink`` with the pieces of ``item`` of one message; with the last piece only after the whole answer was
+        read and is right.
 
-        ``item`` is ``BODY.PEEK[]``, ``BODY.PEEK[HEADER]`` or ``BODY.PEEK[]<offset.octets>``; ``listed`` its size in the
-        listing, if that is known. Raises
-        :class:`MessageGone`, :class:`MessageUnavailable` or :class:`Disconnected`.
+        ``item`` is ``BODY.PEEK[]``, ``BODY.PEEK[HEADER]`` or ``BODY.PEEK[]<offset.octets>``; ``listed`` the size of the
+        message in the listing, 0 if it is not known. Raises :class:`MessageGone`, :class:`MessageUnavailable` or
+        :class:`Disconnected`.
         """
         body = Body(uid, _section(item), sink, listed)
         with self._exchange(f"read UID {uid}", refused=body.refused):
@@ -311,7 +321,7 @@ class Connection:
             body.finish(self._imap.completion[1])
 
     def attributes(self, doing: str, uid_set: str, items: str, octets: int) -> Fetched:
-        """The FETCH responses for these messages, and others that came with them; see :meth:`listing`."""
+        """The FETCH responses for these messages, and for others if the server sent some; see :meth:`listing`."""
         fetched = Fetched()
         with self._exchange(doing, octets=octets):
             self._fetch_what_can_be_told(fetched, uid_set, items)
@@ -326,14 +336,14 @@ class Connection:
             into.refusal = f"{status} {text}"
 
     def change(self, doing: str, command: str, uid_set: str, *arguments: str, folder: bytes | None = None) -> None:
-        """One command by UID that changes messages; ``folder`` is its last argument, as the server calls it."""
+        """Send a UID command that changes messages. ``folder``, as the server writes it, is its last argument."""
         imap = self._imap
         if folder is not None and folder.isascii() and folder.decode().isprintable():
             arguments = (*arguments, _quoted(folder))
         elif folder is not None:
-            imap.literal = cast("str", folder)  # The stubs have it so; it is octets.
+            imap.literal = cast("str", folder)  # The type stubs say str; imaplib wants octets.
         with self._exchange(doing):
-            # Not by imaplib's uid(), whose newer versions want to write the arguments themselves.
+            # Not with imaplib's uid(): newer versions of it quote the arguments themselves.
             check(imap._simple_command("UID", command, uid_set, *arguments))
 
     def _fetch(self, fetched: Fetched, uid_set: str, items: str) -> tuple[str, list[bytes]]:
@@ -345,10 +355,10 @@ class Connection:
             imap.fetched = Fetched()
 
     def fetch_batch(self, uids: Collection[int], item: str, room: int) -> dict[int, bytes]:
-        """``item`` of those of these messages that the server sent whole and with their UID; ``room`` octets at most.
+        """``item`` of several messages; those are left out that the server did not send whole and with their UID.
 
-        Raises :class:`MessageUnavailable` if the server refused, :class:`Disconnected` if it sent anything else that
-        looks like a message.
+        Raises :class:`MessageUnavailable` if the server refused, :class:`Disconnected` if it sent more than ``room``
+        octets or a message that was not asked for.
         """
         batch = Batch(uids, _section(item), room)
         with self._exchange(f"read {len(uids)} messages", octets=ANSWER_OCTETS + room, refused=_batch_refused):
@@ -357,7 +367,7 @@ class Connection:
         return batch.messages
 
     def folders(self, command: str, *options: str) -> list[tuple[frozenset[bytes], bytes]]:
-        """Attributes, in lower case, and name, as the server calls it, of every folder; ``command``: LIST or XLIST.
+        """Attributes (in lower case) and name (as the server writes it) of every folder. ``command``: LIST or XLIST.
 
         Folders whose row can't be read are left out.
         """
@@ -367,10 +377,10 @@ class Connection:
         return [found for row in rows if (found := mailbox_in(row)) is not None]
 
     def is_selected(self, folder: bytes) -> bool:
-        """Whether ``folder``, as the server calls it, is the one that is open."""
+        """Whether ``folder``, as the server writes its name, is the one that is open."""
         if folder.isascii():
             return _quoted(folder) == self.folder
-        # It should be in modified UTF-7, as ours is.
+        # The server should have sent modified UTF-7, but sent something else: we encode it as we do our own setting.
         return self._in_command(folder.decode("utf-8", "replace")) == self.folder
 
     def _in_command(self, folder: str) -> str:
@@ -379,7 +389,7 @@ class Connection:
     # The end
 
     def logout(self) -> None:
-        """Say goodbye if that goes quickly, and close; never fails."""
+        """Log out if that goes quickly, and close. It raises nothing."""
         if self.usable:
             with suppress(Exception):
                 self._wire.allow(self._server.patience.logout, ANSWER_OCTETS)
@@ -387,17 +397,17 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Close without a word; again does nothing."""
+        """Close without LOGOUT. It may be called again."""
         self._in_step = False
         self._wire.close()
 
     def abort(self) -> None:
-        """End whatever is going on, from any thread: the thread that waits in here fails at once."""
+        """End the connection from any thread. A thread that waits for the server fails at once."""
         self._wire.abort()
 
 
 def _section(item: str) -> str:
-    """What the answer calls the ``item`` of a FETCH."""
+    """The name under which the answer to a FETCH has ``item``: without ``.PEEK`` and without the length."""
     return re.sub(r"\.\d+>", ">", item.replace(".PEEK", ""))
 
 

@@ -1,13 +1,15 @@
-r"""What QUIT does with the messages that were marked: ``BACKEND_IMAP_DELETE``, on servers with and without extensions;
-and, in the worker thread, the commands for several messages of the selected folder at once, by UID.
+r"""What QUIT does with the messages that were marked: ``BACKEND_IMAP_DELETE``, on servers with and without extensions.
 
-Wherever a message stays in the folder, it is kept out of later listings, so that the ``+OK`` which the client read
-stays true: by the keyword ``$Pop3Deleted`` where the folder takes keywords, so that any other proxy knows it too, else
-by this one's memory. \Deleted alone doesn't do it: other clients set that for reasons of their own.
+The functions here run in the worker thread. They act on several messages of the selected folder at once, by UID.
 
-Commands name UIDs in lines of bounded length, so that no server hangs up on a long one; a message that is gone already
-does not matter to any of them. Attributes are asked for with FETCH, one line per message: servers differ in the
-SEARCHes that they know, and the answer to one is a single line of any length.
+Where a deleted message stays in the folder, later listings leave it out: the client has read ``+OK`` for its QUIT and
+must not see the message again. If the folder takes keywords, the message gets the keyword ``$Pop3Deleted``, which
+another proxy sees too. Otherwise its UID is kept in a file (:mod:`.folder_state`). The flag \Deleted alone is not
+enough, because other clients set it for reasons of their own.
+
+Commands name UIDs in lines of limited length, because some servers hang up on a long line. A UID that is gone already
+is no error to any of these commands. Attributes are asked for with FETCH, which is answered with one line per message.
+Servers differ in the SEARCH keys that they know, and answer a SEARCH with a single line of any length.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ _MONTHS = (b"jan", b"feb", b"mar", b"apr", b"may", b"jun", b"jul", b"aug", b"sep
 
 
 def stays(deletion: Deletion, connection: Connection) -> bool:
-    """Whether what is deleted stays in the folder: without UIDPLUS, an EXPUNGE would take other clients' messages."""
+    """Whether deleted messages stay there. Without UIDPLUS, EXPUNGE would remove other clients' messages as well."""
     match deletion:
         case Deletion.EXPUNGE:
             return "UIDPLUS" not in connection.capabilities
@@ -103,7 +105,7 @@ def _hide(
     connection: Connection, uidvalidity: int, uids: Collection[int], memory: Memory, flags: tuple[str, ...]
 ) -> None:
     if can_tag(connection):
-        # In one STORE, so that none is left that is marked and shown.
+        # In one STORE: with two, a connection that breaks in between would leave messages marked but still shown.
         set_flags(connection, uids, *flags, KEYWORD)
         return
     if flags:
@@ -134,13 +136,15 @@ def move(connection: Connection, uids: Collection[int], folder: bytes) -> None:
 
 
 def copy(connection: Connection, uids: Collection[int], folder: bytes) -> None:
-    """Copy these messages, all of a line's or none of them (RFC 9051 §6.4.7)."""
+    """Copy these messages. Each command copies all of its messages or none (RFC 9051 §6.4.7)."""
     for uid_set in uid_sets(uids):
         connection.change("copy messages", "COPY", uid_set, folder=folder)
 
 
 def find_trash(connection: Connection) -> bytes | None:
-    r"""The folder with the attribute \Trash (RFC 6154), as the server calls it; never one that is only called so."""
+    r"""The name of the folder with the attribute \Trash (RFC 6154), as the server writes it. A folder that is only
+    named "Trash" does not count.
+    """
     if "SPECIAL-USE" in connection.capabilities and "LIST-EXTENDED" in connection.capabilities:
         listed = connection.folders("LIST", "RETURN (SPECIAL-USE)")
     elif "SPECIAL-USE" not in connection.capabilities and "XLIST" in connection.capabilities:
@@ -155,7 +159,7 @@ def find_trash(connection: Connection) -> bytes | None:
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """Of one message; ``arrived`` is its INTERNALDATE, ``None`` if the server did not tell a date."""
+    """Flags and date of one message. ``arrived`` is its INTERNALDATE, ``None`` if the server gave no date."""
 
     flags: frozenset[bytes]
     arrived: datetime | None
@@ -164,10 +168,10 @@ class Attributes:
 def attributes(
     connection: Connection, uids: Sequence[int], *items: str, note: Callable[[str], None]
 ) -> Iterator[tuple[int, Attributes | None]]:
-    """Flags (in lower case) and date of the messages in the order of ``uids``, which ascend; others may come, too.
+    """Flags (in lower case) and date of these messages. ``uids`` must ascend; other messages may be yielded too.
 
-    ``items`` are those of FETCH to ask for: ``FLAGS``, ``INTERNALDATE``. Where the server can't tell all of them,
-    ``note`` is told why, and ``None`` comes for each message that may be meant.
+    ``items`` are the FETCH items to ask for: ``FLAGS``, ``INTERNALDATE``. If the server did not give all of them,
+    ``note`` is called with the reason, and each message without one of the items is yielded with ``None``.
     """
     for start in range(0, len(uids), _BATCH):
         batch = uids[start : start + _BATCH]
@@ -186,7 +190,7 @@ def attributes(
 
 def _lowered(flags: Value) -> frozenset[bytes]:
     names = flags if isinstance(flags, tuple) else ()
-    # InterMail puts some into quotes.
+    # InterMail puts some flags into quotes.
     octets = (flag.encode("latin-1") if isinstance(flag, str) else flag for flag in names)
     return frozenset(flag.lower() for flag in octets if isinstance(flag, bytes))
 

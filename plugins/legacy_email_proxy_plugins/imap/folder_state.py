@@ -1,7 +1,8 @@
-"""What must be known of a folder in the next session and can not be left on the server: a small file for each folder.
+"""What the next session must know about a folder and the server can not keep: a small file for each folder.
 
-The file's name is a fingerprint of server, user and folder, so that it tells none of them; the password has no part in
-it, because a new password does not make a new mailbox. UIDs and counts are in it, and whoever asks here has logged in.
+The file's name is a hash of server, user and folder, so it reveals none of them. The password is not part of the hash,
+because the mailbox is the same after a change of password. The file holds UIDs and counts only. It is read only for
+clients that have logged in.
 """
 
 from __future__ import annotations
@@ -23,31 +24,33 @@ from .listing import uid_sets
 __all__ = ("Memory", "Remembered")
 
 _WRITING = threading.Lock()
-"""Sessions of one mailbox change its file from threads of their own, each on the ground of what it has read."""
+"""Held while a file is read, changed and written. Sessions do this in their own threads; without the lock one of two
+changes at the same time would be lost."""
 
 
 @dataclass(slots=True)
 class Remembered:
-    """About the messages of one folder under one UIDVALIDITY, by UID."""
+    """What is known about the messages of one folder under one UIDVALIDITY, by UID."""
 
     hidden: set[int] = field(default_factory=set)
-    """Deleted by a POP3 client, and left in the folder. Never forgotten: a listing that leaves a message out does not
-    prove that it is gone, and a UID is not given again. Ranges of them take a few octets in the file.
+    """Deleted by a POP3 client, but still in the folder. No UID is ever removed from this set: a listing without the
+    message does not prove that the message is gone. UIDs are never used again, and a range takes a few octets in the
+    file.
     """
     failures: dict[int, int] = field(default_factory=dict)
-    """In how many sessions, one after the other, the message could not be had."""
+    """In how many sessions in a row the server did not hand out the message."""
 
     def keep_failures(self, uids: Collection[int]) -> bool:
-        """Forget the failures of all other messages; whether there was anything to forget."""
+        """Remove the failure counts of all other messages. Returns whether there were any."""
         known = len(self.failures)
         self.failures = {uid: count for uid, count in self.failures.items() if uid in uids}
         return len(self.failures) < known
 
 
 class Memory:
-    """Of one folder. All methods do I/O, and raise :class:`Failure` if the file can not be read or written.
+    """The file of one folder. All methods do I/O, and raise :class:`Failure` if the file can not be read or written.
 
-    ``state_dir`` is asked for its folder when there is a need.
+    ``state_dir`` is called only when the file is needed, because it may create the directory.
     """
 
     def __init__(self, state_dir: Callable[[], Path], *identity: str) -> None:
@@ -55,7 +58,7 @@ class Memory:
         self._name = hashlib.sha256("\0".join(identity).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
     def recall(self, uidvalidity: int) -> Remembered:
-        """What is known; nothing of messages that had another UIDVALIDITY."""
+        """What is known. After a change of UIDVALIDITY that is nothing: the old UIDs name other messages now."""
         try:
             text = self._file.read_text(encoding="ascii")
         except FileNotFoundError:
@@ -73,7 +76,7 @@ class Memory:
             raise self._failure("understand", error) from error
 
     def change(self, uidvalidity: int, edit: Callable[[Remembered], object]) -> None:
-        """Let ``edit`` change what is known; it is on the disk when this returns."""
+        """Let ``edit`` change what is known, and write it. It is on the disk when this returns."""
         with _WRITING:
             remembered = self.recall(uidvalidity)
             edit(remembered)
@@ -88,7 +91,7 @@ class Memory:
                 raise self._failure("write", error) from error
 
     def ready(self) -> None:
-        """Raise what :meth:`change` would raise in a folder that is not there or not ours to write."""
+        """Raise what :meth:`change` would raise if the directory does not exist or is not writable."""
         folder = self._file.parent
         if not os.access(folder, os.W_OK | os.X_OK):
             raise self._failure("write", PermissionError(errno.EACCES, "the folder can not be written", str(folder)))

@@ -1,9 +1,10 @@
-"""IMAPClient and imaplib over our wire: their commands, and our reading of what the server answers."""
+"""IMAPClient and imaplib over our own transport: they make the commands, and we parse what the server answers."""
 
 from __future__ import annotations
 
 import base64
 import imaplib
+import logging
 import re
 from collections.abc import Iterable
 from types import MethodType
@@ -22,7 +23,9 @@ from .transport import Wire
 __all__ = ("ANSWER_OCTETS", "IMAP4", "Client", "check", "text_of")
 
 ANSWER_OCTETS = 262_144
-"""Enough for the answer to any command but a listing, literals apart."""
+"""Enough for the answer to any command but a listing, not counting literals."""
+
+_log = logging.getLogger("legacy_email_proxy.maildrop.imap")
 
 _TEXT_OCTETS = 300
 _MAX_LITERAL_OCTETS = 0xFFFF_FFFF
@@ -30,7 +33,7 @@ _MAX_LITERAL_OCTETS = 0xFFFF_FFFF
 
 _STATUS = frozenset({"OK", "NO", "BAD"})
 _SPOKEN = _STATUS | {"BYE", "PREAUTH"}
-"""What is said in words, which hold no literal."""
+"""Responses that are text for people. A ``{5}`` at their end announces no literal."""
 _FOLDERS = frozenset({"LIST", "XLIST"})
 _COUNTED = frozenset({"EXISTS", "EXPUNGE"})
 _MAX_LINE_FEEDS = 100
@@ -40,17 +43,19 @@ _UNTAGGED = re.compile(rb"\*[ \t]+(?:(\d{1,20})[ \t]+)?([^\s()\"\[\]{}]+)[ \t]*(
 
 
 class IMAP4(imaplib.IMAP4):
-    """imaplib's commands over our wire, with the responses read by :mod:`.responses`.
+    """imaplib's commands over our transport. Responses are parsed by :mod:`.responses`.
 
-    imaplib's own patterns know one shape of each response; servers use more.
+    imaplib's own patterns know only one form of each response. Servers use more.
     """
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self.completion = ("", "")
         self.secrets: tuple[str, ...] = ()
+        self.logging_in = False
+        """What is sent now holds passwords or tokens, so the log must not have it."""
         self.codes: dict[str, bytes] = {}
-        """The response codes that came with the answer, by name, and what the last of each said."""
+        """The response codes that came with the answer: name → the text of the last one of that name."""
         self.fetched = Fetched()
         """Takes the FETCH responses."""
         super().__init__()
@@ -62,7 +67,7 @@ class IMAP4(imaplib.IMAP4):
     def authenticate_with(self, exchange: Mechanism) -> None:
         """The AUTHENTICATE command. Raises imaplib's error if it is refused.
 
-        Not by imaplib's own, to which a challenge that is no base64 is the end of the connection.
+        imaplib's own command would end the connection at a challenge that is not base64.
         """
 
         def answer(exchange: Mechanism, challenge: bytes | None) -> bytes:
@@ -70,12 +75,14 @@ class IMAP4(imaplib.IMAP4):
             self.secrets = tuple(dict.fromkeys((*self.secrets, *exchange.secrets)))
             return b"*" if response is None else base64.b64encode(response)
 
-        # What is to be called for each challenge imaplib knows by its type.
+        # imaplib calls ``literal`` for each challenge only if it is of exactly this type.
         self.literal = cast("Any", MethodType(answer, exchange))
         check(self._simple_command("AUTHENTICATE", exchange.name))
 
     def log_in_with(self, parts: list[bytes]) -> None:
-        """The LOGIN command, each part but the first a literal. Raises imaplib's error if it is refused."""
+        """The LOGIN command. Before each part but the first, it waits until the server asks for the literal. Raises
+        imaplib's error if the login is refused.
+        """
         tag = self._new_tag()
         self.send(b"%b %b" % (tag, parts[0]))
         for part in parts[1:]:
@@ -86,14 +93,18 @@ class IMAP4(imaplib.IMAP4):
         check(self._command_complete("LOGIN", tag))
 
     def send(self, data: Any) -> None:
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("C: %s", "***" if self.logging_in else text_of(bytes(data).rstrip(), self.secrets))
         self._wire.send(bytes(data))
 
     def shutdown(self) -> None:
         self._wire.close()
 
     def _get_response(self, *_: object) -> bytes | None:
-        """Read one response and keep what it says; ``None`` if it asks us to go on. imaplib calls it for each."""
+        """Read one response and store what it says; ``None`` for a continuation request. imaplib calls it in a loop."""
         line, end = self._first_line()
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("S: %s", text_of(line, self.secrets))
         if line[:1] == b"*":
             self._take_untagged(line, end)
         elif line[:1] == b"+":
@@ -102,7 +113,7 @@ class IMAP4(imaplib.IMAP4):
             self.continuation_response = cast("str", line[1:].strip())  # The stubs have it so; it is octets.
             return None
         elif line.upper().startswith(b"[COPYUID "):
-            pass  # Exchange 2013 says it without "* OK" in front, and it is of no use to us.
+            pass  # Exchange 2013 sends this without "* OK" before it. We do not need it.
         elif match := _TAGGED.fullmatch(line):
             self._take_tagged(match[1], match[2], match[3] or b"")
         else:
@@ -113,7 +124,7 @@ class IMAP4(imaplib.IMAP4):
         take = self.fetched.take
         while self.fetched.in_blocks:
             self._wire.skip(take)
-            # The next line ends beyond the block, or is none of the usual ones.
+            # The next line ends beyond the block, or does not have the usual form.
             line = self._wire.readline()
             if not take(line):
                 return self._without_end(line)
@@ -148,18 +159,18 @@ class IMAP4(imaplib.IMAP4):
             self._keep(name, text)
         elif number is None:
             parts = self._parts(text, end)
-            # What isn't in words or in numbers is of no use to us, but for the names of folders.
+            # Only the names of folders may come as literals that we need.
             self._keep(name, parts if name in _FOLDERS else b"".join(parts))
         elif name == "FETCH":
             self._take_fetch(text, end)
         elif name in _COUNTED:
-            # What was said last holds: a server may count the messages twice.
+            # The last number holds: a server may send the count more than once.
             self.untagged_responses[name] = [number]
 
     def _take_code(self, text: bytes) -> None:
         if (code := code_in(text)) is not None:
             self.codes[code[0]] = code[1]
-            if code[0] == "CAPABILITY":  # Said in either way, it is the same.
+            if code[0] == "CAPABILITY":  # It may come as a response code or as a response of its own.
                 self._keep(*code)
 
     def _keep(self, name: str, said: bytes | tuple[bytes, ...]) -> None:
@@ -168,7 +179,8 @@ class IMAP4(imaplib.IMAP4):
         self.untagged_responses.setdefault(name, []).append(cast("bytes", said))
 
     def _closed(self, text: bytes, end: bytes) -> bytes:
-        # A bare LF within quotes isn't the end: a folder may be named so, and what follows isn't the server's word.
+        # A bare LF within quotes does not end the line: a folder's name may have one. The rest of the name must not be
+        # taken for a response of the server.
         for _ in range(_MAX_LINE_FEEDS):
             if end != b"\n" or not is_open(text):
                 return text
@@ -177,7 +189,7 @@ class IMAP4(imaplib.IMAP4):
         raise Disconnected("the server sent a string without an end")
 
     def _parts(self, text: bytes, end: bytes) -> tuple[bytes, ...]:
-        """Text, literal, text …"""
+        """A response as text, literal, text, literal … text."""
         parts: list[bytes] = []
         text = self._closed(text, end)
         while (literal := announced(text)) is not None:
@@ -211,13 +223,13 @@ class IMAP4(imaplib.IMAP4):
 
 
 class Client(IMAPClient):  # type: ignore[misc]  # imapclient has no types
-    """IMAPClient over :class:`IMAP4`. The connection and its TLS are made before."""
+    """IMAPClient over :class:`IMAP4`. The transport must be connected, with TLS if there is to be any."""
 
     def __init__(self, server: Server, wire: Wire) -> None:
         self._wire = wire
         timeout = SocketTimeout(connect=server.patience.connect, read=server.patience.read)
         super().__init__(server.host, server.port, ssl=wire.tls_version != "", timeout=timeout)
-        # IMAPClient sets 5: imaplib then formats every line and every message for a log that nobody reads.
+        # IMAPClient sets 5, with which imaplib formats every line for a debug log that we do not use.
         self._imap.debug = 0
 
     def _create_IMAP4(self) -> IMAP4:  # noqa: N802 (IMAPClient's name)
@@ -225,7 +237,7 @@ class Client(IMAPClient):  # type: ignore[misc]  # imapclient has no types
 
 
 def text_of(octets: object, secrets: Iterable[str] = ()) -> str:
-    """What a server said, fit for a log: short, and without the secrets that it may have quoted."""
+    """A server's text for the log: short, and without the secrets that the server may have quoted."""
     words = octets.decode("ascii", "backslashreplace") if isinstance(octets, bytes) else str(octets)
     return without_secrets(words, secrets)[:_TEXT_OCTETS]
 

@@ -1,11 +1,11 @@
 """The messages of a folder: what the server lists of them, and what a session sees of that.
 
-The answer to ``UID FETCH … (UID RFC822.SIZE)`` is read in blocks and kept in 12 octets a message. A folder of 100 000
-messages is 4 MB of lines that all look alike. They are found by one pattern, a block at a time; what looks any
-different goes through :mod:`.responses`, which costs ten times as much for each.
+The answer to ``UID FETCH … (UID RFC822.SIZE)`` is read in blocks and kept in 12 octets a message. For a folder of
+100 000 messages it is 4 MB of lines of the same form. One pattern finds the usual lines, a block at a time. A line of
+any other form goes through :mod:`.responses`, which takes ten times as long.
 
-A session sees UIDs with their octets, and the unique-ids made of them. Those are Dovecot's unless a setting says
-otherwise: UID and UIDVALIDITY in eight hexadecimal digits each. Commands name UIDs in sets.
+A session sees UIDs, sizes in octets, and the unique-ids made from the UIDs. A unique-id has Dovecot's form unless a
+setting says otherwise: UID and UIDVALIDITY in eight hexadecimal digits each.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MAX_OCTETS = (1 << 63) - 1
 
 _ROW = rb"\* \d{1,10} FETCH \(UID (\d{1,19}) RFC822\.SIZE (\d{1,19})\)\r\n"
 _ROW_TURNED = rb"\* \d{1,10} FETCH \(RFC822\.SIZE (\d{1,19}) UID (\d{1,19})\)\r\n"
-# Groups in a repetition would make the run of rows cost as much as taking them apart.
+# The pattern for a run of rows has no capturing groups: with them it would be as slow as reading each row.
 _KINDS = tuple(
     (re.compile(b"(?:%b)+" % row.replace(b"(\\d", b"(?:\\d"), re.IGNORECASE), re.compile(row, re.IGNORECASE), turned)
     for row, turned in ((_ROW, False), (_ROW_TURNED, True))
@@ -38,7 +38,7 @@ _KINDS = tuple(
 
 
 class Sizes(Mapping[int, int]):
-    """UID → octets, in the order of the UIDs, on two arrays that nobody changes any more."""
+    """UID → octets, in the order of the UIDs, in two arrays. Nothing changes the arrays after they are given here."""
 
     __slots__ = ("octets", "uids")
 
@@ -48,7 +48,7 @@ class Sizes(Mapping[int, int]):
 
     @classmethod
     def of(cls, octets_by_uid: Mapping[int, int]) -> Sizes:
-        """The same as ``octets_by_uid``; itself, if it is one already."""
+        """``octets_by_uid`` as :class:`Sizes`; the same object if it is one already."""
         if isinstance(octets_by_uid, Sizes):
             return octets_by_uid
         uids = array("I", sorted(octets_by_uid))
@@ -67,7 +67,7 @@ class Sizes(Mapping[int, int]):
         return self.octets[position]
 
     def later_than(self, uid: int) -> Sizes:
-        """Those of higher UIDs only."""
+        """Only the messages with higher UIDs."""
         start = bisect_right(self.uids, uid)
         return Sizes(self.uids[start:], self.octets[start:]) if start else self
 
@@ -76,12 +76,12 @@ class Sizes(Mapping[int, int]):
         return bisect_left(self.uids, uid)
 
     def with_later(self, later: Sizes) -> Sizes:
-        """These, and behind them ``later``, which must have higher UIDs only."""
+        """These messages followed by ``later``, whose UIDs must all be higher."""
         return Sizes(self.uids + later.uids, self.octets + later.octets) if later else self
 
 
 class Listing(Fetched):
-    """Collects the rows, of UIDs from ``first`` on, as they come."""
+    """Collects the rows of a listing as they come. Only UIDs from ``first`` on count."""
 
     in_blocks = True
 
@@ -89,13 +89,13 @@ class Listing(Fetched):
         super().__init__()
         self._first = first
         self.undisturbed = True
-        """Whether the server spoke of no message that was removed meanwhile."""
+        """Whether no message was removed while the listing came, as far as the server said."""
         self._uids = array("I")
         self._octets = array("Q")
         self._named: set[int] = set()
 
     def take(self, block: bytes) -> int:
-        """Take the usual rows that ``block`` begins with; how many octets of it they are."""
+        """Take the rows of the usual form at the beginning of ``block``. Returns how many octets they are."""
         taken = 0
         for run, row, turned in _KINDS:
             if match := run.match(block, taken):
@@ -106,7 +106,7 @@ class Listing(Fetched):
         return taken
 
     def add(self, attributes: Attributes) -> None:
-        """Take any other row. One that names no UID, as an unsolicited one may, says nothing of use."""
+        """Take any other row. A row without a UID was not asked for, and is ignored."""
         if "UID" not in attributes:
             return
         uid, octets = number(attributes["UID"]), number(attributes.get("RFC822.SIZE"))
@@ -130,7 +130,7 @@ class Listing(Fetched):
         return len(self._uids) + len(self._named)
 
     def sizes(self) -> Sizes:
-        """All that came; 0 octets where the server did not say how many."""
+        """All messages that were listed; with 0 octets where the server gave no usable size."""
         uids = self._uids
         if not self._named and all(map(int.__lt__, uids, islice(uids, 1, None))):
             sizes = Sizes(uids, self._octets)
@@ -155,12 +155,13 @@ _make_entry: Callable[[Iterable[object]], Entry] = partial(tuple.__new__, Entry)
 
 @dataclass(frozen=True, slots=True)
 class UniqueIds:
-    """Unique-ids (RFC 1939 §7) in the form of one server, so that a site which moves here downloads nothing twice.
+    """Unique-ids (RFC 1939 §7) in the form of one POP3 server. Clients of a site that used that server before do not
+    download their messages again.
 
-    ``template`` makes of a UIDVALIDITY the text into which ``%`` puts a UID. That runs no line of Python for each of a
-    hundred thousand messages. The only group of ``pattern`` is the UID in ``base``.
+    ``template`` takes the UIDVALIDITY and gives a ``%`` template for the UID. Filling it in calls no Python function,
+    which matters with a hundred thousand messages. The only group of ``pattern`` is the UID, a number to ``base``.
 
-    All forms but one are made of UID and UIDVALIDITY, a pair that is never used again (RFC 9051 §2.3.1.1).
+    All forms but one hold both UID and UIDVALIDITY. This pair never names another message (RFC 9051 §2.3.1.1).
     """
 
     template: Callable[[int], str]
@@ -168,7 +169,7 @@ class UniqueIds:
     base: int = 10
 
     def maker(self, uidvalidity: int) -> Callable[[int], str]:
-        """What gives a UID its unique-id."""
+        """A function that returns the unique-id of a UID."""
         return self.template(uidvalidity).__mod__
 
     def uid(self, unique_id: str) -> int:
@@ -186,14 +187,14 @@ UNIQUE_IDS = {
     "uw": UniqueIds(lambda uidvalidity: f"{uidvalidity:08x}%08x", re.compile(r"[0-9a-f]{8}([0-9a-f]{8})"), 16),
     "cyrus": UniqueIds(lambda uidvalidity: f"{uidvalidity}.%d", re.compile(r"[0-9]{1,10}\.([0-9]{1,10})")),
     "courier": UniqueIds(lambda uidvalidity: f"{uidvalidity}-%d", re.compile(r"[0-9]{1,10}-([0-9]{1,10})")),
-    # Old Cyrus and old Courier. Nothing here tells a message from one that had its UID before the UIDVALIDITY changed.
+    # Old Cyrus and old Courier. After a change of UIDVALIDITY another message may have the same unique-id.
     "uidonly": UniqueIds(lambda _: "%d", re.compile(r"([0-9]{1,10})")),
 }
 """The values of ``POP3_UIDL_FORMAT``."""
 
 
 class Index(Sequence[Entry]):
-    """All messages in the order of their UIDs. It costs 12 octets a message: the entries are made when asked for."""
+    """All messages in the order of their UIDs, in 12 octets a message: an entry is made only when it is asked for."""
 
     def __init__(self, uidvalidity: int, octets_by_uid: Mapping[int, int], unique_ids: UniqueIds = DOVECOT) -> None:
         self.uidvalidity = uidvalidity
@@ -208,11 +209,11 @@ class Index(Sequence[Entry]):
 
     @property
     def octets(self) -> Sequence[int]:
-        """Of all messages; see :class:`~legacy_email_proxy.contracts.Columns`."""
+        """The sizes of all messages; see :class:`~legacy_email_proxy.contracts.Columns`."""
         return self._octets
 
     def unique_ids(self, start: int, stop: int) -> Sequence[str]:
-        """Of the messages from index ``start`` up to, without, ``stop``."""
+        """The unique-ids of the messages from index ``start`` up to but not including ``stop``."""
         return list(map(self.unique_id, self._uids[start:stop]))
 
     @overload
@@ -228,11 +229,11 @@ class Index(Sequence[Entry]):
         return self._entries(self._uids, self._octets)
 
     def _entries(self, uids: Iterable[int], octets: Iterable[int]) -> Iterator[Entry]:
-        # What Entry(…) does, without a line of Python for each of a hundred thousand.
+        # The same as Entry(…) for each, but without calling a Python function for each of 100 000 messages.
         return map(_make_entry, zip(map(self.unique_id, uids), octets, strict=True))
 
     def position(self, uid: int) -> int:
-        """Where ``uid``, which must be one of these, stands among them; from 0."""
+        """The index of the message with this ``uid``, which must be one of these messages."""
         return bisect_left(self._uids, uid)
 
     @property
@@ -241,7 +242,7 @@ class Index(Sequence[Entry]):
         return self._uids
 
     def only(self, uids: Collection[int], unique_ids: UniqueIds) -> Index:
-        """The same for these messages alone."""
+        """An index of these messages only, with unique-ids of this form."""
         chosen = uids if isinstance(uids, (set, frozenset)) else set(uids)
         octets_by_uid = {uid: octets for uid, octets in zip(self._uids, self._octets, strict=True) if uid in chosen}
         return Index(self.uidvalidity, octets_by_uid, unique_ids)
@@ -258,7 +259,7 @@ class Index(Sequence[Entry]):
 def uid_sets(uids: Collection[int], max_octets: int = 900) -> Iterator[str]:
     """``uids`` as IMAP sequence-sets such as ``1:3,7``, each of at most ``max_octets`` (RFC 2683 §3.2.1.5).
 
-    Only neighbours make a range: one over a gap would also name a message that the server left out of its listing.
+    A range never spans a gap: it would also name a message that the server left out of its listing.
     """
     line = ""
     for first, last in _ranges(sorted(set(uids))):

@@ -1,4 +1,4 @@
-"""Proving who we are: user and password on the wire, and which of the ways to log in are tried."""
+"""Logging in: how user and password are sent, and which ways to log in are tried in which order."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from .settings import Server
 __all__ = ("LOGIN", "LoginWays", "is_sendable", "login_parts", "mechanism")
 
 LOGIN = "LOGIN"
-"""The command of that name, which needs no mechanism."""
+"""The way to log in by the command LOGIN. All other ways are the names of SASL mechanisms."""
 
 _MOST_WAYS = 2
 _MOST_REFUSED = 1000
 
 
 def is_sendable(login: Login) -> bool:
-    """Whether no octet in it would end the command early, and make a command of the rest."""
+    """Whether user and password have no octet that ends a command: the server would take the rest for a new command."""
     return not any(character in "\0\r\n" for character in login.user + login.password.reveal())
 
 
 def login_parts(login: Login) -> list[bytes]:
-    """The LOGIN command (RFC 9051 §6.2.3), cut where the server must first ask for a literal.
+    """The LOGIN command (RFC 9051 §6.2.3), split where we must wait until the server asks for a literal.
 
-    Not left to imaplib: Python versions differ in what they quote (CVE-2025-15366), and a second round of quotes would
-    be another password. What is not printable ASCII goes as a literal.
+    imaplib does not do this for us: Python versions differ in what they quote (CVE-2025-15366), and a password that is
+    quoted twice is another password. Text that is not printable ASCII is sent as a literal.
     """
     parts = [b"LOGIN "]
     for text, following in ((login.user, b" "), (login.password.reveal(), b"\r\n")):
@@ -52,9 +52,9 @@ def login_parts(login: Login) -> list[bytes]:
 
 
 def mechanism(way: str, login: Login, server: Server) -> Mechanism:
-    """For AUTHENTICATE; for a ``way`` that :meth:`LoginWays.of` gave and that is not :data:`LOGIN`.
+    """The SASL mechanism of a ``way`` that :meth:`LoginWays.of` returned and that is not :data:`LOGIN`.
 
-    Raises :class:`ValueError` if user or password can't be used with it.
+    Raises :class:`ValueError` if this mechanism can not send this user or password.
     """
     if isinstance(login.password, BearerToken):
         return Bearer(way, login.user, login.password, server.host, server.port)
@@ -64,13 +64,16 @@ def mechanism(way: str, login: Login, server: Server) -> Mechanism:
 
 
 class LoginWays:
-    """Which ways to log in are tried at a server, in which order; learns from how they ended. For any thread.
+    """Which ways to log in are tried at a server, and in which order. It learns from how they ended. For any thread.
 
-    A server may offer AUTHENTICATE PLAIN and not know it, or refuse it, and take LOGIN. So a refusal that doesn't say
-    what is wrong is followed by a second way. But each try with a wrong password is a strike, and providers lock an
-    account after five to ten of them in ten minutes. So where the server names the password there is no second try, nor
-    where the refused way has worked before; and a password that was refused both ways gets one try at a time, by turns:
-    it may have been right while the server was not.
+    A server may offer AUTHENTICATE PLAIN but refuse it, and take LOGIN. So after a refusal that does not say what is
+    wrong, a second way is tried. But each try with a wrong password counts, and providers lock an account after five to
+    ten of them in ten minutes. So there is no second try
+
+    * if the refusal says that the password or the account is wrong,
+    * if the way that was refused has worked before,
+    * if this password was refused in both ways before. From then on each login tries one way, and the next login the
+      other one: the password may have been right, and the server out of order.
     """
 
     def __init__(self) -> None:
@@ -80,7 +83,9 @@ class LoginWays:
     def lead(
         self, login: Login, capabilities: Collection[str], encryption: Encryption, attempt: Callable[[str], None]
     ) -> None:
-        """Log in with ``attempt``, in one way or two. Raises what it raises, or :class:`Unusable` without any way."""
+        """Log in by calling ``attempt`` with one way or two. Raises what it raises, or :class:`Unusable` if there is no
+        way.
+        """
         refused: Failure | None = None
         strikes = 0
         for way in self.of(login, capabilities, encryption):
@@ -92,7 +97,7 @@ class LoginWays:
                 if self._is_verdict(way, login, failure):
                     break
             except Disconnected as failure:
-                # What it said of the password before counts: otherwise every poll would try that again.
+                # If the first way was refused, that counts: otherwise every login would try both ways again.
                 refused = refused or failure
                 if not isinstance(failure, NotUnderstood) or names_the_password(failure.detail):
                     break
@@ -106,7 +111,7 @@ class LoginWays:
         raise refused
 
     def of(self, login: Login, capabilities: Collection[str], encryption: Encryption) -> list[str]:
-        """At most two, the one to begin with first. Raises :class:`Unusable` if there is none."""
+        """The ways to try, at most two, in order. Raises :class:`Unusable` if there is none."""
         offered = [name.removeprefix("AUTH=") for name in capabilities if name.startswith("AUTH=")]
         if isinstance(login.password, BearerToken):
             if token_mechanism := offered_of(BEARER_MECHANISMS, offered):
@@ -121,7 +126,7 @@ class LoginWays:
         if "PLAIN" in offered:
             ways = ["PLAIN", *ways, *([scram] if scram else [])][:_MOST_WAYS]
         elif scram:
-            # A server that lists this and not PLAIN wants to see no password, although it has not switched LOGIN off.
+            # SCRAM without PLAIN: the server does not want to see passwords, although it has not switched LOGIN off.
             ways.insert(0, scram)
         if not ways:
             raise _no_way(offered, encryption)
@@ -130,7 +135,7 @@ class LoginWays:
 
     def _is_verdict(self, way: str, login: Login, refused: Failure) -> bool:
         if way in SCRAM_MECHANISMS:
-            # The server may have no key for this user, and take the password by LOGIN.
+            # The server may have no SCRAM key for this user, and take the password by LOGIN.
             return _key(login) in self._refused
         return names_the_password(refused.detail) or way == self._worked or _key(login) in self._refused
 

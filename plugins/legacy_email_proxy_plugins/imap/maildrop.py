@@ -1,12 +1,12 @@
 """The ``imap`` maildrop: POP3's view of a folder on an IMAP server.
 
-Opening the folder lists no more of it than what is not known yet. UIDs only grow (RFC 9051 §2.3.1.1). So when a listing
-was complete below one UIDNEXT, then everything below it that is not in the listing never will be; and as many messages
-as before means the same messages as before. Wherever that does not add up, the whole folder is listed: nothing is
-guessed.
+When the folder is opened again, only new messages are listed. This is safe because UIDs only grow (RFC 9051 §2.3.1.1).
+If a listing had every message below one UIDNEXT, no other message with such a UID will ever appear. If there are then
+as many messages as before, they are the same messages. If the numbers do not fit, the whole folder is listed.
 
-POP3 shows all of the folder, unless a setting, or what became of a message before, says otherwise. What is not shown is
-not counted either. Nothing is asked of the server beyond the listing unless the settings need it.
+POP3 shows all messages of the folder except those that a setting hides, those that a POP3 client has deleted, and those
+that could not be read in several sessions. Hidden messages are not counted either. The server is asked for nothing but
+the listing unless a setting needs more.
 """
 
 from __future__ import annotations
@@ -23,13 +23,17 @@ from legacy_email_proxy.contracts import (
     CredentialsRefused,
     Disconnected,
     Failure,
+    Figure,
     Finding,
     Level,
     Login,
     Secret,
+    timed,
 )
 
-from ..backend_settings import Encryption
+from ..backend_settings import IMAP, Encryption
+from ..places import connection_figures
+from ..tls_trouble import unless_tls_first
 from .account_cache import Listed, Shelf
 from .connection import Connection
 from .deletion import KEYWORD, attributes, can_tag, remove, stays
@@ -68,13 +72,13 @@ class IMAPMaildrop:
 
     @asynccontextmanager
     async def open(self, client: Client, login: Login | None) -> AsyncIterator[WatchedSession]:
-        """Open the folder of ``login``, or of the account in the settings."""
+        """Open the folder of ``login`` or, without one, of the account in the settings."""
         used = login or self._login
         if used is None:
             detail = "no login: neither the client's nor one in the settings"
             raise CredentialsRefused(detail, look_at="BACKEND_IMAP_USER, POP3_LOGIN")
         with self._accounts.pool(used, clients_own=login is not None) as pool:
-            # A connection that is open already proves nothing about the password that this client has just given.
+            # A client's own password must be checked by a new login: a connection that is open already proves nothing.
             memory = self._memory(used)
             if login is None:
                 index = await pool.openings.join(
@@ -92,7 +96,8 @@ class IMAPMaildrop:
 
     def _list(self, shelf: Shelf, memory: Memory, begin: Callable[[], None], connection: Connection) -> Index:
         begin()
-        return shown(connection, open_folder(shelf, connection, self._logger), self._options, memory, self._logger)
+        with timed("pop3", "list"):
+            return shown(connection, open_folder(shelf, connection, self._logger), self._options, memory, self._logger)
 
     def _remove(self, memory: Memory, connection: Connection, uidvalidity: int, uids: Collection[int]) -> None:
         deletion = self._options.deletion
@@ -110,12 +115,15 @@ class IMAPMaildrop:
         with self._accounts.pool(self._login or _NOBODY, clients_own=self._login is None) as pool:
             try:
                 memory = self._memory(self._login) if self._login else None
-                await pool.exchange(
+                inspecting = pool.exchange(
                     partial(inspect, self._server, self._login, self._options, memory, findings),
                     fresh=True,
                     log_in=self._login is not None,
                     reached=lambda connection: findings.extend(reached(self._server, connection)),
                     untouched=lambda: not findings,
+                )
+                await unless_tls_first(
+                    inspecting, self._server, IMAP, lambda: bool(findings), silent_seconds=self._server.patience.silent
                 )
             except Failure as failure:
                 findings.append(failed(failure))
@@ -124,23 +132,28 @@ class IMAPMaildrop:
                 findings.append(Finding(Level.BAD, f"unexpected: {type(error).__name__}", "see the log"))
         return findings
 
+    async def figures(self) -> Sequence[Figure]:
+        """See :meth:`~legacy_email_proxy.contracts.Observed.figures`."""
+        paused = Figure("backend_paused_seconds", self._accounts.paused_seconds())
+        return [*connection_figures(*self._accounts.counts()), paused]
+
     async def aclose(self) -> None:
-        """Log out where that is quick, and close every connection."""
+        """Log out if that goes quickly, and close every connection."""
         await self._accounts.aclose()
 
 
 def open_folder(shelf: Shelf, connection: Connection, logger: logging.Logger) -> Index:
-    """SELECT, and what has to be listed, in the worker thread; the result is left on ``shelf`` for the next.
+    """SELECT the folder and list what is not known yet, in the worker thread. The result is kept on ``shelf``.
 
-    Messages that the server can't list as it should are not shown; the log names them. Where that would leave nothing
-    to show, it is a :class:`Disconnected`: a client takes an empty maildrop for the truth.
+    Messages whose row in the listing can't be read are not shown, and the log says how many and why. If no message
+    could be read, it raises :class:`Disconnected`: the client would believe that the maildrop is empty.
     """
     mailbox = connection.select()
     listed = shelf.listed
     sizes = None if listed is None else _continued(listed, mailbox, connection)
     undisturbed = True
     if listed is not None and sizes is listed.index.sizes:
-        index = listed.index  # The very same, so that what is made of it can be shared as well.
+        index = listed.index  # The same object, so that sessions share it.
     else:
         if sizes is None:
             listing = connection.listing()
@@ -158,7 +171,7 @@ def open_folder(shelf: Shelf, connection: Connection, logger: logging.Logger) ->
 
 
 def _continued(listed: Listed, mailbox: Mailbox, connection: Connection) -> Sizes | None:
-    """What was listed and what has come since; ``None`` if that is not the whole folder."""
+    """The known listing with the messages that have come since; ``None`` if that may not be the whole folder."""
     known = listed.index.sizes
     if mailbox.uidvalidity != listed.index.uidvalidity or not listed.uidnext <= mailbox.uidnext:
         return None
@@ -169,7 +182,7 @@ def _continued(listed: Listed, mailbox: Mailbox, connection: Connection) -> Size
         return None
     listing = connection.listing(listed.uidnext)
     later = listing.sizes()
-    # A message that came after SELECT counted is welcome, but proves nothing.
+    # Messages that came after SELECT are in the listing too, but must not be counted here.
     proven = listing.undisturbed and not listing.fault and later.below(mailbox.uidnext) == arrived
     return known.with_later(later) if proven else None
 
@@ -182,7 +195,7 @@ def shown(
     logger: logging.Logger,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Index:
-    """The part of ``index``, the listing of the selected folder, that a session is to see; in the worker thread."""
+    """The part of ``index`` that a session shows; ``index`` lists the selected folder. In the worker thread."""
     hidden = _remembered(connection, index, options, memory) | _by_attributes(connection, index, options, logger, clock)
     limit = options.newest_messages
     if not hidden and limit is None and options.unique_ids is DOVECOT:

@@ -1,9 +1,10 @@
-"""One pool of connections per account, that is per user and proven password, so nobody is lent another's connection.
-A pool has a bounded number of connections. Each is lent for one exchange, which runs in a thread of its own.
+"""One pool of connections per account, that is per user and proven password: nobody gets another user's connection.
 
-The threads are the account's alone and no more than its connections, so an account whose server hangs neither takes a
-thread from another nor makes threads without end. A connection goes back only after an exchange that ended cleanly: on
-any other, what the server still says would be taken for the answer to the next question.
+A pool has a limited number of connections. Each is lent for one exchange, which runs in a thread.
+
+Each pool has its own threads, no more than it has connections. So an account whose server hangs takes no thread from
+another account, and the number of threads is limited. A connection is used again only after an exchange that ended
+cleanly. Otherwise the rest of one answer would be taken for the answer to the next command.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
 
@@ -23,7 +25,7 @@ import anyio
 from legacy_email_proxy.contracts import Account, Disconnected, Login, Overloaded, Secret, logged_in
 
 from ..backoff import Breaker, Throttle
-from ..places import Places
+from ..places import Holder, Places
 from .account_cache import Openings, Shelf, Shelves
 from .connection import Connection
 from .login import LoginWays
@@ -38,7 +40,7 @@ Key = tuple[str, bytes, bool]
 
 
 class Accounts:
-    """The pools of all accounts; one is dropped when no session uses it and no connection of it is left."""
+    """The pools of all accounts. A pool is dropped when no session uses it and it has no connection."""
 
     def __init__(self, server: Server, logger: logging.Logger) -> None:
         self._server = server
@@ -51,7 +53,7 @@ class Accounts:
 
     @contextmanager
     def pool(self, login: Login, *, clients_own: bool) -> Iterator[Pool]:
-        """The account's pool, kept at least as long as the ``with`` block."""
+        """The account's pool, for the time of the ``with`` block."""
         key = (login.user, login.password.fingerprint(), clients_own)
         with self._shelves.lent(key) as shelf:
             pool = self._pools.get(key)
@@ -75,16 +77,26 @@ class Accounts:
                 self._drop_if_unused(key)
 
     def _throttle(self, key: Key) -> Throttle:
-        # It outlives the pool, but not the password: a stranger's wrong one must not keep the owner waiting.
+        # A pause may last longer than the pool, so it is kept here. Each password has its own pause: otherwise a
+        # stranger with a wrong password could make the owner wait.
         self._throttles = {of: known for of, known in self._throttles.items() if known.left or of in self._pools}
         return self._throttles.setdefault(key, Throttle())
 
     def _drop_if_unused(self, key: Key) -> None:
         pool = self._pools.get(key)
-        # The settings' own account stays: its pool remembers that a password was refused.
+        # The pool of the account in the settings stays, because it remembers that a password was refused.
         if pool is not None and key[2] and not self._users[key] and not pool.in_use:
             del self._pools[key], self._users[key]
             pool.dismiss()
+
+    def counts(self) -> tuple[int, int, int]:
+        """As :attr:`Pool.counts`, of all pools together."""
+        counts = [pool.counts for pool in self._pools.values()]
+        return sum(each[0] for each in counts), sum(each[1] for each in counts), sum(each[2] for each in counts)
+
+    def paused_seconds(self) -> float:
+        """How long the account in the settings has to wait; clients' own logins have pauses of their own."""
+        return max((pool.paused_seconds for key, pool in self._pools.items() if not key[2]), default=0.0)
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -97,7 +109,7 @@ class Accounts:
 class Pool:
     """At most ``server.max_connections`` connections, all logged in as ``login``; used in one event loop.
 
-    ``on_idle`` is called whenever nothing is lent or kept any more.
+    ``on_idle`` is called whenever no connection is lent or kept any more.
     """
 
     def __init__(
@@ -114,22 +126,32 @@ class Pool:
         self._throttle = throttle or Throttle()
         self._ways = ways or LoginWays()
         self.shelf: Shelf
-        """Of the sessions that use this pool; set by who lends it to them."""
+        """What the sessions that use this pool share; set by :meth:`Accounts.pool`."""
         self.openings = Openings()
         self._server = server
         self._login = login
         self._clients_own = clients_own
         self._on_idle = on_idle
         self._loop = asyncio.get_running_loop()
-        # Not for a client's own login, which is between the client and the server: a pause would let strangers lock a
-        # user out.
+        # Only for the account in the settings. With clients' own logins, a stranger's wrong passwords would make the
+        # user wait.
         self._breaker = Breaker(logger)
-        self._places = Places(server.max_connections)
+        self._places = Places(server.max_connections, logger)
         self._executor = ThreadPoolExecutor(server.max_connections, thread_name_prefix="imap")
         self._idle: list[tuple[float, Connection]] = []
         self._lent: set[_Lease] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._closing = False
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """How many connections are lent, how many are idle, and how many exchanges wait for one."""
+        return len(self._lent), len(self._idle), self._places.waiting
+
+    @property
+    def paused_seconds(self) -> float:
+        """How long the server is left alone, because it refused the login or asked for a pause."""
+        return max(self._breaker.left, self._throttle.left)
 
     @property
     def in_use(self) -> bool:
@@ -145,15 +167,19 @@ class Pool:
         log_in: bool = True,
         reached: Callable[[Connection], None] = lambda connection: None,
         untouched: Callable[[], bool] = lambda: True,
+        reader: Holder | None = None,
     ) -> T:
-        """Run ``function`` with a connection of its own and return what it returns; ``address`` is the client's.
+        """Run ``function`` with a connection and return what it returns. ``address`` is the client's.
 
-        A server that asks for patience gets it, and ``function`` then runs again as long as nothing came of it.
+        ``fresh`` asks for a new connection that has just logged in, or without ``log_in`` for one that has only
+        connected. ``reached`` is called with a new connection before its login.
 
-        ``fresh`` asks for one that has just logged in, or, without ``log_in``, only connected; ``reached`` is shown a
-        new one before its login. A kept connection that turns out dead is replaced once, as long as nothing came of it
-        (``untouched``). If the caller is cancelled, the connection is ended, and counts until its thread has ended as
-        well.
+        If the server asks us to come back later, ``function`` runs again after a pause. If a kept connection turns out
+        to be dead, it is replaced once. Both happen only as long as ``untouched`` says that ``function`` has handed on
+        nothing yet.
+
+        If the caller is cancelled, the connection is closed. Its place is free again when its thread has ended.
+        ``reader`` is given where the exchange lasts as long as a client reads: it may have to give up for others.
 
         Raises :class:`Overloaded` if no connection became free in time, and what logging in and ``function`` raise.
         """
@@ -161,7 +187,13 @@ class Pool:
             await self._throttle.wait()
             try:
                 result = await self._try(
-                    function, address=address, fresh=fresh, log_in=log_in, reached=reached, untouched=untouched
+                    function,
+                    address=address,
+                    fresh=fresh,
+                    log_in=log_in,
+                    reached=reached,
+                    untouched=untouched,
+                    reader=reader,
                 )
             except Busy as busy:
                 if not (self._throttle.told(busy.suggested_seconds, throttled=busy.throttled) and untouched()):
@@ -179,10 +211,14 @@ class Pool:
         log_in: bool,
         reached: Callable[[Connection], None],
         untouched: Callable[[], bool],
+        reader: Holder | None,
     ) -> T:
-        await self._take_place(address)
-        lease = _Lease(address)
+        long = reader is not None
+        await self._take_place(address, long)
+        lease = _Lease(address, long)
         self._lent.add(lease)
+        if reader is not None:
+            self._places.watch(reader, address)
         try:
             kept = None if fresh else self._take_idle(lease)
             if kept is not None:
@@ -199,6 +235,8 @@ class Pool:
                 await self._connect(lease, reached)
             return await self._in_thread(lease, function)
         finally:
+            if reader is not None:
+                self._places.forget(reader)
             self._give_back(lease)
 
     async def _connect(self, lease: _Lease, reached: Callable[[Connection], None]) -> None:
@@ -231,23 +269,24 @@ class Pool:
 
     # Lending
 
-    async def _take_place(self, address: str) -> None:
+    async def _take_place(self, address: str, long: bool) -> None:
         seconds = self._server.patience.slot
         try:
-            await self._places.take(address, self._loop.time() + seconds)
+            await self._places.take(address, self._loop.time() + seconds, long=long)
         except TimeoutError:
-            detail = f"no connection to the server got free within {seconds:g} s: {self._places.words(address)}"
+            words = self._places.words(address, long=long)
+            detail = f"no connection to the server got free within {seconds:g} s: {words}"
             raise Overloaded(detail, look_at="BACKEND_IMAP_MAX_CONNECTIONS") from None
 
     def _take_idle(self, lease: _Lease) -> Connection | None:
         if self._idle:
-            # The one used last: the others then grow old together and are closed.
+            # The one that was used last: so those that are not needed become old and are closed.
             lease.connection = self._idle.pop()[1]
         return lease.connection
 
     def _take_fresh(self, lease: _Lease, *, instead_of_idle: bool) -> None:
-        # The server counts kept connections as well. Either there is none, or this one takes the place of one: so kept
-        # and lent ones together are never more than allowed, and clients that log in often don't make them pile up.
+        # The server counts kept connections too. If one is kept, it is closed before a new one is opened in its place.
+        # So lent and kept connections together are never more than allowed.
         if instead_of_idle and self._idle:
             self._idle.pop(0)[1].close()
         lease.connection = Connection(self._server)
@@ -257,7 +296,8 @@ class Pool:
         assert connection is not None, "nothing lent"  # noqa: S101
         if self._closing:
             raise Disconnected("the proxy is shutting down")
-        lease.future = future = self._executor.submit(function, connection)
+        # With the task's context: lines that are logged in the thread belong to the session, too.
+        lease.future = future = self._executor.submit(copy_context().run, function, connection)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -284,7 +324,7 @@ class Pool:
                 self._watch_idle()
             else:
                 connection.close()
-        self._places.give(lease.address)
+        self._places.give(lease.address, long=lease.long)
         if not self.in_use:
             self._on_idle()
 
@@ -305,14 +345,14 @@ class Pool:
             self._on_idle()
 
     def dismiss(self) -> None:
-        """Let the threads go; for a pool that is not :attr:`in_use`."""
+        """End the threads of a pool that is not :attr:`in_use`."""
         self._closing = True
         if self._timer is not None:
             self._timer.cancel()
         self._executor.shutdown(wait=False)
 
     async def aclose(self) -> None:
-        """End what is going on, take leave of the server where that is quick, and let the threads go."""
+        """End the exchanges that are going on, log out where that is quick, and end the threads."""
         leaving: list[Future[Any]] = []
         for lease in self._lent:
             if lease.connection is not None and lease.future is not None:
@@ -326,9 +366,10 @@ class Pool:
 
 
 class _Lease:
-    """What one exchange holds: a connection, and the thread that is busy with it or was last."""
+    """What one exchange has borrowed: a place, a connection, and the work that its thread does or did last."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, long: bool) -> None:
         self.address = address
+        self.long = long
         self.connection: Connection | None = None
         self.future: Future[Any] | None = None

@@ -1,9 +1,10 @@
-"""Reads messages before a session asks for them, because clients ask for one after the other.
+"""Reads messages before a session asks for them, because most clients ask for one message after the other.
 
-Many small messages in one FETCH cost little more than one of them. It begins when a session has asked for two in a row,
-so that a device which takes one message a day costs nothing more, and it grows with each time it was right. It goes
-where the session goes: phones, and lists of headers, begin with the newest. When half of what was read has been taken,
-the next is read while the client takes the rest.
+One FETCH of many small messages takes little longer than a FETCH of one. Prefetching begins when a session has asked
+for two messages in a row, so a device that takes one message a day causes no extra work. The number of prefetched
+messages grows each time the session asks for the next one. The session may go up or down: phones, and clients that list
+headers, begin with the newest. When the session has taken half of what was fetched, the next messages are fetched while
+the client takes the rest.
 """
 
 from __future__ import annotations
@@ -23,24 +24,24 @@ __all__ = ("ReadAhead",)
 
 MAX_MESSAGES = 64
 MAX_OCTETS = 1 << 20
-"""Of one FETCH, as the listing has it."""
+"""The most that one FETCH may ask for, by the sizes in the listing."""
 
 LARGE_OCTETS = 256 << 10
-"""A message of this size and more is streamed, and never kept."""
+"""A message of this size or more is streamed, and never prefetched."""
 
 _GROWTH = 8
 _SLACK_OCTETS = 64 << 10
 _HEADER_OCTETS = 8 << 10
-"""What a header is taken for, until there was a longer one."""
+"""The assumed size of a header, until a longer one was seen."""
 
 
 class ReadAhead:
     """For one session and one ``item`` of FETCH: ``BODY.PEEK[]`` or ``BODY.PEEK[HEADER]``.
 
-    What is here was fetched while a session of this account was open, complete and under its UID. It may be handed
-    out once another client has expunged the message: under this UID and UIDVALIDITY it never was another. A session
-    that asks out of turn, or again, is told what the server says now. The first message that a session asks for is
-    shared if other sessions of the account are open.
+    A kept message was fetched whole and under its UID while a session of this account was open. It may be handed out
+    even after another client has expunged it, since UID and UIDVALIDITY never name another message. If a session asks
+    for a message out of turn, or again, the server is asked. The first message that a session asks for is kept for the
+    other sessions of the account, if some are open.
     """
 
     __slots__ = (
@@ -83,18 +84,20 @@ class ReadAhead:
         self._last: int | None = None
         self._in_a_row = False
         self._step = 1  # -1 where the session goes from the newest to the oldest.
-        # Where it would go on behind what was read, and behind what is being read as well.
+        # The next position after what was fetched; and the next one after what is being fetched now.
         self._read_until = 0
         self._looked_until = 0
         self._margin = 0
         self._has_room = True
         self._count = 1
-        self._alone = 0  # So many are to be asked for alone.
+        self._alone = 0  # How many of the next messages are to be asked for one by one, after a fetch that failed.
         self._header_octets = _HEADER_OCTETS
         self._running: asyncio.Task[None] | None = None
 
     async def get(self, uid: int) -> bytes | None:
-        """The octets of ``item``; ``None`` if it should be asked for alone, whose failure then is the right one."""
+        """The octets of ``item``; ``None`` if the caller should ask for this message alone. Then a failure is surely
+        about this message.
+        """
         position = self._index.position(uid)
         first = self._last is None and self._shelf.users > 1
         in_a_row = self._follow(position)
@@ -116,7 +119,7 @@ class ReadAhead:
             self._alone -= 1
             return None
         if self._step * (self._read_until - position) > 0:
-            # It was here, and was thrown out before its turn: there are too many sessions for the room there is.
+            # It was fetched, but dropped before the session asked for it: there is too little room for all sessions.
             self._count = max(1, self._count // _GROWTH)
             self._has_room = False
         elif in_a_row:
@@ -125,13 +128,13 @@ class ReadAhead:
         return await self._fetch(planned, uid) if len(planned) > in_a_row else None
 
     def saw_header(self, octets: int) -> None:
-        """Take note of how long a header was: an answer with more than was planned for costs the connection."""
+        """Remember how long a header was. If an answer is longer than planned, the connection has to be closed."""
         self._header_octets = max(self._header_octets, octets)
 
     def _follow(self, position: int) -> bool:
-        """Note that the session asks for the message at ``position``, and whether that is next to the last one."""
+        """Note that the session asks for the message at ``position``. Returns whether that is next to the last one."""
         step = 0 if self._last is None else position - self._last
-        # One step back is out of turn; two of them are a turn.
+        # One step back does not change the direction; two steps back do.
         in_a_row = step == self._step if self._in_a_row else abs(step) == 1
         if in_a_row and step != self._step:
             self._step = step
@@ -140,23 +143,23 @@ class ReadAhead:
         return in_a_row
 
     def _look_ahead(self, position: int) -> None:
-        """Begin to read what comes next, if the message at ``position`` is behind the half of what there is."""
+        """Begin to fetch the next messages, if ``position`` is in the second half of what was fetched."""
         distance = max(self._step * (self._looked_until - position), 1)
         if distance > self._margin or self._running is not None or self._alone or not self._has_room:
             return
         self._count = min(MAX_MESSAGES, self._count * _GROWTH)
         start = position + self._step * distance
         self._looked_until = start + self._step * self._count
-        # It may outlive the session: ended early, it would end a connection that others could use.
+        # It goes on when the session ends: to cancel it would close a connection that others could use.
         self._running = asyncio.create_task(self._fetch_meanwhile(start))
 
     async def _fetch_meanwhile(self, start: int) -> None:
         try:
-            # Not before the task runs: until then another may begin to fetch the same.
+            # Planned only now that the task runs: before, another session may have begun to fetch the same messages.
             if planned := self._plan(start):
                 await self._fetch(planned)
         except Failure as failure:
-            # If it concerns the client, the client will hear it when it asks for the message.
+            # If it concerns the client, the client is told when it asks for the message.
             self._note(failure)
         finally:
             self._running = None
@@ -166,7 +169,7 @@ class ReadAhead:
         self._count = 1
 
     def _plan(self, position: int) -> dict[int, int]:
-        """UID → octets of what to fetch now: nothing, or the message at ``position`` and some that come next."""
+        """What to fetch now, as UID → octets: the message at ``position`` and some of the next ones, or nothing."""
         planned: dict[int, int] = {}
         total = 0
         sizes = self._index.sizes
@@ -194,14 +197,14 @@ class ReadAhead:
             try:
                 got = await self._exchange(partial(self._fetch_in_thread, list(planned), room))
             except (Disconnected, MessageGone, MessageUnavailable) as failure:
-                # One of them may be what the server stumbles over. Those before it must not suffer. Where it cost the
-                # connection, it must not be asked for again together with each of them.
+                # The server may have a problem with one of them. The others must still be read: each is asked for
+                # alone if the connection broke. Asked for together, the one message would break it again.
                 self._note(failure)
                 self._alone = len(planned) if isinstance(failure, Disconnected) else 0
                 return None
             self.saw_header(max(map(len, got.values()), default=0))
             for uid, octets in got.items():
-                # An empty answer for a message that has a size is a matter for one question, not for sixty-four.
+                # Empty, although the listing has a size: the session asks for it alone, and then it is a failure.
                 if octets:
                     fetched[keys[uid]] = octets
         if step == self._step:
@@ -215,5 +218,5 @@ class ReadAhead:
 
 
 def _is_small(octets: int) -> bool:
-    """Whether a message that is listed so may be read with others. 0 is also there where the server told no size."""
+    """Whether a message of this listed size may be fetched with others. 0 may mean that the size is unknown."""
     return 0 < octets < LARGE_OCTETS

@@ -1,4 +1,4 @@
-"""What ``check`` is findings about the IMAP server: each step that worked, and in plain words the one that did not."""
+"""What the command ``check`` tells about the IMAP server: each step that worked, and why the last one did not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from .connection import Connection
 from .deletion import find_trash, stays
 from .folder_state import Memory
 from .settings import Deletion, Options, Server
-from .transport import InTheClear
 
 __all__ = ("failed", "inspect", "reached")
 
@@ -26,7 +25,7 @@ _WORTH_NAMING = ("UIDPLUS", "MOVE", "ID", "IDLE", "CONDSTORE", "SPECIAL-USE", "C
 
 
 def reached(server: Server, connection: Connection) -> list[Finding]:
-    """What can be said of a connection before anybody logs in on it."""
+    """The findings about a connection before the login."""
     how = f"over {connection.tls_version}, the certificate verifies" if connection.tls_version else "without TLS"
     findings = [Finding(Level.GOOD, f"reached {server.name} {how}")]
     if server.encryption is Encryption.NONE:
@@ -43,7 +42,7 @@ def inspect(
     findings: list[Finding],
     connection: Connection,
 ) -> None:
-    """Take all further steps, in the worker thread, and add what each finds to ``findings``. Raises what stopped it."""
+    """Take all further steps, in the worker thread, and add to ``findings``. Raises the failure of a step."""
     if login is None or memory is None:
         findings.append(Finding(Level.GOOD, "not logged in: each client brings its own login (POP3_LOGIN=backend)"))
         return
@@ -83,14 +82,12 @@ def inspect(
 
 
 def failed(failure: Failure) -> Finding:
-    """The step that did not work, with the advice for this leg."""
+    """The finding about the step that failed, with advice that fits the POP3 leg."""
     if (finding := explained(failure, failure.detail)) is not None:
         return finding
     look_at = f"look at {failure.look_at}" if failure.look_at else "try again later"
     if isinstance(failure, CredentialsRefused):
         advice = f"{look_at}; many providers want an app password here, or have IMAP switched off by default"
-    elif isinstance(failure, InTheClear):
-        advice = f"{look_at}; port 993 goes with BACKEND_IMAP_USE_SSL, 143 with BACKEND_IMAP_USE_STARTTLS"
     elif isinstance(failure, Unverified):
         advice = f"{look_at}; name the server as its certificate does, and give the CA that signed it if it is your own"
     elif isinstance(failure, Unreachable):

@@ -1,8 +1,8 @@
-"""What a server means when it refuses: response codes (RFC 9051 §7.1, RFC 5530) and, where there is none, its words.
+"""What a server's refusal means: by its response code (RFC 9051 §7.1, RFC 5530) or, without a code, by its words.
 
-At login this decides between "the password is wrong" and "come back later". Mistaking the second for the first would
-make a device ask its owner for a password that is right; mistaking the first for the second would try a wrong password
-again and again until the account is locked.
+At login this decides between "the password is wrong" and "come back later". If "come back later" were taken for "wrong
+password", a device would ask its owner for a new password although the old one is right. If "wrong password" were taken
+for "come back later", the wrong password would be tried again and again until the account is locked.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _CODE = re.compile(r"\s*\[([A-Za-z0-9-]+)")
 _BUSY_CODES = frozenset({"UNAVAILABLE", "INUSE", "LIMIT", "OVERQUOTA", "THROTTLED"})
 
 _FAULT_CODES = frozenset({"SERVERBUG", "CORRUPTION"})
-"""The server's own fault (RFC 5530 §3): neither is the password wrong, nor would fewer connections help."""
+"""Faults of the server itself (RFC 5530 §3). The password is not wrong, and fewer connections would not help."""
 
 _PASSWORD_CODES = frozenset({"AUTHENTICATIONFAILED", "AUTHORIZATIONFAILED", "EXPIRED"})
-"""AUTHORIZATIONFAILED and EXPIRED count as well: RFC 3206 §4 has ``[AUTH]`` for an expired account and for a breach of
-policy too, and trying again can not help."""
+"""The account or the password is wrong. AUTHORIZATIONFAILED and EXPIRED are among them because RFC 3206 §4 has POP3's
+``[AUTH]`` for an expired account and for a breach of policy too. Trying again can not help."""
 
 _PASSWORD_WORDS = re.compile(r"too many (failed|invalid|bad|wrong|incorrect|login|auth)|\blocked\b", re.IGNORECASE)
 
@@ -50,7 +50,7 @@ _NAMES_PASSWORD = re.compile(
     r"|\b(account|mailbox|locked|suspended|expired|blocked)\b|too many",
     re.IGNORECASE,
 )
-"""A refusal that says what is wrong. "LOGIN failed" and "AUTHENTICATE failed" (Exchange) don't."""
+"""Matches a refusal that says what is wrong. "LOGIN failed" and "AUTHENTICATE failed" (Exchange) do not say it."""
 
 _FAULT_WORDS = re.compile(r"internal (server )?error", re.IGNORECASE)
 
@@ -59,15 +59,16 @@ _BUSY_WORDS = re.compile(
     r"|try again (later|in)|unavailable|overload|\bbusy\b|not connected|time(d )?out",
     re.IGNORECASE,
 )
-"""Gmail, Exchange and others say so without a code, or behind ``[ALERT]``. Exchange's "User is authenticated but not
-connected" stands for throttling as well as for a missing mailbox."""
+"""Gmail, Exchange and others ask for patience without a code, or after ``[ALERT]``. Exchange says "User is
+authenticated but not connected" when it throttles, but also when there is no mailbox."""
 
 
 _SUGGESTED = re.compile(r"back-?off time: (\d{1,9}) milliseconds", re.IGNORECASE)
 _THROTTLED = re.compile(r"throttl", re.IGNORECASE)
 _NOT_CONNECTED = re.compile(r"authenticated but not connected", re.IGNORECASE)
 _NOT_CONNECTED_SECONDS = 16.0
-"""It may be a wrong password after all; asking on would look like guessing."""
+"""The pause after "authenticated but not connected". It may also mean a wrong password, and fast retries would look
+like guessing passwords."""
 
 
 _OTHER_PROTOCOLS = (
@@ -79,8 +80,8 @@ _OTHER_PROTOCOLS = (
 
 
 class Busy(Overloaded):
-    """The server itself asked for patience, for ``suggested_seconds`` if it said so, because of our pace if
-    ``throttled``.
+    """The server asked us to come back later: in ``suggested_seconds``, 0 if it gave no time; ``throttled`` if it said
+    that we ask too often.
     """
 
     def __init__(self, text: str) -> None:
@@ -93,13 +94,13 @@ class Busy(Overloaded):
 
 
 def response_code(text: str) -> str:
-    """The response code in front of ``text``, in upper case; empty if there is none."""
+    """The response code at the beginning of ``text``, in upper case; empty if there is none."""
     match = _CODE.match(text)
     return match[1].upper() if match else ""
 
 
 def is_busy(text: str) -> bool:
-    """Whether the server asks for patience."""
+    """Whether the server asks us to come back later."""
     code = response_code(text)
     if code in _BUSY_CODES or code in _PASSWORD_CODES or code in _FAULT_CODES:
         return code in _BUSY_CODES
@@ -107,18 +108,18 @@ def is_busy(text: str) -> bool:
 
 
 def is_fault(text: str) -> bool:
-    """Whether the server speaks of a fault of its own."""
+    """Whether the server reports a fault of its own."""
     code = response_code(text)
     return code in _FAULT_CODES or (code not in _PASSWORD_CODES and _FAULT_WORDS.search(text) is not None)
 
 
 def names_the_password(text: str) -> bool:
-    """Whether a refusal of the login says what is wrong with the account or the password, or only that it is one."""
+    """Whether a refused login says that the account or the password is wrong, and not only that it is refused."""
     return _NAMES_PASSWORD.search(text) is not None
 
 
 def other_protocol(greeting: bytes) -> str:
-    """What a server speaks that greets like this; empty for IMAP and for what nobody knows."""
+    """The protocol of a server with this greeting, if it is not IMAP; empty for IMAP and for an unknown greeting."""
     return next((name for pattern, name in _OTHER_PROTOCOLS if pattern.match(greeting)), "")
 
 
@@ -128,11 +129,11 @@ def overloaded(text: str) -> Busy:
 
 
 class NotUnderstood(Disconnected):
-    """The server does not know the command with which we log in: nothing was judged."""
+    """The server does not know the login command, so it has said nothing about the password."""
 
 
 def login_failure(status: str, text: str, *, clients_own: bool, with_token: bool = False, tls: bool = True) -> Failure:
-    """What a NO or BAD to the login means. ``clients_own``: it was the client's USER and PASS."""
+    """The failure for a NO or BAD to the login. ``clients_own``: user and password came from the POP3 client."""
     code = response_code(text)
     if status != "NO":
         return NotUnderstood(f"the server did not understand the login: {status} {text}")
@@ -146,7 +147,7 @@ def login_failure(status: str, text: str, *, clients_own: bool, with_token: bool
         return Unusable(detail, look_at=look_at)
     if clients_own:
         if code == "CONTACTADMIN":
-            # No fault of the password: a client told [AUTH] would ask its owner for another one.
+            # The password is not at fault. A client that reads [AUTH] would ask its owner for another one.
             return Failure(f"the server wants its administrator to look at this account: {text}")
         return LoginRefused(f"the server refused the client's login: {text}")
     look_at = f"BACKEND_IMAP_USER, BACKEND_IMAP_{'CREDENTIALS' if with_token else 'PASS'}"
@@ -154,8 +155,8 @@ def login_failure(status: str, text: str, *, clients_own: bool, with_token: bool
 
 
 def refusal(doing: str, status: str, text: str, *, look_at: str = "") -> Failure:
-    """What a NO or BAD to anything else means."""
+    """The failure for a NO or BAD to any other command."""
     if is_busy(text):
         return overloaded(text)
-    # No setting mends the server's own fault.
+    # If the server itself is at fault, no setting of ours helps.
     return Failure(f"the server refused to {doing}: {status} {text}", look_at="" if is_fault(text) else look_at)

@@ -1,10 +1,10 @@
-"""What an IMAP server says, cut into its parts (RFC 9051 §9), and the message bodies in it.
+"""Parses what an IMAP server sends (RFC 9051 §9), and takes the message bodies out of it.
 
-Servers differ in upper and lower case, in blanks, in what a response holds besides the answer, and in its order. All of
-it is read here by one rule. What can not be read is told apart from what is not there: a device must never get an
-empty message, or another one, because a server wrote something in an unusual way.
+Servers differ in upper and lower case, in blanks, in the order of attributes, and in what they send besides the answer.
+One parser reads all of it. A response that can not be parsed is never treated like a missing one: a device must not get
+an empty message, or a wrong one, because a server writes something in an unusual way.
 
-Of a body that comes in pieces it is also told here how much TOP needs (RFC 1939 §7).
+:class:`TopCounter` decides how much of a body TOP needs (RFC 1939 §7).
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ __all__ = (
 )
 
 LITERAL_OCTETS = 262_144
-"""The longest literal that is read where none was asked for."""
+"""The longest literal that is accepted where none was asked for."""
 
 Value: TypeAlias = "str | bytes | tuple[Value, ...] | None"
 """An atom or a number; a quoted string or a literal; a list; NIL."""
 
 Attributes: TypeAlias = Mapping[str, Value]
-"""One FETCH response: the names are in upper case, and ``BODY[]<0.65536>`` is ``BODY[]<0>`` as it should be."""
+"""One FETCH response. Names are in upper case. Some servers write ``BODY[]<0.65536>``: here it is ``BODY[]<0>``."""
 
-# Nothing in it can match the same octets in two ways, so the time it takes grows with the octets and no faster. What is
-# no token comes as an octet alone.
+# No octets can match in two ways, so the time grows only in proportion to the length. An octet that begins no token is
+# matched alone.
 _TOKENS = re.compile(
     rb'[ \t]*(\(|\)|"[^"\\]*(?:\\.[^"\\]*)*"|(?:BODY|BINARY)\[[^\]]{0,999}\](?:<[\d.]+>)?|[^\s()"][^\s()]*|.)',
     re.IGNORECASE | re.DOTALL,
@@ -53,7 +53,7 @@ _TOKENS = re.compile(
 _LITERAL = re.compile(rb"(?:\A|(?<=[ \t(\]>]))~?\{(\d{1,20})\+?\}\Z")
 _QUOTED = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)"', re.DOTALL)
 _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
-# A flag may hold "]" (Gmail's do), so a list within the code does not end it.
+# A flag may contain "]" (Gmail's do), so a "]" within a list does not end the code.
 _CODE = re.compile(rb'\[([^\s\]()"]+)(?:[ \t]((?:[^\]()"]|"(?:[^"\\]|\\.)*"|\([^()]*\))*))?\]', re.DOTALL)
 _SIMPLE_CODE = re.compile(rb"\[([^\s\]]+)(?:[ \t]([^\]]*))?\]")
 _MAILBOX = re.compile(rb'\(([^()]*)\)[ \t]+(?:"(?:[^"\\]|\\.)*"|[^\s"]+)[ \t]+(.*)', re.DOTALL)
@@ -67,7 +67,7 @@ _EXPUNGED = "EXPUNGEISSUED"
 
 
 def announced(text: bytes) -> tuple[bytes, int] | None:
-    """What stands before the literal that ``text`` ends with, and its octets; ``None`` if none follows."""
+    """If ``text`` ends with the mark of a literal, such as ``{5}``: the text before it, and the literal's octets."""
     if not text.endswith(b"}"):
         return None
     start = text.rfind(b"{")
@@ -76,20 +76,21 @@ def announced(text: bytes) -> tuple[bytes, int] | None:
 
 
 def is_open(text: bytes) -> bool:
-    """Whether a quoted string in ``text`` has not ended."""
+    """Whether ``text`` ends within a quoted string."""
     return b'"' in _TOKENS.findall(text)
 
 
 def code_in(text: bytes) -> tuple[str, bytes] | None:
-    """The response code (RFC 9051 §7.1) that ``text`` begins with, in upper case, and what it says."""
+    """The response code (RFC 9051 §7.1) at the beginning of ``text``: its name in upper case, and its arguments."""
     match = _CODE.match(text) or _SIMPLE_CODE.match(text)
     return (match[1].decode("ascii", "replace").upper(), (match[2] or b"").strip()) if match else None
 
 
 def mailbox_in(parts: tuple[bytes, ...]) -> tuple[frozenset[bytes], bytes] | None:
-    """Attributes, in lower case, and name in one LIST response, given as text, literal, text …; ``None`` if unreadable.
+    """Attributes (in lower case) and name from one LIST response, given as text, literal, text …; ``None`` if it can
+    not be parsed.
 
-    The name is as the server wrote it: what it can be in a command, only the server knows.
+    The name is as the server wrote it, because only in that form the server surely knows it in a command.
     """
     match = _MAILBOX.match(parts[0])
     if match is None:
@@ -100,24 +101,24 @@ def mailbox_in(parts: tuple[bytes, ...]) -> tuple[frozenset[bytes], bytes] | Non
     elif (quoted := _QUOTED.match(name)) and (quoted.end() == len(name) or name[quoted.end() :].lstrip()[:1] == b"("):
         name = _ESCAPED.sub(rb"\1", quoted[1])
     else:
-        # No legal name, if it has a blank. What RFC 5258 puts behind a name stands in parentheses.
+        # An unquoted name has no blank, but some servers send one. After the name RFC 5258 allows only "(…)".
         name = name.partition(b" (")[0].strip()
     return frozenset(match[1].lower().split()), name
 
 
 def number(value: Value) -> int | None:
-    """The number that ``value`` is; ``None`` for anything else."""
+    """``value`` as a number; ``None`` if it is none."""
     return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 30 else None
 
 
 class Tokens:
-    """The list in one FETCH response, from the texts and the literals of which it comes. Raises ``ValueError``."""
+    """Builds the list of one FETCH response from its texts and literals, in order. Raises ``ValueError``."""
 
     def __init__(self) -> None:
         self._lists: list[list[Value]] = [[]]
 
     def text(self, octets: bytes) -> None:
-        """Take a text up to the line end, or up to the mark of a literal."""
+        """Add the text up to the line end or up to the mark of a literal."""
         lists = self._lists
         values = lists[-1]
         for token in _TOKENS.findall(octets.rstrip(b" \t")):
@@ -141,11 +142,13 @@ class Tokens:
                 values.append(None if token.upper() == b"NIL" else token.decode("latin-1"))
 
     def literal(self, value: Value) -> None:
-        """Take a literal."""
+        """Add a literal."""
         self._lists[-1].append(value)
 
     def expected(self) -> tuple[str, int | None]:
-        """What a literal that comes now is the value of (empty if that is no attribute of the message), and the UID."""
+        """The name of the attribute whose value comes next (empty if it is no attribute of the message), and the UID
+        if that has come already.
+        """
         if len(self._lists) != 2:
             return "", None
         values = self._lists[1]
@@ -155,7 +158,7 @@ class Tokens:
         return (_name(values[-1]) if len(values) % 2 else ""), number(known.get("UID"))
 
     def attributes(self) -> Attributes:
-        """What the response says of its message."""
+        """The attributes of the message, after the end of the response."""
         if len(self._lists) != 1 or len(self._lists[0]) != 1 or not isinstance(self._lists[0][0], tuple):
             raise ValueError("not one list")
         values = self._lists[0][0]
@@ -164,7 +167,7 @@ class Tokens:
         found: dict[str, Value] = {}
         for at in range(0, len(values), 2):
             name, value = _name(values[at]), values[at + 1]
-            # Flags may be told twice. A second UID or body is a contradiction.
+            # Flags may come twice. A second UID or body with another value is an error.
             if found.setdefault(name, value) != value and (name == "UID" or "[" in name):
                 raise ValueError(f"two of {name}")
         return found
@@ -178,34 +181,34 @@ def _name(value: Value) -> str:
 
 
 class Literals(Protocol):
-    """Where the octets of a literal come from."""
+    """The connection, as far as literals are read from it."""
 
     def pieces(self, octets: int) -> Iterator[bytes]:
-        """All of them, in pieces."""
+        """Exactly ``octets`` octets, in pieces."""
 
     def spend(self, octets: int) -> None:
-        """Count them as ones that may be too many."""
+        """Count these octets against the limit of the command. Raises :class:`Disconnected` beyond it."""
 
 
 class Fetched:
-    """Takes the FETCH responses that come while it is asked for something.
+    """Collects the FETCH responses that come during a command.
 
-    Those that can not be read are left out, and so is what a server that says NO in the end could not tell.
+    Responses that can not be parsed are left out. A NO at the end is kept in ``refusal``, with the responses before it.
     """
 
     in_blocks = False
-    """Whether there is something for :meth:`take`; to show it a block costs more than to read a short line."""
+    """Whether :meth:`take` is to be called with blocks. Where it takes nothing, reading line by line is faster."""
 
     def __init__(self) -> None:
         self.rows: list[Attributes] = []
         self.refusal = ""
-        """The words of a NO behind the responses."""
+        """The text of a NO after the responses."""
         self._odd: list[bytes] = []
         self._odd_rows = 0
 
     @property
     def fault(self) -> str:
-        """Why some may be missing: what can not be read, or the server's refusal; empty if nothing is wrong."""
+        """Why responses may be missing: a refusal, or responses that can not be parsed. Empty if nothing is wrong."""
         faults = [self.refusal] if self.refusal else []
         if self._odd:
             shown = "; ".join(text.decode("ascii", "backslashreplace") for text in self._odd)
@@ -216,19 +219,19 @@ class Fetched:
         return len(self.rows)
 
     def take(self, block: bytes) -> int:
-        """Take the whole responses in front of ``block`` that look as usual; how many octets they are."""
+        """Take the complete responses of the usual form at the beginning of ``block``. Returns their octets."""
         return 0
 
     def read(self, name: str, uid: int | None, octets: int, source: Literals) -> Value:
-        """Read the literal which is the value of ``name``, in a response that has told ``uid`` so far."""
+        """Read the literal that is the value of ``name``; ``uid`` is the response's UID if it came before."""
         return small_literal(octets, source)
 
     def add(self, attributes: Attributes) -> None:
-        """Take a response."""
+        """Add a response."""
         self.rows.append(attributes)
 
     def unreadable(self, text: bytes, reason: str) -> None:
-        """Take note of a response that begins with ``text`` and can not be read."""
+        """Note a response that begins with ``text`` and can not be parsed."""
         self._odd_rows += 1
         if len(self._odd) < _ODD_SHOWN:
             self._odd.append(text[:_ODD_OCTETS])
@@ -238,42 +241,42 @@ def small_literal(octets: int, source: Literals) -> bytes:
     """Read a literal that nobody asked for. Raises :class:`Disconnected` if it is large."""
     if octets > LITERAL_OCTETS:
         raise Disconnected(f"the server announces a literal of {octets} octets where none is expected")
-    # One by one they are small enough; together they could still fill the memory.
+    # Each literal is small, but many of them could fill the memory.
     source.spend(octets)
     return b"".join(source.pieces(octets))
 
 
 class _Bodies(Fetched):
-    """Takes ``section`` (such as ``BODY[]<0>``) of messages, and nothing that could be mistaken for it."""
+    """Takes one ``section`` (such as ``BODY[]<0>``) of messages. Any other section is an error."""
 
     def __init__(self, section: str) -> None:
         super().__init__()
         self._section = section
 
     def _is_wanted(self, name: str) -> bool:
-        """Raises :class:`Disconnected` for another part of a message."""
+        """Whether ``name`` is the section. Raises :class:`Disconnected` for another section of a message."""
         if name != self._section and name.startswith(("BODY[", "BINARY[")):
             raise Disconnected(f"asked for {self._section}, the server sent {name}")
         return name == self._section
 
     def unreadable(self, text: bytes, reason: str) -> None:
-        """It may be what was asked for. Raises ``ValueError``."""
+        """Raises ``ValueError``: the response may be the one that was asked for."""
         raise ValueError(reason)
 
 
 BEYOND_LISTING_OCTETS = 64 << 20
-"""So much more than twice its size in the listing a message may have."""
+"""A message may be larger than twice its size in the listing by this much, and no more."""
 
 
 class Body(_Bodies):
     """Hands the octets of ``section`` (such as ``BODY[]<0>``) of message ``uid`` to ``sink``.
 
-    A server may put the UID before or after the octets, mention other messages in between, answer with a quoted
-    string, with NIL, or with OK and nothing. So the last piece is held back until the whole response has been seen to
-    be right: a reader then never mistakes another's message, or a part of one, for the message.
+    A server may send the UID before or after the octets, send responses about other messages in between, or answer with
+    a quoted string, with NIL, or with OK and no message. So the last piece is held back until the whole answer is known
+    to be right. A client then never takes another message, or a part of one, for the message.
 
-    ``listed`` is the size in the listing, 0 where the server told none. Servers are wrong about it, but one that
-    announces gigabytes for a message of a hundred octets would fill the line for hours.
+    ``listed`` is the size in the listing, 0 if the server gave none. Listed sizes are often a little wrong. But a
+    server that announces gigabytes for a message of a hundred octets would keep the connection busy for hours.
     """
 
     def __init__(self, uid: int, section: str, sink: Callable[[bytes], None], listed: int = 0) -> None:
@@ -288,7 +291,7 @@ class Body(_Bodies):
         self._passed = 0
 
     def read(self, name: str, uid: int | None, octets: int, source: Literals) -> Value:
-        """Hand on the body, piece by piece. Raises :class:`Disconnected` for a wrong one."""
+        """Hand on the body, piece by piece. Raises :class:`Disconnected` if it is not the one that was asked for."""
         if not self._is_wanted(name):
             return small_literal(octets, source)
         if self._streamed:
@@ -313,7 +316,7 @@ class Body(_Bodies):
         self._held = None
 
     def add(self, attributes: Attributes) -> None:
-        """Judge a response. Raises :class:`Disconnected` for a body that was not asked for."""
+        """Check a response. Raises :class:`Disconnected` for a body that was not asked for."""
         if not [name for name in attributes if self._is_wanted(name)]:
             return
         if number(attributes.get("UID")) != self._uid:
@@ -330,20 +333,20 @@ class Body(_Bodies):
             self._hold(value)
 
     def finish(self, ok: str) -> None:
-        """Judge what came in all, and the text of the OK behind it, then let go of the last piece.
+        """Check the whole answer; ``ok`` is the text of its OK. Then hand on the last piece.
 
         Raises :class:`MessageGone` if there was no body, :class:`MessageUnavailable` if it was NIL.
         """
         if not self._found:
             raise MessageGone(f"the server has no message with UID {self._uid} any more")
         if self._nil:
-            if response_code(ok) == _EXPUNGED:  # Dovecot tells it so.
+            if response_code(ok) == _EXPUNGED:  # Dovecot answers in this way.
                 raise MessageGone(f"the server has expunged UID {self._uid}")
             raise MessageUnavailable(f"the server answers NIL for UID {self._uid}")
         self._hand_on()
 
     def refused(self, status: str, text: str) -> Failure:
-        """What a NO or BAD to the FETCH means."""
+        """The failure for a NO or BAD to the FETCH."""
         detail = f"the server refused UID {self._uid}: {status} {text}"
         if status == "BAD" or self._passed:
             return Disconnected(detail)
@@ -353,10 +356,10 @@ class Body(_Bodies):
 
 
 class Batch(_Bodies):
-    """Collects ``section`` of the messages ``uids``, of not more than ``room`` octets together.
+    """Collects ``section`` of the messages ``uids``; together they may have ``room`` octets at most.
 
-    Only those count that came whole and under their own UID. What is left out is asked for alone when its turn comes,
-    and that (:class:`Body`) says what is wrong with it.
+    Only messages that came whole and under their own UID are kept. A message that is left out is asked for alone later
+    (:class:`Body`), and a failure then says what is wrong with it.
     """
 
     in_blocks = True
@@ -371,7 +374,7 @@ class Batch(_Bodies):
         self._usual = re.compile(row % re.escape(section.encode()), re.IGNORECASE)
 
     def take(self, block: bytes) -> int:
-        """Take the messages that are whole in ``block``: reading each by its tokens would take four times as long."""
+        """Take the messages that are complete in ``block``: to parse each by tokens would take four times as long."""
         taken = 0
         while match := self._usual.match(block, taken):
             start, octets = match.end(), int(match[2])
@@ -384,7 +387,7 @@ class Batch(_Bodies):
         return taken
 
     def read(self, name: str, uid: int | None, octets: int, source: Literals) -> Value:
-        """Read a message whole. Raises :class:`Disconnected` if it is too much."""
+        """Read a whole message. Raises :class:`Disconnected` if there is no room for it."""
         if not self._is_wanted(name):
             return small_literal(octets, source)
         self._make_room(octets)
@@ -397,12 +400,12 @@ class Batch(_Bodies):
             raise Disconnected("the server sends much more than the messages' sizes")
 
     def add(self, attributes: Attributes) -> None:
-        """Take a message. Raises :class:`Disconnected` for one that nobody asked for."""
+        """Add a message. Raises :class:`Disconnected` for one that was not asked for."""
         if not [name for name in attributes if self._is_wanted(name)]:
             return
         octets = attributes[self._section]
         if octets is not self._literal or not isinstance(octets, bytes):
-            return  # NIL and quoted strings are not for a batch.
+            return  # NIL or a quoted string: the message is asked for alone later.
         self._put(number(attributes.get("UID")), octets)
 
     def _put(self, uid: int | None, octets: bytes) -> None:
@@ -413,7 +416,7 @@ class Batch(_Bodies):
 
 
 class TopCounter:
-    """Counts the body's lines. A line ends at LF, with or without CR: the core repairs bare ones after us."""
+    """Counts the lines of the body. A line ends at LF, with or without CR: the core repairs line ends later."""
 
     def __init__(self, lines: int) -> None:
         self._missing = lines
@@ -421,9 +424,10 @@ class TopCounter:
         self._in_body = False
 
     def is_enough(self, octets: bytes) -> bool:
-        """Whether the header, the blank line and the lines asked for have come, now that ``octets`` have."""
+        """Add ``octets``. Returns whether the header, the blank line and the wanted lines have come."""
         if not self._in_body:
-            # The blank line may lie across the border of two pieces, so what is kept begins where a line ended.
+            # The blank line may be split between two pieces, so the last two octets are kept for the next call. The
+            # "x" before them shows that they are not the beginning of the message.
             text = self._header + octets
             blank = _BLANK_LINE.search(text)
             if blank is None:

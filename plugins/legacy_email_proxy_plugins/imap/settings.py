@@ -1,7 +1,6 @@
-"""What only the IMAP backend has: the folder, how long the server may take, and what a site chooses about the maildrop.
+"""Settings that only the IMAP backend has: the folder, how long the server may take, and choices about the maildrop.
 
-All of it is read once, when the plugin is constructed. Only the server's settings can be wrong, and then all mistakes
-are told at once.
+They are read once, when the plugin is constructed. All mistakes in them are reported together.
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ from functools import partial
 
 from legacy_email_proxy.contracts import Context, Login, Secret
 
-from ..backend_settings import IMAP, Backend, read_backend
+from ..backend_settings import IMAP, Backend, instead_of_password, read_backend
+from ..tls_trouble import SILENT_SECONDS
 from .listing import DOVECOT, UNIQUE_IDS, UniqueIds
 
 __all__ = (
@@ -32,31 +32,33 @@ class Patience:
     connect: float = 30.0
     """TCP, TLS and the greeting, all addresses of the name together."""
     read: float = 60.0
-    """Silence inside an answer; also the time in which each piece of a literal must arrive."""
+    """How long the server may send nothing inside an answer; also how long each piece of a literal may take."""
     command: float = 120.0
-    """One command, apart from literals and from waiting for a slow consumer."""
+    """One command, not counting literals and the time in which the client reads."""
     listing: float = 600.0
-    """The listing of a whole folder: some servers open every message for its size."""
+    """The listing of a whole folder. It may be slow: some servers open every message to find its size."""
+    silent: float = SILENT_SECONDS
+    """In a probe, without a greeting."""
     logout: float = 1.5
     slot: float = 30.0
-    """Waiting for a connection while all of the account's are lent."""
+    """How long an exchange waits for a connection while all connections of the account are in use."""
     idle: float = 240.0
-    """A connection nobody borrows is closed after this long, before a firewall forgets it."""
+    """An unused connection is closed after this long. A firewall would drop it later, and the next use would hang."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server(Backend):
-    """The server, and the folder there that POP3 shows."""
+    """The server, and which of its folders POP3 shows."""
 
     folder: str
     login: Login | None
-    """The account of the settings; ``None`` if there is none, as ``POP3_LOGIN=backend`` allows. Its password counts
-    only with the credentials ``password``; others give their secret at each login."""
+    """The account in the settings; ``None`` if there is none, which ``POP3_LOGIN=backend`` allows. Its password is used
+    only with the credentials plugin ``password``; other credentials plugins give a secret at each login."""
     patience: Patience = field(default_factory=Patience)
 
     @property
     def name(self) -> str:
-        """For log and findings."""
+        """``host:port``, for the log and for ``check``."""
         return f"{self.host}:{self.port}"
 
 
@@ -69,9 +71,9 @@ def configured_server(context: Context) -> Server:
     if settings["POP3_LOGIN"] != "backend":
         for variable, what in (("BACKEND_IMAP_USER", "login"), ("BACKEND_IMAP_PASS", "password")):
             if not settings[variable] and (by_password or what == "login"):
-                mistakes.append(
-                    f"{variable}: not set; it is the {what} at the IMAP server (only POP3_LOGIN=backend does without)"
-                )
+                token = instead_of_password(context, IMAP) if what == "password" else ""
+                without = token or " (only POP3_LOGIN=backend does without)"
+                mistakes.append(f"{variable}: not set; it is the {what} at the IMAP server{without}")
     if not by_password:
         password = Secret("")
     login = Login(user, password) if user and password is not None else None
@@ -89,7 +91,7 @@ class Deletion(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """``None`` means no limit."""
+    """What a site chooses about the maildrop. ``None`` means no limit."""
 
     deletion: Deletion = Deletion.EXPUNGE
     unique_ids: UniqueIds = DOVECOT
@@ -101,7 +103,7 @@ class Options:
 
 
 def configured_options(context: Context) -> Options:
-    """What the settings say; they have no way to be wrong together."""
+    """The options that the settings give. Any combination of them is valid."""
     settings = context.settings
     return Options(
         deletion=Deletion(settings["BACKEND_IMAP_DELETE"]),

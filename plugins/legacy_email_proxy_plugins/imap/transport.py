@@ -1,10 +1,11 @@
-"""The octets between us and the IMAP server: one TCP connection, within deadlines and budgets, in and out of TLS.
+"""One TCP connection to the IMAP server, with or without TLS, with limits on time and on octets.
 
-A read timeout alone bounds nothing: a server that feeds one octet at a time, or untagged lines without end, never
-trips it. So every command has a deadline and a budget of octets, and every piece of a literal a deadline of its own.
+A read timeout alone is not enough: it never ends a server that sends one octet at a time, or untagged lines without
+end. So every command has a deadline and a number of octets that the server may send, and every piece of a literal has a
+deadline of its own.
 
-TLS is not an ``ssl.SSLSocket``: that one goes to the system twice for each TLS record, and servers write records of
-4 KiB. A large message would spend more time on the way to its octets than on them.
+TLS does not use ``ssl.SSLSocket``: it makes two system calls for each TLS record, and servers write records of 4 KiB.
+With a large message, these calls would take more time than the message itself.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ from typing import Any, cast
 
 from legacy_email_proxy.contracts import Disconnected, Unreachable, Unverified
 
+from ..backend_settings import IMAP
 from ..dial import dial
+from ..tls_trouble import begins_in_the_clear, does_not_verify
 from .settings import Patience
 
 __all__ = ("HANGS_UP", "MAX_LINE_OCTETS", "PIECE_OCTETS", "TLS", "InTheClear", "Wire")
 
 PIECE_OCTETS = 131_072
-"""A literal is handed on in pieces of this size: servers write TLS records of 4 to 16 KiB, and one change of thread
-per record would halve the rate."""
+"""A literal is handed on in pieces of this size. Servers write TLS records of 4 to 16 KiB, and to change between the
+threads for each record would halve the speed."""
 
 MAX_LINE_OCTETS = 65_536
 HANGS_UP = ", as servers do that have reached their limit of connections"
@@ -47,11 +50,12 @@ class InTheClear(Unverified):
         self.said = said.partition(b"\n")[0].strip()
         shown = self.said[:_SHOWN_OCTETS].decode("ascii", "backslashreplace")
         look_at = "BACKEND_IMAP_USE_SSL, BACKEND_IMAP_USE_STARTTLS, BACKEND_IMAP_PORT"
-        super().__init__(f"no TLS with {host}: it says, in the clear: {shown}", look_at=look_at)
+        detail = f"no TLS with {host}: it says, in the clear: {shown}"
+        super().__init__(detail, look_at=look_at, advice=begins_in_the_clear(IMAP))
 
 
 class Wire:
-    """One connection to the server. All methods belong to the thread that uses it; only :meth:`abort` is for others."""
+    """One connection to the server. Only the thread that uses it may call its methods, except :meth:`abort`."""
 
     def __init__(self, patience: Patience) -> None:
         self._patience = patience
@@ -64,7 +68,7 @@ class Wire:
         self._received = 0
         self._consumed = 0
         self.first_line = b""
-        """The greeting, or what came in its place."""
+        """The first line that came: the greeting, if it is an IMAP server."""
         self._give_up: Callable[[], object] | None = None
         self.aborted = False
 
@@ -85,12 +89,12 @@ class Wire:
         """Connect to the first address that answers. Raises :class:`Unreachable`, or :class:`Disconnected` after
         :meth:`abort`.
         """
-        # In a loop of this thread's own: the way there is the same as for the other leg, which has no threads.
+        # ``dial`` is asynchronous because the SMTP leg uses it too. Here it runs in an event loop of this thread.
         with asyncio.Runner() as runner:
             loop = runner.get_loop()
             dialling = loop.create_task(dial(host, port, self._left(), "BACKEND_IMAP"))
             self._give_up = lambda: loop.call_soon_threadsafe(dialling.cancel)
-            # In this order: an abort before the line above found nothing to cancel, one after it finds this.
+            # ``abort`` may have run before the line above, when there was nothing to cancel yet. So it is checked here.
             if self.aborted:
                 dialling.cancel()
             try:
@@ -102,16 +106,15 @@ class Wire:
         self._read_from_socket()
 
     def start_tls(self, context: ssl.SSLContext, host: str) -> None:
-        """Speak TLS from here on. Raises :class:`Unverified`, or :class:`Unreachable` where the peer just hung up."""
+        """Begin TLS. Raises :class:`Unverified`, or :class:`Unreachable` if the peer hung up."""
         if self._received != self._consumed:
-            # Whoever sits in the middle could put words into the protected session with them (the STARTTLS injection).
+            # An attacker on the way could have sent them, to be taken for the server's words under TLS.
             raise Unverified("octets in the clear came behind the server's answer to STARTTLS")
         try:
             tls = TLS(self._receive, self.socket.sendall, context, host)
             tls.do_handshake()
         except ssl.SSLCertVerificationError as error:
-            detail = f"the certificate of {host} does not verify: {error.verify_message or error.reason}"
-            raise Unverified(detail, look_at="BACKEND_IMAP_CA_FILE") from error
+            raise does_not_verify(host, error, IMAP.prefix) from error
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionResetError) as error:
             detail = f"{host} hung up during the TLS handshake{HANGS_UP}"
             raise Unreachable(detail, look_at="BACKEND_IMAP_PORT, BACKEND_IMAP_MAX_CONNECTIONS") from error
@@ -128,7 +131,7 @@ class Wire:
 
     def _take(self, sock: sockets.socket) -> None:
         self._socket = sock
-        # In this order: an abort before the line above found no socket to shut, one after it finds this one.
+        # ``abort`` may have run before the line above, when there was no socket to shut down. So it is checked here.
         self._refuse_if_aborted()
 
     def _read_from_socket(self) -> None:
@@ -138,7 +141,7 @@ class Wire:
     # Limits
 
     def allow(self, seconds: float, octets: int) -> None:
-        """Begin a command: its time, and what may be read outside of literals."""
+        """Begin a command: how long it may take, and how many octets may be read outside of literals."""
         self._deadline = time.monotonic() + seconds
         self._budget = octets
 
@@ -146,7 +149,7 @@ class Wire:
         return self._deadline - time.monotonic()
 
     def _wait_at_most(self, seconds: float) -> None:
-        # A system call, and records are small: so not for every one of them, if it is about right.
+        # settimeout is a system call, and there are many small records: so not for a difference of less than a tenth.
         if not 0.9 * self._timeout <= seconds <= 1.1 * self._timeout:
             self._timeout = seconds
             self.socket.settimeout(seconds)
@@ -170,7 +173,7 @@ class Wire:
         return line
 
     def skip(self, take: Callable[[bytes], int]) -> None:
-        """Show the block that is there to ``take``, which says how much of it it took, until that is nothing.
+        """Call ``take`` with what has arrived, as often as it returns how many octets of it to skip; 0 ends it.
 
         Raises :class:`Disconnected`.
         """
@@ -181,7 +184,7 @@ class Wire:
             self.spend(taken)
 
     def spend(self, octets: int) -> None:
-        """Take this off what the server may still send. Raises :class:`Disconnected`."""
+        """Count octets that the server has sent. Raises :class:`Disconnected` if they are more than allowed."""
         self._budget -= octets
         if self._budget < 0:
             raise Disconnected("the server sends more than any answer to this command needs")
@@ -199,11 +202,11 @@ class Wire:
             if len(piece) < wanted:
                 raise Disconnected(f"the server hung up inside a literal, {left} of {octets} octets before its end")
             yield piece
-        # What the literal took, and its consumer, isn't the command's time.
+        # The time for the literal, and for the client to read it, does not count as the command's.
         self._deadline = time.monotonic() + command_seconds
 
     def send(self, octets: bytes) -> None:
-        """Raises :class:`Disconnected`."""
+        """Send all of ``octets``. Raises :class:`Disconnected`."""
         self._refuse_if_aborted()
         try:
             self._wait_at_most(max(0.001, min(self._left(), self._patience.read)))
@@ -212,7 +215,9 @@ class Wire:
             raise Disconnected(f"the connection broke while sending: {_reason(error)}") from error
 
     def receive_into(self, buffer: Any) -> int:
-        """For the reader alone: what is there, or 0 at the end. Raises :class:`Disconnected`."""
+        """Read what has arrived into ``buffer``; returns 0 at the end. Only for the reader. Raises
+        :class:`Disconnected`.
+        """
         try:
             octets = self._receive(buffer) if self._tls is None else self._tls.recv_into(buffer)
         except OSError as error:
@@ -222,7 +227,7 @@ class Wire:
         return octets
 
     def _receive(self, buffer: Any) -> int:
-        # Before each call, because a server could also drip a single TLS record.
+        # Checked before each read: a server could also send a single TLS record octet by octet.
         self._refuse_if_aborted()
         left = self._left()
         if left <= 0:
@@ -233,23 +238,23 @@ class Wire:
     # The end
 
     def abort(self) -> None:
-        """End the connection from any thread: whoever waits for it is woken at once, and fails."""
+        """End the connection from any thread. The thread that waits for the server fails at once."""
         self.aborted = True
         if self._give_up is not None:
-            with suppress(RuntimeError):  # the loop is closed: it has dialled
+            with suppress(RuntimeError):  # The loop is closed: the connection was made before.
                 self._give_up()
         if self._socket is not None:
             with suppress(OSError):
                 self._socket.shutdown(sockets.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close the socket; again does nothing."""
+        """Close the socket. It may be called again."""
         if self._socket is not None:
             self._socket.close()
 
 
 class _Raw(io.RawIOBase):
-    """What :class:`io.BufferedReader` reads from; it brings ``readline`` and exact reads at the speed of C."""
+    """What :class:`io.BufferedReader` reads from. That class has fast ``readline`` and exact reads, written in C."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
@@ -268,8 +273,8 @@ def _reason(error: Exception) -> str:
 
 
 class TLS:
-    """``receive`` puts what comes from the server into a buffer and says how much that is, 0 at the end; ``send`` sends
-    all. What they raise passes through, and so do deadlines: every wait is in one of them.
+    """The client side of TLS over two functions. ``receive`` reads into a buffer and returns the number of octets, 0 at
+    the end; ``send`` sends all. All waiting is done in them: they keep the deadlines. Their exceptions pass through.
     """
 
     def __init__(
@@ -293,7 +298,7 @@ class TLS:
 
     @property
     def said_in_the_clear(self) -> bytes:
-        """What the server said in place of a handshake, if that is words."""
+        """What the server sent in place of a handshake, if that is text."""
         return self._first if _WORDS.match(self._first) else b""
 
     def do_handshake(self) -> None:
@@ -306,16 +311,16 @@ class TLS:
                     raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the peer hung up") from None
             except ssl.SSLError:
                 with suppress(OSError):
-                    self._flush()  # The alert, which tells the server's operator why.
+                    self._flush()  # The TLS alert: it tells the server why, for its log.
                 raise
             else:
                 self._flush()
                 return
 
     def recv_into(self, buffer: Any) -> int:
-        """Fill ``buffer`` with what there is, at least one octet, for which it waits; 0 at the end.
+        """Read into ``buffer`` what has arrived; waits for at least one octet. Returns 0 at the end.
 
-        Raises :class:`ssl.SSLError` for what isn't the server's.
+        Raises :class:`ssl.SSLError` for octets that the server's TLS did not send.
         """
         view, filled = memoryview(buffer), 0
         while filled < len(view):
@@ -336,7 +341,7 @@ class TLS:
         self._flush()
 
     def _fill(self) -> bool:
-        # The server may have asked for a handshake or for new keys, and wait for that itself.
+        # The server may have asked for new keys or another handshake step, and wait for our answer.
         self._flush()
         octets = self._receive(self._block)
         self._incoming.write(self._block[:octets])

@@ -1,14 +1,15 @@
-"""Messages that the server does not hand out: each is named in the log, and one that never comes can be hidden, so that
-it does not block a device for ever. None is deleted: the core deletes nothing that the client did not get.
+"""Messages that the server does not hand out. Each is named in the log. With a setting, one that never comes is hidden
+after some sessions, because some devices stop at it each time. None is deleted: the core deletes nothing that the
+client did not get.
 
-Some servers hand out a text of their own in place of a message that they can not read, as if it were it. A device would
-take it for the message, and delete the message. Each row of the table is one server's text, told by all of its marks
-together, so that neither a mail *about* such a failure, nor one that quotes the text, is taken for one.
+Some servers send a text of their own in place of a message that they can not read. A device would take this substitute
+for the message, and delete the real one. Each row of the table describes the substitute of one server. All marks of a
+row must be there, so that a mail *about* such a failure, or one that quotes the text, is not taken for a substitute.
 
-Other servers send no substitute; what they do is a failure by itself. Dovecot closes the connection, answers NO
-(``imap_fetch_failure``) or NIL, or an empty string (``obox_fetch_lost_mails_as_empty``); Cyrus answers OK and nothing,
-with ``* OK Message 7 no longer exists`` before it; Exchange does so, too. Of Zimbra, Domino and GroupWise nothing of
-either kind was found in public.
+Other servers send no substitute, and what they do is a failure anyhow. Dovecot closes the connection, answers NO
+(``imap_fetch_failure``) or NIL, or an empty string (``obox_fetch_lost_mails_as_empty``). Cyrus and Exchange answer OK
+without the message, Cyrus with ``* OK Message 7 no longer exists`` before it. For Zimbra, Domino and GroupWise nothing
+public was found about either.
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ from .settings import Options
 __all__ = ("MAX_OCTETS", "WatchedSession", "could_be_substitute", "is_substitute")
 
 MAX_OCTETS = 8192
-"""Substitutes have some 700 octets, and the subject and sender of the message in them."""
+"""The most octets of a substitute: they have some 700, and the subject and sender of the message."""
 
 
 class WatchedSession:
-    """See :class:`~legacy_email_proxy.contracts.MaildropSession`; passes everything on to ``session``."""
+    """See :class:`~legacy_email_proxy.contracts.MaildropSession`. It forwards all calls to ``session``, refuses
+    substitutes, and notes which messages could not be read.
+    """
 
     def __init__(self, session: IMAPSession, options: Options, memory: Memory, logger: logging.Logger) -> None:
         self._session = session
@@ -53,7 +56,7 @@ class WatchedSession:
     async def retrieve(self, unique_id: str) -> AsyncGenerator[bytes, None]:
         """The whole message. Raises :class:`MessageUnavailable` also for what the server sent in its place."""
         try:
-            # Not a generator of its own: that would cost each small message as much as finding it does.
+            # Without a generator: for a small message it would take as long as looking it up.
             octets = await self._session.read_ahead(unique_id)
             if octets is not None:
                 if self._is_substitute(unique_id, octets):
@@ -64,7 +67,7 @@ class WatchedSession:
                     first = True
                     async for piece in pieces:
                         if first and self._is_substitute(unique_id, piece):
-                            # A substitute has one piece. Left before its end, it would cost the connection.
+                            # A substitute has one piece. It is read to its end, or the connection would be closed.
                             following = await anext(pieces, None)
                             if following is None:
                                 raise _substituted()
@@ -80,7 +83,7 @@ class WatchedSession:
             try:
                 await self._note_success(unique_id)
             except Failure as failure:
-                # The client has the message. Raised here, this would look to it like a message that broke off.
+                # The client has the message. If this were raised, it would look as if the message had broken off.
                 self._logger.warning("can not remember that a message came", extra={"facts": {"cause": str(failure)}})
 
     async def top(self, unique_id: str, lines: int) -> AsyncGenerator[bytes, None]:
@@ -98,7 +101,7 @@ class WatchedSession:
         except (MessageGone, MessageUnavailable) as failure:
             await self._note(unique_id, failure)
             raise
-        # A header alone can't tell. Such a message is small, if it is what it seems to be.
+        # The header alone can not tell, so the whole message is read. A substitute is small.
         async with aclosing(self.retrieve(unique_id)) as pieces:
             async for piece in pieces:
                 yield piece
@@ -114,7 +117,7 @@ class WatchedSession:
             return
         facts: dict[str, object] = {"unique_id": unique_id, "cause": str(failure)}
         if self._options.hide_after is not None:
-            # "Gone" counts, too: some servers say so of a message that they list again next time.
+            # MessageGone counts too: some servers report it for a message that they list again the next time.
             uid, uidvalidity = self._session.identity(unique_id)
 
             def count(remembered: Remembered) -> None:
@@ -128,10 +131,10 @@ class WatchedSession:
         self._logger.warning("a message can not be had from the server; it is left where it is", extra={"facts": facts})
 
     async def _note_success(self, unique_id: str) -> None:
-        """Only failures in one session after the other count: one that came in between was no fault of the message."""
+        """Forget earlier failures of a message that came now: only failures in sessions in a row count."""
         uid, uidvalidity = self._session.identity(unique_id)
         if self._failed is None:
-            # Once in a session: for every message of a large folder it would take longer than to read them.
+            # Once in a session: for each message of a large folder it would take longer than reading the messages.
             known = await anyio.to_thread.run_sync(self._memory.recall, uidvalidity)
             self._failed = set(known.failures)
         if uid in self._failed or unique_id in self._counted:
@@ -156,9 +159,11 @@ def _substituted() -> MessageUnavailable:
 
 @dataclass(frozen=True, slots=True)
 class _Substitute:
-    """``fields`` are the whole values of header fields, runs of blanks made one; ``bare`` means that there are no other
-    fields. ``size_tells`` means that a text with the octets that were listed for it is no substitute: it is a stored
-    copy of one, or the server has put it in the message's place for good.
+    """What the substitute of one server looks like.
+
+    ``fields`` are patterns for the whole values of header fields, with each run of blanks made one blank. ``bare``: it
+    has no other fields. ``size_tells``: a text of exactly the listed size is no substitute but a stored message, for
+    example a copy of a substitute, or one that the server has stored in the message's place.
     """
 
     fields: dict[bytes, re.Pattern[bytes]]
@@ -194,20 +199,20 @@ _TABLE = (
 )
 
 _WORDS = (b"Retrieval", b"message unavailable", b"Message undeliverable")
-"""Nearly every message has none of them, and looking for them costs little."""
+"""Nearly every message has none of these, and to look for them is fast."""
 
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 _FIELD = re.compile(rb"^([\x21-\x39\x3b-\x7e]+):((?:[^\r\n]|\r?\n[ \t])*)", re.MULTILINE)
 
 
 def could_be_substitute(octets: bytes) -> bool:
-    """Whether the header, with which ``octets`` begins, is one of a substitute. Only the whole message can tell."""
+    """Whether ``octets`` begins with the header of a substitute. Only the whole message can tell if it is one."""
     return _row(octets) is not None
 
 
 def is_substitute(octets: bytes, listed: Callable[[], int]) -> bool:
     """Whether ``octets``, the first piece of a message that was ``listed`` with so many octets, is a substitute."""
-    # In this order, because nearly every message ends the question at once, and looking up its size takes time.
+    # The size is looked up last, because that takes time and nearly every message is decided before.
     if len(octets) > MAX_OCTETS:
         return False
     row = _row(octets)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
+import httpcore2
 import httpx2
 
 from legacy_email_proxy.contracts import Disconnected, Failure, Unreachable, Unusable, Unverified
+
+from ..clock import clock_offset
+from ..dial import look_up
 
 __all__ = ("ANSWER_OCTETS", "Answer", "Endpoints")
 
@@ -20,6 +25,8 @@ ANSWER_OCTETS = 65536
 """An answer with a token has a few KiB."""
 
 _PATIENCE_SECONDS = 300.0
+_ADDRESS_SECONDS = 3.0
+"""How long one address of several may take to answer before the next one is tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,8 @@ class Endpoints:
         self._tls = tls
         self._seconds = seconds
         self._patience = patience
+        self.clock_offset: float | None = None
+        """By how many seconds our clock is ahead of an endpoint's, as its last answer had it."""
 
     async def post(
         self,
@@ -79,12 +88,14 @@ class Endpoints:
         try:
             timeout = httpx2.Timeout(None, connect=self._seconds)
             client = httpx2.AsyncClient(verify=self._tls, timeout=timeout, follow_redirects=False)
+            _resolve_apart(client)
         except (ValueError, ImportError, httpx2.InvalidURL) as error:
             detail = f"the proxy for HTTPS can not be used ({type(error).__name__})"
             raise Unusable(detail, look_at="HTTPS_PROXY") from None
         # A few compressed octets can unpack to gigabytes: ask for no compression, and never unpack.
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
         async with client, client.stream("POST", url, data=form, headers=headers, auth=basic) as response:
+            self.clock_offset = clock_offset(response.headers.get("Date", ""))
             octets = bytearray()
             async for piece in response.aiter_raw():
                 octets += piece
@@ -92,6 +103,40 @@ class Endpoints:
                     host = urlsplit(url).hostname
                     raise Disconnected(f"{host} sends more than {ANSWER_OCTETS} octets, which is no answer")
             return response.status_code, bytes(octets)
+
+
+class _Network(httpcore2.AnyIOBackend):
+    """Looks names up as :mod:`..dial` does. httpx takes the event loop's few threads for that, and one name server that
+    does not answer would take all of them, so that no account could renew its token.
+    """
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        try:
+            with anyio.fail_after(timeout):
+                found = await look_up(host, port)
+                addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
+                for address in addresses[:-1]:
+                    with suppress(httpcore2.ConnectError, httpcore2.ConnectTimeout):
+                        return await super().connect_tcp(address, port, _ADDRESS_SECONDS, local_address, socket_options)
+                return await super().connect_tcp(addresses[-1], port, timeout, local_address, socket_options)
+        except TimeoutError as error:
+            raise httpcore2.ConnectTimeout(str(error)) from error
+        except (OSError, UnicodeError, IndexError) as error:
+            raise httpcore2.ConnectError(f"the name {host} can not be resolved: {error}") from error
+
+
+def _resolve_apart(client: httpx2.AsyncClient) -> None:
+    # httpx has no option for it. Its transports are one for each proxy in the environment, and one without.
+    for transport in (client._transport, *client._mounts.values()):
+        if isinstance(transport, httpx2.AsyncHTTPTransport):
+            transport._pool._network_backend = _Network()
 
 
 def _failure(host: str, error: BaseException, look_at: str) -> Failure:

@@ -11,6 +11,7 @@ import logging
 import re
 import ssl
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from legacy_email_proxy.contracts import (
     Account,
@@ -22,11 +23,14 @@ from legacy_email_proxy.contracts import (
     Unusable,
     Unverified,
     logged_in,
+    timed,
 )
 
-from ..backend_settings import Encryption
+from ..backend_settings import SMTP, Encryption
 from ..backoff import Breaker
+from ..clock import clock_offset
 from ..dial import dial
+from ..tls_trouble import begins_in_the_clear, does_not_verify
 from .connection import Connection, State
 from .protocol import UNASKED, Extensions, Reply, command, one_line
 from .sasl_login import NOT_UNDERSTOOD, Exchange, mechanisms
@@ -38,6 +42,8 @@ __all__ = ("EHLO_NAME", "NotLetIn", "log_in", "open_connection")
 _IN_CLEAR = re.compile(r"([245][0-9]{2})(?![0-9])")
 _EHLO = "while sending EHLO"
 _AUTH = "while sending AUTH"
+_SILENT_SECONDS = 10.0
+"""A server may take minutes to greet (RFC 5321 §4.5.3.2.1); after so long the log says what everybody waits for."""
 EHLO_NAME = "BACKEND_SMTP_EHLO_NAME"
 """The setting to look at where EHLO is refused."""
 
@@ -51,7 +57,8 @@ async def open_connection(endpoint: Endpoint, timeouts: Timeouts, logger: loggin
 
     Raises :class:`Unreachable`, :class:`Unverified`, :class:`Overloaded`, :class:`Unusable` or :class:`NotLetIn`.
     """
-    connected = await dial(endpoint.host, endpoint.port, timeouts.connect, "BACKEND_SMTP")
+    with timed("smtp", "connect"):
+        connected = await dial(endpoint.host, endpoint.port, timeouts.connect, "BACKEND_SMTP")
     try:
         _, wire = await asyncio.get_running_loop().create_connection(Wire, sock=connected)
     except BaseException:
@@ -61,8 +68,9 @@ async def open_connection(endpoint: Endpoint, timeouts: Timeouts, logger: loggin
     try:
         if endpoint.encryption is Encryption.IMPLICIT:
             await _start_tls(connection)
-        await _greeting(connection)
-        await _hello(connection)
+        with timed("smtp", "hello"):
+            await _greeting(connection)
+            await _hello(connection)
         if endpoint.encryption is Encryption.STARTTLS:
             await _command_starttls(connection)
             await _start_tls(connection)
@@ -81,13 +89,19 @@ async def _greeting(connection: Connection) -> None:
     # If the port expects TLS from the first octet, no greeting comes without it.
     tls = "" if endpoint.encryption is Encryption.IMPLICIT else ", BACKEND_SMTP_USE_SSL"
     look_at = f"BACKEND_SMTP_HOST, BACKEND_SMTP_PORT{tls}"
+    facts = {"backend": str(endpoint), "see": look_at}
+    silent = partial(connection.logger.warning, "backend does not greet", extra={"facts": facts})
+    telling = asyncio.get_running_loop().call_later(_SILENT_SECONDS, silent)
     try:
         reply = await connection.take("waiting for the greeting", connection.timeouts.greeting)
     except Disconnected as lost:
         kind = Unreachable if connection.timed_out else Disconnected
         raise kind(lost.detail, look_at=look_at) from None
+    finally:
+        telling.cancel()
     if reply.code != 220:
         raise _unwelcome(endpoint, reply.code, str(reply), look_at)
+    connection.clock_offset = clock_offset(str(reply))
 
 
 def _unwelcome(endpoint: Endpoint, code: int, said: str, look_at: str) -> Failure:
@@ -156,20 +170,20 @@ async def _start_tls(connection: Connection) -> None:
     if endpoint.tls is None:
         raise Unverified("there is no TLS context")
     try:
-        await connection.wire.start_tls(endpoint.tls, endpoint.host, connection.timeouts.tls)
+        with timed("smtp", "tls"):
+            await connection.wire.start_tls(endpoint.tls, endpoint.host, connection.timeouts.tls)
     except ssl.SSLCertVerificationError as error:
-        reason = error.verify_message or str(error)
-        raise Unverified(
-            f"the certificate of {endpoint} does not verify: {reason}; nothing was sent", look_at="BACKEND_SMTP_CA_FILE"
-        ) from None
+        raise does_not_verify(str(endpoint), error, SMTP.prefix) from None
     except ssl.SSLError as error:
         look_at = "BACKEND_SMTP_PORT, BACKEND_SMTP_USE_SSL, BACKEND_SMTP_USE_TLS"
-        said = one_line(connection.wire.said_in_clear)
+        # Behind its greeting a server complains of each line end that it sees in our hello.
+        said = one_line(connection.wire.said_in_clear.partition("\n")[0])
         if (refusal := _IN_CLEAR.match(said)) and refusal[1] != "220":
             # Exim answers like this, before TLS, when it takes no further connection.
             raise _unwelcome(endpoint, int(refusal[1]), f"{said}, in the clear", look_at) from None
-        what = f"{error.reason or error}, it said in the clear {said}" if refusal else error.reason or error
-        raise Unverified(f"{endpoint} does not speak TLS with us: {what}; nothing was sent", look_at=look_at) from None
+        what = f"it begins in the clear, with {said}" if refusal else error.reason or error
+        detail = f"{endpoint} does not speak TLS with us: {what}; nothing was sent"
+        raise Unverified(detail, look_at=look_at, advice=begins_in_the_clear(SMTP) if refusal else "") from None
     except Broken as broken:
         kind = Unreachable if broken.timed_out else Disconnected
         raise kind(f"{endpoint}: in the TLS handshake: {broken}", look_at="BACKEND_SMTP_PORT") from None
@@ -209,7 +223,8 @@ async def log_in(
 
 async def _authenticate(connection: Connection, breaker: Breaker, secret: Secret) -> str:
     async with breaker.attempt(secret, connection.timeouts.auth):
-        return await _exchanged(connection, secret)
+        with timed("smtp", "login"):
+            return await _exchanged(connection, secret)
 
 
 async def _exchanged(connection: Connection, secret: Secret) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from legacy_email_proxy.contracts import Overloaded
 
-from ..places import Places
+from ..places import Holder, Places
 from .connecting import NotLetIn
 from .connection import Connection
 
@@ -26,11 +26,12 @@ _TRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a connection is not used again. Servers close idle connections, and some do not like long or busy ones.
+    """When a connection is not used again.
 
-    A new connection costs as much as ten small messages; once per 500 ``transactions``, this is 2 % of the work. Exim
-    sends as many over one connection by default, so servers are used to it. A server that wants fewer answers 421 to a
-    MAIL, which is then sent again over a new connection.
+    Servers close idle connections, and some do not like long or busy ones. A new connection costs as much as ten small
+    messages; once per 500 ``transactions``, this is 2 % of the work. Exim sends as many over one connection by default,
+    so servers are used to it. A server that wants fewer answers 421 to a MAIL, which is then sent again over a new
+    connection.
     """
 
     idle_seconds: float = 30
@@ -45,17 +46,27 @@ class _Idle:
     since: float
 
 
-class Loan:
-    """One slot of the pool with its connection, lent to ``address``; it has to be given back."""
+class Loan(Holder):
+    """One slot of the pool with its connection, lent to ``address``; it has to be given back.
 
-    def __init__(self, address: str) -> None:
+    A device that opens a transaction and then only says NOOP, or that sends its message one octet at a time, would keep
+    its connection from everybody else for as long as its session may last. So it may have to give it up.
+    """
+
+    # Half the speed of a modem of 9600 baud: a device that works is not slower.
+    fair_octets_per_second = 500
+
+    def __init__(self, address: str, release: Callable[[Loan], None]) -> None:
+        super().__init__()
         self.address = address
+        self._release = release
         self._connection: Connection | None = None
         self.opened = 0.0
         self.reused = False
         """Whether the connection was used before, and so may have been closed unnoticed while it was idle."""
         self.spent = False
         """Whether it must not be used for another transaction, although it works."""
+        self._given_up: Overloaded | None = None
 
     @property
     def connection(self) -> Connection:
@@ -67,6 +78,18 @@ class Loan:
     def take(self, connection: Connection, opened: float, *, reused: bool) -> None:
         """Put a connection in this loan."""
         self._connection, self.opened, self.reused = connection, opened, reused
+
+    def give_up(self, reason: str) -> None:
+        """Take the connection away from a slow device: :meth:`client_went_on` raises when the device goes on."""
+        self.abort()
+        self._given_up = Overloaded(reason, look_at="BACKEND_SMTP_MAX_CONNECTIONS", about_us=False)
+        self._release(self)
+
+    def client_went_on(self) -> None:
+        """The device has sent a command or content. Raises :class:`Overloaded` if it was too slow."""
+        super().client_went_on()
+        if self._given_up is not None:
+            raise self._given_up
 
     def abort(self) -> Connection | None:
         """Close the connection, if there is one; the transaction on it ends with ``Disconnected``."""
@@ -95,7 +118,7 @@ class Pool:
         self._wait_seconds = wait_seconds
         self._logger = logger
         self._limits = limits or Limits()
-        self._places = Places(size)
+        self._places = Places(size, logger)
         """As many places as the backend takes connections, as far as is known."""
         self._one_more_at = 0.0
         """When one connection more than that is tried."""
@@ -115,7 +138,7 @@ class Pool:
         Raises :class:`Overloaded` if no connection gets free in time, and whatever ``connect`` raises.
         """
         deadline = asyncio.get_running_loop().time() + self._wait_seconds
-        loan = Loan(address)
+        loan = Loan(address, self._release)
         await self._slot(address, deadline)
         await self._fill(loan, deadline)
         return loan
@@ -154,10 +177,16 @@ class Pool:
                 self._expire()
         self._release(loan)
 
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """How many connections are lent, how many are idle, and how many transactions wait for one."""
+        return len(self._lent), len(self._idle), self._places.waiting
+
     # Slots.
 
     def _release(self, loan: Loan) -> None:
         self._lent.discard(loan)
+        self._places.forget(loan)
         self._places.give(loan.address)
 
     def _try_one_more(self) -> None:
@@ -189,14 +218,15 @@ class Pool:
         loop = asyncio.get_running_loop()
         for left in reversed(range(_TRIES)):
             self._lent.add(loan)
+            if loan.address:  # There is no device behind the messages of the spool.
+                self._places.watch(loan, loan.address)
             try:
                 if not (idle and self._take_idle(loan)):
                     await self._open_in(loan)
                 return
             except BaseException as error:
-                self._lent.discard(loan)
                 one_too_many = self._is_one_too_many(error)
-                self._places.give(loan.address)
+                self._release(loan)
                 if not (one_too_many and left and loop.time() < deadline):
                     raise
             idle = True

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from legacy_email_proxy.contracts import (
     CredentialsRefused,
@@ -16,12 +17,13 @@ from legacy_email_proxy.contracts import (
     Unverified,
 )
 
-from ..backend_settings import Encryption
+from ..backend_settings import SMTP, Encryption
 from ..backoff import Breaker
 from ..findings import explained
+from ..tls_trouble import unless_tls_first
 from .connecting import EHLO_NAME, log_in
 from .connection import Connection
-from .settings import Endpoint
+from .settings import Endpoint, Timeouts
 
 __all__ = ("probe",)
 
@@ -47,14 +49,15 @@ _WORTH_KNOWING = ("8BITMIME", "SMTPUTF8", "PIPELINING", "CHUNKING")
 
 
 async def probe(
-    endpoint: Endpoint, connect: Callable[[], Awaitable[Connection]], breaker: Breaker, seconds: float
+    endpoint: Endpoint, connect: Callable[[], Coroutine[Any, Any, Connection]], breaker: Breaker, timeouts: Timeouts
 ) -> list[Finding]:
     """Connect, log in, send QUIT. Every failure becomes a finding; only cancellation is raised."""
     findings: list[Finding] = []
     connection: Connection | None = None
     try:
-        async with asyncio.timeout(seconds):
-            connection = opened = await connect()
+        async with asyncio.timeout(timeouts.probe):
+            connecting = unless_tls_first(connect(), endpoint, SMTP, silent_seconds=timeouts.silent)
+            connection = opened = await connecting
             findings.append(_reached(endpoint, connection))
 
             async def connected() -> Connection:
@@ -70,7 +73,7 @@ async def probe(
         findings.append(_failed(failure))
     except TimeoutError:
         advice = _ADVICE[Unreachable] if endpoint.encryption is Encryption.IMPLICIT else _WRONG_PLACE
-        findings.append(Finding(Level.BAD, f"{endpoint} did not answer within {seconds:g} s", advice))
+        findings.append(Finding(Level.BAD, f"{endpoint} did not answer within {timeouts.probe:g} s", advice))
     finally:
         if connection is not None:
             connection.abort()

@@ -11,7 +11,8 @@ from functools import partial
 
 from legacy_email_proxy.contracts import Context
 
-from ..backend_settings import SMTP, Backend, read_backend
+from ..backend_settings import SMTP, Backend, instead_of_password, read_backend
+from ..tls_trouble import SILENT_SECONDS
 
 __all__ = ("LEAST_OCTETS_PER_SECOND", "Chunking", "Endpoint", "Timeouts")
 
@@ -46,7 +47,8 @@ class Endpoint(Backend):
             if not user:
                 mistakes.append("BACKEND_SMTP_USER: not set; BACKEND_SMTP_CREDENTIALS needs to know who logs in")
         elif user and not password:
-            mistakes.append("BACKEND_SMTP_PASS: not set, though BACKEND_SMTP_USER is; set both or neither")
+            words = instead_of_password(context, SMTP) or "; set both or neither"
+            mistakes.append(f"BACKEND_SMTP_PASS: not set, though BACKEND_SMTP_USER is{words}")
         elif password and not user:
             mistakes.append("BACKEND_SMTP_USER: not set, though BACKEND_SMTP_PASS is; set both or neither")
         ehlo_name: str | None = settings["BACKEND_SMTP_EHLO_NAME"]
@@ -86,3 +88,4 @@ class Timeouts:
     quit: float = 2
     slot: float = 30  # for a free connection, while all are lent
     probe: float = 60  # a whole probe, while the operator waits for it
+    silent: float = SILENT_SECONDS  # in a probe, without a greeting

@@ -1,11 +1,11 @@
-"""A durable spool: what a device read 250 for is on disk, and is tried until the backend has it or has refused it.
+"""A durable spool: a message is on disk before its device reads 250, and is tried until the backend has or refuses it.
 
-``relay`` takes an account's messages and puts them into the ``spool`` that its ``settings`` name, which it may have
-in common with other accounts: a ``store``. What all stores do stands in ``sql_store``, with ``incoming``,
-``group_commit`` and ``sql_records``; ``sqlite_store`` adds ``schema``, ``sqlite_files`` and ``backup``, and
-``postgres_store`` has ``postgres_connection``, ``migrations``, ``postgres_bodies`` and ``leases``. The account's
-``delivery`` takes messages out again, one ``attempt`` after the other, and has ``notification``
-written for what fails. ``admin`` is the operator's, also while a service has the file.
+``relay`` receives an account's messages and stores them in a ``spool``, which several accounts can share and which the
+``settings`` name. A spool has a ``store``. Both kinds of store are a ``sql_store``, which uses ``incoming``,
+``group_commit`` and ``sql_records``. ``sqlite_store`` adds ``schema``, ``sqlite_files`` and ``backup``;
+``postgres_store`` adds ``postgres_connection``, ``migrations``, ``postgres_bodies`` and ``leases``. The account's
+``delivery`` reads messages from the store and makes an ``attempt`` with each; ``notification`` writes to the senders of
+those that failed. ``admin`` is for the operator's command, also while a service runs.
 """
 
 from __future__ import annotations

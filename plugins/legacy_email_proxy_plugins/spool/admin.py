@@ -1,46 +1,28 @@
-"""What an operator can do with the spool, and how the command reaches the service that has it open.
-
-``Workbench`` does it, and answers what JSON can hold; see ``legacy-email-proxy spool``. While a service has the spool
-open, the command asks that one process, over a Unix socket: ``Control`` is the service's side, ``ask`` the command's.
-
-A request is a line of JSON, ``{"action": …, "numbers": […]}``, for a backup with a ``folder`` (an absolute path).
-The answer is lines of JSON: ``{"item": …}`` for each, ``{"octets": n}`` before n raw octets, ``{"failure": …}`` when it
-went wrong, and ``{"end": true}`` when all is said.
-Whoever may open the socket may read and drop mail, so its mode is 0600.
-"""
+"""What an operator can do with the spool. The answers are mappings that JSON can hold, or octets of a message."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import logging
-import os
-import socket
-import stat
-import struct
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from legacy_email_proxy.contracts import QUEUE_ACTIONS, Failure, QueueAction
 
 from .message import SpooledMessage, State
 from .store import Copied, Store, Unreadable
 
-__all__ = ("Control", "Workbench", "ask", "backed_up")
+__all__ = ("Administration", "backed_up")
 
 _LARGEST = 2**63 - 1
-"""No database has room for a larger number."""
+"""The largest number that a database can store."""
+_RECIPIENTS_TOLD = 20
+"""So many stand in the log: a notification of PostgreSQL, by which other proxies are told, has 8000 octets."""
 _MOVES = {"retry": State.QUEUED, "release": State.QUEUED, "hold": State.HELD}
 
-_LINE_OCTETS = 16 * 2**20
-_REQUEST_SECONDS = 10.0
-_CREDENTIALS = struct.Struct("3i")
 
-
-class Workbench:
-    """Works on an open store; ``wake`` is called when something has become due."""
+class Administration:
+    """Does the operator's work on an open store. ``wake`` is called when a message may have become due."""
 
     def __init__(self, store: Store, clock: Callable[[], float], wake: Callable[[], None]) -> None:
         self._store = store
@@ -50,11 +32,11 @@ class Workbench:
     async def do(
         self, action: QueueAction, numbers: Sequence[int], by: str
     ) -> AsyncGenerator[Mapping[str, Any] | bytes, None]:
-        """See :meth:`contracts.Queue.administer`; ``by`` says for the log who wants it."""
+        """See :meth:`contracts.Queue.administer`. ``by`` says who asked for it, for the log."""
         if action not in QUEUE_ACTIONS:
             raise Failure(f"the spool knows no {action!r}")
         if action == "migrate":
-            # Opening has done it.
+            # This was done when the store was opened.
             yield {"done": action, "version": self._store.version}
             return
         for number in numbers:
@@ -96,7 +78,7 @@ class Workbench:
         await self._store.announce({"action": action, "by": by, "message": number, **what})
         return {"number": number, "done": action}
 
-    async def _facts(self, number: int) -> Mapping[str, str | int]:
+    async def _facts(self, number: int) -> Mapping[str, Any]:
         try:
             message = await self._store.get(number)
         except Unreadable:
@@ -105,8 +87,8 @@ class Workbench:
             return {}
         return {
             "state": message.state.value, "session": message.client.session, "sender": message.reverse_path,
-            "recipients": len(message.recipients), "octets": message.octets,
-            **({"account": message.account} if message.account else {}),
+            "recipients": [each.forward_path for each in message.recipients[:_RECIPIENTS_TOLD]],
+            "octets": message.octets, **({"account": message.account} if message.account else {}),
         }  # fmt: skip
 
     async def _shown(self, number: int) -> Mapping[str, Any] | None:
@@ -114,7 +96,7 @@ class Workbench:
             message = await self._store.get(number)
         except Unreadable as error:
             return {"number": number, "account": None, "state": State.SET_ASIDE.value, "reason": str(error)}
-        # None: it has been delivered since the numbers were read.
+        # None if it was delivered after the numbers were read.
         return None if message is None else _described(message)
 
     async def _message(self, number: int) -> SpooledMessage:
@@ -128,7 +110,7 @@ class Workbench:
 
 
 def backed_up(action: str, folder: Path, copied: Copied) -> Mapping[str, Any]:
-    """What there is to say of a backup, or of one that was put back."""
+    """The answer to a backup or a restore."""
     return {
         "done": action, "folder": str(folder), "messages": copied.messages, "missing": list(copied.missing),
         "aside": copied.aside,
@@ -160,144 +142,3 @@ def _described(message: SpooledMessage) -> dict[str, Any]:
             for each in message.recipients
         ],
     }
-
-
-class Control:
-    """The service's side of the socket."""
-
-    def __init__(self, path: Path, workbench: Workbench, logger: logging.Logger) -> None:
-        self._path = path
-        self._workbench = workbench
-        self._logger = logger
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
-
-    async def start(self) -> None:
-        """Listen. What is in the way was left by a service that is no more: the spool's lock is ours."""
-        with suppress(OSError):
-            # The spool may be elsewhere, and nothing else have made this folder.
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if stat.S_ISSOCK(self._path.lstat().st_mode):
-                self._path.unlink()
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            with _reachable(self._path) as name:
-                before = os.umask(0o177)
-                try:
-                    listener.bind(name)
-                finally:
-                    os.umask(before)
-            self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=_LINE_OCTETS)
-        except OSError as error:
-            listener.close()
-            self._logger.error("the spool command will not reach this service: %s: %s", self._path, error.strerror)
-
-    async def aclose(self) -> None:
-        """Listen no more."""
-        if self._server is None:
-            return
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        with suppress(OSError):
-            self._path.unlink()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        answering = asyncio.get_running_loop().create_task(self._answer(reader, writer))
-        self._tasks.add(answering)
-        # Whatever ended it: it hung up, or the service stops.
-        await asyncio.gather(answering, return_exceptions=True)
-        self._tasks.discard(answering)
-        writer.close()
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            async with asyncio.timeout(_REQUEST_SECONDS):
-                action, numbers, folder = _request(await _line_of(reader))
-            if action == "backup":
-                writer.write(_line({"item": await self._workbench.back_up(folder)}))
-            else:
-                await self._do(action, numbers, writer)
-            writer.write(_line({"end": True}))
-        except OSError:
-            raise
-        except Exception as error:
-            if not isinstance(error, Failure):
-                self._logger.exception("the spool command failed")
-            writer.write(_line({"failure": str(error) or type(error).__name__}))
-        await writer.drain()
-
-    async def _do(self, action: QueueAction, numbers: Sequence[int], writer: asyncio.StreamWriter) -> None:
-        async with aclosing(self._workbench.do(action, numbers, _peer(writer))) as answers:
-            async for answer in answers:
-                if isinstance(answer, bytes):
-                    writer.write(_line({"octets": len(answer)}) + answer)
-                else:
-                    writer.write(_line({"item": answer}))
-                await writer.drain()
-
-
-async def _line_of(reader: asyncio.StreamReader) -> bytes:
-    try:
-        return await reader.readline()
-    except ValueError:
-        return b""  # longer than any request
-
-
-def _request(line: bytes) -> tuple[Any, list[int], Path]:
-    """What a line asks for. Raises :class:`Failure` where it is no request: whoever may open the socket may send
-    anything.
-    """
-    try:
-        given = json.loads(line)
-        return given["action"], [int(number) for number in given["numbers"]], Path(given.get("folder", ""))
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        raise Failure("that is no request of the spool command") from None
-
-
-async def ask(
-    path: Path, action: QueueAction | Literal["backup"], numbers: Sequence[int], *, folder: Path | None = None
-) -> AsyncGenerator[Mapping[str, Any] | bytes, None]:
-    """The command's side of it. Raises ``FileNotFoundError`` or ``ConnectionRefusedError`` when no service is there,
-    :class:`Failure` when it could not do it.
-    """
-    with _reachable(path) as name:
-        reader, writer = await asyncio.open_unix_connection(name, limit=_LINE_OCTETS)
-    try:
-        request = {"action": action, "numbers": list(numbers)}
-        writer.write(_line(request if folder is None else {**request, "folder": str(folder)}))
-        await writer.drain()
-        while True:
-            line = await reader.readline()
-            answer: dict[str, Any] = {"failure": "the service has hung up"}
-            if line.endswith(b"\n"):
-                answer = json.loads(line)
-            if "end" in answer:
-                return
-            if "failure" in answer:
-                raise Failure(answer["failure"])
-            yield answer["item"] if "item" in answer else await reader.readexactly(answer["octets"])
-    finally:
-        writer.close()
-
-
-def _peer(writer: asyncio.StreamWriter) -> str:
-    """Who is at the other end, as the kernel knows it. A user's name might have to be asked of a server."""
-    held = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    process, user, _ = _CREDENTIALS.unpack(held)
-    return f"user {user}, process {process}"
-
-
-def _line(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value).encode() + b"\n"
-
-
-@contextmanager
-def _reachable(path: Path) -> Iterator[str]:
-    """A name of ``path`` that fits into a socket's address, which holds 107 octets."""
-    descriptor = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{descriptor}/{path.name}"
-    finally:
-        os.close(descriptor)

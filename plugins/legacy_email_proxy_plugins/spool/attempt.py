@@ -1,4 +1,4 @@
-"""One try to hand a message on: the verdict on each recipient, and what is known when there was none."""
+"""One try to deliver a message through the relay, and its result for each recipient."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from .message import Recipient, SpooledMessage
 __all__ = ("PROGRESS_SECONDS", "Attempt", "attempt")
 
 PROGRESS_SECONDS = 3600.0
-"""For a relay that makes no progress any more: its message's turn is over, so that it holds no connection for ever.
+"""A try ends after this time without progress, so that a relay that hangs does not hold its connection for ever.
 
-Progress is a verdict on recipients, or a piece of the content that is asked for; however long all of it takes, what
-goes on is let go on. Over a line that carries 1 kB a second, 50 MB take 14 hours.
+Progress is a verdict on recipients, or the relay asking for the next piece of content. A whole try may take long: 50 MB
+over a line of 1 kB a second take 14 hours.
 """
 
 _TOGETHER = 100
-"""Recipients that are asked for at once, at most: a thousand of them may take a slow backend longer than that."""
+"""Recipients in one request to the relay, at most. A slow backend might need an hour for a thousand."""
 
 
 @dataclass(slots=True)
 class Attempt:
-    """What came of it.
+    """The result of a try.
 
-    ``failure`` is what was raised by a relay that had no verdict; then none of the recipients that are neither
-    ``delivered`` nor ``refused`` has one. ``ambiguous``: by then it had the whole content, so that it may have been
-    delivered although nobody said so (RFC 1047).
+    ``failure`` is the exception of a relay that failed before it had a result for all recipients. Recipients that are
+    neither ``delivered`` nor ``refused`` have none. ``ambiguous``: the relay had the whole content when it failed, so
+    the message may have been delivered (RFC 1047).
     """
 
     delivered: list[Recipient] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Attempt:
 
     @property
     def about_us(self) -> Failure | None:
-        """What any other message would have met as well, because it is about the backend or about us."""
+        """A failure of the backend or of the proxy itself, which any other message would have met too."""
         if isinstance(self.failure, Failure):
             return self.failure if self.failure.about_us else None
         if self.delivered or any(not refusal.about_us for _, refusal in self.refused):
@@ -50,7 +50,7 @@ class Attempt:
         return self.refused[0][1] if self.refused else None
 
     def amend(self, later: Attempt) -> None:
-        """Take what came of another attempt with those who were refused for good, in the place of their refusals."""
+        """Add the result of a second attempt for the recipients that were refused for good."""
         self.refused = [each for each in self.refused if not each[1].permanent] + later.refused
         self.delivered += later.delivered
         self.failure = self.failure or later.failure
@@ -59,7 +59,7 @@ class Attempt:
 
 
 class _Content:
-    """The content on its way to the relay, remembered to have ended, or to have failed on our side."""
+    """The content that the relay reads. Notes whether all of it was read, or reading the spool failed."""
 
     def __init__(self, pieces: AsyncIterator[bytes], progress: Callable[[], None]) -> None:
         self._pieces = pieces
@@ -83,7 +83,7 @@ class _Content:
 
 
 async def attempt(relay: Relay, message: SpooledMessage, content: AsyncGenerator[bytes, None]) -> Attempt:
-    """Hand ``message`` on to the recipients that wait. Raises only what reading ``content`` raised."""
+    """Deliver ``message`` to its waiting recipients. Raises only what reading ``content`` raised."""
     made = Attempt()
     scope = anyio.CancelScope()
 
@@ -100,7 +100,7 @@ async def attempt(relay: Relay, message: SpooledMessage, content: AsyncGenerator
         if pieces.error is not None:
             raise pieces.error from None
         if made.delivered:
-            pass  # it stumbled on its way out; the verdict had been given
+            pass  # it failed after its verdict
         elif isinstance(error, Refused):
             judged = {id(recipient) for recipient, _ in made.refused}
             made.refused += [(each, error) for each in message.waiting if id(each) not in judged]
@@ -116,7 +116,7 @@ async def _transact(
     relay: Relay, message: SpooledMessage, content: _Content, made: Attempt, progress: Callable[[], None]
 ) -> None:
     progress()
-    # The size is known by now, so that a backend can refuse what is too big before it is sent (RFC 1870).
+    # With the size, a backend can refuse a message that is too large before it is sent (RFC 1870).
     parameters = {**message.parameters, "SIZE": str(message.octets)}
     client = replace(message.client, spooled=True)
     async with relay.transaction(client, message.reverse_path, parameters) as transaction:

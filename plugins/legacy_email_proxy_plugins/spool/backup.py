@@ -1,13 +1,14 @@
-"""A copy of the whole spool, made while it is in use, and put back from there.
+"""Backup and restore of a SQLite spool. A backup is made while the spool is in use.
 
-The records alone are not the mail: large bodies are files beside them. A copy of both that was made file by file has
-records without bodies and bodies without records. Here the records are copied first, as they are at one moment, while
-no body is removed; so each body that they name is still there to be copied. The process that has the spool does it, on
-its one connection: SQLite then carries every later change into the copy. A second connection would need locks that
-exclusive mode does not give.
+A spool is a database of records and a folder of large bodies. A copy of all files, one after the other, would have
+records without bodies and bodies without records. So the records are copied first, in the state of one moment, and no
+body is removed until all bodies of these records are copied.
 
-SQLite works on the spool's own disk only, and the copy goes to the other folder by ordinary writes, in another thread:
-a network disk that hangs delays the backup and nothing else. Everything here blocks.
+The process that has the spool open makes the copy, with its own connection: SQLite then applies later changes to the
+copy too. A second connection is impossible, because the database is in exclusive mode.
+
+SQLite makes this copy on the spool's own disk. Another thread then copies it to the folder of the backup. If that is a
+network disk that hangs, only the backup waits. Everything here blocks.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ from pathlib import Path
 from legacy_email_proxy.contracts import Failure
 
 from ..files import leave_to_service, sync_directory
-from .schema import VERSION, clear_the_way, connect, is_damage, set_aside
+from .schema import VERSION, connect, is_damage, set_aside, set_aside_remains
 from .sqlite_files import Locked, SpoolLock
 from .store import Copied
 
 __all__ = ("copy_out", "restore", "snapshot", "trouble")
 
 _RECORDS, _BODIES = "spool.db", "spool.db.bodies"
-"""In the folder of a backup, whatever the spool is called. The records come last: without them it is not whole."""
+"""Names in the folder of a backup. The records are written last: a folder without them is not complete."""
 
 _PAGES = 256
-"""Copied at a time, while commits wait: a megabyte."""
+"""Pages (one MiB) that are copied at a time. Commits wait meanwhile."""
 _COPY_OCTETS = 1024 * 1024
 
 
@@ -42,13 +43,13 @@ _COPY_OCTETS = 1024 * 1024
 class _Contents:
     messages: int
     bodies: Sequence[tuple[int, str, int]]
-    """For each message that has one its number, the body's name, and its octets."""
+    """Number, name of the body, and octets of each message with a body."""
 
 
 def snapshot(connection: sqlite3.Connection, path: Path, between: Callable[[], None]) -> None:
-    """Write the records to ``path``, as they are at the end of this; ``between`` is called again and again.
+    """Copy the records to ``path``, in the state at the end of this call. ``between`` is called again and again.
 
-    What it changes through ``connection`` comes into the copy: SQLite sees to that for the connection that copies.
+    Changes that ``between`` makes through ``connection`` are in the copy too: SQLite applies them.
     """
     path.unlink(missing_ok=True)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
@@ -61,11 +62,12 @@ def snapshot(connection: sqlite3.Connection, path: Path, between: Callable[[], N
 
 
 def copy_out(records: Path, bodies: Path, folder: Path, given_up: threading.Event) -> Copied:
-    """Make a backup in ``folder``, which is made if it isn't there, of a :func:`snapshot` and the bodies it names.
+    """Make a backup in ``folder`` from a :func:`snapshot` and the bodies that it names. Creates the folder if needed.
 
-    ``given_up``: nobody waits for it any more, so that bodies are removed, and the snapshot may be another one.
+    ``given_up`` is set when nobody waits any more. From then on bodies are removed again, and the snapshot may be
+    overwritten, so the backup is not completed.
 
-    Raises ``OSError``, ``sqlite3.Error`` or :class:`Failure`; then nothing of it is left there.
+    Raises ``OSError``, ``sqlite3.Error`` or :class:`Failure`. Then it has removed what it had written.
     """
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700, parents=True)
@@ -87,9 +89,9 @@ def copy_out(records: Path, bodies: Path, folder: Path, given_up: threading.Even
 
 
 def restore(folder: Path, path: Path) -> Copied:
-    """Put a backup in the place of the spool at ``path``, in which nothing may wait.
+    """Replace the spool at ``path`` by a backup. There must be no messages in the spool.
 
-    Raises ``OSError``, ``sqlite3.Error`` or :class:`Failure`; then the spool is as it was.
+    Raises ``OSError``, ``sqlite3.Error`` or :class:`Failure`. Then the spool is unchanged.
     """
     records = folder / _RECORDS
     if not records.is_file():
@@ -107,7 +109,7 @@ def restore(folder: Path, path: Path) -> Copied:
         missing = _copy_bodies(folder / _BODIES, bodies, found)
         coming = path.with_name(f"{path.name}.restored")
         _copy(records, coming)
-        # The log of the old file would be taken for one of the new, and what was being tried is in neither.
+        # SQLite would apply the old log to the new file. The in-flight journal has numbers of the old spool.
         for ending in ("-wal", "-shm", "-journal", ".trying"):
             path.with_name(path.name + ending).unlink(missing_ok=True)
         coming.rename(path)
@@ -119,7 +121,7 @@ def restore(folder: Path, path: Path) -> Copied:
 
 
 def trouble(error: OSError | sqlite3.Error) -> Failure:
-    """In plain words."""
+    """The failure to show for an error."""
     if isinstance(error, OSError):
         return Failure(f"{error.strerror}: {error.filename or 'a file'}")
     return Failure(f"the copy of the records: {error}")
@@ -136,8 +138,8 @@ def _contents(records: Path) -> _Contents:
 
 
 def _check_empty(path: Path) -> Path | None:
-    """Returns what is set aside instead, because it is not known to be empty."""
-    aside = clear_the_way(path)
+    """Check that the spool has no messages. An unreadable one is renamed and kept; returns its new name."""
+    aside = set_aside_remains(path)
     try:
         with closing(connect(path)) as connection:
             (messages,) = connection.execute("SELECT count(*) FROM message").fetchone()
@@ -159,7 +161,7 @@ def _copy_bodies(source: Path, target: Path, found: _Contents) -> list[int]:
         leave_to_service(target, target.parent)
     missing = []
     for number, name, octets in found.bodies:
-        # The record may be damaged, and name anything.
+        # A damaged record may have any text here, so only the last part of the path is used.
         body = source / Path(str(name)).name
         if body.is_file() and body.stat().st_size == octets:
             _copy(body, target / body.name)

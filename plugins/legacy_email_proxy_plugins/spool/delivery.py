@@ -1,5 +1,6 @@
-"""Delivers what is stored: in the order in which it falls due, over a bounded number of connections, again and again
-until each recipient has it or has failed for good.
+"""Delivers the stored messages of an account, in the order in which they are due, over a limited number of connections.
+
+Each message is tried again until all its recipients have it or have failed for good.
 """
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 
-from legacy_email_proxy.contracts import Failure, Relay
+from legacy_email_proxy.contracts import Failure, Relay, bound
 
 from ..backoff import Gate, retry_after
 from .attempt import Attempt, attempt
@@ -23,12 +24,12 @@ from .store import Store, Unreadable
 
 __all__ = ("Delivery",)
 
-_AHEAD = 3
-"""Messages out of the store for each connection: one is delivered, the others are read and written down."""
+_MESSAGES_PER_CONNECTION = 3
+"""Messages that are leased for each connection: one is delivered, while others are read or recorded."""
 
 _OFFERED = 500
 _OFFERED_OCTETS = 4 * 1024 * 1024
-"""So many new messages, and octets of them, wait for a connection in memory; any more are read when there is one."""
+"""New messages, and their octets, that wait in memory for a connection. More are read from the store later."""
 
 _TROUBLE_SECONDS = 5.0
 _LONGEST_SLEEP = 60.0
@@ -36,9 +37,9 @@ _RECORD_SECONDS = 1.0
 
 
 class Delivery:
-    """Delivers an account's mail from :meth:`start` to :meth:`stop`, in the event loop.
+    """Delivers an account's mail from :meth:`start` to :meth:`stop`.
 
-    ``under_way`` are the numbers of all messages that are on their way in this process, whoever delivers them.
+    ``under_way`` are the numbers of all messages that are in work in this process. All deliveries share the set.
     """
 
     def __init__(
@@ -73,67 +74,68 @@ class Delivery:
         self._running: asyncio.Task[None] | None = None
         self._successor: Delivery | None = None
         self._stopping = self._unreadable = False
-        self._behind = True
+        self._more_in_store = True
 
     @property
     def successor(self) -> Delivery | None:
-        """Who delivers the account's mail now. While there is one, nothing new is begun here."""
+        """The delivery that has replaced this one after a reload. While there is one, this one begins no tries."""
         return self._successor
 
     @successor.setter
     def successor(self, successor: Delivery | None) -> None:
         self._successor = successor
-        self._behind = True
+        self._more_in_store = True
         self._wake.set()
         if successor is not None:
             self._give_up_untried()
 
     @property
-    def _rests(self) -> bool:
+    def _begins_nothing(self) -> bool:
         return self._stopping or self._successor is not None
 
     def start(self) -> None:
-        """Begin."""
+        """Start the task that delivers."""
         self._running = asyncio.get_running_loop().create_task(self._run())
 
     def wake(self) -> None:
-        """Something may be due."""
+        """Look into the store again, because a message may be due."""
         if self._successor is not None:
             self._successor.wake()
         else:
             self._wake.set()
 
     def offer(self, message: SpooledMessage) -> None:
-        """A new message, just stored. It is begun at once, without reading it again, if nothing else waits its turn."""
+        """A new message was stored. It is tried at once, without being read again, if no older one waits."""
         full = len(self._busy) >= _OFFERED or self._octets >= _OFFERED_OCTETS
         if self._successor is not None:
             self._successor.offer(message)
-        elif self._behind or self._gate.closed or self._stopping or full:
-            self._behind = True
-            if message.number not in self._under_way:  # else it was leased meanwhile
+        elif self._more_in_store or self._gate.closed or self._stopping or full:
+            self._more_in_store = True
+            if message.number not in self._under_way:  # otherwise it was leased meanwhile
                 self._store.give_back(message.number)
             self._wake.set()
         else:
             self._begin(message)
 
     async def stop(self) -> None:
-        """Begin nothing new, and wait until what is under way has come to its end."""
+        """Begin no new tries, and wait until the running ones have ended."""
         self._stopping = True
         self._give_up_untried()
         self._wake.set()
         if self._running is not None:
-            await asyncio.wait((self._running,), timeout=_RECORD_SECONDS)  # or what is being leased would be nobody's
+            # Time for a lease that is being taken: its messages have to be given back.
+            await asyncio.wait((self._running,), timeout=_RECORD_SECONDS)
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
         while self._busy:
             await asyncio.wait(self._busy.values())
 
     async def hurry(self, grace_seconds: float) -> None:
-        """Begin nothing new, let what is under way end in that time, and give the rest back."""
+        """Begin no new tries, let running ones go on for ``grace_seconds``, and then cancel them."""
         self._stopping = True
         if self._busy:
             await asyncio.wait(self._busy.values(), timeout=grace_seconds)
-        # Those that have their verdicts already only write them down, and have another moment for that.
+        # Tries that have ended only have to be recorded, and get some more time for that.
         for seconds, numbers in ((_RECORD_SECONDS, self._attempting | self._untried), (None, set(self._busy))):
             for number in numbers & set(self._busy):
                 self._busy[number].cancel()
@@ -156,21 +158,21 @@ class Delivery:
 
     async def _turn(self) -> None:
         self._wake.clear()
-        wait = math.inf if self._rests else self._gate.wait_seconds()
-        room = self._options.connections * _AHEAD - len(self._busy)
+        wait = math.inf if self._begins_nothing else self._gate.wait_seconds()
+        room = self._options.connections * _MESSAGES_PER_CONNECTION - len(self._busy)
         if self._gate.closed:
             room = 1
-        # By the group, and not one for each that ends: every lease is a commit.
+        # Every lease is a commit, so messages are leased in groups, not one after each that has ended.
         elif room < self._options.connections:
             room = 0
         if wait == 0 and room > 0:
-            # What is offered while the store is asked may be in the answer, or not.
-            self._behind = True
+            # A message that is offered during the lease may be among the leased ones, or not.
+            self._more_in_store = True
             messages = await self._store.lease(self.account, self._clock(), room, self._under_way)
             if self._unreadable:
                 self._unreadable = False
                 self._logger.info("the spool can be read again")
-            if self._rests:
+            if self._begins_nothing:
                 for message in messages:
                     self._store.give_back(message.number)
                 return
@@ -179,7 +181,7 @@ class Delivery:
             if messages:
                 return
             if not self._wake.is_set():
-                self._behind = False
+                self._more_in_store = False
             due = await self._store.next_due(self.account, self._under_way)
             wait = _LONGEST_SLEEP if due is None else due - self._clock()
         elif wait == 0:
@@ -207,19 +209,27 @@ class Delivery:
         if number in self._untried:
             self._untried.discard(number)
             self._store.give_back(number)
-        # The turn of what is due comes in its order, and that of what is left of this one with it.
-        self._behind = self._behind or number not in self._settled
+        # If recipients of this message are left, it waits in the store with the others, and the order is kept.
+        self._more_in_store = self._more_in_store or number not in self._settled
         self._settled.discard(number)
-        if self._behind or self._gate.closed or self._successor is not None:
+        if self._more_in_store or self._gate.closed or self._successor is not None:
             self.wake()
 
     async def _handle(self, message: SpooledMessage, *, probe: bool) -> None:
+        # On the relay's lines too: the exchange with the backend belongs to the session in which the message came.
+        with bound(
+            session=message.client.session, client=message.client.address, message=message.number, **self._whose
+        ):
+            await self._handle_bound(message, probe=probe)
+
+    async def _handle_bound(self, message: SpooledMessage, *, probe: bool) -> None:
         message.count_from(self._began, self._clock())
         try:
             outcome = await self._try(message, probe=probe)
         except Exception as error:
-            # Of our own making; the message must neither be lost nor tried in a circle.
-            self._logger.error("message %d: %s", message.number, error, exc_info=_unexpected(error))
+            # A bug of ours. The message must not be lost, and must not be tried again without a pause.
+            facts = {**_facts(message), "cause": str(error)}
+            self._logger.error("message not handled", exc_info=_unexpected(error), extra={"facts": facts})
             outcome = self._later(message, message.waiting, error, orderly=isinstance(error, Failure))
         if outcome is None:
             return
@@ -233,13 +243,13 @@ class Delivery:
             try:
                 await self._store.record(outcome)
                 return
-            except Failure as failure:
-                # What has been delivered must not be delivered again, so this stays busy until it is written down.
+            except Exception as error:
+                # A delivered message must not be delivered again, so this is repeated until it is recorded; also after
+                # an error that nobody expected, or the message would stay leased until the next start.
                 if not said:
-                    self._logger.error(
-                        "message %d: its outcome can not be stored now, and is tried again until it is: %s",
-                        message.number, failure,
-                    )  # fmt: skip
+                    words = "message's outcome not stored now: that is tried again until it is"
+                    facts = {"facts": {"cause": str(error)}}
+                    self._logger.error(words, extra=facts, exc_info=_unexpected(error))
                 said = True
                 await asyncio.sleep(_TROUBLE_SECONDS)
 
@@ -249,13 +259,13 @@ class Delivery:
                 self._untried.discard(message.number)
                 return self._set_aside(message, f"{self._options.poison_tries} tries in a row came to no orderly end")
             async with self._slots:
-                if self._rests or (self._gate.closed and not probe):
+                if self._begins_nothing or (self._gate.closed and not probe):
                     return None
                 self._untried.discard(message.number)
                 made = await self._attempt(message)
         except Unreadable as error:
             return self._set_aside(message, str(error))
-        self._tell_gate(made)
+        self._update_gate(made)
         return await self._outcome(message, made)
 
     async def _attempt(self, message: SpooledMessage) -> Attempt:
@@ -266,26 +276,26 @@ class Delivery:
             refused = [recipient for recipient, refusal in made.refused if refusal.permanent]
             sender = self._options.notify_from
             if message.notice and refused and sender:
-                # Some backends refuse the null reverse-path, at MAIL, at RCPT or after the content; without another
-                # one nobody would ever be notified. That it is a notification still stands in the spool and, for
-                # others, in its header, so that no other notification answers it.
+                # Some backends refuse the null reverse-path, at MAIL, at RCPT or after the content. Then a notification
+                # is sent from an address. The spool still knows that it is a notification, and other servers see it in
+                # the header, so no notification is sent about it.
                 again = replace(message, reverse_path=sender, recipients=refused)
                 made.amend(await attempt(self._relay, again, self._store.content(message)))
             return made
         except asyncio.CancelledError:
-            self._logger.warning("message %d: cut off, so it is tried again, and may arrive twice", message.number)
+            self._logger.warning("message cut off, so it is tried again, and may arrive twice")
             self._store.give_back(message.number)
             raise
         finally:
             self._attempting.discard(message.number)
 
-    def _tell_gate(self, made: Attempt) -> None:
+    def _update_gate(self, made: Attempt) -> None:
         if failure := made.about_us:
             if pause := self._gate.failed(failure):
-                # All mail waits for so long, and then one message is tried.
+                # The account's mail waits for this time. Then one message is tried.
                 facts = {**self._whose, "seconds": round(pause), "cause": str(failure)}
-                self._logger.warning("delivery paused", extra={"facts": facts})
-        elif _unexpected(made.failure) is None and self._gate.judged():  # a bug says nothing of the backend
+                self._logger.warning("delivery paused", extra={"facts": facts, "failure": failure})
+        elif _unexpected(made.failure) is None and self._gate.judged():  # a bug is no sign that it works
             self._logger.info("delivery resumed", extra={"facts": self._whose})
 
     async def _outcome(self, message: SpooledMessage, made: Attempt) -> Outcome:
@@ -298,11 +308,14 @@ class Delivery:
         if made.delivered:
             self._logger.info(
                 "message delivered",
-                extra={"facts": {**_facts(message), "recipients": len(made.delivered), "backend": made.detail}},
+                extra={"facts": {**_facts(message), "recipients": _paths(made.delivered), "backend": made.detail}},
             )
-        for permanent, cause in dict.fromkeys((refusal.permanent, str(refusal)) for _, refusal in made.refused):
-            words = "recipients refused" if permanent else "recipients not taken for now"
-            self._logger.info(words, extra={"facts": {**_facts(message), "cause": cause}})
+        for kind in dict.fromkeys((refusal.permanent, str(refusal)) for _, refusal in made.refused):
+            words = "recipients refused" if kind[0] else "recipients not taken for now"
+            theirs = [each for each, refusal in made.refused if (refusal.permanent, str(refusal)) == kind]
+            self._logger.info(
+                words, extra={"facts": {**_facts(message), "recipients": _paths(theirs), "cause": kind[1]}}
+            )
         failed = []
         for recipient, refusal in made.refused:
             recipient.verdict = Verdict.of(refusal, now)
@@ -322,22 +335,23 @@ class Delivery:
         return await self._closing(message, tried, failed, orderly=orderly)
 
     def _tell_failure(self, message: SpooledMessage, made: Attempt, failure: Exception) -> None:
+        cause = repr(failure) if _unexpected(failure) else str(failure)
+        extra = {
+            "facts": {**_facts(message), "recipients": _paths(message.waiting), "cause": cause},
+            "failure": failure,
+        }
         if made.ambiguous:
-            self._logger.warning(
-                "message may have been delivered: it is tried again, and may arrive twice",
-                extra={"facts": {**_facts(message), "cause": str(failure)}},
-            )
+            words = "message may have been delivered: it is tried again, and may arrive twice"
+            self._logger.warning(words, extra=extra)
         elif _unexpected(failure):
-            self._logger.error(
-                "message not delivered", exc_info=failure, extra={"facts": {**_facts(message), "cause": repr(failure)}}
-            )
+            self._logger.error("message not delivered", exc_info=failure, extra=extra)
         else:
-            self._logger.info("message not delivered", extra={"facts": {**_facts(message), "cause": str(failure)}})
+            self._logger.info("message not delivered", extra=extra)
 
     async def _closing(
         self, message: SpooledMessage, tried: list[Recipient], failed: list[Recipient], *, orderly: bool
     ) -> Outcome:
-        """The outcome, with the notifications that it brings about."""
+        """Make the outcome, with the notifications to send."""
         now = self._clock()
         made = await self._notices(message, failed, delayed=False)
         told = {number for notice in made for number in notice.about}
@@ -399,7 +413,9 @@ def _unexpected(error: BaseException | None) -> BaseException | None:
 
 
 def _facts(message: SpooledMessage) -> dict[str, object]:
-    return {
-        "message": message.number, "session": message.client.session, "sender": message.reverse_path,
-        "octets": message.octets, "try": message.tries + 1, **({"account": message.account} if message.account else {}),
-    }  # fmt: skip
+    """What is not bound to the task already."""
+    return {"sender": message.reverse_path, "octets": message.octets, "try": message.tries + 1}
+
+
+def _paths(recipients: Iterable[Recipient]) -> list[str]:
+    return [each.forward_path for each in recipients]

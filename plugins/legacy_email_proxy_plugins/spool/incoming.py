@@ -1,55 +1,82 @@
-"""A message on its way into a store: small ones gather in memory, larger ones are written to disk as they come."""
+"""A message that is being received: kept in memory if it is small, written to a body on disk if it is larger."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
+
+import anyio
+
+from legacy_email_proxy.contracts import Failure
 
 from ..threads import Threads
 from .message import SpooledMessage, Submission
-from .store import Interrupted
+from .store import LOOK_AT
 
-__all__ = ("INLINE_OCTETS", "Arriving", "Bodies", "Body", "Put")
+__all__ = ("ANSWER_SECONDS", "INLINE_OCTETS", "Bodies", "Body", "IncomingMessage", "Put", "answering")
 
 Put = Callable[[Submission, bytes | None, str | None, int], Awaitable[SpooledMessage]]
-"""Writes the record: of the envelope, the content or the name of its body, and its octets."""
+"""Writes a record. Arguments: envelope, content or ``None``, the body's name or ``None``, size."""
 
 INLINE_OCTETS = 64 * 1024
-"""Larger contents get a body of their own. In SQLite's file every octet is written twice, to the log and the table."""
+"""Larger contents get a body of their own. SQLite writes every octet of a record twice, to its log and to the table."""
+
+
+ANSWER_SECONDS = 30.0
+"""How long a device waits for the store, at MAIL and after its end-of-data, before it reads 451. Old devices hang up
+after about 60 s and send again, without knowing whether the message was stored."""
+
+BLOCK_SECONDS = 15.0
+"""How long a device waits while its content is written. If the end-of-data comes meanwhile, both times add up."""
+
+_DISCARD_SECONDS = 2.0
+
+
+@contextmanager
+def answering(seconds: float) -> Iterator[None]:
+    """Raises :class:`Failure` when the store has not answered within ``seconds``."""
+    try:
+        with anyio.fail_after(seconds):
+            yield
+    except TimeoutError:
+        raise Failure(f"the spool has not answered within {seconds:g} s", look_at=LOOK_AT) from None
 
 
 class Body(Protocol):
-    """A body that is being written. Everything blocks."""
+    """A body that is being written. All methods block."""
 
     name: str
+    discarded: bool
+    """When this is set, the thread that is writing the body, and may hang, removes it when it has finished."""
 
     def write(self, pieces: Sequence[bytes]) -> None:
         """Append ``pieces``."""
 
     def finish(self, pieces: Sequence[bytes]) -> None:
-        """Append ``pieces``; it is durable at the latest when a record that names it is."""
+        """Append ``pieces``. The body is durable at the latest when a record that names it is."""
 
     def discard(self) -> None:
-        """Remove it."""
+        """Remove the body now, or leave that to the thread that is writing it."""
 
 
 class Bodies(Protocol):
-    """Where a store keeps the bodies that are too large for a record. The record is what counts."""
+    """Where a store keeps the bodies that are too large for a record. A body without a record is not a message."""
 
     write_octets: int
-    """So many are gathered before they are written."""
+    """Octets that are collected in memory before they are written."""
 
     def create(self) -> Body:
-        """A new body; nothing is written yet."""
+        """A new body. Nothing is written yet."""
 
     def read(self, name: str, octets: int) -> AsyncGenerator[bytes, None]:
-        """Its octets. Raises :class:`Unreadable` when they aren't all there, or are more."""
+        """The content of a body. Raises :class:`Unreadable` when it does not have exactly ``octets`` octets."""
 
     def remove(self, names: Collection[str]) -> None:
-        """Remove those of messages that are done."""
+        """Remove the bodies of messages that are gone."""
 
 
-class Arriving:
+class IncomingMessage:
     """See :class:`~.store.Incoming`."""
 
     def __init__(self, put: Put, bodies: Bodies, threads: Threads) -> None:
@@ -70,24 +97,22 @@ class Arriving:
             if self._body is None:
                 self._body = self._bodies.create()
             pieces, self._pieces, self._held = self._pieces, [], 0
-            await self._threads.run(self._body.write, pieces)
+            with answering(BLOCK_SECONDS):
+                await self._threads.run(self._body.write, pieces)
 
     async def commit(self, submission: Submission) -> SpooledMessage:
         """See :meth:`.store.Incoming.commit`."""
-        if self._body is None:
-            return await self._put(submission, b"".join(self._pieces), None, self._octets)
-        await self._threads.run(self._body.finish, self._pieces)
-        body, self._body = self._body, None
-        try:
-            return await self._put(submission, None, body.name, self._octets)
-        except Interrupted:
-            # The record may be there, and needs it; so it may when this was cancelled.
-            raise
-        except Exception:
-            self._body = body
-            raise
+        with answering(ANSWER_SECONDS):
+            if self._body is None:
+                return await self._put(submission, b"".join(self._pieces), None, self._octets)
+            await self._threads.run(self._body.finish, self._pieces)
+            message = await self._put(submission, None, self._body.name, self._octets)
+            self._body = None
+            return message
 
     async def discard(self) -> None:
         """See :meth:`.store.Incoming.discard`."""
         if self._body is not None:
-            await self._threads.run(self._body.discard)
+            self._body.discarded = True
+            with anyio.move_on_after(_DISCARD_SECONDS):
+                await self._threads.run(self._body.discard)

@@ -1,4 +1,4 @@
-"""Which messages this process may try, and until when, as far as it can know without asking."""
+"""The leases of this process: which messages it may deliver, and until when, known without asking the database."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ class _Lease:
 
 
 class Leases:
-    """By a clock that counts while the machine sleeps, from before the database was asked: so that a lease ends here no
-    later than there.
+    """Leases by message number.
+
+    A lease must not last longer here than in the database, or two proxies could deliver the same message. So its time
+    counts from before the statement was sent, by a clock that also counts while the machine sleeps.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -26,31 +28,31 @@ class Leases:
 
     @staticmethod
     def clock() -> float:
-        """In seconds, from some moment on."""
+        """Seconds since the machine was started."""
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def add(self, number: int, asked: float, *, counted: bool) -> None:
-        """Leased by a statement that was begun at ``asked``; ``counted``: as a try that has not come to its end yet."""
+        """Add a lease of a statement that was sent at ``asked``. ``counted``: the database has counted it as a try."""
         if counted or number not in self._leases:
             self._leases[number] = _Lease(asked + self.seconds, counted)
 
     def renewed(self, numbers: Iterable[int], asked: float) -> None:
-        """These are ours for longer."""
+        """These leases were renewed by a statement that was sent at ``asked``."""
         for number in numbers:
             if number in self._leases:
                 self._leases[number].ends = asked + self.seconds
 
     def drop(self, number: int) -> bool:
-        """It is no longer; returns whether it was, and was counted."""
+        """Remove a lease. Returns whether there was one that was counted as a try."""
         lease = self._leases.pop(number, None)
         return lease is not None and lease.counted
 
     def lapsed(self, number: int) -> bool:
-        """Whether it was leased, and somebody else may have it by now."""
+        """Whether the lease has ended, so that another proxy may deliver the message."""
         lease = self._leases.get(number)
         return lease is not None and self.clock() >= lease.ends
 
     @property
     def numbers(self) -> list[int]:
-        """Those that are leased."""
+        """The numbers of all leased messages."""
         return list(self._leases)

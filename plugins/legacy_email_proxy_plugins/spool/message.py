@@ -1,4 +1,4 @@
-"""What the spool knows of a message: its envelope, what has become of each recipient, and when it is due."""
+"""A message as the spool stores it: its envelope, the state of each recipient, and when it is due."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ __all__ = ("Fate", "Notice", "Outcome", "Recipient", "SpooledMessage", "State", 
 
 
 def storable(text: str) -> str:
-    """What somebody else's code has said, as every store can hold it: of half characters and NUL their codes."""
+    """A text from a plugin or server that every store accepts: NUL and unpaired surrogates become escape codes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
 
 
 class State(StrEnum):
-    """Of a message. Only what is queued is ever tried."""
+    """State of a message. Only queued messages are tried."""
 
     QUEUED = "queued"
     HELD = "held"  # by the operator, until the operator releases it
-    NOTIFYING = "notifying"  # failed for good; kept until somebody has taken the notification
-    DEAD = "dead"  # failed for good, and nobody could be notified
-    SET_ASIDE = "set aside"  # it crashed the relay too often, or can't be read
+    NOTIFYING = "notifying"  # failed for good; kept until the notification was delivered
+    DEAD = "dead"  # failed for good, and no notification could be delivered
+    SET_ASIDE = "set aside"  # it made the relay crash too often, or can not be read
 
 
 class Fate(StrEnum):
-    """Of a recipient."""
+    """State of a recipient."""
 
     WAITING = "waiting"
     DELIVERED = "delivered"
     FAILED = "failed"  # for good; a notification is on its way
     NOTIFIED = "notified"
-    DEAD = "dead"  # failed for good, and nobody could be notified
+    DEAD = "dead"  # failed for good, and no notification could be delivered
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was last said of a recipient, at ``time`` (seconds since 1970). ``code`` 0: nobody said an SMTP reply."""
+    """The last reply about a recipient, at ``time`` (seconds since 1970). ``code`` is 0 if it was no SMTP reply."""
 
     code: int
     enhanced: str
@@ -47,7 +47,7 @@ class Verdict:
 
     @classmethod
     def of(cls, failure: BaseException, time: float) -> Verdict:
-        """From what the relay raised."""
+        """Made from what the relay raised."""
         if isinstance(failure, Refused):
             return cls(failure.code, failure.enhanced, storable(failure.text), time)
         return cls(0, "", storable(str(failure)) or type(failure).__name__, time)
@@ -55,7 +55,7 @@ class Verdict:
 
 @dataclass(slots=True)
 class Recipient:
-    """One forward-path; ``number`` is its place in the envelope."""
+    """One forward-path. ``number`` is its position in the envelope."""
 
     number: int
     forward_path: str
@@ -66,7 +66,7 @@ class Recipient:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """An envelope as a device submitted it, not stored yet; ``account`` is whose relay takes it out again."""
+    """An envelope from a device, not stored yet. ``account`` names the account that will deliver it."""
 
     account: str
     client: Client
@@ -78,10 +78,10 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A notification to be stored together with its cause.
+    """A notification, stored in one transaction with the outcome that caused it.
 
-    ``about`` are the numbers of the recipients that it tells have failed; it is none for a warning, with which nothing
-    is settled.
+    ``about`` are the numbers of the recipients whose failure it reports; empty for a warning about a delay, after which
+    those recipients are still tried.
     """
 
     submission: Submission
@@ -93,9 +93,9 @@ class Notice:
 class SpooledMessage:
     """A message as the store has it. Times are seconds since 1970.
 
-    ``since`` is when its trying began (reception, or a later revival by the operator), by the clock of the process that
-    has tried it last. ``unfinished`` counts the last tries in a row that came to no orderly end. ``content`` is there
-    when it was small and asked for.
+    ``since`` is when delivery began: at reception, or when the operator queued the message again. It is in the time of
+    the process that tried it last. ``unfinished`` counts how many of the last tries in a row were cut off. ``content``
+    is set if the content is small and was read with the record.
     """
 
     number: int
@@ -119,15 +119,15 @@ class SpooledMessage:
 
     @property
     def waiting(self) -> list[Recipient]:
-        """The recipients that still have to get it."""
+        """The recipients that have not got it yet."""
         return [each for each in self.recipients if each.fate is Fate.WAITING]
 
     def count_from(self, began: float, now: float) -> None:
-        """Have ``since`` agree with a clock that began to run at ``began``, and does not jump.
+        """Convert ``since`` to the clock of this process, which started at ``began`` and never jumps.
 
-        What an earlier process has written was written by its own clock, which may have been wrong by decades: many
-        small machines know the time only once the network has told them. What is known is what passed between a
-        message's tries; how long no service ran, or which year it was, makes no mail older.
+        An earlier process used its own clock, which may have been wrong by years: many small machines have the right
+        time only after the network told them. Only the time between a message's first and last try is known to be
+        right. So that is its age. The time when no service ran does not count.
         """
         tried = [each.verdict.time for each in self.recipients if each.verdict is not None]
         last = max(tried, default=self.since)
@@ -137,7 +137,7 @@ class SpooledMessage:
 
 @dataclass(slots=True)
 class Outcome:
-    """What one try has changed, to be recorded in one piece. ``changed`` are recipients with a fate or a verdict."""
+    """What one try has changed, stored in one transaction. ``changed`` are recipients with a new fate or verdict."""
 
     message: SpooledMessage
     changed: Sequence[Recipient]
@@ -150,7 +150,7 @@ class Outcome:
 
     @property
     def last_of_it(self) -> bool:
-        """Whether everybody has the message, and nothing else hung on this try."""
+        """Whether all recipients have the message and it can simply be removed."""
         message = self.message
         return not (message.notice or message.unfinished) and all(
             each.fate is Fate.DELIVERED for each in message.recipients

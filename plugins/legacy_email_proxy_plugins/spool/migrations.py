@@ -1,18 +1,18 @@
-"""The spool's tables in PostgreSQL: a schema of their own, brought up to date by whoever connects first."""
+"""The spool's tables in PostgreSQL, in a schema of their own. The first proxy that connects creates or updates them."""
 
 from __future__ import annotations
 
-from .postgres_connection import Link
+from .postgres_connection import PostgresConnection
 from .store import TooNewError
 
 __all__ = ("MIGRATIONS", "SCHEMA", "migrate")
 
 SCHEMA = "legacy_email_proxy"
 
-_LOCK = 0x6C65_7073  # nobody else's, it is to be hoped, in this database
+_LOCK = 0x6C65_7073  # an advisory lock of the database; the number is arbitrary
 
-# Rows come and go all the time. There is room in each page for a lease to be written down beside the row that it
-# concerns, and the dead rows are cleared away by their count, and not when they are a fifth of all that there ever was.
+# Rows are inserted and deleted all the time. `fillfactor` leaves space in each page, so that a lease can be updated in
+# the same page. Vacuum runs after a fixed number of dead rows, because a fraction of a large table would be too many.
 _BUSY = "autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0"
 
 _FIRST = f"""
@@ -66,42 +66,44 @@ ALTER TABLE piece ALTER COLUMN octets SET STORAGE EXTERNAL;
 """
 
 MIGRATIONS = (_FIRST,)
-"""What makes version 1 of nothing, version 2 of version 1, and so on. None is changed once it has been released."""
+"""The first script creates version 1, the next one makes version 2 of it, and so on. Released ones never change."""
 
 
-def migrate(link: Link) -> None:
-    """Bring the tables up to date; the first one who comes does it, and the others wait. Raises
-    :class:`TooNewError` for tables of a later version of this program, and what ``postgres_connection`` raises.
+def migrate(connection: PostgresConnection) -> None:
+    """Create or update the tables. Of several proxies one does it and the others wait.
+
+    Raises :class:`TooNewError` for tables of a later version of this program, and what ``postgres_connection`` raises.
     """
-    if _version(link) == len(MIGRATIONS):
+    if _version(connection) == len(MIGRATIONS):
         return
-    # Before the transaction: in it, the server might not see what was made while it waited.
-    link.execute("SELECT pg_advisory_lock(?)", (_LOCK,))
-    try:
-        _bring_up_to_date(link)
-    except BaseException:
-        link.close()
-        raise
-    link.execute("SELECT pg_advisory_unlock(?)", (_LOCK,))
+    with connection.unlimited():
+        # Before the transaction: inside, the server might not see tables that were created while this waited.
+        connection.execute("SELECT pg_advisory_lock(?)", (_LOCK,))
+        try:
+            _bring_up_to_date(connection)
+        except BaseException:
+            connection.close()
+            raise
+        connection.execute("SELECT pg_advisory_unlock(?)", (_LOCK,))
 
 
-def _bring_up_to_date(link: Link) -> None:
-    link.execute("BEGIN")
-    version = _version(link)
+def _bring_up_to_date(connection: PostgresConnection) -> None:
+    connection.execute("BEGIN")
+    version = _version(connection)
     if version > len(MIGRATIONS):
         raise TooNewError(f"it has version {version}, and this program knows {len(MIGRATIONS)}")
-    if not link.execute("SELECT to_regnamespace(?)::text", (SCHEMA,)).fetchone()[0]:  # type: ignore[index]
-        link.execute(f"CREATE SCHEMA {SCHEMA}")
+    if not connection.execute("SELECT to_regnamespace(?)::text", (SCHEMA,)).fetchone()[0]:  # type: ignore[index]
+        connection.execute(f"CREATE SCHEMA {SCHEMA}")
     if version == 0:
-        link.execute("CREATE TABLE version (number integer NOT NULL)")
-        link.execute("INSERT INTO version VALUES (0)")
+        connection.execute("CREATE TABLE version (number integer NOT NULL)")
+        connection.execute("INSERT INTO version VALUES (0)")
     for script in MIGRATIONS[version:]:
-        link.execute(script)
-    link.execute("UPDATE version SET number = ?", (len(MIGRATIONS),))
-    link.execute("COMMIT")
+        connection.execute(script)
+    connection.execute("UPDATE version SET number = ?", (len(MIGRATIONS),))
+    connection.execute("COMMIT")
 
 
-def _version(link: Link) -> int:
-    if not link.execute("SELECT to_regclass(?)::text", (f"{SCHEMA}.version",)).fetchone()[0]:  # type: ignore[index]
+def _version(connection: PostgresConnection) -> int:
+    if not connection.execute("SELECT to_regclass(?)::text", (f"{SCHEMA}.version",)).fetchone()[0]:  # type: ignore[index]
         return 0
-    return int(link.execute(f"SELECT number FROM {SCHEMA}.version").fetchone()[0])  # type: ignore[index] # noqa: S608
+    return int(connection.execute(f"SELECT number FROM {SCHEMA}.version").fetchone()[0])  # type: ignore[index] # noqa: S608

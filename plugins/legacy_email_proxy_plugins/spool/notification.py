@@ -1,7 +1,7 @@
-"""Delivery status notifications: what a sender is told of mail that failed or is late (RFC 3461, 3464, 6522, 6533).
+"""Delivery status notifications: they tell a sender that mail failed or is late (RFC 3461, 3464, 6522, 6533).
 
-A notification has to pass wherever the mail itself could not: all of it is ASCII in lines of at most 998 octets, and
-what it quotes is encoded where it is not. Only an addressee outside ASCII makes SMTPUTF8 necessary.
+A notification must be accepted everywhere, also by a server that refused the mail. So it is ASCII in lines of at most
+998 octets, and other text in it is encoded. It needs SMTPUTF8 only if its recipient's address is not ASCII.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .settings import Options
 __all__ = ("HEADER_OCTETS", "header_of", "notices", "waived")
 
 HEADER_OCTETS = 64 * 1024
-"""How much of the original's header is returned, at most."""
+"""Octets of the original's header that are returned, at most."""
 
 _ENHANCED = re.compile(r"[45]\.\d{1,3}\.\d{1,3}")
 _NO_QCHAR = re.compile(r"[^\x21-\x2a\x2c-\x3c\x3e-\x5b\x5d-\x7e]")
@@ -34,7 +34,7 @@ _MESSAGE_ID = re.compile(r"<[\x21-\x3b\x3d\x3f-\x7e]{1,250}>")
 _REFERENCES = 20
 _TEXT_OCTETS = 900
 _PASSES = re.compile(rb"(?:[\t\x20-\x7e]{0,998}\r\n)*")
-"""Lines that every server takes as they are (RFC 5322 §2.1.1)."""
+"""Lines that every server accepts and does not change (RFC 5322 §2.1.1)."""
 
 
 def notices(
@@ -46,10 +46,10 @@ def notices(
     *,
     delayed: bool = False,
 ) -> list[Notice]:
-    """The notifications of these recipients' failure, or delay: messages of their own from the null reverse-path.
+    """Make the notifications about the failure or delay of these recipients: messages with the null reverse-path.
 
-    There is none about a message with a null reverse-path, which may be a notification itself; and none to the sender
-    about a recipient of whom the sender wants to hear nothing (NOTIFY, RFC 3461 §4.1). The postmaster is told of all.
+    There is none about a message with a null reverse-path, because that may be a notification itself. The sender gets
+    none about a recipient for whom it asked for none (NOTIFY, RFC 3461 §4.1). The postmaster is told of all recipients.
     """
     if message.notice or message.reverse_path == NULL_REVERSE_PATH:
         return []
@@ -63,7 +63,7 @@ def notices(
     made: list[Notice] = []
     for to, about in mailings:
         if about:
-            # A recipient is settled with one notification: the sender's, if the postmaster gets another one.
+            # One notification counts for a recipient: the sender's, if the postmaster gets another one.
             settled = {number for notice in made for number in notice.about}
             numbers = () if delayed else tuple(each.number for each in about if each.number not in settled)
             content = _report(message, about, to, header, options, delayed=delayed)
@@ -72,7 +72,7 @@ def notices(
 
 
 def waived(recipient: Recipient, *, delayed: bool = False) -> bool:
-    """Whether the sender wants to hear nothing of this recipient's failure, or delay (NOTIFY, RFC 3461 §4.1)."""
+    """Whether the sender asked for no notification about this recipient's failure or delay (NOTIFY, RFC 3461 §4.1)."""
     asked = recipient.parameters.get("NOTIFY")
     return asked is not None and ("DELAY" if delayed else "FAILURE") not in asked.upper().split(",")
 
@@ -84,7 +84,7 @@ def _submission(message: SpooledMessage, to: Sequence[str], now: float) -> Submi
 
 
 async def header_of(content: AsyncGenerator[bytes, None]) -> bytes:
-    """The header of a message, whole lines of it, without the blank line."""
+    """The header of a message, as complete lines without the blank line."""
     read = b""
     async with aclosing(content) as pieces:
         async for piece in pieces:
@@ -146,7 +146,7 @@ def _text(words: str) -> bytes:
 
 
 def _quoted(header: bytes) -> bytes:
-    """The original's header as a part, and readers get it as it was, octet for octet."""
+    """The part with the original's header. A reader gets it octet for octet."""
     if _PASSES.fullmatch(header):
         return b"Content-Type: text/rfc822-headers\r\n\r\n" + header
     kind = b"text/rfc822-headers" if header.isascii() or not _is_utf_8(header) else b"message/global-headers"
@@ -163,7 +163,7 @@ def _is_utf_8(octets: bytes) -> bool:
 
 
 def _thread(header: bytes) -> str:
-    """Fields with which a mail program shows the notification beside the message that it is about (RFC 5322 §3.6.4)."""
+    """Fields that make mail programs show the notification beside the original message (RFC 5322 §3.6.4)."""
     original = Header(header)
     answered = _MESSAGE_ID.findall(original.get("Message-ID") or "")[:1]
     if not answered:
@@ -174,13 +174,13 @@ def _thread(header: bytes) -> str:
 
 
 def _envelope_id(message: SpooledMessage) -> str:
-    """What the sender calls the envelope (RFC 3461 §4.4)."""
+    """The sender's name of the envelope (RFC 3461 §4.4)."""
     given = message.parameters.get("ENVID")
     return f"Original-Envelope-Id: {_decoded(given)}\r\n" if given else ""
 
 
 def _decoded(xtext: str) -> str:
-    """Without the encoding of RFC 3461 §4; a code that is no printable character stays as it is."""
+    """Decode xtext (RFC 3461 §4). A code that is no printable character is not decoded."""
     return _shown(
         _XTEXT.sub(lambda found: decoded if 0x20 <= ord(decoded := chr(int(found[1], 16))) < 0x7F else found[0], xtext)
     )
@@ -224,25 +224,25 @@ def _fields(message: SpooledMessage, recipient: Recipient, options: Options, *, 
 
 
 def _original_recipient(recipient: Recipient) -> list[str]:
-    """As the sender has named it (ORCPT, RFC 3461 §4.2)."""
+    """The recipient as the sender named it (ORCPT, RFC 3461 §4.2)."""
     kind, separator, address = (recipient.parameters.get("ORCPT") or "").partition(";")
-    # An address of the type utf-8 has an encoding of its own, in which it stands here too (RFC 6533 §3).
+    # An address of the type utf-8 has its own encoding, which is kept in this field (RFC 6533 §3).
     decoded = _shown(address) if kind.lower() == "utf-8" else _decoded(address)
     return [f"Original-Recipient: {_shown(kind)}; {decoded}"] if separator and decoded else []
 
 
 def _status(verdict: Verdict, *, delayed: bool) -> str:
-    """The enhanced code of the last reply, or what is known without one (RFC 3463)."""
+    """The enhanced code of the last reply, or a general one (RFC 3463)."""
     if given := _enhanced(verdict):
         return given
     if delayed:
         return "4.0.0"
-    # What was not refused for good has been given up: "delivery time expired" (RFC 3463 §3.5).
+    # Not refused for good, but given up: "delivery time expired" (RFC 3463 §3.5).
     return "5.0.0" if verdict.code >= 500 else "5.4.7"
 
 
 def _enhanced(verdict: Verdict) -> str:
-    """None where it contradicts the code: readers would take either for the truth."""
+    """The enhanced code, or nothing if it contradicts the code: then nobody knows which one is right."""
     found = _ENHANCED.fullmatch(verdict.enhanced)
     return verdict.enhanced if found and verdict.enhanced[0] == str(verdict.code)[0] else ""
 
@@ -260,17 +260,17 @@ def _shown(text: str) -> str:
 
 
 def _addressee(path: str) -> str:
-    """Text that goes as UTF-8, without what could end the line that it stands in."""
+    """Text for a line of UTF-8, without characters that could end the line."""
     return "".join(each if each.isprintable() else "?" for each in path)
 
 
 def _typed(path: str) -> str:
-    """An address with its type; outside ASCII by the numbers of its characters (RFC 6533 §3)."""
+    """An address with its type. Characters that are not ASCII are written as numbers (RFC 6533 §3)."""
     if path.isascii():
         return f"rfc822; {_address(path)}"
     return "utf-8; " + _NO_QCHAR.sub(lambda found: f"\\x{{{ord(found[0]):X}}}", path)
 
 
 def _address(path: str) -> str:
-    """An address in a field: what could end the field, or is not ASCII, is no part of any that we can reach."""
+    """An address for a header field, without characters that could end the field or are not ASCII."""
     return re.sub(r"[^\x20-\x7e]", "?", path)

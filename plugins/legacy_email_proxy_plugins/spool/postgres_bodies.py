@@ -1,8 +1,8 @@
-"""Bodies in PostgreSQL: rows of 256 KiB each, written as they come in and read as they go out.
+"""Bodies in PostgreSQL: rows of 256 KiB in the table ``piece``.
 
-Rows, and no large objects: those belong to a role and not to a table, and are forgotten by whoever copies the tables.
-Each row is committed without a sync, so that no transaction stays open while a slow device sends. The commit of the
-message's record syncs all that was written before it, and checks that every row is there.
+They are no large objects of PostgreSQL: a copy of the tables would not include those.
+Each row is committed when it is written, without a sync. So no transaction stays open while a slow device sends. The
+commit of the message's record syncs everything that was written before, and checks that all rows are there.
 """
 
 from __future__ import annotations
@@ -15,88 +15,103 @@ from contextlib import contextmanager, suppress
 from legacy_email_proxy.contracts import Failure
 
 from ..threads import Threads
-from .postgres_connection import Link
+from .postgres_connection import PostgresConnection
 from .store import Unreadable
 
-__all__ = ("Pieces",)
+__all__ = ("PostgresBodies",)
 
 
 class _Body:
-    """One that is being written. One thread at a time works on it, whoever has given up waiting for that."""
+    """A body that is being written. One thread at a time works on it, also if nobody waits for that thread."""
 
-    def __init__(self, links: _Links, owner: str) -> None:
+    def __init__(self, pool: _ConnectionPool, owner: str) -> None:
         self.name = secrets.token_hex(16)
-        self._links = links
-        self._owner = owner
+        self._pool = pool
+        self._instance = owner
         self._turn = threading.Lock()
         self._count = 0
-        self._discarded = False
+        self.discarded = False
 
     def write(self, pieces: Sequence[bytes]) -> None:
-        """Append ``pieces``. They are on disk only when the record is: its commit syncs all that came before it."""
+        """Append ``pieces``. They are on disk when the record is, as its commit syncs everything before it."""
         octets = b"".join(pieces)
-        with self._turn, self._links.one() as link:
-            if octets and not self._discarded:
-                link.execute(
-                    "INSERT INTO piece (body, number, octets, owner) VALUES (?, ?, ?, ?)",
-                    (self.name, self._count, octets, self._owner),
-                )
+        with self._alone(), self._pool.connection() as connection:
+            if octets and not self.discarded:
                 self._count += 1
+                connection.execute(
+                    "INSERT INTO piece (body, number, octets, owner) VALUES (?, ?, ?, ?)",
+                    (self.name, self._count - 1, octets, self._instance),
+                )
 
     finish = write
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        try:
+            with self._turn:
+                yield
+        finally:
+            if self.discarded:
+                self.discard()
+
     def discard(self) -> None:
-        """Remove it. When that can't be done now, it is found later."""
-        with self._turn, suppress(Failure), self._links.one() as link:
-            self._discarded = True
-            if self._count:
-                link.execute("DELETE FROM piece WHERE body = ?", (self.name,))
+        """Remove the rows. If a thread is writing them, that thread removes them at its end, and this does not wait.
+        Rows that can not be removed now are removed later (``PostgresStore._sweep``).
+        """
+        self.discarded = True
+        if self._turn.acquire(blocking=False):
+            try:
+                with suppress(Failure), self._pool.connection() as connection:
+                    if self._count:
+                        connection.execute("DELETE FROM piece WHERE body = ?", (self.name,))
+            finally:
+                self._turn.release()
 
 
-class _Links:
-    """As many connections as there are threads at work, at most."""
+class _ConnectionPool:
+    """Connections for the threads that read and write bodies: at most one for each thread."""
 
-    def __init__(self, connect: Callable[[], Link]) -> None:
+    def __init__(self, connect: Callable[[], PostgresConnection]) -> None:
         self._connect = connect
-        self._idle: list[Link] = []
+        self._idle: list[PostgresConnection] = []
         self._closed = False
         self._turn = threading.Lock()
 
     @contextmanager
-    def one(self) -> Iterator[Link]:
+    def connection(self) -> Iterator[PostgresConnection]:
         with self._turn:
-            link = self._idle.pop() if self._idle else self._connect()
+            connection = self._idle.pop() if self._idle else self._connect()
         try:
-            yield link
+            yield connection
         finally:
             with self._turn:
                 if self._closed:
-                    link.close()
+                    connection.close()
                 else:
-                    self._idle.append(link)
+                    self._idle.append(connection)
 
     def close(self) -> None:
         with self._turn:
             self._closed = True
             idle, self._idle = self._idle, []
-        for link in idle:
-            link.close()
+        for connection in idle:
+            connection.close()
 
 
-class Pieces:
-    """The table ``piece``. The rows of a message that is done go with its record."""
+class PostgresBodies:
+    """The table ``piece``. The rows of a body are deleted in the statement that deletes its record."""
 
     write_octets = 256 * 1024
-    """The driver has several copies of a row in memory."""
+    """Small, because the driver keeps several copies of a row in memory."""
 
-    def __init__(self, connect: Callable[[], Link], threads: Threads, owner: str) -> None:
-        self._links = _Links(connect)
+    def __init__(self, connect: Callable[[], PostgresConnection], threads: Threads, owner: str) -> None:
+        self._pool = _ConnectionPool(connect)
         self._threads = threads
-        self._owner = owner
+        self._instance = owner
 
     def create(self) -> _Body:
         """See :meth:`.incoming.Bodies.create`."""
-        return _Body(self._links, self._owner)
+        return _Body(self._pool, self._instance)
 
     async def read(self, name: str, octets: int) -> AsyncGenerator[bytes, None]:
         """See :meth:`.incoming.Bodies.read`."""
@@ -111,13 +126,15 @@ class Pieces:
             yield piece
 
     def _piece(self, name: str, number: int) -> bytes | None:
-        with self._links.one() as link:
-            found = link.execute("SELECT octets FROM piece WHERE body = ? AND number = ?", (name, number)).fetchone()
+        with self._pool.connection() as connection:
+            found = connection.execute(
+                "SELECT octets FROM piece WHERE body = ? AND number = ?", (name, number)
+            ).fetchone()
         return None if found is None else bytes(found[0])
 
     def remove(self, names: Collection[str]) -> None:
-        """See :meth:`.incoming.Bodies.remove`. Nothing is left to do."""
+        """See :meth:`.incoming.Bodies.remove`. The rows were deleted together with the record."""
 
     def close(self) -> None:
-        """Let go of the connections."""
-        self._links.close()
+        """Close the connections."""
+        self._pool.close()

@@ -1,21 +1,22 @@
-"""A connection to PostgreSQL that is made when it is needed, and made again when it was lost.
+"""A connection to PostgreSQL that connects when it is needed, and again after the connection was lost.
 
-What it is asked is in SQLite's words, as ``sql_store`` and ``sql_records`` have them; what differs is said here.
+It takes the statements of ``sql_store`` and ``sql_records`` in SQLite's dialect and translates them.
 
-And who else is at the database: the name under which this process leases, and that of the one before it; and a second
-connection, which hears what others have made due.
+This module also has what concerns other processes at the same database: the instance id of this process, and a second
+connection that receives notifications.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 import secrets
 import select
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,30 +28,39 @@ from legacy_email_proxy.contracts import Failure, StorageFull
 
 from ..redaction import without_secrets
 from . import sql_records
-from .sqlite_files import Locked, SpoolLock
+from .sqlite_files import Journal, Locked, SpoolLock
 from .store import Interrupted
 
-__all__ = ("CHANNEL", "DEFAULTS", "Link", "Owner", "conninfo", "listen", "server_name")
+__all__ = (
+    "CHANNEL",
+    "DEFAULTS",
+    "InstanceId",
+    "PostgresConnection",
+    "conninfo",
+    "end_other_connections",
+    "listen",
+    "server_name",
+)
 
 DEFAULTS = {
     "application_name": "legacy-email-proxy",
     "client_encoding": "UTF8",
     "connect_timeout": "5",
-    # A server that vanished without a word is noticed within half a minute, and not after two hours.
+    # Without these, a server that disappeared is noticed only after two hours; with them within half a minute.
     "keepalives_idle": "10",
     "keepalives_interval": "5",
     "keepalives_count": "3",
     "tcp_user_timeout": "30000",
-    # After a failover the old primary may still answer; what it takes could be lost.
+    # After a failover the old primary may still answer, but what it stores is lost.
     "target_session_attrs": "read-write",
 }
-"""Of the connection, unless the URL says otherwise."""
+"""Options of the connection, unless the URL sets them."""
 
 _NAMES = frozenset({"host", "hostaddr", "port", "user", "dbname", *DEFAULTS})
-"""What may stand in the log as the URL has it."""
+"""Options whose values may be written to the log."""
 
 _ORDINARY = re.compile(r"[0-9]+|[a-z-]+")
-"""As ``require``: a text without its words could not be understood any more."""
+"""Values like ``require`` or ``10``. They are not hidden in error texts, or the texts could not be understood."""
 
 _KEYWORD = re.compile(r"\s*[a-z_]+\s*=")
 _HOST_AND_PORT = re.compile(
@@ -58,27 +68,35 @@ _HOST_AND_PORT = re.compile(
 )
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
-"""Seconds after a connection that could not be made, before another one is tried; twice as long each time."""
+"""Seconds between two attempts to connect. The pause doubles each time."""
 
 _DISK_FULL = "53100"
 _READ_ONLY = "25006"
-"""After a failover this is the server that has become the replica. Another connection finds the one that is not."""
+"""After a failover this server is a replica now. A new connection finds the new primary."""
+
+STATEMENT_SECONDS = 20.0
+"""How long a statement may take; then the connection is given up, as the server may have stopped without closing it.
+
+A third of a lease: a server that hangs so long that leases end meanwhile has cost every proxy its connection, and who
+has a new one takes nothing over for the time of a lease (see ``postgres_store``). A limit of the server's own would not
+do: it stops with the server, and cuts short a commit that waits for a replica, which then counts as one that succeeded.
+"""
 
 _MISTAKE = re.compile(
     r"(password|peer|ident|certificate) authentication failed|no password supplied|no pg_hba\.conf entry"
     r'|(database|role|user) "[^"]*" does not exist|not permitted to log in|permission denied for database'
-    r"|invalid [a-z_]+ value",
+    r"|invalid [a-z_]+ value|server does not support SSL",
     re.IGNORECASE,
 )
 
 _LINE = 400
-"""Characters of what libpq says, which may have a line for each of several servers."""
+"""Characters of an error text of libpq that are shown. It may have a line for each of several servers."""
 
 _LISTED = "= ANY (ARRAY(SELECT value::bigint FROM jsonb_array_elements_text(?::jsonb)))"
 
-# In one statement, so that it is a transaction of its own. All parts of it see the same state, in which the removed are
-# still there. A body that is not whole breaks the rule `body_is_whole`: its pieces were not synced when they were
-# written, and went with a crash of the server.
+# One statement, so that it is a transaction of its own. All its parts see the state before it, with the rows that it
+# removes. It fails with `body_is_whole` if rows of a body are missing: they are not synced when they are written, so a
+# crash of the server may have lost them.
 _APPLY = """
 WITH given AS (SELECT ?::jsonb AS messages, ?::jsonb AS recipients, ?::jsonb AS contents, ?::bytea AS octets,
     ARRAY(SELECT value::bigint FROM jsonb_array_elements_text(?::jsonb)) AS removed),
@@ -110,18 +128,18 @@ DELETE FROM message USING given WHERE number = ANY (removed)
 
 
 @cache
-def _in_its_words(statement: str) -> str:
+def _translated(statement: str) -> str:
     if statement == sql_records.APPLY:
         statement = _APPLY
     return statement.replace(sql_records.LISTED, _LISTED).replace("?", "%s")
 
 
 def conninfo(url: str) -> str:
-    """What libpq is told, from a URL or from libpq's own ``keyword=value …``.
+    """The connection string for libpq, from a URL or from libpq's own ``keyword=value …``.
 
-    Raises ``ValueError``, which names nothing of the URL: there is a password in it. For the same reason a URL is
-    refused that libpq would read in another way than it is meant: of ``u:p@ss@host`` it would take ``ss@host`` for the
-    host, and that name stands in the log and is asked of a name server.
+    Raises ``ValueError``. Its text has no part of the URL, because there is a password in that. A URL that libpq would
+    misread is refused too: for ``u:p@ss@host`` it takes ``ss@host`` as the host, and a part of the password would be in
+    the log and in a question to the name server.
     """
     try:
         given = conninfo_to_dict(url)
@@ -146,7 +164,7 @@ def _is_what_it_seems(url: str) -> bool:
 
 
 def server_name(info: str) -> str:
-    """For the log: which database it is, without a password."""
+    """The database's name for the log, without user and password."""
     given = conninfo_to_dict(info)
     host = given.get("host") or given.get("hostaddr") or "localhost"
     port = f":{given['port']}" if given.get("port") else ""
@@ -154,7 +172,7 @@ def server_name(info: str) -> str:
 
 
 def _hidden(info: str) -> list[str]:
-    """What is not shown of the URL and of ``PGPASSWORD``, also where libpq or the server repeats it."""
+    """Secrets of the URL and of ``PGPASSWORD``, to be removed from error texts of libpq and of the server."""
     secret = {option.keyword.decode(): option.val for option in psycopg.pq.Conninfo.get_defaults() if option.dispchar}
     return [
         *(value.decode("utf-8", "surrogateescape") for value in secret.values() if value),
@@ -166,33 +184,51 @@ def _hidden(info: str) -> list[str]:
     ]
 
 
-class Link:
-    """In use by one thread at a time. All that fails is raised as :class:`Interrupted`, :class:`StorageFull` or
-    :class:`Failure`, or as the ``ValueError`` of text that can not be stored.
+class _Connection(psycopg.Connection[Any]):
+    """Waits for the server no longer than :data:`STATEMENT_SECONDS`."""
+
+    limited = True
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        if not self.limited:
+            return super().wait(gen, interval, timeout)
+        try:
+            return super().wait(gen, interval, STATEMENT_SECONDS)
+        except psycopg.OperationalError:
+            if self.info.transaction_status is not psycopg.pq.TransactionStatus.ACTIVE:
+                raise
+            # The statement is still under way. Its answer must not be taken for that of the next one.
+            self.close()
+            raise psycopg.OperationalError(f"no answer within {STATEMENT_SECONDS:g} s") from None
+
+
+class PostgresConnection:
+    """A connection for one thread at a time. Errors are raised as :class:`Interrupted`, :class:`StorageFull` or
+    :class:`Failure`, or as ``ValueError`` for text that can not be stored.
     """
 
-    def __init__(self, info: str, prepare: Callable[[Link], None], look_at: str) -> None:
-        """``prepare`` is called with each new connection, before anything else is done with it."""
+    def __init__(self, info: str, prepare: Callable[[PostgresConnection], None], look_at: str) -> None:
+        """``prepare`` is called after each connect, before any other statement."""
         self._info = info
         self._hidden = _hidden(info)
         self._prepare = prepare
         self._look_at = look_at
-        self._connection: psycopg.Connection[Any] | None = None
+        self._connection: _Connection | None = None
         self._not_before = 0.0
         self._pause = _FIRST_PAUSE
         self._reason = ""
         self.needs_somebody = False
-        """Whether no connection could be made for a reason that no waiting takes away, as a wrong password.
+        """Whether the last connect failed because of a mistake in the settings, like a wrong password.
 
-        libpq tells the reason of such a refusal in words only. In other languages than English a mistake is therefore
-        not known as one; then the service starts, devices come back later, and the log says why.
+        libpq gives the reason only as text. If that is not in English, the mistake is not recognised. Then the service
+        starts, devices read 451, and the log has the reason.
         """
         self.since = 0.0
-        """When the connection was made, by the monotonic clock."""
+        """When it connected, by the monotonic clock."""
 
     @property
     def in_transaction(self) -> bool:
-        """Whether one has begun, and can still be rolled back."""
+        """Whether a transaction has begun and can be rolled back."""
         return (
             self._connection is not None
             and not self._connection.closed
@@ -201,11 +237,11 @@ class Link:
 
     @property
     def connected(self) -> bool:
-        """As far as is known."""
+        """Whether it is connected, as far as known."""
         return self._connection is not None
 
     def connect(self) -> None:
-        """Have a connection. In the middle of a transaction that is always the same one."""
+        """Connect if necessary. Never reconnects in the middle of a transaction."""
         if self._connection is not None and not self.in_transaction and not _alive(self._connection):
             self.close()
         if self._connection is not None:
@@ -214,14 +250,14 @@ class Link:
         if now < self._not_before:
             raise Interrupted(self._reason, look_at=self._look_at)
         try:
-            self._connection = psycopg.connect(self._info, autocommit=True)
+            self._connection = _Connection.connect(self._info, autocommit=True)
             self.since = time.monotonic()
             self._prepare(self)
         except BaseException as error:
             self.close()
             self._not_before = time.monotonic() + self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-            # In the words as they came: one of them may be the password, and is hidden in the reason.
+            # The original text: in `_reason` the password is hidden, and it may be a word like "password".
             self.needs_somebody = _MISTAKE.search(str(error)) is not None
             self._reason = f"no connection to PostgreSQL: {self._said(error)}"
             if isinstance(error, psycopg.Error):
@@ -229,15 +265,26 @@ class Link:
             raise
         self._pause = _FIRST_PAUSE
 
+    @contextmanager
+    def unlimited(self) -> Iterator[None]:
+        """Without the time limit, for statements that may take long, like the creation of an index."""
+        connection = self._connection
+        assert connection is not None  # noqa: S101 (for the type checker)
+        connection.limited = False
+        try:
+            yield
+        finally:
+            connection.limited = True
+
     def execute(self, statement: str, parameters: Sequence[Any] = ()) -> psycopg.Cursor[Any]:
-        """One statement: a transaction of its own, unless one has begun."""
-        return self._do(lambda cursor: cursor.execute(_in_its_words(statement), parameters))
+        """Execute one statement. It is a transaction of its own, unless a transaction has begun."""
+        return self._do(lambda cursor: cursor.execute(_translated(statement), parameters))
 
     def executemany(self, statement: str, rows_: Iterable[Sequence[Any]]) -> psycopg.Cursor[Any]:
-        """The same statement for each of these."""
+        """Execute the same statement for each row of parameters."""
 
         def work(cursor: psycopg.Cursor[Any]) -> psycopg.Cursor[Any]:
-            cursor.executemany(_in_its_words(statement), rows_)
+            cursor.executemany(_translated(statement), rows_)
             return cursor
 
         return self._do(work)
@@ -260,18 +307,18 @@ class Link:
         return kind(f"PostgreSQL: {self._said(error)}", look_at=self._look_at)
 
     def _said(self, error: BaseException) -> str:
-        """In one line, without what nobody may read."""
+        """The error text in one line, without secrets."""
         return " ".join(without_secrets(str(error), self._hidden).split())[:_LINE] or type(error).__name__
 
     def close(self) -> None:
-        """Let go of the connection, if there is one."""
+        """Disconnect, if it is connected."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
 
 
 def _alive(connection: psycopg.Connection[Any]) -> bool:
-    """Whether the server has not hung up while nothing was asked of it, as it does when it is restarted."""
+    """Whether the connection is still open. A server that was restarted has closed it."""
     if connection.closed:
         return False
     poll = select.poll()
@@ -284,19 +331,19 @@ def _alive(connection: psycopg.Connection[Any]) -> bool:
     return not connection.closed
 
 
-# Who else is there.
+# Other processes at the same database.
 
 CHANNEL = "legacy_email_proxy"
 _PAUSE_SECONDS = 5.0
-"""Before the next attempt at listening."""
+"""Between two attempts to listen."""
 
 
-class Owner:
-    """``name`` is that under which this process leases; ``previous`` is that of the process before it, which is known
-    to be no more, and ``None`` where nobody can be sure that it has ended.
+class InstanceId:
+    """``name`` is the id of this process for its leases. ``previous`` is the id of the process that used the same
+    ``STATE_DIR`` before, or ``None`` if it is not certain that this process has ended.
 
-    A name is new at each start, so that two proxies never have the same one, whatever was copied from where. The last
-    one is kept in ``STATE_DIR``: what it had leased is due at once, and does not wait for the lease to end.
+    The id is new at each start, so two proxies never have the same one, also if ``STATE_DIR`` was copied. The last id
+    is kept in ``STATE_DIR``. What that process had leased is due at once, without waiting for the end of the leases.
     """
 
     def __init__(self, path: Path) -> None:
@@ -305,36 +352,58 @@ class Owner:
         self.host = socket.gethostname() or "localhost"
         self.name = f"{self.host}/{secrets.token_hex(16)}"
         self.previous: str | None = None
+        self.withdrawn = Journal(path.with_suffix(".withdrawn"))
+        """Messages to be removed, because devices were told that they were not stored (as negative numbers)."""
+        self.left_withdrawn: Sequence[int] = ()
+        """Those of the last process that it could not remove."""
 
     def take(self) -> None:
-        """Look who was here before, and leave our name. Without a folder to write to, it goes without."""
+        """Read the previous id and write ours. If the folder can not be written, there is no previous id."""
         with suppress(OSError, Locked):
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock.take()
             with suppress(FileNotFoundError):
                 previous = self._path.read_text(errors="replace")
-                # Of another host: this folder was copied from there, where that process may well be running.
+                # An id of another host: the folder was copied from there, and that process may be running.
                 if previous.rpartition("/")[0] == self.host:
                     self.previous = previous
             self._path.write_text(self.name)
+            self.left_withdrawn = self.withdrawn.open()
 
     def release(self) -> None:
-        """Say that we are no more."""
+        """Release the lock, so that the next process knows that this one has ended."""
+        self.withdrawn.close()
         self._lock.release()
 
 
-async def listen(info: str, hear: Callable[[str], None]) -> None:
-    """Call ``hear`` with what other proxies, and the ``spool`` command, have made due, and with nothing after each
-    interruption. Nothing depends on it but how soon that is. Never returns.
+def end_other_connections(connection: PostgresConnection, name: str) -> None:
+    """End the server process of an earlier connection with this instance id, and wait until it has ended.
+
+    Such a process may still be committing a message that this proxy has given up and wants to remove. After this, the
+    message is either visible or never will be. Each connection holds an advisory lock until its server process ends.
+    """
+    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+    connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        " AND (classid::bigint << 32) | objid::bigint = ? AND granted AND pid <> pg_backend_pid()",
+        (key,),
+    )
+    connection.execute("SELECT pg_advisory_lock(?)", (key,))
+
+
+async def listen(info: str, notified: Callable[[str], None]) -> None:
+    """Call ``notified`` with each notification of other proxies and of the ``spool`` command, and with an empty text
+    after each connect. Without notifications the same things happen, only later. Never returns.
     """
     while True:
         try:
             async with await psycopg.AsyncConnection.connect(info, autocommit=True) as connection:
                 await connection.execute(f"LISTEN {CHANNEL}")
-                hear("")
+                notified("")
                 async for notification in connection.notifies():
-                    hear(notification.payload)
+                    notified(notification.payload)
         except (psycopg.Error, OSError):
-            # The writer meets the same trouble, and tells.
+            # The writer has the same trouble and logs it.
             pass
         await asyncio.sleep(_PAUSE_SECONDS)

@@ -1,7 +1,8 @@
-"""The store of ``postgresql://…``: a database that any number of proxies share, and that may be away for a while.
+"""The store of ``postgresql://…``: a database that several proxies share, and that may be unreachable for a while.
 
-Who tries a message has leased it, and goes on renewing that. When a proxy is no more its leases end, by the database's
-clock, and another one takes over. A proxy that can't renew stops before the end of the content, so that no two deliver.
+A proxy leases a message before it delivers it, and renews the lease while it works on it. When a proxy dies, its leases
+end by the database's clock, and another proxy takes the messages over. A proxy that can not renew a lease stops before
+the end of the content, so that two proxies never deliver the same message.
 """
 
 from __future__ import annotations
@@ -25,25 +26,33 @@ from . import sql_records
 from .leases import Leases
 from .message import Fate, Outcome, SpooledMessage, Submission
 from .migrations import MIGRATIONS, SCHEMA, migrate
-from .postgres_bodies import Pieces
-from .postgres_connection import CHANNEL, Link, Owner, conninfo, listen, server_name
-from .sql_store import ENDLESS, LOOK_AT, SUSPECT, RelationalStore
-from .store import ANNOUNCED, Copied, Interrupted, Room, TooNewError
+from .postgres_bodies import PostgresBodies
+from .postgres_connection import (
+    CHANNEL,
+    InstanceId,
+    PostgresConnection,
+    conninfo,
+    end_other_connections,
+    listen,
+    server_name,
+)
+from .sql_store import ENDLESS, SUSPECT, RelationalStore
+from .store import ANNOUNCED, LOOK_AT, Copied, Interrupted, Room, TooNewError
 
 __all__ = ("LEASE_SECONDS", "PostgresStore")
 
 LEASE_SECONDS = 60.0
 _RENEWALS = 3
-"""In the time of a lease; so two may fail."""
+"""Renewals in the time of a lease, so that two may fail."""
 _NUMBERS = 100
-"""Taken from the sequence at a time."""
+"""Message numbers that are taken from the sequence at a time."""
 _SWEEP_TURNS = 180
-"""Of renewals; an hour."""
+"""Unused bodies are removed once in so many renewals, which is an hour."""
 _ORPHAN = "1 day"
-"""No device takes that long to send a message, so a body that old and without a record has none to come."""
+"""A body of this age without a record is removed. No device takes that long to send a message."""
 
-# The foreign ones only when we ourselves have had a connection for so long: all others had the time by then to write
-# down what they did while there was none.
+# Leases of other proxies are taken over only if this connection is at least as old as a lease is long. After a time
+# when the database was unreachable, the others then had the time to record what they delivered meanwhile.
 _OPEN_TO_US = "(owner IS NULL OR owner = ? OR (? AND leased_until < clock_timestamp()))"
 _LEASE = f"""
 WITH found AS (
@@ -74,16 +83,18 @@ class PostgresStore(RelationalStore):
         self._info = conninfo(url)
         self._name = server_name(self._info)
         self.warnings: Sequence[str] = ()
-        self._owner = Owner(state_dir / f"spool.{hashlib.sha256(self._name.encode()).hexdigest()[:12]}.owner")
+        self._instance = InstanceId(state_dir / f"spool.{hashlib.sha256(self._name.encode()).hexdigest()[:12]}.owner")
         self._leases = Leases(LEASE_SECONDS)
         threads = Threads(LOOK_AT)
-        self._pieces = Pieces(lambda: Link(self._info, self._prepare_for_pieces, LOOK_AT), threads, self._owner.name)
-        super().__init__(self._pieces, threads, logger, begin="BEGIN", failure=lambda error: error)
-        self._link: Link
+        self._postgres_bodies = PostgresBodies(
+            lambda: PostgresConnection(self._info, self._prepare_for_bodies, LOOK_AT), threads, self._instance.name
+        )
+        super().__init__(self._postgres_bodies, threads, logger, begin="BEGIN", failure=lambda error: error)
+        self._connection: PostgresConnection
         self._wake: Callable[[], None]
         self._waiting: dict[str, float] = {}
-        self._stocked = False
-        self._known = {self._owner.name}
+        self._recovered = False
+        self._known = {self._instance.name}
         self._numbers: list[int] = []
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -100,9 +111,9 @@ class PostgresStore(RelationalStore):
         if not self._tasks:
             for warning in self.warnings:
                 self._logger.warning("the spool %s: %s", self._name, warning)
-            self._owner.take()
-            self._start(self._keep())
-            self._start(listen(self._info, self._hear))
+            self._instance.take()
+            self._start(self._renew_leases())
+            self._start(listen(self._info, self._notified))
         self._waiting[account] = due_before
         try:
             return await self._adopt_waiting(account)
@@ -110,9 +121,12 @@ class PostgresStore(RelationalStore):
             return None
 
     async def _adopt_waiting(self, account: str) -> int | None:
-        """As soon as a server is there. Were it taken as done before its commit, a broken one would be the last try."""
+        """Adopt the account. It stays in ``_waiting`` until that is committed, so it is repeated after a failure."""
         count = await super().adopt(account, due_before=self._waiting[account])
-        self._stocked = True
+        self._recovered = True
+        for number in self._instance.left_withdrawn:
+            self._instance.withdrawn.remove(number)
+        self._instance.left_withdrawn = ()
         self._waiting.pop(account, None)
         return count
 
@@ -121,58 +135,65 @@ class PostgresStore(RelationalStore):
 
     # In the writer's thread.
 
-    def _connect(self) -> Link:
-        self._link = Link(self._info, self._prepare, LOOK_AT)
+    def _connect(self) -> PostgresConnection:
+        self._connection = PostgresConnection(self._info, self._prepare, LOOK_AT)
         try:
-            self._link.connect()
+            self._connection.connect()
         except Interrupted as failure:
-            if self._link.needs_somebody:
+            if self._connection.needs_somebody:
                 raise
             self._logger.warning("%s; devices are told to come back later, until there is one", failure)
-        return self._link
+        return self._connection
 
-    def _prepare(self, link: Link) -> None:
-        self.warnings = _set_up(link, self._owner.name, self._leases.seconds)
+    def _prepare(self, connection: PostgresConnection) -> None:
+        self.warnings = _set_up(connection, self._instance.name, self._leases.seconds)
         try:
-            migrate(link)
+            migrate(connection)
         except TooNewError as error:
             raise Failure(str(error), look_at=LOOK_AT) from None
+        # Otherwise that process could commit a message after this proxy has tried to remove it.
+        end_other_connections(connection, self._instance.name)
 
-    def _adopt(self, connection: Link, account: str, due_before: float) -> tuple[int, list[int], sql_records.Weight]:
-        self._take_stock(connection)
+    def _adopt(
+        self, connection: PostgresConnection, account: str, due_before: float
+    ) -> tuple[int, list[int], sql_records.Usage]:
+        self._recover(connection)
         return super()._adopt(connection, account, due_before)
 
-    def _take_stock(self, link: Link) -> None:
-        """See what was left behind, the first time that the server is there."""
-        if self._stocked:
+    def _recover(self, connection: PostgresConnection) -> None:
+        """Process what earlier processes left, after the first connect."""
+        if self._recovered:
             return
-        previous = self._owner.previous
-        # Of those that were tried as soon as they had been taken, no lease has counted the try.
-        link.execute(
+        previous = self._instance.previous
+        if previous is not None:
+            end_other_connections(connection, previous)
+        sql_records.apply(connection, (), [-number for number in self._instance.left_withdrawn])
+        # A message that is tried at once after reception has no lease that counted the try.
+        connection.execute(
             f"UPDATE message SET {_FREE}, unfinished = greatest(unfinished, 1) WHERE owner = ?",  # noqa: S608
             (previous,),
         )
-        self._sweep(link)
-        self._weight = sql_records.weigh_all(link)
+        self._sweep(connection)
+        self._usage = sql_records.total_usage(connection)
 
-    def _sweep(self, link: Link) -> None:
-        """Remove the bodies that no record will ever name: of the process before this one, and old ones of any."""
-        link.execute(
+    def _sweep(self, connection: PostgresConnection) -> None:
+        """Remove bodies without a record: those of the previous process, and old ones of any process."""
+        connection.execute(
             "DELETE FROM piece WHERE body IN (SELECT body FROM piece WHERE number = 0"  # noqa: S608
             f" AND (owner = ? OR written < now() - interval '{_ORPHAN}'))"
             " AND NOT EXISTS (SELECT FROM message WHERE message.body = piece.body)",
-            (self._owner.previous,),
+            (self._instance.previous,),
         )
 
-    def _prepare_for_pieces(self, link: Link) -> None:
-        _set_up(link, self._owner.name, self._leases.seconds)
-        # The record's commit waits until all is on disk that was written before it; no piece has to wait by itself.
-        link.execute("SET synchronous_commit = off")
+    def _prepare_for_bodies(self, connection: PostgresConnection) -> None:
+        _set_up(connection, self._instance.name, self._leases.seconds)
+        # The commit of the record syncs everything before it, so the rows of a body need no sync of their own.
+        connection.execute("SET synchronous_commit = off")
 
     def _may_take_over(self) -> bool:
-        return time.monotonic() - self._link.since >= self._leases.seconds
+        return time.monotonic() - self._connection.since >= self._leases.seconds
 
-    def _number(self, connection: Link) -> int:
+    def _number(self, connection: PostgresConnection) -> int:
         if not self._numbers:
             taken = connection.execute(
                 "SELECT nextval('message_number') FROM generate_series(1, ?) ORDER BY 1 DESC", (_NUMBERS,)
@@ -189,6 +210,13 @@ class PostgresStore(RelationalStore):
         self._leases.add(message.number, asked, counted=False)
         return message
 
+    def _note_withdrawn(self, number: int) -> None:
+        self._instance.withdrawn.add(-number)
+
+    def _note_taken_back(self, numbers: Collection[int]) -> None:
+        for number in numbers:
+            self._instance.withdrawn.remove(-number)
+
     # Out.
 
     async def lease(self, account: str, now: float, limit: int, but: Collection[int]) -> list[SpooledMessage]:
@@ -202,7 +230,7 @@ class PostgresStore(RelationalStore):
         return leased
 
     def _lease(
-        self, connection: Link, account: str, now: float, limit: int, but: frozenset[int]
+        self, connection: PostgresConnection, account: str, now: float, limit: int, but: frozenset[int]
     ) -> tuple[list[SpooledMessage], int | None]:
         found = self._found(connection, account, now, 0, SUSPECT, but, limit)
         suspect = self._suspect
@@ -211,13 +239,13 @@ class PostgresStore(RelationalStore):
             alone = self._found(connection, account, now, SUSPECT, ENDLESS, busy, 1)
             suspect = alone[0][1] if alone else None
             found += alone
-        self._tell_of({owner for _, _, owner in found if owner is not None})
+        self._log_takeover({owner for _, _, owner in found if owner is not None})
         messages = self._readable(connection, [number for _, number, _ in found])
         for message in messages:
-            message.unfinished -= 1  # the try that begins is counted there already
+            message.unfinished -= 1  # the database has counted the try that begins now
         return messages, suspect
 
-    def _tell_of(self, owners: set[str]) -> None:
+    def _log_takeover(self, owners: set[str]) -> None:
         new = owners - self._known
         self._known |= owners
         if new:
@@ -228,31 +256,42 @@ class PostgresStore(RelationalStore):
             )
 
     def _found(
-        self, link: Link, account: str, now: float, least: int, below: int, but: Collection[int], limit: int
+        self,
+        connection: PostgresConnection,
+        account: str,
+        now: float,
+        least: int,
+        below: int,
+        but: Collection[int],
+        limit: int,
     ) -> list[tuple[float, int, str | None]]:
-        ours = self._owner.name
-        found = link.execute(_LEASE, (account, now, least, below, list(but), ours, self._may_take_over(), limit, ours))
+        ours = self._instance.name
+        found = connection.execute(
+            _LEASE, (account, now, least, below, list(but), ours, self._may_take_over(), limit, ours)
+        )
         return sorted(found.fetchall())
 
     async def next_due(self, account: str, but: Collection[int]) -> float | None:
         """See :meth:`.store.Store.next_due`."""
-        asked = (account, self._leasable(but), list(but), self._owner.name)
-        found = await self._writer.run(lambda link: link.execute(_NEXT_DUE, (*asked, self._may_take_over())).fetchone())
+        asked = (account, self._leasable(but), list(but), self._instance.name)
+        found = await self._writer.run(
+            lambda connection: connection.execute(_NEXT_DUE, (*asked, self._may_take_over())).fetchone()
+        )
         return None if found is None else float(found[0])
 
     def begin(self, number: int) -> None:
-        """See :meth:`.store.Store.begin`. The lease has counted it."""
+        """See :meth:`.store.Store.begin`. The lease has counted the try."""
 
     def give_back(self, number: int) -> None:
         """See :meth:`.store.Store.give_back`."""
         if self._leases.drop(number):
-            self._writer.begin(lambda link: self._give_back(link, number))
+            self._writer.begin(lambda connection: self._give_back(connection, number))
 
-    def _give_back(self, link: Link, number: int) -> None:
-        link.execute(
+    def _give_back(self, connection: PostgresConnection, number: int) -> None:
+        connection.execute(
             f"UPDATE message SET {_FREE}, unfinished = greatest(unfinished - 1, 0)"  # noqa: S608
             " WHERE number = ? AND owner = ?",
-            (number, self._owner.name),
+            (number, self._instance.name),
         )
 
     async def record(self, outcome: Outcome) -> None:
@@ -260,23 +299,23 @@ class PostgresStore(RelationalStore):
         await super().record(outcome)
         self._leases.drop(outcome.message.number)
 
-    def _record(self, connection: Link, outcome: Outcome) -> tuple[sql_records.Weight, list[str | None]]:
+    def _record(self, connection: PostgresConnection, outcome: Outcome) -> tuple[sql_records.Usage, list[str | None]]:
         number = outcome.message.number
         ours = connection.execute(
             f"UPDATE message SET {_FREE} WHERE number = ? AND owner = ?",  # noqa: S608
-            (number, self._owner.name),
+            (number, self._instance.name),
         )
         if ours.rowcount:
             return super()._record(connection, outcome)
-        # Written down already, in a commit of which the answer was lost; or somebody else's by now. What was delivered
-        # remains so.
+        # It was recorded by a commit whose answer was lost, or another proxy has the lease now. Deliveries are recorded
+        # in any case.
         delivered = [each for each in outcome.changed if each.fate is Fate.DELIVERED]
         sql_records.update_recipients(connection, number, delivered)
-        # How much there is is counted again in a moment.
-        return sql_records.Weight(), self._settled(connection, number, outcome.due) if delivered else []
+        # The next renewal counts the usage again.
+        return sql_records.Usage(), self._settled(connection, number, outcome.due) if delivered else []
 
     async def content(self, message: SpooledMessage) -> AsyncGenerator[bytes, None]:
-        """See :meth:`.store.Store.content`. It fails, before its end, when the message may be another's by now."""
+        """See :meth:`.store.Store.content`. Fails before its end when the lease has ended."""
         async with aclosing(super().content(message)) as pieces:
             async for piece in pieces:
                 self._check_lease(message.number)
@@ -287,8 +326,8 @@ class PostgresStore(RelationalStore):
         if self._leases.lapsed(number):
             raise Failure("its lease has ended, and another proxy may be trying it", look_at=LOOK_AT)
 
-    async def _keep(self) -> None:
-        """Renew what is leased, and see whether others no longer do. Never returns."""
+    async def _renew_leases(self) -> None:
+        """Renew the leases, and look for ended leases of other proxies. Never returns."""
         for turn in itertools.count(1):
             await asyncio.sleep(self._leases.seconds / _RENEWALS)
             asked = self._leases.clock()
@@ -303,31 +342,31 @@ class PostgresStore(RelationalStore):
             if left:
                 self._wake()
 
-    def _renew(self, link: Link, numbers: list[int]) -> tuple[list[int], bool]:
-        """Returns those that are ours, and whether anybody else's have come to their end."""
-        renewed = link.execute(
+    def _renew(self, connection: PostgresConnection, numbers: list[int]) -> tuple[list[int], bool]:
+        """Returns the numbers that are leased by this proxy, and whether leases of others have ended."""
+        renewed = connection.execute(
             "UPDATE message SET leased_until = clock_timestamp() + current_setting('spool.lease')::interval"
             " WHERE number = ANY (?::bigint[]) AND owner = ? RETURNING number",
-            (numbers, self._owner.name),
+            (numbers, self._instance.name),
         ).fetchall()
-        self._weight = sql_records.weigh_all(link)
-        left = link.execute(
+        self._usage = sql_records.total_usage(connection)
+        left = connection.execute(
             "SELECT FROM message WHERE state = 'queued' AND leased_until < clock_timestamp() AND owner <> ? LIMIT 1",
-            (self._owner.name,),
+            (self._instance.name,),
         )
         return [number for (number,) in renewed], left.rowcount > 0 and self._may_take_over()
 
     # For the operator.
 
     async def announce(self, facts: Mapping[str, str | int]) -> None:
-        """See :meth:`.store.Store.announce`. The command is a process of its own, which nobody reads the log of."""
+        """See :meth:`.store.Store.announce`. By a notification, as the ``spool`` command is another process."""
         told = json.dumps(facts)
-        await self._writer.run(lambda link: link.execute("SELECT pg_notify(?, ?)", (CHANNEL, told)))
+        await self._writer.run(lambda connection: connection.execute("SELECT pg_notify(?, ?)", (CHANNEL, told)))
 
-    def _hear(self, told: str) -> None:
+    def _notified(self, told: str) -> None:
         self._wake()
         if told:
-            with suppress(ValueError, TypeError):  # an announcement of somebody else
+            with suppress(ValueError, TypeError):  # a notification that is not ours
                 self._logger.info(ANNOUNCED, extra={"facts": dict(json.loads(told))})
 
     async def back_up(self, folder: Path) -> Copied:
@@ -339,15 +378,15 @@ class PostgresStore(RelationalStore):
         raise Failure(_BACKUP)
 
     async def room(self) -> Room:
-        """See :meth:`.store.Store.room`: as counted a moment ago, and what has come and gone here since."""
-        return Room(self._weight.messages, self._weight.octets, None)
+        """See :meth:`.store.Store.room`: the usage at the last renewal, with the changes by this process since then."""
+        return Room(self._usage.messages, self._usage.octets, None)
 
     async def aclose(self) -> None:
         """See :meth:`.store.Store.aclose`."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._tasks and self._link.connected:
+        if self._tasks and self._connection.connected:
             try:
                 await self._writer.run(self._leave)
             except Failure as failure:
@@ -355,26 +394,26 @@ class PostgresStore(RelationalStore):
         self._tasks = []
         await self._writer.aclose()
         self._threads.close()
-        self._pieces.close()
-        self._owner.release()
+        self._postgres_bodies.close()
+        self._instance.release()
 
-    def _leave(self, link: Link) -> None:
-        link.execute(f"UPDATE message SET {_FREE} WHERE owner = ?", (self._owner.name,))  # noqa: S608
-        link.execute(f"NOTIFY {CHANNEL}")
+    def _leave(self, connection: PostgresConnection) -> None:
+        connection.execute(f"UPDATE message SET {_FREE} WHERE owner = ?", (self._instance.name,))  # noqa: S608
+        connection.execute(f"NOTIFY {CHANNEL}")
 
 
-def _set_up(link: Link, owner: str, lease_seconds: float) -> list[str]:
-    """What every connection of ours needs; returns what an operator should know of the server."""
-    link.execute(
+def _set_up(connection: PostgresConnection, owner: str, lease_seconds: float) -> list[str]:
+    """Set up a new connection. Returns what an operator should know about the server."""
+    connection.execute(
         "SELECT set_config('search_path', ?, false), set_config('spool.owner', ?, false),"
         " set_config('spool.lease', ?, false),"
-        # With it a commit that waits for a replica would be cut short, and reported as one that has succeeded.
+        # A statement_timeout would end the wait for a replica, and the server would report the commit as successful.
         " set_config('statement_timeout', '0', false),"
         " set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'remote_apply'"
         " THEN 'remote_apply' ELSE 'on' END, false)",
         (SCHEMA, owner, f"{lease_seconds} seconds"),
     )
-    found = link.execute(
+    found = connection.execute(
         "SELECT current_setting('server_encoding'), current_setting('synchronous_commit'), current_setting('fsync'),"
         " current_setting('full_page_writes')"
     ).fetchone()

@@ -1,4 +1,4 @@
-"""The spool's SQLite file: its tables, how it is opened, and what becomes of one that can not be read."""
+"""The spool's SQLite file: its tables, how it is opened, and how an unreadable file is renamed and kept."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .sql_records import BATCH
 from .sqlite_files import is_body
 from .store import TooNewError
 
-__all__ = ("VERSION", "aside_of", "clear_the_way", "connect", "is_damage", "set_aside", "storage_failure")
+__all__ = ("VERSION", "aside_name", "connect", "is_damage", "set_aside", "set_aside_remains", "storage_failure")
 
 VERSION = 1
-"""Of the tables; kept in the file as ``user_version``."""
+"""Version of the tables, in the file as ``user_version``."""
 
 _TABLES = """
 CREATE TABLE message (
@@ -56,17 +56,17 @@ CREATE TABLE content (message INTEGER PRIMARY KEY, octets BLOB NOT NULL);
 """
 
 _WAL_PAGES = 4000
-"""How far the write-ahead log grows before it is worked in: some 16 MiB, so that this is not done all the time."""
+"""The write-ahead log grows to so many pages (16 MiB) before a checkpoint, so that checkpoints are rare."""
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the file, or make it. Raises ``OSError``, ``sqlite3.Error`` or :class:`TooNewError`."""
+    """Open the file, or create it. Raises ``OSError``, ``sqlite3.Error`` or :class:`TooNewError`."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Before SQLite opens it: closing a descriptor of a file gives up all locks that the process has on it.
+    # Before SQLite opens it: to close any descriptor of a file releases all locks of the process on that file.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, isolation_level=None, timeout=5.0)
     try:
-        # Exclusive: nobody else can open it, not even to look, and no shared memory is needed.
+        # Exclusive: nobody else can open the file, not even to read, and SQLite needs no shared memory.
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA journal_mode = WAL")
         # Every commit is synced before it returns; NORMAL would lose the last ones when the power fails.
@@ -99,15 +99,15 @@ def storage_failure(error: BaseException, look_at: str) -> BaseException:
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether it says that the file is no database, or a broken one, or one with other tables."""
+    """Whether the error means that the file is no database, is damaged, or has other tables."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 
 
-def clear_the_way(path: Path) -> Path | None:
-    """Where the file itself is missing, set aside what else there is of it, and say under which name.
+def set_aside_remains(path: Path) -> Path | None:
+    """If the database file is missing, rename the files that belong to it, and return the new name.
 
-    SQLite would delete a log without a database, and the spool takes a body that no record names for a leftover.
+    Otherwise they would be lost: SQLite deletes a log without a database, and the spool removes bodies without records.
     """
     if path.exists() and path.stat().st_size:
         return None
@@ -118,14 +118,14 @@ def clear_the_way(path: Path) -> Path | None:
     return None
 
 
-def aside_of(path: Path, why: str) -> Path:
-    """A name beside ``path`` for what is kept and not used any more."""
+def aside_name(path: Path, why: str) -> Path:
+    """A new name beside ``path``, for a file that is kept but not used any more."""
     return path.with_name(f"{path.name}.{why}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}")
 
 
 def set_aside(path: Path, why: str) -> Path:
-    """Rename what there is of a spool, so that a new one can take its place. Returns the file's new name."""
-    suffix = aside_of(path, why).name.removeprefix(path.name)
+    """Rename all files of a spool, so that a new one can be created. Returns the new name of the database file."""
+    suffix = aside_name(path, why).name.removeprefix(path.name)
     for name in (path.name, f"{path.name}-wal", f"{path.name}-shm", f"{path.name}-journal", f"{path.name}.bodies"):
         with suppress(FileNotFoundError):
             path.with_name(name).rename(path.with_name(name + suffix))

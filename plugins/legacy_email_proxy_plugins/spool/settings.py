@@ -1,11 +1,10 @@
-"""What the spool's settings say, checked: how it keeps and tries mail, and where it is.
+"""The spool's settings, checked: how messages are kept and tried (``Options``), and where the spool is (``Place``).
 
-Where it is says ``SPOOL_URL``; from that the operator's command also knows where to find the service that has it open.
+The operator's command uses ``Place`` too, to find the socket of the service that has the spool open.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
@@ -14,11 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from legacy_email_proxy.contracts import Context, Secret, SettingsMistake
+from legacy_email_proxy.contracts import Context, Secret, SettingsMistake, in_nameless_volume
 
-from .sql_store import LOOK_AT
 from .sqlite_store import SQLiteStore
-from .store import Store
+from .store import LOOK_AT, Store
 
 __all__ = ("Options", "Place")
 
@@ -30,9 +28,9 @@ _USUAL = "spool.db"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """See the settings' own sentences. ``notify_sender`` and ``postmaster`` say who is told.
+    """See the table of settings. ``notify_sender`` and ``postmaster`` say who gets notifications.
 
-    ``notify_from`` is the reverse-path of notifications where the backend refuses the null one.
+    ``notify_from`` is the reverse-path of notifications for a backend that refuses the null reverse-path.
     """
 
     retry_seconds: Sequence[float]
@@ -49,7 +47,7 @@ class Options:
 
     @classmethod
     def from_context(cls, context: Context) -> Options:
-        """Read them. Raises :class:`SettingsMistake` with all that is wrong."""
+        """Read the settings. Raises :class:`SettingsMistake` with all mistakes."""
         settings, mistakes = context.settings, []
         retry: list[float] = []
         with suppress(ValueError):
@@ -80,24 +78,24 @@ class Options:
             notify_sender=notify != "postmaster",
             notify_from=settings["SPOOL_NOTIFY_SENDER"] or own,
             postmaster=None if notify == "sender" else postmaster,
-            # Many providers let an account write in its own name only.
+            # Many providers only accept the account's own address in From.
             daemon=settings["SMTP_SENDER"] or postmaster or own,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A file, or a database. Two that are equal are one spool."""
+    """Where a spool is: a file or a database. Two equal places are the same spool."""
 
     name: str
     """For the log, without a password."""
     state_dir: Path
     path: Path | None = None
-    """Of the file."""
-    socket: Path | None = None
-    """Where the process is reached that has it open; a database has one for everybody, and needs none."""
+    """Path of the SQLite file."""
     url: Secret | None = field(default=None, repr=False)
-    """Of the database."""
+    """URL of the database."""
+    look_at: str = LOOK_AT
+    """The setting that says where it is."""
 
     @classmethod
     def from_context(cls, context: Context) -> Place:
@@ -107,30 +105,23 @@ class Place:
         url = None if secret is None else secret.reveal()
         if url is not None and _POSTGRESQL.match(url):
             return cls(_server_name(url), folder, url=secret)
-        usual = folder / _USUAL
-        path = usual if url is None else _path(url)
-        # The socket is not beside the file: not every file system that can hold mail can hold a socket.
-        mark = "" if path == usual else f".{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"
-        return cls(str(path), folder, path=path, socket=folder / f"spool{mark}.sock")
+        path = folder / _USUAL if url is None else _path(url)
+        return cls(str(path), folder, path=path, look_at="STATE_DIR" if url is None else LOOK_AT)
 
     @property
     def exists(self) -> bool:
-        """Whether there is something to open; a file that is missing will be made."""
-        return self.path is None or os.path.exists(self.path)  # noqa: PTH110 (False too where we may not look)
+        """Whether there is something to open. A missing file is no mistake: it will be created."""
+        return self.path is None or os.path.exists(self.path)  # noqa: PTH110 (also False without permission)
 
     @property
-    def obstacle(self) -> str:
-        """Why a file that is missing can not be made, as far as that shows without making it."""
-        assert self.path is not None  # noqa: S101 (for the type checker)
-        folder = next(each for each in self.path.parents if os.path.lexists(each))
-        if not folder.is_dir():
-            return f"{folder} is no folder"
-        return "" if os.access(folder, os.W_OK | os.X_OK) else f"{folder} is not writable"
+    def nameless(self) -> bool:
+        """Whether it is in a volume that is removed with the container, and all mail in it."""
+        return self.path is not None and in_nameless_volume(self.path.parent)
 
     def store(self, logger: logging.Logger) -> Store:
-        """Its store, not opened."""
+        """Its store, not open yet."""
         if self.path is not None:
-            return SQLiteStore(self.path, logger)
+            return SQLiteStore(self.path, logger, self.look_at)
         from .postgres_store import PostgresStore
 
         assert self.url is not None  # noqa: S101 (for the type checker)
@@ -138,7 +129,7 @@ class Place:
 
 
 def _server_name(url: str) -> str:
-    """The driver is only looked for where it is needed."""
+    """The driver is an optional package, so it is imported only here."""
     try:
         from .postgres_connection import conninfo, server_name
     except ImportError as error:
@@ -162,5 +153,5 @@ def _path(url: str) -> Path:
             f"{LOOK_AT}: write {_SQLITE} and the path of a file, like {_SQLITE}srv/mail/spool.db,"
             " or postgresql://user:password@host/database, or host=… user=… password=… dbname=…"
         )
-    # Never relative to wherever the service was started from: it would lose sight of its mail.
+    # Never relative to the current folder: started from another folder, the service would not find its mail.
     return Path(os.path.normpath(Path("/") / path))

@@ -1,17 +1,18 @@
-"""A spool that this process has open: one store, one lock, one socket for the operator, and a delivery per account.
+"""A spool that this process has open: one store, one lock, and a delivery per account.
 
-All accounts that name the same spool share it. A file of its own for each would have been as sound, but then every 250
-would wait for its own account's disk sync instead of sharing one, the disk's room would be guessed at by each for
-itself, and the operator would have to know an account before seeing what waits.
+All accounts with the same ``SPOOL_URL`` share it. With a file for each account, messages of different accounts could
+not share a disk sync, no account would know how much space the others need, and the operator would have to look into
+each file.
 
-When the settings are read anew, each account's new relay comes before its old one goes, so the store stays open and its
-lock held. Of the deliveries that an account then has, the last one delivers; the others finish what they have begun.
+At a reload, an account's new relay joins before the old one leaves. So the store stays open and locked. Then the
+account has several deliveries: the last one begins new tries, the others only finish theirs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -24,26 +25,28 @@ import anyio
 from legacy_email_proxy.contracts import Failure, Relay
 
 from ..backoff import JITTER
-from .admin import Control, Workbench
+from .admin import Administration
 from .delivery import Delivery
 from .settings import Options, Place
-from .store import Store
+from .store import Counted, Store
 
 __all__ = ("Spool",)
 
 _SETTLED_SECONDS = 1.0
-"""Accounts come and go together, at the start and when settings are read anew; then it shows whose mail is nobody's."""
+"""At a start or a reload all accounts join within this time. After that, mail without an account is reported."""
 _CLOSING_SECONDS = 4.0
+_COUNTED_SECONDS = 10.0
+"""So long a count of the messages is good for whoever asks for it again."""
 
 
 def steady_clock() -> Callable[[], float]:
-    """Seconds since 1970, by a clock that does not jump: one that is set back a day would let everything wait."""
+    """Seconds since 1970, by a clock that never jumps. If it were set back by a day, all mail would wait a day."""
     offset = time.time() - time.monotonic()
     return lambda: time.monotonic() + offset
 
 
 class Spool:
-    """See above. Nothing is open before the first account joins, and after the last one has left."""
+    """See above. The store is open from when the first account joins until the last one leaves."""
 
     _of_this_process: ClassVar[WeakValueDictionary[Place, Spool]] = WeakValueDictionary()
 
@@ -55,17 +58,17 @@ class Spool:
         self._store: Store | None = None
         self._users = 0
         self._turn = asyncio.Lock()
-        self._control: Control | None = None
         self._deliveries: dict[str, list[Delivery]] = {}
         self._ending: dict[asyncio.Task[None], Delivery] = {}
-        self._looking: asyncio.Task[None] | None = None
+        self._reporting: asyncio.Task[None] | None = None
         self._told: dict[str, int] = {}
+        self._counted: tuple[float, Sequence[Counted]] = (-math.inf, ())
         self.warnings: Sequence[str] = ()
-        """What an operator should know, as far as it was open until now."""
+        """What an operator should know about the store; empty before it was opened."""
 
     @classmethod
     def at(cls, place: Place, logger: logging.Logger) -> Spool:
-        """The one of this process at that place; ``logger`` is for what concerns all accounts."""
+        """The spool of this process at that place. ``logger`` is for messages that concern all accounts."""
         found = cls._of_this_process.get(place)
         if found is None:
             found = cls._of_this_process[place] = cls(place, logger)
@@ -78,31 +81,31 @@ class Spool:
             raise Failure("the spool is not open")
         return self._store
 
+    async def counts(self, account: str) -> Sequence[Counted]:
+        """The account's messages, counted a moment ago. Raises :class:`Failure` while the store is not open."""
+        store, now = self.store, self.clock()
+        if now - self._counted[0] >= _COUNTED_SECONDS:
+            self._counted = (now, await store.counts())
+        return [one for one in self._counted[1] if one.account == account]
+
     @asynccontextmanager
-    async def opened(self) -> AsyncIterator[Workbench]:
-        """Open for a while, to look into it. Raises :class:`SettingsMistake` when another process has it."""
+    async def opened(self) -> AsyncIterator[Administration]:
+        """Open the store for the operator's command. Raises :class:`SettingsMistake` when another process has it."""
         async with self._turn:
             await self._enter()
         try:
-            yield Workbench(self.store, self.clock, self._wake)
+            yield Administration(self.store, self.clock, self._wake)
         finally:
             async with self._turn:
                 await self._leave()
 
     async def join(self, account: str, relay: Relay, options: Options, logger: logging.Logger) -> Delivery:
-        """Let an account's mail be delivered through ``relay`` from now on.
-
-        Raises :class:`SettingsMistake` as above.
-        """
+        """Deliver an account's mail through ``relay`` from now on. Raises :class:`SettingsMistake` as above."""
         async with self._turn:
             await self._enter()
             try:
                 longest = max(options.retry_seconds) * (1 + JITTER)
                 messages = await self.store.adopt(account, due_before=self.clock() + longest)
-                if self._control is None and self.place.socket is not None:
-                    workbench = Workbench(self.store, self.clock, self._wake)
-                    self._control = Control(self.place.socket, workbench, self._logger)
-                    await self._control.start()
             except BaseException:
                 await self._leave()
                 raise
@@ -111,33 +114,33 @@ class Spool:
             )
             self._deliveries.setdefault(account, []).append(delivery)
             self._told.pop(account, None)
-            self._succeed(account)
+            self._set_successors(account)
             delivery.start()
-            self._look_soon()
+            self._report_soon()
             if messages is not None:
                 facts = {"spool": self.place.name, "messages": messages, **({"account": account} if account else {})}
                 logger.info("the spool is open", extra={"facts": facts})
             return delivery
 
     async def part(self, delivery: Delivery, relay: Relay, grace_seconds: float) -> None:
-        """The account's delivery ends, and ``relay`` is closed behind it.
+        """End a delivery, and then close its ``relay``.
 
-        What it has begun comes to its end by itself as long as others keep the spool open, and has ``grace_seconds``
-        for it when nobody does.
+        While other accounts keep the spool open, its tries may go on to their end. If nobody does, they have
+        ``grace_seconds``.
         """
         async with self._turn:
             theirs = self._deliveries[delivery.account]
             theirs.remove(delivery)
             delivery.successor = None
             if theirs:
-                self._succeed(delivery.account)
+                self._set_successors(delivery.account)
             else:
                 del self._deliveries[delivery.account]
             task = asyncio.get_running_loop().create_task(self._end(delivery, relay))
             self._ending[task] = delivery
             if self._deliveries:
                 task.add_done_callback(self._ended)
-                self._look_soon()
+                self._report_soon()
             else:
                 await self._stop(grace_seconds)
             await self._leave()
@@ -153,18 +156,15 @@ class Spool:
             self._logger.exception("the relay behind the spool was not closed cleanly")
 
     async def _stop(self, grace_seconds: float) -> None:
-        """Nobody delivers any more: let all that is under way end in that time, and give the rest back."""
-        if self._control is not None:
-            await self._control.aclose()
-            self._control = None
-        if self._looking is not None:
-            self._looking.cancel()
-            self._looking = None
+        """After the last delivery: let the tries that run end in that time, and call off the rest."""
+        if self._reporting is not None:
+            self._reporting.cancel()
+            self._reporting = None
         ending, self._ending = self._ending, {}
         await asyncio.gather(*(delivery.hurry(grace_seconds) for delivery in ending.values()))
         await asyncio.gather(*ending)
 
-    def _succeed(self, account: str) -> None:
+    def _set_successors(self, account: str) -> None:
         theirs = self._deliveries[account]
         for earlier, later in pairwise(theirs):
             earlier.successor = later
@@ -181,7 +181,7 @@ class Spool:
                 await store.open(self._wake)
                 self.warnings = store.warnings
             except BaseException:
-                await _let_go(store)
+                await _close(store)
                 raise
             self._store = store
         self._users += 1
@@ -190,16 +190,16 @@ class Spool:
         self._users -= 1
         if not self._users and self._store is not None:
             store, self._store = self._store, None
-            await _let_go(store)
+            await _close(store)
 
-    # Mail of an account that is no more, or does not spool any more, or not here.
+    # Mail of an account that was removed, or that does not use this spool any more.
 
-    def _look_soon(self) -> None:
-        if self._looking is not None:
-            self._looking.cancel()
-        self._looking = asyncio.get_running_loop().create_task(self._look())
+    def _report_soon(self) -> None:
+        if self._reporting is not None:
+            self._reporting.cancel()
+        self._reporting = asyncio.get_running_loop().create_task(self._report())
 
-    async def _look(self) -> None:
+    async def _report(self) -> None:
         await asyncio.sleep(_SETTLED_SECONDS)
         with suppress(Failure):
             for account, messages in (await self.store.accounts()).items():
@@ -210,7 +210,7 @@ class Spool:
                     self._logger.warning(words, extra={"facts": facts})
 
 
-async def _let_go(store: Store) -> None:
-    # Also when we are cancelled: a lock that stayed ours would keep this process itself from opening the file again.
+async def _close(store: Store) -> None:
+    # Shielded: without it, a cancelled task would leave the file locked, and this process could not open it again.
     with anyio.move_on_after(_CLOSING_SECONDS, shield=True):
         await store.aclose()

@@ -1,4 +1,4 @@
-"""The statements: what is written for a message and its recipients, and how rows become a message again."""
+"""The SQL statements of both stores: how a message becomes rows, and rows become a message."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = (
     "COLUMNS",
     "LISTED",
     "Row",
-    "Weight",
+    "Usage",
     "abandon_notice",
     "apply",
     "delete",
@@ -33,9 +33,9 @@ __all__ = (
     "settle",
     "settle_notice",
     "spooled",
+    "total_usage",
     "update_recipients",
-    "weigh",
-    "weigh_all",
+    "usage",
 )
 
 COLUMNS = (
@@ -45,12 +45,12 @@ COLUMNS = (
 
 
 def _places(count: int) -> str:
-    """The columns of a row that came as a JSON array."""
+    """The columns of a row that is given as a JSON array."""
     return ", ".join(f"json_extract(value, '$[{place}]')" for place in range(count))
 
 
-# What comes in and what goes out, for many messages, in one statement. A column is a JSON array of rows, but for the
-# contents: those come in one piece, and each row says which octet of it is its first, and how many it has.
+# One statement that stores and removes many messages. Each parameter is a JSON array of rows. Only the contents are
+# different: they are joined to one blob, and each row has the position and length of its content in it.
 BATCH = f"""
 CREATE TEMP VIEW batch AS SELECT '' AS messages, '' AS recipients, '' AS contents, x'' AS octets, '' AS removed;
 CREATE TEMP TRIGGER apply INSTEAD OF INSERT ON batch BEGIN
@@ -83,28 +83,28 @@ _SELECT_RECIPIENTS = (
 )
 
 
-_WEIGH = (
+_USAGE = (
     "SELECT count(*), CAST(coalesce(sum(octets), 0) AS bigint) FROM message WHERE state NOT IN ('dead', 'set aside')"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Weight:
-    """Of messages that are not given up: how many, and how many octets. Those given up only wait for the operator."""
+class Usage:
+    """How many messages are stored, and their octets. Those that are dead or set aside are not counted."""
 
     messages: int = 0
     octets: int = 0
 
-    def __add__(self, other: Weight) -> Weight:
-        return Weight(self.messages + other.messages, self.octets + other.octets)
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(self.messages + other.messages, self.octets + other.octets)
 
-    def __sub__(self, other: Weight) -> Weight:
-        return Weight(self.messages - other.messages, self.octets - other.octets)
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(self.messages - other.messages, self.octets - other.octets)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A new message, due when it was received; its content beside it, or in the file that ``body`` names."""
+    """A new message, due at once. It has a ``content``, or the name of a ``body``."""
 
     number: int
     submission: Submission
@@ -115,9 +115,9 @@ class Row:
 
 
 def apply(connection: Connection, added: Sequence[Row], removed: Sequence[int]) -> None:
-    """Write messages, and remove others with all that belongs to them, in one statement.
+    """Store messages, and remove others with their recipients and contents, in one statement.
 
-    Raises ``ValueError`` for text that UTF-8 can't hold.
+    Raises ``ValueError`` for text that can not be encoded as UTF-8.
     """
     messages, recipients, contents = [], [], []
     start = 0
@@ -142,7 +142,7 @@ def apply(connection: Connection, added: Sequence[Row], removed: Sequence[int]) 
 
 
 def spooled(row: Row) -> SpooledMessage:
-    """What :func:`fetch` would give for a new message."""
+    """The message that :func:`fetch` would return for a new row."""
     given = row.submission
     return SpooledMessage(
         number=row.number, account=given.account, state=State.QUEUED,
@@ -154,32 +154,32 @@ def spooled(row: Row) -> SpooledMessage:
     )  # fmt: skip
 
 
-def weigh(connection: Connection, numbers: Iterable[int]) -> Weight:
-    """Of these messages."""
+def usage(connection: Connection, numbers: Iterable[int]) -> Usage:
+    """Usage of these messages."""
     listed = json.dumps(list(numbers))
-    return Weight(*connection.execute(f"{_WEIGH} AND number {LISTED}", (listed,)).fetchone())
+    return Usage(*connection.execute(f"{_USAGE} AND number {LISTED}", (listed,)).fetchone())
 
 
-def weigh_all(connection: Connection) -> Weight:
-    """Of all messages."""
-    return Weight(*connection.execute(_WEIGH).fetchone())
+def total_usage(connection: Connection) -> Usage:
+    """Usage of all messages."""
+    return Usage(*connection.execute(_USAGE).fetchone())
 
 
 def existing(connection: Connection, numbers: Iterable[int]) -> set[int]:
-    """Those of which there is a message."""
+    """Those numbers that are stored messages."""
     listed = json.dumps(list(numbers))
     found = connection.execute(f"SELECT number FROM message WHERE number {LISTED}", (listed,))  # noqa: S608
     return {number for (number,) in found}
 
 
 def originals(connection: Connection, number: int) -> list[int]:
-    """The messages that this one is a notification about, if it is one."""
+    """The messages that this notification is about; none if it is no notification."""
     about = connection.execute("SELECT DISTINCT message FROM recipient WHERE notice = ?", (number,)).fetchall()
     return [original for (original,) in about]
 
 
 def lost_notices(connection: Connection, account: str) -> list[int]:
-    """The numbers of notifications that are no more, and that nobody has had."""
+    """The numbers of notifications that were removed without being delivered."""
     found = connection.execute(
         "SELECT DISTINCT recipient.notice FROM recipient JOIN message ON message.number = recipient.message"
         " WHERE recipient.notice IS NOT NULL AND message.account = ?"
@@ -190,7 +190,7 @@ def lost_notices(connection: Connection, account: str) -> list[int]:
 
 
 def delete(connection: Connection, number: int) -> tuple[int, str | None] | None:
-    """Remove a message; returns its octets and its body's name, ``None`` when there is no such message."""
+    """Remove a message. Returns its octets and its body's name, or ``None`` when there is no such message."""
     row: tuple[int, str | None] | None = connection.execute(
         "SELECT octets, body FROM message WHERE number = ?", (number,)
     ).fetchone()
@@ -199,7 +199,7 @@ def delete(connection: Connection, number: int) -> tuple[int, str | None] | None
 
 
 def update_recipients(connection: Connection, message: int, changed: Iterable[Recipient]) -> None:
-    """Write down fates and verdicts."""
+    """Store fates and verdicts."""
     connection.executemany(
         "UPDATE recipient SET fate = ?, verdict = ? WHERE message = ? AND number = ?",
         [(each.fate.value, _verdict_text(each.verdict), message, each.number) for each in changed],
@@ -207,10 +207,10 @@ def update_recipients(connection: Connection, message: int, changed: Iterable[Re
 
 
 def settle(connection: Connection, number: int, now: float) -> tuple[int, str | None] | None:
-    """See whether a message is done with, now that some recipients' fates have changed.
+    """Remove a message if it is finished, and return what :func:`delete` does.
 
-    Nobody waits and nobody has to be told any more: it is removed, and this returns what :func:`delete` does; unless
-    somebody could not be told: then it is dead, and stays.
+    It is finished when no recipient waits and no notification is missing. If the failure of a recipient could not be
+    notified, the message becomes dead and stays.
     """
     fates = {fate for (fate,) in connection.execute("SELECT fate FROM recipient WHERE message = ?", (number,))}
     if Fate.WAITING.value in fates or Fate.FAILED.value in fates:
@@ -222,7 +222,7 @@ def settle(connection: Connection, number: int, now: float) -> tuple[int, str | 
 
 
 def settle_notice(connection: Connection, number: int, now: float) -> list[tuple[int, str | None]]:
-    """If this was a notification: those whom it is about are notified once anybody has it, and dead if nobody will."""
+    """If this is a notification: the recipients that it is about become notified or, if nobody got it, dead."""
     fates = {fate for (fate,) in connection.execute("SELECT fate FROM recipient WHERE message = ?", (number,))}
     if Fate.DELIVERED.value in fates:
         return _settle_about(connection, number, Fate.NOTIFIED, now)
@@ -230,7 +230,7 @@ def settle_notice(connection: Connection, number: int, now: float) -> list[tuple
 
 
 def abandon_notice(connection: Connection, number: int, now: float) -> list[tuple[int, str | None]]:
-    """If this was a notification: nobody will have it, so those whom it is about are dead."""
+    """If this is a notification that nobody will get: the recipients that it is about become dead."""
     return _settle_about(connection, number, Fate.DEAD, now)
 
 
@@ -243,7 +243,7 @@ def _settle_about(connection: Connection, number: int, fate: Fate, now: float) -
 
 
 def fetch(connection: Connection, number: int, *, with_content: bool = False) -> SpooledMessage | None:
-    """One message. Raises :class:`Unreadable`."""
+    """Read one message. Raises :class:`Unreadable`."""
     found = _fetched(connection, [number], with_content=with_content).get(number)
     if isinstance(found, Unreadable):
         raise found
@@ -251,10 +251,10 @@ def fetch(connection: Connection, number: int, *, with_content: bool = False) ->
 
 
 def fetch_all(connection: Connection, numbers: Sequence[int]) -> dict[int, SpooledMessage | Unreadable]:
-    """Those that there are, with their contents if they are small; or why one can not be read."""
+    """Read messages with their small contents. The value for one that can not be read is the error."""
     found = _fetched(connection, numbers, with_content=True)
     if len(found) < len(numbers):
-        # Text that is none, or a broken page, keeps a whole answer from being read.
+        # Invalid text or a broken page makes the whole query fail. So the messages are read one by one.
         for number in numbers:
             found |= _fetched(connection, [number], with_content=True)
     return found
@@ -268,7 +268,7 @@ def _fetched(
         rows = connection.execute(_SELECT_MESSAGES if with_content else _SELECT_RECORDS, (listed,)).fetchall()
         recipients = connection.execute(_SELECT_RECIPIENTS, (listed,)).fetchall()
     except sqlite3.DatabaseError as error:
-        # What is no text has no code. Of a page that is broken, only those suffer that have something in it.
+        # Invalid text gives an error without a code.
         if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF != sqlite3.SQLITE_CORRUPT:
             raise
         if len(numbers) > 1:
@@ -300,7 +300,7 @@ def _whole(found: Any, octets: int) -> bytes:
 
 
 def message_of(row: tuple[Any, ...], recipients: Iterable[tuple[Any, ...]]) -> SpooledMessage:
-    """From a row of :data:`COLUMNS` and those of its recipients. Raises :class:`Unreadable`."""
+    """Make a message from a row of :data:`COLUMNS` and the rows of its recipients. Raises :class:`Unreadable`."""
     try:
         number, account, state, received, since, due, tries, unfinished, warned, notice, reason, *rest = row
         client, reverse_path, parameters, octets, body = rest
@@ -334,7 +334,7 @@ def message_of(row: tuple[Any, ...], recipients: Iterable[tuple[Any, ...]]) -> S
 
 
 def _utf8(text: str) -> str:
-    # JSON would carry half a character into the database, from where nothing could be read with it.
+    # JSON would bring an unpaired surrogate into the database, and the row could never be read again.
     text.encode("utf-8")
     return text
 

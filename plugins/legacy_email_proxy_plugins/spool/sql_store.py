@@ -1,8 +1,7 @@
-"""What the stores have in common: records in SQL, written by the group, and bodies that are kept beside them.
+"""The common half of both stores: records are rows of SQL tables, and large bodies are kept beside them.
 
-The statements are written in SQLite's words; ``postgres_connection`` knows what PostgreSQL says instead. For that the
-driver there is psycopg, whose blocking connections look like ``sqlite3``'s and live in the writer's thread: with an
-asynchronous driver every statement would have to be written twice.
+The statements are in SQLite's dialect; ``postgres_connection`` translates them. Both stores use blocking connections in
+the thread of ``group_commit``. An asynchronous driver for PostgreSQL would need a second version of each statement.
 """
 
 from __future__ import annotations
@@ -11,38 +10,49 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from functools import partial
 
 from ..threads import Threads
 from . import sql_records
 from .group_commit import Connection, Writer
-from .incoming import Arriving, Bodies
+from .incoming import Bodies, IncomingMessage
 from .message import Fate, Outcome, SpooledMessage, State, Submission
-from .store import Damaged, Unreadable
+from .store import LOOK_AT, Counted, Damaged, Interrupted, Unreadable
 
-__all__ = ("ENDLESS", "LOOK_AT", "SUSPECT", "RelationalStore", "move")
-
-LOOK_AT = "SPOOL_URL"
+__all__ = ("ENDLESS", "SUSPECT", "RelationalStore", "move")
 
 SUSPECT = 2
-"""Tries without an orderly end after which a message is only tried alone. One crash takes along all its neighbours."""
+"""After so many cut-off tries a message is only tried alone. One crash cuts off all tries that run at that time."""
 
 ENDLESS = 2**31 - 1
-"""More than any of them has."""
+"""More cut-off tries than any message has."""
 
 _TOLD = 100
-"""Messages that one line of the log names, at most."""
+"""Message numbers in one log line, at most."""
 
-_Given = tuple[Submission, bytes | None, str | None, int]
-_Written = tuple[sql_records.Weight, list[str | None]]
-"""By how much there is more, and the bodies that are needed no more."""
+
+@dataclass(slots=True, eq=False)
+class _NewMessage:
+    """A message that is being stored. The writer's thread sets ``number``, the event loop sets ``withdrawn``."""
+
+    submission: Submission
+    content: bytes | None
+    body: str | None
+    octets: int
+    number: int | None = None
+    withdrawn: bool = False
+
+
+_Written = tuple[sql_records.Usage, list[str | None]]
+"""The change of the usage, and the bodies that are not needed any more."""
 
 
 class RelationalStore:
-    """See :class:`~.store.Store`. A subclass opens it, leases from it and hands out numbers."""
+    """See :class:`~.store.Store`. A subclass opens the store, leases messages and gives numbers to new ones."""
 
     _cut_short = "unfinished > 0"
-    """Of which messages the last try came to no end, as a condition."""
+    """The SQL condition for messages whose last try was cut off."""
 
     def __init__(
         self,
@@ -57,11 +67,15 @@ class RelationalStore:
         self._threads = threads
         self._logger = logger
         self._writer = Writer(self._apply, begin, failure, LOOK_AT)
-        self._weight = sql_records.Weight()
-        self._set_aside_now = sql_records.Weight()
-        """What the lease that is being taken has set aside."""
+        self._usage = sql_records.Usage()
+        self._set_aside_now = sql_records.Usage()
+        """Usage of the messages that the current lease has set aside."""
         self._dropped: set[int] = set()
-        """What the operator has asked to drop: its try may come to its end after that."""
+        """Messages that the operator has dropped. A try of one may still end after that."""
+        self._withdrawn: set[int] = set()
+        """Messages that must not be delivered, because their device was told that they were not stored. They are
+        removed as soon as the store can be written.
+        """
         self._suspect: int | None = None
         self._leasing = asyncio.Lock()
 
@@ -72,7 +86,7 @@ class RelationalStore:
     def _lease(
         self, connection: Connection, account: str, now: float, limit: int, but: frozenset[int]
     ) -> tuple[list[SpooledMessage], int | None]:
-        """What is leased, and which message of those that are on their way is only tried alone."""
+        """The leased messages, and the number of the suspect among those that are being tried."""
         raise NotImplementedError
 
     async def adopt(self, account: str, *, due_before: float) -> int | None:
@@ -80,7 +94,7 @@ class RelationalStore:
         count, cut_short, change = await self._writer.run(
             lambda connection: self._adopt(connection, account, due_before)
         )
-        self._weight += change
+        self._usage += change
         if cut_short:
             numbers = ",".join(map(str, cut_short[:_TOLD])) + ("…" if len(cut_short) > _TOLD else "")
             self._logger.warning(
@@ -91,15 +105,15 @@ class RelationalStore:
 
     def _adopt(
         self, connection: Connection, account: str, due_before: float
-    ) -> tuple[int, list[int], sql_records.Weight]:
-        """Returns how many messages there are, those of which the last try came to no end, and what that changed."""
-        change = sql_records.Weight()
+    ) -> tuple[int, list[int], sql_records.Usage]:
+        """Returns the number of messages, those whose last try was cut off, and the change of the usage."""
+        change = sql_records.Usage()
         for notice in sql_records.lost_notices(connection, account):
-            # Dropped by an earlier version of this program, which let them wait for it for ever.
+            # An earlier version of this program dropped notifications without that, and the originals stayed for ever.
             about = sql_records.originals(connection, notice)
-            before = sql_records.weigh(connection, about)
+            before = sql_records.usage(connection, about)
             sql_records.abandon_notice(connection, notice, due_before)
-            change += sql_records.weigh(connection, about) - before
+            change += sql_records.usage(connection, about) - before
         connection.execute(
             "UPDATE message SET due = ? WHERE state = 'queued' AND account = ? AND due > ?",
             (due_before, account, due_before),
@@ -119,21 +133,67 @@ class RelationalStore:
             )
         )
 
+    async def counts(self) -> Sequence[Counted]:
+        """See :meth:`.store.Store.counts`."""
+        found = await self._writer.run(
+            lambda connection: connection.execute(
+                "SELECT account, state, count(*), min(since) FROM message GROUP BY account, state"
+            ).fetchall()
+        )
+        return [Counted(account, State(state), messages, oldest) for account, state, messages, oldest in found]
+
     # In.
 
-    def receive(self) -> Arriving:
+    def receive(self) -> IncomingMessage:
         """See :meth:`.store.Store.receive`."""
-        return Arriving(self.put, self._bodies, self._threads)
+        return IncomingMessage(self.put, self._bodies, self._threads)
 
     async def put(self, submission: Submission, content: bytes | None, body: str | None, octets: int) -> SpooledMessage:
-        """Write the record of a message of which the body, if it has one, is on disk."""
-        number = await self._writer.together((submission, content, body, octets))
-        self._weight += sql_records.Weight(1, octets)
+        """Write the record of a message. If it has a body, that is on disk already.
+
+        When the caller does not get the number, because it has waited too long or the connection broke, the record may
+        have been written, or may be written later. Such a record is removed.
+        """
+        new = _NewMessage(submission, content, body, octets)
+        try:
+            number = await self._writer.together(new)
+        except (Interrupted, asyncio.CancelledError):
+            self._withdraw(new)
+            raise
+        self._usage += sql_records.Usage(1, octets)
         return sql_records.spooled(sql_records.Row(number, submission, octets, content, body))
 
-    def _apply(self, connection: Connection, given: list[_Given | int]) -> list[int | None]:
-        """What is put gets its number, which is the result; a number is a message that is done, ``None`` if it was
-        gone before.
+    def _withdraw(self, new: _NewMessage) -> None:
+        # The order counts: either the thread sees ``withdrawn`` and writes nothing, or the number is seen here.
+        new.withdrawn = True
+        number = new.number
+        new.content = None  # while the disk hangs, many of these wait for the thread
+        if number is not None:
+            self._withdrawn.add(number)
+            self._note_withdrawn(number)
+            self._writer.begin(self._take_back, self._taken_back)
+
+    def _take_back(self, connection: Connection) -> Collection[int]:
+        numbers = list(self._withdrawn)
+        sql_records.apply(connection, (), numbers)
+        return numbers
+
+    def _taken_back(self, numbers: Collection[int]) -> None:
+        self._withdrawn.difference_update(numbers)
+        self._note_taken_back(numbers)
+
+    def _note_withdrawn(self, number: int) -> None:
+        """Write the number down for the next start, in case this process ends before the message is removed."""
+        raise NotImplementedError
+
+    def _note_taken_back(self, numbers: Collection[int]) -> None:
+        raise NotImplementedError
+
+    def _apply(self, connection: Connection, given: list[_NewMessage | int]) -> list[int | None]:
+        """Store new messages and remove delivered ones, which are given as numbers.
+
+        The result of a new message is its number. The result of a delivered one is its number, or ``None`` if the
+        operator had dropped it.
         """
         added, removed = [], []
         numbers: list[int | None] = []
@@ -144,10 +204,15 @@ class RelationalStore:
                 removed.append(each)
                 numbers.append(None if each in gone else each)
             else:
-                submission, content, body, octets = each
-                number = self._number(connection)
-                added.append(sql_records.Row(number, submission, octets, content, body))
-                numbers.append(number)
+                content = each.content
+                if not each.withdrawn:
+                    each.number = self._number(connection)
+                if each.withdrawn:
+                    numbers.append(None)
+                    continue
+                assert each.number is not None  # noqa: S101 (for the type checker)
+                added.append(sql_records.Row(each.number, each.submission, each.octets, content, each.body))
+                numbers.append(each.number)
         sql_records.apply(connection, added, removed)
         return numbers
 
@@ -156,7 +221,9 @@ class RelationalStore:
     async def lease(self, account: str, now: float, limit: int, but: Collection[int]) -> list[SpooledMessage]:
         """See :meth:`.store.Store.lease`."""
         async with self._leasing:
-            busy = frozenset(but)
+            if self._withdrawn:  # removing them has failed before
+                self._writer.begin(self._take_back, self._taken_back)
+            busy = frozenset(but) | self._withdrawn
             if self._suspect not in busy:
                 self._suspect = None
             while True:
@@ -165,25 +232,26 @@ class RelationalStore:
                         lambda connection: self._lease_anew(connection, account, now, limit, busy)
                     )
                 except Damaged as damaged:
-                    self._weight -= await self._writer.run(
+                    self._usage -= await self._writer.run(
                         partial(self._set_aside, number=damaged.number, reason=damaged)
                     )
                 else:
-                    self._weight -= self._set_aside_now
-                    return leased
+                    self._usage -= self._set_aside_now
+                    # One may have been withdrawn after the statement was prepared.
+                    return [message for message in leased if message.number not in self._withdrawn]
 
     def _lease_anew(
         self, connection: Connection, account: str, now: float, limit: int, but: frozenset[int]
     ) -> tuple[list[SpooledMessage], int | None]:
-        self._set_aside_now = sql_records.Weight()
+        self._set_aside_now = sql_records.Usage()
         return self._lease(connection, account, now, limit, but)
 
     def _leasable(self, but: Collection[int]) -> int:
-        """How many tries without an orderly end those have not reached that could be leased now."""
+        """A message can be leased now if it has fewer cut-off tries than this."""
         return SUSPECT if self._suspect in but else ENDLESS
 
     def _readable(self, connection: Connection, numbers: Sequence[int]) -> list[SpooledMessage]:
-        """Of messages that are leased, those that can be read; the others are set aside. Raises :class:`Damaged`."""
+        """Read leased messages. Those that can not be read are set aside. Raises :class:`Damaged`."""
         leased: list[SpooledMessage] = []
         found = sql_records.fetch_all(connection, numbers)
         for number in numbers:
@@ -196,38 +264,38 @@ class RelationalStore:
                 leased.append(message)
         return leased
 
-    def _set_aside(self, connection: Connection, number: int, reason: Unreadable) -> sql_records.Weight:
+    def _set_aside(self, connection: Connection, number: int, reason: Unreadable) -> sql_records.Usage:
         self._logger.error("message %d is set aside: %s", number, reason)
-        before = sql_records.weigh(connection, [number])
+        before = sql_records.usage(connection, [number])
         move(connection, number, State.SET_ASIDE, str(reason))
         return before
 
     async def record(self, outcome: Outcome) -> None:
         """See :meth:`.store.Store.record`."""
         change, bodies = await self._written(outcome)
-        self._weight += change
+        self._usage += change
         await self._remove(bodies)
 
     async def _written(self, outcome: Outcome) -> _Written:
         message = outcome.message
         if outcome.last_of_it:
-            if await self._writer.together(message.number, patient=True) is None:
-                return sql_records.Weight(), []
-            return sql_records.Weight(-1, -message.octets), [message.body]
+            if await self._writer.together(message.number, can_wait=True) is None:
+                return sql_records.Usage(), []
+            return sql_records.Usage(-1, -message.octets), [message.body]
         return await self._writer.run(lambda connection: self._record(connection, outcome))
 
     def _record(self, connection: Connection, outcome: Outcome) -> _Written:
         number = outcome.message.number
         if not sql_records.existing(connection, [number]):
-            # The operator has dropped it meanwhile: away with it, and nobody is told.
-            return sql_records.Weight(), []
+            # The operator has dropped it meanwhile, so no sender is notified.
+            return sql_records.Usage(), []
         about = [number, *sql_records.originals(connection, number)]
-        before = sql_records.weigh(connection, about)
+        before = sql_records.usage(connection, about)
         bodies = self._close(connection, outcome, about)
-        return sql_records.weigh(connection, about) - before, bodies
+        return sql_records.usage(connection, about) - before, bodies
 
     def _close(self, connection: Connection, outcome: Outcome, about: list[int]) -> list[str | None]:
-        """Returns the bodies that are needed no more; what is new is added to ``about``."""
+        """Returns the bodies that are not needed any more. Numbers of new notifications are added to ``about``."""
         number = outcome.message.number
         sql_records.update_recipients(connection, number, outcome.changed)
         for notice in outcome.notices:
@@ -251,7 +319,7 @@ class RelationalStore:
         return self._settled(connection, number, outcome.due)
 
     def _settled(self, connection: Connection, number: int, now: float) -> list[str | None]:
-        """The bodies of what is removed, now that some recipients' fates have changed."""
+        """Remove what is finished after some recipients' fates have changed. Returns the bodies of what was removed."""
         removed = [*sql_records.settle_notice(connection, number, now)]
         if gone := sql_records.settle(connection, number, now):
             removed.append(gone)
@@ -292,8 +360,8 @@ class RelationalStore:
     async def move(self, number: int, state: State, now: float) -> bool:
         """See :meth:`.store.Store.move`."""
 
-        def work(connection: Connection) -> tuple[bool, sql_records.Weight]:
-            before = sql_records.weigh(connection, [number])
+        def work(connection: Connection) -> tuple[bool, sql_records.Usage]:
+            before = sql_records.usage(connection, [number])
             revived = (Fate.WAITING.value, number, Fate.DEAD.value, Fate.FAILED.value)
             if state is State.QUEUED:
                 connection.execute(
@@ -305,10 +373,10 @@ class RelationalStore:
                     (now, now, number),
                 )
             moved = move(connection, number, state)
-            return moved, sql_records.weigh(connection, [number]) - before
+            return moved, sql_records.usage(connection, [number]) - before
 
         moved, change = await self._writer.run(work)
-        self._weight += change
+        self._usage += change
         return moved
 
     async def drop(self, number: int, now: float) -> bool:
@@ -316,25 +384,25 @@ class RelationalStore:
 
         def work(connection: Connection) -> _Written | None:
             about = [number, *sql_records.originals(connection, number)]
-            before = sql_records.weigh(connection, about)
+            before = sql_records.usage(connection, about)
             removed = sql_records.delete(connection, number)
             if removed is None:
                 return None
-            # Those whom it was about have not been told, and won't be: they are kept, for the operator.
+            # Nobody will be notified of the failed recipients of the original: it is kept as dead, for the operator.
             removed_too = sql_records.abandon_notice(connection, number, now)
-            return sql_records.weigh(connection, about) - before, [body for _, body in (removed, *removed_too)]
+            return sql_records.usage(connection, about) - before, [body for _, body in (removed, *removed_too)]
 
         self._dropped.add(number)
         done = await self._writer.run(work)
         if done is None:
             return False
-        self._weight += done[0]
+        self._usage += done[0]
         await self._remove(done[1])
         return True
 
 
 def move(connection: Connection, number: int, state: State, reason: str = "") -> bool:
-    """Change a message's state; returns whether there is such a message."""
+    """Change a message's state. Returns whether the message exists."""
     changed = connection.execute(
         "UPDATE message SET state = ?, reason = CASE WHEN ? = '' THEN reason ELSE ? END WHERE number = ?",
         (state.value, reason, reason, number),

@@ -1,10 +1,9 @@
-"""The files beside the spool's database: large bodies, what is being tried, room that is kept back, and the lock.
+"""The files beside the spool's database: large bodies, the in-flight journal, the reserved space, and the lock.
 
-Bodies that are too large for a database row are each a file of its own, written and synced before its record is. The
-record is what counts. A file that no record names is what a crash left behind: of a message whose device never read
-250, or of one that is done.
+A body that is too large for a database row is a file of its own. It is written and synced before its record is. A body
+file without a record was left by a crash: its device never read 250, or its message was delivered. So it is removed.
 
-Everything here blocks, but for :meth:`BodyFiles.read` and the marking of what is being tried.
+Everything here blocks, except :meth:`BodyFiles.read` and the journal.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ import re
 import secrets
 import struct
 import threading
-from collections.abc import AsyncGenerator, Collection, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..files import leave_to_service, sync_directory
@@ -25,35 +24,35 @@ from ..threads import Threads
 from .store import Unreadable
 
 __all__ = (
-    "RESERVE_OCTETS",
+    "RESERVED_OCTETS",
     "BodyFile",
     "BodyFiles",
+    "Journal",
     "Locked",
-    "Marks",
-    "Reserve",
+    "ReservedSpace",
     "SpoolLock",
     "is_body",
 )
 
 _NAME = re.compile(r"[0-9a-f]{32}")
 _MARK = ".records"
-"""The file that says to which records these bodies belong."""
+"""This file has a random text that is also in the database. It shows whether bodies and records belong together."""
 _BLOCK_OCTETS = 1024 * 1024
 
-RESERVE_OCTETS = 1024 * 1024
-"""Enough to strike off all that can be on its way at once, and so to get at the room that this sets free."""
+RESERVED_OCTETS = 1024 * 1024
+"""Enough for the database to remove all messages that can be in delivery at once, which then frees more space."""
 
 _SLOTS = 512
 _SLOT = struct.Struct("<q")
 
 
 def is_body(path: Path) -> bool:
-    """Whether it has the name of one."""
+    """Whether the file has the name of a body."""
     return _NAME.fullmatch(path.name) is not None
 
 
 class BodyFile:
-    """A file that is being written. One thread at a time works on it, whoever has given up waiting for that."""
+    """A body file that is being written. One thread at a time works on it, also if nobody waits for that thread."""
 
     def __init__(self, folder: Path) -> None:
         self.name = secrets.token_hex(16)
@@ -61,12 +60,12 @@ class BodyFile:
         self._descriptor: int | None = None
         self._octets = 0
         self._turn = threading.Lock()
-        self._discarded = False
+        self.discarded = False
 
     def write(self, pieces: Sequence[bytes]) -> None:
         """Append ``pieces``."""
-        with self._turn:
-            if self._discarded:
+        with self._alone():
+            if self.discarded:
                 return
             if self._descriptor is None:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -75,17 +74,16 @@ class BodyFile:
                 left = memoryview(piece)
                 while left:
                     left = left[os.write(self._descriptor, left) :]
-            # Begins to write it out, so that less is left for the sync that the device waits for. What is not yet on
-            # disk stays in memory all the same, and is there for the delivery.
+            # The kernel begins to write these octets now. So the sync, which the device waits for, takes less time.
             octets = sum(map(len, pieces))
             with suppress(OSError):
                 os.posix_fadvise(self._descriptor, self._octets, octets, os.POSIX_FADV_DONTNEED)
             self._octets += octets
 
     def finish(self, pieces: Sequence[bytes]) -> None:
-        """Append ``pieces``; on return the file and its name are on disk."""
+        """Append ``pieces``. On return the file and its directory entry are on disk."""
         self.write(pieces)
-        with self._turn:
+        with self._alone():
             if self._descriptor is None:
                 return
             try:
@@ -95,18 +93,31 @@ class BodyFile:
                 self._descriptor = None
             sync_directory(self._path.parent)
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        try:
+            with self._turn:
+                yield
+        finally:
+            if self.discarded:
+                self.discard()
+
     def discard(self) -> None:
-        """Remove it."""
-        with self._turn:
-            self._discarded = True
-            if self._descriptor is not None:
-                os.close(self._descriptor)
-                self._descriptor = None
-            self._path.unlink(missing_ok=True)
+        """Remove the file. If a thread is writing it, that thread removes it at its end, and this does not wait."""
+        self.discarded = True
+        if self._turn.acquire(blocking=False):
+            try:
+                if self._descriptor is not None:
+                    os.close(self._descriptor)
+                    self._descriptor = None
+                with suppress(OSError):  # the next start removes it
+                    self._path.unlink()
+            finally:
+                self._turn.release()
 
 
 class BodyFiles:
-    """The folder beside the database."""
+    """The folder with the body files."""
 
     write_octets = _BLOCK_OCTETS
 
@@ -118,17 +129,17 @@ class BodyFiles:
         self._kept: set[str] = set()
 
     def prepare(self) -> None:
-        """Make the folder."""
+        """Create the folder."""
         with suppress(FileExistsError):
             self.folder.mkdir(mode=0o700)
             sync_directory(self.folder.parent)
 
     def create(self) -> BodyFile:
-        """A new file; nothing is on disk yet."""
+        """A new body. The file does not exist yet."""
         return BodyFile(self.folder)
 
     async def read(self, name: str, octets: int) -> AsyncGenerator[bytes, None]:
-        """The octets of a file. Raises :class:`Unreadable` when they aren't all there, or are more."""
+        """The content of a file. Raises :class:`Unreadable` when it does not have exactly ``octets`` octets."""
         if not _NAME.fullmatch(name):
             raise Unreadable(f"{name!a} is no name of a body")
         path = self.folder / name
@@ -153,7 +164,7 @@ class BodyFiles:
             file.close()
 
     def remove(self, names: Collection[str]) -> None:
-        """Remove the files of messages that are done. One that stays is found at the next start."""
+        """Remove the files of messages that are gone. One that can not be removed now is removed at the next start."""
         with self._turn:
             if self._keeping:
                 self._kept.update(names)
@@ -164,32 +175,32 @@ class BodyFiles:
                     (self.folder / name).unlink()
 
     def keep(self) -> None:
-        """From now on none is removed, until :meth:`let_go`: they are being copied."""
+        """Remove no file until :meth:`let_go`, because a backup copies them."""
         with self._turn:
             self._keeping = True
 
     def let_go(self) -> None:
-        """Remove what should have been removed meanwhile."""
+        """Remove the files that :meth:`remove` was called for meanwhile."""
         with self._turn:
             self._keeping, kept, self._kept = False, self._kept, set()
         self.remove(kept)
 
     @property
     def mark(self) -> str:
-        """What :meth:`set_mark` wrote last; nothing if that was never done, or is lost."""
+        """What :meth:`set_mark` wrote last. Empty if there is no such file."""
         with suppress(OSError):
             return (self.folder / _MARK).read_text(errors="replace")
         return ""
 
     def set_mark(self, mark: str) -> None:
-        """Leave word of which records these bodies belong to."""
-        with suppress(OSError):  # then more is kept at the next start than has to be
+        """Write the text that shows to which records these bodies belong."""
+        with suppress(OSError):  # then the next start keeps bodies that it could remove
             (self.folder / _MARK).write_text(mark)
             leave_to_service(self.folder / _MARK, self.folder)
 
     def sweep(self, known: Collection[str], aside: Path | None) -> tuple[int, list[str]]:
-        """Remove what no record names, or move it to ``aside``; returns how many those were, and the names of files
-        that aren't ours.
+        """Remove the bodies that no record names, or move them to ``aside``. Returns their count, and the names of
+        files that are not ours.
         """
         swept, foreign = 0, []
         for entry in os.scandir(self.folder):
@@ -211,13 +222,15 @@ def _size(descriptor: int) -> int:
     return os.fstat(descriptor).st_size
 
 
-class Marks:
-    """Numbers of the messages that are being tried right now. They outlive the process, so that after a crash it is
-    known which messages it may be the fault of.
+class Journal:
+    """Numbers of messages that the next start has to know about if this process ends suddenly.
 
-    A few octets of a file in shared memory; marking one costs no system call. The kernel keeps them when the process
-    dies. A power cut may lose them, and is no message's fault. When there are more than there is room for, the others
-    go unmarked.
+    A positive number is a message that is being tried: it may be the one that made the process crash. A negative number
+    is a message that must be removed, because a device was told that it was not stored.
+
+    It is a small file that is mapped into memory, so writing a number costs no system call. The kernel keeps the file
+    when the process dies. A power cut may lose the last numbers. When all slots are in use, further numbers are not
+    written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -227,78 +240,76 @@ class Marks:
         self._free = list(range(_SLOTS))
 
     def open(self) -> Sequence[int]:
-        """The numbers that were marked when the last process ended, however it did; they stay until :meth:`wipe`."""
+        """Returns the numbers that the last process left behind. They stay in the file until :meth:`remove`."""
         octets = _SLOTS * _SLOT.size
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            # With its blocks allocated: on a full disk, a write into a hole of a mapped file kills the process.
+            # All blocks are allocated now: on a full disk, to write into a hole of a mapped file kills the process.
             os.posix_fallocate(descriptor, 0, octets)
             self._map = mmap.mmap(descriptor, octets)
         finally:
             os.close(descriptor)
-        return [number for (number,) in _SLOT.iter_unpack(self._map[:octets]) if number]
+        found = [number for (number,) in _SLOT.iter_unpack(self._map[:octets])]
+        self._slots = {number: slot for slot, number in enumerate(found) if number}
+        self._free = [slot for slot, number in enumerate(found) if not number]
+        return list(self._slots)
 
-    def wipe(self) -> None:
-        """Forget those."""
-        if self._map is not None:
-            self._map[:] = bytes(len(self._map))
-
-    def set(self, number: int) -> None:
-        """Note that this one is being tried."""
+    def add(self, number: int) -> None:
+        """Write the number down."""
         if self._map is not None and self._free and number not in self._slots:
             slot = self._slots[number] = self._free.pop()
             _SLOT.pack_into(self._map, slot * _SLOT.size, number)
 
-    def clear(self, number: int) -> None:
-        """It no longer is, and that is on disk."""
+    def remove(self, number: int) -> None:
+        """Remove the number; what became of the message is on disk by now."""
         slot = self._slots.pop(number, None)
         if self._map is not None and slot is not None:
             _SLOT.pack_into(self._map, slot * _SLOT.size, 0)
             self._free.append(slot)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._map is not None:
             self._map.close()
             self._map = None
 
 
-class Reserve:
-    """Room that is kept back on the disk: a file of no content, which can be given up.
+class ReservedSpace:
+    """Disk space that is kept free for the database: a file without content, which is cut off when space is needed.
 
-    Even to remove a message the database has to write first. On a disk that others have filled it could not, and what
-    is delivered could never be struck off.
+    The database has to write even to remove a message. If others have filled the disk, it could not record what was
+    delivered, and those messages would be delivered again.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.kept = False
+        self.allocated = False
 
-    def keep(self) -> None:
-        """Keep the room back, if there is any."""
+    def allocate(self) -> None:
+        """Reserve the space, if the disk has it."""
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         with suppress(OSError):
             descriptor = os.open(self._path, flags, 0o600)
             try:
-                os.posix_fallocate(descriptor, 0, RESERVE_OCTETS)
-                self.kept = True
+                os.posix_fallocate(descriptor, 0, RESERVED_OCTETS)
+                self.allocated = True
             finally:
                 os.close(descriptor)
 
-    def spend(self) -> None:
-        """Give it to whoever needs it now."""
-        self.kept = False
+    def release(self) -> None:
+        """Give the space back to the file system."""
+        self.allocated = False
         with suppress(OSError):
             os.truncate(self._path, 0)
 
 
 class Locked(Exception):
-    """Somebody else has it; the text says who, as far as that is known."""
+    """Another process has the lock. The text says which one, if known."""
 
 
 class SpoolLock:
-    """The lock of one file, which belongs to one process at a time. What is locked is a file beside it, which stays
-    where it is. The kernel forgets the lock with its holder, however that ends.
+    """A lock that makes a file belong to one process. It is on a second file beside it, which is never removed. The
+    kernel releases the lock when the process ends, also after a crash.
     """
 
     def __init__(self, path: Path) -> None:
@@ -306,7 +317,7 @@ class SpoolLock:
         self._descriptor: int | None = None
 
     def take(self) -> None:
-        """Take it at once. Raises :class:`Locked`, or ``OSError``."""
+        """Take the lock, without waiting. Raises :class:`Locked`, or ``OSError``."""
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -317,7 +328,7 @@ class SpoolLock:
         except BaseException:
             os.close(descriptor)
             raise
-        # For the message above only: on a full disk the lock is as good without it.
+        # The number is only for the message above. On a full disk the lock works without it.
         try:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, str(os.getpid()).encode(), 0)
@@ -326,7 +337,7 @@ class SpoolLock:
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Give it back. The file stays: one that is removed could be locked by two, each their own."""
+        """Release the lock. The file stays: if it were removed, two processes could each lock a different file."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

@@ -1,4 +1,4 @@
-"""The store of ``sqlite:///…``: one file, one writer, small contents in it and large ones beside it."""
+"""The store of ``sqlite:///…``: one file for records and small contents, and a folder for large bodies."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from pathlib import Path
 
 import anyio
 
-from legacy_email_proxy.contracts import Failure, SettingsMistake, StorageFull
+from legacy_email_proxy.contracts import Failure, SettingsMistake, StorageFull, unwritable
 
 from ..files import leave_to_service
 from ..threads import Threads
 from . import sql_records
 from .backup import copy_out, restore, snapshot, trouble
 from .message import Outcome, SpooledMessage
-from .schema import VERSION, aside_of, clear_the_way, connect, is_damage, set_aside, storage_failure
-from .sql_store import LOOK_AT, SUSPECT, RelationalStore
-from .sqlite_files import RESERVE_OCTETS, BodyFiles, Locked, Marks, Reserve, SpoolLock
-from .store import ANNOUNCED, Copied, Room, TooNewError
+from .schema import VERSION, aside_name, connect, is_damage, set_aside, set_aside_remains, storage_failure
+from .sql_store import SUSPECT, RelationalStore
+from .sqlite_files import RESERVED_OCTETS, BodyFiles, Journal, Locked, ReservedSpace, SpoolLock
+from .store import ANNOUNCED, LOOK_AT, Copied, InUse, Room, TooNewError
 
 __all__ = ("SQLiteStore",)
 
 _FREE_SECONDS = 1.0
 _AMPLE = 16
-"""So many times the reserve must be free before it is kept back again."""
+"""The space is reserved again when this many times as much is free."""
 
 
 class SQLiteStore(RelationalStore):
@@ -39,17 +39,18 @@ class SQLiteStore(RelationalStore):
     version = VERSION
     warnings: Sequence[str] = ()
 
-    def __init__(self, path: Path, logger: logging.Logger) -> None:
-        threads = Threads(LOOK_AT)
+    def __init__(self, path: Path, logger: logging.Logger, look_at: str = LOOK_AT) -> None:
+        threads = Threads(look_at)
         self._files = BodyFiles(path.with_name(f"{path.name}.bodies"), threads)
         super().__init__(
-            self._files, threads, logger, begin="BEGIN IMMEDIATE", failure=lambda error: storage_failure(error, LOOK_AT)
+            self._files, threads, logger, begin="BEGIN IMMEDIATE", failure=lambda error: storage_failure(error, look_at)
         )
         self.path = path
+        self._look_at = look_at
         self._lock = SpoolLock(path)
         self._free: tuple[float, int | None] = (float("-inf"), None)
-        self._marks = Marks(path.with_name(f"{path.name}.trying"))
-        self._reserve = Reserve(path.with_name(f"{path.name}.reserve"))
+        self._journal = Journal(path.with_name(f"{path.name}.trying"))
+        self._reserved = ReservedSpace(path.with_name(f"{path.name}.reserve"))
         self._snapshot = path.with_name(f"{path.name}.backup")
         self._copying = asyncio.Lock()
         self._last = 0
@@ -62,24 +63,26 @@ class SQLiteStore(RelationalStore):
             await self._writer.open(self._connect)
             await self._threads.run(self._files.prepare)
             self._snapshot.unlink(missing_ok=True)
-            crashed = self._marks.open()
-            names, mark = await self._writer.run(lambda connection: self._take_stock(connection, crashed))
-            self._marks.wipe()
-            await self._threads.run(self._reserve.keep)
+            marked = self._journal.open()
+            names, mark = await self._writer.run(lambda connection: self._recover(connection, marked))
+            for number in marked:
+                self._journal.remove(number)
+            await self._threads.run(self._reserved.allocate)
             await self._sweep(names, ours=mark == self._files.mark)
             await self._threads.run(self._leave_to_service)
             await self._mark_anew()
         except Locked as locked:
-            raise SettingsMistake(
-                f"{LOOK_AT}: {locked} has the spool {str(self.path)!r} open; stop it, or give this one another spool"
-            ) from None
+            words = f"{locked} has the spool {str(self.path)!r} open; stop it, or give this one another spool"
+            raise InUse(f"{self._look_at}: {words}", by=str(locked)) from None
         except (OSError, sqlite3.Error, TooNewError, Failure) as error:
             await self.aclose()
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise SettingsMistake(f"{LOOK_AT}: can not use {str(self.path)!r}: {reason}") from error
+            if obstacle := unwritable(self.path.parent):
+                reason = "; ".join(obstacle)
+            raise SettingsMistake(f"{self._look_at}: can not use {str(self.path)!r}: {reason}") from error
 
     def _connect(self) -> sqlite3.Connection:
-        if missed := clear_the_way(self.path):
+        if missed := set_aside_remains(self.path):
             self._logger.error(
                 "the spool %s is missing, but what belongs to it is there: that is kept beside it as %s and the like,"
                 " and a new spool begun; nothing of it is delivered before it is put back with its file",
@@ -109,37 +112,40 @@ class SQLiteStore(RelationalStore):
             raise
         return connection
 
-    def _take_stock(self, connection: sqlite3.Connection, crashed: Sequence[int]) -> tuple[set[str], str]:
-        """Returns the bodies that are needed, and the mark of the last start."""
+    def _recover(self, connection: sqlite3.Connection, marked: Sequence[int]) -> tuple[set[str], str]:
+        """Process what the last process left. Returns the bodies that are needed, and the mark of the last start."""
+        crashed = [number for number in marked if number > 0]
         connection.executemany(
             "UPDATE message SET unfinished = unfinished + 1 WHERE number = ?", [(number,) for number in crashed]
         )
+        sql_records.apply(connection, (), [-number for number in marked if number < 0])
         (self._last,) = connection.execute(
             "SELECT max(coalesce(max(seq), 0), (SELECT coalesce(max(number), 0) FROM message)) FROM sqlite_sequence"
         ).fetchone()
-        self._weight = sql_records.weigh_all(connection)
+        self._usage = sql_records.total_usage(connection)
         names = {name for (name,) in connection.execute("SELECT body FROM message WHERE body IS NOT NULL")}
         return names, _mark(connection)
 
     def _leave_to_service(self) -> None:
-        """The command may be the first one to open it, and be root's."""
+        """Make the service's user the owner of all files. The command may have created them as root."""
         for ending in ("", "-wal", ".lock", ".trying", ".reserve", ".bodies"):
             with suppress(OSError):
                 leave_to_service(self.path.with_name(self.path.name + ending), self.path.parent)
 
     async def _mark_anew(self) -> None:
-        """Write into the file and beside the bodies that they belong together."""
+        """Write a new random text into the database and beside the bodies, to show that they belong together."""
         mark = secrets.token_hex(16)
-        with suppress(Failure):  # on a full disk both keep the one they have
+        with suppress(Failure):  # on a full disk both keep the old one
             await self._writer.run(lambda connection: _set_mark(connection, mark))
             await self._threads.run(self._files.set_mark, mark)
 
     async def _sweep(self, names: set[str], *, ours: bool) -> None:
-        """Bodies that no record names are what a crash left behind, if these were their records all the time.
+        """Remove the bodies that no record names.
 
-        If they were not, as when an older copy of the file was put in its place, those may be messages.
+        If the records do not belong to these bodies, because somebody put an older copy of the file there, such bodies
+        may be messages. Then they are kept in another folder.
         """
-        aside = None if ours else aside_of(self._files.folder, "without-records")
+        aside = None if ours else aside_name(self._files.folder, "without-records")
         removed, foreign = await self._threads.run(self._files.sweep, names, aside)
         if removed and aside is not None:
             self._logger.error(
@@ -155,6 +161,13 @@ class SQLiteStore(RelationalStore):
     def _number(self, connection: sqlite3.Connection) -> int:
         self._last += 1
         return self._last
+
+    def _note_withdrawn(self, number: int) -> None:
+        self._journal.add(-number)
+
+    def _note_taken_back(self, numbers: Collection[int]) -> None:
+        for number in numbers:
+            self._journal.remove(-number)
 
     # Out.
 
@@ -192,34 +205,34 @@ class SQLiteStore(RelationalStore):
 
     def begin(self, number: int) -> None:
         """See :meth:`.store.Store.begin`."""
-        self._marks.set(number)
+        self._journal.add(number)
 
     def give_back(self, number: int) -> None:
         """See :meth:`.store.Store.give_back`."""
-        self._marks.clear(number)
+        self._journal.remove(number)
 
     async def record(self, outcome: Outcome) -> None:
         """See :meth:`.store.Store.record`."""
         try:
             await super().record(outcome)
         except StorageFull:
-            if not self._reserve.kept:
+            if not self._reserved.allocated:
                 raise
-            await self._threads.run(self._reserve.spend)
+            await self._threads.run(self._reserved.release)
             await super().record(outcome)
-        self._marks.clear(outcome.message.number)
+        self._journal.remove(outcome.message.number)
 
     async def room(self) -> Room:
-        """See :meth:`.store.Store.room`. The disk is asked once a second."""
+        """See :meth:`.store.Store.room`. The file system is asked at most once a second."""
         asked, free = self._free
         now = anyio.current_time()
         if now - asked >= _FREE_SECONDS:
             found = await self._threads.run(os.statvfs, self.path.parent)
             free = found.f_bavail * found.f_frsize
-            if not self._reserve.kept and free > _AMPLE * RESERVE_OCTETS:
-                await self._threads.run(self._reserve.keep)
+            if not self._reserved.allocated and free > _AMPLE * RESERVED_OCTETS:
+                await self._threads.run(self._reserved.allocate)
             self._free = (now, free)
-        return Room(self._weight.messages, self._weight.octets, free)
+        return Room(self._usage.messages, self._usage.octets, free)
 
     async def announce(self, facts: Mapping[str, str | int]) -> None:
         """See :meth:`.store.Store.announce`."""
@@ -231,7 +244,9 @@ class SQLiteStore(RelationalStore):
         async with self._copying:
             self._files.keep()
             try:
-                await self._writer.aside(lambda connection, between: snapshot(connection, self._snapshot, between))
+                await self._writer.run_outside(
+                    lambda connection, between: snapshot(connection, self._snapshot, between)
+                )
                 return await anyio.to_thread.run_sync(
                     copy_out, self._snapshot, self._files.folder, folder, given_up, abandon_on_cancel=True
                 )
@@ -240,7 +255,7 @@ class SQLiteStore(RelationalStore):
             finally:
                 given_up.set()
                 self._snapshot.unlink(missing_ok=True)
-                with anyio.CancelScope(shield=True), suppress(Failure):  # what is left the next start finds
+                with anyio.CancelScope(shield=True), suppress(Failure):  # the next start removes what is left
                     await self._threads.run(self._files.let_go)
 
     async def restore(self, folder: Path) -> Copied:
@@ -254,7 +269,7 @@ class SQLiteStore(RelationalStore):
         """See :meth:`.store.Store.aclose`."""
         await self._writer.aclose()
         self._threads.close()
-        self._marks.close()
+        self._journal.close()
         self._lock.release()
 
 
@@ -266,7 +281,7 @@ def _mark(connection: sqlite3.Connection) -> str:
 
 
 def _set_mark(connection: sqlite3.Connection, mark: str) -> None:
-    # Earlier versions of this program have no use for this table, and nothing against it.
+    # Earlier versions of this program ignore this table.
     connection.execute("CREATE TABLE IF NOT EXISTS start (mark TEXT NOT NULL)")
     connection.execute("DELETE FROM start")
     connection.execute("INSERT INTO start VALUES (?)", (mark,))

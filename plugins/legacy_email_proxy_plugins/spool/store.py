@@ -1,7 +1,9 @@
-"""The contract of a store: where the spool is durable. Several kinds are possible; the rest of the spool knows none.
+"""The contract of a store: it keeps the messages of a spool on stable storage.
 
-Whatever is awaited here has, on return, been written to stable storage. Errors of the disk are raised as
-:class:`StorageFull` or :class:`Failure`; then nothing of the call has happened, unless it is :class:`Interrupted`.
+There are two kinds, SQLite and PostgreSQL. The other modules of the spool use only this contract.
+
+When a call returns, what it wrote is on stable storage. When the storage fails, a call raises :class:`StorageFull` or
+:class:`Failure`, and then it has changed nothing. Only after :class:`Interrupted` it is unknown what was written.
 """
 
 from __future__ import annotations
@@ -11,19 +13,45 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from legacy_email_proxy.contracts import Failure
+from legacy_email_proxy.contracts import Failure, SettingsMistake
 
 from .message import Outcome, SpooledMessage, State, Submission
 
-__all__ = ("ANNOUNCED", "Copied", "Damaged", "Incoming", "Interrupted", "Room", "Store", "TooNewError", "Unreadable")
+__all__ = (
+    "ANNOUNCED",
+    "LOOK_AT",
+    "Copied",
+    "Counted",
+    "Damaged",
+    "InUse",
+    "Incoming",
+    "Interrupted",
+    "Room",
+    "Store",
+    "TooNewError",
+    "Unreadable",
+)
 
+LOOK_AT = "SPOOL_URL"
+"""The setting to look at when a store fails."""
 
 ANNOUNCED = "done by the operator"
-"""What the log says then, with the facts."""
+"""The text of the log line for :meth:`Store.announce`; the facts follow it."""
 
 
 class Interrupted(Failure):
-    """The connection to the store broke, or there was none. What was being written may be there, or not."""
+    """The connection to the store broke, or there was none. What was being written may be stored, or not.
+
+    A message that :meth:`Incoming.commit` was storing is taken back before anybody can deliver it.
+    """
+
+
+class InUse(SettingsMistake):
+    """The store is open in another process, which is named by ``by``, and can be open in one only."""
+
+    def __init__(self, line: str, *, by: str) -> None:
+        super().__init__(line)
+        self.by = by
 
 
 class TooNewError(Exception):
@@ -31,13 +59,13 @@ class TooNewError(Exception):
 
 
 class Unreadable(Exception):
-    """One stored message can not be read; the others are not affected."""
+    """One stored message can not be read. The other messages can."""
 
 
 class Damaged(Unreadable):
-    """The message ``number`` has something in a part of the file that is broken.
+    """Part of message ``number`` is in a broken page of the file.
 
-    SQLite writes nothing more in the transaction that has met such a part, so it has to be rolled back.
+    After SQLite has read a broken page it writes nothing more in that transaction, so the caller has to roll back.
     """
 
     def __init__(self, number: int, reason: str) -> None:
@@ -47,7 +75,7 @@ class Damaged(Unreadable):
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How much is stored that is not given up, and how much the disk still has; ``None`` where nobody can tell."""
+    """How much is stored, without what was given up; and how much space the disk has, ``None`` if that is unknown."""
 
     messages: int
     octets: int
@@ -55,10 +83,20 @@ class Room:
 
 
 @dataclass(frozen=True, slots=True)
-class Copied:
-    """What a backup holds. ``missing`` are the numbers of messages of which the body is not there, or not whole.
+class Counted:
+    """The messages of one account in one state: how many, and since when the oldest is there."""
 
-    ``aside`` is under which name that is kept which was in its place and could not be read.
+    account: str
+    state: State
+    messages: int
+    oldest: float
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What a backup holds. ``missing`` are the numbers of messages whose body is missing or incomplete.
+
+    ``aside`` is the new name of an unreadable spool that a restore found in its place and kept.
     """
 
     messages: int
@@ -67,99 +105,106 @@ class Copied:
 
 
 class Incoming(Protocol):
-    """A message on its way in. Memory is bounded, whatever its size."""
+    """A message that is being received. It needs little memory, whatever its size."""
 
     async def write(self, piece: bytes) -> None:
-        """Take the next octets."""
+        """Append the next octets of the content."""
 
     async def commit(self, submission: Submission) -> SpooledMessage:
-        """Store it, due at once, and leased. Only now somebody is responsible for it."""
+        """Store the message, due at once and leased to this process. On return the spool is responsible for it.
+
+        If this raises or is cancelled, the spool is not responsible. If the record is written all the same, even later,
+        it is removed and never delivered.
+        """
 
     async def discard(self) -> None:
-        """Forget it. Nothing happens after :meth:`commit` has been called."""
+        """Remove what was written. Does nothing after :meth:`commit`. Does not wait for a disk that hangs."""
 
 
 class Store(Protocol):
-    """One spool."""
+    """Where one spool is kept."""
 
     version: int
-    """Of its tables, once it is open."""
+    """Version of the tables, known once the store is open."""
     warnings: Sequence[str]
-    """What an operator should know, once it is open."""
+    """What an operator should know about it, once it is open."""
 
     async def open(self, wake: Callable[[], None]) -> None:
-        """Take possession, or one's part of it where several processes may have it open.
+        """Open the store. A file is locked for this process; a database may be open in several processes.
 
-        ``wake`` is called when another process has made something due. Raises :class:`SettingsMistake` when it can't
-        be had, as when another process has it.
+        ``wake`` is called when another process has made a message due. Raises :class:`SettingsMistake` when the store
+        can not be opened, for instance because another process has locked it.
         """
 
     async def adopt(self, account: str, *, due_before: float) -> int | None:
-        """An account's messages are taken out from now on; returns how many there are, or None while nobody can tell.
+        """From now on this process delivers the account's messages. Returns their count, ``None`` if unknown for now.
 
-        None of them is left due later than ``due_before``, which no clock that is right has written.
+        A message that is due later than ``due_before`` becomes due then: only a wrong clock writes such a time.
         """
 
     async def accounts(self) -> Mapping[str, int]:
-        """How many messages there are of each account that has any."""
+        """The number of messages of each account that has any."""
+
+    async def counts(self) -> Sequence[Counted]:
+        """All messages, counted. It reads a row of each, so it is not to be asked all the time."""
 
     def receive(self) -> Incoming:
-        """Begin to take a message."""
+        """Begin to receive a message."""
 
     async def lease(self, account: str, now: float, limit: int, but: Collection[int]) -> list[SpooledMessage]:
-        """Messages of an account to try now, in the order in which they fell due.
+        """Returns messages of an account that are due, the longest due first, and leases them to the caller.
 
-        They are nobody else's until :meth:`record` or :meth:`give_back`, which has to come for each of them.
-        Never one of ``but``: all that are on their way in this process, of whatever account. It is read when it is this
-        call's turn, and what the call before has given is in it by then.
+        Nobody else gets a leased message before :meth:`record` or :meth:`give_back`, one of which has to be called for
+        each. ``but`` are the numbers of all messages that this process works on, of any account; none of them is
+        returned. It is read when this call's turn comes, so it then has what an earlier call returned.
 
-        Of those that two tries in a row did not bring to an orderly end, only one is given at a time, of whatever
-        account, and only while none of ``but`` is one: so the innocent are told from the one that crashes the process.
+        A message whose last two tries were cut off is a suspect: it may crash the process. Only one suspect at a time
+        is leased, counting all accounts and ``but``. So a crash shows which message caused it.
         """
 
     async def next_due(self, account: str, but: Collection[int]) -> float | None:
-        """When the account's next one falls due."""
+        """When the account's next message is due."""
 
     def begin(self, number: int) -> None:
-        """The try of a message begins. If the process ends before :meth:`record` or :meth:`give_back`, that try counts
-        as one without an orderly end.
+        """A try of this message begins. If the process ends before :meth:`record` or :meth:`give_back`, the try counts
+        as cut off.
         """
 
     def give_back(self, number: int) -> None:
-        """The try of a message that was leased was called off, or not begun at all."""
+        """End the lease of a message that was not tried, or whose try was called off."""
 
     async def record(self, outcome: Outcome) -> None:
-        """Write down what has come of a try: the message may be gone after that, its content too."""
+        """Store the outcome of a try. That may remove the message and its content."""
 
     def content(self, message: SpooledMessage) -> AsyncGenerator[bytes, None]:
-        """The content, in pieces. Raises :class:`Unreadable` when it is not whole."""
+        """The content, in pieces. Raises :class:`Unreadable` when part of it is missing."""
 
     async def numbers(self) -> Sequence[int]:
-        """All there are, in order."""
+        """The numbers of all messages, in order."""
 
     async def get(self, number: int) -> SpooledMessage | None:
-        """One message, with nothing changed. Raises :class:`Unreadable`."""
+        """Read one message. Raises :class:`Unreadable`."""
 
     async def move(self, number: int, state: State, now: float) -> bool:
-        """The operator's decision. Queued means: due now, with all its tries before it, the dead revived."""
+        """The operator changes a message's state. ``QUEUED``: due now, for failed recipients too."""
 
     async def drop(self, number: int, now: float) -> bool:
-        """The operator's decision: away with it, nobody is told. What it was to notify of is dead then."""
+        """The operator removes a message; no sender is notified. If it is a notification, its original becomes dead."""
 
     async def announce(self, facts: Mapping[str, str | int]) -> None:
-        """Tell the log of every service that has it open what the operator has done."""
+        """Write what the operator has done to the log of every service that has the spool open."""
 
     async def back_up(self, folder: Path) -> Copied:
-        """Copy all of it, as it is at one moment, into an empty folder, while everything goes on.
+        """Copy the spool, as it is at one moment, into an empty folder. Mail is received and delivered meanwhile.
 
-        Raises :class:`Failure` also where the database has tools of its own for that.
+        Raises :class:`Failure`, also for a database that has its own tools for backups.
         """
 
     async def restore(self, folder: Path) -> Copied:
-        """Put a backup in the place of an empty spool, which nobody has open, nor this store. Raises as above."""
+        """Replace an empty spool by a backup. Nobody may have the spool open, nor may this store. Raises as above."""
 
     async def room(self) -> Room:
-        """How full it is; cheap enough to ask at each MAIL."""
+        """How full the store is. Cheap enough to be asked at each MAIL."""
 
     async def aclose(self) -> None:
-        """Let go of it."""
+        """Close the store."""

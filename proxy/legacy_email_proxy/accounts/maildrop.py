@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, 
 from contextlib import asynccontextmanager
 
 from .. import log
-from ..contracts import Client, Entry, Finding, Login, LoginRefused, Maildrop, MaildropSession
+from ..contracts import Client, Entry, Finding, Login, LoginRefused, Maildrop, MaildropSession, bound
 from .plugins import close_all, probe_all
 from .pop_before_smtp import RecentLogins
 from .rules import Facts, Leg, Rule, candidates
@@ -48,9 +48,10 @@ class RoutedMaildrop:
         account = found[0].account
         facts = {"session": client.session, "account": account, "rule": found[0].rule.place}
         log.event(_log, logging.DEBUG, "account chosen", **facts)
-        async with self._maildrops[account].open(client, login) as session:
-            self._recent.note(client.address, account)
-            yield _OfAccount(session, f"{account}/{login.user}" if login else account)
+        with bound(account=account):
+            async with self._maildrops[account].open(client, login) as session:
+                self._recent.note(client.address, account)
+                yield _OfAccount(session, f"{account}/{login.user}" if login else account)
 
     async def probe(self) -> Sequence[Finding]:
         """What each account's maildrop finds, with its name in front."""

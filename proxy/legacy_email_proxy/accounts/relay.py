@@ -24,6 +24,7 @@ from ..contracts import (
     RelayCapabilities,
     Transaction,
     add_recipients,
+    bound,
 )
 from ..relays.wrapper import all_verdicts
 from ..replies import SMTP, refusal
@@ -65,8 +66,9 @@ class RoutedRelay:
             )  # fmt: skip
             relay = self._relays[match.account]
             check(parameters, relay.capabilities())
-            async with relay.transaction(client, reverse_path, parameters) as transaction:
-                yield _Chosen(transaction, relay)
+            with bound(account=match.account):
+                async with relay.transaction(client, reverse_path, parameters) as transaction:
+                    yield _Chosen(transaction, relay)
 
         if found[0].recipients is None:
             async with opened(found[0]) as transaction:

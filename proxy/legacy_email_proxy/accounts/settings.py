@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..contracts import Setting
-from ..settings import PROCESS_WIDE, TYPES, Layer
+from ..settings import ALIASES, PROCESS_WIDE, TYPES, Layer
 from .file import AccountTable
 
 __all__ = ("inherited", "overlay")
@@ -29,14 +29,16 @@ def overlay(table: AccountTable, declared: Iterable[Setting]) -> tuple[Layer, li
     rows = {setting.name: setting for setting in declared}
     texts: dict[str, str] = {}
     mistakes = []
-    for name, value in table.values.items():
+    for written, value in table.values.items():
+        name = ALIASES.get(written, written)
         setting = rows.get(name) or rows.get(name.removesuffix("_FILE"))
         words = _mistake(name, value, setting, rows)
         if words:
-            mistakes.append(f"{name}: {words}")
+            mistakes.append(f"{written}: {words}")
         else:
             texts[name] = _text(value)
-    return Layer(texts, table.places), mistakes
+    places = {ALIASES.get(written, written): place for written, place in table.places.items()}
+    return Layer(texts, places), mistakes
 
 
 def _mistake(name: str, value: Any, setting: Setting | None, rows: Mapping[str, Setting]) -> str:

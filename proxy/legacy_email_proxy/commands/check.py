@@ -7,16 +7,22 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import aclosing, suppress
 from typing import NoReturn
 
 import anyio
 
 from ..access import canonical
 from ..accounts.rules import Facts, Leg, candidates, choose
-from ..build import Composition, compose
-from ..contracts import Credentials, Filter, Finding, Level, Maildrop, Relay, SettingsMistake
-from ..settings import unknown_variables
+from ..admin.queues import answered_by_service
+from ..admin.socket import NOBODY_THERE, ask
+from ..build import Account, Composition, compose
+from ..contracts import Credentials, Failure, Filter, Finding, Level, Maildrop, Relay, SettingsMistake
+from ..replies import printable
+from ..settings import doubts, unknown_variables
+from .report import Report
+from .trial import Trial, send
 
 __all__ = ("add_arguments", "run")
 
@@ -30,7 +36,12 @@ _STOPPING = "stopping; a second signal ends it at once, but a token that is bein
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Without options everything is tried; with a client, the accounts file is asked which account it would get."""
-    about = parser.add_argument_group("which account would a client get, by the rules of ACCOUNTS_FILE")
+    parser.add_argument("--json", action="store_true", help="one JSON object with all findings, at the end")
+    trial = parser.add_argument_group("send a test message through the whole proxy, as a device would")
+    trial.add_argument("--send", metavar="ADDRESS", help="to whom; it is followed to the provider's receipt")
+    sentence = "from whom; without it SMTP_SENDER, or BACKEND_SMTP_USER if that is an address, or the recipient"
+    trial.add_argument("--from", dest="send_from", metavar="ADDRESS", help=sentence)
+    about = parser.add_argument_group("which account would a client get; with --send: as which client")
     about.add_argument("--client", metavar="ADDRESS", help="its address")
     about.add_argument("--login", metavar="USER", default="", help="the local user whose password it proves")
     about.add_argument("--port", type=int, default=0, help="the port of the listener to which it comes")
@@ -39,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = """\
 examples:
   %(prog)s
+  %(prog)s --send me@firm.example
   %(prog)s --client 192.168.1.40 --sender scan@firm.example
 """
 
@@ -47,19 +59,42 @@ def run(options: argparse.Namespace) -> int:
     """Exit status 0: all works. 1: something failed. 2: the settings can not work, see the lines. 130: Ctrl-C."""
     # The findings say what a plugin would log; both on one screen would look like two problems.
     logging.getLogger("legacy_email_proxy").setLevel(logging.CRITICAL)
-    return anyio.run(_check, options, backend="asyncio")
+    report = Report(as_json=options.json)
+    _understand(options)
+    try:
+        return anyio.run(_check, options, report, backend="asyncio")
+    except SettingsMistake as mistake:
+        if not options.json:
+            raise
+        for line in mistake.lines:
+            report.add("settings", Finding(Level.BAD, line))
+        report.close()
+        return 2
 
 
-async def _check(options: argparse.Namespace) -> int:
-    if options.client is None and (options.login or options.port or options.sender or options.recipient):
-        raise SettingsMistake("--client: not given; --login, --port, --sender and --recipient are about a client")
+def _understand(options: argparse.Namespace) -> None:
+    """Raises :class:`SettingsMistake` for options that do not go together."""
+    if options.send is None:
+        if options.send_from is not None:
+            raise SettingsMistake("--from: without --send there is no message")
+        if options.client is None and (options.login or options.port or options.sender or options.recipient):
+            raise SettingsMistake("--client: not given; --login, --port, --sender and --recipient are about a client")
+    elif options.sender or options.recipient:
+        raise SettingsMistake("--send: it names the recipient, and --from the sender; leave --sender, --recipient out")
+    for option, address in (("--send", options.send), ("--from", options.send_from)):
+        if address is not None and not ("@" in address and address.isprintable() and not set(" <>,") & set(address)):
+            raise SettingsMistake(f"{option}: {address!r} is no address; write one like scan@firm.example")
+    if options.client is not None and canonical(options.client) is None:
+        raise SettingsMistake(f"--client: {options.client!r} is no address")
+
+
+async def _check(options: argparse.Namespace, report: Report) -> int:
     composition = compose()
-    if options.client is not None:
-        return _choices(composition, options)
-    print(f"{Level.GOOD.value:<8} settings: no mistake found")
-    for variable, meant in unknown_variables(os.environ, composition.settings.declared):
-        _print("settings", Finding(Level.WARNING, f"{variable} is not a setting", f"did you mean {meant}?"))
-    bad, status = True, 1
+    if options.client is not None and options.send is None:
+        return _choices(composition, options, report)
+    report.add("settings", Finding(Level.GOOD, "no mistake found"))
+    _doubt(composition, report)
+    status = 1
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with anyio.create_task_group() as group:
             with anyio.CancelScope() as probing:
@@ -73,12 +108,16 @@ async def _check(options: argparse.Namespace) -> int:
                     _leave(_ended_by(await anext(signals)))
 
                 group.start_soon(stop)
-                bad = await _probe(composition)
+                await _probe(composition, report)
+                await _troubles(composition, report)
+                if options.send is not None:
+                    await _send(options, report)
             with anyio.move_on_after(_CLOSING_SECONDS):
                 for _, credentials in _credentials(composition):
                     await credentials.aclose()
             group.cancel_scope.cancel()
-    return _leave(status if probing.cancelled_caught else int(bad))
+    report.close(whole=not probing.cancelled_caught)
+    return _leave(status if probing.cancelled_caught else int(report.bad))
 
 
 def _ended_by(number: signal.Signals) -> int:
@@ -91,46 +130,98 @@ def _leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-async def _probe(composition: Composition) -> bool:
-    """Try everything and print what is found; whether any of it is bad."""
-    bad = False
+def _doubt(composition: Composition, report: Report) -> None:
+    """Warn of settings that can be read but look wrong."""
+    for variable, meant in unknown_variables(os.environ, composition.settings.declared):
+        report.add("settings", Finding(Level.WARNING, f"{variable} is not a setting", f"did you mean {meant}?"))
+    for account in composition.accounts:
+        for doubt in doubts(account.settings):
+            text = f"{doubt.variable}: {doubt.text}" if doubt.variable else doubt.text
+            report.add("settings", Finding(Level.WARNING, text, doubt.advice), account=account.name)
+
+
+async def _waiting(account: Account) -> list[Finding]:
+    """How many messages wait in the queue that a running service has open. A relay's probe can't open it then."""
+    assert account.queue is not None  # noqa: S101 (for the type checker)
+    asked = answered_by_service(account.settings["STATE_DIR"], account.queue, "list", numbers=[])
+    try:
+        states = [
+            item["state"] async for item in asked if isinstance(item, Mapping) and item["account"] == account.name
+        ]
+    except (*NOBODY_THERE, Failure):
+        return []
+    stuck = sum(state in ("dead", "set aside") for state in states)
+    text = f"the service that is running has {len(states)} messages in its spool"
+    if stuck:
+        advice = "look with `legacy-email-proxy spool list`"
+        return [Finding(Level.WARNING, f"{text}, {stuck} of them given up", advice)]
+    return [Finding(Level.GOOD, text)]
+
+
+async def _probe(composition: Composition, report: Report) -> None:
+    """Try everything, one after the other."""
+    for account in composition.accounts:
+        if account.queue is not None:
+            label = account.name, "relay", account.settings["RELAY_PLUGIN"]
+            _add(report, label, await _waiting(account))
     for label, credentials in _credentials(composition):
         # Passwords have no findings, since the legs try them. A token is fetched before the legs try it.
-        for finding in await _findings(credentials):
-            _print(label, finding)
-            bad |= finding.level is Level.BAD
+        async with report.waiting(f"trying {' '.join(filter(None, label))}"):
+            found = await _findings(credentials)
+        _add(report, label, found)
     for label, plugin in _plugins(composition):
         if plugin is None:
-            _print(label, Finding(Level.GOOD, "this leg is closed"))
+            _add(report, label, [Finding(Level.GOOD, "this leg is closed")])
             continue
+        async with report.waiting(f"trying {' '.join(filter(None, label))}"):
+            found = await _findings(plugin, close=True)
         # A plugin without findings is listed all the same, so that a filter which was forgotten is noticed.
-        for finding in await _findings(plugin, close=True) or [Finding(Level.GOOD, "loaded")]:
-            _print(label, finding)
-            bad |= finding.level is Level.BAD
-    return bad
+        _add(report, label, found or [Finding(Level.GOOD, "loaded")])
 
 
-def _plugins(composition: Composition) -> Iterator[tuple[str, Maildrop | Relay | Filter | None]]:
+async def _troubles(composition: Composition, report: Report) -> None:
+    """What the service that is running now takes for trouble: `check` itself sees no device that is silent."""
+    with suppress(*NOBODY_THERE, Failure):
+        async with aclosing(ask(composition.settings["STATE_DIR"], "troubles")) as troubles:
+            async for one in troubles:
+                if isinstance(one, Mapping):
+                    report.add("service", Finding(Level.WARNING, printable(one["says"]), one["advice"]))
+
+
+_Label = tuple[str, str, str]
+"""Account, leg and plugin."""
+
+
+def _add(report: Report, label: _Label, found: list[Finding]) -> None:
+    account, leg, plugin = label
+    for finding in found:
+        report.add(leg, finding, account=account, plugin=plugin)
+
+
+def _plugins(composition: Composition) -> Iterator[tuple[_Label, Maildrop | Relay | Filter | None]]:
     """Each plugin to try, with the name by which the user knows it."""
     for account in composition.accounts:
-        before = f"{account.name} " if account.name else ""
-        yield f"{before}maildrop {account.settings['MAILDROP_PLUGIN']}", account.maildrop
-        yield f"{before}relay {account.settings['RELAY_PLUGIN']}", account.relay
+        yield (account.name, "maildrop", account.settings["MAILDROP_PLUGIN"]), account.maildrop
+        yield (account.name, "relay", account.settings["RELAY_PLUGIN"]), account.relay
     for name, one in composition.filters.items():
-        yield f"filter {name}", one
+        yield ("", "filter", name), one
 
 
-def _credentials(composition: Composition) -> Iterator[tuple[str, Credentials]]:
+def _credentials(composition: Composition) -> Iterator[tuple[_Label, Credentials]]:
     for account in composition.accounts:
-        before = f"{account.name} " if account.name else ""
         for name, one in account.credentials.items():
-            yield f"{before}credentials {name}", one
+            yield (account.name, "credentials", name), one
 
 
-def _choices(composition: Composition, options: argparse.Namespace) -> int:
-    """Print which rule fits the client on each leg; exit status 1 if there is none on either."""
-    if canonical(options.client) is None:
-        raise SettingsMistake(f"--client: {options.client!r} is no address")
+async def _send(options: argparse.Namespace, report: Report) -> None:
+    trial = Trial(options.send, options.send_from, options.client or "127.0.0.1", options.login, options.port)
+    async with report.waiting(f"sending a test message to {options.send}"):
+        found = await send(trial)
+    _add(report, ("", "send", ""), found)
+
+
+def _choices(composition: Composition, options: argparse.Namespace, report: Report) -> int:
+    """Say which rule fits the client on each leg; exit status 1 if there is none on either."""
     if not composition.rules:
         raise SettingsMistake("--client: without ACCOUNTS_FILE there is one account, and it is everybody's")
     met = False
@@ -142,10 +233,12 @@ def _choices(composition: Composition, options: argparse.Namespace) -> int:
             found = (chosen,) if chosen else ()
         for match in found:
             only = "" if match.recipients is None else f" to {', '.join(sorted(match.recipients.entries))}"
-            _print(f"{leg}{only}", Finding(Level.GOOD, f"account {match.account}, by the rule at {match.rule.place}"))
+            text = f"account {match.account}, by the rule at {match.rule.place}"
+            report.add(f"{leg}{only}", Finding(Level.GOOD, text))
         if not found:
-            _print(leg, Finding(Level.WARNING, "no rule fits, so it gets no account"))
+            report.add(leg, Finding(Level.WARNING, "no rule fits, so it gets no account"))
         met |= bool(found)
+    report.close(whole=met)
     return int(not met)
 
 
@@ -161,8 +254,3 @@ async def _findings(plugin: Maildrop | Relay | Filter | Credentials, *, close: b
     if scope.cancelled_caught:
         found.append(Finding(Level.BAD, f"no answer within {_PROBE_SECONDS:g} seconds", "is the host the right one?"))
     return found
-
-
-def _print(label: str, finding: Finding) -> None:
-    advice = f" -> {finding.advice}" if finding.advice else ""
-    print(f"{finding.level.value:<8} {label}: {finding.text}{advice}", flush=True)

@@ -21,6 +21,7 @@ from ..build import compose
 from ..contracts import SettingsMistake
 from ..demo.instructions import instructions
 from ..service import Addresses, serve
+from ..signals import Signals
 
 if TYPE_CHECKING:
     from ..demo.backends import Backends
@@ -69,7 +70,7 @@ async def _demonstrate(
 
     # Signals are received before the folder is made: otherwise one that comes at the start would leave it behind.
     with (
-        anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
+        Signals(signal.SIGTERM, signal.SIGINT) as signals,
         TemporaryDirectory(prefix="legacy-email-proxy-demo-") as folder,
     ):
         async with embedded(Path(folder)) as backends:

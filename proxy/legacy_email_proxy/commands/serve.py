@@ -6,13 +6,16 @@ import argparse
 import logging
 import os
 import signal
+from contextlib import suppress
 
 import anyio
 
 from .. import log
 from ..build import compose
+from ..history import recording
 from ..service import serve
-from ..settings import read, unknown_variables
+from ..settings import doubts, read, unknown_variables
+from ..signals import Signals, Stopped
 
 __all__ = ("add_arguments", "run")
 
@@ -39,12 +42,21 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _serve_and_leave() -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    with Signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         # In a thread, as at a reload, so that a plugin which can not be made in a thread fails now and not then.
-        composition = await anyio.to_thread.run_sync(compose)
-        for variable, meant in unknown_variables(os.environ, composition.settings.declared):
-            log.event(_log, logging.WARNING, "unknown variable", variable=variable, did_you_mean=meant)
-        await serve(composition, signals, recompose=lambda former: compose(former=former))
+        made = anyio.to_thread.run_sync(compose, abandon_on_cancel=True)
+        with suppress(Stopped):
+            composition = await signals.unless_stopped(made)
+            for variable, meant in unknown_variables(os.environ, composition.settings.declared):
+                log.event(_log, logging.WARNING, "unknown variable", variable=variable, did_you_mean=meant)
+            for account in composition.accounts:
+                whose = {"account": account.name} if account.name else {}
+                for doubt in doubts(account.settings):
+                    facts = {"variable": doubt.variable or "(none)", **whose, "cause": doubt.text}
+                    log.event(_log, logging.WARNING, "setting in doubt", **facts, advice=doubt.advice)
+            # Around all of it: the spool delivers from its start on, and until it is closed.
+            with recording(composition.settings):
+                await serve(composition, signals, recompose=lambda former: compose(former=former))
     # An ordinary exit waits for every thread, and one that waits for a dead resolver, backend or disk would hold the
     # process until it is killed. The drain has finished all that must be finished, or its time is over.
     logging.shutdown()

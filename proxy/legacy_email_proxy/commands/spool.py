@@ -16,6 +16,8 @@ from typing import Any, cast
 import anyio
 
 from .. import log
+from ..admin.queues import administered, answered_by_service
+from ..admin.socket import NOBODY_THERE
 from ..build import relays
 from ..contracts import QUEUE_ACTIONS, BackedUpQueue, Failure, Queue, QueueAction, SettingsMistake
 from ..replies import printable
@@ -93,6 +95,7 @@ def _check_numbers(action: str, about: Sequence[str]) -> None:
 
 async def _administer(options: argparse.Namespace) -> None:
     accounts = relays(os.environ)
+    options.state_dir = accounts[0].settings["STATE_DIR"]
     try:
         queues = _selected({account.name: account.queue for account in accounts if account.queue is not None}, options)
         for queue in queues:
@@ -101,7 +104,8 @@ async def _administer(options: argparse.Namespace) -> None:
             if options.action in _WITH_A_FOLDER:
                 await _copy(queue, options)
                 continue
-            async with aclosing(queue.administer(options.action, [int(each) for each in options.about])) as answers:
+            numbers = [int(each) for each in options.about]
+            async with aclosing(administered(options.state_dir, queue, options.action, numbers)) as answers:
                 async for answer in answers:
                     if isinstance(answer, bytes):
                         sys.stdout.buffer.write(answer)
@@ -124,7 +128,16 @@ async def _copy(queue: Queue, options: argparse.Namespace) -> None:
     if not hasattr(queue, "back_up"):
         raise Failure(f"{queue.queue_name}: this relay knows no backup")
     copied, folder = cast(BackedUpQueue, queue), options.folder
-    done = await (copied.back_up(folder) if options.action == "backup" else copied.restore(folder))
+    if options.action == "restore":
+        done = await copied.restore(folder)
+    else:
+        try:
+            (done,) = [
+                cast("Mapping[str, Any]", answer)
+                async for answer in answered_by_service(options.state_dir, queue, "backup", folder=str(folder))
+            ]
+        except NOBODY_THERE:
+            done = await copied.back_up(folder)
     if options.json:
         print(json.dumps({**done, "spool": queue.queue_name}))
         return

@@ -6,7 +6,8 @@ so a plugin can be type-checked and tested without the rest.
 
 from __future__ import annotations
 
-from .context import Context, Setting, SettingType
+from .container import in_container, in_nameless_volume, unwritable
+from .context import BOUND, Context, Setting, SettingType, bound
 from .credentials import (
     Account,
     Authorizable,
@@ -40,6 +41,7 @@ from .failures import (
     Unusable,
     Unverified,
 )
+from .figures import TIMINGS, Figure, Observed, timed, took
 from .filter import Envelope, Filter
 from .header import Header, normalised
 from .maildrop import Columns, Entry, Login, Maildrop, MaildropSession, NamedSession
@@ -109,14 +111,18 @@ __all__ = (  # noqa: RUF022 (by kind of plugin)
     "TokenStatus",
     "logged_in",
     # What every kind of plugin may need.
+    "BOUND",
+    "TIMINGS",
     "Client",
     "Context",
     "CredentialsRefused",
     "Disconnected",
     "Failure",
+    "Figure",
     "Finding",
     "Level",
     "NoCredentials",
+    "Observed",
     "Overloaded",
     "Secret",
     "Setting",
@@ -127,5 +133,11 @@ __all__ = (  # noqa: RUF022 (by kind of plugin)
     "Unusable",
     "Unverified",
     "ascii_domain",
+    "bound",
+    "in_container",
+    "in_nameless_volume",
     "normalised",
+    "timed",
+    "took",
+    "unwritable",
 )

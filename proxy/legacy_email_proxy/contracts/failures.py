@@ -44,15 +44,17 @@ class Failure(Exception):
     """Something failed, temporarily as far as anybody knows.
 
     ``detail`` says what happened, for the log. ``look_at`` names the setting that the operator should look at.
-    ``about_us`` is given where it differs from what the kind says.
+    ``advice`` says what to do, for ``check``, where the kind alone does not say it. ``about_us`` is given where it
+    differs from what the kind says.
     """
 
     _about_us = False
 
-    def __init__(self, detail: str, *, look_at: str = "", about_us: bool | None = None) -> None:
+    def __init__(self, detail: str, *, look_at: str = "", advice: str = "", about_us: bool | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
         self.look_at = look_at
+        self.advice = advice
         if about_us is not None:
             self._about_us = about_us
 

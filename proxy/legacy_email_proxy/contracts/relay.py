@@ -71,11 +71,13 @@ class Receipt:
     """Says that the backend, or durable storage, is responsible for the message now.
 
     ``detail`` is for the log (the backend's reply). ``queue_id`` is the message's name in the queue where it is now,
-    ``""`` if it has none. The device reads it after the 250, and many devices print it.
+    ``""`` if it has none. The device reads it after the 250, and many devices print it. ``spooled``: it is stored here,
+    and the backend gets it later.
     """
 
     detail: str = ""
     queue_id: str = ""
+    spooled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,14 +230,15 @@ class Queue(Protocol):
         """Which queue it is; the relays of several accounts may share one."""
 
     def administer(
-        self, action: QueueAction, numbers: Sequence[int]
+        self, action: QueueAction, numbers: Sequence[int], by: str = ""
     ) -> AsyncGenerator[Mapping[str, Any] | bytes, None]:
-        """Do ``action`` with the messages of these numbers (``list``: with all).
+        """Do ``action`` with the messages of these numbers (``list``: with all). ``by`` says who asked, for the log.
 
-        The relay itself is not started; if another process has the queue open, that process does it. Yields for each
-        message a mapping that JSON can hold, with its ``account``; for ``export`` the octets of the message, in pieces.
-        It acts on messages of all accounts that share the queue. ``migrate`` is about no message: it brings the
-        queue's storage up to date and yields its ``version``. Raises :class:`Failure` with a plain text.
+        The service calls this for the command. Where no service is running, the command itself does, with a relay
+        that is not started. Yields for each message a mapping that JSON can hold, with its ``account``; for ``export``
+        the octets of the message, in pieces. It acts on messages of all accounts that share the queue. ``migrate`` is
+        about no message: it brings the queue's storage up to date and yields its ``version``. Raises
+        :class:`Failure` with a plain text.
         """
 
 

@@ -9,7 +9,9 @@ import re
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 
+from .. import sasl
 from ..contracts import Secret
+from ..replies import printable
 from ..sasl import Malformed, Mechanism, credential
 from .options import Options
 
@@ -145,6 +147,28 @@ class Command:
     mechanism: str = ""
     initial_response: Secret | None = None
     header: str = ""
+
+
+_SHOWN = re.compile(
+    rb"(?:CAPA|TOP|USER|UIDL|STAT|LIST|RETR|DELE|RSET|NOOP|LAST|XTND|QUIT|STLS)(?: .*)?"
+    rb"|AUTH|PASS|APOP",
+    re.IGNORECASE,
+)
+
+
+def shown(line: bytes) -> str:
+    """A command as the log may show it: without passwords, and a line that is no command not at all, because a client
+    whose AUTH was refused may send its password as the next line. ``***`` stands for a response to a challenge.
+    """
+    if line == b"***":
+        return "***"
+    found = _SHOWN.match(line)
+    if found is None or line[found.end() : found.end() + 1].isalnum():
+        return "(no POP3 command)"
+    command = printable(found[0].decode("latin-1"))
+    if command.upper() != "AUTH":
+        return command
+    return f"AUTH {sasl.shown(line[found.end() :].decode('latin-1'))}".rstrip()
 
 
 _NUMBER = re.compile(rb"[0-9]{1,10}")

@@ -37,6 +37,10 @@ RECEIVE_OCTETS = 16384
 TURN_OCTETS = 65536
 """After so many octets to one client other clients get their turn, also if it could take more at once."""
 
+UNSENT_OCTETS = 65536
+"""How much the system takes from us before it has sent it. Its own limit is megabytes: they would be memory for every
+slow client, and look like octets that the client has read."""
+
 LINGER_SECONDS = 1.0
 """How long a connection that we close is still read from, so that the last reply arrives."""
 
@@ -72,6 +76,7 @@ class Connection:
         accepted.setblocking(False)
         with suppress(OSError):
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_OCTETS)
 
     @property
     def send_failed(self) -> bool:

@@ -17,15 +17,15 @@ from typing import assert_never
 import anyio
 import anyio.lowlevel
 
-from .. import log
-from ..contracts import Client, Failure, Login, LoginRefused, Maildrop, MaildropBusy, MaildropSession
+from .. import advice, log
+from ..contracts import BOUND, Client, Failure, Login, LoginRefused, Maildrop, MaildropBusy, MaildropSession, bound
 from ..replies import printable
 from ..tls import HandshakeFailed, HungUp
 from .commands import State
 from .connection import Connection, Stalled
 from .options import Options
 from .requests import Close, Commit, NeedData, Open, Reply, Retrieve, StartTLS, Verdict
-from .session import Session
+from .session import SPOKE_HTTP, SPOKE_TLS, Session
 
 __all__ = ("DRAIN_PAUSE_SECONDS", "SESSION_SECONDS", "Conversation", "MaildropLocks")
 
@@ -46,6 +46,8 @@ _SLICE_OCTETS = 262144
 """A piece of a message is encoded in slices of this size: encoding makes copies."""
 
 logger = logging.getLogger("legacy_email_proxy.pop3")
+
+_ADVICE = {SPOKE_TLS: advice.POP3_SPOKE_TLS, SPOKE_HTTP: advice.POP3_SPOKE_HTTP}
 
 
 _RECENT = "recent:"
@@ -89,6 +91,7 @@ class Conversation:
         maildrop: Maildrop,
         options: Options,
         locks: MaildropLocks,
+        looks: log.Looks,
         *,
         tls: ssl.SSLContext | None = None,
         secured: bool = False,
@@ -98,30 +101,34 @@ class Conversation:
         self._maildrop = maildrop
         self._options = options
         self._locks = locks
+        self._looks = looks
         self._tls = tls
         self._secured = secured
         self._tls_version = ""
         self._tried_to_log_in = False
+        self._opened: dict[str, object] = {}
+        """What the log says of the maildrop, once it is open."""
         self._session = Session(options, secured=secured)
         self._scope = anyio.CancelScope()
         self._outgoing: list[bytes] = []
         self._outgoing_octets = 0
         self._commands_seen = -1
-        self._commands_at_turn = 0
+        self._commands_at_turn = self._commands_told = 0
         self._messages_seen = -1
         self._idle_since = self._message_since = 0.0
         self._drain_deadline = math.inf
 
     async def run(self) -> None:
         """Run the session to its end. Raises nothing but a cancellation that comes from outside."""
-        try:
-            with self._scope:
-                await self._guarded()
-            if self._scope.cancelled_caught:
-                self._session.end(Verdict.DRAINED)
-        finally:
-            self._connection.close()
-            self._log_end()
+        with bound(session=self._client.session, client=self._client.address):
+            try:
+                with self._scope:
+                    await self._guarded()
+                if self._scope.cancelled_caught:
+                    self._session.end(Verdict.DRAINED)
+            finally:
+                self._connection.close()
+                self._log_end()
 
     def drain(self) -> None:
         """End soon: before the login at once, after it as soon as the client pauses."""
@@ -193,7 +200,14 @@ class Conversation:
     async def _next_request(self) -> StartTLS | Open | Retrieve | Commit | Close:
         while True:
             event = self._session.next_event()
+            if logger.isEnabledFor(logging.DEBUG) and self._session.tally.commands != self._commands_told:
+                self._commands_told = self._session.tally.commands
+                log.dialogue(logger, "C", self._session.command)
+            if self._session.refused is not None:
+                self._log_refusal(*self._session.refused)
+                self._session.refused = None
             if isinstance(event, Reply):
+                log.octets(logger, logging.DEBUG, "S", event.octets)
                 await self._put(event.octets)
                 if self._session.tally.commands - self._commands_at_turn >= _COMMANDS_IN_A_ROW:
                     self._commands_at_turn = self._session.tally.commands
@@ -227,6 +241,10 @@ class Conversation:
             self._session.open_failed(failure)
             return None
         self._session.opened(opened.entries)
+        self._opened["messages"] = len(opened.entries)
+        if account := (BOUND.get() or {}).get("account"):
+            # When the line about the end is written, the account is bound no longer.
+            self._opened["account"] = account
         return opened
 
     async def _retrieve(self, maildrop: MaildropSession, request: Retrieve) -> None:
@@ -237,6 +255,7 @@ class Conversation:
         try:
             try:
                 async for piece in pieces:
+                    log.octets(logger, log.CONTENT, "content", piece)
                     for start in range(0, len(piece) or 1, _SLICE_OCTETS):
                         await self._put(self._session.message_piece(piece[start : start + _SLICE_OCTETS]))
                     if self._connection.send_failed or self._session.enough:
@@ -247,6 +266,7 @@ class Conversation:
             if not self._connection.send_failed:
                 await self._put(self._session.message_end())
                 await self._flush()
+                log.dialogue(logger, "S", "+OK, and the message")
         except Failure as failure:
             self._log_failure("pop3 message failed", failure, unique_id=printable(request.unique_id))
             self._session.message_failed(failure)
@@ -313,12 +333,18 @@ class Conversation:
     # Log
 
     def _log_failure(self, words: str, error: BaseException, **facts: object) -> None:
-        log.failure(logger, words, error, **self._facts(), **facts)
+        change = advice.for_failure(error)
+        log.failure(logger, words, error, **self._facts(), **facts, **({"advice": change} if change else {}))
+
+    def _log_refusal(self, command: str, reply: str) -> None:
+        facts = {**self._facts(), "command": command, "reply": reply}
+        log.event(logger, logging.INFO, "pop3 command refused", **facts)
 
     def _log_end(self) -> None:
         tally = self._session.tally
         close = self._session.verdict or Close(Verdict.DRAINED)
         facts = {
+            **self._opened,
             "retrieved": tally.retrieved,
             "top": tally.top,
             "failed": tally.failed,
@@ -332,19 +358,20 @@ class Conversation:
             facts["tls"] = self._tls_version
         if close.reason:
             facts["reason"] = close.reason
+        if change := _ADVICE.get(close.reason):
+            facts["advice"] = change
         # With LOG_LEVEL=warning an operator still sees devices that speak another protocol or repeat errors.
         unusual = close.verdict in (Verdict.REFUSED, Verdict.ERRORS) or tally.withheld
         level = logging.WARNING if unusual else logging.INFO
-        if close.verdict is Verdict.DROPPED and self._session.user is None and not self._tried_to_log_in:
+        silent = not tally.commands or (close.reason.startswith("no TLS") and not self._tried_to_log_in)
+        if close.verdict is Verdict.DROPPED and silent:
             # A client that only tests whether the port is open, as a health check does all day.
             level = logging.DEBUG
+            self._looks.count(self._client.address)
         log.event(logger, level, "pop3 session ended", **self._facts(), **facts)
 
     def _facts(self) -> dict[str, object]:
-        facts: dict[str, object] = {"session": self._client.session, "client": self._client.address}
-        if self._session.user is not None:
-            facts["user"] = printable(self._session.user)
-        return facts
+        return {} if self._session.user is None else {"user": printable(self._session.user)}
 
 
 def _must_pass(error: BaseException) -> bool:

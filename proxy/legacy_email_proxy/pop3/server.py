@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import socket
 import ssl
 from collections.abc import Callable, Sequence
@@ -46,6 +45,7 @@ class Server:
         self._options = options
         self._tls = tls
         self._locks = MaildropLocks()
+        self._looks = log.Looks(logger, "pop3")
         self._conversations: set[Conversation] = set()
         self._draining = False
         self._accepting: anyio.CancelScope | None = None
@@ -104,7 +104,7 @@ class Server:
                 log.event(logger, logging.WARNING, "pop3 connection refused", client=address, reason=refusal.value)
                 return _NOT_ALLOWED if refusal is Refusal.NOT_ALLOWED else _TOO_MANY
             try:
-                client = Client(address, secrets.token_hex(4), port=port)
+                client = Client(address, log.new_session("pop3"), port=port)
                 conversation = self._conversation(accepted, client, secured=secured)
             except BaseException:
                 self._admission.release(address)
@@ -123,6 +123,7 @@ class Server:
             self._maildrop,
             self._options,
             self._locks,
+            self._looks,
             tls=self._tls and self._tls(),
             secured=secured,
         )

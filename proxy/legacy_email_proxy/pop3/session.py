@@ -17,7 +17,7 @@ from typing import assert_never
 from ..contracts import Entry, MessageGone, MessageUnavailable
 from ..replies import pop3_error, pop3_line
 from .authorization import Authorization
-from .commands import COMMANDS, Command, Keyword, Mistake, State, capabilities, parse
+from .commands import COMMANDS, Command, Keyword, Mistake, State, capabilities, parse, shown
 from .listing import Listing, NoSuchMessage
 from .options import Options
 from .requests import Close, Commit, Event, NeedData, Open, Reply, Request, Retrieve, StartTLS, Tally, Verdict
@@ -68,6 +68,9 @@ class Session:
         self._request: Request | None = None
         self._close: Close | None = None
         self._errors = 0
+        self.refused: tuple[str, str] | None = None
+        """The last command that was a mistake of the client, and the reply to it; whoever logs it sets this back."""
+        self._line = b""
         self._failed_logins = 0
         self._authorization = Authorization(judged=self._options.ask_backend)
         self._listing = Listing(())
@@ -111,6 +114,11 @@ class Session:
     def verdict(self) -> Close | None:
         """How the session ended, once it has."""
         return self._close
+
+    @property
+    def command(self) -> str:
+        """The last command, as the log may show it."""
+        return shown(self._line)
 
     @property
     def user(self) -> str | None:
@@ -227,10 +235,13 @@ class Session:
             # A last line without its end is no command: a QUIT that was cut off must not delete.
             return self.end(Verdict.DROPPED) if self._end_of_stream else NeedData()
         self.tally.commands += 1
+        self._line = b"" if isinstance(line, TooLong) else line
         if self.state is State.AUTHORIZATION and self.tally.commands > MAX_COMMANDS_BEFORE_LOGIN:
             self.end(Verdict.ERRORS, "too many commands without a login")
             return _error("too many commands")
         exchange = self._authorization.take_exchange()
+        if exchange is not None:
+            self._line = b"***"
         try:
             if isinstance(line, TooLong):
                 raise Mistake("line too long")
@@ -262,7 +273,10 @@ class Session:
             case Keyword.PASS:
                 return self._authorization.take_password(command)
             case Keyword.AUTH:
-                return self._authorization.authenticate(command)
+                event = self._authorization.authenticate(command)
+                if isinstance(event, Reply) and event.octets.startswith(b"-ERR"):
+                    self.refused = (self.command, event.octets.decode().rstrip())
+                return event
             case Keyword.STLS:
                 if self._secured:
                     raise Mistake("TLS is active already")
@@ -358,6 +372,7 @@ class Session:
 
     def _mistake(self, line: str) -> None:
         self._errors += 1
+        self.refused = (self.command, line)
         if self._errors < MAX_ERRORS[self.state]:
             self._say_line(line)
         else:

@@ -1,21 +1,25 @@
 """The environment variables: declared in ``table``, each of one of the ``types``, read by ``reader``; ``providers``
-knows the mail providers.
+knows the mail providers; ``doubts`` has what can be read but looks wrong.
 """
 
 from __future__ import annotations
 
+from .doubts import Doubt, doubts
 from .providers import PROFILES
 from .reader import Layer, Settings, read, unknown_variables
-from .table import PROCESS_WIDE, TABLE
+from .table import ALIASES, PROCESS_WIDE, TABLE
 from .types import TYPES, networks, shown
 
 __all__ = (
+    "ALIASES",
     "PROCESS_WIDE",
     "PROFILES",
     "TABLE",
     "TYPES",
+    "Doubt",
     "Layer",
     "Settings",
+    "doubts",
     "networks",
     "read",
     "shown",

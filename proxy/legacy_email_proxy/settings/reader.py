@@ -19,10 +19,10 @@ import marshmallow
 
 from ..contracts import Setting, SettingType
 from .providers import PROFILES
-from .table import TABLE
+from .table import ALIASES, TABLE
 from .types import TYPES
 
-__all__ = ("Layer", "Settings", "read", "unknown_variables")
+__all__ = ("Layer", "Settings", "quoted", "read", "unknown_variables")
 
 _EXCLUSIVE = (
     ("BACKEND_IMAP_USE_SSL", "BACKEND_IMAP_USE_STARTTLS"),
@@ -149,7 +149,10 @@ def _unfit(setting: Setting, text: str) -> str:
     found = (_CONTROL_IN_DOCUMENT if setting.type == "document" else _CONTROL).search(text)
     if not found:
         return ""
-    return f"there is a control character in it (U+{ord(found[0]):04X}, character {found.start() + 1}); write it anew"
+    place = f"(U+{ord(found[0]):04X}, character {found.start() + 1})"
+    if found[0] == "\r":
+        return f"there is a carriage return in it {place}, as in files from another system; write it anew"
+    return f"there is a control character in it {place}; write it anew"
 
 
 def _validators(setting: Setting) -> list[marshmallow.validate.Validator]:
@@ -164,12 +167,29 @@ def _validators(setting: Setting) -> list[marshmallow.validate.Validator]:
 def _layers(environ: Mapping[str, str], account: Layer | None) -> list[Layer]:
     """The layers above the built-in defaults, highest first."""
     # A byte order mark in front of an env file comes as a part of the first name.
-    environment = Layer({name.removeprefix(_BYTE_ORDER_MARK): text for name, text in environ.items()}, {})
+    texts = {name.removeprefix(_BYTE_ORDER_MARK): text for name, text in environ.items()}
+    environment = Layer(_by_their_names(texts), {})
     if account is None:
         return [environment, *_profile(environment)]
     # The provider that an account names goes before the environment: its mail must not go to the environment's host.
     own = _profile(account)
     return [account, *own, environment] if own else [account, environment, *_profile(environment)]
+
+
+def _by_their_names(texts: dict[str, str]) -> dict[str, str]:
+    """``texts`` with the aliases replaced by the names that they stand for, where those are not set themselves."""
+    for alias, name in ALIASES.items():
+        for ending in ("", "_FILE"):
+            if text := texts.get(f"{alias}{ending}"):
+                texts[f"{name}{ending}"] = texts.get(f"{name}{ending}") or text
+    return texts
+
+
+def _contradictions(environ: Mapping[str, str]) -> Iterator[str]:
+    for alias, name in ALIASES.items():
+        given = {text for each in (alias, name) if (text := environ.get(each))}
+        if len(given) > 1:
+            yield f"{name}: {alias} means the same and is set to something else; remove one of them"
 
 
 def _profile(layer: Layer) -> list[Layer]:
@@ -202,7 +222,7 @@ def read(
             parsed = getattr(env, _method(setting.type))(setting.name, **checks)
             values[setting.name] = values[setting.name] if parsed is None else parsed
     origins = {setting.name: env.origins.get(setting.name, "default") for setting in declared}
-    mistakes = [*dict.fromkeys(env.mistakes), *_rejected(env, declared)]
+    mistakes = [*dict.fromkeys(env.mistakes), *_rejected(env, declared), *_contradictions(environ)]
     for implicit, upgrade in _EXCLUSIVE:
         if implicit in values and values[implicit] and values[upgrade]:
             # Above any layer's number, because the defaults are the last layer.
@@ -226,12 +246,20 @@ def _rejected(env: _Environment, declared: Iterable[Setting]) -> Iterator[str]:
     except environs.EnvValidationError as error:
         rejected: Mapping[str, list[str]] = error.error_messages  # type: ignore[assignment]
         for name, messages in rejected.items():
-            given = "" if name in secret else f" (given: {env._get_value(name, '')!r})"
+            text = env._get_value(name, "")
+            given = "" if name in secret else f" (given: {text!r})"
+            if quoted(text):
+                given += "; the quotes are a part of the value, remove them"
             yield from (f"{name}: {_words(str(message))}{given}" for message in messages)
 
 
 def _parse_default(setting: Setting, default: str) -> Any:
     return getattr(_Environment([Layer({setting.name: default}, {})]), _method(setting.type))(setting.name)
+
+
+def quoted(text: str) -> bool:
+    """Whether the value stands in quotes: a shell takes them away, podman and docker leave them in the value."""
+    return len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
 
 
 def _words(message: str) -> str:
@@ -242,7 +270,7 @@ def _words(message: str) -> str:
 def unknown_variables(environ: Mapping[str, str], declared: Iterable[Setting] = TABLE) -> list[tuple[str, str]]:
     """Variables that look like ours but are not: each with the name that was probably meant."""
     names = [setting.name for setting in declared]
-    known = {*names, *(f"{name}_FILE" for name in names)}
+    known = {f"{name}{ending}" for name in (*names, *ALIASES) for ending in ("", "_FILE")}
     found = []
     for variable in sorted(name.removeprefix(_BYTE_ORDER_MARK) for name in environ):
         if variable in known:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from ..contracts import Setting
 from .providers import PROFILES
 
-__all__ = ("PROCESS_WIDE", "TABLE")
+__all__ = ("ALIASES", "PROCESS_WIDE", "TABLE")
 
 _CORE = (
     Setting("POP3_BIND_ADDR", "list", "0.0.0.0", "Addresses on which POP3 listens, IPv4 or IPv6, separated by commas."),
@@ -33,7 +33,7 @@ _CORE = (
         "Networks (CIDR) that may connect at all; everybody else is refused with the first line.",
     ),
     Setting("MAX_CONNECTIONS", "integer", "2000", "Connections at once, for POP3 and SMTP each; over it the client is told to come back later.", minimum=1),
-    Setting("MAX_CONNECTIONS_PER_ADDRESS", "integer", "200", "Connections at once from one address, for POP3 and SMTP each.", minimum=1),
+    Setting("MAX_CONNECTIONS_PER_ADDRESS", "integer", "200", "Connections at once from one address (of IPv6: from one /64), for POP3 and SMTP each.", minimum=1),
     Setting(
         "POP3_LOGIN", "text", "any",
         "`any`: any USER and PASS open the configured mailbox. `backend`: USER and PASS are the login at the IMAP server. `accounts`: they are a user of `ACCOUNTS_FILE`.",
@@ -60,6 +60,14 @@ _CORE = (
     Setting("SMTP_LONG_LINES", "text", "pass", "Lines over 998 octets, which some servers refuse. `pass`: they go on as they are. `encode`: text that has one goes on as quoted-printable, long headers are folded.", choices=("pass", "encode")),
     Setting("DRAIN_SECONDS", "seconds", "8", "At SIGTERM or SIGINT, sessions in a transaction get this long to finish (podman and docker kill after 10).", minimum=0),
     Setting("STATE_DIR", "path", "", "Folder for what must outlive a restart; `/var/lib/legacy-email-proxy` in the container, the user's state folder elsewhere."),
+    Setting("ADMIN_BIND_ADDR", "list", "127.0.0.1", "Addresses on which `/livez`, `/readyz` and `/metrics` are served: see [Monitoring](monitoring.md). Any other than loopback needs `ADMIN_PASSWORD`."),
+    Setting("ADMIN_BIND_PORT", "integer", None, "Port of that listener; without it there is none. 0 takes any free one.", minimum=0, maximum=65535),
+    Setting("ADMIN_PASSWORD", "secret", None, "Password that it wants (HTTP Basic, any user name); best given as `ADMIN_PASSWORD_FILE`."),
+    Setting("ADMIN_METRICS_NETWORKS", "networks", None, "Networks (CIDR) that may read `/metrics` without the password."),
+    Setting("ALERT_WEBHOOK_URL", "secret", None, "Address to which [alerts](alerts.md) are sent as JSON with a ready `text`, as chats take it."),
+    Setting("ALERT_MAIL_TO", "list", None, "Addresses to which alerts are mailed, through the first account that takes them."),
+    Setting("ALERT_COMMAND", "text", None, "Command, without a shell, that is run for each alert; the text is on its standard input."),
+    Setting("HISTORY_DAYS", "integer", "14", "How long the [history](history.md) of messages, refusals and POP3 sessions is kept; 0: none.", minimum=0, maximum=3650),
     Setting("LOG_LEVEL", "text", "info", "How much is logged to standard error.", choices=("debug", "info", "warning", "error")),
     Setting("LOG_FORMAT", "text", "text", "`text` for people, `json` for machines.", choices=("text", "json")),
 )  # fmt: skip
@@ -91,7 +99,7 @@ _IMAP = (
         "What becomes at QUIT of the messages that POP3 deleted. `expunge`: they are removed. `trash`: moved to the folder for trash. `flag`: only marked as deleted. `keep`: left alone. Whatever stays is not listed again.",
         choices=("expunge", "trash", "flag", "keep"),
     ),
-    Setting("BACKEND_IMAP_MAX_CONNECTIONS", "integer", "10", "Connections to the IMAP server at once, per account; one client address gets three quarters of them at most.", minimum=1),
+    Setting("BACKEND_IMAP_MAX_CONNECTIONS", "integer", "10", "Connections to the IMAP server at once, per account; one client address gets three quarters of them at most, and so do all large messages together.", minimum=1),
     Setting(
         "POP3_UIDL_FORMAT", "text", "dovecot",
         "The form of the unique-ids: that of the POP3 server which your clients used before, so that they fetch nothing twice: `dovecot`, `cyrus`, `courier`, `uw`; `uidonly` is the form of old Cyrus and Courier. (`imap` only.)",
@@ -110,9 +118,9 @@ _SMTPS = (
     Setting("BACKEND_SMTP_PASS", "secret", None, "Password for it."),
     Setting("BACKEND_SMTP_CREDENTIALS", "text", "password", "What the proxy logs in with: `password`, `oauth2` (see `OAUTH2_…`) or a plugin of yours."),
     Setting("BACKEND_SMTP_USE_SSL", "flag", "true", "Speak TLS from the first octet (SMTPS)."),
-    Setting("BACKEND_SMTP_USE_TLS", "flag", "false", "Start in the clear and switch to TLS with STARTTLS before the login; set alone it switches `BACKEND_SMTP_USE_SSL` off."),
+    Setting("BACKEND_SMTP_USE_TLS", "flag", "false", "Start in the clear and switch to TLS with STARTTLS before the login; set alone it switches `BACKEND_SMTP_USE_SSL` off. `BACKEND_SMTP_USE_STARTTLS` means the same."),
     Setting("BACKEND_SMTP_CA_FILE", "path", None, "PEM file with the CAs to trust instead of the system's."),
-    Setting("BACKEND_SMTP_MAX_CONNECTIONS", "integer", "10", "Connections to the SMTP server at once; one client address gets three quarters of them at most. If the server takes fewer, the proxy notices that, and mail waits for a connection that is free.", minimum=1),
+    Setting("BACKEND_SMTP_MAX_CONNECTIONS", "integer", "10", "Connections to the SMTP server at once; one client address gets three quarters of them at most. If the server takes fewer, the proxy notices that, and mail waits for a connection that is free. Where mail waits, a device that sends less than 500 octets a second loses its connection after ten seconds.", minimum=1),
     Setting("BACKEND_SMTP_EHLO_NAME", "text", None, "The name with which the proxy greets the SMTP server. Without it, that is its address in brackets, which every server has to take (RFC 5321) and some, such as smtp-relay.gmail.com, refuse."),
     Setting("BACKEND_SMTP_CHUNKING", "flag", "true", "Send messages in chunks (BDAT) where the SMTP server offers that. If the server offers it and does not understand it, the proxy notices that; set `false` for a server that stops answering or refuses the message."),
     Setting("BACKEND_SMTP_MESSAGES_PER_MINUTE", "integer", None, "How many messages the provider takes in a minute. Over it a device waits up to 30 seconds for its turn, then it is told to come back later.", minimum=1),
@@ -137,6 +145,7 @@ _OAUTH2 = (
     ),
     Setting("OAUTH2_CLIENT_ID", "text", None, "The application's (client) ID at the provider."),
     Setting("OAUTH2_CLIENT_SECRET", "secret", None, "Its secret, if it has one."),
+    Setting("OAUTH2_CLIENT_SECRET_EXPIRES", "date", None, "The day on which it ends, like `2027-03-31`, as the provider shows it; an [alert](alerts.md) comes 30 days before."),
     Setting("OAUTH2_CLIENT_AUTH", "text", "post", "How the secret is sent: `post` in the form, `basic` in the header.", choices=("post", "basic")),
     Setting("OAUTH2_CLIENT_KEY", "document", None, "Its private key in PEM, instead of a secret; best given as `OAUTH2_CLIENT_KEY_FILE`."),
     Setting("OAUTH2_CLIENT_CERT", "document", None, "The key's certificate in PEM, as uploaded to the provider; best given as `OAUTH2_CLIENT_CERT_FILE`."),
@@ -177,6 +186,9 @@ _SPOOL = (
 )  # fmt: skip
 
 TABLE = _CORE + _ACCOUNT + _IMAP + _SMTPS + _SENDER + _OAUTH2 + _SPOOL + _MAILDIR
+
+ALIASES = {"BACKEND_SMTP_USE_STARTTLS": "BACKEND_SMTP_USE_TLS"}
+"""Another name of a variable → the variable. Who knows the IMAP leg's name for STARTTLS expects it on the SMTP leg."""
 
 PROCESS_WIDE = frozenset(setting.name for setting in _CORE)
 """Variables with one value for the whole process; every other one may differ from account to account."""

@@ -20,17 +20,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import itertools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
+from ..log import new_session
 from .buffer import Incoming
 
 __all__ = ("Envelope", "LabelledSession", "SMTPProtocol")
-
-_labels = itertools.count(1)
 
 
 class LabelledSession(Session):
@@ -38,7 +36,7 @@ class LabelledSession(Session):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        self.label = f"s{next(_labels)}"
+        self.label = new_session("smtp")
         self.relayed: list[int] = []
         self.tls = self.user = ""
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from .. import sasl
 from ..contracts import Parameters
 from ..replies import SMTP, Reply
 
@@ -30,6 +31,7 @@ __all__ = (
     "parted",
     "recipients",
     "reverse_path",
+    "shown",
 )
 
 _TOGETHER = 100
@@ -66,6 +68,23 @@ def parted(line: str) -> tuple[str, str]:
     if "\t" in verb:
         verb, _, argument = line.partition("\t")
     return verb.upper(), argument.strip()
+
+
+_VERBS = re.compile(
+    "HELO|EHLO|STARTTLS|MAIL|RCPT|DATA|BDAT|RSET|NOOP|QUIT|VRFY|EXPN|HELP|ETRN|TURN|SEND|SOML|SAML|XCLIENT|XFORWARD"
+)
+"""Those of this server and of others. Nobody has a password that reads like one of them and a blank."""
+
+
+def shown(verb: str, argument: str) -> str:
+    """A command as the log may show it.
+
+    A device whose AUTH was refused often goes on with user name and password, in base64, as if it were asked for them.
+    So a line that is no command is never shown.
+    """
+    if verb == "AUTH":
+        return f"AUTH {sasl.shown(argument)}".rstrip()
+    return f"{verb} {argument}".rstrip() if _VERBS.fullmatch(verb) else "(no SMTP command)"
 
 
 def parse(argument: str) -> tuple[str, Parameters]:

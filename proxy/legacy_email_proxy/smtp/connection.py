@@ -13,14 +13,16 @@ import logging
 import re
 import ssl
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from .. import log
+from .. import advice, log
 from ..access import Admission, Network
+from ..contracts import bound
 from ..replies import SMTP, Reply, printable, smtp_reply
 from ..tls import HandshakeFailed, HungUp
 from .aiosmtpd_adapter import Envelope, LabelledSession, SMTPProtocol
+from .arguments import shown
 from .authentication import LOGIN_DELAY_SECONDS, Verifier
 from .buffer import Incoming, LineTooLong
 from .reading import Finished, Patience
@@ -59,6 +61,7 @@ class SessionOptions:
     tls: Callable[[], ssl.SSLContext] | None = None
     verifier: Verifier | None = None
     login_delay_seconds: float = LOGIN_DELAY_SECONDS
+    looks: log.Looks = field(default_factory=lambda: log.Looks(_log, "smtp"))
 
 
 class Connection:
@@ -95,6 +98,9 @@ class Connection:
         self._message_since = self.protocol.loop.time()
         self._handshaking = self._draining = False
         self._aborted = ""
+        self._last_refusal: Reply | None = None
+        self.command = ("", "")
+        """The verb and the argument that are being carried out, for the log."""
 
     @property
     def incoming(self) -> Incoming:
@@ -139,11 +145,14 @@ class Connection:
         return self.protocol.writer.transport
 
     async def _serve(self) -> None:
-        peer = self.peer
+        with bound(session=self.session.label, client=self.peer):
+            await self._serve_bound()
+
+    async def _serve_bound(self) -> None:
         try:
-            verdict = await self._live(peer)
+            verdict = await self._live()
             await self._part()
-            self._log_end(peer, verdict)
+            self._log_end(verdict)
         except BaseException:
             # For example, a plugin cancelled this task while the session ended: nobody else would close the socket.
             self._transport.abort()
@@ -151,19 +160,29 @@ class Connection:
         finally:
             self.incoming.stop_timer()
 
-    def _log_end(self, peer: str, verdict: str) -> None:
+    def _log_end(self, verdict: str) -> None:
         # A client that only connects and leaves, as a health check does all day, is not worth a line.
         silent = verdict.startswith("dropped") and self.session.host_name is None and not self._errors
         # A device that speaks the wrong protocol or loops is what an operator looks for with LOG_LEVEL=warning.
+        if silent:
+            self.options.looks.count(self.peer)
         level = logging.DEBUG if silent else logging.INFO if verdict.startswith(_IN_ORDER) else logging.WARNING
         known = {"tls": self.session.tls, "user": printable(self.session.user)}
         log.event(
-            _log, level, "smtp session ended", session=self.session.label, client=peer,
-            helo=self.session.host_name or "", messages=len(self.session.relayed), octets=sum(self.session.relayed),
-            **{name: value for name, value in known.items() if value}, verdict=verdict,
+            _log, level, "smtp session ended", helo=self.session.host_name or "", messages=len(self.session.relayed),
+            octets=sum(self.session.relayed), **{name: value for name, value in known.items() if value},
+            verdict=verdict, **self._parting_facts(verdict),
         )  # fmt: skip
 
-    async def _live(self, peer: str) -> str:
+    def _parting_facts(self, verdict: str) -> dict[str, object]:
+        """The reply that ended the session, where that was a refusal, and what to change."""
+        if self._last_refusal is None or verdict.startswith(_IN_ORDER):
+            return {}
+        spoke = re.match(r"spoke (TLS|HTTP)", verdict)
+        change = advice.for_wrong_protocol(spoke[1]) if spoke else advice.for_reply(self._last_refusal)
+        return {"reply": str(self._last_refusal), **({"advice": change} if change else {})}
+
+    async def _live(self) -> str:
         """The session from greeting to its last reply; returns the verdict for the log."""
         try:
             if self._secured:
@@ -172,6 +191,8 @@ class Connection:
         except Finished as finished:
             if finished.reply is not None:
                 self.reply(finished.reply)
+                if isinstance(finished.reply, Reply) and finished.reply.code >= 400:
+                    self._last_refusal = finished.reply
             return finished.verdict
         except asyncio.CancelledError:
             if not self.over and not self._aborted:
@@ -180,7 +201,7 @@ class Connection:
                 return "failed: cancelled by the relay plugin"
             return self._aborted or "dropped"
         except Exception as error:
-            log.failure(_log, "smtp session failed", error, session=self.session.label, client=peer)
+            log.failure(_log, "smtp session failed", error)
             self.reply(smtp_reply(error))
             return "failed"
         finally:
@@ -272,6 +293,7 @@ class Connection:
                 raise
             except LineTooLong as too_long:
                 self._look_for_http(too_long.beginning)
+                self.command = "", ""
                 self.error(SMTP.LINE_TOO_LONG)
             else:
                 if line is not None:
@@ -319,6 +341,9 @@ class Connection:
 
     def reply(self, reply: Reply | str) -> None:
         """Queue a reply; it goes out when the device has to speak next."""
+        if _log.isEnabledFor(logging.DEBUG):
+            for line in str(reply).splitlines():
+                log.dialogue(_log, "S", line)
         self._replies.append(f"{reply}\r\n".encode("ascii", "replace"))
 
     def flush(self) -> None:
@@ -330,17 +355,20 @@ class Connection:
             if transport is not None and not transport.is_closing():
                 self.protocol.writer.write(octets)
 
-    def error(self, reply: Reply) -> None:
-        """Queue a reply to a mistake of the client. Raises :class:`Finished` at one too many."""
+    def tell_command(self) -> None:
+        """Log the command line that has come, for those who watch the dialogue."""
+        if _log.isEnabledFor(logging.DEBUG):
+            log.dialogue(_log, "C", shown(*self.command))
+
+    def error(self, reply: Reply, level: int = logging.INFO) -> None:
+        """Queue a reply to a mistake of the client, and log it. Raises :class:`Finished` at one too many."""
         self._errors += 1
+        verb, argument = self.command
+        change = advice.for_reply(reply, verb)
+        log.event(
+            _log, level, "smtp command refused", command=shown(verb, argument)[:400], reply=str(reply),
+            **({"advice": change} if change else {}),
+        )  # fmt: skip
         if self._errors >= MAX_ERRORS:
             raise Finished("too many errors", SMTP.TOO_MANY_ERRORS)
         self.reply(reply)
-
-    def bad_address(self, command: str, reply: Reply) -> None:
-        """The same for an address, which is logged: the operator has to find it in the settings of the device."""
-        log.event(
-            _log, logging.WARNING, "smtp command refused", session=self.session.label, client=self.peer,
-            command=printable(command), reply=str(reply),
-        )  # fmt: skip
-        self.error(reply)

@@ -17,7 +17,7 @@ from typing import Any
 
 from aiosmtpd.smtp import Envelope, Session
 
-from .. import log
+from .. import advice, log
 from ..contracts import (
     NULL_REVERSE_PATH,
     Client,
@@ -238,20 +238,22 @@ class RelayHandler:
             await self._leave(session)
 
     async def _relayed(self, session: Session, opened: _Open, content: Measured) -> str:
-        facts = {"sender": opened.mail.reverse_path, "recipients": ",".join(opened.forward_paths)}
+        facts = {"sender": opened.mail.reverse_path, "recipients": opened.forward_paths}
         try:
             outgoing = self._rewriting.content(opened.mail, opened.forward_paths, _protocol(session), content)
             receipt = await self._send(opened.transaction, outgoing)
         except Interruption:
             raise
         except Exception as error:
-            return str(self._refuse("smtp message not relayed", error, opened.client, **facts, octets=content.octets))
+            return str(self._refuse("message refused", error, opened.client, **facts, octets=content.octets))
         session_octets = getattr(session, "relayed", None)
         if session_octets is not None:
             session_octets.append(content.octets)
+        queue = {"queue_id": receipt.queue_id} if receipt.queue_id else {}
         log.event(
-            _log, logging.INFO, "smtp message relayed", session=opened.client.session,
-            client=opened.client.address, **facts, octets=content.octets, backend=receipt.detail,
+            _log, logging.INFO, "message spooled" if receipt.spooled else "message relayed",
+            **_names(opened.client), **facts, octets=content.octets, **queue,
+            backend=receipt.detail,
         )  # fmt: skip
         # The session's label is what the log knows the message by.
         found_by = printable(receipt.queue_id, 64) or getattr(session, "label", "")
@@ -348,8 +350,16 @@ class RelayHandler:
 
     def _refuse(self, words: str, error: BaseException, client: Client, **facts: object) -> Reply:
         reply = smtp_reply(error)
-        log.failure(_log, words, error, session=client.session, client=client.address, **facts, reply=reply)
+        change = advice.for_reply(reply)
+        log.failure(
+            _log, words, error, **_names(client), **facts, reply=reply, **({"advice": change} if change else {})
+        )
         return reply
+
+
+def _names(client: Client) -> dict[str, object]:
+    """Which session it was: a stock aiosmtpd does not bind that to its task, as our own session does."""
+    return {"session": client.session, "client": client.address}
 
 
 def _port(transport: asyncio.BaseTransport | None) -> int:

@@ -74,7 +74,7 @@ class SMTPServer:
     def _take(self, accepted: socket.socket, address: str, *, secured: bool) -> bytes | None:
         refusal = self._options.admission.admit(address)
         if refusal is not None:
-            log.event(_log, logging.WARNING, "smtp session ended", client=address, verdict=f"refused: {refusal.value}")
+            log.event(_log, logging.WARNING, "smtp connection refused", client=address, reason=refusal.value)
             reply = SMTP.NOT_ALLOWED if refusal is Refusal.NOT_ALLOWED else SMTP.TOO_MANY_CONNECTIONS
             return f"{reply}\r\n".encode()
         arriving = asyncio.create_task(self._connect(accepted, address, secured=secured))

@@ -134,10 +134,13 @@ class SMTPSession:
             # The name of a machine is only shown: octets of it that are not ASCII are left out instead of refused.
             text = line.decode("ascii", "ignore") if line[:4].upper() in _HELLO else line.decode()
         except UnicodeDecodeError:
+            self._connection.command = parted(line.decode("latin-1"))
             return self._error(SMTP.NOT_ASCII)
+        verb, argument = parted(text)
+        self._connection.command = verb, argument
+        self._connection.tell_command()
         if not text.isprintable() and _CONTROL.search(text):
             return self._error(SMTP.SYNTAX)
-        verb, argument = parted(text)
         command = COMMANDS.get(verb)
         if command is None:
             return self._not_a_command()
@@ -217,11 +220,11 @@ class SMTPSession:
         except Rejected as rejected:
             return self._error(rejected.reply)
         except LoginRefused as refused:
-            self._login_failed(refused)
+            log.failure(_log, "smtp login failed", refused)
             await asyncio.sleep(self._options.login_delay_seconds)
             return self._error(SMTP.LOGIN_REFUSED)
         except Failure as failure:
-            self._login_failed(failure)
+            log.failure(_log, "smtp login failed", failure)
             return self._reply(SMTP.LOGIN_NOT_JUDGED)
         self._protocol.session.authenticated = True
         self._protocol.session.user = login.user
@@ -237,12 +240,8 @@ class SMTPSession:
             raise self._connection.out_of_time() from None
         if line is None:
             raise Finished("dropped")
+        log.dialogue(_log, "C", "***")
         return line
-
-    def _login_failed(self, failure: Failure) -> None:
-        log.failure(
-            _log, "smtp login failed", failure, session=self._protocol.session.label, client=self._connection.peer
-        )
 
     # ------------------------------------------------------------------------------------------------------ a message
 
@@ -254,7 +253,7 @@ class SMTPSession:
         try:
             path, options = reverse_path(argument)
         except Rejected as rejected:
-            return self._connection.bad_address(f"MAIL {argument}", rejected.reply)
+            return self._error(rejected.reply, logging.WARNING)
         self._forget_message()
         self._pauses_left = MAX_PAUSES * self._options.patience.progress_seconds
         return self._reply(await self._hook("MAIL", path or "<>", options))
@@ -279,7 +278,8 @@ class SMTPSession:
         replies = iter(verdicts)
         for each in group:
             if isinstance(each, Mistake):
-                self._connection.bad_address(f"RCPT {each.argument}", each.reply)
+                self._connection.command = ("RCPT", each.argument)
+                self._error(each.reply, logging.WARNING)
             else:
                 self._reply(next(replies, SMTP.TOO_MANY_RECIPIENTS))
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import Any
+from asyncio.sslproto import SSLProtocol
 
 from ..tls import HANDSHAKE_SECONDS, failed
 
@@ -13,7 +13,9 @@ __all__ = ("HANDSHAKE_SECONDS", "SHUTDOWN_SECONDS", "handshake")
 SHUTDOWN_SECONDS = 1.0
 """How long we wait for the client's close_notify when we close. asyncio would hold the socket for 30 seconds."""
 
-_READ_OCTETS = 1 << 15
+# asyncio gives each connection 256 KiB for reading, from before its handshake on. Most connections are idle, and those
+# that begin a handshake and say nothing more cost their client nothing.
+SSLProtocol.max_size = 1 << 15
 
 
 async def handshake(
@@ -40,13 +42,4 @@ async def handshake(
     if secured is None:
         # What asyncio returns where the connection was lost without an error.
         raise failed(ConnectionResetError(), context)
-    _slim(secured)
     return secured
-
-
-def _slim(secured: Any) -> None:
-    """Make the buffer for reading smaller: asyncio gives each connection 256 KiB, and most of them are idle."""
-    inner = secured._ssl_protocol
-    inner.max_size = _READ_OCTETS
-    inner._ssl_buffer = bytearray(_READ_OCTETS)
-    inner._ssl_buffer_view = memoryview(inner._ssl_buffer)
