@@ -379,6 +379,16 @@ async def test_a_cancellation_that_is_the_plugins_own_is_told_as_temporary(leg: 
         assert (await reader.read()).splitlines()[-1] == b"451 4.3.0 Local error, try again later"
 
 
+async def test_a_reset_is_no_unretrieved_exception(leg: Leg) -> None:
+    complaints: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    async with leg.wire() as wire:
+        lost = wire.protocol._closed  # type: ignore[attr-defined]
+        wire.protocol.connection_lost(ConnectionResetError())
+        lost.__del__()  # as the garbage collector may do, before it finalises the protocol
+    assert not complaints
+
+
 @pytest.mark.fault("D13")
 async def test_a_stuck_relay_does_not_hold_the_drain(leg: Leg) -> None:
     leg.relay.leaving = asyncio.Event()
