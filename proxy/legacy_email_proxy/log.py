@@ -91,7 +91,8 @@ def event(logger: logging.Logger, level: int, words: str, /, **facts: object) ->
     """Log one event: ``words`` is the fixed vocabulary, ``facts`` are its values, in the order given."""
     # Percent signs in `words` would be taken for arguments by %-formatting; there are none in our vocabulary.
     if logger.isEnabledFor(level):
-        logger.log(level, words, extra={"facts": facts})
+        # Here too, and not only in facts_of: a handler may look at the record later, in a thread of its own.
+        logger.log(level, words, extra={"facts": {**(BOUND.get() or {}), **facts}})
 
 
 def failure(logger: logging.Logger, words: str, error: BaseException, /, **facts: object) -> None:

@@ -80,7 +80,8 @@ async def test_a_slow_backend_is_not_a_stuck_one(certificates: Certificates) -> 
         for _ in range(BLOCKS // 2):
             yield BLOCK
 
-    timeouts = replace(Timeouts(), block=SHORT)
+    # Several times as long as the brake below, because another process may have the processor for a while.
+    timeouts = replace(Timeouts(), block=4 * SHORT)
     async with relaying(certificates.good, keep_content=False, timeouts=timeouts) as (server, relay):
 
         async def by_fits_and_starts() -> None:
