@@ -152,7 +152,7 @@ def test_protocol_logic_is_sans_io(module: str) -> None:
         ),
         ("aiosmtpd", {"legacy_email_proxy.smtp.aiosmtpd_adapter", "legacy_email_proxy.smtp.handler"}),
         ("environs", {"legacy_email_proxy.settings.reader"}),
-        ("httpx2", {"legacy_email_proxy_plugins.oauth2.http"}),
+        ("httpx2", {"legacy_email_proxy_plugins.https"}),
         ("jwt", {"legacy_email_proxy_plugins.oauth2.assertions"}),
         ("scramp", {"legacy_email_proxy_plugins.sasl"}),
     ],

@@ -1,0 +1,15 @@
+"""What ``check`` says of Microsoft Graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from legacy_email_proxy.contracts import Finding
+
+from .client import Graph
+
+__all__ = ("probe_relay",)
+
+
+async def probe_relay(graph: Graph, sender: str | None) -> Sequence[Finding]:
+    return ()
