@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from legacy_email_proxy.contracts import Account, BearerToken, Client, Context, 
 from legacy_email_proxy.plugins import PluginContext
 from legacy_email_proxy.testing import context_for
 from legacy_email_proxy_plugins.graph import GraphRelay
-from realservers.certificates import Certificates
+from realservers.certificates import Certificate, Certificates
 
 CLIENT = Client("192.0.2.7", "test", "device.example")
 SENDER = "scanner@firm.example"
@@ -44,9 +44,9 @@ class Tokens:
         pass
 
 
-def server_tls(certificates: Certificates) -> ssl.SSLContext:
+def server_tls(certificate: Certificate) -> ssl.SSLContext:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(certificates.good.certificate_file, certificates.good.key_file)
+    tls.load_cert_chain(certificate.certificate_file, certificate.key_file)
     return tls
 
 
@@ -61,14 +61,16 @@ def context(
 
 
 @asynccontextmanager
-async def serving(certificates: Certificates, **given: Any) -> AsyncIterator[FakeGraph]:
-    async with FakeGraph(tls=server_tls(certificates), **given) as server:
+async def serving(
+    certificates: Certificates, certificate: Certificate | None = None, **given: Any
+) -> AsyncIterator[FakeGraph]:
+    async with FakeGraph(tls=server_tls(certificate or certificates.good), **given) as server:
         yield server
 
 
 @asynccontextmanager
 async def relaying(
-    certificates: Certificates, state: Path, *tokens: str, server: dict[str, Any] | None = None, **given: str
+    certificates: Certificates, state: Path, *tokens: str, server: Mapping[str, Any] | None = None, **given: str
 ) -> AsyncIterator[tuple[GraphRelay, FakeGraph]]:
     async with serving(certificates, **server or {}) as fake:
         relay = GraphRelay(context(GraphRelay, fake, certificates, state, *tokens, **given))
