@@ -12,7 +12,7 @@ from fakes.graph import FakeGraph
 from legacy_email_proxy.contracts import Account, BearerToken, Client, Context, Finding, Password, Receipt, Relay
 from legacy_email_proxy.plugins import PluginContext
 from legacy_email_proxy.testing import context_for
-from legacy_email_proxy_plugins.graph import GraphRelay
+from legacy_email_proxy_plugins.graph import GraphMaildrop, GraphRelay
 from realservers.certificates import Certificate, Certificates
 
 CLIENT = Client("192.0.2.7", "test", "device.example")
@@ -78,6 +78,18 @@ async def relaying(
             yield relay, fake
         finally:
             await relay.aclose()
+
+
+@asynccontextmanager
+async def reading(
+    certificates: Certificates, state: Path, *tokens: str, server: Mapping[str, Any] | None = None, **given: str
+) -> AsyncIterator[tuple[GraphMaildrop, FakeGraph]]:
+    async with serving(certificates, **server or {}) as fake:
+        maildrop = GraphMaildrop(context(GraphMaildrop, fake, certificates, state, *tokens, **given))
+        try:
+            yield maildrop, fake
+        finally:
+            await maildrop.aclose()
 
 
 async def pieces(*contents: bytes) -> AsyncIterator[bytes]:

@@ -11,8 +11,8 @@ import pytest
 
 from fakes.graph import FakeGraph
 from graph.support import context, serving
-from legacy_email_proxy.testing import Delivered, RelaySuite
-from legacy_email_proxy_plugins.graph import GraphRelay
+from legacy_email_proxy.testing import Delivered, MaildropSuite, RelaySuite
+from legacy_email_proxy_plugins.graph import GraphMaildrop, GraphRelay
 from realservers.certificates import Certificates
 
 
@@ -63,3 +63,41 @@ def _text(sent: Any) -> bytes:
     (attachment,) = sent.attachments
     octets: bytes = attachment.octets
     return octets
+
+
+class TestMaildrop(MaildropSuite):
+    given: Mapping[str, str] = MappingProxyType({})
+
+    @pytest.fixture
+    async def maildrop(
+        self, server: FakeGraph, certificates: Certificates, tmp_path: Path
+    ) -> AsyncIterator[GraphMaildrop]:
+        maildrop = GraphMaildrop(context(GraphMaildrop, server, certificates, tmp_path, **self.given))
+        yield maildrop
+        await maildrop.aclose()
+
+    @pytest.fixture
+    def fill(self, server: FakeGraph) -> Callable[[Sequence[bytes]], Awaitable[None]]:
+        async def put(messages: Sequence[bytes]) -> None:
+            for message in messages:
+                server.mailbox.add(message)
+
+        return put
+
+    @pytest.fixture
+    def held(self, server: FakeGraph) -> Callable[[], Awaitable[Sequence[bytes]]]:
+        async def look() -> Sequence[bytes]:
+            return [item.mime for item in server.mailbox.held()]
+
+        return look
+
+    @pytest.fixture
+    def remove(self, server: FakeGraph) -> Callable[[bytes], Awaitable[None]]:
+        async def take(content: bytes) -> None:
+            server.mailbox.remove(next(item for item in server.mailbox.held() if item.mime == content))
+
+        return take
+
+
+class TestMaildropWithTrash(TestMaildrop):
+    given = MappingProxyType({"GRAPH_DELETE": "trash"})

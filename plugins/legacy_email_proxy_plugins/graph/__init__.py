@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from .maildrop import GraphMaildrop
 from .relay import GraphRelay
 
-__all__ = ("GraphRelay",)
+__all__ = ("GraphMaildrop", "GraphRelay")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import TracebackType
@@ -32,9 +33,16 @@ class Kept:
         self._threads = threads
         self._folder = folder
         self._file: IO[bytes] | None = None
+        # A download is read while it is written.
+        self._lock = threading.Lock()
         self._waiting: list[bytes] = []
         self._waiting_octets = 0
         self.octets = 0
+
+    @property
+    def written(self) -> int:
+        """How many octets can be read."""
+        return self.octets - self._waiting_octets
 
     async def __aenter__(self) -> Self:
         return self
@@ -58,19 +66,29 @@ class Kept:
 
     async def flush(self) -> None:
         """Write what waits, so that it can be read."""
-        pieces, self._waiting, self._waiting_octets = self._waiting, [], 0
+        pieces, self._waiting = self._waiting, []
         await self.run(lambda file: file.writelines(pieces), at=None)
+        self._waiting_octets -= sum(map(len, pieces))
 
     async def run(self, work: Callable[[IO[bytes]], T], *, at: int | None = 0) -> T:
         """Do something with the file in a thread; ``at``: the position to begin at, ``None`` for its end."""
         return await self._threads.run(self._run, work, at)
 
     def _run(self, work: Callable[[IO[bytes]], T], at: int | None) -> T:
+        with self._lock:
+            return self._locked(work, at)
+
+    def _locked(self, work: Callable[[IO[bytes]], T], at: int | None) -> T:
         if self._file is None:
             folder = self._folder()
             self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY, dir=str(folder))  # noqa: SIM115 (closed by aclose)
         self._file.seek(0 if at is None else at, 2 if at is None else 0)
         return work(self._file)
+
+    async def clear(self) -> None:
+        """Begin anew."""
+        self._waiting, self._waiting_octets, self.octets = [], 0, 0
+        await self.run(lambda file: file.truncate(0))
 
     async def read(self, start: int, octets: int) -> bytes:
         """Up to so many octets from ``start``."""
