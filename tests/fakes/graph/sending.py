@@ -96,7 +96,8 @@ class Sending(State):
 
     def _do_session(self, request: Request, user: str, identifier: str) -> Response:
         """[doc] attachment-createuploadsession: 201 with an address that needs no token."""
-        item, asked = self._draft(identifier), json_of(request)["AttachmentItem"]
+        given = {name.lower(): value for name, value in json_of(request).items()}  # OData takes no notice of case here
+        item, asked = self._draft(identifier), given["attachmentitem"]
         if asked["attachmentType"] not in ("file", 0) or not asked["name"]:
             raise Refusal(400, "ErrorInvalidRequest", "An attachment has a type and a name.")
         if asked["size"] < LEAST_SESSION_OCTETS:  # ms-365-mcp-server PR 642

@@ -159,6 +159,7 @@ _ID = r"(.+)"
 _STEPS: tuple[tuple[str, str, str], ...] = (
     ("POST", rf"{_USER}/sendMail", "sendMail"),
     ("POST", rf"{_USER}/messages", "draft"),
+    ("POST", rf"{_USER}/mailFolders/drafts/messages", "draft"),
     ("POST", rf"{_USER}/messages/{_ID}/attachments/createUploadSession", "session"),
     ("POST", rf"{_USER}/messages/{_ID}/attachments", "attach"),
     ("POST", rf"{_USER}/messages/{_ID}/send", "send"),
