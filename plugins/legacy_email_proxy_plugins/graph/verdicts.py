@@ -113,6 +113,11 @@ class GraphRefusal(Failure):
         self.code = code
         self.message = message
 
+    @property
+    def denied(self) -> bool:
+        """Whether a right is missing, and Graph does not say which."""
+        return self.status == 403 and self.code != "ErrorSendAsDenied" and "[RAOP]" not in self.message
+
 
 def meaning_of(code: str, message: str) -> Meaning | None:
     """What is known of an error."""
