@@ -25,7 +25,7 @@ STOP_SECONDS = 50.0
 def clean_environment(**variables: str) -> dict[str, str]:
     """This process's variables without any of the proxy's, and the given ones."""
     ours = re.compile(
-        r"PROVIDER|(POP3S?|SMTPS?|TLS|BACKEND|MAILDROP|RELAY|LOG|MAX|ALLOWED|DRAIN|STATE|OAUTH2|SPOOL|ACME|ACCOUNTS)_"
+        r"PROVIDER|(POP3S?|SMTPS?|TLS|BACKEND|MAILDROP|RELAY|LOG|MAX|ALLOWED|DRAIN|STATE|OAUTH2|GRAPH|SPOOL|ACME|ACCOUNTS)_"
     )
     return {name: value for name, value in os.environ.items() if not ours.match(name)} | variables
 

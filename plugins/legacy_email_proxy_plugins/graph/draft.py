@@ -68,7 +68,7 @@ class Draft:
         facts: dict[str, object] = {"octets": message.octets, "attachments": len(others)}
         if top.get_content_type() in _SIGNED:
             facts["lost"] = "its signature or encryption, which another program may not verify now"
-        self.logger.info("a large message is taken apart, for Graph takes it in no other way", extra={"facts": facts})
+        self.logger.info("large message taken apart", extra={"facts": facts})
         draft = str((await self.graph.ask("a draft", "POST", "/messages", Body.of_json(properties), good=(201,)))["id"])
         made(draft)
         for number, part in enumerate(others, 1):
@@ -124,7 +124,7 @@ class Draft:
                 if breaks > _BREAKS:
                     raise
                 facts = {"octets": first, "of": octets.octets, "cause": str(broken)}
-                self.logger.info("an upload goes on after a break", extra={"facts": facts})
+                self.logger.info("upload goes on after a break", extra={"facts": facts})
                 answer = await self.graph.next_range(url)
             if answer is None:
                 return

@@ -108,7 +108,7 @@ class Listing:
             if refusal.status == 404:
                 self._folder = ""  # It may have another id now.
             if refusal.status == 410 or refusal.code in _STALE:
-                self._logger.info("the folder is listed anew", extra={"facts": {"cause": str(refusal)}})
+                self._logger.info("folder listed anew", extra={"facts": {"cause": str(refusal)}})
                 await self._by_delta(folder, Round(now.number))
             elif refusal.status == 500:
                 # One message that Exchange can not show spoils its whole page (graph-docs-contrib, issue 7758).
@@ -182,7 +182,7 @@ class Listing:
         if place not in self._told:
             self._told.add(place)
             facts = {"number": place, "cause": str(refusal)}
-            self._logger.warning("a message that Exchange can not show is left out", extra={"facts": facts})
+            self._logger.warning("message left out of the listing", extra={"facts": facts})
 
     async def _sizes(self, folder: str) -> None:
         """Ask for sizes that did not come with the listing."""
@@ -213,7 +213,7 @@ class Listing:
         if found:
             await self._threads.run(lambda: self._index.set_octets(found, exact=False))
         if left := len(set(missing) - {identifier for identifier, _ in found}):
-            self._logger.info("sizes are not known", extra={"facts": {"messages": left}})
+            self._logger.info("sizes not known", extra={"facts": {"messages": left}})
 
 
 def _look(task: asyncio.Task[None]) -> None:

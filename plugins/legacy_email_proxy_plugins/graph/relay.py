@@ -104,7 +104,7 @@ class GraphRelay:
                 task.cancel()
             if left:
                 await asyncio.wait(left)
-                self.logger.warning("copies of sent messages stay in Sent Items: %d", len(left))
+                self.logger.warning("copy of a sent message stays", extra={"facts": {"messages": len(left)}})
         if self._smtp is not None:
             await self._smtp.aclose()
         await self.graph.aclose()
@@ -158,7 +158,7 @@ class GraphRelay:
             if not await self._was_sent(draft, _SETTLING_SECONDS):
                 await self._discard(draft)
                 raise
-            self.logger.info("the answer was lost, but the message was sent", extra={"facts": {"cause": str(lost)}})
+            self.logger.info("answer lost, message sent", extra={"facts": {"cause": str(lost)}})
         except BaseException:
             await self._discard(draft)
             raise
@@ -186,7 +186,7 @@ class GraphRelay:
                 return
         except Failure as failure:
             cause = str(failure)
-        self.logger.warning("the copy of a sent message stays in Sent Items", extra={"facts": {"cause": cause}})
+        self.logger.warning("copy of a sent message stays", extra={"facts": {"cause": cause}})
 
     async def _discard(self, draft: str) -> None:
         """Remove a draft that was not sent. It must not stay, as somebody could send it."""
@@ -195,7 +195,7 @@ class GraphRelay:
                 await self.graph.ask("removing a draft", "DELETE", f"/messages/{quoted(draft)}", good=(204, 404))
             except Failure as failure:
                 self.logger.warning(
-                    "a draft that was not sent stays in Drafts", extra={"facts": {"cause": str(failure)}}
+                    "draft that was not sent stays", extra={"facts": {"cause": str(failure)}}
                 )
 
     @asynccontextmanager
