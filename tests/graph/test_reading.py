@@ -184,6 +184,17 @@ async def test_sizes_that_do_not_come_with_the_changes(certificates: Certificate
         fake.mailbox.add(b"Subject: sizeless\r\n\r\n", sizeless=True)
         found = await entries(maildrop)
         assert [each.octets for each in found] == [*(len(message(number)) for number in range(count)), UNKNOWN_OCTETS]
+        asked = len(fake.requests)
+        assert await entries(maildrop) == found
+        assert len(fake.requests) == asked + 1, "what has no size is not asked for again"
+
+
+async def test_changes_that_take_no_expand(certificates: Certificates, tmp_path: Path) -> None:
+    async with reading(certificates, tmp_path) as (maildrop, fake):
+        fake.delta_takes_expand = False
+        fill(fake, 60)
+        found = await entries(maildrop)
+        assert [each.octets for each in found] == [len(message(number)) for number in range(60)]
 
 
 async def test_a_wrong_size_is_corrected_by_reading(certificates: Certificates, tmp_path: Path) -> None:
@@ -242,6 +253,9 @@ def test_100_000_messages(tmp_path: Path) -> None:
     assert len(found) == 100_000
     assert found[0] == Entry(unique_id("0-0"), 0)
     assert index.identifiers([found[-1].unique_id]) == {unique_id("199-499"): "199-499"}
+    assert index.entries(staying=False, since="", newest=None, hide_after=None) is found, "sessions share it"
+    index.hide(["0-0"], stays=False)
+    assert len(index.entries(staying=False, since="", newest=None, hide_after=None)) == 99_999
 
 
 # Reading.

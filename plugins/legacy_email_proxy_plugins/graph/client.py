@@ -40,7 +40,7 @@ ANSWER_OCTETS = 32 * 1024 * 1024
 _CONNECT_SECONDS = 20.0
 _SILENT_SECONDS = 120.0
 _WHOLE_SECONDS = 900.0
-"""Also for the slowest upload of a part."""
+"""For a request with what is sent. A download may take longer, as long as something comes."""
 _TRIES = 4
 _SHOWN_CHARACTERS = 300
 _UNCERTAIN = "the message may have been delivered: Microsoft did not answer"
@@ -148,7 +148,7 @@ class Graph:
             secret = await self._secret()
             async with (
                 self.pace.turn(large=True),
-                self._exchange(step, "GET", self._url(path), secret, None, IMMUTABLE, sends=False) as response,
+                self._exchange(step, "GET", self._url(path), secret, None, IMMUTABLE, whole=None) as response,
             ):
                 if response.status_code == 200:
                     self.pace.throttle.went_well()
@@ -241,7 +241,16 @@ class Graph:
 
     @asynccontextmanager
     async def _exchange(
-        self, step: str, method: str, url: str, secret: BearerToken, body: Body | None, prefer: str, *, sends: bool
+        self,
+        step: str,
+        method: str,
+        url: str,
+        secret: BearerToken,
+        body: Body | None,
+        prefer: str,
+        *,
+        sends: bool = False,
+        whole: float | None = _WHOLE_SECONDS,
     ) -> AsyncIterator[Any]:
         headers = {**_PLAIN, "Authorization": f"Bearer {secret.reveal()}", "Prefer": prefer}
         written = body is None
@@ -260,13 +269,13 @@ class Graph:
         try:
             with (
                 https.failures(self.options.host, _CONNECT_SECONDS, "GRAPH_URL, HTTPS_PROXY", "GRAPH_CA_FILE"),
-                anyio.fail_after(_WHOLE_SECONDS),
+                anyio.fail_after(whole),
             ):
                 given = None if body is None else content()
                 async with self._http.stream(method, url, content=given, headers=headers) as response:
                     yield response
         except (Disconnected, TimeoutError) as error:
-            detail = error.detail if isinstance(error, Failure) else f"no end after {_WHOLE_SECONDS:g} s"
+            detail = error.detail if isinstance(error, Failure) else f"no end after {whole} s"
             uncertain = f"; {_UNCERTAIN} {step}" if sends and written else ""
             raise Disconnected(f"{detail} ({step}){uncertain}") from None
 

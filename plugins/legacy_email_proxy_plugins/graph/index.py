@@ -70,6 +70,9 @@ class Index:
 
     def __init__(self, state_dir: Callable[[], Path], *identity: str) -> None:
         self._state_dir = state_dir
+        self._listed: tuple[object, int, tuple[Entry, ...]] | None = None
+        """What was listed last, by whose wishes, and after how many changes: sessions share it."""
+        self._changes = 0
         self._name = hashlib.sha256("\0".join(identity).encode()).hexdigest()[:32]
 
     @contextmanager
@@ -84,6 +87,8 @@ class Index:
                 except BaseException:
                     connection.execute("ROLLBACK")
                     raise
+                if connection.total_changes:
+                    self._changes += 1
                 connection.execute("COMMIT")
         except (OSError, sqlite3.Error) as error:
             raise Failure(f"the index of the folder can not be used: {error}", look_at="STATE_DIR") from error
@@ -144,10 +149,15 @@ class Index:
             " AND NOT EXISTS (SELECT 1 FROM failures WHERE failures.id = messages.id AND sessions >= ?)"
             " ORDER BY received DESC, id DESC LIMIT ?"
         )
-        limits = (hide_after or 2**62, -1 if newest is None else newest)
+        wishes = (UNKNOWN_OCTETS, since, staying, hide_after or 2**62, -1 if newest is None else newest)
         with self._open() as connection:
-            rows = connection.execute(query, (UNKNOWN_OCTETS, since, staying, *limits)).fetchall()
-        return tuple(Entry(*row) for row in reversed(rows))
+            changes = self._changes
+            if self._listed is not None and self._listed[:2] == (wishes, changes):
+                return self._listed[2]
+            rows = connection.execute(query, wishes).fetchall()
+        found = tuple(Entry(*row) for row in reversed(rows))
+        self._listed = wishes, changes, found
+        return found
 
     def identifiers(self, unique_ids: Sequence[str]) -> dict[str, str]:
         """Unique-id → Graph's id, of those that are still in the folder."""
@@ -175,7 +185,7 @@ class Index:
             row = connection.execute("SELECT sessions FROM failures WHERE id = ?", (identifier,)).fetchone()
         return int(row[0])
 
-    def came(self, identifier: str) -> None:
-        """Note that the message could be had."""
+    def came(self, identifiers: Iterable[str]) -> None:
+        """Note that these could be had."""
         with self._open() as connection:
-            connection.execute("DELETE FROM failures WHERE id = ?", (identifier,))
+            connection.executemany("DELETE FROM failures WHERE id = ?", ((each,) for each in identifiers))

@@ -194,9 +194,7 @@ class GraphRelay:
             try:
                 await self.graph.ask("removing a draft", "DELETE", f"/messages/{quoted(draft)}", good=(204, 404))
             except Failure as failure:
-                self.logger.warning(
-                    "draft that was not sent stays", extra={"facts": {"cause": str(failure)}}
-                )
+                self.logger.warning("draft that was not sent stays", extra={"facts": {"cause": str(failure)}})
 
     @asynccontextmanager
     async def by_smtp(

@@ -46,6 +46,8 @@ class GraphSession:
         self._logger = logger
         self._downloads: dict[str, Download] = {}
         self._counted: set[str] = set()
+        self._sizes: dict[str, int] = {}
+        """The real sizes of messages that were read, for later sessions."""
 
     @property
     def entries(self) -> Sequence[Entry]:
@@ -73,7 +75,7 @@ class GraphSession:
         except (MessageGone, MessageUnavailable) as failure:
             await self._note(unique_id, identifier, failure)
             raise
-        await self._came(identifier, octets)
+        self._sizes[identifier] = octets
 
     async def commit(self, deleted: Collection[str]) -> None:
         """Do with these messages what ``GRAPH_DELETE`` says."""
@@ -115,10 +117,21 @@ class GraphSession:
             await self._threads.run(lambda: self._index.hide(noted, stays=stays))
 
     async def aclose(self) -> None:
-        """Stop all downloads."""
+        """Stop all downloads, and note what was learnt."""
         with anyio.CancelScope(shield=True):
             for download in self._downloads.values():
                 await download.aclose()
+            if self._sizes:
+                try:
+                    await self._threads.run(self._remember)
+                except Failure as failure:
+                    facts = {"cause": str(failure)}
+                    self._logger.warning("can not remember that messages came", extra={"facts": facts})
+
+    def _remember(self) -> None:
+        self._index.set_octets(self._sizes.items(), exact=True)
+        if self._graph.options.hide_after is not None:
+            self._index.came(self._sizes)
 
     async def _identifier(self, unique_id: str) -> str:
         found = await self._threads.run(self._index.identifiers, [unique_id])
@@ -136,20 +149,6 @@ class GraphSession:
                 await self._downloads.pop(other).aclose()
         download = self._downloads[unique_id] = Download(self._graph, identifier, self._kept())
         return download
-
-    async def _came(self, identifier: str, octets: int) -> None:
-        """Note the message's real size, for later sessions."""
-
-        def note() -> None:
-            self._index.set_octets([(identifier, octets)], exact=True)
-            if self._graph.options.hide_after is not None:
-                self._index.came(identifier)
-
-        try:
-            await self._threads.run(note)
-        except Failure as failure:
-            # The client has the message. If this were raised, it would look as if the message had broken off.
-            self._logger.warning("can not remember that a message came", extra={"facts": {"cause": str(failure)}})
 
     async def _note(self, unique_id: str, identifier: str, failure: Failure) -> None:
         if unique_id in self._counted:

@@ -59,6 +59,8 @@ class Reading(State):
     def _do_delta(self, request: Request, user: str, folder: str) -> Response:
         """[doc] message-delta, delta-query-messages: pages by nextLink, then a deltaLink; removed ones are marked."""
         found = self._folder(folder)
+        if "$expand" in request.query and not self.delta_takes_expand:
+            raise Refusal(400, "ErrorInvalidRequest", "$expand is not supported here.")
         if token := request.query.get("$skiptoken") or request.query.get("$deltatoken"):
             if token not in self._delta_from:
                 raise Refusal(410, "SyncStateNotFound", "The sync state generation is not found.")

@@ -39,6 +39,7 @@ class State:
         self.port = 0
         self.permanent_delete = True
         self.delta_has_sizes = True
+        self.delta_takes_expand = True
         self.pending_polls = 0
         """How often a message that was sent still shows as a draft."""
         self._polls: Counter[int] = Counter()
