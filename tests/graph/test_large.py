@@ -56,6 +56,9 @@ def nested() -> bytes:
     return message.as_bytes()
 
 
+NESTED = nested()
+
+
 def emails(sent: Sent, name: str) -> list[str]:
     return [each["emailAddress"]["address"] for each in sent.message.get(name, [])]
 
@@ -64,7 +67,7 @@ async def test_a_large_message_is_taken_apart(
     certificates: Certificates, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with relaying(certificates, tmp_path) as (relay, fake):
-        receipt = await send(relay, nested(), *RECIPIENTS)
+        receipt = await send(relay, NESTED, *RECIPIENTS)
         (sent,) = fake.mailbox.sent
         assert fake.times("upload") == 4
     assert receipt.detail == "202 Accepted as a draft"
@@ -121,7 +124,7 @@ BREAKS: dict[str, Any] = {
 async def test_an_upload_goes_on_after_a_break(certificates: Certificates, tmp_path: Path, case: str) -> None:
     async with relaying(certificates, tmp_path) as (relay, fake):
         fake.script = BREAKS[case]
-        await send(relay, nested(), *RECIPIENTS)
+        await send(relay, NESTED, *RECIPIENTS)
         (sent,) = fake.mailbox.sent
         assert sent.attachments[-1].octets == LARGE
         assert fake.times("upload_status") >= 1
@@ -132,13 +135,13 @@ async def test_what_fails_on_the_way_leaves_no_draft(certificates: Certificates,
     async with relaying(certificates, tmp_path) as (relay, fake):
         fake.script = {step: Status(413, "ErrorMessageSizeExceeded")}
         with pytest.raises(Refused, match="ErrorMessageSizeExceeded"):
-            await send(relay, nested(), *RECIPIENTS)
+            await send(relay, NESTED, *RECIPIENTS)
         fake.script = {step: Drop()}
         relay_module_waits = "legacy_email_proxy_plugins.graph.relay._SETTLING_SECONDS"
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(relay_module_waits, (0.0,))
             with pytest.raises(Disconnected):
-                await send(relay, nested(), *RECIPIENTS)
+                await send(relay, NESTED, *RECIPIENTS)
         assert not fake.mailbox.items
         assert not fake.mailbox.sent
 
@@ -146,7 +149,7 @@ async def test_what_fails_on_the_way_leaves_no_draft(certificates: Certificates,
 async def test_the_mailboxs_own_limit_is_a_verdict(certificates: Certificates, tmp_path: Path) -> None:
     async with relaying(certificates, tmp_path, server={"message_octets": 5_000_000}) as (relay, fake):
         with pytest.raises(Refused, match="ErrorMessageSizeExceeded"):
-            await send(relay, nested(), *RECIPIENTS)
+            await send(relay, NESTED, *RECIPIENTS)
         assert not fake.mailbox.items
 
 
@@ -169,11 +172,10 @@ async def test_smtp_takes_it_as_it_is(certificates: Certificates, tmp_path: Path
         }  # fmt: skip
         async with relaying(certificates, tmp_path, **given) as (relay, fake):
             await send(relay, b"Subject: small\r\n\r\n", "one@x.example")
-            content = nested()
-            await send(relay, content, *RECIPIENTS)
+            await send(relay, NESTED, *RECIPIENTS)
             assert len(fake.mailbox.sent) == 1
         (message,) = smtp.messages
-        assert bytes(message.content) == content
+        assert bytes(message.content) == NESTED
 
 
 async def streamed(relay: Relay, head: bytes, block: bytes, blocks: int, tail: bytes) -> Receipt:
@@ -188,6 +190,7 @@ async def streamed(relay: Relay, head: bytes, block: bytes, blocks: int, tail: b
         return await transaction.send(content())
 
 
+@pytest.mark.computes
 async def test_100_megabytes_cost_a_few(certificates: Certificates, tmp_path: Path) -> None:
     line = base64.b64encode(bytes(57)) + b"\r\n"
     block, blocks = line * 1000, 1280
@@ -195,7 +198,7 @@ async def test_100_megabytes_cost_a_few(certificates: Certificates, tmp_path: Pa
     head += b"Content-Type: application/pdf; name=a.pdf\r\nContent-Transfer-Encoding: base64\r\n\r\n"
     server = {"message_octets": 200 * 1024 * 1024, "keep": 1 << 20}
     async with relaying(certificates, tmp_path, server=server) as (relay, fake):
-        await send(relay, nested(), *RECIPIENTS)
+        await send(relay, NESTED, *RECIPIENTS)
         tracemalloc.start()
         try:
             await streamed(relay, head, block, blocks, b"--b--\r\n")
@@ -211,7 +214,7 @@ async def test_over_the_window_of_uploads_it_waits(certificates: Certificates, t
     async with relaying(certificates, tmp_path) as (relay, fake):
         relay.graph.pace.upload(149_999_000)
         with pytest.raises(Overloaded, match="150 MB"):
-            await send(relay, nested(), *RECIPIENTS)
+            await send(relay, NESTED, *RECIPIENTS)
         assert not fake.mailbox.items
 
 

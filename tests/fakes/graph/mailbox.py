@@ -89,7 +89,8 @@ def _without(mime: bytes, name: bytes) -> bytes:
 
 def recipients_of(mime: bytes) -> tuple[str, ...] | None:
     """The addresses of To, Cc and Bcc: Graph's only envelope. `None` if a field has no address in it."""
-    message = message_from_bytes(mime, _class=EmailMessage, policy=policy.SMTP)
+    head = b"\r\n" if mime.startswith(b"\r\n") else mime.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+    message = message_from_bytes(head, _class=EmailMessage, policy=policy.SMTP)
     found: list[str] = []
     for name in ("to", "cc", "bcc"):
         for value in message.get_all(name, []):

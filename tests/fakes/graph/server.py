@@ -83,6 +83,8 @@ class FakeGraph(Sending, Reading, FakeServer[Action]):
         self.at_once = 0
         self.most_at_once = 0
         self.connections = 0
+        self.slow_seconds = 0.0
+        """How long each answer takes, so that requests overlap."""
         self._sessions = {}
         self._delta_from = {}
 
@@ -117,6 +119,8 @@ class FakeGraph(Sending, Reading, FakeServer[Action]):
         step, arguments = _step(request)
         action = self.act(step)
         await self.notice()
+        if self.slow_seconds:
+            await asyncio.sleep(self.slow_seconds)
         if action is None or isinstance(action, Broken) or action.done:
             response = self._answer(step, request, arguments)
         if isinstance(action, Drop):
