@@ -120,6 +120,7 @@ BREAKS: dict[str, Any] = {
 }
 
 
+@pytest.mark.fault("E5")
 @pytest.mark.parametrize("case", BREAKS)
 async def test_an_upload_goes_on_after_a_break(certificates: Certificates, tmp_path: Path, case: str) -> None:
     async with relaying(certificates, tmp_path) as (relay, fake):
@@ -130,6 +131,7 @@ async def test_an_upload_goes_on_after_a_break(certificates: Certificates, tmp_p
         assert fake.times("upload_status") >= 1
 
 
+@pytest.mark.fault("E5")
 @pytest.mark.parametrize("step", ["attach", "session", "upload", "send"])
 async def test_what_fails_on_the_way_leaves_no_draft(certificates: Certificates, tmp_path: Path, step: str) -> None:
     async with relaying(certificates, tmp_path) as (relay, fake):

@@ -98,6 +98,7 @@ async def test_unique_ids_outlive_a_restart_and_the_file(certificates: Certifica
         await maildrop.aclose()
 
 
+@pytest.mark.fault("E8")
 async def test_a_listing_that_broke_off_goes_on(certificates: Certificates, tmp_path: Path) -> None:
     async with reading(certificates, tmp_path) as (maildrop, fake):
         fill(fake, 1600)
@@ -134,6 +135,7 @@ async def test_sessions_that_come_together_share_a_round(certificates: Certifica
         assert fake.times("delta") <= 2
 
 
+@pytest.mark.fault("E8")
 async def test_a_state_that_microsoft_forgot_begins_anew(certificates: Certificates, tmp_path: Path) -> None:
     async with reading(certificates, tmp_path) as (maildrop, fake):
         fill(fake, 12)
@@ -143,6 +145,7 @@ async def test_a_state_that_microsoft_forgot_begins_anew(certificates: Certifica
         assert await entries(maildrop) == first[:3] + first[4:]
 
 
+@pytest.mark.fault("E12")
 async def test_a_page_on_another_server_is_not_asked_for(certificates: Certificates, tmp_path: Path) -> None:
     async with reading(certificates, tmp_path) as (maildrop, fake), serving(certificates) as other:
         fill(fake, 3)
@@ -154,6 +157,7 @@ async def test_a_page_on_another_server_is_not_asked_for(certificates: Certifica
         assert not other.requests
 
 
+@pytest.mark.fault("E9")
 async def test_one_corrupt_message_hides_itself_only(
     certificates: Certificates, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -273,6 +277,7 @@ TROUBLE: dict[str, tuple[dict[Any, Any], type[Exception] | None]] = {
 }
 
 
+@pytest.mark.fault("E9", "E10")
 @pytest.mark.parametrize("case", TROUBLE)
 async def test_trouble_with_one_message(certificates: Certificates, tmp_path: Path, case: str) -> None:
     script, kind = TROUBLE[case]
@@ -294,6 +299,7 @@ async def test_trouble_with_one_message(certificates: Certificates, tmp_path: Pa
                 assert b"".join([piece async for piece in session.retrieve(two.unique_id)]) == message(1)
 
 
+@pytest.mark.fault("E10")
 async def test_a_break_in_a_large_message_is_not_mended_by_another_download(
     certificates: Certificates, tmp_path: Path
 ) -> None:
@@ -442,6 +448,7 @@ async def test_changes_that_come_late_show_nothing_again(certificates: Certifica
         assert len(await entries(maildrop)) == 2
 
 
+@pytest.mark.fault("E11")
 async def test_what_moved_away_meanwhile_is_not_deleted(certificates: Certificates, tmp_path: Path) -> None:
     async with reading(certificates, tmp_path) as (maildrop, fake):
         fill(fake, 3)
@@ -456,6 +463,7 @@ async def test_what_moved_away_meanwhile_is_not_deleted(certificates: Certificat
 STEPS: Sequence[tuple[str, str]] = (("expunge", "permanentDelete"), ("trash", "move"), ("flag", "patch"))
 
 
+@pytest.mark.fault("E11")
 @pytest.mark.parametrize(("way", "step"), STEPS)
 async def test_a_deletion_that_fails_is_told_and_can_be_repeated(
     certificates: Certificates, tmp_path: Path, way: str, step: str

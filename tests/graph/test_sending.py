@@ -50,6 +50,7 @@ VERDICTS: dict[str, tuple[Status, type[Failure], int, bool]] = {
 }  # fmt: skip
 
 
+@pytest.mark.fault("E2")
 @pytest.mark.parametrize("case", VERDICTS)
 async def test_verdicts(certificates: Certificates, tmp_path: Path, case: str) -> None:
     status, kind, code, about_us = VERDICTS[case]
@@ -69,12 +70,14 @@ async def test_verdicts(certificates: Certificates, tmp_path: Path, case: str) -
             assert len(fake.mailbox.sent) == 1
 
 
+@pytest.mark.fault("E7")
 async def test_a_token_that_is_over_is_renewed_once(certificates: Certificates, tmp_path: Path) -> None:
     async with relaying(certificates, tmp_path, "old", "the-token") as (relay, fake):
         await send(relay, MESSAGE)
         assert [fake.times("sendMail"), len(fake.mailbox.sent)] == [2, 1]
 
 
+@pytest.mark.fault("E7")
 async def test_a_refused_token_is_ours(certificates: Certificates, tmp_path: Path) -> None:
     async with relaying(certificates, tmp_path, "old", "older", "oldest") as (relay, fake):
         with pytest.raises(CredentialsRefused, match="InvalidAuthenticationToken"):
@@ -82,6 +85,7 @@ async def test_a_refused_token_is_ours(certificates: Certificates, tmp_path: Pat
         assert fake.times("sendMail") == 2
 
 
+@pytest.mark.fault("E3")
 async def test_a_throttled_server_gets_it_once(certificates: Certificates, tmp_path: Path) -> None:
     async with relaying(certificates, tmp_path) as (relay, fake):
         fake.script = {
@@ -92,6 +96,7 @@ async def test_a_throttled_server_gets_it_once(certificates: Certificates, tmp_p
         assert [fake.times("sendMail"), len(fake.mailbox.sent)] == [3, 1]
 
 
+@pytest.mark.fault("E3")
 async def test_nothing_is_asked_in_a_pause(certificates: Certificates, tmp_path: Path) -> None:
     async with relaying(certificates, tmp_path) as (relay, fake):
         fake.script = {("sendMail", 1): Status(429, "ApplicationThrottled", retry_after=60)}
@@ -101,6 +106,7 @@ async def test_nothing_is_asked_in_a_pause(certificates: Certificates, tmp_path:
         assert fake.times("sendMail") == 1
 
 
+@pytest.mark.fault("E3")
 async def test_never_more_requests_at_once_than_the_mailbox_takes(certificates: Certificates, tmp_path: Path) -> None:
     async with relaying(certificates, tmp_path) as (relay, fake):
         fake.slow_seconds = 0.02
@@ -111,6 +117,7 @@ async def test_never_more_requests_at_once_than_the_mailbox_takes(certificates: 
         assert len(fake.mailbox.sent) == 30
 
 
+@pytest.mark.fault("E4")
 @pytest.mark.parametrize("action", [Drop(done=True), Status(504, "", done=True), Broken(0)], ids=str)
 async def test_a_lost_answer_is_told_as_that(certificates: Certificates, tmp_path: Path, action: Action) -> None:
     async with relaying(certificates, tmp_path) as (relay, fake):
@@ -136,6 +143,7 @@ async def test_what_was_not_sent_whole_is_not_told_as_delivered(certificates: Ce
         assert "delivered" not in str(raised.value)
 
 
+@pytest.mark.fault("E4")
 @pytest.mark.parametrize("sent", [True, False])
 async def test_a_lost_answer_about_a_draft_is_looked_up(
     certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, sent: bool
@@ -182,6 +190,7 @@ async def test_nothing_is_sent_before_the_certificate_is_verified(
         assert not fake.requests
 
 
+@pytest.mark.fault("E12")
 async def test_the_token_goes_to_graph_only(certificates: Certificates, tmp_path: Path) -> None:
     async with relaying(certificates, tmp_path) as (relay, fake), serving(certificates) as other:
         with pytest.raises(Disconnected, match="another server"):

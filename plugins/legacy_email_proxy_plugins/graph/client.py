@@ -34,7 +34,7 @@ __all__ = ("IMMUTABLE", "Body", "Graph", "quoted")
 
 IMMUTABLE = 'IdType="ImmutableId"'
 """With this preference an id stays the same when a message is moved (outlook-immutable-id)."""
-ANSWER_OCTETS = 32 * 1024 * 1024
+ANSWER_OCTETS = 8 * 1024 * 1024
 """A page of a thousand messages has less than one MiB."""
 
 _CONNECT_SECONDS = 20.0
