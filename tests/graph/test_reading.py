@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from fakes.graph import Broken, Drop, FakeGraph, Hang, Status
+from fakes.graph import Broken, Drop, FakeGraph, Hang, Instead, Status
 from graph.support import CLIENT, context, reading, relaying, send, serving
 from legacy_email_proxy.contracts import (
     Disconnected,
@@ -171,6 +171,28 @@ async def test_one_corrupt_message_hides_itself_only(
         fill(fake, 1)
         assert len(await entries(maildrop)) == 700
         assert fake.times("delta") == before
+
+
+@pytest.mark.parametrize("body", [b"<html>log in first</html>", b"", b"[]", b"{}", b'{"a": 1}', b'{"value": []}'])
+async def test_what_is_no_list_is_not_taken_for_an_empty_folder(
+    certificates: Certificates, tmp_path: Path, body: bytes
+) -> None:
+    async with reading(certificates, tmp_path) as (maildrop, fake):
+        fill(fake, 3)
+        found = await entries(maildrop)
+        fake.script = {"delta": Instead(body)}
+        with pytest.raises(Disconnected):
+            await entries(maildrop)
+        # And by pages, where changes can not be had.
+        fake.script = {"delta": Status(500, "x"), "folder": Instead(body)}
+        with pytest.raises(Disconnected):
+            await entries(maildrop)
+        fake.script = {"delta": Status(500, "x"), "list": Instead(body)}
+        if body != b'{"value": []}':
+            with pytest.raises(Disconnected):
+                await entries(maildrop)
+        fake.script = {}
+        assert await entries(maildrop) == found
 
 
 async def contents_of_some(maildrop: GraphMaildrop, count: int) -> list[bytes]:

@@ -113,20 +113,27 @@ class Graph:
         for tries_left in reversed(range(_TRIES)):
             secret = await self._secret()
             large = body is not None and body.length > 1_000_000
+            status = 0
             try:
                 async with (
                     self.pace.turn(large=large),
                     self._exchange(step, method, self._url(path), secret, body, prefer, sends=sends) as response,
                 ):
-                    status: int = response.status_code
+                    status = response.status_code
                     octets = await _limited(response, self.options.host)
             except Disconnected:
+                if sends and status in good:
+                    return {}  # Accepted, and what else would have come does not matter.
                 if safe and tries_left:
                     continue
                 raise
             if status in good:
+                found = _parsed(octets)
+                if method == "GET" and not found:
+                    # A page of a firewall, for example. Taken for an empty folder it would hide all mail.
+                    raise Disconnected(f"{self.options.host} does not answer like Microsoft Graph ({step})")
                 self.pace.throttle.went_well()
-                return _parsed(octets)
+                return found
             refusal = self._refusal(step, status, octets, secret)
             if status == 401:
                 if refused_once or not await self._another(secret):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from legacy_email_proxy.contracts import Unusable
+from legacy_email_proxy.contracts import Disconnected, Unusable
 
 from ..threads import Threads
 from .client import IMMUTABLE, Graph, quoted
@@ -138,13 +138,16 @@ class Listing:
                 # The documentation allows $expand here; if it is not taken, sizes are asked for separately.
                 self._expand = ""
                 continue
+            messages = self._messages(page)
             following = page.get("@odata.nextLink")
+            if not following and not page.get("@odata.deltaLink"):
+                raise self._no_list()
             link = str(following or page.get("@odata.deltaLink") or "")
             # A list of changes that breaks off begins again from its beginning, which does no harm.
             complete = not following
             after = Round(now.number, link, complete) if whole or complete else now
-            here = [each for each in page.get("value") or () if "@removed" not in each]
-            gone = [str(each["id"]) for each in page.get("value") or () if "@removed" in each]
+            here = [each for each in messages if "@removed" not in each]
+            gone = [str(each["id"]) for each in messages if "@removed" in each]
             if here or gone or after != now:
                 await self._note(here, gone, after, whole=whole and complete)
             if complete:
@@ -165,7 +168,9 @@ class Listing:
         """All messages but those that Exchange can not show."""
         number = now.number + 1
         shown = await self._graph.ask("the folder", "GET", f"/mailFolders/{quoted(folder)}")
-        total = int(shown.get("totalItemCount") or 0)
+        total = shown.get("totalItemCount")
+        if not isinstance(total, int):
+            raise self._no_list()
         place = 0
         while place < total:
             here = await self._page(folder, place, PAGE)
@@ -186,7 +191,17 @@ class Listing:
                 return []
             half = top // 2
             return await self._page(folder, skip, half) + await self._page(folder, skip + half, top - half)
-        return list(page.get("value") or ())
+        return self._messages(page)
+
+    def _messages(self, page: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        found = page.get("value")
+        if not isinstance(found, list) or not all(isinstance(each, dict) and "id" in each for each in found):
+            raise self._no_list()
+        return found
+
+    def _no_list(self) -> Disconnected:
+        # What a list does not have is taken for gone, so it must not be one by chance.
+        return Disconnected(f"{self._graph.options.host} does not answer with a list of messages")
 
     def _tell(self, place: str, refusal: GraphRefusal) -> None:
         if place not in self._told:
@@ -207,7 +222,7 @@ class Listing:
                     page = await self._graph.ask("sizes", "GET", link)
                 except GraphRefusal:
                     break
-                listed = (_listed(each) for each in page.get("value") or ())
+                listed = map(_listed, self._messages(page))
                 found += [(each.identifier, each.octets) for each in listed if each.octets is not None]
                 link = str(page.get("@odata.nextLink") or "")
         else:

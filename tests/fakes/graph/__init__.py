@@ -11,6 +11,6 @@ as `microsoftgraph/microsoft-graph-docs-contrib` has it), else the thread in whi
 from __future__ import annotations
 
 from fakes.graph.mailbox import Item, Mailbox, Sent
-from fakes.graph.server import Broken, Drop, FakeGraph, Hang, Status
+from fakes.graph.server import Broken, Drop, FakeGraph, Hang, Instead, Status
 
-__all__ = ("Broken", "Drop", "FakeGraph", "Hang", "Item", "Mailbox", "Sent", "Status")
+__all__ = ("Broken", "Drop", "FakeGraph", "Hang", "Instead", "Item", "Mailbox", "Sent", "Status")

@@ -17,7 +17,7 @@ from fakes.graph.state import Refusal
 from fakes.graph.web import Request, Response, read_request, write_response
 from fakes.server import FakeServer, Step
 
-__all__ = ("Broken", "Drop", "FakeGraph", "Hang", "Status")
+__all__ = ("Broken", "Drop", "FakeGraph", "Hang", "Instead", "Status")
 
 CONCURRENT = 4
 """[doc] throttling-limits, Outlook: four requests at once for a mailbox."""
@@ -55,7 +55,14 @@ class Broken:
     octets: int
 
 
-Action = Status | Drop | Hang | Broken
+@dataclass(frozen=True)
+class Instead:
+    """Answer 200 with this body, as something on the way may."""
+
+    body: bytes
+
+
+Action = Status | Drop | Hang | Broken | Instead
 
 
 class FakeGraph(Sending, Reading, FakeServer[Action]):
@@ -121,7 +128,9 @@ class FakeGraph(Sending, Reading, FakeServer[Action]):
         await self.notice()
         if self.slow_seconds:
             await asyncio.sleep(self.slow_seconds)
-        if action is None or isinstance(action, Broken) or action.done:
+        if isinstance(action, Instead):
+            response = Response(200, action.body, {"Content-Type": "text/html"})
+        elif action is None or isinstance(action, Broken) or action.done:
             response = self._answer(step, request, arguments)
         if isinstance(action, Drop):
             return False
@@ -132,7 +141,7 @@ class FakeGraph(Sending, Reading, FakeServer[Action]):
             after = {} if action.retry_after is None else {"Retry-After": str(action.retry_after)}
             response = Refusal(action.status, action.code, action.message, after).response
         await write_response(writer, response, cut=action.octets if isinstance(action, Broken) else None)
-        return action is None or isinstance(action, Status)
+        return action is None or isinstance(action, (Status, Instead))
 
     def _answer(self, step: str, request: Request, arguments: tuple[str, ...]) -> Response:
         try:
