@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,6 +19,12 @@ pytest_plugins = ["realservers.fixtures", "blocking"]
 def anyio_backend() -> str:
     """aiosmtpd speaks asyncio only, so nothing else is ever run."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_state_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A service without ``STATE_DIR`` must not write into the state folder of whoever runs the tests."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
 
 
 @pytest.fixture(autouse=True)

@@ -63,10 +63,15 @@ class Breaker:
         self._proven = b""
         self._turn = asyncio.Lock()
 
+    @property
+    def left(self) -> float:
+        """Seconds until a secret that was refused may be tried again."""
+        return max(0.0, self._open_until - self._clock())
+
     def check(self, secret: Secret) -> None:
         """Raises :class:`CredentialsRefused` if ``secret`` may not be tried now, so that connecting is of no use."""
-        left = self._open_until - self._clock()
-        if left <= 0:
+        left = self.left
+        if not left:
             return
         refused = self._refused.get(secret.fingerprint())
         if refused is None and len(self._refused) >= _SECRETS_IN_A_PAUSE:

@@ -9,37 +9,85 @@ Many addresses together could still take all places and be slow. Two things help
 
 * A caller can say that it will keep a place for *long*: until a client has read a large message. All such callers
   together leave a quarter of the places to those that need one for a moment only.
-* Where places are short, the slowest client goes first. A caller whose client decides how long it takes shows itself
-  with :meth:`Places.watch`. When somebody has waited for ``WAIT_SECONDS``, the slowest :class:`Holder` has to give up.
+* Where places are short, the slowest client goes first. A caller whose client decides how long it takes is a
+  :class:`Holder`, and shows itself with :meth:`Places.watch`. When somebody has waited for ``WAIT_SECONDS``, the
+  slowest holder has to give up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from abc import ABC, abstractmethod
 from collections import Counter
-from typing import Protocol
+from contextvars import copy_context
+from time import monotonic
+from typing import ClassVar
 
-__all__ = ("Holder", "Places")
+from legacy_email_proxy.contracts import Figure
+
+__all__ = ("Holder", "Places", "connection_figures")
 
 WAIT_SECONDS = 3.0
 """So long a client waits for a place before a slow one has to give its place up, and so long again for the next one."""
 
 FAIR_SECONDS = 10.0
-FAIR_OCTETS_PER_SECOND = 16_384
-"""Nobody has to give up within the first of these, or while its octets per second are on average this many or more."""
+"""Nobody has to give up before we have waited for its client so long in all. A device behind a modem needs a few
+seconds for each command before its message.
+"""
 
 
-class Holder(Protocol):
-    """Somebody who has a place for as long as its client takes to read or to send."""
+def connection_figures(in_use: int, idle: int, waiting: int) -> list[Figure]:
+    """Figures of a pool: its connections, and how many wait for one."""
+    states = {"in_use": in_use, "idle": idle, "waiting": waiting}
+    return [Figure("backend_connections", count, {"state": state}) for state, count in states.items()]
 
-    @property
-    def octets(self) -> int:
+
+class Holder(ABC):
+    """Somebody who has a place for as long as its client takes to read or to send.
+
+    It counts the client's octets, and the seconds in which we waited for the client. What the backend needs is not
+    counted: the client could not go on meanwhile.
+    """
+
+    fair_octets_per_second: ClassVar[float]
+    """A client that is as fast as this, on average, never has to give up."""
+
+    def __init__(self) -> None:
+        self.octets = 0
         """How many octets the client has read or sent so far; not fewer than it really has."""
+        self.context = copy_context()
+        """The task's context: what is logged about this client belongs to its session."""
+        self._seconds = 0.0
+        self._waiting_since: float | None = None
+
+    def wait_for_client(self) -> None:
+        """From now on it is the client's turn."""
+        if self._waiting_since is None:
+            self._waiting_since = monotonic()
+
+    def client_went_on(self) -> None:
+        """The client has read or sent something: it is our turn, or the backend's."""
+        self._seconds = self.seconds
+        self._waiting_since = None
 
     @property
     def waits_for_client(self) -> bool:
         """Whether it is the client that takes the time now, and not the backend."""
+        return self._waiting_since is not None
 
+    @property
+    def seconds(self) -> float:
+        """For how long we have waited for the client, in all."""
+        since = self._waiting_since
+        return self._seconds + (0.0 if since is None else monotonic() - since)
+
+    @property
+    def rate(self) -> float:
+        """The client's octets per second."""
+        return self.octets / max(self.seconds, 0.001)
+
+    @abstractmethod
     def give_up(self, reason: str) -> None:
         """End what is going on, so that the place gets free; ``reason`` is for the log."""
 
@@ -47,8 +95,9 @@ class Holder(Protocol):
 class Places:
     """``most`` places, for one event loop. After a change of ``most``, call :meth:`serve`."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, logger: logging.Logger) -> None:
         self.most = most
+        self._logger = logger
         self._waiting: dict[asyncio.Future[None], tuple[str, bool]] = {}
         """Address and ``long`` of those that wait, in order of arrival. Each stays here until its task has noticed its
         turn."""
@@ -58,8 +107,8 @@ class Places:
         """How many places are taken, by all addresses together."""
         self._long = 0
         """How many of them are taken for long."""
-        self._watched: dict[Holder, tuple[str, float]] = {}
-        """The address of each, and since when it has been watched."""
+        self._watched: dict[Holder, str] = {}
+        """The address of each."""
 
     @property
     def waiting(self) -> int:
@@ -146,8 +195,8 @@ class Places:
     # Slow clients
 
     def watch(self, holder: Holder, address: str) -> None:
-        """Note a holder of a place: from now on, until :meth:`forget`, it may have to give up. Its time begins now."""
-        self._watched[holder] = address, asyncio.get_running_loop().time()
+        """Note a holder of a place: from now on, until :meth:`forget`, it may have to give up."""
+        self._watched[holder] = address
 
     def forget(self, holder: Holder) -> None:
         """It has no place any more; again does nothing."""
@@ -155,20 +204,24 @@ class Places:
 
     def _end_slowest(self, address: str) -> None:
         """Let the slowest holder give up, for a client of ``address`` that waits."""
-        now = asyncio.get_running_loop().time()
         # An address that has its full share gets a place only from a client of its own.
         only = "" if self.may_have_more(address) else address
-        rates = {
-            holder: holder.octets / seconds
-            for holder, (of, since) in self._watched.items()
-            if (seconds := now - since) >= FAIR_SECONDS and (of == only or not only) and holder.waits_for_client
-        }
-        if not rates:
+        slow = [
+            holder
+            for holder, of in self._watched.items()
+            if holder.waits_for_client
+            and holder.seconds >= FAIR_SECONDS
+            and holder.rate < holder.fair_octets_per_second
+            and (of == only or not only)
+        ]
+        if not slow:
             return
-        slowest = min(rates, key=rates.__getitem__)
-        if (rate := rates[slowest]) < FAIR_OCTETS_PER_SECOND:
-            seconds = now - self._watched.pop(slowest)[1]
-            slowest.give_up(
-                f"others wait for a connection ({self.words(address)}), and this client was the slowest: "
-                f"at most {rate:.0f} octets a second for {seconds:.0f} s"
-            )
+        slowest = min(slow, key=lambda holder: (holder.rate, -holder.seconds))
+        client = self._watched.pop(slowest)
+        reason = (
+            f"others wait for a connection ({self.words(address)}), and this client was the slowest: "
+            f"{slowest.octets} octets in {slowest.seconds:.0f} s"
+        )
+        slowest.give_up(reason)
+        facts = {"client": client, "reason": reason}
+        slowest.context.run(self._logger.warning, "connection taken from a slow device", extra={"facts": facts})

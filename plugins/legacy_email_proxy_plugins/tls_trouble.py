@@ -40,6 +40,8 @@ def does_not_verify(server: str, error: ssl.SSLCertVerificationError, prefix: st
     code = error.verify_code
     if code in (_NOT_YET_VALID, _EXPIRED):
         look_at = ""
+        # OpenSSL's own words differ from version to version.
+        reason = "certificate has expired" if code == _EXPIRED else "certificate is not yet valid"
         reason += f" by this machine's clock, which says {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC"
         advice = "set this machine's clock (NTP)"
         if code == _EXPIRED:

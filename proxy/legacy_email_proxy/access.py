@@ -25,6 +25,7 @@ __all__ = (
     "Refusal",
     "canonical",
     "gateway",
+    "is_loopback",
     "source_of",
     "within",
 )
@@ -53,6 +54,12 @@ def canonical(address: str) -> Address | None:
     except ValueError:
         return None
     return getattr(parsed, "ipv4_mapped", None) or parsed
+
+
+def is_loopback(place: str) -> bool:
+    """Whether only this machine reaches what is bound there; a name may mean anything but for ``localhost``."""
+    address = canonical(place)
+    return place == "localhost" or (address is not None and address.is_loopback)
 
 
 def source_of(address: str) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from . import plugins
+from .access import is_loopback
 from .accounts.file import AccountsFile, AccountTable, read_accounts
 from .accounts.maildrop import RoutedMaildrop
 from .accounts.pop_before_smtp import RecentLogins
@@ -30,6 +31,7 @@ from .relays.allow_list import AllowListFilter
 from .relays.filtered import FilteredRelay
 from .relays.rate_limit import Turns
 from .settings import TABLE, Settings, read, unknown_variables
+from .settings.alerts import alert_mistakes
 from .tls import server_context
 
 __all__ = (
@@ -38,6 +40,7 @@ __all__ = (
     "FILTERS",
     "GROUPS",
     "LEGS",
+    "NEXT_RELAY",
     "NONE",
     "Account",
     "Choice",
@@ -289,6 +292,13 @@ def compose(environ: Mapping[str, str] | None = None, former: Composition | None
     for variable in ("POP3_LOGIN", "SMTP_AUTH"):
         if settings[variable] == "accounts" and userless:
             mistakes.append(f"{variable}: `accounts` needs users; name them in ACCOUNTS_FILE, under [users]")
+    if settings["ADMIN_BIND_PORT"] is not None and not settings["ADMIN_PASSWORD"]:
+        mistakes += [
+            f"ADMIN_PASSWORD: not set, and ADMIN_BIND_ADDR has {address}, which others than this machine may reach"
+            for address in settings["ADMIN_BIND_ADDR"] if not is_loopback(address)
+        ]  # fmt: skip
+    sends = any(Leg.SMTP in chosen.legs for chosen in choice.accounts or (choice.process,))
+    mistakes += alert_mistakes(settings, sends=sends)
     tls = None
     try:
         tls = server_context(settings)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
     from types import ModuleType
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 __all__ = ("commands", "main", "parser")
 
@@ -130,7 +130,12 @@ def parser() -> argparse.ArgumentParser:
         formatter._action_max_length = 15
         return formatter
 
-    made = argparse.ArgumentParser(
+    class Parser(argparse.ArgumentParser):
+        def _print_message(self, message: str, file: Any = None) -> None:
+            # Newer Pythons ignore an error here, and the exit status would say that the help was read.
+            (file or sys.stderr).write(message)
+
+    made = Parser(
         prog="legacy-email-proxy",
         description="Plain POP3 and SMTP for old devices, in front of IMAPS and SMTPS providers.",
         epilog=_EXAMPLES,
@@ -155,9 +160,26 @@ def parser() -> argparse.ArgumentParser:
 
 def commands() -> tuple[ModuleType, ...]:
     """The modules of all commands, in the order in which the help names them."""
-    from .commands import authorize, check, demo, healthcheck, password, plugins, serve, settings, spool, trace
+    from .commands import (
+        alert,
+        authorize,
+        check,
+        demo,
+        devices,
+        healthcheck,
+        history,
+        password,
+        plugins,
+        serve,
+        settings,
+        spool,
+        trace,
+    )
 
-    return (serve, demo, check, plugins, settings, spool, trace, password, authorize, healthcheck)
+    return (
+        *(serve, demo, check, plugins, settings, spool, history, devices, trace, alert),
+        *(password, authorize, healthcheck),
+    )
 
 
 def _reader_is_gone() -> bool:

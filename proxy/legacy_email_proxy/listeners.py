@@ -46,7 +46,7 @@ PLUGIN_OF = {
 
 
 def bind(listener: str, addresses: Sequence[str], port: int) -> list[socket.socket]:
-    """Listening sockets on every address. ``listener`` is one of :data:`PLUGIN_OF`.
+    """Listening sockets on every address. ``listener`` is the first word of its variables.
 
     With port 0 all its addresses get the same free port. Raises :class:`SettingsMistake`, one line per address.
     """

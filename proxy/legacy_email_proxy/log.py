@@ -34,6 +34,7 @@ __all__ = (
     "MAX_QUEUED_OCTETS",
     "KeyValueFormatter",
     "Looks",
+    "Observer",
     "Writer",
     "configure",
     "dialogue",
@@ -90,16 +91,21 @@ def event(logger: logging.Logger, level: int, words: str, /, **facts: object) ->
     """Log one event: ``words`` is the fixed vocabulary, ``facts`` are its values, in the order given."""
     # Percent signs in `words` would be taken for arguments by %-formatting; there are none in our vocabulary.
     if logger.isEnabledFor(level):
-        logger.log(level, words, extra={"facts": {**(BOUND.get() or {}), **facts}})
+        logger.log(level, words, extra={"facts": facts})
 
 
 def failure(logger: logging.Logger, words: str, error: BaseException, /, **facts: object) -> None:
-    """Log a failure at the level of its kind; an unexpected one comes with its traceback."""
+    """Log a failure at the level of its kind; an unexpected one comes with its traceback.
+
+    The facts that were bound where it was raised stand in the line too; ``record.failure`` is the exception.
+    """
     level = severity(error)
     unexpected = not isinstance(error, Failure)
     cause = f"{type(error).__name__}: {error}" if unexpected else str(error)
-    facts = {**(BOUND.get() or {}), **facts, "cause": cause}
-    logger.log(level, words, extra={"facts": facts}, exc_info=error if unexpected else None)
+    # The running task's own come after: where several wait for one result, it was raised for one of them only.
+    facts = {**vars(error).get("bound", {}), **(BOUND.get() or {}), **facts, "cause": cause}
+    extra = {"facts": facts, "failure": error}
+    logger.log(level, words, extra=extra, exc_info=error if unexpected else None)
 
 
 def dialogue(logger: logging.Logger, side: str, line: str) -> None:
@@ -126,7 +132,7 @@ def facts_of(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class KeyValueFormatter(logging.Formatter):
-    """``2026-01-31T12:00:00+0100 info smtp message relayed client=10.0.0.7 octets=2048``."""
+    """``2026-01-31T12:00:00+0100 info message relayed client=10.0.0.7 octets=2048``."""
 
     default_time_format = "%Y-%m-%dT%H:%M:%S%z"
 
@@ -211,6 +217,8 @@ class Writer(logging.Handler):
         self._kinds = _Kinds()
         self._lines: deque[bytes] = deque()
         self._queued = self._dropped = 0
+        self.dropped = 0
+        """How many lines were dropped since the start."""
         self._something = threading.Event()
         self._written = threading.Event()
         self._written.set()
@@ -235,6 +243,7 @@ class Writer(logging.Handler):
         octets = line.encode("utf-8", "backslashreplace") + b"\n"
         if self._queued + len(octets) > MAX_QUEUED_OCTETS:
             self._dropped += 1
+            self.dropped += 1
             return
         self._queued += len(octets)
         self._lines.append(octets)
@@ -320,6 +329,26 @@ class Looks:
 
 _OURS = logging.getLogger("legacy_email_proxy")
 _observers: dict[logging.Handler, int] = {}
+
+
+class Observer(logging.Handler):
+    """Takes the events that it knows by their words; each is given to :meth:`take`, from any thread.
+
+    A plugin may log anything, also what is no text, and :meth:`take` may have a mistake. Neither must reach who has
+    logged: that is a device's session.
+    """
+
+    def take(self, record: logging.LogRecord) -> None:
+        """Note what the event tells. ``record.msg`` is a text."""
+        raise NotImplementedError
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See :meth:`take`."""
+        if isinstance(record.msg, str):
+            try:
+                self.take(record)
+            except Exception:
+                self.handleError(record)
 
 
 def observe(handler: logging.Handler, level: int = logging.INFO) -> None:

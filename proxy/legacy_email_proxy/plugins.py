@@ -26,6 +26,7 @@ from .contracts import (
     Credentials,
     Filter,
     Maildrop,
+    Observed,
     Queue,
     Relay,
     Setting,
@@ -60,8 +61,9 @@ GROUPS: dict[str, type] = {MAILDROP: Maildrop, RELAY: Relay, FILTER: Filter, CRE
 """Entry-point group → the contract that its plugins keep."""
 
 _OPTIONAL: dict[str, tuple[type, ...]] = {
-    RELAY: (StartingRelay, Queue, BackedUpQueue),
-    CREDENTIALS: (Authorizable, StartingCredentials),
+    MAILDROP: (Observed,),
+    RELAY: (StartingRelay, Queue, BackedUpQueue, Observed),
+    CREDENTIALS: (Authorizable, StartingCredentials, Observed),
 }
 """Optional contracts of a group: a plugin with one method of such a contract must have all of them."""
 

@@ -22,12 +22,17 @@ __all__ = (
     "credential",
     "decode",
     "initial",
+    "shown",
 )
 
 MAX_RESPONSE_OCTETS = 12288
 """A base64 line, its line end included: the length that RFC 4954 §4 wants to be taken, for tokens as passwords."""
 
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
+_NAMES = re.compile(
+    r"PLAIN|LOGIN|ANONYMOUS|EXTERNAL|CRAM-MD5|DIGEST-MD5|SCRAM-SHA-[0-9]{1,3}(?:-PLUS)?|NTLM|MSN|GSSAPI|GSS-SPNEGO"
+    r"|KERBEROS_V[45]|OAUTHBEARER|XOAUTH2?|OTP|S/?KEY|SRP|APOP"
+)
 
 
 class Mechanism(StrEnum):
@@ -97,6 +102,16 @@ class _Login:
         self._user = text
         self.challenge = b"Password:"
         return None
+
+
+def shown(argument: str) -> str:
+    """The argument of AUTH as the log may show it. Some clients leave the mechanism out and send the password at once,
+    so only a mechanism that exists is shown.
+    """
+    name, *rest = argument.upper().split() or [""]
+    if not _NAMES.fullmatch(name):
+        return "***" if name else ""
+    return f"{name} ***" if rest else name
 
 
 def challenge(exchange: Exchange) -> str:

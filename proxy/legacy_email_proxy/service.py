@@ -7,19 +7,23 @@ import logging
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.abc import TaskGroup
 
 from . import __version__, descriptors, log
 from .access import Address, Admission, gateway
+from .admin.outcomes import Outcomes
+from .admin.probes import Probes
 from .admin.queues import queues
+from .admin.readiness import Readiness
 from .admin.socket import ControlSocket
 from .admin.trace import trace
+from .alerts.watch import Watch
 from .build import NONE, Composition
 from .contracts import Credentials, Filter, Maildrop, Relay, SettingsMistake
 from .listeners import PLUGIN_OF, bind, shown
@@ -36,9 +40,14 @@ from .smtp.reading import Patience
 from .smtp.rewriting import Rewriting
 from .smtp.server import SMTPServer
 
+if TYPE_CHECKING:
+    from .admin.http import AdminServer
+
 __all__ = ("Addresses", "serve")
 
 _log = logging.getLogger("legacy_email_proxy.service")
+_ADMIN = "ADMIN"
+"""The listener that belongs to no leg."""
 _STARTING_SECONDS = 10.0
 """How long new plugins may take to start at a reload; no signal is handled meanwhile."""
 _CLOSING_SECONDS = 5.0
@@ -58,6 +67,7 @@ class Addresses:
     smtp: tuple[tuple[str, int], ...]
     pop3s: tuple[tuple[str, int], ...] = ()
     smtps: tuple[tuple[str, int], ...] = ()
+    admin: tuple[tuple[str, int], ...] = ()
 
 
 async def serve(
@@ -65,14 +75,17 @@ async def serve(
     signals: Signals,
     on_ready: Callable[[Addresses], None] = lambda _: None,
     recompose: Callable[[Composition], Composition] | None = None,
+    *,
+    passing: bool = False,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends the drain at once. Backends may be unreachable.
 
     ``signals`` are those that the process receives. The caller listens for them before it makes ``composition``, so
     that no signal kills the process in the middle of that. One that comes while the plugins start ends the start. At
     SIGHUP new sessions get what ``recompose`` returns. It runs in a thread, because it takes seconds with many
-    accounts; if it raises, everything stays as it was. Raises :class:`SettingsMistake` when a listener can not be
-    opened.
+    accounts; if it raises, everything stays as it was. ``passing``: only for one message, beside the real
+    service perhaps, so its control socket and what its alerts remember are left alone. Raises
+    :class:`SettingsMistake` when a listener can not be opened.
     """
     # Before any task group: that would wrap the mistake, and the user would read a traceback instead of one line.
     opened = _open(composition)
@@ -87,7 +100,7 @@ async def serve(
         raise
     addresses = Addresses(**{listener.lower(): _places(sockets) for listener, sockets in opened.items()})
     async with anyio.create_task_group() as group:
-        async with _running(composition, opened) as current:
+        async with _running(composition, opened, passing=passing) as current:
             on_ready(addresses)
             while (number := await signals.next()) == signal.SIGHUP and recompose:
                 await _reload(current, recompose)
@@ -133,11 +146,12 @@ async def _reload(current: Current, recompose: Callable[[Composition], Compositi
 def _open(composition: Composition) -> dict[str, list[socket.socket]]:
     """The listening sockets of each listener that is not closed."""
     settings = composition.settings
-    opened: dict[str, list[socket.socket]] = {listener: [] for listener in PLUGIN_OF}
+    opened: dict[str, list[socket.socket]] = {listener: [] for listener in (*PLUGIN_OF, _ADMIN)}
     mistakes: list[str] = []
-    for listener, plugin in PLUGIN_OF.items():
+    for listener in opened:
         port = settings[f"{listener}_BIND_PORT"]
-        if settings[plugin] != NONE and port is not None:
+        closed = listener in PLUGIN_OF and settings[PLUGIN_OF[listener]] == NONE
+        if not closed and port is not None:
             try:
                 opened[listener] = bind(listener, settings[f"{listener}_BIND_ADDR"], port)
             except SettingsMistake as mistake:
@@ -174,49 +188,88 @@ async def _given_up_in_time(starting: Coroutine[Any, Any, None]) -> None:
 
 
 @asynccontextmanager
-async def _running(composition: Composition, opened: dict[str, list[socket.socket]]) -> AsyncIterator[Current]:
+async def _running(
+    composition: Composition, opened: dict[str, list[socket.socket]], *, passing: bool = False
+) -> AsyncIterator[Current]:
     """Both legs, serving; leaving drains them and closes the plugins."""
     settings = composition.settings
     log.event(
         _log, logging.INFO, "started", version=__version__,
         pop3=_listed(opened["POP3"]), pop3s=_listed(opened["POP3S"]), maildrop=settings["MAILDROP_PLUGIN"],
         smtp=_listed(opened["SMTP"]), smtps=_listed(opened["SMTPS"]), relay=settings["RELAY_PLUGIN"],
-        filters=",".join(composition.filters),
+        filters=",".join(composition.filters), admin=_listed(opened[_ADMIN]),
     )  # fmt: skip
     if composition.tls is not None and settings["TLS_LEGACY"]:
         words = "devices may use versions of TLS and ciphers that are no longer safe"
         log.event(_log, logging.WARNING, words, see="TLS_LEGACY")
-    async with anyio.create_task_group() as group:
-        pop3 = smtp = None
+    # Each part is taken back although one that was made later fails, at the start or while it ends.
+    async with anyio.create_task_group() as group, AsyncExitStack() as ending:
         warn = _warn_of(gateway())
         most = _most_clients(composition)
         current = Current(composition, lambda former: group.start_soon(_close, *_own_plugins(former)))
-        control = ControlSocket(
-            settings["STATE_DIR"],
-            {
-                "spool": queues(lambda: filter(None, (each.queue for each in current.composition.accounts))),
-                "trace": trace,
-            },
-        )
-        await control.start()
+        ending.push_async_callback(_close_plugins_of, current)
+        outcomes = Outcomes()
+        log.observe(outcomes)
+        ending.callback(log.unobserve, outcomes)
+        probes = Probes(outcomes)
+        ending.push_async_callback(probes.aclose)
+        watch = Watch(lambda: current.composition, outcomes, probes)
+        readiness = Readiness(lambda: current.composition, outcomes, probes, troubles=watch.says)
+        admin = _admin(current, readiness, outcomes, opened[_ADMIN])
+        if admin is not None:
+            ending.push_async_callback(admin.aclose)
+        legs: list[POP3Server | SMTPServer] = []
         if composition.maildrop is not None:
             pop3 = _pop3(current, most, warn)
             group.start_soon(pop3.serve, opened["POP3"], opened["POP3S"])
+            legs.append(pop3)
         if composition.relay is not None:
             smtp, handler = _smtp(current, most, warn)
+            ending.push_async_callback(handler.aclose)
+            legs.append(smtp)
             await smtp.start(opened["SMTP"], opened["SMTPS"])
-        try:
-            yield current
-        finally:
-            await control.aclose()
-            async with anyio.create_task_group() as draining:
-                for leg in (pop3, smtp):
-                    if leg is not None:
-                        draining.start_soon(leg.drain, settings["DRAIN_SECONDS"])
-            if smtp is not None:
-                await handler.aclose()
-            now = current.composition
-            await _close(*_own_plugins(now), *now.filters.values())
+        ending.push_async_callback(_drain, legs, settings["DRAIN_SECONDS"])
+        if not passing:
+            watch.start()
+            ending.push_async_callback(watch.aclose)
+            control = ControlSocket(
+                settings["STATE_DIR"],
+                {
+                    "spool": queues(lambda: filter(None, (each.queue for each in current.composition.accounts))),
+                    "trace": trace,
+                    "ready": readiness.answer,
+                    "troubles": watch.answer,
+                },
+            )
+            ending.push_async_callback(control.aclose)
+            await control.start()
+        # Before the listeners close, so that nobody is sent here any more.
+        ending.callback(setattr, readiness, "stopping", True)
+        yield current
+
+
+async def _drain(legs: Sequence[POP3Server | SMTPServer], seconds: float) -> None:
+    async with anyio.create_task_group() as draining:
+        for leg in legs:
+            draining.start_soon(leg.drain, seconds)
+
+
+async def _close_plugins_of(current: Current) -> None:
+    now = current.composition
+    await _close(*_own_plugins(now), *now.filters.values())
+
+
+def _admin(
+    current: Current, readiness: Readiness, outcomes: Outcomes, sockets: Sequence[socket.socket]
+) -> AdminServer | None:
+    """The admin listener, serving; its libraries are loaded only if there is one."""
+    if not sockets:
+        return None
+    from .admin.http import AdminServer
+
+    admin = AdminServer(current, readiness, outcomes)
+    admin.start(sockets)
+    return admin
 
 
 def _most_clients(composition: Composition) -> int:

@@ -57,7 +57,7 @@ class Watch:
 
 
 _LINE = re.compile(r"(\S+T\d\d:\d\d:\d\d)\S* (\S+ .*)")
-_RECORD = re.compile(r"\w+ smtp message (relayed|spooled)\b")
+_RECORD = re.compile(r"\w+ message (relayed|spooled)\b")
 """One line for each message that was taken is what the log is for; whoever sends mail has asked for it."""
 _FACT = re.compile(r" [a-z_0-9]+=")
 

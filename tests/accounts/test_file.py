@@ -181,6 +181,20 @@ BAD = {
         GOOD.replace('user = "ann"', "after_pop3_login_seconds = true"),
         ["accounts.toml:13: after_pop3_login_seconds: must be a number above 0"],
     ),
+    "something expected of nobody": (
+        GOOD.replace('user = "ann"', 'user = "ann"\nexpect_seconds = 60'),
+        ["accounts.toml:14: expect_seconds: needs `network`"],
+    ),
+    "something expected at once": (
+        GOOD.replace('user = "ann"', 'network = "10.0.0.1"\nexpect_seconds = 0'),
+        ["accounts.toml:14: expect_seconds: must be a number above 0"],
+    ),
+    "something expected of who can not send": (
+        GOOD.replace("[accounts.b]", '[accounts.b]\nRELAY_PLUGIN = "none"').replace(
+            'user = "ann"', 'network = "10.0.0.1"\nexpect_seconds = 60'
+        ),
+        ["accounts.toml:13: expect_seconds: nothing can be sent by this rule"],
+    ),
     "all at once": (
         GOOD.replace('"Scans"', "5").replace('user = "ann"', 'usr = "ann"').replace(HASH, "x"),
         ["accounts.toml:2: BACKEND_IMAP_FOLDER: ", "accounts.toml:10: users.ann: ", "accounts.toml:13: usr: "],

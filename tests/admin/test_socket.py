@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import os
 import stat
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -169,3 +170,34 @@ async def test_a_folder_that_can_not_be_is_told_and_stops_nothing(
     async with serving(tmp_path / "file"):
         await until(lambda: bool(caplog.records))
     assert caplog.records[-1].getMessage() == "commands will not reach this service"
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_its_end_is_quiet_whatever_was_opened_meanwhile(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """From 3.13 on asyncio removes a server's socket itself, by the name that it was bound with."""
+    control = ControlSocket(tmp_path, {})
+    await control.start()
+    assert control._server is not None
+    (listening,) = control._server.sockets
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(3)]
+    assert os.path.samefile(listening.getsockname(), tmp_path / NAME)  # noqa: ASYNC240, PTH121
+    await control.aclose()
+    for descriptor in opened:
+        os.close(descriptor)
+    assert not caplog.messages
+    assert not (tmp_path / NAME).exists()
+
+
+async def test_no_descriptor_is_left(tmp_path: Path) -> None:
+    before = descriptors()
+    control = ControlSocket(tmp_path, {})
+    await control.start()
+    second = ControlSocket(tmp_path, {})
+    await second.start()
+    assert second._server is None, "another one answers there"
+    await second.aclose()
+    await control.aclose()
+    assert descriptors() == before

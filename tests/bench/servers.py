@@ -58,7 +58,7 @@ def proxy(**variables: str) -> Iterator[Proxy]:
         def start_on(ports: list[int]) -> Daemon:
             taken[:] = ports
             named = {"POP3_BIND_PORT": str(ports[0]), "SMTP_BIND_PORT": str(ports[1])}
-            environment = clean_environment(**defaults, **named, **variables)
+            environment = clean_environment(**{**defaults, **named, **variables})
             return Daemon.start(
                 ["env", "-i", *(f"{name}={value}" for name, value in environment.items()), *command("serve")],
                 log_file=folder / "log",

@@ -15,7 +15,7 @@ from bench.table import Figures, Row, Target
 from realservers.certificates import Certificates
 from realservers.processes import short_folder
 
-WORK = ("twenty", "one", "large", "far", "memory", "idle")
+WORK = ("twenty", "one", "large", "far", "memory", "idle", "watched")
 BACKEND_CONNECTIONS = 27
 """Of these one address gets three quarters: twenty, which is what Postfix opens to one destination (by default)."""
 SECONDS = 120.0
@@ -50,8 +50,9 @@ class Leg:
         self._splice = optional(stack, command.note, lambda: tls_splice(self._sink.port))
         self._rival = optional(stack, command.note, lambda: postfix_relay(certificates.good, self._sink.port))
 
-    def _proxy(self) -> AbstractContextManager[Proxy]:
+    def _proxy(self, **variables: str) -> AbstractContextManager[Proxy]:
         return proxy(
+            **variables,
             MAILDROP_PLUGIN="none",
             BACKEND_SMTP_HOST="localhost",
             BACKEND_SMTP_PORT=str(self._sink.port),
@@ -140,6 +141,25 @@ class Leg:
             with Peak(resident(running.pid)) as memory, idle(running.smtp_port, count, SECONDS):
                 each = (memory.read() - memory.before) / count
         return [Row(f"{count} idle connections, memory of each", "KiB", Figures(each / KIB), [Target("≤", 20)])]
+
+    def watched(self) -> list[Row]:
+        """What history, figures and alerts cost: the limit is the same proxy without them. Both log as by default."""
+        count, octets, board = self._sizes.small, self._sizes.small_octets, self._sink.board
+        without, everything = {"LOG_LEVEL": "info", "HISTORY_DAYS": "0"}, {
+            "LOG_LEVEL": "info", "HISTORY_DAYS": "14", "ADMIN_BIND_PORT": "0", "ALERT_COMMAND": "true",
+        }  # fmt: skip
+
+        def through(running: Proxy) -> Work:
+            def sent() -> Sequence[float]:
+                took = send(running.smtp_port, board, count=count, octets=octets, connections=20, seconds=SECONDS)
+                return [count / took]
+
+            return sent
+
+        with self._proxy(**without) as bare, self._proxy(**everything) as all_of_it:
+            (rate,) = compare(command.note, through(all_of_it), limit=through(bare), rounds=3 * self._sizes.rounds)
+        name = f"{count} over 20 connections with history, figures and alerts, beside without"
+        return [Row(name, "msg/s", rate, [Target("≥", 0.97, "limit")])]
 
 
 def main() -> int:

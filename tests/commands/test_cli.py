@@ -380,7 +380,7 @@ def test_the_help_fits_and_its_examples_are_taken(arguments: list[str], capsys: 
     lines = shown(capsys, *arguments)
     assert [line for line in lines if len(line) > 80] == []
     heads = [place for place, line in enumerate(lines) if line.startswith("example")]
-    assert bool(heads) is (arguments not in (["plugins"], ["password"], ["healthcheck"]))
+    assert bool(heads) is (arguments not in (["plugins"], ["password"]))
     for line in (line for head in heads for line in lines[head + 1 :]):
         words = shlex.split(line.partition("|")[0])
         program = words.index("legacy-email-proxy")

@@ -12,11 +12,13 @@ from announced import KEYWORDS
 from legacy_email_proxy import cli
 from legacy_email_proxy.access import Admission
 from legacy_email_proxy.accounts.file import CONDITIONS
+from legacy_email_proxy.alerts.conditions import CONDITIONS as CONDITIONS_OF_TROUBLE
 from legacy_email_proxy.commands import spool
 from legacy_email_proxy.contracts import Setting
 from legacy_email_proxy.pop3.commands import COMMANDS, Mistake, State, capabilities, parse
 from legacy_email_proxy.pop3.options import Options
 from legacy_email_proxy.settings import PROFILES, TABLE, read
+from legacy_email_proxy.settings.table import ALIASES
 from legacy_email_proxy.smtp.authentication import anybody
 from legacy_email_proxy.smtp.connection import SessionOptions
 from legacy_email_proxy.smtp.handler import RelayHandler
@@ -37,6 +39,12 @@ def settings_row(setting: Setting) -> str:
 
 def test_the_settings_table_is_the_codes() -> None:
     assert rows("settings") == [settings_row(setting) for setting in TABLE]
+
+
+def test_the_table_of_troubles_is_the_codes() -> None:
+    assert rows("troubles") == [
+        f"| `{one.key}` | {one.severity} | {one.text} | {one.advice} |" for one in CONDITIONS_OF_TROUBLE.values()
+    ]
 
 
 def profile_rows() -> list[str]:
@@ -149,9 +157,10 @@ def test_every_choice_is_documented(name: str, column: int, variable: str) -> No
 
 
 def test_every_variable_named_anywhere_exists() -> None:
-    known = {setting.name for setting in TABLE}
+    known = {*(setting.name for setting in TABLE), *ALIASES}
     known |= {f"{name}_FILE" for name in known}
     prefixes = "POP3S?|TLS|SMTPS?|BACKEND|MAILDROP|RELAY|LOG|MAX|ALLOWED|DRAIN|ACCOUNTS|OAUTH2|SPOOL"
+    prefixes += "|HISTORY|ADMIN|ALERT"
     pattern = rf"\b(?:{prefixes})_[A-Z0-9_]*[A-Z0-9]\b"
     for path in (*PAGES, MAP, ROOT / "Containerfile"):
         named = set(re.findall(pattern, path.read_text()))

@@ -27,7 +27,7 @@ SANS_IO = [
     *("smtp.content", "smtp.arguments", "smtp.headers", "smtp.long_lines", "smtp.rewriting"),
     *("smtp.authentication", "smtp.mending", "smtp.signatures", "contracts.header"),
     *("accounts.file", "accounts.settings", "accounts.pop_before_smtp"),
-    *("accounts.rules", "relays.allow_list"),
+    *("accounts.rules", "relays.allow_list", "alerts.conditions"),
 ]
 # Each room stands above those that it may import from; `contracts` imports nothing of ours.
 MAY_IMPORT = {
@@ -43,17 +43,21 @@ MAY_IMPORT = {
     "sasl": {"contracts"},
     "settings": {"contracts"},
     "guessing": {"contracts", "log", "access"},
+    "history": {"log", "settings"},
     "relays": {"contracts", "replies", "log", "smtp"},
     "plugins": {"contracts", "settings", "relays"},
     "testing": {"contracts", "plugins", "settings"},
     "pop3": {"contracts", "replies", "advice", "log", "access", "tls", "sasl", "listeners"},
     "smtp": {"contracts", "replies", "advice", "log", "access", "tls", "sasl", "listeners"},
     "accounts": {"contracts", "replies", "log", "access", "settings", "relays", "smtp", "guessing"},
-    "build": {"contracts", "plugins", "settings", "tls", "accounts", "relays", "guessing"},
+    "build": {"contracts", "access", "plugins", "settings", "tls", "accounts", "relays", "guessing"},
     "reloading": {"contracts", "build"},
-    "admin": {"contracts", "log", "access", "settings"},
+    "admin": {"contracts", "log", "access", "replies", "guessing", "settings", "build", "relays", "reloading"},
+    "alerts": {
+        *("contracts", "log", "access", "replies", "settings", "accounts", "plugins", "relays", "build", "admin"),
+    },
     "service": {
-        *("contracts", "log", "access", "tls", "build", "reloading", "listeners", "descriptors", "admin"),
+        *("contracts", "log", "access", "tls", "build", "reloading", "listeners", "descriptors", "admin", "alerts"),
         *("relays", "pop3", "smtp", "signals"),
     },
     "demo": {"contracts"},
@@ -152,8 +156,11 @@ def test_protocol_logic_is_sans_io(module: str) -> None:
         ),
         ("aiosmtpd", {"legacy_email_proxy.smtp.aiosmtpd_adapter", "legacy_email_proxy.smtp.handler"}),
         ("environs", {"legacy_email_proxy.settings.reader"}),
-        ("httpx2", {"legacy_email_proxy_plugins.https"}),
+        ("httpx2", {"legacy_email_proxy_plugins.https", "legacy_email_proxy.alerts.channels"}),
         ("jwt", {"legacy_email_proxy_plugins.oauth2.assertions"}),
+        ("uvicorn", {"legacy_email_proxy.admin.http"}),
+        ("starlette", {"legacy_email_proxy.admin.http"}),
+        ("prometheus_client", {"legacy_email_proxy.admin.metrics"}),
         ("scramp", {"legacy_email_proxy_plugins.sasl"}),
     ],
 )
@@ -198,7 +205,10 @@ def test_packages_on_disk_are_packages_in_the_wheel() -> None:
 def test_serving_does_not_load_what_it_does_not_need() -> None:
     import subprocess
 
-    unwanted = "('pytest', 'pymap', 'trustme', 'imapclient', 'httpx2', 'jwt', 'cryptography', 'scramp')"
+    unwanted = (
+        "('pytest', 'pymap', 'trustme', 'imapclient', 'httpx2', 'jwt', 'cryptography', 'scramp',"
+        " 'uvicorn', 'starlette', 'prometheus_client')"
+    )
     code = f"import sys, legacy_email_proxy.service; print(*[name for name in {unwanted} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout.strip() == ""

@@ -38,7 +38,7 @@ def test_one_address_gets_a_quarter_where_there_is_little() -> None:
     assert [admission.admit("10.0.0.1") for _ in range(11)] == [None] * 10 + [Refusal.TOO_MANY_FROM_ADDRESS]
     # An IPv6 listener sees the same client so.
     assert admission.admit("::ffff:10.0.0.1") is Refusal.TOO_MANY_FROM_ADDRESS
-    assert [admission.admit(f"fd00::{number}") for number in range(31)] == [None] * 30 + [Refusal.TOO_MANY]
+    assert [admission.admit(f"fd00:0:0:{number:x}::1") for number in range(31)] == [None] * 30 + [Refusal.TOO_MANY]
 
 
 def test_the_settings_hold_where_there_is_enough() -> None:
@@ -93,7 +93,7 @@ async def test_who_is_refused_reads_why_and_costs_no_task(address: str) -> None:
 
 @pytest.mark.fault("A28")
 async def test_a_flood_of_connections_is_taken_and_who_is_there_has_a_turn_meanwhile() -> None:
-    (listener,) = listeners.bind("SMTP", ["127.0.0.1"], 0)
+    (listener,) = await asyncio.to_thread(listeners.bind, "SMTP", ["127.0.0.1"], 0)
     flood, turns = 500, 0
     with contextlib.ExitStack() as stack:
         # Nobody accepts meanwhile: all of them wait in the backlog, and none is refused there.

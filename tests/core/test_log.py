@@ -12,6 +12,8 @@ import sys
 import pytest
 
 from legacy_email_proxy import log
+from legacy_email_proxy.admin.outcomes import Outcomes
+from legacy_email_proxy.alerts.devices import Events
 from legacy_email_proxy.contracts import Refused, Unreachable, bound
 
 CODE = """
@@ -174,3 +176,21 @@ assert seen == [("message relayed", {"octets": 1}), ("C: RSET", {})], seen
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50)
     assert [line.partition(" ")[2] for line in done.stderr.splitlines()] == ["error written"]
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("said", [{"no": "text"}, ["neither"], "a text"])
+def test_whatever_is_logged_an_observer_never_fails_who_logs(said: object, capsys: pytest.CaptureFixture[str]) -> None:
+    class Wrong(log.Observer):
+        def take(self, record: logging.LogRecord) -> None:
+            raise ValueError(record.msg)
+
+    observers = [Outcomes(), Events(), Wrong()]
+    for each in observers:
+        log.observe(each)
+    try:
+        logging.getLogger("legacy_email_proxy.plugin").info(said)
+    finally:
+        for each in observers:
+            log.unobserve(each)
+    # The mistake is told, and only that of the observer which makes one.
+    assert capsys.readouterr().err.count("Logging error") == isinstance(said, str)

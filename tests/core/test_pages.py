@@ -219,7 +219,7 @@ def test_readmes_ways_bring_the_file_that_its_env_file_names() -> None:
     (named,) = [value for name, value in variables(env).items() if name.endswith("_FILE")]
     for words in lines_of(Block(README, "sh", marked("command", "run"))):
         assert words[0] == "systemctl" or f"mail-password,target={named}" in words
-    (compose_file,) = blocks("yaml")
+    (compose_file,) = [block for block in blocks("yaml") if block.page == README]
     assert f"./mail-password:{named}:ro" in compose_file.text
 
 

@@ -196,7 +196,7 @@ BROKEN = {
     "NoSentence": "setting 'ACME_PORT' has a name or a sentence that is no text",
     "StartNotAsync": "start() must be async",
     "StartWithArguments": "start() must take (self)",
-    "AdministerWithoutNumbers": "administer() must take (self, action, numbers)",
+    "AdministerWithoutNumbers": "administer() must take (self, action, numbers, by='')",
     "BackUpWithoutRestore": "no method restore()",
     "function": "is not a class",
     "Missing": "can not be imported: AttributeError: ",

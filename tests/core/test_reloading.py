@@ -200,7 +200,7 @@ async def test_a_stuck_old_plugin_does_not_stop_the_service(monkeypatch: pytest.
 
     monkeypatch.setattr(service, "_CLOSING_SECONDS", 0.05)
     old, new = Composition(read({}), None, Stuck()), composed()
-    async with service._running(old, {"POP3": [], "POP3S": [], "SMTP": [], "SMTPS": []}) as current:
+    async with service._running(old, {"POP3": [], "POP3S": [], "SMTP": [], "SMTPS": [], "ADMIN": []}) as current:
         await service._reload(current, lambda _: Composition(new.settings, None, new.relay))
         assert current.composition.relay is new.relay
 
@@ -222,7 +222,7 @@ async def test_an_accounts_credentials_go_with_its_composition_and_after_its_leg
         return Composition(settings, None, relay, accounts=(account,))
 
     old, new = with_credentials(), with_credentials()
-    async with service._running(old, {"POP3": [], "POP3S": [], "SMTP": [], "SMTPS": []}) as current:
+    async with service._running(old, {"POP3": [], "POP3S": [], "SMTP": [], "SMTPS": [], "ADMIN": []}) as current:
         await service._reload(current, lambda _: new)
         with anyio.fail_after(50):
             while len(closed) < 2:  # noqa: ASYNC110

@@ -7,7 +7,6 @@ import re
 from collections.abc import Collection
 from contextlib import suppress
 from ipaddress import ip_network
-from typing import Any
 
 from fuzz.target import Target, cut
 from legacy_email_proxy import sasl
@@ -16,7 +15,6 @@ from legacy_email_proxy.contracts import Login, LoginRefused
 from legacy_email_proxy.pop3.requests import Verdict
 from legacy_email_proxy.pop3.wire import MAX_LINE_OCTETS
 from legacy_email_proxy.replies import printable
-from legacy_email_proxy.smtp.aiosmtpd_adapter import SMTPProtocol
 from legacy_email_proxy.smtp.connection import Connection, SessionOptions
 from legacy_email_proxy.smtp.content import ChunkDecoder, DataDecoder, LFDataDecoder
 from legacy_email_proxy.smtp.handler import RelayHandler
@@ -24,44 +22,12 @@ from legacy_email_proxy.smtp.reading import Patience
 from legacy_email_proxy.smtp.session import SMTPSession
 from pop3.maildrops import MemoryMaildrop, Play
 from smtp.relays import MemoryRelay
+from smtp.wire import Wire, decoded
 
 __all__ = ("TARGETS",)
 
 MAX_OCTETS = 2000
 _LOOPBACK = (ip_network("127.0.0.0/8"),)
-
-
-class Wire(asyncio.Transport):
-    """A connection without a socket; what the session says stands in ``said``."""
-
-    def __init__(self, protocol: SMTPProtocol) -> None:
-        super().__init__({"peername": ("127.0.0.1", 1)})
-        self.said = b""
-        self._protocol = protocol
-
-    def write(self, octets: Any) -> None:
-        self.said += octets
-
-    def is_closing(self) -> bool:
-        return self._protocol.transport is None
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def can_write_eof(self) -> bool:
-        return False
-
-    def pause_reading(self) -> None:
-        pass
-
-    def resume_reading(self) -> None:
-        pass
-
-    def close(self) -> None:
-        if self._protocol.transport is not None:
-            self._protocol.connection_lost(None)
-
-    abort = close
 
 
 async def _verify(login: Login, address: str) -> None:
@@ -82,7 +48,6 @@ async def _spoken(pieces: list[bytes]) -> tuple[bytes, str, list[tuple[object, .
 
     protocol = SMTPSession(RelayHandler(relay, MAX_OCTETS), options, on_begin=began).protocol
     wire = Wire(protocol)
-    protocol.connection_made(wire)
     task = protocol._handler_coroutine
     assert task is not None
 
@@ -126,23 +91,12 @@ def smtp_session(octets: bytes, cuts: Collection[int]) -> None:
 def smtp_content(octets: bytes, cuts: Collection[int]) -> None:
     pieces = cut(octets, cuts)
     for kind in (DataDecoder, LFDataDecoder):
-        found = [_decoded(kind(), given) for given in ([octets], pieces)]
+        found = [decoded(kind(), given) for given in ([octets], pieces)]
         assert found[0] == found[1]
         assert not re.search(rb"(?<!\r)\n|\r(?!\n)", found[0][0])
     chunked = ChunkDecoder()
     whole = ChunkDecoder().feed(octets, last=True)
     assert b"".join(chunked.feed(piece, last=False) for piece in pieces) + chunked.feed(b"", last=True) == whole
-
-
-def _decoded(decoder: DataDecoder, pieces: list[bytes]) -> tuple[bytes, bytes, bool]:
-    content = rest = b""
-    for piece in pieces:
-        if decoder.ended:
-            rest += piece
-        else:
-            content += decoder.feed(piece)
-            rest = decoder.rest
-    return content, rest, decoder.ended
 
 
 _MAILBOX = {"a": b"S: 1\r\n\r\n.one\r\n", "b": b"S: 2\n\nbare\nlf", "c": b"", "d": b"S: 4\r\n\r\n" + b"x" * 3000}

@@ -259,18 +259,19 @@ async def test_no_such_name(certificates: Certificates, host: str) -> None:
 @pytest.mark.fault("C2")
 @pytest.mark.parametrize("encryption", ["implicit", "starttls"])
 @pytest.mark.parametrize(
-    ("name", "reason"),
+    ("name", "reason", "look_at"),
     [
-        ("expired", "expired"),
-        ("wrong_host", "not valid for"),
-        ("other_ca", "local issuer|self.signed|unknown"),
-        ("future", "not yet valid"),
-        ("self_signed", "self.signed"),
-        ("weak_key", "too weak"),
+        # No setting of ours mends a wrong clock, or a certificate that the provider has to renew.
+        ("expired", "expired", ""),
+        ("wrong_host", "not valid for", "BACKEND_IMAP_HOST"),
+        ("other_ca", "local issuer|self.signed|unknown", "BACKEND_IMAP_CA_FILE"),
+        ("future", "not yet valid", ""),
+        ("self_signed", "self.signed", "BACKEND_IMAP_CA_FILE"),
+        ("weak_key", "too weak", "BACKEND_IMAP_CA_FILE"),
     ],
 )
 async def test_certificates_that_do_not_verify(
-    certificates: Certificates, name: str, reason: str, encryption: str
+    certificates: Certificates, name: str, reason: str, look_at: str, encryption: str
 ) -> None:
     bad: Certificate = getattr(certificates, name)
     async with pair(bad, b"x", encryption=encryption) as (maildrop, server):  # type: ignore[arg-type]
@@ -278,7 +279,7 @@ async def test_certificates_that_do_not_verify(
             async with maildrop.open(CLIENT, None):
                 pass
         await server.until(lambda server: server.open_connections == 0)
-    assert raised.value.look_at == "BACKEND_IMAP_CA_FILE"
+    assert raised.value.look_at == look_at
     commands = [] if encryption == "implicit" else ["CAPABILITY", "STARTTLS"]
     assert server.commands == commands, "nothing was sent before the certificate was verified"
     assert (encryption == "starttls") == bool(server.octets)

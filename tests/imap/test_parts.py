@@ -119,6 +119,21 @@ async def test_the_pipe_holds_a_few_pieces_only() -> None:
     assert got == [b"%d" % number for number in range(20)]
 
 
+async def test_a_pipe_waits_for_its_client_while_it_is_full() -> None:
+    pipe = Pipe(depth=2)
+    pipe.put(b"one")
+    assert not pipe.waits_for_client
+    pipe.put(b"two")
+    assert pipe.waits_for_client
+    await anext(pipe)
+    assert not pipe.waits_for_client
+    pipe.put(b"three")
+    assert pipe.waits_for_client
+    pipe.close()
+    assert not pipe.waits_for_client
+    assert pipe.octets == 3
+
+
 async def test_a_closed_pipe_lets_its_thread_go() -> None:
     pipe, raised = Pipe(depth=1), threading.Event()
 

@@ -18,6 +18,7 @@ from fakes.imap import Action, Connection, Hang, Mailbox, Message
 from imap.support import CLIENT, SHORT, collect, login, pair, read
 from legacy_email_proxy.contracts import Client, Disconnected, Failure, LoginRefused, Overloaded
 from legacy_email_proxy_plugins import places
+from legacy_email_proxy_plugins.imap.session import Pipe
 from realservers.certificates import Certificates
 from waiting import until
 
@@ -104,7 +105,7 @@ async def test_the_slowest_reader_loses_its_connection_to_one_that_waits(
     """Also where the server told no size. Whoever is cut off reads a failure, never a short message."""
     monkeypatch.setattr(places, "WAIT_SECONDS", 0.01)
     monkeypatch.setattr(places, "FAIR_SECONDS", 0.0)
-    monkeypatch.setattr(places, "FAIR_OCTETS_PER_SECOND", 1 << 40)
+    monkeypatch.setattr(Pipe, "fair_octets_per_second", 1 << 40)
     mailbox = Mailbox({1: Message(LARGE, size=size)})
     async with pair(certificates.good, mailbox=mailbox, BACKEND_IMAP_MAX_CONNECTIONS=1) as (maildrop, server):
         async with maildrop.open(CLIENT, None) as slow, maildrop.open(Client("192.0.2.9", "s9"), None) as other:
@@ -116,7 +117,9 @@ async def test_the_slowest_reader_loses_its_connection_to_one_that_waits(
             assert 0 < len(got) < len(LARGE)
             assert await read(slow, 0) == LARGE, "the session goes on"
         assert len(server.connections) == 2
-    (facts,) = [vars(each)["facts"] for each in caplog.records if each.getMessage() == "a slow reader was cut off"]
+    (facts,) = [
+        vars(each)["facts"] for each in caplog.records if each.getMessage() == "connection taken from a slow device"
+    ]
     assert facts["client"] == CLIENT.address
     assert "this client was the slowest" in facts["reason"]
 

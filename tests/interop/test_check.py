@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from interop.proxy import backends, clean_environment, command, run, running
+from legacy_email_proxy.alerts.memory import FILE_NAME, Memory, save
 from realservers.accounts import Account
 from realservers.dovecot import Dovecot
 from realservers.postfix import LATER_RECIPIENT, REFUSED_SENDER, UNKNOWN_RECIPIENT, Postfix
@@ -148,11 +149,16 @@ def test_a_test_message_that_is_refused(case: str, variables: dict[str, str], *,
 @pytest.mark.parametrize("spool", [False, True])
 def test_a_test_message_without_a_backend(variables: dict[str, str], *, spool: bool) -> None:
     given = variables | NO_POP3 | {"BACKEND_SMTP_PORT": str(free_ports(1)[0])}
+    alerts = Path(variables["STATE_DIR"], FILE_NAME)
+    save(alerts, Memory((), {"192.168.1.40": 1.0}, 2.0))
+    before = alerts.read_bytes()
     found = checked(given | ({"RELAY_PLUGIN": "spool"} if spool else {}), "--send", "bob@example.test", status=1)
     last = found[-1]
     assert (last["leg"], last["level"]) == ("send", "failed")
     assert "does not answer" in last["text"]
     assert ("the spool: message not delivered" if spool else "the device reads 451 4.4.1") in last["text"]
+    # That is the real service's.
+    assert alerts.read_bytes() == before
 
 
 def test_a_test_message_as_a_client(

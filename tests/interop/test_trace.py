@@ -18,6 +18,7 @@ from interop.proxy import Proxy, backends, clean_environment, command, run, runn
 from realservers.accounts import Account
 from realservers.dovecot import Dovecot
 from realservers.postfix import Postfix
+from realservers.processes import wait_until
 
 MESSAGE = b"Subject: the scan\r\n\r\nnobody's business\r\n"
 
@@ -115,6 +116,7 @@ def test_other_devices_are_not_shown(tmp_path: Path, proxy: Proxy, account: Acco
 
 def test_who_asks_wrongly_is_told(tmp_path: Path, proxy: Proxy) -> None:
     state_dir = str(tmp_path / "state")
+    wait_until((tmp_path / "state" / "control.sock").exists, "the socket is there", 50)
     assert (tmp_path / "state" / "control.sock").stat().st_mode & 0o777 == 0o600
     done = run("trace", "scanner", STATE_DIR=state_dir)
     assert (done.returncode, done.stdout) == (1, "")

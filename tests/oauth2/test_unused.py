@@ -10,6 +10,7 @@ import pytest
 from fakes.oauth2 import Drop, FakeAuthorizationServer, Status
 from legacy_email_proxy import service
 from legacy_email_proxy.build import compose
+from legacy_email_proxy.log import facts_of
 from legacy_email_proxy_plugins.oauth2 import tokens
 from legacy_email_proxy_plugins.oauth2.tokens import Keeper
 from oauth2.support import SECRET, Person, credentials_for, pair, server_tls, variables
@@ -72,8 +73,8 @@ async def test_a_failure_is_told_and_tried_again_in_an_hour(
         fake.script["token"] = Drop()
         await look(keeper, clock, 24 + 3)
         assert fake.times("token") == 5
-        errors = [record.message for record in caplog.records if record.levelname == "ERROR"]
-        assert errors == ["no token: the connection to localhost broke: RemoteProtocolError"] * 4
+        errors = [facts_of(record) for record in caplog.records if record.msg == "no token"]
+        assert errors == [{"cause": "the connection to localhost broke: RemoteProtocolError"}] * 4
         del fake.script["token"]
         await look(keeper, clock, 24)
         assert fake.times("token") == 6
@@ -94,9 +95,9 @@ async def test_one_that_has_ended_is_told_once_a_day(
         fake.script["token"] = ENDED
         await look(keeper, clock, 24 * 4)
         assert 4 <= fake.times("token") <= 5
-        errors = [record.message for record in caplog.records if record.levelname == "ERROR"]
+        errors = [facts_of(record) for record in caplog.records if record.msg == "no token"]
         assert len(errors) == fake.times("token") - 1
-        assert "ended: unused; the refresh token or the consent is no longer valid -> run: leg" in errors[0]
+        assert "ended: unused; the refresh token or the consent is no longer valid -> run: leg" in errors[0]["cause"]
         del fake.script["token"]
         await credentials.authorize(Person(fake.browse), listen=False)
         await look(keeper, clock, 25)

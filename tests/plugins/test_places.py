@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
-from dataclasses import dataclass, field
 
 import pytest
 
+from legacy_email_proxy.contracts import bound
+from legacy_email_proxy.log import facts_of
 from legacy_email_proxy_plugins import places as module
-from legacy_email_proxy_plugins.places import Places
+from legacy_email_proxy_plugins.places import Holder
 from waiting import until
 
 NEVER = math.inf
 
 
-@dataclass(eq=False)
-class Reader:
+class Places(module.Places):
+    def __init__(self, most: int) -> None:
+        super().__init__(most, logging.getLogger("test.places"))
+
+
+class Reader(Holder):
     """A holder that gives its place back as soon as it is told to."""
 
-    places: Places
-    address: str = "a"
-    octets: int = 0
-    waits_for_client: bool = True
-    reasons: list[str] = field(default_factory=list)
+    fair_octets_per_second = 1 << 40
+
+    def __init__(self, places: Places, address: str = "a", octets: int = 0) -> None:
+        super().__init__()
+        self.places = places
+        self.address = address
+        self.octets = octets
+        self.reasons: list[str] = []
+        self.wait_for_client()
 
     async def hold(self) -> Reader:
         await self.places.take(self.address, NEVER)
@@ -39,6 +49,14 @@ class Reader:
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WAIT_SECONDS", 0.01)
     monkeypatch.setattr(module, "FAIR_SECONDS", 0.0)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What a holder takes for the time, as the only item."""
+    now = [100.0]
+    monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    return now
 
 
 async def test_a_quarter_is_left_by_those_that_take_long() -> None:
@@ -83,13 +101,13 @@ async def test_who_keeps_its_place(monkeypatch: pytest.MonkeyPatch, why: str) ->
     places = Places(1)
     reader = await Reader(places).hold()
     if why == "fast":
-        reader.octets = 1 << 40
+        reader.octets = 1 << 60
     elif why == "new":
         monkeypatch.setattr(module, "FAIR_SECONDS", 1000.0)
     elif why == "forgotten":
         places.forget(reader)
     else:
-        reader.waits_for_client = False
+        reader.client_went_on()
     with pytest.raises(TimeoutError):
         await places.take("b", asyncio.get_running_loop().time() + 0.1)
     assert not reader.reasons
@@ -105,6 +123,60 @@ async def test_an_address_with_its_full_share_gets_a_place_only_from_a_client_of
     await places.take("a", NEVER)
     assert not other.reasons, "it is the slowest, but its place would be of no use"
     assert [len(each.reasons) for each in own] == [0, 1, 0]
+
+
+def test_only_the_clients_own_time_counts(clock: list[float]) -> None:
+    reader = Reader(Places(1), octets=110)
+    clock[0] += 10
+    assert (reader.seconds, reader.rate, reader.waits_for_client) == (10, 11, True)
+    reader.wait_for_client()
+    clock[0] += 1
+    assert (reader.seconds, reader.rate) == (11, 10), "to wait for it again does not begin its time anew"
+    reader.client_went_on()
+    clock[0] += 60  # the backend's turn
+    reader.client_went_on()
+    assert (reader.seconds, reader.waits_for_client) == (11, False)
+    reader.wait_for_client()
+    clock[0] += 1
+    assert reader.seconds == 12
+
+
+@pytest.mark.parametrize(
+    ("octets", "seconds", "goes"), [(0, 9.9, False), (0, 10, True), (9_999, 10, True), (10_000, 10, False)]
+)
+async def test_who_is_slow(
+    monkeypatch: pytest.MonkeyPatch, clock: list[float], octets: int, seconds: float, goes: bool
+) -> None:
+    monkeypatch.setattr(module, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(Reader, "fair_octets_per_second", 1000)
+    places = Places(1)
+    reader = await Reader(places, octets=octets).hold()
+    clock[0] += seconds
+    try:
+        await places.take("b", asyncio.get_running_loop().time() + 0.1)
+    except TimeoutError:
+        assert not goes
+    assert bool(reader.reasons) is goes
+
+
+@pytest.mark.usefixtures("_hurried")
+async def test_the_log_line_belongs_to_the_slow_clients_session(caplog: pytest.LogCaptureFixture) -> None:
+    told = []
+
+    def note(record: logging.LogRecord) -> bool:
+        told.append(facts_of(record))
+        return True
+
+    caplog.handler.addFilter(note)
+    places = Places(1)
+    with bound(session="slow"):
+        reader = await Reader(places, "192.0.2.1").hold()
+    with bound(session="waits"):
+        await places.take("192.0.2.2", NEVER)
+    (reason,) = reader.reasons
+    assert told == [{"session": "slow", "client": "192.0.2.1", "reason": reason}]
+    assert "this client was the slowest: 0 octets in 0 s" in reason
+    assert caplog.messages == ["connection taken from a slow device"]
 
 
 async def test_who_stops_waiting_leaves_nothing_behind() -> None:

@@ -15,6 +15,10 @@ from pop3.test_server import LOGIN, two
     [
         (b"APOP u 0123456789abcdef\r\n", "APOP", "-ERR unknown command"),
         (b"AUTH CRAM-MD5\r\n", "AUTH CRAM-MD5", "-ERR"),
+        (b"AUTH aHVudGVyMg==\r\n", "AUTH ***", "-ERR"),
+        (b"AUTH aHVudGVyMg\r\n", "AUTH ***", "-ERR"),
+        (b"AUTH KERBEROS_V4 aHVudGVyMg==\r\n", "AUTH KERBEROS_V4 ***", "-ERR"),
+        (b"AUTH\taHVudGVyMg==\r\n", "AUTH ***", "-ERR unknown command"),
         (b"PASS hunter2\r\n", "PASS", "-ERR"),
         (b"hunter2\r\n", "(no POP3 command)", "-ERR unknown command"),
         (b"PASShunter2\r\n", "(no POP3 command)", "-ERR unknown command"),
@@ -36,3 +40,4 @@ async def test_a_refusal_has_its_line(
     assert refused["reply"].startswith(reply)
     assert refused["session"] == records["pop3 session ended"]["session"]
     assert "hunter2" not in caplog.text + repr(records)
+    assert "aHVudGVyMg" not in caplog.text + repr(records)

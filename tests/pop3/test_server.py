@@ -115,7 +115,7 @@ async def test_poplib_reads_and_deletes(start_leg: StartLeg, ends: Ends) -> None
     facts = ends()[-1]
     assert facts | {"session": ""} == {
         "session": "", "client": "127.0.0.1", "user": "u",
-        "retrieved": 1, "top": 1, "failed": 0, "deleted": 1, "octets": 15 + 8, "verdict": "quit",
+        "messages": 2, "retrieved": 1, "top": 1, "failed": 0, "deleted": 1, "octets": 15 + 8, "verdict": "quit",
     }  # fmt: skip
 
 

@@ -71,7 +71,7 @@ class Dovecot(Server):
         without TLS shall be refused: Dovecot takes a client with the server's own address for secure and lets it log in
         all the same, so `plain_host` then is 127.0.0.2, which a client reaches from 127.0.0.1.
         """
-        program = require_dovecot()
+        require_dovecot()
         with ExitStack() as stack:
             folder = stack.enter_context(short_folder("dovecot-"))
             self = cls(folder, certificate, storage, "127.0.0.1" if login_without_tls else "127.0.0.2")
@@ -91,15 +91,18 @@ class Dovecot(Server):
                     owner=self._owner,
                 )
                 self._configuration_file.write_text(text + settings + "\n")
-                return Daemon.start(
-                    [program, "-F", "-c", str(self._configuration_file)],
-                    log_file=folder / "log",
-                    started="starting up for",
-                    ports=[self.imaps_port],
-                )
+                return self._run()
 
             self._started(on_free_ports(3, start_on), stack)
         return self
+
+    def _run(self) -> Daemon:
+        return Daemon.start(
+            [require_dovecot(), "-F", "-c", str(self._configuration_file)],
+            log_file=self._folder / "log",
+            started="starting up for",
+            ports=[self.imaps_port],
+        )
 
     @property
     def _configuration_file(self) -> Path:
@@ -140,6 +143,11 @@ class Dovecot(Server):
                 "all",
             ]
             ask(*command, seconds=IMPORT_SECONDS)
+
+    def files(self, user: str) -> list[Path]:
+        """The files of the user's INBOX, to be read without a server; Maildir only."""
+        maildir = self._folder / "home" / user / "maildir"
+        return [file for folder in ("new", "cur") for file in (maildir / folder).glob("*")]
 
     @contextmanager
     def connect(self, user: str) -> Iterator[imaplib.IMAP4_SSL]:

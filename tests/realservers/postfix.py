@@ -123,8 +123,10 @@ class Postfix(Server):
     Both ports want a login, with an account of the Dovecot it was started with, and nothing before TLS.
     """
 
-    def __init__(self, certificate: Certificate) -> None:
+    def __init__(self, certificate: Certificate, folder: Path, programs: str) -> None:
         super().__init__()
+        self._folder = folder
+        self._programs = programs
         self.ca_file = certificate.ca_file
         self.smtps_port = self.submission_port = 0
 
@@ -152,7 +154,7 @@ class Postfix(Server):
         programs, owner = ask(postconf, "-dh", "daemon_directory", "mail_owner").splitlines()
         with ExitStack() as stack:
             folder = stack.enter_context(short_folder("postfix-"))
-            self = cls(certificate)
+            self = cls(certificate, folder, programs)
             etc = folder / "etc"
             etc.mkdir(mode=0o755)
             make_queue(folder, pwd.getpwnam(owner).pw_uid)
@@ -176,12 +178,7 @@ class Postfix(Server):
             def start_on(ports: list[int]) -> Daemon:
                 self.smtps_port, self.submission_port = ports
                 write_file(etc / "master.cf", MASTER.format(smtps_port=ports[0], submission_port=ports[1]))
-                return Daemon.start(
-                    [f"{programs}/master", "-d", "-c", str(etc)],
-                    log_file=folder / "log",
-                    started="daemon started",
-                    ports=ports,
-                )
+                return self._run()
 
             try:
                 daemon = on_free_ports(2, start_on)
@@ -189,6 +186,14 @@ class Postfix(Server):
                 raise DidNotStart(f"{error}{tail(_complaints(postfix, etc))}") from None
             self._started(daemon, stack)
         return self
+
+    def _run(self) -> Daemon:
+        return Daemon.start(
+            [f"{self._programs}/master", "-d", "-c", str(self._folder / "etc")],
+            log_file=self._folder / "log",
+            started="daemon started",
+            ports=[self.smtps_port, self.submission_port],
+        )
 
 
 def make_queue(folder: Path, owner: int) -> None:

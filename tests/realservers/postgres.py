@@ -10,11 +10,10 @@ import os
 import pwd
 import signal
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-import psutil
 import psycopg
 
 from realservers.processes import (
@@ -46,7 +45,6 @@ class Postgres(Server):
         super().__init__()
         self._folder = folder
         self._command: list[str] = []
-        self._running = False
         self._names = map("spool{}".format, itertools.count(1))
         self.port = 0
 
@@ -81,30 +79,12 @@ class Postgres(Server):
             ports=[self.port],
         )
 
-    def _started(self, daemon: Daemon, stack: ExitStack) -> None:
-        self._daemon, self._running = daemon, True
-        stack.callback(self._interrupt)
-        self._stack = stack.pop_all()
-
-    def _interrupt(self) -> None:
+    def _end(self) -> None:
         """Its processes are each in a session of their own; only its own way of stopping reaches them all."""
         if self._running:
             os.kill(self._daemon.pid, signal.SIGINT)
             wait_until(lambda: not self._daemon.members, "PostgreSQL has ended", STOP_SECONDS)
             self._ended()
-
-    def _ended(self) -> None:
-        self._running = False
-        self._daemon.stop()
-
-    def kill(self) -> None:
-        """SIGKILL to all its processes."""
-        leader = psutil.Process(self._daemon.pid)
-        leader.suspend()
-        for process in [*leader.children(recursive=True), leader]:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        self._ended()
 
     def start_again(self, *settings: str, standby: bool = False) -> None:
         """On the same port, with what is on the disk; as a standby that reads only, until it is promoted."""

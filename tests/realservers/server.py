@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Self
+
+import psutil
 
 from realservers.processes import Daemon
 
@@ -13,13 +15,60 @@ class Server:
 
     def __init__(self) -> None:
         self._daemon: Daemon
+        self._running = False
         self._stack = ExitStack()
+
+    def _run(self) -> Daemon:
+        """Start it on the ports that it has; its folder is there."""
+        raise NotImplementedError
 
     def _started(self, daemon: Daemon, stack: ExitStack) -> None:
         """It runs as `daemon`. What `stack` would undo is undone when it is stopped, and not before."""
-        self._daemon = daemon
-        stack.callback(daemon.stop)
+        self._daemon, self._running = daemon, True
+        stack.callback(self._end)
         self._stack = stack.pop_all()
+
+    def _end(self) -> None:
+        if self._running:
+            self._ended()
+
+    def _ended(self) -> None:
+        self._running = False
+        self._daemon.stop()
+
+    def kill(self) -> None:
+        """SIGKILL to all its processes; its folder and its ports stay for `start_again`."""
+        self.freeze()  # a server that runs would start more of them meanwhile
+        for process in self._processes():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._ended()
+
+    def start_again(self) -> None:
+        """On the same ports, with what is on the disk."""
+        self._daemon, self._running = self._run(), True
+
+    def freeze(self) -> None:
+        """SIGSTOP to all its processes: it keeps its connections, and answers nothing until `thaw`."""
+        psutil.Process(self._daemon.pid).suspend()  # first, because it starts the others
+        for process in self._processes():
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+
+    def thaw(self) -> None:
+        for process in self._processes():
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
+
+    def _processes(self) -> list[psutil.Process]:
+        """The leader comes last. The session does not tell: PostgreSQL's others are each in one of their own.
+
+        psutil's `children()` does not tell either: it leaves a child out that seems older than its parent. Ages come
+        from the time of the machine's start in whole seconds, and that may change between two looks.
+        """
+        leader = self._daemon.pid
+        children = [each for each in psutil.process_iter(["ppid"]) if each.info["ppid"] == leader]
+        return [*children, psutil.Process(leader)]
 
     def stop(self) -> None:
         """Stop it and forget its mail; a second time does nothing."""

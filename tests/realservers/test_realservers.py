@@ -15,6 +15,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from realservers import processes
@@ -247,6 +248,34 @@ def test_nothing_is_left_of_a_stopped_dovecot(certificates: Certificates) -> Non
         client.close()
     assert not folder.exists()
     assert not answers(dovecot.imaps_port)
+
+
+def test_killed_servers_come_back_on_their_ports_with_their_mail(certificates: Certificates) -> None:
+    with Dovecot.start(certificates.good) as dovecot, Postfix.start(certificates.good, dovecot) as postfix:
+        bob = dovecot.accounts["bob"]
+        ports = dovecot.imaps_port, postfix.smtps_port
+        dovecot.add_message("bob", MESSAGE)
+        for server in (dovecot, postfix):
+            leader = server.pids[0]
+            server.kill()
+            assert members(leader) == []
+            server.start_again()
+        assert (dovecot.imaps_port, postfix.smtps_port) == ports
+        with logged_in(postfix, bob) as client:
+            client.sendmail("", [bob.address], MESSAGE)
+        assert len(dovecot.wait_for_messages("bob", 2)) == 2
+
+
+def test_a_frozen_server_answers_when_it_is_thawed(certificates: Certificates) -> None:
+    with Dovecot.start(certificates.good) as dovecot:
+        dovecot.freeze()
+        wait_until(
+            lambda: {psutil.Process(pid).status() for pid in dovecot.pids} == {psutil.STATUS_STOPPED},
+            "all of it stands still",
+            SECONDS,
+        )
+        dovecot.thaw()
+        assert dovecot.messages("bob") == []
 
 
 def test_nothing_is_left_of_a_stopped_postfix(certificates: Certificates, dovecot: Dovecot, account: Account) -> None:

@@ -60,6 +60,7 @@ def test_each_variable_is_declared_once() -> None:
 @pytest.mark.parametrize("setting", TABLE, ids=lambda setting: setting.name)
 def test_every_variable_can_come_from_a_file(setting: Setting, tmp_path: Path) -> None:
     values = {"integer": "70000", "flag": "true", "seconds": "3", "days": "30", "networks": "10.0.0.0/8"}
+    values["date"] = "2027-03-31"
     value = values.get(setting.type, "x,y")
     value = setting.choices[-1] if setting.choices else "443" if setting.maximum else value
     file = tmp_path / "value"

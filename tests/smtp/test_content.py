@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from legacy_email_proxy.contracts import normalised
 from legacy_email_proxy.smtp.content import MAX_CRS, ChunkDecoder, DataDecoder, LFDataDecoder
+from smtp.wire import decoded
 
 CASES = [
     # plain
@@ -63,15 +64,7 @@ LF_CASES = [
 
 
 def decode(pieces: list[bytes], kind: type[DataDecoder] = DataDecoder) -> tuple[bytes, bytes, bool]:
-    decoder = kind()
-    content = rest = b""
-    for piece in pieces:
-        if decoder.ended:
-            rest += piece
-        else:
-            content += decoder.feed(piece)
-            rest = decoder.rest
-    return content, rest, decoder.ended
+    return decoded(kind(), pieces)
 
 
 @pytest.mark.fault("A12")

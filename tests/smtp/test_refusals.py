@@ -16,6 +16,10 @@ ADDRESS = "its sender address is no e-mail address: set one like scanner@example
 REFUSALS = (
     (b"EHLO x\r\nAUTH LOGIN\r\n", "AUTH LOGIN", "502 5.5.1 Command not implemented", LOGIN),
     (b"EHLO x\r\nAUTH PLAIN AGEAaHVudGVyMg==\r\n", "AUTH PLAIN ***", "502 5.5.1 Command not implemented", LOGIN),
+    (b"EHLO x\r\nAUTH PLAIN\tAGEAaHVudGVyMg==\r\n", "AUTH PLAIN ***", "502 5.5.1 Command not implemented", LOGIN),
+    (b"EHLO x\r\nAUTH\tPLAIN\tAGEAaHVudGVyMg==\r\n", "AUTH PLAIN ***", "502 5.5.1 Command not implemented", LOGIN),
+    (b"EHLO x\r\nAUTH aHVudGVyMg==\r\n", "AUTH ***", "502 5.5.1 Command not implemented", LOGIN),
+    (b"EHLO x\r\nAUTH cram-md5\r\n", "AUTH CRAM-MD5", "502 5.5.1 Command not implemented", LOGIN),
     (
         b"EHLO x\r\nSTARTTLS\r\n", "STARTTLS", "502 5.5.1 Command not implemented",
         "it wants TLS: set its encryption to none, or set TLS_CERT_FILE",

@@ -12,10 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from legacy_email_proxy import log
 from legacy_email_proxy.contracts import Client, Envelope, Failure, Filter, Header, Refused, Unreachable
+from legacy_email_proxy.relays.filtered import FilteredRelay
 from legacy_email_proxy.smtp.headers import MAX_HEADER_OCTETS, HeaderOptions
 from legacy_email_proxy.smtp.rewriting import FilterBroken, Rewriting
 from smtp.conftest import StartLeg
+from smtp.relays import MemoryRelay
 
 CLIENT = Client("192.168.1.7", "s12", "scanner")
 ENVELOPE = Envelope(CLIENT, "dev@x", "dev@x", ("b@y",))
@@ -311,3 +314,31 @@ async def test_a_header_that_was_no_longer_waited_for_is_not_lost() -> None:
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(anext(content), 0.01)
     assert b"".join([piece async for piece in content]) == b"Subject: x\r\nX-Seen: yes\r\n\r\none\r\ntwo\r\n"
+
+
+def traced(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [text[9:] for text in caplog.messages if text.startswith("content: ")]
+
+
+@pytest.mark.parametrize("options", [HeaderOptions(), HeaderOptions(shorten_lines=True)])
+async def test_a_trace_shows_the_whole_content(caplog: pytest.LogCaptureFixture, options: HeaderOptions) -> None:
+    caplog.set_level(log.CONTENT, logger="legacy_email_proxy")
+    await through(Rewriting(options), b"Subject: x\r\n", b"\r\none\r\n", b"two\r\n", b"three")
+    assert traced(caplog) == ["Subject: x", "", "one", "two", "three"]
+
+
+@pytest.mark.parametrize(("own", "again"), [("", []), ("Own", ["Subject: x", "Own: 1"])])
+async def test_a_trace_shows_it_once_and_the_header_again_where_an_account_changes_it(
+    caplog: pytest.LogCaptureFixture, own: str, again: list[str]
+) -> None:
+    caplog.set_level(log.CONTENT, logger="legacy_email_proxy")
+    account = FilteredRelay(MemoryRelay(), {"own": Scripted(header=tag(own) if own else lambda header: None)})
+
+    async def content() -> AsyncIterator[bytes]:
+        for piece in await through(Rewriting(), b"Subject: x\r\n\r\none\r\n"):
+            yield piece
+
+    async with account.transaction(CLIENT, "a@b", {}) as transaction:
+        await transaction.add_recipient("c@d", {})
+        await transaction.send(content())
+    assert traced(caplog) == ["Subject: x", "", "one", *again]

@@ -140,7 +140,7 @@ async def test_client_that_vanishes_behind_the_end_gets_exactly_one_delivery(
     assert len(leg.relay.delivered) == 1
     assert "before it was told the outcome" in str(facts(caplog, "smtp session ended")[0]["verdict"])
     # What became of it can be found, by the backend's own name for it.
-    assert [each["backend"] for each in facts(caplog, "smtp message relayed")] == ["250 2.0.0 queued as 42"]
+    assert [each["backend"] for each in facts(caplog, "message relayed")] == ["250 2.0.0 queued as 42"]
 
 
 @pytest.mark.parametrize("sent_before", [False, True])
@@ -377,6 +377,16 @@ async def test_a_cancellation_that_is_the_plugins_own_is_told_as_temporary(leg: 
         assert session.protocol._handler_coroutine is not None
         session.protocol._handler_coroutine.cancel()
         assert (await reader.read()).splitlines()[-1] == b"451 4.3.0 Local error, try again later"
+
+
+async def test_a_reset_is_no_unretrieved_exception(leg: Leg) -> None:
+    complaints: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    async with leg.wire() as wire:
+        lost = wire.protocol._closed  # type: ignore[attr-defined]
+        wire.protocol.connection_lost(ConnectionResetError())
+        lost.__del__()  # as the garbage collector may do, before it finalises the protocol
+    assert not complaints
 
 
 @pytest.mark.fault("D13")

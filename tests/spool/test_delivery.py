@@ -491,13 +491,14 @@ async def test_no_words_of_a_relay_keep_its_message_from_being_written_down(
         assert item["reason"].endswith(r"Unspeakable(no \udcff \x00 file)")
 
 
+@pytest.mark.parametrize("failure", [Overloaded("disk"), ZeroDivisionError("a bug")], ids=["known", "unexpected"])
 async def test_what_was_done_but_can_not_be_written_down_is_not_done_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     monkeypatch.setattr(delivery_module, "_TROUBLE_SECONDS", 0.01)
     backend = Backend()
     async with spooling(backend, tmp_path) as spool:
-        record, failures = spool._spool.store.record, [Overloaded("disk")] * 5
+        record, failures = spool._spool.store.record, [failure] * 5
 
         async def failing(outcome: Any) -> None:
             if failures:

@@ -24,6 +24,7 @@ from legacy_email_proxy.contracts import (
     Unreachable,
     Unusable,
     Unverified,
+    timed,
 )
 
 from ..backend_settings import Encryption
@@ -84,10 +85,10 @@ class Connection:
         server = self._server
         self._wire.allow(server.patience.connect, ANSWER_OCTETS)
         try:
-            self._wire.connect(server.host, server.port)
+            with timed("pop3", "connect"):
+                self._wire.connect(server.host, server.port)
             if server.encryption is Encryption.IMPLICIT:
-                assert server.tls is not None  # noqa: S101 (Server says so)
-                self._wire.start_tls(server.tls, server.host)
+                self._shake_hands()
             self._client = Client(server, self._wire)
             self._imap = self._client._imap
             if self._imap.state != "NONAUTH":
@@ -143,12 +144,16 @@ class Connection:
         except imaplib.IMAP4.error:
             detail = f"{server.name} refused STARTTLS: {' '.join(imap.completion)}"
             raise Unverified(detail, look_at=look_at) from None
-        assert server.tls is not None  # noqa: S101 (Server says so)
-        self._wire.start_tls(server.tls, server.host)
+        self._shake_hands()
         imap.open(server.host, server.port)
         # Anybody on the way could have put in what came before TLS (RFC 9051 §6.2.1).
         imap.untagged_responses.clear()
         imap._get_capabilities()
+
+    def _shake_hands(self) -> None:
+        assert self._server.tls is not None  # noqa: S101 (Server says so)
+        with timed("pop3", "tls"):
+            self._wire.start_tls(self._server.tls, self._server.host)
 
     def login(self, login: Login, *, clients_own: bool, ways: LoginWays) -> None:
         """Log in: with a password in one of two ``ways``, or with a token.
@@ -159,7 +164,8 @@ class Connection:
         if not is_sendable(login):
             detail = "NUL or a line end in user or password: not sent"
             raise login_failure("NO", detail, clients_own=clients_own)
-        ways.lead(login, self.capabilities, self._server.encryption, partial(self._try, login, clients_own))
+        with timed("pop3", "login"):
+            ways.lead(login, self.capabilities, self._server.encryption, partial(self._try, login, clients_own))
         if "CAPABILITY" in self._imap.untagged_responses:  # Told with the answer to the login.
             self._take_capabilities()
         else:

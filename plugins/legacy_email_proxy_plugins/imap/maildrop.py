@@ -23,13 +23,16 @@ from legacy_email_proxy.contracts import (
     CredentialsRefused,
     Disconnected,
     Failure,
+    Figure,
     Finding,
     Level,
     Login,
     Secret,
+    timed,
 )
 
 from ..backend_settings import IMAP, Encryption
+from ..places import connection_figures
 from ..tls_trouble import unless_tls_first
 from .account_cache import Listed, Shelf
 from .connection import Connection
@@ -93,7 +96,8 @@ class IMAPMaildrop:
 
     def _list(self, shelf: Shelf, memory: Memory, begin: Callable[[], None], connection: Connection) -> Index:
         begin()
-        return shown(connection, open_folder(shelf, connection, self._logger), self._options, memory, self._logger)
+        with timed("pop3", "list"):
+            return shown(connection, open_folder(shelf, connection, self._logger), self._options, memory, self._logger)
 
     def _remove(self, memory: Memory, connection: Connection, uidvalidity: int, uids: Collection[int]) -> None:
         deletion = self._options.deletion
@@ -127,6 +131,11 @@ class IMAPMaildrop:
                 self._logger.exception("the probe failed in a way that nobody expected")
                 findings.append(Finding(Level.BAD, f"unexpected: {type(error).__name__}", "see the log"))
         return findings
+
+    async def figures(self) -> Sequence[Figure]:
+        """See :meth:`~legacy_email_proxy.contracts.Observed.figures`."""
+        paused = Figure("backend_paused_seconds", self._accounts.paused_seconds())
+        return [*connection_figures(*self._accounts.counts()), paused]
 
     async def aclose(self) -> None:
         """Log out if that goes quickly, and close every connection."""

@@ -89,6 +89,15 @@ class Accounts:
             del self._pools[key], self._users[key]
             pool.dismiss()
 
+    def counts(self) -> tuple[int, int, int]:
+        """As :attr:`Pool.counts`, of all pools together."""
+        counts = [pool.counts for pool in self._pools.values()]
+        return sum(each[0] for each in counts), sum(each[1] for each in counts), sum(each[2] for each in counts)
+
+    def paused_seconds(self) -> float:
+        """How long the account in the settings has to wait; clients' own logins have pauses of their own."""
+        return max((pool.paused_seconds for key, pool in self._pools.items() if not key[2]), default=0.0)
+
     async def aclose(self) -> None:
         """Close every connection."""
         async with anyio.create_task_group() as closing:
@@ -127,12 +136,22 @@ class Pool:
         # Only for the account in the settings. With clients' own logins, a stranger's wrong passwords would make the
         # user wait.
         self._breaker = Breaker(logger)
-        self._places = Places(server.max_connections)
+        self._places = Places(server.max_connections, logger)
         self._executor = ThreadPoolExecutor(server.max_connections, thread_name_prefix="imap")
         self._idle: list[tuple[float, Connection]] = []
         self._lent: set[_Lease] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._closing = False
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """How many connections are lent, how many are idle, and how many exchanges wait for one."""
+        return len(self._lent), len(self._idle), self._places.waiting
+
+    @property
+    def paused_seconds(self) -> float:
+        """How long the server is left alone, because it refused the login or asked for a pause."""
+        return max(self._breaker.left, self._throttle.left)
 
     @property
     def in_use(self) -> bool:

@@ -9,13 +9,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
 from functools import partial
 
-from legacy_email_proxy.contracts import Disconnected, Entry, MessageGone, MessageUnavailable, Overloaded
+from legacy_email_proxy.contracts import (
+    Disconnected,
+    Entry,
+    MessageGone,
+    MessageUnavailable,
+    Overloaded,
+    timed,
+    took,
+)
 
+from ..places import Holder
 from .connection import Connection
 from .listing import Index
 from .pool import Pool
@@ -39,10 +49,8 @@ class IMAPSession:
 
     def __init__(self, pool: Pool, index: Index, remover: Remover, logger: logging.Logger, address: str = "") -> None:
         self._exchange = partial(pool.exchange, address=address)
-        self._address = address
         self._remover = remover
         self._index = index
-        self._logger = logger
         self._messages = ReadAhead(pool, index, _WHOLE, _same_folder, logger, address)
         self._headers = ReadAhead(pool, index, "BODY.PEEK[HEADER]", _same_folder, logger, address)
 
@@ -59,7 +67,7 @@ class IMAPSession:
         """The whole message, or its header; the last piece comes only after the server's OK."""
         uid = self._uid(unique_id)
         listed = self._index.sizes[uid]
-        pipe = Pipe(on_give_up=partial(self._gave_up, unique_id))
+        pipe = Pipe()
         job = partial(_fetch, self._index.uidvalidity, uid, listed, item, pipe.put)
         # In a task, because the exchange goes on while the pieces are taken.
         exchange = asyncio.create_task(
@@ -71,8 +79,13 @@ class IMAPSession:
             )
         )
         exchange.add_done_callback(partial(_end, pipe))
+        began: float | None = time.perf_counter()
         try:
             async for piece in pipe:
+                if began is not None:
+                    # The rest comes as fast as the client reads.
+                    took("pop3", "fetch", time.perf_counter() - began)
+                    began = None
                 yield piece
             if pipe.untouched and listed:
                 raise _empty(uid, listed)
@@ -152,14 +165,11 @@ class IMAPSession:
 
         return await self._exchange(read)
 
-    def _gave_up(self, unique_id: str, reason: str) -> None:
-        facts = {"client": self._address, "unique_id": unique_id, "reason": reason}
-        self._logger.warning("a slow reader was cut off", extra={"facts": facts})
-
     async def commit(self, deleted: Collection[str]) -> None:
         """Delete exactly these messages, in the way that the settings say."""
         uids = [self._uid(unique_id) for unique_id in deleted]
-        await self._exchange(partial(_remove, self._remover, self._index.uidvalidity, uids))
+        with timed("pop3", "delete"):
+            await self._exchange(partial(_remove, self._remover, self._index.uidvalidity, uids))
 
     def identity(self, unique_id: str) -> tuple[int, int]:
         """UID and UIDVALIDITY. Raises :class:`MessageGone`."""
@@ -214,20 +224,21 @@ def _remove(remover: Remover, uidvalidity: int, uids: Collection[int], connectio
     remover(connection, uidvalidity, uids)
 
 
-class Pipe:
+class Pipe(Holder):
     """Passes pieces of a message from a worker thread, which calls :meth:`put`, to one task, which iterates.
 
     It must be made in the event loop. After :meth:`end` the iteration gives the pieces that were put before, and then
     ends or raises the failure.
 
-    It is also the :class:`~..places.Holder` of the place at the server: if the client reads too slowly while others
-    wait, it has to give up.
+    It is also the :class:`~..places.Holder` of the place at the server. We wait for the client while the pipe is full.
     """
 
-    def __init__(self, depth: int = _PIPE_PIECES, on_give_up: Callable[[str], None] = lambda reason: None) -> None:
+    # A client that is slower would keep its place for an hour with a message of 60 MB.
+    fair_octets_per_second = 16_384
+
+    def __init__(self, depth: int = _PIPE_PIECES) -> None:
+        super().__init__()
         self._depth = depth
-        self._on_give_up = on_give_up
-        self.octets = 0
         self._loop = asyncio.get_running_loop()
         self._arrived = asyncio.Event()
         self._changed = threading.Condition()
@@ -246,6 +257,8 @@ class Pipe:
             if self._closed:
                 raise Disconnected("the reader of this message has gone")
             self._pieces.append(piece)
+            if len(self._pieces) >= self._depth:
+                self.wait_for_client()
             self.untouched = False
         self._loop.call_soon_threadsafe(self._arrived.set)
 
@@ -262,18 +275,13 @@ class Pipe:
         with self._changed:
             self._closed = True
             self._pieces.clear()
+            self.client_went_on()
             self._changed.notify_all()
-
-    @property
-    def waits_for_client(self) -> bool:
-        """Whether the pipe is full."""
-        return len(self._pieces) >= self._depth
 
     def give_up(self, reason: str) -> None:
         """End the exchange, so that another client gets its place. The iteration raises :class:`Overloaded`: the client
         must not take this for the end of its message.
         """
-        self._on_give_up(reason)
         self.end(Overloaded(reason, look_at="BACKEND_IMAP_MAX_CONNECTIONS"))
         self.close()
 
@@ -286,6 +294,7 @@ class Pipe:
                 if self._pieces:
                     piece = self._pieces.popleft()
                     self.octets += len(piece)
+                    self.client_went_on()
                     self._changed.notify_all()
                     return piece
                 self._arrived.clear()

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from legacy_email_proxy.contracts import Secret
 
-__all__ = ("LIFETIME_SECONDS", "SigningKey")
+__all__ = ("LIFETIME_SECONDS", "SigningKey", "certificate_end")
 
 LIFETIME_SECONDS = 300
 """Short, since a statement is sent at once. Google allows up to an hour, Entra advises five to ten minutes."""
@@ -94,6 +94,11 @@ def _thumbprints(pem: str, key: RSAPrivateKey | EllipticCurvePrivateKey) -> dict
     der = certificate.public_bytes(Encoding.DER)
     sha1 = hashlib.sha1(der, usedforsecurity=False).digest()
     return {"x5t": _base64url(sha1), "x5t#S256": _base64url(hashlib.sha256(der).digest())}
+
+
+def certificate_end(pem: str) -> float:
+    """When the certificate ends, in seconds since 1970. It is one that was read before."""
+    return x509.load_pem_x509_certificate(pem.encode()).not_valid_after_utc.timestamp()
 
 
 def _base64url(octets: bytes) -> str:

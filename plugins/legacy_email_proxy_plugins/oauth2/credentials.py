@@ -13,6 +13,7 @@ from legacy_email_proxy.contracts import (
     Context,
     Dialogue,
     Failure,
+    Figure,
     Finding,
     Level,
     NoCredentials,
@@ -21,6 +22,7 @@ from legacy_email_proxy.contracts import (
     TokenStatus,
 )
 
+from .assertions import certificate_end
 from .configuration import Configuration, configured
 from .consent import consent
 from .grants import Grants
@@ -113,6 +115,16 @@ class OAuth2Credentials:
             record.error or self._keeper.missing(record),
         )
 
+    async def figures(self) -> Sequence[Figure]:
+        """See :meth:`~legacy_email_proxy.contracts.Observed.figures`: when token, certificate and consent end."""
+        record = await self._keeper.current()
+        certificate = self._context.settings["OAUTH2_CLIENT_CERT"]
+        credentials = (record.consent_ends, certificate_end(certificate.reveal()) if certificate is not None else 0.0)
+        told = [Figure("token_expiry_timestamp_seconds", record.expires)] if record.expires else []
+        told += [Figure("credential_expiry_timestamp_seconds", moment) for moment in credentials if moment]
+        offset = self._grants.clock_offset
+        return told if offset is None else [*told, Figure("clock_offset_seconds", offset)]
+
     async def aclose(self) -> None:
         """See :meth:`Credentials.aclose`."""
         await self._keeper.aclose()
@@ -134,7 +146,8 @@ class OAuth2Credentials:
 
     @cached_property
     def _keeper(self) -> Keeper:
-        return Keeper(self._configuration, self._grants, self._store(), self._context.logger)
+        context = self._context
+        return Keeper(self._configuration, self._grants, self._store(), context.logger, account=context.account)
 
     @cached_property
     def _mail_keeper(self) -> Keeper:

@@ -19,6 +19,7 @@ __all__ = ("DeviceCode", "Granted", "Grants", "Unfit")
 
 _LIFETIME_SECONDS = 600.0
 """Assumed when the provider does not say how long a token lives."""
+_LONGEST_CONSENT_SECONDS = 10 * 365 * 86400.0
 _LONGEST_SECONDS = 86400.0 * 30
 _TOKEN = re.compile(r"[\x21-\x7e]{1,16384}")
 _JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -28,12 +29,16 @@ _DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """What a token endpoint gave. ``refresh_token`` is ``None`` if it gave no new one: a used one stays valid then."""
+    """What a token endpoint gave. ``refresh_token`` is ``None`` if it gave no new one: a used one stays valid then.
+
+    ``consent_seconds`` is how long the consent lasts, 0 where the provider does not say. Google does.
+    """
 
     access_token: BearerToken
     seconds: float
     scope: str
     refresh_token: Secret | None
+    consent_seconds: float = 0.0
 
 
 class Unfit(Disconnected):
@@ -64,6 +69,11 @@ class Grants:
         self._configuration = configuration
         self._endpoints = endpoints
         self._clock = clock
+
+    @property
+    def clock_offset(self) -> float | None:
+        """See :attr:`.http.Endpoints.clock_offset`."""
+        return self._endpoints.clock_offset
 
     async def for_app(self) -> Granted:
         """A token for the application itself: ``client_credentials``, or ``jwt_bearer`` on behalf of a subject."""
@@ -193,6 +203,7 @@ def _granted(answer: Answer, scope: str) -> Granted:
         _number(body.get("expires_in"), _LIFETIME_SECONDS, _LONGEST_SECONDS),
         given if isinstance(given, str) and given.isprintable() and len(given) <= 2000 else scope,
         Secret(refresh) if refresh else None,
+        _number(body.get("refresh_token_expires_in"), 0.0, _LONGEST_CONSENT_SECONDS),
     )
 
 

@@ -14,6 +14,7 @@ import anyio
 from legacy_email_proxy.contracts import Disconnected, Unreachable, Unusable
 
 from .. import https
+from ..clock import clock_offset
 
 __all__ = ("ANSWER_OCTETS", "Answer", "Endpoints")
 
@@ -43,6 +44,8 @@ class Endpoints:
         self._tls = tls
         self._seconds = seconds
         self._patience = patience
+        self.clock_offset: float | None = None
+        """By how many seconds our clock is ahead of an endpoint's, as its last answer had it."""
 
     async def post(
         self,
@@ -75,6 +78,7 @@ class Endpoints:
         # A few compressed octets can unpack to gigabytes: ask for no compression, and never unpack.
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
         async with client, client.stream("POST", url, data=form, headers=headers, auth=basic) as response:
+            self.clock_offset = clock_offset(response.headers.get("Date", ""))
             octets = bytearray()
             async for piece in response.aiter_raw():
                 octets += piece

@@ -51,7 +51,8 @@ class Record:
 
     ``seed`` is the SHA-256 of the ``OAUTH2_REFRESH_TOKEN`` that was set when the tokens were stored; ``basis`` that of
     the settings used to ask for them. ``kept`` is the time of the last renewal if that did not replace the refresh
-    token, else 0. ``asked`` are the scopes that were requested together with the refresh token.
+    token, else 0. ``asked`` are the scopes that were requested together with the refresh token. ``consent_ends``: the
+    refresh token works until then, as the provider says.
     """
 
     grant: str = ""
@@ -66,6 +67,7 @@ class Record:
     error_at: float = 0.0
     kept: float = 0.0
     asked: str = ""
+    consent_ends: float = 0.0
 
 
 class Store:
@@ -302,7 +304,7 @@ def _record(fields: dict[str, Any]) -> Record:
         value = fields.get(name)
         if value is None:
             continue
-        numeric = name in ("obtained", "expires", "error_at", "kept")
+        numeric = name in ("obtained", "expires", "error_at", "kept", "consent_ends")
         if not isinstance(value, (int, float) if numeric else str):
             raise _damaged()
         found[name] = kinds.get(name, lambda value: value)(value)

@@ -49,7 +49,9 @@ class Keeper:
         store: Store,
         logger: logging.Logger,
         clock: Callable[[], float] = time.time,
+        account: str = "",
     ) -> None:
+        self._whose = {"account": account} if account else {}
         self._configuration = configuration
         self._grants = grants
         self._store = store
@@ -238,7 +240,8 @@ class Keeper:
         self._task = None
         if not task.cancelled() and (error := task.exception()) is not None:
             # Logged here because perhaps no session waits for it; a session that does also raises it.
-            self._logger.error("no token: %s", error, exc_info=None if isinstance(error, Failure) else error)
+            facts, cause = {**self._whose, "cause": str(error)}, None if isinstance(error, Failure) else error
+            self._logger.error("no token", exc_info=cause, extra={"facts": facts, "failure": error})
 
     async def _renew(self, replaced: Record | None) -> BearerToken:
         """Renew the token if it is due or is ``replaced``, unless another process has just renewed it."""
@@ -295,10 +298,10 @@ class Keeper:
             renewed = self._record_of(granted, used and (granted.refresh_token or used), asked)
             rotated = renewed.refresh_token != used
             if used is not None and not rotated:
-                renewed = replace(renewed, kept=renewed.obtained)
-            self._logger.info(
-                "token renewed", extra={"facts": {"grant": renewed.grant, "seconds": f"{granted.seconds:.0f}"}}
-            )
+                ends = renewed.consent_ends or record.consent_ends
+                renewed = replace(renewed, kept=renewed.obtained, consent_ends=ends)
+            facts = {**self._whose, "grant": renewed.grant, "seconds": f"{granted.seconds:.0f}"}
+            self._logger.info("token renewed", extra={"facts": facts})
             await self._keep(renewed, rotated=rotated)
         if granted.access_token.fingerprint() == self._unwanted:
             # The provider gave the refused token again: use it, so as not to ask the provider at each login.
@@ -348,6 +351,7 @@ class Keeper:
             seed=self._seed,
             basis=self._basis,
             asked=asked or self._configuration.scope,
+            consent_ends=now + granted.consent_seconds if granted.consent_seconds else 0.0,
         )
 
     async def _keep(self, record: Record, *, rotated: bool) -> None:

@@ -23,10 +23,12 @@ from legacy_email_proxy.contracts import (
     Unusable,
     Unverified,
     logged_in,
+    timed,
 )
 
 from ..backend_settings import SMTP, Encryption
 from ..backoff import Breaker
+from ..clock import clock_offset
 from ..dial import dial
 from ..tls_trouble import begins_in_the_clear, does_not_verify
 from .connection import Connection, State
@@ -55,7 +57,8 @@ async def open_connection(endpoint: Endpoint, timeouts: Timeouts, logger: loggin
 
     Raises :class:`Unreachable`, :class:`Unverified`, :class:`Overloaded`, :class:`Unusable` or :class:`NotLetIn`.
     """
-    connected = await dial(endpoint.host, endpoint.port, timeouts.connect, "BACKEND_SMTP")
+    with timed("smtp", "connect"):
+        connected = await dial(endpoint.host, endpoint.port, timeouts.connect, "BACKEND_SMTP")
     try:
         _, wire = await asyncio.get_running_loop().create_connection(Wire, sock=connected)
     except BaseException:
@@ -65,8 +68,9 @@ async def open_connection(endpoint: Endpoint, timeouts: Timeouts, logger: loggin
     try:
         if endpoint.encryption is Encryption.IMPLICIT:
             await _start_tls(connection)
-        await _greeting(connection)
-        await _hello(connection)
+        with timed("smtp", "hello"):
+            await _greeting(connection)
+            await _hello(connection)
         if endpoint.encryption is Encryption.STARTTLS:
             await _command_starttls(connection)
             await _start_tls(connection)
@@ -97,6 +101,7 @@ async def _greeting(connection: Connection) -> None:
         telling.cancel()
     if reply.code != 220:
         raise _unwelcome(endpoint, reply.code, str(reply), look_at)
+    connection.clock_offset = clock_offset(str(reply))
 
 
 def _unwelcome(endpoint: Endpoint, code: int, said: str, look_at: str) -> Failure:
@@ -165,7 +170,8 @@ async def _start_tls(connection: Connection) -> None:
     if endpoint.tls is None:
         raise Unverified("there is no TLS context")
     try:
-        await connection.wire.start_tls(endpoint.tls, endpoint.host, connection.timeouts.tls)
+        with timed("smtp", "tls"):
+            await connection.wire.start_tls(endpoint.tls, endpoint.host, connection.timeouts.tls)
     except ssl.SSLCertVerificationError as error:
         raise does_not_verify(str(endpoint), error, SMTP.prefix) from None
     except ssl.SSLError as error:
@@ -217,7 +223,8 @@ async def log_in(
 
 async def _authenticate(connection: Connection, breaker: Breaker, secret: Secret) -> str:
     async with breaker.attempt(secret, connection.timeouts.auth):
-        return await _exchanged(connection, secret)
+        with timed("smtp", "login"):
+            return await _exchanged(connection, secret)
 
 
 async def _exchanged(connection: Connection, secret: Secret) -> str:

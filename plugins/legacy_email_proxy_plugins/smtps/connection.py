@@ -46,6 +46,8 @@ class Connection:
         self.extensions = Extensions()
         self.secrets: tuple[str, ...] = ()
         """What was sent to log in; the backend may repeat it in any later reply."""
+        self.clock_offset: float | None = None
+        """By how many seconds our clock is ahead of the backend's, where its greeting tells the time."""
         self.transactions = 0
         self.timed_out = False
         """Whether it ended because the backend did not answer in this transaction, and not because it hung up."""

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from legacy_email_proxy.contracts import Overloaded
 
-from ..places import Places
+from ..places import Holder, Places
 from .connecting import NotLetIn
 from .connection import Connection
-from .progress import Progress
 
 __all__ = ("Limits", "Loan", "Pool")
 
@@ -25,28 +23,20 @@ one, and after it took one."""
 _TRIES = 3
 """How many times one loan may try, while the backend takes no further connection."""
 
-_CUT_AGAIN_SECONDS = 1.0
-"""How long a client that still waits gives the others before one more slow device loses its connection."""
-
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a connection is not used again, and when a slow device loses it.
+    """When a connection is not used again.
 
     Servers close idle connections, and some do not like long or busy ones. A new connection costs as much as ten small
     messages; once per 500 ``transactions``, this is 2 % of the work. Exim sends as many over one connection by default,
     so servers are used to it. A server that wants fewer answers 421 to a MAIL, which is then sent again over a new
     connection.
-
-    Once a client has waited for ``patient_seconds``, the slowest of the devices that have held a connection for more
-    than ``grace_seconds`` loses it. A device behind a modem needs a few seconds for each command before its content.
     """
 
     idle_seconds: float = 30
     age_seconds: float = 600
     transactions: int = 500
-    patient_seconds: float = 3
-    grace_seconds: float = 10
 
 
 @dataclass(slots=True)
@@ -56,19 +46,27 @@ class _Idle:
     since: float
 
 
-class Loan:
-    """One slot of the pool with its connection, lent to ``address``; it has to be given back."""
+class Loan(Holder):
+    """One slot of the pool with its connection, lent to ``address``; it has to be given back.
 
-    def __init__(self, address: str) -> None:
+    A device that opens a transaction and then only says NOOP, or that sends its message one octet at a time, would keep
+    its connection from everybody else for as long as its session may last. So it may have to give it up.
+    """
+
+    # Half the speed of a modem of 9600 baud: a device that works is not slower.
+    fair_octets_per_second = 500
+
+    def __init__(self, address: str, release: Callable[[Loan], None]) -> None:
+        super().__init__()
         self.address = address
+        self._release = release
         self._connection: Connection | None = None
         self.opened = 0.0
         self.reused = False
         """Whether the connection was used before, and so may have been closed unnoticed while it was idle."""
         self.spent = False
         """Whether it must not be used for another transaction, although it works."""
-        self.progress = Progress()
-        self._cut: Overloaded | None = None
+        self._given_up: Overloaded | None = None
 
     @property
     def connection(self) -> Connection:
@@ -81,21 +79,17 @@ class Loan:
         """Put a connection in this loan."""
         self._connection, self.opened, self.reused = connection, opened, reused
 
-    def cut(self) -> None:
-        """Take the connection away from a slow device: it fails when the device goes on."""
+    def give_up(self, reason: str) -> None:
+        """Take the connection away from a slow device: :meth:`client_went_on` raises when the device goes on."""
         self.abort()
-        self._cut = Overloaded(
-            f"{self.address} sent {self.progress.octets} octets in {self.progress.seconds:.0f} s while others waited,"
-            " and lost its connection to the backend",
-            look_at="BACKEND_SMTP_MAX_CONNECTIONS",
-            about_us=False,
-        )
+        self._given_up = Overloaded(reason, look_at="BACKEND_SMTP_MAX_CONNECTIONS", about_us=False)
+        self._release(self)
 
-    def device_went_on(self) -> None:
-        """The device has sent a command or content. Raises :class:`Overloaded` if it was too slow (:meth:`cut`)."""
-        self.progress.go_on()
-        if self._cut is not None:
-            raise self._cut
+    def client_went_on(self) -> None:
+        """The device has sent a command or content. Raises :class:`Overloaded` if it was too slow."""
+        super().client_went_on()
+        if self._given_up is not None:
+            raise self._given_up
 
     def abort(self) -> Connection | None:
         """Close the connection, if there is one; the transaction on it ends with ``Disconnected``."""
@@ -124,7 +118,7 @@ class Pool:
         self._wait_seconds = wait_seconds
         self._logger = logger
         self._limits = limits or Limits()
-        self._places = Places(size)
+        self._places = Places(size, logger)
         """As many places as the backend takes connections, as far as is known."""
         self._one_more_at = 0.0
         """When one connection more than that is tried."""
@@ -144,7 +138,7 @@ class Pool:
         Raises :class:`Overloaded` if no connection gets free in time, and whatever ``connect`` raises.
         """
         deadline = asyncio.get_running_loop().time() + self._wait_seconds
-        loan = Loan(address)
+        loan = Loan(address, self._release)
         await self._slot(address, deadline)
         await self._fill(loan, deadline)
         return loan
@@ -183,10 +177,16 @@ class Pool:
                 self._expire()
         self._release(loan)
 
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """How many connections are lent, how many are idle, and how many transactions wait for one."""
+        return len(self._lent), len(self._idle), self._places.waiting
+
     # Slots.
 
     def _release(self, loan: Loan) -> None:
         self._lent.discard(loan)
+        self._places.forget(loan)
         self._places.give(loan.address)
 
     def _try_one_more(self) -> None:
@@ -202,8 +202,7 @@ class Pool:
             self._try_one_more()
         try:
             # If ``again``, this task had its turn before, but the backend refused its connection as one too many.
-            with self._room_made_for(address):
-                await self._places.take(address, deadline, first=again)
+            await self._places.take(address, deadline, first=again)
         except TimeoutError:
             raise Overloaded(
                 f"no connection to the backend got free within {self._wait_seconds:g} s: {self._places.words(address)}",
@@ -212,35 +211,6 @@ class Pool:
                 about_us=False,
             ) from None
 
-    @contextmanager
-    def _room_made_for(self, address: str) -> Iterator[None]:
-        """While this client waits for a place, take places from slow devices, one after the other."""
-        loop = asyncio.get_running_loop()
-        alarm = loop.call_later(self._limits.patient_seconds, lambda: cut())
-
-        def cut() -> None:
-            nonlocal alarm
-            # An address that has its share waits for its own transactions, and must not end those of others.
-            if self._places.may_have_more(address):
-                self._cut_slowest()
-            alarm = loop.call_later(_CUT_AGAIN_SECONDS, cut)
-
-        try:
-            yield
-        finally:
-            alarm.cancel()
-
-    def _cut_slowest(self) -> None:
-        # The address of the spool is ``""``: there is no device behind its messages.
-        slow = [loan for loan in self._lent if loan.address and loan.progress.is_slow(self._limits.grace_seconds)]
-        if slow:
-            slowest = min(slow, key=lambda loan: (loan.progress.rate, -loan.progress.seconds))
-            slowest.cut()
-            self._release(slowest)
-            progress = slowest.progress
-            facts = {"client": slowest.address, "octets": progress.octets, "seconds": round(progress.seconds)}
-            self._logger.warning("connection taken from a slow device", extra={"facts": facts})
-
     # Connections.
 
     async def _fill(self, loan: Loan, deadline: float, *, idle: bool = True) -> None:
@@ -248,14 +218,15 @@ class Pool:
         loop = asyncio.get_running_loop()
         for left in reversed(range(_TRIES)):
             self._lent.add(loan)
+            if loan.address:  # There is no device behind the messages of the spool.
+                self._places.watch(loan, loan.address)
             try:
                 if not (idle and self._take_idle(loan)):
                     await self._open_in(loan)
                 return
             except BaseException as error:
-                self._lent.discard(loan)
                 one_too_many = self._is_one_too_many(error)
-                self._places.give(loan.address)
+                self._release(loan)
                 if not (one_too_many and left and loop.time() < deadline):
                     raise
             idle = True

@@ -12,6 +12,7 @@ from legacy_email_proxy.contracts import (
     Context,
     Disconnected,
     Failure,
+    Figure,
     Finding,
     Parameters,
     PipeliningTransaction,
@@ -19,10 +20,12 @@ from legacy_email_proxy.contracts import (
     Recipient,
     Refused,
     RelayCapabilities,
+    timed,
 )
 
 from ..backend_settings import Encryption
 from ..backoff import Breaker, RepeatedReplies
+from ..places import connection_figures
 from .connecting import log_in, open_connection
 from .connection import Connection, State
 from .pool import Limits, Loan, Pool
@@ -42,6 +45,7 @@ class SMTPSRelay:
         self._logger = context.logger
         self._timeouts = timeouts or Timeouts()
         self._breaker = Breaker(self._logger)
+        self._clock_offset: float | None = None
         self._pool = Pool(self._connect, self._endpoint.max_connections, self._timeouts.slot, self._logger, limits)
         self._repeated = RepeatedReplies()
         # Offered until the first connection: if the backend does not take these, it is told at MAIL.
@@ -58,7 +62,7 @@ class SMTPSRelay:
 
     async def _open(self) -> Connection:
         connection = await open_connection(self._endpoint, self._timeouts, self._logger)
-        offered = connection.extensions
+        offered, self._clock_offset = connection.extensions, connection.clock_offset
         self._capabilities = RelayCapabilities(offered.max_octets, "SMTPUTF8" in offered, "DSN" in offered)
         return connection
 
@@ -75,6 +79,11 @@ class SMTPSRelay:
     async def probe(self) -> Sequence[Finding]:
         """See :meth:`contracts.Relay.probe`: a connection of its own, without a transaction."""
         return await probe(self._endpoint, self._open, self._breaker, self._timeouts)
+
+    async def figures(self) -> Sequence[Figure]:
+        """See :meth:`contracts.Observed.figures`."""
+        told = [*connection_figures(*self._pool.counts), Figure("backend_paused_seconds", self._breaker.left)]
+        return told if self._clock_offset is None else [*told, Figure("clock_offset_seconds", self._clock_offset)]
 
     async def aclose(self) -> None:
         """See :meth:`contracts.Relay.aclose`."""
@@ -123,7 +132,7 @@ class _Transaction(PipeliningTransaction):
         except BaseException as error:
             self._leave(error)
             raise
-        self._loan.progress.wait()
+        self._loan.wait_for_client()
         return self
 
     async def __aexit__(
@@ -192,11 +201,12 @@ class _Transaction(PipeliningTransaction):
         self, recipients: Sequence[Recipient], *, content_follows: bool
     ) -> Sequence[Refused | None]:
         """See :meth:`contracts.PipeliningTransaction.add_recipients`."""
-        self._loan.device_went_on()
+        self._loan.client_went_on()
         try:
-            return await self._added(recipients, content_follows)
+            with timed("smtp", "mail"):
+                return await self._added(recipients, content_follows)
         finally:
-            self._loan.progress.wait()
+            self._loan.wait_for_client()
 
     async def _added(self, recipients: Sequence[Recipient], content_follows: bool) -> Sequence[Refused | None]:
         verdicts = await self._verdicts(recipients, content_follows)
@@ -227,7 +237,7 @@ class _Transaction(PipeliningTransaction):
 
     async def send(self, content: AsyncIterator[bytes]) -> Receipt:
         """See :meth:`contracts.Transaction.send`."""
-        self._loan.device_went_on()
+        self._loan.client_went_on()
         content = _Watched(content, self._loan)
         connection, envelope = self._loan.connection, self._envelope
         if not envelope.taken and connection.state is not State.FINISHED:
@@ -268,12 +278,12 @@ class _Watched:
         return self
 
     async def __anext__(self) -> bytes:
-        self._loan.progress.wait()
+        self._loan.wait_for_client()
         try:
             piece = await anext(self._content)
         except StopAsyncIteration:
-            self._loan.device_went_on()
+            self._loan.client_went_on()
             raise
-        self._loan.device_went_on()
-        self._loan.progress.octets += len(piece)
+        self._loan.client_went_on()
+        self._loan.octets += len(piece)
         return piece

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Container, Sequence
 from typing import Protocol
 
-from legacy_email_proxy.contracts import Disconnected, Failure, Parameters, Receipt, Recipient, Refused
+from legacy_email_proxy.contracts import Disconnected, Failure, Parameters, Receipt, Recipient, Refused, timed
 
 from .connection import Connection, State
 from .protocol import CLOSING, ContentEncoder, Reply, command, mail_command, rcpt_command
@@ -388,7 +388,9 @@ def _chunk(octets: list[bytes], last: bytes) -> bytes:
 
 async def _verdict(connection: Connection, phase: str, end: str, *, unless: Container[int] = ()) -> Receipt:
     try:
-        reply = await connection.take(phase, connection.timeouts.final_dot)
+        # Only the wait for the verdict: how long the content takes is mostly up to the device.
+        with timed("smtp", "content"):
+            reply = await connection.take(phase, connection.timeouts.final_dot)
     except Disconnected as lost:
         raise _uncertain(lost, end) from None
     if reply.positive:

@@ -243,11 +243,13 @@ class Delivery:
             try:
                 await self._store.record(outcome)
                 return
-            except Failure as failure:
-                # A delivered message must not be delivered again, so this is repeated until it is recorded.
+            except Exception as error:
+                # A delivered message must not be delivered again, so this is repeated until it is recorded; also after
+                # an error that nobody expected, or the message would stay leased until the next start.
                 if not said:
                     words = "message's outcome not stored now: that is tried again until it is"
-                    self._logger.error(words, extra={"facts": {"cause": str(failure)}})
+                    facts = {"facts": {"cause": str(error)}}
+                    self._logger.error(words, extra=facts, exc_info=_unexpected(error))
                 said = True
                 await asyncio.sleep(_TROUBLE_SECONDS)
 

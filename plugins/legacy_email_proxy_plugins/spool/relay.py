@@ -9,6 +9,7 @@ connections and credentials belong to the next relay, and apply to each try.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from legacy_email_proxy.contracts import (
     Client,
     Context,
     Failure,
+    Figure,
     Finding,
     Level,
     Parameters,
@@ -36,7 +38,7 @@ from legacy_email_proxy.contracts import (
 from .admin import backed_up
 from .delivery import Delivery
 from .incoming import ANSWER_SECONDS, answering
-from .message import Submission
+from .message import State, Submission
 from .settings import Options, Place
 from .spool import Spool
 from .store import InUse, Room
@@ -106,12 +108,35 @@ class SpoolRelay:
         """
         return self._next.capabilities()
 
+    async def figures(self) -> Sequence[Figure]:
+        """See :meth:`contracts.Observed.figures`: the spool's and those of the next relay."""
+        counted = await self._spool.counts(self._account)
+        messages = dict.fromkeys(State, 0) | {one.state: one.messages for one in counted}
+        found = [
+            Figure("spool_messages", count, {"state": state.replace(" ", "_")}) for state, count in messages.items()
+        ]
+        since = min((one.oldest for one in counted if one.state is State.QUEUED), default=math.inf)
+        found.append(Figure("spool_oldest_seconds", max(0.0, self._spool.clock() - since)))
+        found.append(Figure("spool_room_octets", self._left(await self._spool.store.room())))
+        theirs = getattr(self._next, "figures", None)
+        return [*found, *(await theirs() if theirs is not None else ())]
+
+    def _left(self, room: Room) -> float:
+        """How many octets more are taken, as :meth:`_check` judges it."""
+        left = float(self._options.max_octets - room.octets)
+        if room.free_octets is not None:
+            left = min(left, room.free_octets - _ROOM_FACTOR * self._options.message_octets)
+        return left
+
     async def probe(self) -> Sequence[Finding]:
         """See :meth:`contracts.Relay.probe`: the findings of the next relay, and the number of waiting messages."""
         return [*await self._findings(), *await self._next.probe()]
 
     async def _findings(self) -> list[Finding]:
         name = f"spool {self._spool.place.name}"
+        if self._delivery is not None:
+            messages = sum(one.messages for one in await self._spool.counts(self._account))
+            return [Finding(Level.GOOD, f"{name}: {messages} messages")]
         place = self._spool.place
         if place.path is not None and (obstacle := unwritable(place.path.parent)):
             text, advice = obstacle

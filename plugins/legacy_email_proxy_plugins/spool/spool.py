@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -27,13 +28,15 @@ from ..backoff import JITTER
 from .admin import Administration
 from .delivery import Delivery
 from .settings import Options, Place
-from .store import Store
+from .store import Counted, Store
 
 __all__ = ("Spool",)
 
 _SETTLED_SECONDS = 1.0
 """At a start or a reload all accounts join within this time. After that, mail without an account is reported."""
 _CLOSING_SECONDS = 4.0
+_COUNTED_SECONDS = 10.0
+"""So long a count of the messages is good for whoever asks for it again."""
 
 
 def steady_clock() -> Callable[[], float]:
@@ -59,6 +62,7 @@ class Spool:
         self._ending: dict[asyncio.Task[None], Delivery] = {}
         self._reporting: asyncio.Task[None] | None = None
         self._told: dict[str, int] = {}
+        self._counted: tuple[float, Sequence[Counted]] = (-math.inf, ())
         self.warnings: Sequence[str] = ()
         """What an operator should know about the store; empty before it was opened."""
 
@@ -76,6 +80,13 @@ class Spool:
         if self._store is None:
             raise Failure("the spool is not open")
         return self._store
+
+    async def counts(self, account: str) -> Sequence[Counted]:
+        """The account's messages, counted a moment ago. Raises :class:`Failure` while the store is not open."""
+        store, now = self.store, self.clock()
+        if now - self._counted[0] >= _COUNTED_SECONDS:
+            self._counted = (now, await store.counts())
+        return [one for one in self._counted[1] if one.account == account]
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Administration]:

@@ -18,7 +18,7 @@ from . import sql_records
 from .group_commit import Connection, Writer
 from .incoming import Bodies, IncomingMessage
 from .message import Fate, Outcome, SpooledMessage, State, Submission
-from .store import LOOK_AT, Damaged, Interrupted, Unreadable
+from .store import LOOK_AT, Counted, Damaged, Interrupted, Unreadable
 
 __all__ = ("ENDLESS", "SUSPECT", "RelationalStore", "move")
 
@@ -132,6 +132,15 @@ class RelationalStore:
                 connection.execute("SELECT account, count(*) FROM message GROUP BY account ORDER BY account").fetchall()
             )
         )
+
+    async def counts(self) -> Sequence[Counted]:
+        """See :meth:`.store.Store.counts`."""
+        found = await self._writer.run(
+            lambda connection: connection.execute(
+                "SELECT account, state, count(*), min(since) FROM message GROUP BY account, state"
+            ).fetchall()
+        )
+        return [Counted(account, State(state), messages, oldest) for account, state, messages, oldest in found]
 
     # In.
 

@@ -21,6 +21,7 @@ __all__ = (
     "ANNOUNCED",
     "LOOK_AT",
     "Copied",
+    "Counted",
     "Damaged",
     "InUse",
     "Incoming",
@@ -82,6 +83,16 @@ class Room:
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    """The messages of one account in one state: how many, and since when the oldest is there."""
+
+    account: str
+    state: State
+    messages: int
+    oldest: float
+
+
+@dataclass(frozen=True, slots=True)
 class Copied:
     """What a backup holds. ``missing`` are the numbers of messages whose body is missing or incomplete.
 
@@ -133,6 +144,9 @@ class Store(Protocol):
 
     async def accounts(self) -> Mapping[str, int]:
         """The number of messages of each account that has any."""
+
+    async def counts(self) -> Sequence[Counted]:
+        """All messages, counted. It reads a row of each, so it is not to be asked all the time."""
 
     def receive(self) -> Incoming:
         """Begin to receive a message."""

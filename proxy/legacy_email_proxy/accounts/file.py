@@ -32,7 +32,8 @@ Key = tuple[str | int, ...]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _TABLES = ("accounts", "users", "rules")
 CONDITIONS = ("user", "network", "port", "sender", "recipient", "after_pop3_login_seconds")
-"""The keys of a rule besides ``account``."""
+"""The keys of a rule besides ``account`` and ``expect_seconds``."""
+_KEYS = ("account", *CONDITIONS, "expect_seconds")
 
 _HEADER = re.compile(r"\s*\[(\[?)([^\[\]]+)\]\]?\s*(?:#.*)?")
 _KEY = re.compile(r"\s*([^=#\[\]{},]+?)\s*=")
@@ -151,12 +152,11 @@ class _Reading:
 
     def rule(self, key: Key, table: dict[str, Any], accounts: Mapping[str, Any], users: Mapping[str, Any]) -> Rule:
         for name in table:
-            if name not in ("account", *CONDITIONS):
-                self.wrong((*key, name), f"{name}: no such key{_meant(name, ('account', *CONDITIONS))}")
-        within = table.get("after_pop3_login_seconds")
-        if within is not None and (isinstance(within, bool) or not isinstance(within, (int, float)) or not within > 0):
-            self.wrong((*key, "after_pop3_login_seconds"), "after_pop3_login_seconds: must be a number above 0")
-            within = None
+            if name not in _KEYS:
+                self.wrong((*key, name), f"{name}: no such key{_meant(name, _KEYS)}")
+        expected = self.seconds(key, table, "expect_seconds")
+        if expected is not None and "network" not in table:
+            self.wrong((*key, "expect_seconds"), "expect_seconds: needs `network`, to know whose mail is expected")
         account = table.get("account", "")
         if "account" not in table and "after_pop3_login_seconds" not in table:
             self.wrong(key, "account: not set; say to which account this rule leads")
@@ -173,7 +173,8 @@ class _Reading:
             ports=self.ports(key, table),
             senders=self.texts(key, table, "sender", Addresses.parse),
             recipients=self.texts(key, table, "recipient", Addresses.parse),
-            within_seconds=within,
+            within_seconds=self.seconds(key, table, "after_pop3_login_seconds"),
+            expect_seconds=expected,
         )
         return replace(rule, legs=frozenset({Leg.SMTP}) if rule.of_envelope else BOTH_LEGS)
 
@@ -190,6 +191,13 @@ class _Reading:
         except ValueError as error:
             self.wrong((*key, name), f"{name}: {str(error).removesuffix('.')}")
             return None
+
+    def seconds(self, key: Key, table: dict[str, Any], name: str) -> float | None:
+        given = table.get(name)
+        if given is None or (isinstance(given, (int, float)) and not isinstance(given, bool) and given > 0):
+            return given
+        self.wrong((*key, name), f"{name}: must be a number above 0")
+        return None
 
     def ports(self, key: Key, table: dict[str, Any]) -> frozenset[int]:
         if "port" not in table:

@@ -62,7 +62,8 @@ class Rule:
     """One rule. An empty or ``None`` condition holds always.
 
     ``account`` may be empty where ``within_seconds`` (POP-before-SMTP) is set: then it is the one that the client has
-    logged in to. ``legs`` are those on which the rule can apply; ``place`` is where it stands in the file.
+    logged in to. ``expect_seconds`` is no condition: it says how often something is to come. ``legs`` are those on
+    which the rule can apply; ``place`` is where it stands in the file.
     """
 
     account: str
@@ -73,6 +74,7 @@ class Rule:
     senders: Addresses | None = None
     recipients: Addresses | None = None
     within_seconds: float | None = None
+    expect_seconds: float | None = None
     legs: frozenset[Leg] = BOTH_LEGS
 
     @property
@@ -175,6 +177,8 @@ def effective(
                 f"{rule.place}: after_pop3_login_seconds: nobody proves a password by POP3;"
                 " set POP3_LOGIN to accounts or backend"
             )
+        elif rule.expect_seconds is not None and Leg.SMTP not in here:
+            mistakes.append(f"{rule.place}: expect_seconds: nothing can be sent by this rule")
         found.append(replace(rule, legs=here))
     hidden = never_reached(found)
     mistakes += [f"{rule.place}: never reached: the rule at {above.place} takes all of it" for rule, above in hidden]

@@ -17,7 +17,7 @@ import socket
 import stat
 import struct
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import ExitStack, aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +52,19 @@ class ControlSocket:
         self._path = state_dir / NAME
         self._handlers = handlers
         self._server: asyncio.Server | None = None
+        # The name with which the socket was bound stays true while it is open: from 3.13 on asyncio looks it up at the
+        # end, and would log an error if it led to anything else.
+        self._folder = ExitStack()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
         """Listen. Where that can not be, it is logged, and the commands don't reach this service."""
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with _reachable(self._path) as name:
-                self._server = await asyncio.start_unix_server(self._serve, sock=_bound(name), limit=_LINE_OCTETS)
+            name = self._folder.enter_context(_reachable(self._path))
+            self._server = await asyncio.start_unix_server(self._serve, sock=_bound(name), limit=_LINE_OCTETS)
         except OSError as error:
+            self._folder.close()
             words = "commands will not reach this service"
             cause = error.strerror or str(error)
             log.event(_log, logging.WARNING, words, socket=self._path, cause=cause, see="STATE_DIR")
@@ -75,6 +79,7 @@ class ControlSocket:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with suppress(OSError):
             self._path.unlink()
+        self._folder.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._tasks) >= _MOST_AT_ONCE:

@@ -19,10 +19,13 @@ from ..contracts import Failure
 from ..settings.types import networks as parsed
 from .socket import Answers
 
-__all__ = ("trace",)
+__all__ = ("MAX_CHARACTERS", "trace")
 
 _MOST_WAITING = 10_000
 """Lines for a watcher who does not read; more are left out, and counted."""
+
+MAX_CHARACTERS = 2000
+"""Of one line. Content without line ends would otherwise be kept in pieces of any size."""
 
 _log = logging.getLogger("legacy_email_proxy.admin")
 
@@ -41,6 +44,13 @@ class _Watch(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep the record if it is about a device that is watched."""
+        try:
+            self._keep(record)
+        except Exception:
+            # A plugin logs with arguments that do not fit its words. That must not end the session.
+            self.handleError(record)
+
+    def _keep(self, record: logging.LogRecord) -> None:
         facts = log.facts_of(record)
         address = canonical(str(facts.get("client", "")))
         if address is None or not within(address, self._networks):
@@ -50,12 +60,15 @@ class _Watch(logging.Handler):
         if len(self._lines) >= _MOST_WAITING:
             self._left_out += 1
             return
+        text = record.getMessage()
+        if len(text) > MAX_CHARACTERS:
+            text = f"{text[:MAX_CHARACTERS]}…"
         self._lines.append(
             {
                 "time": record.created,
                 "from": "device" if record.name.rpartition(".")[2] in ("smtp", "pop3") else "backend",
                 "level": record.levelname.lower(),
-                "text": record.getMessage(),
+                "text": text,
                 "facts": {key: log.plain(value) for key, value in facts.items()},
             }
         )

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import aclosing, suppress
 from typing import NoReturn
 
 import anyio
@@ -15,9 +16,10 @@ import anyio
 from ..access import canonical
 from ..accounts.rules import Facts, Leg, candidates, choose
 from ..admin.queues import answered_by_service
-from ..admin.socket import NOBODY_THERE
+from ..admin.socket import NOBODY_THERE, ask
 from ..build import Account, Composition, compose
 from ..contracts import Credentials, Failure, Filter, Finding, Level, Maildrop, Relay, SettingsMistake
+from ..replies import printable
 from ..settings import doubts, unknown_variables
 from .report import Report
 from .trial import Trial, send
@@ -25,6 +27,8 @@ from .trial import Trial, send
 __all__ = ("add_arguments", "run")
 
 _PROBE_SECONDS = 90.0
+_ANSWER_SECONDS = 10.0
+"""How long the service that is running may take to say what it knows."""
 _CLOSING_SECONDS = 360.0
 """How long credentials may take to close: the reply to a token's renewal can not be asked for twice. A second signal
 ends the wait."""
@@ -107,6 +111,7 @@ async def _check(options: argparse.Namespace, report: Report) -> int:
 
                 group.start_soon(stop)
                 await _probe(composition, report)
+                await _troubles(composition, report)
                 if options.send is not None:
                     await _send(options, report)
             with anyio.move_on_after(_CLOSING_SECONDS):
@@ -142,10 +147,11 @@ async def _waiting(account: Account) -> list[Finding]:
     assert account.queue is not None  # noqa: S101 (for the type checker)
     asked = answered_by_service(account.settings["STATE_DIR"], account.queue, "list", numbers=[])
     try:
-        states = [
-            item["state"] async for item in asked if isinstance(item, Mapping) and item["account"] == account.name
-        ]
-    except (*NOBODY_THERE, Failure):
+        with anyio.fail_after(_PROBE_SECONDS):
+            states = [
+                item["state"] async for item in asked if isinstance(item, Mapping) and item["account"] == account.name
+            ]
+    except (*NOBODY_THERE, Failure, TimeoutError):
         return []
     stuck = sum(state in ("dead", "set aside") for state in states)
     text = f"the service that is running has {len(states)} messages in its spool"
@@ -174,6 +180,18 @@ async def _probe(composition: Composition, report: Report) -> None:
             found = await _findings(plugin, close=True)
         # A plugin without findings is listed all the same, so that a filter which was forgotten is noticed.
         _add(report, label, found or [Finding(Level.GOOD, "loaded")])
+
+
+async def _troubles(composition: Composition, report: Report) -> None:
+    """What the service that is running now takes for trouble: `check` itself sees no device that is silent."""
+    with suppress(*NOBODY_THERE, Failure), anyio.move_on_after(_ANSWER_SECONDS) as scope:
+        async with aclosing(ask(composition.settings["STATE_DIR"], "troubles")) as troubles:
+            async for one in troubles:
+                if isinstance(one, Mapping):
+                    report.add("service", Finding(Level.WARNING, printable(one["says"]), one["advice"]))
+    if scope.cancelled_caught:
+        text = f"the service that is running does not answer within {_ANSWER_SECONDS:g} s"
+        report.add("service", Finding(Level.BAD, text, "look at its log, and restart it"))
 
 
 _Label = tuple[str, str, str]

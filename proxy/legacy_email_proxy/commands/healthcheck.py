@@ -4,30 +4,83 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import json
 import socket
 import ssl
 import sys
+from contextlib import aclosing
 
+import anyio
+
+from ..admin.readiness import Report
+from ..admin.socket import NOBODY_THERE, ask
 from ..build import NONE
+from ..contracts import Failure
 from ..listeners import PLUGIN_OF
 from ..settings import Settings, read
 
 __all__ = ("add_arguments", "run")
 
 _ANSWER_SECONDS = 5.0
+_READY_SECONDS = 60.0
+"""The service may have to ask a backend first, and each of its waits has an end."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No options: the addresses are those of the settings."""
+    """What to look at. The addresses are those of the settings."""
+    parser.add_argument("--ready", action="store_true", help="also the backends, the spool, the tokens and the disk")
+    parser.add_argument("--json", action="store_true", help="with --ready: what was found, as one JSON object")
+    parser.epilog = """\
+A restart helps no service that is only not ready, so the image's HEALTHCHECK
+is without --ready.
+
+examples:
+  %(prog)s
+  %(prog)s --ready
+"""
 
 
 def run(options: argparse.Namespace) -> int:
     """Exit status 0 when every open listener gave a greeting. A refusal counts too: it shows that the service runs."""
     settings = read()
+    if options.ready:
+        return _ready(settings, as_json=options.json)
     failures = [line for listener in PLUGIN_OF for line in _silent(settings, listener)]
     for line in failures:
         print(f"legacy-email-proxy: {line}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _ready(settings: Settings, *, as_json: bool) -> int:
+    """What the running service says of itself."""
+    try:
+        report = anyio.run(_report, settings, backend="asyncio")
+    except TimeoutError:
+        print(f"legacy-email-proxy: the service does not answer within {_READY_SECONDS:g} s", file=sys.stderr)
+        return 1
+    except NOBODY_THERE:
+        print("legacy-email-proxy: no service is running with this STATE_DIR", file=sys.stderr)
+        return 1
+    except Failure as failure:
+        print(f"legacy-email-proxy: {failure}", file=sys.stderr)
+        return 1
+    print(json.dumps(report.plain()) if as_json else "\n".join(report.lines()))
+    return 0 if report.ready else 1
+
+
+async def _report(settings: Settings) -> Report:
+    with anyio.fail_after(_READY_SECONDS):
+        return await _asked(settings)
+
+
+async def _asked(settings: Settings) -> Report:
+    async with aclosing(ask(settings["STATE_DIR"], "ready")) as answers:
+        answer = await anext(answers)
+        assert isinstance(answer, dict)  # noqa: S101 (for the type checker)
+        # The whole answer is read, so that the service does not see a command that hung up.
+        async for _ in answers:
+            pass
+        return Report.of(answer)
 
 
 def _silent(settings: Settings, listener: str) -> list[str]:

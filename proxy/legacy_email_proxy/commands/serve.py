@@ -12,6 +12,7 @@ import anyio
 
 from .. import log
 from ..build import compose
+from ..history import recording
 from ..service import serve
 from ..settings import doubts, read, unknown_variables
 from ..signals import Signals, Stopped
@@ -53,7 +54,9 @@ async def _serve_and_leave() -> None:
                 for doubt in doubts(account.settings):
                     facts = {"variable": doubt.variable or "(none)", **whose, "cause": doubt.text}
                     log.event(_log, logging.WARNING, "setting in doubt", **facts, advice=doubt.advice)
-            await serve(composition, signals, recompose=lambda former: compose(former=former))
+            # Around all of it: the spool delivers from its start on, and until it is closed.
+            with recording(composition.settings):
+                await serve(composition, signals, recompose=lambda former: compose(former=former))
     # An ordinary exit waits for every thread, and one that waits for a dead resolver, backend or disk would hold the
     # process until it is killed. The drain has finished all that must be finished, or its time is over.
     logging.shutdown()

@@ -90,6 +90,7 @@ def _environment(environ: Mapping[str, str], folder: str) -> dict[str, str]:
     own = {
         "SMTP_BIND_ADDR": "127.0.0.1", "SMTP_BIND_PORT": "0", "SMTPS_BIND_PORT": "",
         "POP3_BIND_ADDR": "127.0.0.1", "POP3_BIND_PORT": "0", "POP3S_BIND_PORT": "",
+        "ADMIN_BIND_PORT": "", "ALERT_WEBHOOK_URL": "", "ALERT_MAIL_TO": "", "ALERT_COMMAND": "",
         "ALLOWED_NETWORKS": "127.0.0.0/8", "SPOOL_URL": f"sqlite:///{folder.lstrip('/')}/spool.db",
     }  # fmt: skip
     return {name: text for name, text in environ.items() if name.removesuffix("_FILE") not in own} | own
@@ -126,7 +127,7 @@ async def _served(composition: Composition) -> AsyncIterator[tuple[str, int]]:
     def started(addresses: Addresses) -> None:
         ready.set_result(addresses.smtp[0])
 
-    service = asyncio.create_task(serve(composition, signals, started))
+    service = asyncio.create_task(serve(composition, signals, started, passing=True))
     try:
         await asyncio.wait((service, ready), return_when=asyncio.FIRST_COMPLETED)
         if not ready.done():

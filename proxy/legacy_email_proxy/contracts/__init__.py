@@ -41,6 +41,7 @@ from .failures import (
     Unusable,
     Unverified,
 )
+from .figures import TIMINGS, Figure, Observed, timed, took
 from .filter import Envelope, Filter
 from .header import Header, normalised
 from .maildrop import Columns, Entry, Login, Maildrop, MaildropSession, NamedSession
@@ -111,14 +112,17 @@ __all__ = (  # noqa: RUF022 (by kind of plugin)
     "logged_in",
     # What every kind of plugin may need.
     "BOUND",
+    "TIMINGS",
     "Client",
     "Context",
     "CredentialsRefused",
     "Disconnected",
     "Failure",
+    "Figure",
     "Finding",
     "Level",
     "NoCredentials",
+    "Observed",
     "Overloaded",
     "Secret",
     "Setting",
@@ -133,5 +137,7 @@ __all__ = (  # noqa: RUF022 (by kind of plugin)
     "in_container",
     "in_nameless_volume",
     "normalised",
+    "timed",
+    "took",
     "unwritable",
 )

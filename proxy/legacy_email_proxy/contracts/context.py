@@ -24,12 +24,18 @@ BOUND: ContextVar[Mapping[str, object] | None] = ContextVar("BOUND", default=Non
 def bound(**facts: object) -> Iterator[None]:
     """Put these facts on every log line of the running task, and of the tasks and threads that it starts.
 
+    An exception takes them along, for the line about the failure.
+
     A line about a session, a message or an account would otherwise have to be given their names at each call, and the
     lines of a library that knows neither would have none.
     """
     token = BOUND.set({**(BOUND.get() or {}), **facts})
     try:
         yield
+    except Exception as error:
+        # Most failures are logged where the facts are bound no longer.
+        vars(error)["bound"] = {**facts, **vars(error).get("bound", {})}
+        raise
     finally:
         # Left in another task than entered (a transaction of a stock aiosmtpd can be), there is nothing to set back.
         with suppress(ValueError):
@@ -78,10 +84,13 @@ class Context(Protocol):
         """
 
 
-SettingType = Literal["text", "secret", "document", "integer", "flag", "seconds", "days", "path", "list", "networks"]
+SettingType = Literal[
+    "text", "secret", "document", "integer", "flag", "seconds", "days", "date", "path", "list", "networks"
+]
 """``text`` str · ``secret`` :class:`Secret` · ``document`` a :class:`Secret` of several lines, like a key in PEM ·
-``integer`` int · ``flag`` bool · ``seconds`` float · ``days`` str, a number or ``NEVER`` · ``path``
-:class:`pathlib.Path` · ``list`` tuple of str, separated by commas · ``networks`` tuple of ``ipaddress`` networks."""
+``integer`` int · ``flag`` bool · ``seconds`` float · ``days`` str, a number or ``NEVER`` · ``date``
+:class:`datetime.date` · ``path`` :class:`pathlib.Path` · ``list`` tuple of str, separated by commas · ``networks``
+tuple of ``ipaddress`` networks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,9 @@ import re
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 
+from .. import sasl
 from ..contracts import Secret
+from ..replies import printable
 from ..sasl import Malformed, Mechanism, credential
 from .options import Options
 
@@ -149,7 +151,7 @@ class Command:
 
 _SHOWN = re.compile(
     rb"(?:CAPA|TOP|USER|UIDL|STAT|LIST|RETR|DELE|RSET|NOOP|LAST|XTND|QUIT|STLS)(?: .*)?"
-    rb"|AUTH(?: [A-Z0-9-]{1,20})?|PASS|APOP",
+    rb"|AUTH|PASS|APOP",
     re.IGNORECASE,
 )
 
@@ -163,7 +165,10 @@ def shown(line: bytes) -> str:
     found = _SHOWN.match(line)
     if found is None or line[found.end() : found.end() + 1].isalnum():
         return "(no POP3 command)"
-    return found[0].decode("latin-1")
+    command = printable(found[0].decode("latin-1"))
+    if command.upper() != "AUTH":
+        return command
+    return f"AUTH {sasl.shown(line[found.end() :].decode('latin-1'))}".rstrip()
 
 
 _NUMBER = re.compile(rb"[0-9]{1,10}")

@@ -18,7 +18,7 @@ import anyio
 import anyio.lowlevel
 
 from .. import advice, log
-from ..contracts import Client, Failure, Login, LoginRefused, Maildrop, MaildropBusy, MaildropSession, bound
+from ..contracts import BOUND, Client, Failure, Login, LoginRefused, Maildrop, MaildropBusy, MaildropSession, bound
 from ..replies import printable
 from ..tls import HandshakeFailed, HungUp
 from .commands import State
@@ -106,6 +106,8 @@ class Conversation:
         self._secured = secured
         self._tls_version = ""
         self._tried_to_log_in = False
+        self._opened: dict[str, object] = {}
+        """What the log says of the maildrop, once it is open."""
         self._session = Session(options, secured=secured)
         self._scope = anyio.CancelScope()
         self._outgoing: list[bytes] = []
@@ -239,6 +241,10 @@ class Conversation:
             self._session.open_failed(failure)
             return None
         self._session.opened(opened.entries)
+        self._opened["messages"] = len(opened.entries)
+        if account := (BOUND.get() or {}).get("account"):
+            # When the line about the end is written, the account is bound no longer.
+            self._opened["account"] = account
         return opened
 
     async def _retrieve(self, maildrop: MaildropSession, request: Retrieve) -> None:
@@ -331,13 +337,14 @@ class Conversation:
         log.failure(logger, words, error, **self._facts(), **facts, **({"advice": change} if change else {}))
 
     def _log_refusal(self, command: str, reply: str) -> None:
-        facts = {**self._facts(), "command": printable(command), "reply": reply}
+        facts = {**self._facts(), "command": command, "reply": reply}
         log.event(logger, logging.INFO, "pop3 command refused", **facts)
 
     def _log_end(self) -> None:
         tally = self._session.tally
         close = self._session.verdict or Close(Verdict.DRAINED)
         facts = {
+            **self._opened,
             "retrieved": tally.retrieved,
             "top": tally.top,
             "failed": tally.failed,

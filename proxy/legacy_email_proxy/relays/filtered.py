@@ -39,7 +39,7 @@ class FilteredRelay(RelayWrapper):
     def __init__(self, relay: Relay, filters: Mapping[str, Filter], *, add_missing: bool = False) -> None:
         super().__init__(relay)
         self._filters = filters
-        self._rewriting = Rewriting(HeaderOptions(add_missing=add_missing), dict(filters))
+        self._rewriting = Rewriting(HeaderOptions(add_missing=add_missing), dict(filters), again=True)
 
     @asynccontextmanager
     async def transaction(

@@ -6,13 +6,16 @@ once for each.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from ..contracts import (
     Client,
     Credentials,
+    Figure,
     Finding,
+    Maildrop,
     Parameters,
     Recipient,
     Refused,
@@ -21,7 +24,11 @@ from ..contracts import (
     Transaction,
 )
 
-__all__ = ("RelayWrapper", "all_verdicts", "start")
+__all__ = ("FIGURES_SECONDS", "RelayWrapper", "all_verdicts", "figures", "start")
+
+
+FIGURES_SECONDS = 5.0
+"""How long a plugin may take to tell its figures: a disk or a database may hang."""
 
 
 def all_verdicts(checked: Sequence[Recipient | Refused], verdicts: Sequence[Refused | None]) -> list[Refused | None]:
@@ -35,6 +42,15 @@ async def start(plugin: Relay | Credentials) -> None:
     begin: Callable[[], Awaitable[None]] | None = getattr(plugin, "start", None)
     if begin is not None:
         await begin()
+
+
+async def figures(plugin: Maildrop | Relay | Credentials) -> Sequence[Figure]:
+    """What a plugin tells, if it tells figures. Raises what it raises, and ``TimeoutError`` where it hangs."""
+    told: Callable[[], Awaitable[Sequence[Figure]]] | None = getattr(plugin, "figures", None)
+    if told is None:
+        return ()
+    async with asyncio.timeout(FIGURES_SECONDS):
+        return await told()
 
 
 class RelayWrapper:
@@ -56,6 +72,10 @@ class RelayWrapper:
     async def probe(self) -> Sequence[Finding]:
         """What the relay finds."""
         return await self._relay.probe()
+
+    async def figures(self) -> Sequence[Figure]:
+        """What the relay tells."""
+        return await figures(self._relay)
 
     async def start(self) -> None:
         """Start the relay."""

@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,15 @@ def _days(text: str) -> str:
     if text.upper() != "NEVER" and not re.fullmatch("[0-9]{1,5}", text):
         raise ValueError("must be a number of days or NEVER.")
     return text.upper()
+
+
+def _date(text: str) -> date:
+    try:
+        if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+            raise ValueError
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ValueError("must be a day like 2027-03-31.") from None
 
 
 def _path(text: str) -> Path:
@@ -80,6 +90,7 @@ TYPES: Mapping[SettingType, ValueType] = {
     "flag": ValueType("bool", (str, bool), "true or false", _flag_shown),
     "seconds": ValueType("float", (str, int, float), "a number", "{:g}".format),
     "days": ValueType(_days, (str, int), "a number of days or NEVER"),
+    "date": ValueType(_date, (str, date), "a day like 2027-03-31"),
     "path": ValueType(_path, (str,), "a text"),
     "list": ValueType(_list, (str, list), "a list of texts", _list_shown),
     "networks": ValueType(networks, (str, list), "a list of texts", _list_shown),

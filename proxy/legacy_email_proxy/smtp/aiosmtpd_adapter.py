@@ -116,6 +116,10 @@ class SMTPProtocol(SMTP):
     def connection_lost(self, error: Exception | None) -> None:
         """Stop the transaction of a client that left, unless its content has ended."""
         asyncio.StreamReaderProtocol.connection_lost(self, error)
+        # asyncio does this in the protocol's __del__. That is too late where the garbage collector finds both at once
+        # and finalises the future first: the log then has a traceback for a client that reset its connection.
+        if not self._closed.cancelled():  # type: ignore[attr-defined]
+            self._closed.exception()  # type: ignore[attr-defined]
         self.transport = None
         self.incoming.end()
         if not self.committed:

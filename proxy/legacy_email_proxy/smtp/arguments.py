@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from .. import sasl
 from ..contracts import Parameters
 from ..replies import SMTP, Reply
 
@@ -82,8 +83,7 @@ def shown(verb: str, argument: str) -> str:
     So a line that is no command is never shown.
     """
     if verb == "AUTH":
-        mechanism, _, response = argument.partition(" ")
-        return f"AUTH {mechanism[:20]}{' ***' if response else ''}".rstrip()
+        return f"AUTH {sasl.shown(argument)}".rstrip()
     return f"{verb} {argument}".rstrip() if _VERBS.fullmatch(verb) else "(no SMTP command)"
 
 

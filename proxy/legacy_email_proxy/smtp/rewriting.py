@@ -33,11 +33,17 @@ class FilterBroken(Exception):
 
 
 class Rewriting:
-    """The rules of one listener: ``filters`` by name, in order, and what is done to each header."""
+    """The rules of one listener, or of one account: ``filters`` by name, in order, and what is done to each header.
 
-    def __init__(self, options: HeaderOptions | None = None, filters: dict[str, Filter] | None = None) -> None:
+    ``again``: other rules were applied before, so a trace has shown the content already.
+    """
+
+    def __init__(
+        self, options: HeaderOptions | None = None, filters: dict[str, Filter] | None = None, *, again: bool = False
+    ) -> None:
         self._options = options or HeaderOptions()
         self._filters = tuple((filters or {}).items())
+        self._again = again
 
     async def mail(self, client: Client, given: str, parameters: Parameters) -> Envelope:
         """The envelope with the reverse-path that the filters make of the one given.
@@ -64,7 +70,7 @@ class Rewriting:
         """The content as it goes on. ``protocol`` is the word for the Received field."""
         if self._filters:
             envelope = replace(envelope, forward_paths=tuple(accepted))
-        return Outgoing(self, self._options, envelope, protocol, pieces)
+        return Outgoing(self, self._options, envelope, protocol, pieces, again=self._again)
 
     async def header(
         self, envelope: Envelope, protocol: str, block: bytes, rest: bytes, *, too_long: bool, spoilt: bool
@@ -120,11 +126,14 @@ class Outgoing:
         envelope: Envelope,
         protocol: str,
         pieces: AsyncIterator[bytes],
+        *,
+        again: bool,
     ) -> None:
         self._rewriting = rewriting
         self._envelope = envelope
         self._protocol = protocol
         self._pieces = pieces
+        self._again = again
         self._shortener = LineShortener() if options.shorten_lines else None
         self._reader: HeaderReader | None = HeaderReader(for_bcc=options.remove_bcc)
         # Kept until the header has been dealt with: a relay that waits no longer for it may ask for it again.
@@ -145,11 +154,9 @@ class Outgoing:
             if self._reader is not None and (beginning := await self._beginning(self._reader)):
                 return beginning
             if self._shortener is None:
-                piece = await anext(self._pieces)
-                log.octets(_log, log.CONTENT, "content", piece)
-                return piece
+                return await self._next_piece()
             # It gives nothing while it holds lines, because a long one may still come.
-            while not (lines := self._shortener.feed(await anext(self._pieces))):
+            while not (lines := self._shortener.feed(await self._next_piece())):
                 pass
             return lines
         except StopAsyncIteration:
@@ -165,16 +172,25 @@ class Outgoing:
             self.error = error
             raise
 
+    async def _next_piece(self) -> bytes:
+        piece = await anext(self._pieces)
+        if not self._again:
+            log.octets(_log, log.CONTENT, "content", piece)
+        return piece
+
     async def _beginning(self, reader: HeaderReader) -> bytes:
         while self._cut is None:
             piece = await anext(self._pieces, None)
             self._cut = reader.end() if piece is None else reader.feed(piece)
+        given, _ = self._cut
         block, rest, self._signatures = await self._rewriting.header(
             self._envelope, self._protocol, *self._cut, too_long=reader.too_long, spoilt=reader.spoilt
         )
         self._reader = self._cut = None
-        log.octets(_log, log.HEADER, "content", block)
-        log.octets(_log, log.CONTENT, "content", rest)
+        if not self._again or block != given:
+            log.octets(_log, log.HEADER, "content", block)
+        if not self._again:
+            log.octets(_log, log.CONTENT, "content", rest)
         return self._shortener.begin(block, rest) if self._shortener is not None else block + rest
 
     def _tell(self, signatures: Signatures) -> None:

@@ -1,0 +1,1 @@
+"""Tells the operator of trouble: what counts as trouble, how it is noticed, and how it is told."""
