@@ -139,6 +139,19 @@ FAULTS = {
     "D20": "a backend that comes back to a long queue: bounded connections, in order, no storm",
     "D21": "a message that is too old: one notification from the null sender, none for a null sender",
     "D22": "a message that always fails: out of the queue once, the others pass",
+    # Microsoft Graph.
+    "E1": "it delivers to the header: exactly the envelope's recipients get the message, each once",
+    "E2": "it refuses a sender, a recipient or a message: a verdict with its text; all else is temporary",
+    "E3": "it throttles: pauses are kept, four requests at once at most, no message lost or doubled",
+    "E4": "the answer is lost: told as perhaps delivered, a draft is looked up, nothing is sent again by itself",
+    "E5": "an upload breaks off: it goes on where it was; what fails in the end leaves no draft",
+    "E6": "killed while it sends: the spool sends again, once",
+    "E7": "a token that is over or refused: another one is tried once, then it is temporary",
+    "E8": "the listing breaks off, or its state is forgotten: it goes on or begins anew, with the same unique-ids",
+    "E9": "one message that can not be shown or converted: that one alone",
+    "E10": "a download breaks off: begun anew before the client has anything, else closed without an end",
+    "E11": "a deletion fails: told, the rest can be repeated, and what left the folder is not touched",
+    "E12": "it names an address on another server: the token does not go there",
 }
 """What happens: what must be seen. A is the SMTP leg, B its backend, C the POP3 leg and IMAP, D process and machine."""
 

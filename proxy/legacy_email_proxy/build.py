@@ -60,15 +60,18 @@ LEGS = {"MAILDROP_PLUGIN": Leg.POP3, "RELAY_PLUGIN": Leg.SMTP}
 FILTERS = "SMTP_FILTERS"
 CREDENTIALS = {"MAILDROP_PLUGIN": "BACKEND_IMAP_CREDENTIALS", "RELAY_PLUGIN": "BACKEND_SMTP_CREDENTIALS"}
 """Leg → the variable that names the credentials plugin of its backend."""
+CREDENTIALS_OF_PLUGIN = {"graph": "GRAPH_CREDENTIALS"}
+"""Plugin whose backend is neither IMAP nor SMTP → the variable that names its credentials plugin."""
 NEXT_RELAY = {"spool": "SPOOL_RELAY"}
 """Relay that hands on to another one → the variable that names that one."""
-ASKED_FOR = frozenset({*CREDENTIALS.values(), *NEXT_RELAY.values()})
+_CREDENTIALS = {*CREDENTIALS.values(), *CREDENTIALS_OF_PLUGIN.values()}
+ASKED_FOR = frozenset({*_CREDENTIALS, *NEXT_RELAY.values()})
 """Variables whose plugins are made only when another plugin asks its context for them."""
 GROUPS = {
     "MAILDROP_PLUGIN": plugins.MAILDROP,
     "RELAY_PLUGIN": plugins.RELAY,
     FILTERS: plugins.FILTER,
-    **dict.fromkeys(CREDENTIALS.values(), plugins.CREDENTIALS),
+    **dict.fromkeys(sorted(_CREDENTIALS), plugins.CREDENTIALS),
     **dict.fromkeys(NEXT_RELAY.values(), plugins.RELAY),
 }
 _SWITCHED_ON_BY = {"SMTP_SENDER": "sender"}
@@ -170,9 +173,19 @@ def _filters(settings: Settings) -> list[Named]:
 
 
 def _asked_for(settings: Settings) -> list[Named]:
-    variables = [CREDENTIALS[leg] for leg, _ in _legs(settings)]
-    following = NEXT_RELAY.get(settings["RELAY_PLUGIN"].rpartition(":")[2])
-    return [(variable, settings[variable]) for variable in (*variables, *([following] if following else []))]
+    variables = []
+    for leg, plugin in _legs(settings):
+        following = NEXT_RELAY.get(_unqualified(plugin)) if leg == "RELAY_PLUGIN" else None
+        backend = _unqualified(settings[following] if following else plugin)
+        variables.append(CREDENTIALS_OF_PLUGIN.get(backend, CREDENTIALS[leg]))
+        variables += [following] if following else []
+        if leg == "RELAY_PLUGIN" and backend == "graph" and settings["GRAPH_LARGE"] == "smtp":
+            variables.append(CREDENTIALS[leg])
+    return [(variable, settings[variable]) for variable in dict.fromkeys(variables)]
+
+
+def _unqualified(plugin: str) -> str:
+    return plugin.rpartition(":")[2]  # without the distribution that may stand before it
 
 
 def _chosen(
@@ -418,7 +431,7 @@ def credentials(environ: Mapping[str, str]) -> dict[str, Mapping[str, Credential
     for chosen in choice.accounts if choice.file is not None else (choice.process,):
         context = PluginContext("credentials", chosen.settings, chosen.name)
         for variable, _ in chosen.classes:
-            if variable in CREDENTIALS.values():
+            if variable in _CREDENTIALS:
                 try:
                     context.credentials(variable)
                 except SettingsMistake as mistake:

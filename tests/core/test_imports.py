@@ -156,7 +156,7 @@ def test_protocol_logic_is_sans_io(module: str) -> None:
         ),
         ("aiosmtpd", {"legacy_email_proxy.smtp.aiosmtpd_adapter", "legacy_email_proxy.smtp.handler"}),
         ("environs", {"legacy_email_proxy.settings.reader"}),
-        ("httpx2", {"legacy_email_proxy_plugins.oauth2.http", "legacy_email_proxy.alerts.channels"}),
+        ("httpx2", {"legacy_email_proxy_plugins.https", "legacy_email_proxy.alerts.channels"}),
         ("jwt", {"legacy_email_proxy_plugins.oauth2.assertions"}),
         ("uvicorn", {"legacy_email_proxy.admin.http"}),
         ("starlette", {"legacy_email_proxy.admin.http"}),

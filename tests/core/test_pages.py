@@ -127,7 +127,7 @@ def test_a_service_can_be_made_of_a_whole_env_file(block: Block, tmp_path: Path)
         assert composition.users is not None
     else:
         composition = compose(given)
-    assert (composition.maildrop is None) == (given.get("MAILDROP_PLUGIN") == "none")
+    assert (composition.maildrop is None) == (composition.settings["MAILDROP_PLUGIN"] == "none")
     assert composition.relay is not None
 
 

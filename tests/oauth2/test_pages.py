@@ -26,6 +26,7 @@ ENV_FILES = [
     if block.page.name in GRANTS
     and block.text.startswith("# mail-proxy.env\n")
     and f"OAUTH2_GRANT={GRANTS[block.page.name]}\n" in block.text
+    and "PROVIDER=microsoft365-graph\n" not in block.text  # tests/graph has that one
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 
@@ -15,6 +16,7 @@ from legacy_email_proxy.contracts import (
     Figure,
     Finding,
     Level,
+    NoCredentials,
     Password,
     SettingsMistake,
     TokenStatus,
@@ -25,6 +27,7 @@ from .configuration import Configuration, configured
 from .consent import consent
 from .grants import Grants
 from .http import Endpoints
+from .providers import PROVIDERS
 from .store import Store
 from .tokens import Keeper
 
@@ -48,20 +51,20 @@ class OAuth2Credentials:
         except SettingsMistake as mistake:
             mistakes.extend(mistake.lines)
         try:
-            tls = context.tls("OAUTH2_CA_FILE")
+            self._tls = context.tls("OAUTH2_CA_FILE")
         except SettingsMistake as mistake:
             mistakes.extend(mistake.lines)
         if mistakes:
             raise SettingsMistake(*mistakes)
-        self._grants = Grants(self._configuration, Endpoints(tls))
+        self._grants = Grants(self._configuration, Endpoints(self._tls))
 
     async def secret(self, account: Account) -> BearerToken:
         """See :meth:`Credentials.secret`."""
-        return await self._keeper.token()
+        return await self._keeper_for(account).token()
 
     async def refused(self, account: Account, secret: Password | BearerToken) -> bool:
         """See :meth:`Credentials.refused`."""
-        return await self._keeper.refused(secret)
+        return await self._keeper_for(account).refused(secret)
 
     async def start(self) -> None:
         """See :meth:`StartingCredentials.start`: keep alive a refresh token that would expire unused."""
@@ -125,15 +128,32 @@ class OAuth2Credentials:
     async def aclose(self) -> None:
         """See :meth:`Credentials.aclose`."""
         await self._keeper.aclose()
+        if "_mail_keeper" in vars(self):
+            await self._mail_keeper.aclose()
 
-    def _store(self) -> Store:
-        name = self._context.account or _ONLY_ACCOUNT
+    def _store(self, kind: str = "") -> Store:
+        name = f"{self._context.account or _ONLY_ACCOUNT}{kind}"
         return Store(lambda: self._context.state_dir, name, self._context.settings["OAUTH2_STORE_KEY"])
+
+    def _keeper_for(self, account: Account) -> Keeper:
+        """A token is for one service: one for Microsoft Graph is of no use to the mail servers of the same account."""
+        if self._configuration.provider != "microsoft365-graph" or account.leg == "graph":
+            return self._keeper
+        if not self._configuration.is_app:
+            detail = f"the consent is for Microsoft Graph, and gives no token for {account.leg.upper()}"
+            raise NoCredentials(f"{detail} -> use client_credentials, or a password there", look_at="OAUTH2_GRANT")
+        return self._mail_keeper
 
     @cached_property
     def _keeper(self) -> Keeper:
         context = self._context
         return Keeper(self._configuration, self._grants, self._store(), context.logger, account=context.account)
+
+    @cached_property
+    def _mail_keeper(self) -> Keeper:
+        configuration = replace(self._configuration, scope=PROVIDERS["microsoft365"].app_scope)
+        grants = Grants(configuration, Endpoints(self._tls))
+        return Keeper(configuration, grants, self._store(".mail"), self._context.logger)
 
 
 def _moment(seconds: float) -> datetime | None:

@@ -14,6 +14,7 @@ CONSENT_GRANTS = ("device_code", "authorization_code")
 """A person consents once, and the provider then gives a refresh token."""
 
 _MICROSOFT = "https://login.microsoftonline.com/{tenant}/oauth2/v2.0"
+_GRAPH = "https://graph.microsoft.com"
 _MICROSOFT_MAIL = "https://outlook.office.com/IMAP.AccessAsUser.All https://outlook.office.com/SMTP.Send offline_access"
 
 
@@ -45,6 +46,18 @@ PROVIDERS: Mapping[str, Provider] = {
         authorization_url=f"{_MICROSOFT}/authorize",
         scope=_MICROSOFT_MAIL,
         app_scope="https://outlook.office365.com/.default",
+        tenant="organizations",
+        tenant_of_apps=False,
+        authorization_extra={"prompt": "select_account"},
+        assertion_algorithm="PS256",
+        unfit={"jwt_bearer": "Microsoft knows client_credentials instead"},
+    ),
+    "microsoft365-graph": Provider(
+        token_url=f"{_MICROSOFT}/token",
+        device_url=f"{_MICROSOFT}/devicecode",
+        authorization_url=f"{_MICROSOFT}/authorize",
+        scope=f"{_GRAPH}/Mail.ReadWrite {_GRAPH}/Mail.Send offline_access",
+        app_scope=f"{_GRAPH}/.default",
         tenant="organizations",
         tenant_of_apps=False,
         authorization_extra={"prompt": "select_account"},

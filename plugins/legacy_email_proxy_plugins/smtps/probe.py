@@ -45,6 +45,14 @@ _ADVICE_ON_EHLO = (
     f"some servers refuse an address as our name: set {EHLO_NAME} to this machine's full name, as the provider knows it"
 )
 
+_HIGH_VOLUME = "smtp.hve.mx.microsoft"
+_ADVICE_ON_HIGH_VOLUME = (
+    "this is High Volume Email: does the account have a billing policy (Get-HVEAccountBillingPolicy <account> must say"
+    " BillingPolicyValid)? Are the security defaults off, and does an authentication policy that applies to the account"
+    " allow AllowBasicAuthSmtp where it logs in with a password?"
+)
+"""Microsoft does not publish what an account without a billing policy is answered."""
+
 _WORTH_KNOWING = ("8BITMIME", "SMTPUTF8", "PIPELINING", "CHUNKING")
 
 
@@ -70,7 +78,7 @@ async def probe(
         connection.leave()
         await connection.closed()
     except Failure as failure:
-        findings.append(_failed(failure))
+        findings.append(_failed(endpoint, failure))
     except TimeoutError:
         advice = _ADVICE[Unreachable] if endpoint.encryption is Encryption.IMPLICIT else _WRONG_PLACE
         findings.append(Finding(Level.BAD, f"{endpoint} did not answer within {timeouts.probe:g} s", advice))
@@ -80,7 +88,9 @@ async def probe(
     return findings
 
 
-def _failed(failure: Failure) -> Finding:
+def _failed(endpoint: Endpoint, failure: Failure) -> Finding:
+    if endpoint.host == _HIGH_VOLUME and type(failure) is CredentialsRefused:
+        return Finding(Level.BAD, str(failure), _ADVICE_ON_HIGH_VOLUME)
     if (finding := explained(failure, str(failure))) is not None:
         return finding
     if EHLO_NAME in failure.look_at:

@@ -99,7 +99,7 @@ def _environment(environ: Mapping[str, str], folder: str) -> dict[str, str]:
 def _usual_sender(composition: Composition) -> str | None:
     """The address that mail is likely to be allowed to come from."""
     settings = composition.settings
-    user: str | None = settings["BACKEND_SMTP_USER"]
+    user: str | None = settings["BACKEND_SMTP_USER"] or settings["GRAPH_MAILBOX"]
     return settings["SMTP_SENDER"] or (user if user and "@" in user else None)
 
 

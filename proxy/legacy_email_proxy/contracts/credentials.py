@@ -39,9 +39,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Who logs in, and where: ``user`` is the login name on that leg."""
+    """Who logs in, and where: ``user`` is the login name there. ``graph`` is Microsoft Graph, for both legs."""
 
-    leg: Literal["imap", "smtp"]
+    leg: Literal["imap", "smtp", "graph"]
     user: str
 
 

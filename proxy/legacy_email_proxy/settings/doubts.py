@@ -82,7 +82,8 @@ def _quotes(settings: Settings) -> Iterator[Doubt]:
 def _unused_oauth2(settings: Settings) -> Iterator[Doubt]:
     variables = ("BACKEND_IMAP_CREDENTIALS", "BACKEND_SMTP_CREDENTIALS")
     given = [name for name in _TOKEN_SETTINGS if settings[name] is not None]
-    if given and all(settings[variable] == "password" for variable in variables):
+    graph = any(settings[name] == "graph" for name in ("MAILDROP_PLUGIN", "RELAY_PLUGIN", "SPOOL_RELAY"))
+    if given and not graph and all(settings[variable] == "password" for variable in variables):
         advice = f"set {' and '.join(f'{variable}=oauth2' for variable in variables)}, or remove it"
         yield Doubt(given[0], "it is set, but both legs log in with a password", advice)
 

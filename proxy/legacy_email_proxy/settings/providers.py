@@ -37,6 +37,23 @@ PROFILES: Mapping[str, Mapping[str, str]] = {
         "BACKEND_SMTP_MESSAGES_PER_MINUTE": "30",
         "OAUTH2_PROVIDER": "microsoft365",
     },
+    "microsoft365-graph": _STARTTLS_587
+    | {
+        "MAILDROP_PLUGIN": "graph",
+        "RELAY_PLUGIN": "graph",
+        # For GRAPH_LARGE=smtp.
+        "BACKEND_SMTP_HOST": "smtp.office365.com",
+        # Exchange's limit for a mailbox, whatever way it is sent.
+        "BACKEND_SMTP_MESSAGES_PER_MINUTE": "30",
+        "OAUTH2_PROVIDER": "microsoft365-graph",
+    },
+    "microsoft365-hve": _STARTTLS_587
+    | {
+        # Such an account has no mailbox to read.
+        "MAILDROP_PLUGIN": "none",
+        "BACKEND_SMTP_HOST": "smtp.hve.mx.microsoft",
+        "OAUTH2_PROVIDER": "microsoft365",
+    },
     "outlook": _IMPLICIT_TLS
     | _STARTTLS_587
     | {

@@ -73,8 +73,8 @@ _CORE = (
 )  # fmt: skip
 
 _ACCOUNT = (
-    Setting("MAILDROP_PLUGIN", "text", "imap", "Where POP3 reads mail: `imap`, `maildir` or a plugin of yours; `none` closes the POP3 listener."),
-    Setting("RELAY_PLUGIN", "text", "smtps", "Where SMTP hands mail on: `smtps`, `spool`, `maildir` or a plugin of yours; `none` closes the SMTP listener."),
+    Setting("MAILDROP_PLUGIN", "text", "imap", "Where POP3 reads mail: `imap`, `maildir`, `graph` (Microsoft 365) or a plugin of yours; `none` closes the POP3 listener."),
+    Setting("RELAY_PLUGIN", "text", "smtps", "Where SMTP hands mail on: `smtps`, `spool`, `maildir`, `graph` (Microsoft 365) or a plugin of yours; `none` closes the SMTP listener."),
     Setting(
         "PROVIDER", "text", None,
         "A provider whose names, ports and limits are known: see [Providers](providers.md). What you set yourself goes before it.",
@@ -105,10 +105,10 @@ _IMAP = (
         "The form of the unique-ids: that of the POP3 server which your clients used before, so that they fetch nothing twice: `dovecot`, `cyrus`, `courier`, `uw`; `uidonly` is the form of old Cyrus and Courier. (`imap` only.)",
         choices=("dovecot", "cyrus", "courier", "uw", "uidonly"),
     ),
-    Setting("POP3_NEWEST_MESSAGES", "integer", None, "Show only so many messages, the newest; the others are not counted. (`imap` only.)", minimum=1),
-    Setting("POP3_NEWEST_DAYS", "integer", None, "Show only messages that arrived in the last so many days; the others are not counted. (`imap` only.)", minimum=1, maximum=36500),
-    Setting("POP3_READ_ONLY", "flag", "false", "Delete nothing: QUIT answers `-ERR` if messages were marked, and leaves them as they are. (`imap` only.)"),
-    Setting("POP3_HIDE_UNFETCHABLE_AFTER", "integer", None, "Stop showing a message that the IMAP server failed to hand out in so many sessions, one after the other; it is not deleted. (`imap` only.)", minimum=1),
+    Setting("POP3_NEWEST_MESSAGES", "integer", None, "Show only so many messages, the newest; the others are not counted. (`imap` and `graph` only.)", minimum=1),
+    Setting("POP3_NEWEST_DAYS", "integer", None, "Show only messages that arrived in the last so many days; the others are not counted. (`imap` and `graph` only.)", minimum=1, maximum=36500),
+    Setting("POP3_READ_ONLY", "flag", "false", "Delete nothing: QUIT answers `-ERR` if messages were marked, and leaves them as they are. (`imap` and `graph` only.)"),
+    Setting("POP3_HIDE_UNFETCHABLE_AFTER", "integer", None, "Stop showing a message that the mail server failed to hand out in so many sessions, one after the other; it is not deleted. (`imap` and `graph` only.)", minimum=1),
 )  # fmt: skip
 
 _SMTPS = (
@@ -135,8 +135,8 @@ _SENDER = (
 _OAUTH2 = (
     Setting(
         "OAUTH2_PROVIDER", "text", "custom",
-        "Whose addresses and scopes are used: `microsoft365`, `outlook` (personal accounts), `google`, `yahoo`; with `custom` you give them. What you give by hand wins.",
-        choices=("microsoft365", "outlook", "google", "yahoo", "custom"),
+        "Whose addresses and scopes are used: `microsoft365` (IMAP and SMTP), `microsoft365-graph`, `outlook` (personal accounts), `google`, `yahoo`; with `custom` you give them. What you give by hand wins.",
+        choices=("microsoft365", "microsoft365-graph", "outlook", "google", "yahoo", "custom"),
     ),
     Setting(
         "OAUTH2_GRANT", "text", None,
@@ -156,7 +156,7 @@ _OAUTH2 = (
     ),
     Setting("OAUTH2_SERVICE_ACCOUNT", "document", None, "For `jwt_bearer`: the JSON key of Google's service account; best given as `OAUTH2_SERVICE_ACCOUNT_FILE`."),
     Setting("OAUTH2_SUBJECT", "text", None, "For `jwt_bearer`: whose mailbox; without it the login of the backends."),
-    Setting("OAUTH2_TENANT", "text", None, "For `microsoft365`: the directory (tenant) ID or a domain of yours."),
+    Setting("OAUTH2_TENANT", "text", None, "For `microsoft365` and `microsoft365-graph`: the directory (tenant) ID or a domain of yours."),
     Setting("OAUTH2_SCOPE", "text", None, "Scopes, separated by blanks, instead of the provider's usual ones."),
     Setting("OAUTH2_TOKEN_URL", "text", None, "Token endpoint, instead of the provider's."),
     Setting("OAUTH2_DEVICE_URL", "text", None, "Device authorization endpoint, instead of the provider's."),
@@ -167,6 +167,26 @@ _OAUTH2 = (
     Setting("OAUTH2_CA_FILE", "path", None, "PEM file with the CAs to trust for those addresses instead of the system's."),
 )  # fmt: skip
 
+_GRAPH = (
+    Setting("GRAPH_MAILBOX", "text", None, "The mailbox that the plugin `graph` sends from and reads: its address."),
+    Setting("GRAPH_CREDENTIALS", "text", "oauth2", "What gives the token: `oauth2` (see `OAUTH2_…`) or a plugin of yours."),
+    Setting("GRAPH_FOLDER", "text", "inbox", "The folder that POP3 shows: a well-known name such as `inbox` or `archive`, or the name of one, with `/` between it and the folder that it is in."),
+    Setting(
+        "GRAPH_DELETE", "text", "expunge",
+        "What becomes at QUIT of the messages that POP3 deleted. `expunge`: they are removed. `trash`: moved to Deleted Items. `flag`: only marked, with the category `Deleted by POP3`. `keep`: left alone. Whatever stays is not listed again.",
+        choices=("expunge", "trash", "flag", "keep"),
+    ),
+    Setting(
+        "GRAPH_LARGE", "text", "draft",
+        "How a message over 3 MB is sent, which Graph does not take in one piece. `draft`: taken apart, and its attachments are uploaded one by one; the text, the attachments and most of the header are the same, signatures break. `smtp`: by `BACKEND_SMTP_…`, as it is. `refuse`: not at all; that size is announced as SIZE.",
+        choices=("draft", "smtp", "refuse"),
+    ),
+    Setting("GRAPH_SAVE_TO_SENT", "flag", "true", "Leave a copy of what was sent in Sent Items. `false`: each message is sent as a draft, and its copy is deleted afterwards."),
+    Setting("GRAPH_MAX_REQUESTS", "integer", "4", "Requests to Graph at once, for a mailbox; Microsoft takes four.", minimum=1),
+    Setting("GRAPH_URL", "text", "https://graph.microsoft.com/v1.0", "Where Graph is, for a national cloud."),
+    Setting("GRAPH_CA_FILE", "path", None, "PEM file with the CAs to trust instead of the system's."),
+)  # fmt: skip
+
 _MAILDIR = (
     Setting("MAILDROP_MAILDIR_PATH", "path", None, "The Maildir that POP3 shows with `MAILDROP_PLUGIN=maildir`."),
     Setting("RELAY_MAILDIR_PATH", "path", None, "The Maildir into which mail goes with `RELAY_PLUGIN=maildir`."),
@@ -174,7 +194,7 @@ _MAILDIR = (
 
 _SPOOL = (
     Setting("SPOOL_URL", "secret", None, "Where the spool is kept: `sqlite:///` and the path of a file, or `postgresql://user:password@host/database` (`%40` for `@` in a password, and so on), or libpq's `host=… user=… password=… dbname=…`; without it `spool.db` in `STATE_DIR`."),
-    Setting("SPOOL_RELAY", "text", "smtps", "Where `RELAY_PLUGIN=spool` hands mail on: `smtps`, `maildir` or a plugin of yours."),
+    Setting("SPOOL_RELAY", "text", "smtps", "Where `RELAY_PLUGIN=spool` hands mail on: `smtps`, `maildir`, `graph` or a plugin of yours."),
     Setting("SPOOL_RETRY_SECONDS", "list", "60,300,900,1800,3600", "After how long a message is tried again, each time; the last one repeats, and up to a fifth is added by chance."),
     Setting("SPOOL_GIVE_UP_SECONDS", "seconds", "432000", "How old a message gets before it is given up (five days).", minimum=1),
     Setting("SPOOL_WARN_SECONDS", "seconds", "0", "How old a message gets before its sender is told that it is late; 0: never.", minimum=0),
@@ -185,7 +205,7 @@ _SPOOL = (
     Setting("SPOOL_POISON_TRIES", "integer", "10", "How often a message may crash the relay or the proxy before it is set aside.", minimum=1),
 )  # fmt: skip
 
-TABLE = _CORE + _ACCOUNT + _IMAP + _SMTPS + _SENDER + _OAUTH2 + _SPOOL + _MAILDIR
+TABLE = _CORE + _ACCOUNT + _IMAP + _SMTPS + _SENDER + _OAUTH2 + _GRAPH + _SPOOL + _MAILDIR
 
 ALIASES = {"BACKEND_SMTP_USE_STARTTLS": "BACKEND_SMTP_USE_TLS"}
 """Another name of a variable → the variable. Who knows the IMAP leg's name for STARTTLS expects it on the SMTP leg."""
