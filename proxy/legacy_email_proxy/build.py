@@ -7,17 +7,15 @@ constructs the plugins.
 from __future__ import annotations
 
 import os
-import re
 import ssl
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from . import plugins
 from .access import is_loopback
-from .accounts.file import AccountsFile, AccountTable, read_accounts
+from .accounts.file import AccountsFile, AccountTable, line_in, read_accounts
 from .accounts.maildrop import RoutedMaildrop
 from .accounts.pop_before_smtp import RecentLogins
 from .accounts.relay import RoutedRelay
@@ -303,13 +301,13 @@ def compose(environ: Mapping[str, str] | None = None, former: Composition | None
     try:
         tls = server_context(settings)
     except SettingsMistake as mistake:
-        mistakes.extend(_not_reported(mistake.lines, settings))
+        mistakes.extend(settings.unreported(mistake.lines))
     if mistakes:
         # Alone they are only a warning. Here a misspelt name may be the reason why a setting is "not set".
         unknown = unknown_variables(environ, settings.declared)
         mistakes += [f"{name}: no such setting, did you mean {meant}?" for name, meant in unknown]
         # Both legs report the mistakes of credentials that they share; each line is shown once.
-        raise SettingsMistake(*sorted(dict.fromkeys(mistakes), key=partial(_line_in, settings["ACCOUNTS_FILE"])))
+        raise SettingsMistake(*sorted(dict.fromkeys(mistakes), key=partial(line_in, settings["ACCOUNTS_FILE"])))
     logins = former.logins if former else LoginLimit()
     if choice.file is None:
         account = Account("", settings, process.maildrop, process.relay, process.credentials, process.queue)
@@ -325,18 +323,6 @@ def compose(environ: Mapping[str, str] | None = None, former: Composition | None
     if settings["POP3_LOGIN"] == "backend" and composition.maildrop is not None:
         return replace(composition, maildrop=LimitedMaildrop(composition.maildrop, logins))
     return composition
-
-
-def _line_in(file: Path | None, mistake: str) -> int:
-    """The line of the accounts file that the mistake is about; 0, which comes first, for one in the environment."""
-    found = re.match(rf"{re.escape(str(file))}:(\d+): ", mistake)
-    return int(found[1]) if found else 0
-
-
-def _not_reported(lines: Iterable[str], settings: Settings) -> list[str]:
-    """Without lines about a variable that could not be read: that is reported already, and "not set" would be wrong."""
-    reported = {line.partition(":")[0].removesuffix("_FILE") for line in settings.mistakes}
-    return [line for line in lines if line.partition(":")[0] not in reported]
 
 
 @dataclass(frozen=True)
@@ -379,7 +365,7 @@ def _made(chosen: Chosen, turns: dict[str, Turns] | None = None, but: Collection
         try:
             made = context.construct(plugin, variable, name)
         except SettingsMistake as mistake:
-            mistakes.extend(_not_reported(mistake.lines, settings))
+            mistakes.extend(settings.unreported(mistake.lines))
             continue
         if variable == "RELAY_PLUGIN":
             queue = made if hasattr(made, "administer") else None
@@ -435,7 +421,7 @@ def credentials(environ: Mapping[str, str]) -> dict[str, Mapping[str, Credential
                 try:
                     context.credentials(variable)
                 except SettingsMistake as mistake:
-                    mistakes.extend(chosen.located(_not_reported(mistake.lines, chosen.settings)))
+                    mistakes.extend(chosen.located(chosen.settings.unreported(mistake.lines)))
         found[chosen.name] = context.shared
     if mistakes:
         raise SettingsMistake(*dict.fromkeys(mistakes))

@@ -22,7 +22,7 @@ from ..settings import networks
 from .rules import BOTH_LEGS, Leg, Rule
 from .users import PasswordHash
 
-__all__ = ("CONDITIONS", "AccountTable", "AccountsFile", "Lines", "read_accounts")
+__all__ = ("CONDITIONS", "AccountTable", "AccountsFile", "Lines", "line_in", "read_accounts")
 
 T = TypeVar("T")
 
@@ -255,3 +255,9 @@ def _parts(text: str) -> Key:
         [(part, value)] = value.items()
         parts.append(part)
     return tuple(parts)
+
+
+def line_in(file: Path | None, mistake: str) -> int:
+    """The line of the accounts file that the mistake is about; 0, which comes first, for one in the environment."""
+    found = re.match(rf"{re.escape(str(file))}:(\d+): ", mistake)
+    return int(found[1]) if found else 0

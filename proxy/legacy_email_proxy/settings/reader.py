@@ -60,6 +60,11 @@ class Settings(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self.values_)
 
+    def unreported(self, lines: Iterable[str]) -> list[str]:
+        """Without those about a variable that could not be read: ``mistakes`` has it, and "not set" would be wrong."""
+        reported = {line.partition(":")[0].removesuffix("_FILE") for line in self.mistakes}
+        return [line for line in lines if line.partition(":")[0] not in reported]
+
 
 _ENVIRONMENT = "environment"
 _BYTE_ORDER_MARK = "\ufeff"
