@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "advice": {"contracts", "replies"},
     "log": {"contracts", "replies"},
     "descriptors": set(),
+    "heaps": set(),
     "signals": set(),
     "listeners": {"contracts", "log"},
     "tls": {"contracts"},

@@ -20,7 +20,7 @@ WARM_UP = 0.1
 """The part of the run before a process is looked at: caches and pools fill."""
 SETTLE_SECONDS = 600.0
 """At least so long, or half of a shorter life. The C library keeps some of the memory that was freed, and that takes
-about ten minutes to level off, at 10 to 20 MiB; the objects in use stay the same meanwhile."""
+about ten minutes to level off, while the objects in use stay the same."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import anyio
 
-from .. import log
+from .. import heaps, log
 from ..build import compose
 from ..history import recording
 from ..service import serve
@@ -34,6 +34,7 @@ example:
 
 def run(options: argparse.Namespace) -> int:
     """Serve until stopped; a clean stop ends the process with exit status 0 and does not return."""
+    heaps.limit()
     # Before any plugin is made, because a plugin's constructor may write to the log.
     settings = read()
     log.configure(settings["LOG_LEVEL"], settings["LOG_FORMAT"])
