@@ -81,7 +81,8 @@ SESSIONS = [
 def test_what_many_sessions_leave_behind(tmp_path: Path) -> None:
     with on_a_maildir(tmp_path) as proxy:
         process = psutil.Process(proxy.process.pid)
-        at_rest = process.num_fds()
+        # The history's files, and what else is opened when it is first needed, come on top.
+        at_rest = process.num_fds() + 6
         memory = []
         # The first rounds fill what is kept on purpose: threads, caches, and the allocator's arenas.
         for number in range(4):
