@@ -29,7 +29,10 @@ from legacy_email_proxy.contracts import Figure
 __all__ = ("Holder", "Places", "connection_figures")
 
 WAIT_SECONDS = 3.0
-"""So long a client waits for a place before a slow one has to give its place up, and so long again for the next one."""
+"""So long a client waits for a place before a slow one has to give its place up."""
+
+AGAIN_SECONDS = 1.0
+"""So long again before the next one has to."""
 
 FAIR_SECONDS = 10.0
 """Nobody has to give up before we have waited for its client so long in all. A device behind a modem needs a few
@@ -155,11 +158,13 @@ class Places:
         else:
             self._waiting[turn] = address, long
         try:
+            patience = WAIT_SECONDS
             while not turn.done():
                 left = deadline - loop.time()
                 if left <= 0:
                     raise TimeoutError
-                await asyncio.wait([turn], timeout=min(left, WAIT_SECONDS))
+                await asyncio.wait([turn], timeout=min(left, patience))
+                patience = min(WAIT_SECONDS, AGAIN_SECONDS)
                 if not turn.done():
                     self._end_slowest(address)
         except BaseException:
