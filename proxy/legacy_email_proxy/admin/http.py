@@ -30,6 +30,7 @@ from ..access import canonical, is_loopback, within
 from ..contracts import Login, LoginRefused, LoginsLimited, Secret
 from ..reloading import Current
 from ..tls import empty_context
+from .measuring import Measuring
 from .metrics import CONTENT_TYPE, Metrics
 from .outcomes import Outcomes
 from .page.application import Page
@@ -74,6 +75,7 @@ class AdminServer:
         self._password = AdminPassword(current)
         sources = Sources(current, readiness, troubles, advice or {}, listening or {})
         self._page = Page(sources, self._password, self._lasts)
+        self._measuring = Measuring(lambda: current.composition)
         self._servers: list[_Server] = []
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -87,6 +89,7 @@ class AdminServer:
     def start(self, sockets: Sequence[socket.socket]) -> None:
         """Answer on these listening sockets, which are closed at the end."""
         self._metrics.start()
+        self._measuring.start()
         app = self.app
         for secured in (False, True):
             chosen = [sock for sock in sockets if self._speaks_tls(sock) is secured]
@@ -127,6 +130,7 @@ class AdminServer:
         for server in self._servers:
             server.should_exit = True
         await asyncio.gather(*self._tasks)
+        await self._measuring.aclose()
         self._metrics.close()
 
     # Requests
