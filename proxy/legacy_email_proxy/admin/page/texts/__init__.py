@@ -10,9 +10,8 @@ from . import common, devices, messages, overview
 
 __all__ = ("text",)
 
-_TEXTS: dict[str, str] = {
-    key: words for part in (common, overview, devices, messages) for key, words in part.TEXTS.items()
-}
+_PARTS = (common, overview, devices, messages)
+_TEXTS: dict[str, str] = {key: words for part in _PARTS for key, words in part.TEXTS.items()}
 
 
 class _Catalogue:
