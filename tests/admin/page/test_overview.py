@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -158,3 +159,14 @@ async def test_the_spool_is_a_line_of_the_checklist(tmp_path: Path) -> None:
         page = words((await browser.get("overview")).text)
     assert "Spool wrong it is full, or its disk is: 3 queued" in page
     assert "find out why mail does not go out" in page
+
+
+async def test_many_accounts(tmp_path: Path) -> None:
+    async with browsing(tmp_path, advice=ADVICE) as browser:
+        used = browser.current.composition
+        accounts = tuple(replace(used.accounts[0], name=f"account{number}") for number in range(100))
+        browser.current.replace(replace(used, accounts=accounts))
+        await browser.get("overview")
+        html = (await browser.get("overview")).text
+    assert "101 more are in order" in html.partition("<details>")[2]
+    assert "account99" in html
