@@ -6,12 +6,14 @@ is taken for 1, where there is one. Each section has a module of its own here.
 
 from __future__ import annotations
 
-from . import common, devices, messages, overview
+from .common import TEXTS as COMMON
+from .devices import TEXTS as DEVICES
+from .messages import TEXTS as MESSAGES
+from .overview import TEXTS as OVERVIEW
 
 __all__ = ("text",)
 
-_PARTS = (common, overview, devices, messages)
-_TEXTS: dict[str, str] = {key: words for part in _PARTS for key, words in part.TEXTS.items()}
+_TEXTS: dict[str, str] = {**COMMON, **OVERVIEW, **DEVICES, **MESSAGES}
 
 
 class _Catalogue:
