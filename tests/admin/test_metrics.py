@@ -16,6 +16,7 @@ from legacy_email_proxy.admin.metrics import Metrics
 from legacy_email_proxy.admin.outcomes import Outcomes
 from legacy_email_proxy.build import Composition
 from legacy_email_proxy.contracts import TIMINGS, Figure, LoginRefused, LoginsLimited, Unreachable, timed, took
+from legacy_email_proxy.history.events import FAILED_FOR_GOOD, NOTIFICATION_FAILED
 
 POP3 = logging.getLogger("legacy_email_proxy.pop3")
 INFO = logging.INFO
@@ -76,6 +77,9 @@ async def test_a_message(metrics: Metrics, composed: Composition) -> None:
         log.event(LOGGER, INFO, words, client="10.0.0.7", account="ann", recipients=["x@y"], octets=100)
     for words in ("message delivered", "message not delivered", "message set aside"):
         LOGGER.info(words, extra={"facts": {"account": "ann", "octets": 7}})
+    for words in FAILED_FOR_GOOD:
+        LOGGER.warning(words, extra={"facts": {"account": "ann", "recipient": "x@y"}})
+    LOGGER.warning(NOTIFICATION_FAILED, extra={"facts": {"account": "ann", "recipient": "x@y"}})
     log.failure(LOGGER, "message refused", Unreachable("down"), octets=3, reply="451 4.4.1 later")
     assert await told(metrics, composed) == {
         'messages_total{leg="smtp",verdict="relayed"}': 1,
@@ -83,6 +87,8 @@ async def test_a_message(metrics: Metrics, composed: Composition) -> None:
         'messages_total{leg="smtp",verdict="delivered"}': 1,
         'messages_total{leg="smtp",verdict="not_delivered"}': 1,
         'messages_total{leg="smtp",verdict="set_aside"}': 1,
+        'messages_total{leg="smtp",verdict="failed"}': 3,
+        'messages_total{leg="smtp",verdict="notification_failed"}': 1,
         'messages_total{leg="smtp",verdict="refused"}': 1,
         'octets_total{leg="smtp"}': 200,
         'refusals_total{leg="smtp",reply="451"}': 1,
