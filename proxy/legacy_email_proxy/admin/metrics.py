@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 
 from .. import __version__, log
 from ..build import Account, Composition
-from ..contracts import TIMINGS, Credentials, Figure, LoginRefused, Maildrop, Relay
+from ..contracts import TIMINGS, Credentials, Failure, Figure, LoginRefused, Maildrop, Relay
 from ..history.events import FAILED_FOR_GOOD, NOTIFICATION_FAILED
 from ..relays.wrapper import figures
 from .outcomes import Outcomes
@@ -244,5 +244,5 @@ async def _told(
     """A plugin's figures with the labels that the core knows; none where they can't be told, as ``/readyz`` says."""
     try:
         return [(one, labels) for one in await figures(plugin)]
-    except Exception:
+    except (Failure, TimeoutError):
         return ()
