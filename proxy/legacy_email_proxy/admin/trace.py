@@ -2,7 +2,8 @@
 
 It is a handler of the log that takes also what is below ``LOG_LEVEL``: each line of a dialogue is an event of the task
 that belongs to the device's session, which is bound to the device's address. While nobody watches, a line costs one
-comparison; while somebody does, other devices' messages cost little more. Passwords are left out where the line is made, so no watcher can ask for them.
+comparison. While somebody watches one device, the content of other devices' messages makes no events. Passwords are
+left out where the line is made, so no watcher can ask for them.
 """
 
 from __future__ import annotations
