@@ -86,8 +86,9 @@ async def test_a_code_to_type_elsewhere(certificates: Certificates, tmp_path: Pa
 
 async def test_the_status_is_that_of_the_running_service(certificates: Certificates, tmp_path: Path) -> None:
     async with provider(certificates, tmp_path, "authorization_code") as (fake, given):
+        backend = {"BACKEND_SMTP_HOST": "localhost", "BACKEND_SMTP_USER": "alice"}
         with ExitStack() as stack:
-            proxy = await run_sync(lambda: stack.enter_context(running(given | {"BACKEND_SMTP_HOST": "localhost"})))
+            proxy = await run_sync(lambda: stack.enter_context(running(given | backend)))
             await run_sync(lambda: proxy.wait_for(" started "))
             # Of the service's settings only STATE_DIR is known here.
             before = await run_sync(lambda: run("authorize", "--status", STATE_DIR=str(tmp_path)))

@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 from .. import log
 from ..contracts import (
@@ -82,14 +83,12 @@ async def figures(plugin: Maildrop | Relay | Credentials) -> Sequence[Figure]:
 
 
 def _is_figure(told: object) -> bool:
-    return (
-        isinstance(told, Figure)
-        and isinstance(told.name, str)
-        and isinstance(told.value, (int, float))
-        and math.isfinite(told.value)
-        and isinstance(told.labels, Mapping)
-        and all(isinstance(each, str) for label in told.labels.items() for each in label)
-    )
+    if not isinstance(told, Figure):
+        return False
+    facts: tuple[Any, ...] = (told.name, told.value, told.labels)
+    name, value, labels = facts
+    texts = [name, *labels.keys(), *labels.values()] if isinstance(labels, Mapping) else [None]
+    return isinstance(value, (int, float)) and math.isfinite(value) and all(isinstance(text, str) for text in texts)
 
 
 class RelayWrapper:
