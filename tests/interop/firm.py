@@ -15,11 +15,12 @@ import socket
 import ssl
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -211,8 +212,8 @@ class Firm:
         """What the operator reads there."""
         texts = [each["text"] if isinstance(each, dict) else str(each) for each in said]
         self.story.append(f"{what}:")
-        for text in texts:
-            self.story += [f"    {line[:170]}{'…' * (len(line) > 170)}" for line in text.strip().splitlines()]
+        for line in chain.from_iterable(text.strip().splitlines() for text in texts):
+            self.story += textwrap.wrap(line, 150, initial_indent="    ", subsequent_indent=" " * 12)
 
     # The provider, and the disk.
 

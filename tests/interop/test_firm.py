@@ -190,7 +190,7 @@ def what_went_on(it: Firm, devices: dict[str, Any]) -> None:
     assert devices[ERP]["retrieved"] == devices[ERP]["deleted"] == 5
     assert devices[ERP]["success"] > devices[ERP]["trouble"]
     it.tell("", "### What was wrong, from when to when?")
-    it.show("the log", *(line[:180] for line in it.proxy.log.splitlines() if " trouble " in line))
+    it.show("the log", *(line for line in it.proxy.log.splitlines() if " trouble " in line))
     it.tell("", "### How much was it?")
     wanted = {
         'messages_total{leg="smtp",verdict="spooled"}': 8 if it.has_disk else 6,
