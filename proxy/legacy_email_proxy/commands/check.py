@@ -145,16 +145,14 @@ def _doubt(composition: Composition, report: Report) -> None:
 async def _waiting(account: Account) -> list[Finding]:
     """How many messages wait in the queue that a running service has open. A relay's probe can't open it then."""
     assert account.queue is not None  # noqa: S101 (for the type checker)
-    asked = answered_by_service(account.settings["STATE_DIR"], account.queue, "list", numbers=[])
+    asked = answered_by_service(account.settings["STATE_DIR"], account.queue, "count")
     try:
         with anyio.fail_after(_PROBE_SECONDS):
-            states = [
-                item["state"] async for item in asked if isinstance(item, Mapping) and item["account"] == account.name
-            ]
+            counts = [item async for item in asked if isinstance(item, Mapping) and item["account"] == account.name]
     except (*NOBODY_THERE, Failure, TimeoutError):
         return []
-    stuck = sum(state in ("dead", "set aside") for state in states)
-    text = f"the service that is running has {len(states)} messages in its spool"
+    stuck = sum(one["messages"] for one in counts if one["state"] in ("dead", "set aside"))
+    text = f"the service that is running has {sum(one['messages'] for one in counts)} messages in its spool"
     if stuck:
         advice = "look with `legacy-email-proxy spool list`"
         return [Finding(Level.WARNING, f"{text}, {stuck} of them given up", advice)]
