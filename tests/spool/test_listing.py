@@ -39,7 +39,7 @@ def fill(tmp_path: Path, count: int) -> None:
     support.store.execute(
         tmp_path,
         "INSERT INTO message (number, account, state, received, since, due, client, reverse_path, parameters, octets"
-        f"{columns}) VALUES (?, 'a', 'held', 0, 0, 0, ?, 'scan@example.test', '{{}}', 5{values})",  # noqa: S608
+        f"{columns}) VALUES (?, 'a', 'held', 0, 0, 0, ?, 'scan@example.test', '{{}}', 5{values})",
         *((number, json.dumps(["192.0.2.1", "s", "", "", 0])) for number in range(11, 11 + count)),
     )
     support.store.execute(
@@ -117,7 +117,10 @@ async def test_an_export_leaves_a_line(tmp_path: Path, caplog: pytest.LogCapture
     caplog.set_level("INFO")
     async with spooling(down(), tmp_path) as spool:
         await send(spool)
-        assert b"".join([each async for each in spool.administer("export", [1], "user eve")]) == support.CONTENT
+        assert (
+            b"".join([each async for each in spool.administer("export", [1], "user eve") if isinstance(each, bytes)])
+            == support.CONTENT
+        )
 
         def told() -> list[Any]:
             return [each.__dict__["facts"] for each in caplog.records if each.message == "done by the operator"]
