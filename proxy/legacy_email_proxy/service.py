@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -23,6 +23,7 @@ from .admin.queues import queues
 from .admin.readiness import Readiness
 from .admin.socket import ControlSocket
 from .admin.trace import trace
+from .alerts.conditions import CONDITIONS
 from .alerts.watch import Watch
 from .build import NONE, Composition
 from .contracts import Credentials, Filter, Maildrop, Relay, SettingsMistake
@@ -215,7 +216,7 @@ async def _running(
         ending.push_async_callback(probes.aclose)
         watch = Watch(lambda: current.composition, outcomes, probes)
         readiness = Readiness(lambda: current.composition, outcomes, probes, troubles=watch.says)
-        admin = _admin(current, readiness, outcomes, opened[_ADMIN])
+        admin = _admin(current, readiness, outcomes, watch, opened)
         if admin is not None:
             ending.push_async_callback(admin.aclose)
         legs: list[POP3Server | SMTPServer] = []
@@ -260,15 +261,24 @@ async def _close_plugins_of(current: Current) -> None:
 
 
 def _admin(
-    current: Current, readiness: Readiness, outcomes: Outcomes, sockets: Sequence[socket.socket]
+    current: Current,
+    readiness: Readiness,
+    outcomes: Outcomes,
+    watch: Watch,
+    opened: Mapping[str, Sequence[socket.socket]],
 ) -> AdminServer | None:
     """The admin listener, serving; its libraries are loaded only if there is one."""
-    if not sockets:
+    if not opened[_ADMIN]:
         return None
     from .admin.http import AdminServer
 
-    admin = AdminServer(current, readiness, outcomes)
-    admin.start(sockets)
+    admin = AdminServer(
+        current, readiness, outcomes,
+        troubles=lambda: [trouble.plain() for trouble in watch.troubles()],
+        advice={key: condition.advice for key, condition in CONDITIONS.items()},
+        listening={listener: _places(sockets) for listener, sockets in opened.items()},
+    )  # fmt: skip
+    admin.start(opened[_ADMIN])
     return admin
 
 

@@ -1,0 +1,80 @@
+"""Templates to HTML. All is escaped, and a name that a template does not know is an error, not an empty place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from .texts import text
+
+__all__ = ("Templates", "size", "utc")
+
+_FOLDER = Path(__file__).parent / "templates"
+
+
+class Templates:
+    """The templates of this folder."""
+
+    def __init__(self) -> None:
+        self._environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(_FOLDER),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+            cache_size=-1,
+        )
+        self._environment.globals["t"] = text
+        self._environment.filters.update(when=when, size=size, span=span, utc=utc)
+
+    def prepare(self) -> None:
+        """Compile all of them, in a thread before the first request: it takes some tens of milliseconds."""
+        for name in self._environment.list_templates():
+            self._environment.get_template(name)
+
+    def html(self, name: str, values: Mapping[str, Any]) -> str:
+        """The page."""
+        return self._environment.get_template(name).render(values)
+
+    def hidden(self, name: str, value: str) -> Markup:
+        """A hidden field of a form."""
+        return Markup('<input type="hidden" name="{}" value="{}">').format(name, value)
+
+
+def utc(moment: float) -> datetime:
+    """Seconds since 1970 as a time; one that no calendar has is its first or last day."""
+    try:
+        return datetime.fromtimestamp(moment, UTC)
+    except (ValueError, OverflowError, OSError):
+        return datetime.max.replace(tzinfo=UTC) if moment > 0 else datetime.fromtimestamp(0, UTC)
+
+
+def when(moment: float) -> Markup:
+    """A moment in UTC, which the script shows in the reader's zone."""
+    at = utc(moment)
+    return Markup('<time datetime="{}">{}</time>').format(
+        at.strftime("%Y-%m-%dT%H:%M:%SZ"), at.strftime("%Y-%m-%d %H:%M:%S UTC")
+    )
+
+
+def size(octets: int) -> str:
+    """Octets for people."""
+    if octets < 10_000:
+        return text("size.octets", count=octets)
+    if octets < 10_000_000:
+        return text("size.kilo", octets=f"{octets / 1000:.0f}")
+    return text("size.mega", octets=f"{octets / 1_000_000:.0f}")
+
+
+def span(seconds: float) -> str:
+    """A length of time for people."""
+    for unit, length in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2 * length:
+            return text(f"span.{unit}", count=round(seconds / length))
+    return text("span.seconds", count=round(seconds))
