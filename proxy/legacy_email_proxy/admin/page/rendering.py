@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from .texts import text
 
-__all__ = ("Templates", "size", "utc")
+__all__ = ("Templates", "size", "utc", "visible")
 
 _FOLDER = Path(__file__).parent / "templates"
 
@@ -31,7 +31,7 @@ class Templates:
             cache_size=-1,
         )
         self._environment.globals["t"] = text
-        self._environment.filters.update(when=when, size=size, span=span, utc=utc)
+        self._environment.filters.update(when=when, size=size, span=span, utc=utc, visible=visible)
 
     def prepare(self) -> None:
         """Compile all of them, in a thread before the first request: it takes some tens of milliseconds."""
@@ -61,6 +61,14 @@ def when(moment: float) -> Markup:
     return Markup('<time datetime="{}">{}</time>').format(
         at.strftime("%Y-%m-%dT%H:%M:%SZ"), at.strftime("%Y-%m-%d %H:%M:%S UTC")
     )
+
+
+def visible(given: str, limit: int = 320) -> str:
+    """Text from outside in one line, cut at ``limit``: a character that can not be seen, or that turns the direction of
+    writing, would make it look like something else.
+    """
+    shown = "".join(each if each.isprintable() else "\ufffd" for each in given)
+    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
 
 
 def size(octets: int) -> str:

@@ -122,7 +122,7 @@ class Site:
         query = f"?{urlencode({key: str(value) for key, value in values.items()})}" if values else ""
         return RedirectResponse(f"{_root(request)}{target}{query}", 303)
 
-    def stream(self, request: Request, pieces: AsyncIterator[str], media_type: str) -> Response:
+    def stream(self, request: Request, pieces: AsyncIterator[str] | AsyncIterator[bytes], media_type: str) -> Response:
         """An answer that comes bit by bit. It ends when the reader leaves."""
         self._streaming(request)
         # Otherwise nginx would collect it until it is over.

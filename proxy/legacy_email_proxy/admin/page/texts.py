@@ -6,6 +6,8 @@ is taken for 1, where there is one. The groups are those of the pages.
 
 from __future__ import annotations
 
+from . import texts_spool
+
 __all__ = ("text",)
 
 _COMMON = {
@@ -72,7 +74,7 @@ _OVERVIEW = {
     "overview.title": "Overview",
 }
 
-_TEXTS = {**_COMMON, **_SIGN_IN, **_ERRORS, **_OVERVIEW}
+_TEXTS = {**_COMMON, **_SIGN_IN, **_ERRORS, **_OVERVIEW, **texts_spool.TEXTS}
 
 
 class _Catalogue:
