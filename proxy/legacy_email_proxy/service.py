@@ -124,7 +124,7 @@ class _Reload:
     """
 
     def __init__(self, current: Current, recompose: Callable[[Composition], Composition] | None) -> None:
-        self._current = current
+        self.current = current
         self._recompose = recompose
         self._turn = asyncio.Lock()
 
@@ -132,7 +132,7 @@ class _Reload:
         if self._recompose is None:
             return ["this service can not read its settings anew"]
         async with self._turn:
-            return await _reload(self._current, self._recompose)
+            return await _reload(self.current, self._recompose)
 
 
 async def _reload(current: Current, recompose: Callable[[Composition], Composition]) -> Sequence[str]:

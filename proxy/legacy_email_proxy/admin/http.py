@@ -73,8 +73,8 @@ class AdminServer:
         self._readiness = readiness
         self._metrics = Metrics(outcomes)
         self._password = AdminPassword(current)
-        sources = Sources(current, readiness, outcomes, troubles, advice or {}, listening or {}, reload)
-        self._page = Page(sources, self._password, self._lasts)
+        self._sources = Sources(current, readiness, outcomes, troubles, advice or {}, listening or {}, reload)
+        self._page = Page(self._sources, self._password, self._lasts)
         self._servers: list[_Server] = []
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -128,6 +128,7 @@ class AdminServer:
         for server in self._servers:
             server.should_exit = True
         await asyncio.gather(*self._tasks)
+        await self._sources.sign_ins.aclose()
         self._metrics.close()
 
     # Requests

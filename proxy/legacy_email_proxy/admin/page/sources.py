@@ -14,6 +14,7 @@ from ...reloading import Current
 from ..disk import Disk
 from ..outcomes import Outcomes
 from ..readiness import Readiness
+from ..sign_ins import SignIns
 
 __all__ = ("NoHistory", "Sources")
 
@@ -43,6 +44,7 @@ class Sources:
     advice: Mapping[str, str] = field(default_factory=dict)
     listening: Mapping[str, Sequence[tuple[str, int]]] = field(default_factory=dict)
     reload: Callable[[], Awaitable[Sequence[str]]] | None = None
+    sign_ins: SignIns = field(default_factory=SignIns)
     _disk: Disk = field(default_factory=Disk)
 
     @property

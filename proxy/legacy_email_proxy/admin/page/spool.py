@@ -89,7 +89,12 @@ class _SpoolPages:
         query = query_of(request)
         view = self._view(query)
         accounts = sorted(account.name for account in self._site.sources.composition.accounts if account.name)
-        common = {"view": view, "accounts": accounts, "states": STATES, "left": query.whole("left") or 0}
+        common: dict[str, Any] = {
+            "view": view,
+            "accounts": accounts,
+            "states": STATES,
+            "left": query.whole("left") or 0,
+        }
         if view is None:
             return self._site.render(request, "spool_off.html", **common)
         try:

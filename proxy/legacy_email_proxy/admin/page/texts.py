@@ -6,7 +6,7 @@ is taken for 1, where there is one. The groups are those of the pages.
 
 from __future__ import annotations
 
-from . import texts_spool
+from . import texts_accounts, texts_settings, texts_spool
 
 __all__ = ("text",)
 
@@ -74,7 +74,15 @@ _OVERVIEW = {
     "overview.title": "Overview",
 }
 
-_TEXTS = {**_COMMON, **_SIGN_IN, **_ERRORS, **_OVERVIEW, **texts_spool.TEXTS}
+_TEXTS = {
+    **_COMMON,
+    **_SIGN_IN,
+    **_ERRORS,
+    **_OVERVIEW,
+    **texts_spool.TEXTS,
+    **texts_accounts.TEXTS,
+    **texts_settings.TEXTS,
+}
 
 
 class _Catalogue:

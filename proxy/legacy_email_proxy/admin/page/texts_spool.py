@@ -19,8 +19,10 @@ TEXTS = {
     "spool.means.queued": "It is tried again by itself, until it is delivered or too old.",
     "spool.means.held": "It is not tried before you release it.",
     "spool.means.notifying": "It was refused for good. It is kept until the sender has been told.",
-    "spool.means.dead": "It was refused for good, and nobody could be told. Try it again when the reason is gone, or drop it.",
-    "spool.means.set_aside": "It can not be read, or the proxy failed at it too often. Export it, then try it again or drop it.",
+    "spool.means.dead": "It was refused for good, and nobody could be told. Try it again when the reason is gone, or "
+    "drop it.",
+    "spool.means.set_aside": "It can not be read, or the proxy failed at it too often. Export it, then try it again "
+    "or drop it.",
     "spool.address": "Sender or recipient",
     "spool.address_hint": "a part of the address",
     "spool.account": "Account",
@@ -59,7 +61,8 @@ TEXTS = {
     "spool.empty.title": "Nothing waits",
     "spool.empty.text": "All mail has been handed on. What can not be delivered at once stands here, with the reason.",
     "spool.none_such.title": "No such message",
-    "spool.none_such.text": "Nothing in the spool fits what you asked for. It may have been delivered meanwhile: search Messages.",
+    "spool.none_such.text": "Nothing in the spool fits what you asked for. It may have been delivered meanwhile: "
+    "search Messages.",
     "spool.off.title": "No account keeps mail in a spool",
     "spool.off.text": "A device hears at once what the provider says, and has to try again by itself. With "
     "RELAY_PLUGIN=spool the proxy keeps the mail and tries again.",
@@ -82,11 +85,13 @@ TEXTS = {
     "spool.reply": "Last reply",
     "spool.reply_at": "When",
     "spool.export": "Content",
-    "spool.export_text": "The content is shown nowhere on this page. You can download it to look at it; the log then says "
+    "spool.export_text": "The content is shown nowhere on this page. You can download it to look at it; the log then "
+    "says "
     "that you did.",
     "spool.drop.title": "Drop {count} messages?",
     "spool.drop.title.one": "Drop this message?",
-    "spool.drop.text": "They are removed for good, and nobody is told. Of one that is on its way just now, the provider may "
+    "spool.drop.text": "They are removed for good, and nobody is told. Of one that is on its way just now, the "
+    "provider may "
     "still have got all.",
     "spool.drop.yes": "Drop for good",
     "spool.drop.no": "Keep",
