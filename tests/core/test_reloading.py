@@ -204,7 +204,7 @@ async def test_a_stuck_old_plugin_does_not_stop_the_service(monkeypatch: pytest.
     monkeypatch.setattr(service, "_CLOSING_SECONDS", 0.05)
     old, new = Composition(read({}), None, Stuck()), composed()
     renewed = Composition(new.settings, None, new.relay)
-    async with service._running(old, dict.fromkeys(LISTENERS, []), lambda _: renewed) as reload:
+    async with service._running(old, {name: [] for name in LISTENERS}, lambda _: renewed) as reload:
         assert await reload() == ()
         assert reload.current.composition.relay is new.relay
 
@@ -226,7 +226,7 @@ async def test_an_accounts_credentials_go_with_its_composition_and_after_its_leg
         return Composition(settings, None, relay, accounts=(account,))
 
     old, new = with_credentials(), with_credentials()
-    async with service._running(old, dict.fromkeys(LISTENERS, []), lambda _: new) as reload:
+    async with service._running(old, {name: [] for name in LISTENERS}, lambda _: new) as reload:
         await reload()
         with anyio.fail_after(50):
             while len(closed) < 2:  # noqa: ASYNC110

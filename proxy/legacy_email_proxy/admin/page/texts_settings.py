@@ -21,8 +21,8 @@ TEXTS = {
     "settings.show_defaults": "Show the other {count} settings",
     "settings.defaults_caption": "What nobody has set.",
     "settings.read_anew": "After a change",
-    "settings.read_anew_text": "Files are read anew by a reload: the accounts file, the files of secrets, certificates. "
-    "Sessions that are open go on as they are. What stands in the environment itself needs a restart.",
+    "settings.read_anew_text": "Files are read anew by a reload: the accounts file, the files of secrets, "
+    "certificates. Sessions that are open go on as they are. What stands in the environment itself needs a restart.",
     "settings.check": "Look for mistakes",
     "settings.reload": "Reload",
     "settings.mistakes": "{count} mistakes were found",

@@ -86,13 +86,11 @@ TEXTS = {
     "spool.reply_at": "When",
     "spool.export": "Content",
     "spool.export_text": "The content is shown nowhere on this page. You can download it to look at it; the log then "
-    "says "
-    "that you did.",
+    "says that you did.",
     "spool.drop.title": "Drop {count} messages?",
     "spool.drop.title.one": "Drop this message?",
     "spool.drop.text": "They are removed for good, and nobody is told. Of one that is on its way just now, the "
-    "provider may "
-    "still have got all.",
+    "provider may still have got all.",
     "spool.drop.yes": "Drop for good",
     "spool.drop.no": "Keep",
     "spool.left": "{count} messages were left as they are: they are gone by now, or not in a state for this.",
