@@ -1,0 +1,89 @@
+"""The page about the settings: what is in effect, what is wrong, and the reload; never a secret."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from admin.page.browser import Browser, browsing, browsing_with, closed, composed
+from legacy_email_proxy import log
+from oauth2.support import disguises
+
+SECRETS = {
+    "BACKEND_IMAP_PASS": "imap pass-word é",
+    "BACKEND_SMTP_PASS": "smtp <pass>&word",
+    "OAUTH2_CLIENT_SECRET": "client+secret/",
+    "ALERT_WEBHOOK_URL": "https://chat.example.test/hook-with-a-key",
+    "SPOOL_URL": "sqlite:////nowhere/secret.db",
+}
+
+
+def no_secret(browser: Browser, *more: str) -> None:
+    everything = "\n".join(browser.seen)
+    for secret in (*SECRETS.values(), *more):
+        assert [form for form in disguises(secret) if form in everything] == []
+
+
+async def test_what_is_in_effect_and_where_it_comes_from(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("read from a file")
+    file = tmp_path / "accounts.toml"
+    file.write_text(
+        '[accounts.north]\nBACKEND_SMTP_HOST = "<b>north</b>.test"\nBACKEND_SMTP_PASS = "in the accounts file"\n'
+        '[[rules]]\naccount = "north"\n'
+    )
+    given = {
+        **SECRETS, "STATE_DIR": str(tmp_path), "BACKEND_IMAP_HOST": "imap.test", "ACCOUNTS_FILE": str(file),
+        "BACKEND_IMAP_PASS": "", "BACKEND_IMAP_PASS_FILE": str(tmp_path / "secret"), "SMTP_SENDER": "<i>@example.test",
+    }  # fmt: skip
+    async with browsing_with(**given) as browser:
+        text = await browser.get("/settings")
+        assert "BACKEND_IMAP_HOST" in text
+        assert "imap.test environment" in text
+        assert f"*** file {tmp_path}/secret" in text
+        assert f"<b>north</b>.test {file}" in text
+        assert "<b>north" not in browser.page
+        assert "Show the other" in text
+        assert "[Monitoring]" not in text
+        no_secret(browser, "read from a file", "in the accounts file")
+
+
+async def test_mistakes_are_told_as_check_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "accounts.toml"
+    good = '[accounts.a]\nBACKEND_SMTP_HOST = "a.test"\n[[rules]]\naccount = "a"\n'
+    file.write_text(good)
+    given = {"ACCOUNTS_FILE": str(file), "MAILDROP_PLUGIN": "none", "STATE_DIR": str(tmp_path), **SECRETS}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    async with browsing_with(**given) as browser:
+        await browser.get("/settings")
+        text = await browser.post("/settings/check")
+        assert "No mistakes were found" in text
+        assert "OAUTH2_CLIENT_SECRET: it is set, but both legs log in with a password" in text
+        file.write_text(good.replace("a.test", "a.test:465") + '[accounts.b]\nNO_SUCH = "<x>"\nBACKEND_SMTP_PORT = 0\n')
+        text = await browser.post("/settings/check")
+        assert "mistakes were found" in text
+        assert f"{file}:6: NO_SUCH" in text
+        assert "<x>" not in browser.page
+        no_secret(browser)
+
+
+async def test_a_reload(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    answers: list[Sequence[str]] = [(), ("BACKEND_SMTP_HOST: <not> set",)]
+
+    async def reload() -> Sequence[str]:
+        return answers.pop(0)
+
+    composition = await composed(STATE_DIR=str(tmp_path), MAILDROP_PLUGIN="none", BACKEND_SMTP_HOST="x.test")
+    async with browsing(composition, reload) as browser:
+        await browser.get("/settings/reload", 405)
+        await browser.get("/settings")
+        assert "Reloaded. New sessions have the new settings." in await browser.post("/settings/reload")
+        text = await browser.post("/settings/reload")
+        assert "Not reloaded, because of 1 mistake BACKEND_SMTP_HOST: <not> set" in text
+        await browser.post("/settings/reload", 403, csrf="")
+        assert answers == []
+    await closed(composition)
+    changes = [log.facts_of(each) for each in caplog.records if each.getMessage() == "changed on the page"]
+    assert [each["result"] for each in changes] == ["reloaded", "not reloaded"]
