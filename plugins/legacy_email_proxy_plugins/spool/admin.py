@@ -60,7 +60,7 @@ class Administration:
 
     async def listed(self, wanted: QueueFilter) -> AsyncGenerator[Mapping[str, Any], None]:
         """See :meth:`contracts.Queue.listed`."""
-        after: int | None = wanted.after
+        after: int | None = min(wanted.after, _LARGEST)
         left = wanted.limit
         while after is not None:
             numbers, after = await self._store.search(wanted, after)

@@ -194,7 +194,7 @@ async def test_accounts_with_spools_of_their_own(tmp_path: Path) -> None:
             f'[accounts.{name}]\nBACKEND_SMTP_HOST = "127.0.0.1"\nBACKEND_SMTP_PORT = 1\n{own}'
             for name, own in (("north", ""), ("south", ""), ("east", f'SPOOL_URL = "sqlite:///{tmp_path}/east.db"\n'))
         )
-        + '[[rules]]\naccount = "north"\n'
+        + "".join(f'[[rules]]\nsender = "@{name}.test"\naccount = "{name}"\n' for name in ("north", "south", "east"))
     )
     given = {"MAILDROP_PLUGIN": "none", "RELAY_PLUGIN": "spool", "ACCOUNTS_FILE": str(file), "STATE_DIR": str(tmp_path)}
     async with browsing_with(**given) as browser:

@@ -235,12 +235,11 @@ class _AccountPages:
         The browser comes from another site, so it sends no cookie. That it belongs to a sign-in which was begun here
         is shown by its ``state``. No new cookie goes back: it would take the place of the operator's own.
         """
+        request.state.new_cookie = None
         query = request.scope["query_string"].decode("ascii", "replace")
         found = self._site.sources.sign_ins.redirected(query)
         back = None if found is None else f"accounts/of/{found.account or ONLY_ACCOUNT}/sign-in/{found.plugin}"
-        response = self._site.render(request, "account_consent.html", 200 if back else 400, back=back)
-        request.state.new_cookie = None
-        return response
+        return self._site.render(request, "account_consent.html", 200 if back else 400, back=back)
 
 
 def _has_token(credentials: object) -> bool:
