@@ -30,6 +30,7 @@ from ..access import canonical, is_loopback, within
 from ..contracts import Login, LoginRefused, LoginsLimited, Secret
 from ..reloading import Current
 from ..tls import empty_context
+from .measuring import Measuring
 from .metrics import CONTENT_TYPE, Metrics
 from .outcomes import Outcomes
 from .page.application import Page
@@ -75,6 +76,7 @@ class AdminServer:
         self._password = AdminPassword(current)
         self._sources = Sources(current, readiness, outcomes, troubles, advice or {}, listening or {}, reload)
         self._page = Page(self._sources, self._password, self._lasts)
+        self._measuring = Measuring(lambda: current.composition)
         self._servers: list[_Server] = []
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -88,6 +90,7 @@ class AdminServer:
     def start(self, sockets: Sequence[socket.socket]) -> None:
         """Answer on these listening sockets, which are closed at the end."""
         self._metrics.start()
+        self._measuring.start()
         app = self.app
         for secured in (False, True):
             chosen = [sock for sock in sockets if self._speaks_tls(sock) is secured]
@@ -129,6 +132,7 @@ class AdminServer:
             server.should_exit = True
         await asyncio.gather(*self._tasks)
         await self._sources.sign_ins.aclose()
+        await self._measuring.aclose()
         self._metrics.close()
 
     # Requests

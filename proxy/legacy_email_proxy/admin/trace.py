@@ -16,10 +16,11 @@ from typing import Any
 from .. import log
 from ..access import Network, canonical, within
 from ..contracts import Failure
+from ..replies import printable
 from ..settings.types import networks as parsed
 from .socket import Answers
 
-__all__ = ("MAX_CHARACTERS", "trace")
+__all__ = ("MAX_CHARACTERS", "in_words", "trace")
 
 _MOST_WAITING = 10_000
 """Lines for a watcher who does not read; more are left out, and counted."""
@@ -108,3 +109,19 @@ async def trace(request: Mapping[str, Any], by: str) -> Answers:
     finally:
         log.unobserve(watch)
         log.event(_log, logging.INFO, "trace ended", **facts)
+
+
+def in_words(line: Mapping[str, Any]) -> str:
+    """A line for people, without its time: session, who said it, what was said."""
+    if "left_out" in line:
+        return f"… and {line['left_out']} lines that could not be shown in time"
+    text = _safe(line["text"])
+    if text[:3] not in ("C: ", "S: ") and not text.startswith("content: "):
+        facts = (f"{key}={_safe(value)}" for key, value in line["facts"].items() if key not in ("client", "session"))
+        text = " ".join(["--", text, *facts])
+    return f"{line['facts'].get('session', '-'):<12} {line['from']:<7} {text}"
+
+
+def _safe(value: object) -> str:
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if text.isascii() and text.isprintable() else printable(text, MAX_CHARACTERS)

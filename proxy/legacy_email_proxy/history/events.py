@@ -269,6 +269,13 @@ class Writing:
                 device.success = event.time
         self._insert(event, "pop3", verdict, leg="pop3", trouble=failed)
 
+    # Figures
+
+    def _figures(self, event: Event) -> None:
+        for what, measured in event.facts.items():
+            if what in _SAMPLED and isinstance(measured, tuple):
+                self._sums.sample(event, what, *measured)
+
     # What they share
 
     def _insert(
@@ -315,6 +322,9 @@ _IN_WORDS = {
 }
 
 
+_SAMPLED = ("spool", "smtp_seconds", "pop3_seconds")
+"""Facts of ``figures`` that are kept: each is how often it was measured, the total and the highest."""
+
 _HANDLERS: Mapping[str, Callable[[Writing, Event], None]] = {
     **dict.fromkeys(("message relayed", "message spooled", "message refused"), Writing._message),
     "message delivered": Writing._delivered,
@@ -338,6 +348,7 @@ _HANDLERS: Mapping[str, Callable[[Writing, Event], None]] = {
     ),
     "smtp session ended": Writing._smtp_ended,
     "pop3 session ended": Writing._pop3_ended,
+    "figures": Writing._figures,
 }
 
 WORDS = frozenset(_HANDLERS)

@@ -165,10 +165,10 @@ class Slow(ProbedRelay):
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked, self.go = anyio.Event(), anyio.Event()
+        self.reached, self.go = anyio.Event(), anyio.Event()
 
     async def probe(self) -> Sequence[Finding]:
-        self.asked.set()
+        self.reached.set()
         await self.go.wait()
         return [Finding(Level.GOOD, "logged in <b>as</b> x"), Finding(Level.BAD, "too slow", "wait\u202e")]
 
@@ -183,7 +183,7 @@ async def test_a_check_line_by_line(tmp_path: Path, caplog: pytest.LogCaptureFix
             async for piece in answer.aiter_text():
                 page += piece
                 if "Trying relay" in page and not relay.go.is_set():
-                    await relay.asked.wait()
+                    await relay.reached.wait()
                     assert "this leg is closed" in page
                     assert "</html>" not in page
                     other = await browser.client.post("/accounts/of/default/check", data=form)
@@ -208,7 +208,7 @@ async def test_a_reader_who_leaves_ends_the_check(tmp_path: Path) -> None:
             async for piece in answer.aiter_text():
                 if "Trying relay" in piece:
                     break
-            await relay.asked.wait()
+            await relay.reached.wait()
         relay.go.set()
         with anyio.fail_after(50):
             while "being checked" in (await browser.client.post("/accounts/of/default/check", data=form)).text:  # noqa: ASYNC110

@@ -3,7 +3,8 @@
 It is a part of the admin listener, and is loaded only with it. To add a section:
 
 * a module here with ``NAME`` (the first part of its path and its key in the navigation) and ``routes(site)``, which
-  gives the list of its routes; then its row in ``application.SECTIONS`` and ``nav.<NAME>`` in :mod:`.texts`;
+  gives the list of its routes; then its row in ``application.SECTIONS``, and a module of its words in
+  :mod:`.texts`, with ``nav.<NAME>`` among them;
 * ``site.get(path, endpoint)`` is for what only shows something: ``async def endpoint(request) -> Response``;
 * ``site.post(path, endpoint)`` is for what changes something: ``async def endpoint(request, form) -> Response``. The
   CSRF token has been checked; ``form`` is a :class:`~.forms.Form`. Log the change with :meth:`Visitor.changed`, and

@@ -11,13 +11,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..password import AdminPassword
-from . import accounts, overview, settings, signing_in, spool
+from . import accounts, devices, messages, overview, settings, signing_in, spool
 from .site import Site
 from .sources import Sources
 
 __all__ = ("SECTIONS", "Page")
 
-SECTIONS = (overview, spool, accounts, settings)
+SECTIONS = (overview, devices, messages, spool, accounts, settings)
 """In the order of the navigation."""
 
 _STATIC = Path(__file__).parent / "static"

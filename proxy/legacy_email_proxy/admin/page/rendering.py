@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from .texts import text
 
-__all__ = ("Templates", "size", "utc", "visible")
+__all__ = ("Templates", "utc", "visible")
 
 _FOLDER = Path(__file__).parent / "templates"
 
@@ -31,7 +31,8 @@ class Templates:
             cache_size=-1,
         )
         self._environment.globals["t"] = text
-        self._environment.filters.update(when=when, size=size, span=span, utc=utc, visible=visible)
+        self._environment.filters.update(when=when, short=short, size=size, span=span, number=number)
+        self._environment.filters.update(code=code, visible=visible)
 
     def prepare(self) -> None:
         """Compile all of them, in a thread before the first request: it takes some tens of milliseconds."""
@@ -69,6 +70,24 @@ def visible(given: str, limit: int = 320) -> str:
     """
     shown = "".join(each if each.isprintable() else "\ufffd" for each in given)
     return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
+
+
+def short(moment: float, unit: str) -> str:
+    """A moment below a graph, in UTC: the hour, or the day."""
+    at = utc(moment)
+    return f"{at:%H}:00" if unit == "hour" else f"{at.day} {at:%b}"
+
+
+def number(value: float) -> str:
+    """A figure with as many places as are of use."""
+    return f"{value:.0f}" if value >= 100 or value == int(value) else f"{value:.2g}"
+
+
+def code(words: str) -> Markup:
+    """Advice: what stands between backticks is a command or a setting."""
+    parts = words.split("`")
+    pieces = (Markup("<code>{}</code>").format(part) if place % 2 else escape(part) for place, part in enumerate(parts))
+    return Markup("").join(pieces)
 
 
 def size(octets: int) -> str:

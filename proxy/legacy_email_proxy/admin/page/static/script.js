@@ -9,14 +9,27 @@ for (const each of document.querySelectorAll("time[datetime]")) {
   }
 }
 
-// <div data-stream="address" data-ended="words">: each server-sent event is one line of the dialogue.
+// Below a graph: the hour or the day.
+for (const each of document.querySelectorAll("[data-moment]")) {
+  const at = new Date(1000 * Number(each.dataset.moment));
+  const as = each.dataset.as === "hour" ? { hour: "2-digit", minute: "2-digit" } : { day: "numeric", month: "short" };
+  if (!isNaN(at)) each.textContent = at.toLocaleString(undefined, as);
+}
+
+// The zone in which the days of a search begin: minutes ahead of UTC.
+for (const each of document.querySelectorAll("[data-zone]")) each.value = -new Date().getTimezoneOffset();
+
+// <div data-stream="address" data-status="id" data-ended="words">: each server-sent event is one line of the dialogue.
 for (const box of document.querySelectorAll("[data-stream]")) {
   const source = new EventSource(box.dataset.stream);
   const status = document.getElementById(box.dataset.status);
   const most = 5000;
+  if (status) status.textContent = status.dataset.words;
   source.onmessage = (message) => {
     const low = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
-    box.append(JSON.parse(message.data) + "\n");
+    const line = JSON.parse(message.data);
+    const at = line.time ? new Date(1000 * line.time).toLocaleTimeString() + " " : "";
+    box.append(at + line.text + "\n");
     while (box.childNodes.length > most) box.firstChild.remove();
     if (low) box.scrollTop = box.scrollHeight;
   };

@@ -1,16 +1,10 @@
-"""The catalogue: every word that stands on the page, in English. A text in another place could not be translated.
-
-``text("key")`` gives one; ``{name}`` in it is filled in from the arguments. With ``count`` the key followed by ``.one``
-is taken for 1, where there is one. The groups are those of the pages.
-"""
+"""What stands on several pages, the sign-in, and the pages for errors."""
 
 from __future__ import annotations
 
-from . import texts_accounts, texts_settings, texts_spool
+__all__ = ("TEXTS",)
 
-__all__ = ("text",)
-
-_COMMON = {
+TEXTS = {
     "name": "Legacy Email Proxy",
     "skip": "Skip to the content",
     "nav": "Sections",
@@ -31,9 +25,6 @@ _COMMON = {
     "span.minutes": "{count} minutes",
     "span.hours": "{count} hours",
     "span.days": "{count} days",
-}
-
-_SIGN_IN = {
     "signin.title": "Sign in",
     "signin.lead": "The password is the one in ADMIN_PASSWORD.",
     "signin.user": "Your name",
@@ -43,9 +34,6 @@ _SIGN_IN = {
     "signin.wrong": "The password is wrong. Look at ADMIN_PASSWORD, or at the file that ADMIN_PASSWORD_FILE names.",
     "signin.limited": "There were too many wrong passwords. Wait a minute, then try again.",
     "done.signed_out": "You have signed out.",
-}
-
-_ERRORS = {
     "error.400.title": "This address is not understood",
     "error.400.text": "A part of it is missing or is none that this page knows. Begin again at the overview.",
     "error.403.title": "The form was not accepted",
@@ -68,34 +56,36 @@ _ERRORS = {
     "no_history.none": "Nothing was recorded yet. Send a message through the proxy, then load this page again.",
     "no_history.slow": "The disk does not answer in time. Look at the disk of STATE_DIR, then load this page again.",
     "no_history.damaged": "The file can not be read. The log says why: look for “history”.",
+    "col.time": "Time",
+    "col.device": "Device",
+    "col.state": "What became of it",
+    "col.about": "Message",
+    "pager": "Pages",
+    "pager.newest": "Newest",
+    "pager.older": "Older",
+    "entry.envelope": "{sender} → {recipients}",
+    "entry.more": "{names} and {count} more",
+    "entry.pop3": "user {user}: {read} read, {deleted} deleted",
+    "entry.user": "user {user}",
+    "entry.times": "{count} times",
+    "state.relayed": "sent",
+    "state.spooled": "in the spool",
+    "state.delayed": "delayed",
+    "state.delivered": "delivered",
+    "state.waiting": "waiting",
+    "state.late": "late",
+    "state.refused": "refused",
+    "state.failed": "failed",
+    "state.partly failed": "partly failed",
+    "state.set aside": "set aside",
+    "state.held": "held",
+    "state.dropped": "dropped",
+    "state.sender refused": "sender refused",
+    "state.recipient refused": "recipient refused",
+    "state.command refused": "command refused",
+    "state.login failed": "login failed",
+    "state.connection refused": "connection refused",
+    "state.session ended": "session ended",
+    "state.read": "read mail",
+    "state.read_not": "read mail: {end}",
 }
-
-_OVERVIEW = {
-    "overview.title": "Overview",
-}
-
-_TEXTS = {
-    **_COMMON,
-    **_SIGN_IN,
-    **_ERRORS,
-    **_OVERVIEW,
-    **texts_spool.TEXTS,
-    **texts_accounts.TEXTS,
-    **texts_settings.TEXTS,
-}
-
-
-class _Catalogue:
-    def __call__(self, key: str, **values: object) -> str:
-        """The text, filled in. Raises ``KeyError`` where there is none."""
-        if values.get("count") == 1 and f"{key}.one" in _TEXTS:
-            key = f"{key}.one"
-        return _TEXTS[key].format(**values)
-
-    def has(self, key: str) -> bool:
-        """Whether there is such a text."""
-        return key in _TEXTS
-
-
-text = _Catalogue()
-"""The text of a key."""
