@@ -30,20 +30,23 @@ async def test_what_is_in_effect_and_where_it_comes_from(tmp_path: Path) -> None
     (tmp_path / "secret").write_text("read from a file")
     file = tmp_path / "accounts.toml"
     file.write_text(
-        '[accounts.north]\nBACKEND_SMTP_HOST = "<b>north</b>.test"\nBACKEND_SMTP_PASS = "in the accounts file"\n'
+        '[accounts.north]\nBACKEND_SMTP_HOST = "north.test"\nBACKEND_SMTP_USER = "n"\n'
+        'BACKEND_SMTP_PASS = "in the accounts file"\n'
         '[[rules]]\naccount = "north"\n'
     )
     given = {
         **SECRETS, "STATE_DIR": str(tmp_path), "BACKEND_IMAP_HOST": "imap.test", "ACCOUNTS_FILE": str(file),
-        "BACKEND_IMAP_PASS": "", "BACKEND_IMAP_PASS_FILE": str(tmp_path / "secret"), "SMTP_SENDER": "<i>@example.test",
+        "BACKEND_IMAP_PASS": "", "BACKEND_IMAP_PASS_FILE": str(tmp_path / "secret"), "ALERT_COMMAND": "x <b> y",
+        "BACKEND_IMAP_USER": "u",
+        "BACKEND_SMTP_USER": "u",
     }  # fmt: skip
     async with browsing_with(**given) as browser:
         text = await browser.get("/settings")
         assert "BACKEND_IMAP_HOST" in text
         assert "imap.test environment" in text
         assert f"*** file {tmp_path}/secret" in text
-        assert f"<b>north</b>.test {file}" in text
-        assert "<b>north" not in browser.page
+        assert f"north.test {file}" in text
+        assert "x &lt;b&gt; y" in browser.page
         assert "Show the other" in text
         assert "[Monitoring]" not in text
         no_secret(browser, "read from a file", "in the accounts file")
@@ -51,20 +54,23 @@ async def test_what_is_in_effect_and_where_it_comes_from(tmp_path: Path) -> None
 
 async def test_mistakes_are_told_as_check_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "accounts.toml"
-    good = '[accounts.a]\nBACKEND_SMTP_HOST = "a.test"\n[[rules]]\naccount = "a"\n'
+    login = 'BACKEND_SMTP_USER = "\'u\'"\nBACKEND_SMTP_PASS = "p"\n'
+    good = f'[accounts.a]\nBACKEND_SMTP_HOST = "a.test"\n{login}[[rules]]\naccount = "a"\n'
     file.write_text(good)
     given = {"ACCOUNTS_FILE": str(file), "MAILDROP_PLUGIN": "none", "STATE_DIR": str(tmp_path), **SECRETS}
+    given |= {"BACKEND_SMTP_USER": "u", "BACKEND_SMTP_HOOST": "x"}
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     async with browsing_with(**given) as browser:
         await browser.get("/settings")
         text = await browser.post("/settings/check")
         assert "No mistakes were found" in text
-        assert "OAUTH2_CLIENT_SECRET: it is set, but both legs log in with a password" in text
+        assert "BACKEND_SMTP_HOOST is not a setting → did you mean BACKEND_SMTP_HOST?" in text
+        assert "a: BACKEND_SMTP_USER: its value begins and ends with a quote" in text
         file.write_text(good.replace("a.test", "a.test:465") + '[accounts.b]\nNO_SUCH = "<x>"\nBACKEND_SMTP_PORT = 0\n')
         text = await browser.post("/settings/check")
         assert "mistakes were found" in text
-        assert f"{file}:6: NO_SUCH" in text
+        assert f"{file}:8: NO_SUCH" in text
         assert "<x>" not in browser.page
         no_secret(browser)
 
