@@ -11,8 +11,8 @@ from typing import Any
 
 __all__ = ("PERIODS", "Bar", "Graph", "Period", "Point", "drawn", "points_of")
 
-WIDTH, HEIGHT = 560, 150
-_LEFT, _BOTTOM, _TOP = 44, 20, 8
+WIDTH, HEIGHT = 380, 140
+_LEFT, _BOTTOM, _TOP = 38, 22, 10
 _TAKEN = ("relayed", "spooled")
 _REFUSED = ("refused", "refusal")
 _ROUND = (1.0, 2.0, 2.5, 5.0, 10.0)
@@ -29,7 +29,7 @@ class Period:
     label: str
 
 
-PERIODS = {one.name: one for one in (Period("day", 24, 1, 6, "hour"), Period("fortnight", 336, 6, 8, "day"))}
+PERIODS = {one.name: one for one in (Period("day", 24, 1, 6, "hour"), Period("fortnight", 336, 6, 12, "day"))}
 """By the word in the address. Bars of six hours are right in every zone."""
 
 

@@ -14,7 +14,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ...access import canonical
-from ...contracts import Failure
 from ...history.queries import Entry, Filter, entry, of_session, search
 from .entries import like, shown, state_of, tone_of
 from .forms import Form
@@ -110,15 +109,17 @@ class _Messages:
         """What the spool says of it, where it is still there."""
         if "queue_id" not in found or "settled" in found or not str(found["queue_id"]).isdigit():
             return None
-        for account in self._site.sources.composition.accounts:
-            if account.queue is not None and account.name == found["account"]:
-                try:
-                    async for answer in account.queue.administer("show", [int(found["queue_id"])]):
-                        # The numbers of another spool may be the same.
-                        if isinstance(answer, Mapping) and answer.get("sender") == found.get("sender"):
-                            return answer
-                except Failure:
-                    return None
+        account = next((one for one in self._site.sources.composition.accounts if one.name == found["account"]), None)
+        if account is None or account.queue is None:
+            return None
+        try:
+            async for answer in account.queue.administer("show", [int(found["queue_id"])]):
+                # The numbers of another spool may be the same.
+                if isinstance(answer, Mapping) and answer.get("sender") == found.get("sender"):
+                    return answer
+        except Exception:
+            # It was delivered, or the spool can not say it now. What the history knows stands there all the same.
+            return None
         return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,10 +61,12 @@ class _Overview:
         sources, now = self._site.sources, time.time()
         period = PERIODS.get(query_of(request).get("period"), PERIODS["day"])
         report = await sources.readiness.report(_WAIT_SECONDS)
-        lines = [self._checked(check) for check in report.checks]
+        troubles = {(one["condition"], one["subject"]): one for one in sources.troubles()}
+        # A trouble that is a line already only says since when.
+        lines = [self._checked(check, troubles.pop(_key(check), None)) for check in report.checks]
         lines += [
             _Line(text("overview.trouble"), "bad", one["says"], one["advice"], one["since"])
-            for one in sources.troubles()
+            for one in troubles.values()
         ]
         try:
             last, figures = await sources.history(lambda connection: _read(connection, period, now))
@@ -86,14 +89,17 @@ class _Overview:
             graphs=[drawn(name, period, points) for name in _GRAPHS] if points else [],
         )
 
-    def _checked(self, check: Check) -> _Line:
+    def _checked(self, check: Check, trouble: Mapping[str, Any] | None) -> _Line:
         key = f"check.{check.what}.{check.leg}" if check.leg else f"check.{check.what}"
         title = text(key)
         if check.account:
             title = text("check.of", title=title, account=check.account)
         tone = "good" if check.ok else "wait" if check.unknown else "bad"
         todo = "" if check.ok else self._site.sources.advice.get(_CONDITIONS.get(check.what, ""), "")
-        return _Line(title, tone, printable(check.says, _SAYS_OCTETS), text("check.unknown") if check.unknown else todo)
+        if check.unknown:
+            todo = text("check.unknown")
+        since = trouble["since"] if trouble is not None and not check.ok else None
+        return _Line(title, tone, printable(check.says, _SAYS_OCTETS), todo, since)
 
     def _runs(self) -> list[tuple[str, str]]:
         """Names and values of what runs now."""
@@ -114,6 +120,12 @@ class _Overview:
         if composition.filters:
             runs.append((text("runs.filters"), ", ".join(composition.filters)))
         return runs
+
+
+def _key(check: Check) -> tuple[str, str]:
+    """The trouble that is about the same: its condition and subject."""
+    subject = f"{check.leg} {check.account}".strip() if check.what == "backend" else check.account
+    return _CONDITIONS.get(check.what, ""), subject
 
 
 def _read(connection: sqlite3.Connection, period: Period, now: float) -> tuple[list[Entry], tuple[Any, Any]]:

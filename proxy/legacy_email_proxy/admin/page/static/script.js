@@ -4,8 +4,12 @@
 for (const each of document.querySelectorAll("time[datetime]")) {
   const at = new Date(each.dateTime);
   if (!isNaN(at)) {
-    each.title = each.textContent;
-    each.textContent = at.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
+    each.title = at.toLocaleString(undefined, { dateStyle: "full", timeStyle: "long" });
+    const now = new Date();
+    const year = at.getFullYear() === now.getFullYear() ? undefined : "numeric";
+    each.textContent = at.toDateString() === now.toDateString()
+      ? at.toLocaleTimeString(undefined, { timeStyle: "medium" })
+      : at.toLocaleString(undefined, { year, month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
   }
 }
 

@@ -58,7 +58,7 @@ TEXTS = {
     "no_history.damaged": "The file can not be read. The log says why: look for “history”.",
     "col.time": "Time",
     "col.device": "Device",
-    "col.state": "What became of it",
+    "col.state": "Result",
     "col.about": "Message",
     "pager": "Pages",
     "pager.newest": "Newest",

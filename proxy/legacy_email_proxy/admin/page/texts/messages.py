@@ -12,7 +12,7 @@ TEXTS = {
     "messages.part": "An address, or a part of one as @firm.example",
     "messages.from": "From",
     "messages.until": "Until",
-    "messages.verdict": "What became of it",
+    "messages.verdict": "Result",
     "messages.account": "Account",
     "messages.any": "All accounts",
     "messages.search": "Search",
