@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import httpx2
 import pytest
 
-from admin.page.browser import Browser, browsing, browsing_with, closed, composed
+from admin.page.browser import CSRF, Browser, browsing, browsing_with, closed, composed
+from interop.proxy import running
 from legacy_email_proxy import log
 from oauth2.support import disguises
 
@@ -93,3 +95,34 @@ async def test_a_reload(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
     await closed(composition)
     changes = [log.facts_of(each) for each in caplog.records if each.getMessage() == "changed on the page"]
     assert [each["result"] for each in changes] == ["reloaded", "not reloaded"]
+
+
+def test_the_service_itself_is_reloaded(tmp_path: Path) -> None:
+    file = tmp_path / "accounts.toml"
+    rule = '[[rules]]\naccount = "a"\n'
+    file.write_text(f'[accounts.a]\nBACKEND_SMTP_HOST = "first.test"\n{rule}')
+    given = {
+        "ACCOUNTS_FILE": str(file), "MAILDROP_PLUGIN": "none", "STATE_DIR": str(tmp_path), "ADMIN_BIND_PORT": "0",
+        "ADMIN_PASSWORD": "the pass-word",
+    }  # fmt: skip
+    with running(given) as proxy:
+        address, port = proxy._address("admin")
+        with httpx2.Client(base_url=f"http://{address}:{port}", follow_redirects=True, timeout=50) as client:
+
+            def send(path: str, **fields: str) -> str:
+                token = CSRF.findall(client.get("/settings").text)[0]
+                return client.post(path, data={"csrf": token, **fields}).text
+
+            assert "first.test" in send("/signin", user="eve", password="the pass-word", next="settings")
+            file.write_text(file.read_text().replace("first", "second"))
+            assert "second.test" in send("/settings/reload")
+            file.write_text(rule)
+            page = send("/settings/reload")
+            assert "Not reloaded" in page
+            assert "second.test" in page
+            assert "the pass-word" not in page
+        lines = proxy.lines("changed on the page")
+        assert [line.partition(" change=")[2] for line in lines] == [
+            f"reload user=eve client={address} result=reloaded",
+            f'reload user=eve client={address} result="not reloaded"',
+        ]

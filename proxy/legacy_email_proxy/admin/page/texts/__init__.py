@@ -6,12 +6,17 @@ is taken for 1, where there is one. Each section has a module of its own here.
 
 from __future__ import annotations
 
-from . import accounts, common, devices, messages, overview, settings, spool
+from .accounts import TEXTS as ACCOUNTS
+from .common import TEXTS as COMMON
+from .devices import TEXTS as DEVICES
+from .messages import TEXTS as MESSAGES
+from .overview import TEXTS as OVERVIEW
+from .settings import TEXTS as SETTINGS
+from .spool import TEXTS as SPOOL
 
 __all__ = ("text",)
 
-_PARTS = (common, overview, devices, messages, spool, accounts, settings)
-_TEXTS: dict[str, str] = {key: words for part in _PARTS for key, words in part.TEXTS.items()}
+_TEXTS: dict[str, str] = {**COMMON, **OVERVIEW, **DEVICES, **MESSAGES, **SPOOL, **ACCOUNTS, **SETTINGS}
 
 
 class _Catalogue:
