@@ -23,8 +23,7 @@ TEXTS = {
     "drop it.",
     "spool.means.set_aside": "It can not be read, or the proxy failed at it too often. Export it, then try it again "
     "or drop it.",
-    "spool.address": "Sender or recipient",
-    "spool.address_hint": "a part of the address",
+    "spool.address": "A part of an address",
     "spool.account": "Account",
     "spool.any_account": "all accounts",
     "spool.which": "Which spool",
