@@ -47,7 +47,7 @@ async def consent(configuration: Configuration, grants: Grants, dialogue: Dialog
 async def _by_device(grants: Grants, dialogue: Dialogue) -> Granted:
     code = await grants.device_code()
     dialogue.show(code.verification_url, code.user_code)
-    dialogue.say(f"Log in there as the mailbox's owner. Waiting for up to {code.seconds / 60:.0f} minutes …")
+    dialogue.say(f"Waiting for up to {code.seconds / 60:.0f} minutes …")
     interval = code.interval
     with anyio.move_on_after(code.seconds):
         while True:
