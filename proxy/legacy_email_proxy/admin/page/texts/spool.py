@@ -23,7 +23,7 @@ TEXTS = {
     "drop it.",
     "spool.means.set_aside": "It can not be read, or the proxy failed at it too often. Export it, then try it again "
     "or drop it.",
-    "spool.address": "A part of an address",
+    "spool.address": "Address contains",
     "spool.account": "Account",
     "spool.any_account": "all accounts",
     "spool.which": "Which spool",
