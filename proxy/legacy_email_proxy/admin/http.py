@@ -87,6 +87,10 @@ class AdminServer:
         routes = [*(Route(path, endpoint) for path, endpoint in paths.items()), *self._page.routes]
         return Starlette(routes=routes, exception_handlers={HTTPException: self._page.failed})
 
+    def prepare(self) -> None:
+        """What takes time before the first request; in a thread."""
+        self._page.prepare()
+
     def start(self, sockets: Sequence[socket.socket]) -> None:
         """Answer on these listening sockets, which are closed at the end."""
         self._metrics.start()
@@ -114,7 +118,7 @@ class AdminServer:
 
     async def _serve(self, server: _Server, sockets: list[socket.socket]) -> None:
         try:
-            await asyncio.to_thread(self._page.prepare)
+            await asyncio.to_thread(self.prepare)
             await server.serve(sockets)
         except Exception as error:
             # The mail goes on without it.
@@ -128,6 +132,7 @@ class AdminServer:
 
     async def aclose(self) -> None:
         """Close the listener; answers that are under way have a moment."""
+        self._page.close()
         for server in self._servers:
             server.should_exit = True
         await asyncio.gather(*self._tasks)

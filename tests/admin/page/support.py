@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ from typing import Any
 import httpx2
 
 from admin.support import ProbedRelay, composition
+from history.support import written
 from legacy_email_proxy.admin.http import AdminServer
 from legacy_email_proxy.admin.outcomes import Outcomes
 from legacy_email_proxy.admin.probes import Probes
 from legacy_email_proxy.admin.readiness import Readiness
-from legacy_email_proxy.history.database import FILE_NAME, open_to_write
-from legacy_email_proxy.history.events import Writing
+from legacy_email_proxy.history.database import FILE_NAME
 from legacy_email_proxy.history.facts import Event
 from legacy_email_proxy.reloading import Current
 
@@ -63,8 +64,12 @@ def words(html: str) -> str:
 
 def history(folder: Path, events: Iterable[Event]) -> None:
     """Write the events into the history of this ``STATE_DIR``."""
-    with closing(open_to_write(folder / FILE_NAME)) as connection:
-        Writing(connection).write(events)
+    written(folder / FILE_NAME, events)
+
+
+async def recorded(folder: Path, events: Iterable[Event]) -> None:
+    """The same from a coroutine."""
+    await asyncio.to_thread(history, folder, list(events))
 
 
 @asynccontextmanager
@@ -85,6 +90,7 @@ async def browsing(
     server = AdminServer(
         current, readiness, outcomes, troubles=lambda: troubles, advice=advice or {}, listening=LISTENING
     )
+    await asyncio.to_thread(server.prepare)
     transport = httpx2.ASGITransport(app=server.app, client=("192.168.1.5", 50000))
     async with httpx2.AsyncClient(transport=transport, base_url=host) as client:
         try:

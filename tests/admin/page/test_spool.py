@@ -121,7 +121,6 @@ async def test_page_by_page(browser: Browser) -> None:
     assert 'rel="next"' not in browser.page
 
 
-@SQLITE
 async def test_the_export_is_the_content_and_is_told(browser: Browser, caplog: pytest.LogCaptureFixture) -> None:
     await send(spool_of(browser))
     await browser.get("/spool/message/1")
@@ -134,6 +133,10 @@ async def test_the_export_is_the_content_and_is_told(browser: Browser, caplog: p
     facts = [log.facts_of(each) for each in caplog.records if each.getMessage() == "changed on the page"]
     assert [(each["change"], each["messages"]) for each in facts] == [("spool export", [1])]
     await browser.post("/spool/export", 404, number="2", csrf=token)
+    large = CONTENT + b"0123456789abcde\r\n" * 20_000
+    await send(spool_of(browser), content=large)
+    answer = await browser.client.post("/spool/export", data={"csrf": token, "number": "2"})
+    assert answer.content == large
     # Nowhere else is any of it.
     assert not [page for page in browser.seen if "bye" in page or "Subject: scan" in page]
 

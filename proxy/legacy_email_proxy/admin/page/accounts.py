@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -150,7 +150,7 @@ class _AccountPages:
         visitor_of(request).changed("check", account=account.name or ONLY_ACCOUNT)
         return self._site.stream(request, self._checked(account.name, before, after), "text/html")
 
-    async def _checked(self, name: str, before: str, after: str) -> AsyncIterator[str]:
+    async def _checked(self, name: str, before: str, after: str) -> AsyncGenerator[str, None]:
         def line(**values: Any) -> str:
             return self._site.templates.html("account_check_line.html", values)
 

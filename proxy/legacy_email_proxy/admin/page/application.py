@@ -47,6 +47,10 @@ class Page:
         """Do what takes time before the first request; in a thread."""
         self._site.templates.prepare()
 
+    def close(self) -> None:
+        """End what comes bit by bit."""
+        self._site.closing.set()
+
     async def failed(self, request: Request, error: Exception) -> Response:
         """The answer where no route fits."""
         return await self._site.failed(request, error)

@@ -30,6 +30,8 @@ _WAIT_SECONDS = 0.1
 """So long a backend that is being asked is waited for: the page comes at once, and says that there is no answer yet."""
 _LAST_MESSAGES = 8
 _SAYS_OCTETS = 500
+_MOST_LINES = 16
+"""With more lines, as with many accounts, what is in order is folded away."""
 _CONDITIONS = {"backend": "backend", "token": "token", "spool": "spool_room", "disk": "disk"}
 """What is looked at → the condition that says what to do about it."""
 _GRAPHS = ("messages", "refusals", "spool", "seconds")
@@ -78,7 +80,8 @@ class _Overview:
         return self._site.render(
             request,
             "overview.html",
-            lines=lines,
+            lines=lines if len(lines) <= _MOST_LINES else [line for line in lines if line.tone != "good"],
+            fine=[] if len(lines) <= _MOST_LINES else [line for line in lines if line.tone == "good"],
             verdict=_verdict(lines),
             runs=self._runs(),
             began=self._began,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,28 @@ __all__ = ("Templates", "utc", "visible")
 _FOLDER = Path(__file__).parent / "templates"
 
 
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+        cache_size=-1,
+    )
+    environment.globals["t"] = text
+    environment.filters.update(when=when, short=short, size=size, span=span, number=number, code=code)
+    environment.filters["visible"] = visible
+    return environment
+
+
 class Templates:
     """The templates of this folder."""
 
     def __init__(self) -> None:
-        self._environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(_FOLDER),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            auto_reload=False,
-            cache_size=-1,
-        )
-        self._environment.globals["t"] = text
-        self._environment.filters.update(when=when, short=short, size=size, span=span, number=number)
-        self._environment.filters.update(code=code, visible=visible)
+        self._environment = _environment()
 
     def prepare(self) -> None:
         """Compile all of them, in a thread before the first request: it takes some tens of milliseconds."""

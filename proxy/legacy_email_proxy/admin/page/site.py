@@ -7,10 +7,11 @@ the name in ``Host`` must be one of this machine, and what changes something nee
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -73,6 +74,8 @@ class Site:
         self.templates = Templates()
         self._sections = sections
         self._streaming = streaming
+        self.closing = asyncio.Event()
+        """Answers that come bit by bit end now."""
 
     # Routes
 
@@ -122,11 +125,13 @@ class Site:
         query = f"?{urlencode({key: str(value) for key, value in values.items()})}" if values else ""
         return RedirectResponse(f"{_root(request)}{target}{query}", 303)
 
-    def stream(self, request: Request, pieces: AsyncIterator[str] | AsyncIterator[bytes], media_type: str) -> Response:
+    def stream(self, request: Request, pieces: AsyncGenerator[str | bytes, None], media_type: str) -> Response:
         """An answer that comes bit by bit. It ends when the reader leaves."""
         self._streaming(request)
         # Otherwise nginx would collect it until it is over.
-        return StreamingResponse(pieces, media_type=media_type, headers={"X-Accel-Buffering": "no"})
+        return StreamingResponse(
+            _until(self.closing, pieces), media_type=media_type, headers={"X-Accel-Buffering": "no"}
+        )
 
     async def failed(self, request: Request, error: Exception) -> Response:
         """A page that can not be shown. For the application, where no route fits."""
@@ -206,6 +211,30 @@ class Site:
             request.state.visitor = Visitor("", _address(request), "")
         key = str(status if status in _ERRORS else 500)
         return self.render(request, "error.html", status, error=key, status_code=status)
+
+
+async def _until(
+    closing: asyncio.Event, pieces: AsyncGenerator[str | bytes, None]
+) -> AsyncGenerator[str | bytes, None]:
+    """The pieces, as long as the service does not stop."""
+    stop = asyncio.ensure_future(closing.wait())
+    coming: asyncio.Future[str | bytes] | None = None
+    try:
+        while True:
+            coming = asyncio.ensure_future(anext(pieces))
+            await asyncio.wait({coming, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done():
+                return
+            try:
+                yield coming.result()
+            except StopAsyncIteration:
+                return
+    finally:
+        tasks = [task for task in (coming, stop) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await pieces.aclose()
 
 
 def visitor_of(request: Request) -> Visitor:

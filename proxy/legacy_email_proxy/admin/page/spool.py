@@ -7,7 +7,7 @@ several proxies share is shown for all of them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, cast
@@ -153,7 +153,7 @@ class _SpoolPages:
             raise HTTPException(404) from None
         visitor.changed("spool export", messages=[number])
 
-        async def pieces() -> AsyncIterator[bytes]:
+        async def pieces() -> AsyncGenerator[bytes, None]:
             async with aclosing(content):
                 yield cast(bytes, first)
                 async for piece in content:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -39,11 +39,11 @@ class Watching:
         """Whether nobody else may watch now."""
         return self._now >= MOST_AT_ONCE
 
-    def events(self, address: str, by: str) -> AsyncIterator[str]:
+    def events(self, address: str, by: str) -> AsyncGenerator[str, None]:
         """As server-sent events: each has the moment and the words as JSON."""
         return self._watch(address, by, _event, "event: end\ndata: {}\n\n")
 
-    def plain(self, address: str, by: str) -> AsyncIterator[str]:
+    def plain(self, address: str, by: str) -> AsyncGenerator[str, None]:
         """As lines of text, with times in UTC."""
         return self._watch(address, by, _line, text("trace.over") + "\n")
 

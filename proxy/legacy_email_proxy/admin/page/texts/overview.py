@@ -13,6 +13,8 @@ TEXTS = {
     "overview.mark.good": "in order",
     "overview.mark.bad": "wrong",
     "overview.mark.wait": "not known yet",
+    "overview.fine": "{count} more are in order",
+    "overview.fine.one": "1 more is in order",
     "overview.since": "since",
     "overview.trouble": "Trouble",
     "overview.runs": "What runs now",
