@@ -184,14 +184,10 @@ class _AccountPages:
             raise HTTPException(404)
         name = request.path_params["name"]
         redirect = self._named(request).settings["OAUTH2_REDIRECT_URL"]
-        response = self._site.render(
+        return self._site.render(
             request, "account_sign_in.html", account=name, sign_in=found,
             returns=redirect.endswith("/accounts/consent"), wrong=query_of(request).get("wrong") == "yes",
         )  # fmt: skip
-        if found.running and not found.question:
-            # Without a script: the browser looks again by itself.
-            response.headers["Refresh"] = "3"
-        return response
 
     async def begin(self, request: Request, form: Form) -> Response:
         account, plugin = self._named(request), request.path_params["plugin"]
