@@ -89,7 +89,8 @@ class _Watch(logging.Handler):
 
 
 async def trace(request: Mapping[str, Any], by: str) -> Answers:
-    """Watch ``address`` (or a network), and of ``account`` only where that is given; ``content``: whole messages too.
+    """Watch ``address`` (or a network), and of ``account`` only where that is given; ``content``: whole messages too;
+    ``header`` false: not even their header.
 
     Raises :class:`Failure` for an address that is none.
     """
@@ -99,7 +100,8 @@ async def trace(request: Mapping[str, Any], by: str) -> Answers:
         raise Failure(f"that is no address: {error}") from None
     content = request.get("content") is True
     watch = _Watch(networks, request.get("account"))
-    log.observe(watch, log.CONTENT if content else log.HEADER)
+    header = request.get("header") is not False
+    log.observe(watch, log.CONTENT if content else log.HEADER if header else logging.DEBUG)
     facts = {"address": request["address"], "content": "yes" if content else "no", "by": by}
     log.event(_log, logging.WARNING if content else logging.INFO, "trace begins", **facts)
     try:

@@ -177,9 +177,13 @@ async def test_a_dialogue_as_events(tmp_path: Path, caplog: pytest.LogCaptureFix
         say("HELO <script>\r\nevent: end")
         with bound(client="192.168.1.99"):
             log.dialogue(_smtp, "C", "another device")
+            log.octets(_smtp, log.HEADER, "content", b"Subject: secret")
+        with bound(client=CLIENT):
+            log.octets(_smtp, log.HEADER, "content", b"Subject: secret")
         say("QUIT")
         first = await line_with(reader, b'data: {"time')
         assert json.loads(first.removeprefix(b"data: "))["text"].split(maxsplit=2)[2].startswith("C: HELO <script>")
+        # Nothing of the other device, and nothing of a message.
         assert b"QUIT" in await line_with(reader, b'data: {"time')
         (begun,) = [record for record in caplog.records if record.getMessage() == "trace begins"]
         assert log.facts_of(begun) == {"address": CLIENT, "content": "no", "by": "user local, 127.0.0.1"}

@@ -158,7 +158,9 @@ def _story(found: Entry, others: list[Entry]) -> list[_Step]:
         one = like(state)
         names = ", ".join(addresses[:3]) + (f" (+{len(addresses) - 3})" if len(addresses) > 3 else "")
         steps.append(_Step(moment, text("story.recipients", state=state_of(one), names=names), said, tone_of(one)))
-    if "settled" in found and found["settled"] > found["time"]:
+    if "settled" in found and found["settled"] > max(
+        (each["time"] for each in found.get("recipients", ())), default=0.0
+    ):
         steps.append(_Step(found["settled"], text("story.settled", state=state_of(found)), "", tone_of(found)))
     return sorted(steps, key=lambda step: step.time)
 

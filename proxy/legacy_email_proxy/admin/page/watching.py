@@ -1,6 +1,7 @@
 """A device's dialogue, live: lines of :func:`~..trace.trace` as server-sent events, and as plain text without a script.
 
-It is bounded: so many at once, each so long, and it ends when the reader leaves.
+Nothing of a message is shown, not even its header. It is bounded: so many at once, each so long, and it ends when the
+reader leaves.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Watching:
     async def _watch(self, address: str, by: str, shape: _Shape, end: str) -> AsyncGenerator[str, None]:
         self._now += 1
         try:
-            async with aclosing(trace({"address": address}, by)) as lines:
+            async with aclosing(trace({"address": address, "header": False}, by)) as lines:
                 async with aclosing(_beaten(lines)) as beaten:
                     async for line in beaten:
                         yield shape(line)
