@@ -13,7 +13,7 @@ import binascii
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -70,13 +70,14 @@ class AdminServer:
         troubles: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
         advice: Mapping[str, str] | None = None,
         listening: Mapping[str, Sequence[tuple[str, int]]] | None = None,
+        reload: Callable[[], Awaitable[Sequence[str]]] | None = None,
     ) -> None:
         self._current = current
         self._readiness = readiness
         self._metrics = Metrics(outcomes)
         self._password = AdminPassword(current)
-        sources = Sources(current, readiness, troubles, advice or {}, listening or {})
-        self._page = Page(sources, self._password, self._lasts)
+        self._sources = Sources(current, readiness, outcomes, troubles, advice or {}, listening or {}, reload)
+        self._page = Page(self._sources, self._password, self._lasts)
         self._measuring = Measuring(lambda: current.composition)
         self._servers: list[_Server] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -137,6 +138,7 @@ class AdminServer:
         for server in self._servers:
             server.should_exit = True
         await asyncio.gather(*self._tasks)
+        await self._sources.sign_ins.aclose()
         await self._measuring.aclose()
         self._metrics.close()
 
