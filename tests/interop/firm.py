@@ -150,7 +150,7 @@ class Firm:
 
     def asked(self, path: str) -> tuple[int, str]:
         """What the admin listener says."""
-        with closing(http.client.HTTPConnection(*self.proxy._address("admin"), timeout=50)) as connection:
+        with closing(http.client.HTTPConnection(*self.proxy.place("admin"), timeout=50)) as connection:
             connection.request("GET", path)
             answer = connection.getresponse()
             return answer.status, answer.read().decode()

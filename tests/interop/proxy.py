@@ -18,7 +18,7 @@ from realservers.dovecot import Dovecot
 from realservers.postfix import Postfix
 from realservers.processes import wait_until
 
-START_SECONDS = 50.0
+START_SECONDS = 15.0
 STOP_SECONDS = 50.0
 
 
@@ -66,18 +66,19 @@ class Proxy:
         wait_until(lambda: len(self.lines(words)) >= count, f"the log says {words!r}", START_SECONDS)
         return self.lines(words)
 
-    def _address(self, leg: str) -> tuple[str, int]:
+    def place(self, leg: str) -> tuple[str, int]:
+        """Where it listens; a leg is called as in the log."""
         found = re.search(rf" {leg}=([^ ,]+):(\d+)", self.lines(" started ")[0])
         assert found, self.log
         return found[1], int(found[2])
 
     @property
     def pop3(self) -> tuple[str, int]:
-        return self._address("pop3")
+        return self.place("pop3")
 
     @property
     def smtp(self) -> tuple[str, int]:
-        return self._address("smtp")
+        return self.place("smtp")
 
     def send(self, number: signal.Signals) -> None:
         """Ask it to stop, once: a second signal means that there is no time to drain."""

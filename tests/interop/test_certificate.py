@@ -18,7 +18,7 @@ def shown(proxy: Proxy, leg: str, ca_file: Path, ciphers: str) -> str:
     context = ssl.create_default_context(cafile=ca_file)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(ciphers)
-    address = proxy._address(leg)
+    address = proxy.place(leg)
     with socket.create_connection(address, timeout=50) as plain:
         if not leg.endswith("s"):
             plain.recv(1000)

@@ -30,7 +30,7 @@ def test_the_listener_with_tls(certificates: Certificates, tmp_path: Path) -> No
     }
     with running(variables) as proxy:
         curls(proxy, certificates)
-        address, port = proxy._address("pop3s")
+        address, port = proxy.place("pop3s")
         trusting = ssl.create_default_context(cafile=certificates.ca_file)
         client = poplib.POP3_SSL(address, port, context=trusting, timeout=50)
         client.user("u")
@@ -56,7 +56,7 @@ def test_the_listener_with_tls(certificates: Certificates, tmp_path: Path) -> No
 def curls(proxy: Proxy, certificates: Certificates) -> None:
     """A real client by each way in: STLS and TLS from the first octet, both with each mechanism."""
     curl = require("curl", "speaks STLS and AUTH as a real client")
-    ways = (("pop3", ("--ssl-reqd",), proxy.pop3), ("pop3s", (), proxy._address("pop3s")))
+    ways = (("pop3", ("--ssl-reqd",), proxy.pop3), ("pop3s", (), proxy.place("pop3s")))
     for scheme, options, (_, port) in ways:
         for mechanism in ("PLAIN", "LOGIN"):
             done = subprocess.run(

@@ -106,7 +106,7 @@ def test_nodemailer(proxy: Proxy, dovecot: Dovecot, account: Account, certificat
     ways = [
         {"port": proxy.smtp[1], "ignoreTLS": True},
         {"port": proxy.smtp[1], "requireTLS": True, "auth": auth},
-        {"port": proxy._address("smtps")[1], "secure": True, "auth": auth, "authMethod": "LOGIN"},
+        {"port": proxy.place("smtps")[1], "secure": True, "auth": auth, "authMethod": "LOGIN"},
     ]
     mail = {
         "from": f"Scanner <{SENDER}>", "to": account.address, "subject": "from nodemailer", "text": ".dot\nGrüße\n",

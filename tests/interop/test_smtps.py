@@ -50,7 +50,7 @@ def delivered(folder: Path) -> int:
 
 def test_the_listener_with_tls(variables: dict[str, str], certificates: Certificates, tmp_path: Path) -> None:
     with running({**variables, "TLS_LEGACY": "true"}) as proxy:
-        address, port = proxy._address("smtps")
+        address, port = proxy.place("smtps")
         trusting = ssl.create_default_context(cafile=certificates.ca_file)
         with smtplib.SMTP_SSL("localhost", port, context=trusting, timeout=50) as client:
             client.login("scanner", "hunter2-xyz")
@@ -82,7 +82,7 @@ def test_the_listener_with_tls(variables: dict[str, str], certificates: Certific
 def test_a_refusal_is_a_sign_of_life(variables: dict[str, str]) -> None:
     refusing = {**variables, "ALLOWED_NETWORKS": "192.0.2.1", "POP3S_BIND_ADDR": "127.0.0.1", "POP3S_BIND_PORT": "0"}
     with running(refusing) as proxy:
-        ports = {f"{leg.upper()}_BIND_PORT": str(proxy._address(leg)[1]) for leg in ("pop3", "pop3s", "smtp", "smtps")}
+        ports = {f"{leg.upper()}_BIND_PORT": str(proxy.place(leg)[1]) for leg in ("pop3", "pop3s", "smtp", "smtps")}
         done = run("healthcheck", **refusing | {"POP3_BIND_ADDR": "127.0.0.1", "SMTP_BIND_ADDR": "127.0.0.1"} | ports)
         assert (done.returncode, done.stderr) == (0, "")
         assert len(proxy.wait_for("not in ALLOWED_NETWORKS", 4)) == 4
@@ -106,7 +106,7 @@ def test_curl_logs_in_by_each_way(proxy: Proxy, certificates: Certificates, tmp_
     ways: list[tuple[str, list[str], int]] = [
         ("smtp", [], proxy.smtp[1]),
         ("smtp", ["--ssl-reqd"], proxy.smtp[1]),
-        ("smtps", [], proxy._address("smtps")[1]),
+        ("smtps", [], proxy.place("smtps")[1]),
     ]
     for scheme, options, port in ways:
         for mechanism in ("PLAIN", "LOGIN"):
