@@ -18,7 +18,7 @@ from realservers.dovecot import Dovecot
 from realservers.postfix import Postfix
 from realservers.processes import wait_until
 
-START_SECONDS = 15.0
+START_SECONDS = 50.0
 STOP_SECONDS = 50.0
 
 

@@ -140,10 +140,12 @@ def test_a_device_is_watched(scene: Scene) -> None:
     me.sees_title(scene.device)
     me.follow("Watch it live")
     lines = me.page.get_by_role("log")
-    if not scene.has_script:
+    if scene.has_script:
+        me.sees("Watching.")
+    else:
         me.follow("Show the lines without a script")
         lines = me.page.locator("body")
-    expect(lines).to_contain_text(f"watching {scene.device}", timeout=1000 * SECONDS)
+        expect(lines).to_contain_text(f"watching {scene.device}", timeout=1000 * SECONDS)
     scene.world.send(scene.sender, "watched@firm.example", device=scene.device, name="scanner-in-the-hall")
     for words in ("C: EHLO scanner-in-the-hall", "C: RCPT TO:<watched@firm.example>", "content: Subject: a scan"):
         expect(lines).to_contain_text(words, timeout=1000 * SECONDS)

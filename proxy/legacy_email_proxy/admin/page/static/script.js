@@ -30,7 +30,8 @@ for (const box of document.querySelectorAll("[data-stream]")) {
   const source = new EventSource(box.dataset.stream);
   const status = document.getElementById(box.dataset.status);
   const most = 5000;
-  if (status) status.textContent = status.dataset.words;
+  // Not before: what the device says until then is not shown.
+  source.addEventListener("begin", () => { if (status) status.textContent = status.dataset.words; });
   source.onmessage = (message) => {
     const low = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
     const line = JSON.parse(message.data);
