@@ -12,13 +12,16 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.to_thread
 
 from .. import log
 from ..build import compose
 from ..contracts import SettingsMistake
+from ..demo import history
 from ..demo.instructions import instructions
 from ..service import Addresses, serve
 from ..signals import Signals
@@ -39,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--bind", default="127.0.0.1", metavar="ADDRESS", help="address on which both listen (%(default)s)"
+    )
+    parser.add_argument(
+        "--page",
+        action="store_true",
+        help="also the operator's page, on a free port of 127.0.0.1, with a history; mail goes through a spool",
     )
     parser.epilog = """\
 example, for a scanner in the network, with this machine's address there:
@@ -66,7 +74,11 @@ async def _demonstrate(
     options: argparse.Namespace, embedded: Callable[[Path], AbstractAsyncContextManager[Backends]]
 ) -> None:
     def tell(addresses: Addresses) -> None:
-        print(instructions(addresses.pop3[0], addresses.smtp[0]), flush=True)
+        page = addresses.admin[0] if options.page else None
+        print(instructions(addresses.pop3[0], addresses.smtp[0], page), flush=True)
+        if options.page:
+            # In a thread of its own, which nobody waits for: the service has to run meanwhile, and may end.
+            Thread(target=history.send, args=addresses.smtp[:1], daemon=True).start()
 
     # Signals are received before the folder is made: otherwise one that comes at the start would leave it behind.
     with (
@@ -74,6 +86,11 @@ async def _demonstrate(
         TemporaryDirectory(prefix="legacy-email-proxy-demo-") as folder,
     ):
         async with embedded(Path(folder)) as backends:
+            variables = {}
+            if options.page:
+                state_dir = Path(folder) / "state"
+                await anyio.to_thread.run_sync(history.write, state_dir)
+                variables = {"STATE_DIR": str(state_dir), "RELAY_PLUGIN": "spool", "ADMIN_BIND_PORT": "0"}
             composition = compose(
                 {
                     "POP3_BIND_ADDR": options.bind,
@@ -81,6 +98,7 @@ async def _demonstrate(
                     "SMTP_BIND_ADDR": options.bind,
                     "SMTP_BIND_PORT": options.smtp_port,
                     **backends.variables(),
+                    **variables,
                 }
             )
             await serve(composition, signals, on_ready=tell)

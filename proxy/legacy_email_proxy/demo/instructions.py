@@ -12,8 +12,9 @@ _MESSAGE = r"\r\n".join(_LINES)
 """With CRLF as printf and Python write it."""
 
 
-def instructions(pop3: tuple[str, int], smtp: tuple[str, int]) -> str:
+def instructions(pop3: tuple[str, int], smtp: tuple[str, int], page: tuple[str, int] | None = None) -> str:
     """The text for listeners at these addresses and ports; every indented line can be pasted into a shell."""
+    opened = f"The operator's page, with two invented weeks in it: http://{page[0]}:{page[1]}/\n" if page else ""
     pop3_host, smtp_host = _reachable(pop3[0]), _reachable(smtp[0])
     pop3_place, smtp_place = f"{_in_url(pop3_host)}:{pop3[1]}", f"{_in_url(smtp_host)}:{smtp[1]}"
     listing = f"p = poplib.POP3('{pop3_host}', {pop3[1]}); p.user('any'); p.pass_('any'); print(p.list()); p.quit()"
@@ -23,7 +24,7 @@ def instructions(pop3: tuple[str, int], smtp: tuple[str, int]) -> str:
     return f"""\
 The demo is running. Old devices find plain POP3 at {pop3_place} and plain SMTP at {smtp_place}.
 Behind the proxy: an IMAPS and an SMTPS server of the demo's own, one mailbox in memory. Nothing leaves this machine.
-
+{opened}
 List the mailbox (any user name and password will do):
     curl pop3://any:any@{pop3_place}/
 Read message 1:

@@ -1,4 +1,7 @@
-"""The demo's SMTPS server: requires a login, and delivers all mail into the demo's mailbox, for any recipient."""
+"""The demo's SMTPS server: requires a login, and delivers all mail into the demo's mailbox, for any recipient.
+
+But it refuses those below ``.invalid``, and puts those at ``busy.example`` off, so that both can be seen.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,16 @@ class _Session(Session):
 class _Handler:
     def __init__(self, deliver: Deliver) -> None:
         self._deliver = deliver
+
+    async def handle_RCPT(  # noqa: N802
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if address.endswith(".invalid"):
+            return "550 5.1.2 There is no such domain"
+        if address.endswith("@busy.example"):
+            return "450 4.2.1 This mailbox is busy, try again later"
+        envelope.rcpt_tos.append(address)
+        return "250 2.1.5 OK"
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
         content = envelope.original_content or b""

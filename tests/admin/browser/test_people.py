@@ -73,7 +73,7 @@ def test_every_page_is_for_everybody(browser: Browser, world_behind: World, sche
         me.sees("All works.")
         look("a check")
         me.open("settings")
-        me.press("Check")
+        me.press("Look for mistakes")
         look("settings that were checked")
         me.open("accounts/of/cloud-keys")
         me.page.get_by_role("button", name=re.compile("Sign in")).or_(

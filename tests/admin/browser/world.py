@@ -26,7 +26,7 @@ from realservers.postfix import Postfix
 
 PASSWORD = "correct horse"
 SCANNER, ERP = "127.0.0.21", "127.0.0.22"
-SECONDS = 20.0
+SECONDS = 30.0
 CLOUDS = ("cloud-script", "cloud-plain", "cloud-below", "cloud-keys")
 """Accounts without a consent, one for each test that gives it."""
 
