@@ -49,7 +49,7 @@ TEXTS = {
     "graph.messages.sum": "{total} taken from devices",
     "graph.messages.none": "Nothing was recorded.",
     "graph.refusals": "Refusals",
-    "graph.refusals.sum": "{total} read by devices",
+    "graph.refusals.sum": "{total} times a device was refused something",
     "graph.refusals.none": "Nothing was recorded.",
     "graph.read": "Messages read",
     "graph.spool": "Waiting in the spool",
