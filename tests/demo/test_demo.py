@@ -11,9 +11,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -161,6 +162,45 @@ def test_a_signal_ends_it_and_nothing_is_left(demo: Demo, number: signal.Signals
     assert " stopped" in log.splitlines()[-1]
     # Every line is one of ours, none of the libraries': no warning, no debug output.
     assert {line.split()[1] for line in log.splitlines()} == {"info"}
+
+
+def test_the_page_opens_with_something_to_see(tmp_path: Path) -> None:
+    process, folder, log = _started(tmp_path, "--page", "--pop3-port", "0", "--smtp-port", "0")
+    assert process.stdout is not None
+    with process:
+        try:
+            found = next(filter(None, (re.search(r"http://127\.0\.0\.1:\d+/", line) for line in process.stdout)))
+            address = found[0]
+            _until(lambda: "notification failed for good" in log.read_text())
+
+            def page(path: str) -> str:
+                with urlopen(address + path, timeout=_DEADLINE) as answer:
+                    text: str = answer.read().decode()
+                return text
+
+            assert "192.0.2.22" in page("overview")
+            devices = page("devices")
+            assert "probably Brother" in devices
+            assert "switch its login off" in devices
+            # What the demo has sent itself is written a little later.
+            _until(lambda: "archive@busy.example" in page("messages"))
+            spool = page("spool")
+            assert "450 4.2.1 This mailbox is busy" in spool
+            assert "550 5.1.2 There is no such domain" in spool
+            assert ">Dead</span>" in spool
+            process.send_signal(signal.SIGINT)
+            assert process.wait(_DEADLINE) == 0
+        finally:
+            process.kill()
+    assert list(folder.iterdir()) == []
+    assert "Traceback" not in log.read_text()
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_signal_ends_it_while_a_session_is_open(demo: Demo) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import signal
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
@@ -23,6 +23,7 @@ from ..build import compose
 from ..contracts import SettingsMistake
 from ..demo import history
 from ..demo.instructions import instructions
+from ..history.recorder import recording
 from ..service import Addresses, serve
 from ..signals import Signals
 
@@ -101,4 +102,5 @@ async def _demonstrate(
                     **variables,
                 }
             )
-            await serve(composition, signals, on_ready=tell)
+            with recording(composition.settings) if options.page else nullcontext():
+                await serve(composition, signals, on_ready=tell)
