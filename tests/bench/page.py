@@ -71,7 +71,10 @@ def write_history(path: Path, rows: int) -> None:
 
 def accounts_file(path: Path, count: int) -> None:
     path.write_text(
-        "".join(f'[accounts.a{number}]\nBACKEND_SMTP_USER = "user{number}"\n' for number in range(count))
+        "".join(
+            f'[accounts.a{number}]\nBACKEND_SMTP_USER = "user{number}"\nBACKEND_SMTP_PASS = "x"\n'
+            for number in range(count)
+        )
         + "".join(f'[[rules]]\nsender = "a{number}@firm.example"\naccount = "a{number}"\n' for number in range(count))
         + '[[rules]]\naccount = "a0"\n'
     )
@@ -116,7 +119,7 @@ def main() -> int:
         # Nobody answers there, so all mail stays in the spool.
         variables = {
             "ACCOUNTS_FILE": f"{folder}/accounts.toml", "STATE_DIR": str(state), "ADMIN_BIND_PORT": "0",
-            "RELAY_PLUGIN": "spool", "MAILDROP_PLUGIN": "none", "BACKEND_SMTP_PASS": "x",
+            "RELAY_PLUGIN": "spool", "MAILDROP_PLUGIN": "none",
             "BACKEND_SMTP_HOST": "127.0.0.1", "BACKEND_SMTP_PORT": "1", "LOG_LEVEL": "info",
         }  # fmt: skip
         with running(variables) as proxy:

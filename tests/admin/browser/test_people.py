@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -40,7 +41,7 @@ PAGES = (
 @pytest.mark.parametrize("width", [360, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_page_is_for_everybody(browser: Browser, world_behind: World, scheme: str, width: int) -> None:
-    screen = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
+    screen: dict[str, Any] = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
     found: list[str] = []
     with operator(browser, world_behind.page, **screen) as me:
 

@@ -6,15 +6,15 @@ spool until a test gives it. One more message is refused for good, and its sende
 
 from __future__ import annotations
 
-import poplib
 import smtplib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin
 
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect
 
 from interop.firm import POP3From
 from interop.proxy import Proxy, backends, running
@@ -109,13 +109,13 @@ class Operator:
         self.root = root
         self.complaints: list[str] = []
         context.set_default_timeout(1000 * SECONDS)
-        self.page.on("console", lambda said: said.type in ("error", "warning") and self._complain(said.text))
-        self.page.on("pageerror", lambda error: self._complain(str(error)))
+        self.page.on("console", self._hear)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
 
-    def _complain(self, words: str) -> None:
+    def _hear(self, said: ConsoleMessage) -> None:
         # So the browser calls each page whose status is an error: 401 after a wrong password.
-        if not words.startswith("Failed to load resource"):
-            self.complaints.append(words)
+        if said.type in ("error", "warning") and not said.text.startswith("Failed to load resource"):
+            self.complaints.append(said.text)
 
     def open(self, path: str) -> None:
         self.page.goto(urljoin(self.root, path))
@@ -139,18 +139,9 @@ class Operator:
 
 
 @contextmanager
-def operator(browser: Browser, root: str, **given: object) -> Iterator[Operator]:
+def operator(browser: Browser, root: str, **given: Any) -> Iterator[Operator]:
     """One with a fresh browser; ``given``: what it is like. Nothing on the way may have been forbidden to it."""
-    with browser.new_context(**given) as context:  # type: ignore[arg-type]
+    with browser.new_context(**given) as context:
         person = Operator(context, root)
         yield person
         assert person.complaints == []
-
-
-def refused(world: World) -> str:
-    """What POP3 says while nobody has consented."""
-    try:
-        world.read()
-    except poplib.error_proto as error:
-        return str(error)
-    return ""

@@ -106,7 +106,7 @@ def test_the_service_itself_is_reloaded(tmp_path: Path) -> None:
         "ADMIN_PASSWORD": "the pass-word",
     }  # fmt: skip
     with running(given) as proxy:
-        address, port = proxy._address("admin")
+        address, port = proxy.place("admin")
         with httpx2.Client(base_url=f"http://{address}:{port}", follow_redirects=True, timeout=50) as client:
 
             def send(path: str, **fields: str) -> str:
