@@ -72,7 +72,7 @@ class Server:
                         async with anyio.create_task_group() as loops:
                             for listener in (*listeners, *tls_listeners):
                                 take = self._taker(sessions, listener.getsockname()[1], listener in tls_listeners)
-                                loops.start_soon(accept, listener, take, logger, "pop3")
+                                loops.start_soon(accept, listener, take, logger, "pop3", self._admission.balancers)
                 finally:
                     # An open listener would go on taking connections that nobody serves.
                     for listener in (*listeners, *tls_listeners):

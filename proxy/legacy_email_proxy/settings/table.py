@@ -32,6 +32,7 @@ _CORE = (
         "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,169.254.0.0/16,fe80::/10,fc00::/7",
         "Networks (CIDR) that may connect at all; everybody else is refused with the first line.",
     ),
+    Setting("PROXY_PROTOCOL_NETWORKS", "networks", None, "Networks (CIDR) of balancers in front, which must name the device with the PROXY protocol (version 1 or 2), on all listeners: see [Two machines](two-machines.md). Its address is then the one that counts everywhere."),
     Setting("MAX_CONNECTIONS", "integer", "2000", "Connections at once, for POP3 and SMTP each; over it the client is told to come back later.", minimum=1),
     Setting("MAX_CONNECTIONS_PER_ADDRESS", "integer", "200", "Connections at once from one address (of IPv6: from one /64), for POP3 and SMTP each.", minimum=1),
     Setting(
