@@ -19,6 +19,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import FunctionType
 from typing import Any, get_args
+from weakref import WeakValueDictionary
 
 from .contracts import (
     Authorizable,
@@ -29,9 +30,11 @@ from .contracts import (
     Observed,
     Queue,
     Relay,
+    Secret,
     Setting,
     SettingsMistake,
     SettingType,
+    SharedState,
     StartingCredentials,
     StartingRelay,
 )
@@ -44,6 +47,7 @@ __all__ = (
     "GROUPS",
     "MAILDROP",
     "RELAY",
+    "STATE",
     "Found",
     "PluginContext",
     "PluginError",
@@ -51,13 +55,21 @@ __all__ = (
     "declared_settings",
     "find",
     "load",
+    "shared_state",
 )
 
 MAILDROP = "legacy_email_proxy.maildrop"
 RELAY = "legacy_email_proxy.relay"
 FILTER = "legacy_email_proxy.filter"
 CREDENTIALS = "legacy_email_proxy.credentials"
-GROUPS: dict[str, type] = {MAILDROP: Maildrop, RELAY: Relay, FILTER: Filter, CREDENTIALS: Credentials}
+STATE = "legacy_email_proxy.state"
+GROUPS: dict[str, type] = {
+    MAILDROP: Maildrop,
+    RELAY: Relay,
+    FILTER: Filter,
+    CREDENTIALS: Credentials,
+    STATE: SharedState,
+}
 """Entry-point group → the contract that its plugins keep."""
 
 _OPTIONAL: dict[str, tuple[type, ...]] = {
@@ -222,6 +234,29 @@ def declared_settings(plugin: Any) -> tuple[Setting, ...]:
     return declared
 
 
+_states: WeakValueDictionary[bytes, SharedState] = WeakValueDictionary()
+
+
+def shared_state(settings: Mapping[str, Any]) -> SharedState | None:
+    """What all proxies at one database know together: at ``STATE_URL``, or with the spool where that is in PostgreSQL.
+
+    One for each database in this process; it disconnects when nobody has it any more. Raises :class:`SettingsMistake`.
+    """
+    variable = "SPOOL_URL" if settings["STATE_URL"] is None else "STATE_URL"
+    url: Secret | None = settings[variable]
+    if url is None or (variable == "SPOOL_URL" and url.reveal().startswith("sqlite:")):
+        return None
+    found = _states.get(url.fingerprint())
+    if found is None:
+        try:
+            plugin = load(find(STATE, "postgresql"))
+        except PluginError as error:
+            raise SettingsMistake(f"{variable}: {error}") from None
+        found = PluginContext("state.postgresql", settings).construct(plugin, variable, "postgresql")
+        _states[url.fingerprint()] = found
+    return found
+
+
 _CIPHERS = (
     "@SECLEVEL=2:ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20:ECDHE+AES:DHE+AES"
     ":kRSA+AESGCM:kRSA+AES:!AESCCM:!aDSS"
@@ -272,6 +307,11 @@ class PluginContext:
                 owner = path.parent.stat()
                 os.chown(path, owner.st_uid, owner.st_gid)
         return path
+
+    @property
+    def shared_state(self) -> SharedState | None:
+        """What all proxies at one database know together, if there is one."""
+        return shared_state(self.settings)
 
     def tls(self, ca_file_variable: str) -> ssl.SSLContext:
         """A client context that verifies the server; there is no way to get one that does not."""

@@ -131,7 +131,8 @@ def test_no_octets_are_unexpected(tail: bytes) -> None:
                 device = await device_behind(ours)
             except NoHeader:
                 return
-            assert device is None or ipaddress.ip_address(device)
+            if device is not None:
+                ipaddress.ip_address(device)
 
     for beginning in (b"", b"PROXY ", b"PROXY TCP6 ", SIGNATURE, SIGNATURE + b"\x21\x11\x00\x0c"):
         asyncio.run(read(beginning + tail))
