@@ -243,9 +243,14 @@ async def _running(
             )
             ending.push_async_callback(control.aclose)
             await control.start()
-        # Before the listeners close, so that nobody is sent here any more.
-        ending.callback(setattr, readiness, "stopping", True)
+        ending.push_async_callback(_leave_the_balancer, readiness, settings["DRAIN_DELAY_SECONDS"])
         yield current
+
+
+async def _leave_the_balancer(readiness: Readiness, seconds: float) -> None:
+    """Say that we are stopping before the listeners close, and serve who is still sent here, until that is seen."""
+    readiness.stopping = True
+    await anyio.sleep(seconds)
 
 
 async def _drain(legs: Sequence[POP3Server | SMTPServer], seconds: float) -> None:
