@@ -38,7 +38,7 @@ from .contracts import (
     StartingCredentials,
     StartingRelay,
 )
-from .relays.rate_limit import PATIENCE_SECONDS, RateLimitedRelay, Turns, rate_limited
+from .relays.rate_limit import PATIENCE_SECONDS, RateLimitedRelay, SharedTurns, Turns, rate_limited
 from .settings import read
 
 __all__ = (
@@ -344,7 +344,9 @@ class PluginContext:
 
     def rate_limited(self, relay: Relay, patience_seconds: float = PATIENCE_SECONDS) -> Relay:
         """``relay`` with the account's limit of messages per minute, if there is one."""
-        relay = rate_limited(relay, self.settings, patience_seconds, self.turns.get(self.account))
+        state = self.shared_state if self.settings["BACKEND_SMTP_MESSAGES_PER_MINUTE"] else None
+        shared = None if state is None else SharedTurns(state, self.account)
+        relay = rate_limited(relay, self.settings, patience_seconds, self.turns.get(self.account), shared)
         if isinstance(relay, RateLimitedRelay):
             self.turns[self.account] = relay.turns
         return relay

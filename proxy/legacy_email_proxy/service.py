@@ -297,6 +297,7 @@ def _pop3(current: Current, most: int, on_admitted: Callable[[Address], None]) -
         Admission.from_settings(settings, on_admitted, most=most),
         POP3Options.from_settings(settings, f"Legacy-Email-Proxy-{__version__}", stls=tls is not None),
         tls,
+        current.composition.shared,
     )
 
 

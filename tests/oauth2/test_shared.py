@@ -146,7 +146,7 @@ async def test_while_the_database_is_away_what_is_in_memory_serves(
     seen_by_all(monkeypatch)
     with provider(certificates, CONFIDENTIAL) as server, Postgres.start() as database:
         token, grant = {"OAUTH2_REFRESH_TOKEN": server.issue(SCOPE)}, {"OAUTH2_GRANT": "client_credentials"}
-        made = partial(proxies, server=server, certificates=certificates, folder=tmp_path, proof=CONFIDENTIAL)
+        made: Any = partial(proxies, server=server, certificates=certificates, folder=tmp_path, proof=CONFIDENTIAL)
         async with (
             made(2, url=database.new_database(), **token) as (user, late),
             made(1, url=database.new_database(), **grant) as (app,),
