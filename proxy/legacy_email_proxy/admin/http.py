@@ -1,4 +1,4 @@
-"""The admin listener: ``/livez``, ``/readyz`` and ``/metrics`` over HTTP, for load balancers and for Prometheus.
+"""The admin listener: ``/livez``, ``/readyz`` and ``/metrics`` over HTTP, for balancers and for Prometheus.
 
 It runs in the service's own event loop, so it answers only while that does. It is imported only where
 ``ADMIN_BIND_PORT`` is set, because its libraries take memory.
@@ -62,7 +62,12 @@ class AdminServer:
     @property
     def app(self) -> Starlette:
         """The ASGI application."""
-        paths = {"/livez": self._livez, "/readyz": self._readyz, "/metrics": self._exposed}
+        paths = {
+            "/livez": self._livez,
+            "/readyz": self._readyz,
+            "/readyz/service": self._serves,
+            "/metrics": self._exposed,
+        }
         return Starlette(routes=[Route(path, endpoint) for path, endpoint in paths.items()])
 
     def start(self, sockets: Sequence[socket.socket]) -> None:
@@ -101,6 +106,12 @@ class AdminServer:
         if "application/json" in request.headers.get("accept", ""):
             return JSONResponse(report.plain(), status)
         return PlainTextResponse("".join(f"{line}\n" for line in report.lines()), status)
+
+    async def _serves(self, request: Request) -> Response:
+        """For a balancer: a backend that is away is the same behind every proxy, and no reason to send nobody."""
+        if self._readiness.stopping:
+            return PlainTextResponse("stopping\n", 503)
+        return PlainTextResponse("ok\n")
 
     async def _exposed(self, request: Request) -> Response:
         settings = self._current.composition.settings
