@@ -1,7 +1,7 @@
 """Restarts two proxies in turn behind HAProxy while devices send and fetch: `python tests/bench/rolling.py`.
 
-Prints what became of each message, and how long devices waited. `--rounds N`, `--clients N`, `--pause SECONDS`: how much
-is done. Exit status 1: a message was lost or came twice, or a device was not served in the end.
+Prints what became of each message, and how long devices waited. `--rounds`, `--clients` and `--pause` say how much is
+done. Exit status 1: a message was lost or came twice, or a device was not served in the end.
 """
 
 from __future__ import annotations
