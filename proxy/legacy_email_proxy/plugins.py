@@ -56,6 +56,7 @@ __all__ = (
     "find",
     "load",
     "shared_state",
+    "state_url",
 )
 
 MAILDROP = "legacy_email_proxy.maildrop"
@@ -237,15 +238,24 @@ def declared_settings(plugin: Any) -> tuple[Setting, ...]:
 _states: WeakValueDictionary[bytes, SharedState] = WeakValueDictionary()
 
 
-def shared_state(settings: Mapping[str, Any]) -> SharedState | None:
-    """What all proxies at one database know together: at ``STATE_URL``, or with the spool where that is in PostgreSQL.
-
-    One for each database in this process; it disconnects when nobody has it any more. Raises :class:`SettingsMistake`.
-    """
+def state_url(settings: Mapping[str, Any]) -> tuple[str, Secret] | None:
+    """Where shared state is, with the variable that says so: ``STATE_URL``, or ``SPOOL_URL`` if that is PostgreSQL."""
     variable = "SPOOL_URL" if settings["STATE_URL"] is None else "STATE_URL"
     url: Secret | None = settings[variable]
     if url is None or (variable == "SPOOL_URL" and url.reveal().startswith("sqlite:")):
         return None
+    return variable, url
+
+
+def shared_state(settings: Mapping[str, Any]) -> SharedState | None:
+    """What all proxies at one database know together, if there is one.
+
+    One for each database in this process; it disconnects when nobody has it any more. Raises :class:`SettingsMistake`.
+    """
+    place = state_url(settings)
+    if place is None:
+        return None
+    variable, url = place
     found = _states.get(url.fingerprint())
     if found is None:
         try:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from anyio.to_thread import run_sync
 
-from imap.support import pair
-from imap.test_deletion import CLIENT, NO_KEYWORD, delete, files, mailbox, shown
+from imap.support import CLIENT, pair
+from imap.test_deletion import NO_KEYWORD, delete, files, mailbox, shown
 from legacy_email_proxy import plugins
 from legacy_email_proxy.contracts import Failure, Level, Secret
 from legacy_email_proxy_plugins.imap import IMAPMaildrop

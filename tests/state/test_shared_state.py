@@ -11,7 +11,9 @@ import anyio
 import psycopg
 import pytest
 
+from interop.proxy import run
 from legacy_email_proxy import plugins
+from legacy_email_proxy.commands.trial import _environment
 from legacy_email_proxy.contracts import Failure, SettingsMistake, SharedState
 from legacy_email_proxy.settings import TABLE, read
 from legacy_email_proxy_plugins.spool import migrations
@@ -114,14 +116,15 @@ async def test_without_a_server_everybody_is_told_at_once() -> None:
         assert "hunter2" not in str(raised.value)
 
 
-async def test_it_goes_on_when_the_server_is_back() -> None:
+async def test_it_goes_on_when_the_server_is_back(caplog: pytest.LogCaptureFixture) -> None:
     with Postgres.start() as server:
         url = server.new_database()
         (state,) = proxies(url, 1)
         await state.change("kind", "key", lambda _: b"v")
         server.kill()
-        with pytest.raises(Failure):
-            await state.read("kind", "key")
+        for _ in range(3):
+            with pytest.raises(Failure):
+                await state.read("kind", "key")
         await anyio.to_thread.run_sync(server.start_again)
 
         async def back() -> bool:
@@ -133,6 +136,7 @@ async def test_it_goes_on_when_the_server_is_back() -> None:
         async with asyncio.timeout(50):
             while not await back():  # noqa: ASYNC110 (nothing tells that the pause between two attempts is over)
                 await asyncio.sleep(0.01)
+    assert [record.getMessage() for record in caplog.records] == ["shared state is away", "shared state is there again"]
 
 
 async def test_nobody_waits_for_a_server_that_hangs(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,3 +199,30 @@ def test_the_connection_ends_with_the_last_who_has_it(postgres: Postgres) -> Non
         assert not ended
         del second
         assert ended == ["closed"]
+
+
+def trial(**environ: str) -> dict[str, str]:
+    """What `check --send` makes of the settings that matter here."""
+    found = _environment(environ, "/tmp/check-x")
+    return {name: found[name] for name in ("SPOOL_URL", "STATE_URL", "PROXY_PROTOCOL_NETWORKS")}
+
+
+def test_a_trial_has_a_spool_of_its_own_and_the_real_tokens(tmp_path: Path) -> None:
+    own = {"SPOOL_URL": "sqlite:///tmp/check-x/spool.db", "STATE_URL": "", "PROXY_PROTOCOL_NETWORKS": ""}
+    url = "postgresql://x@localhost/spool"
+    assert trial(PROXY_PROTOCOL_NETWORKS="127.0.0.1") == own
+    assert trial(SPOOL_URL="sqlite:////srv/spool.db") == own
+    assert trial(SPOOL_URL=url) == trial(STATE_URL=url) == own | {"STATE_URL": url}
+    (tmp_path / "url").write_text(url)
+    assert trial(SPOOL_URL_FILE=str(tmp_path / "url")) == own | {"STATE_URL": url}
+
+
+def test_check_says_whether_it_can_be_used(postgres: Postgres, tmp_path: Path) -> None:
+    for folder in ("cur", "new", "tmp"):
+        (tmp_path / "out" / folder).mkdir(parents=True)
+    given = {"MAILDROP_PLUGIN": "none", "RELAY_PLUGIN": "maildir", "RELAY_MAILDIR_PATH": str(tmp_path / "out")}
+    url = postgres.new_database()
+    done = run("check", STATE_DIR=str(tmp_path), STATE_URL=url, **given)
+    assert (done.returncode, "the database that all proxies share takes changes" in done.stdout) == (0, True)
+    done = run("check", STATE_DIR=str(tmp_path), STATE_URL=url.replace("/spool", "/nothing"), **given)
+    assert (done.returncode, "no connection to PostgreSQL" in done.stdout) == (1, True)

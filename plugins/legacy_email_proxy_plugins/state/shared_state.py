@@ -10,6 +10,7 @@ from legacy_email_proxy.contracts import Context, Failure, Secret, SettingsMista
 
 from ..slow_calls import SlowCalls
 from ..spool.settings import database_name
+from ..spool.store import Interrupted
 
 if TYPE_CHECKING:
     from .table import StateTable
@@ -40,6 +41,8 @@ class PostgresState:
 
         self._table: StateTable = StateTable(url.reveal(), self._look_at)
         self._calls = _Calls()
+        self._logger = context.logger
+        self._away = False
         # A process has one for all who ask for it, and it ends with the last of them.
         weakref.finalize(self, self._table.close)
 
@@ -61,6 +64,21 @@ class PostgresState:
 
     async def _call(self, call: Callable[[], _Result]) -> _Result:
         try:
-            return await self._calls.run(call)
+            result = await self._calls.run(call)
         except TimeoutError as error:
-            raise Failure(error.strerror or "no answer", look_at=self._look_at) from None
+            failure = Failure(error.strerror or "no answer", look_at=self._look_at)
+            self._tell_away(failure)
+            raise failure from None
+        except Interrupted as failure:
+            self._tell_away(failure)
+            raise
+        if self._away:
+            self._away = False
+            self._logger.info("shared state is there again")
+        return result
+
+    def _tell_away(self, failure: Failure) -> None:
+        """Log it, once until a call works: many sessions may ask, and most of them can do without."""
+        if not self._away:
+            self._away = True
+            self._logger.warning("shared state is away", extra={"facts": {"cause": str(failure)}})

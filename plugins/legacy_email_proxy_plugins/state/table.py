@@ -35,15 +35,15 @@ class StateTable:
 
     def _prepare(self, connection: PostgresConnection) -> None:
         connection.execute(
-            "SELECT set_config('search_path', ?, false), set_config('synchronous_commit', 'on', false),"
-            # Whoever stops in the middle of a change must not hold up the others.
-            " set_config('lock_timeout', '2s', false), set_config('idle_in_transaction_session_timeout', '10s', false)",
-            (SCHEMA,),
+            "SELECT set_config('search_path', ?, false), set_config('synchronous_commit', 'on', false)", (SCHEMA,)
         )
         try:
             migrate(connection)
         except TooNewError as error:
             raise Failure(str(error), look_at=self._look_at) from None
+        # Whoever stops in the middle of a change must not hold up the others.
+        connection.execute("SET lock_timeout = '2s'")
+        connection.execute("SET idle_in_transaction_session_timeout = '10s'")
 
     def read(self, kind: str, key: str) -> bytes | None:
         """See :meth:`SharedState.read`."""

@@ -18,7 +18,7 @@ from ..accounts.rules import Facts, Leg, candidates, choose
 from ..admin.queues import answered_by_service
 from ..admin.socket import NOBODY_THERE, ask
 from ..build import Account, Composition, compose
-from ..contracts import Credentials, Failure, Filter, Finding, Level, Maildrop, Relay, SettingsMistake
+from ..contracts import Credentials, Failure, Filter, Finding, Level, Maildrop, Relay, SettingsMistake, SharedState
 from ..replies import printable
 from ..settings import doubts, unknown_variables
 from .report import Report
@@ -167,6 +167,10 @@ async def _probe(composition: Composition, report: Report) -> None:
         if account.queue is not None:
             label = account.name, "relay", account.settings["RELAY_PLUGIN"]
             _add(report, label, await _waiting(account))
+    if composition.shared is not None:
+        async with report.waiting("trying shared state"):
+            found = await _shared(composition.shared)
+        _add(report, ("", "shared state", "postgresql"), found)
     for label, credentials in _credentials(composition):
         # Passwords have no findings, since the legs try them. A token is fetched before the legs try it.
         async with report.waiting(f"trying {' '.join(filter(None, label))}"):
@@ -180,6 +184,14 @@ async def _probe(composition: Composition, report: Report) -> None:
             found = await _findings(plugin, close=True)
         # A plugin without findings is listed all the same, so that a filter which was forgotten is noticed.
         _add(report, label, found or [Finding(Level.GOOD, "loaded")])
+
+
+async def _shared(state: SharedState) -> list[Finding]:
+    try:
+        await state.change("check", "", lambda octets: octets)
+    except Failure as failure:
+        return [Finding(Level.BAD, failure.detail, f"look at {failure.look_at}")]
+    return [Finding(Level.GOOD, "the database that all proxies share takes changes")]
 
 
 async def _troubles(composition: Composition, report: Report) -> None:
