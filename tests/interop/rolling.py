@@ -288,7 +288,7 @@ class Rolling:
                 said = str(error)
                 with self.found.lock:
                     if "[IN-USE]" not in said:
-                        self.found.broken[f"POP3 {type(error).__name__}"] += 1
+                        self.found.broken[f"POP3 {type(error).__name__}: {said[:40]}"] += 1
                     if "[AUTH]" in said:
                         self.found.faults.append(said)
                     if leaving:
