@@ -36,6 +36,7 @@ EXIT_BROKEN_PIPE = 141
 _EXAMPLES = """\
 examples (all settings are environment variables):
   %(prog)s demo
+  %(prog)s setup
   set -a; . ./mail-proxy.env; set +a; %(prog)s check
 """
 
@@ -172,12 +173,13 @@ def commands() -> tuple[ModuleType, ...]:
         plugins,
         serve,
         settings,
+        setup,
         spool,
         trace,
     )
 
     return (
-        *(serve, demo, check, plugins, settings, spool, history, devices, trace, alert),
+        *(serve, demo, setup, check, plugins, settings, spool, history, devices, trace, alert),
         *(password, authorize, healthcheck),
     )
 
