@@ -7,8 +7,8 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import anyio
 import anyio.to_thread
 
 from ..build import compose
-from ..contracts import Failure, Finding, Level, SettingsMistake, in_container
+from ..contracts import Failure, SettingsMistake, in_container
 from ..settings import PROFILES, read, unknown_variables
 from ..setup import email_oauth2_proxy, m365proxy, postfix
 from ..setup.asking import Asker, Stopped
@@ -25,7 +25,7 @@ from ..setup.files import NewFile, read_env, rendered, write
 from ..setup.instructions import instructions, obstacle
 from ..setup.microsoft365 import WAYS, script
 from ..setup.questions import MAILDROP, RELAY, Given, NoWay, ask, ask_missing, is_open, mailbox
-from ..setup.trying import awaiting_consent, for_trials, refused_sender
+from ..setup.trying import awaiting_consent, for_trials, missing, refused_sender
 from .authorize import Terminal
 from .check import doubt, probe
 from .report import Report
@@ -126,9 +126,11 @@ def _set_up(asker: Asker, options: argparse.Namespace) -> int:
     while True:
         if not options.imported:
             given = ask(asker, given, draft)
-        ask_missing(asker, draft)
-        if options.untested or anyio.run(_tried, asker, draft, backend="asyncio"):
-            break
+        if not draft.accounts:
+            ask_missing(asker, draft)
+        with _environment(draft) as environ:
+            if options.untested or anyio.run(_tried, asker, environ, backend="asyncio"):
+                break
         if not asker.interactive:
             print(f"legacy-email-proxy: {_UNTRIED}", file=sys.stderr)
             return 1
@@ -195,8 +197,8 @@ def _set(draft: Draft, sets: list[str]) -> None:
         draft.set_by_hand |= {name}
 
 
-@asynccontextmanager
-async def _environment(draft: Draft) -> AsyncIterator[dict[str, str]]:
+@contextmanager
+def _environment(draft: Draft) -> Iterator[dict[str, str]]:
     """The variables for trials; an accounts file is in a temporary folder meanwhile."""
     if not draft.accounts:
         yield for_trials(draft)
@@ -204,46 +206,46 @@ async def _environment(draft: Draft) -> AsyncIterator[dict[str, str]]:
     with tempfile.TemporaryDirectory(prefix="setup-") as folder:
         plain = Draft(draft.values, {name: _without_spool(each) for name, each in draft.accounts.items()}, draft.rules)
         output = Path(folder) / "trial.env"
-        await anyio.to_thread.run_sync(write, rendered(plain, output))
-        yield for_trials(draft, ACCOUNTS_FILE=str(output.with_suffix(".toml")))
+        write(rendered(plain, output))
+        environ = for_trials(draft, ACCOUNTS_FILE=str(output.with_suffix(".toml")))
+        if lines := missing(environ):
+            raise SettingsMistake(*(line.replace(f"{folder}/", "") for line in lines))
+        yield environ
 
 
 def _without_spool(values: Mapping[str, str]) -> dict[str, str]:
     return {**values, "RELAY_PLUGIN": "smtps"} if values.get("RELAY_PLUGIN") == "spool" else dict(values)
 
 
-async def _tried(asker: Asker, draft: Draft) -> bool:
+async def _tried(asker: Asker, environ: Mapping[str, str]) -> bool:
     """Whether all works, as ``check`` finds it; a consent that is due is given before that, if somebody is there."""
-    async with _environment(draft) as environ:
-        waiting = await awaiting_consent(environ)
-        try:
-            for account, plugin in waiting.items():
-                named = f" {account}" if account else ""
-                if not asker.interactive:
-                    print(
-                        f"not tried: first run `legacy-email-proxy authorize{named}`, then `legacy-email-proxy check`"
-                    )
-                    continue
-                print(f"\nThe owner's consent{f' for account{named}' if named else ''}:")
-                try:
-                    await plugin.authorize(Terminal(), listen=False)
-                except Failure as failure:
-                    print(f"FAILED   {failure}")
-                    return False
-        finally:
-            for plugin in waiting.values():
-                await plugin.aclose()
-        if waiting and not asker.interactive:
-            return True
-        composition = await anyio.to_thread.run_sync(compose, environ)
-        report = Report(as_json=False)
-        asker.say("")
-        doubt(composition, report, environ)
-        try:
-            await probe(composition, report)
-        finally:
-            for one in composition.credentials:
-                await one.aclose()
+    waiting = await awaiting_consent(environ)
+    try:
+        for account, plugin in waiting.items():
+            named = f" {account}" if account else ""
+            if not asker.interactive:
+                print(f"not tried: first run `legacy-email-proxy authorize{named}`, then `legacy-email-proxy check`")
+                continue
+            print(f"\nThe owner's consent{f' for account{named}' if named else ''}:")
+            try:
+                await plugin.authorize(Terminal(), listen=False)
+            except Failure as failure:
+                print(f"FAILED   {failure}")
+                return False
+    finally:
+        for plugin in waiting.values():
+            await plugin.aclose()
+    if waiting and not asker.interactive:
+        return True
+    composition = await anyio.to_thread.run_sync(compose, environ)
+    report = Report(as_json=False)
+    asker.say("")
+    doubt(composition, report, environ)
+    try:
+        await probe(composition, report)
+    finally:
+        for one in composition.credentials:
+            await one.aclose()
     return not report.bad
 
 
@@ -277,7 +279,7 @@ def _test_message(asker: Asker, options: argparse.Namespace, draft: Draft, sende
     if not recipient:
         return True
     own = mailbox(draft)
-    sent = partial(anyio.run, _sent, draft, recipient, sender, backend="asyncio")
+    sent = partial(_sent, draft, recipient, sender)
     if sent():
         return True
     if own and sender.casefold() != own.casefold() and not draft.has("SMTP_SENDER"):
@@ -293,13 +295,13 @@ def _test_message(asker: Asker, options: argparse.Namespace, draft: Draft, sende
     return True
 
 
-async def _sent(draft: Draft, recipient: str, sender: str) -> bool:
-    async with _environment(draft) as environ:
-        found: list[Finding] = await send(Trial(recipient, sender or None, "127.0.0.1", "", 0), environ)
+def _sent(draft: Draft, recipient: str, sender: str) -> bool:
     report = Report(as_json=False)
-    for finding in found:
-        report.add("send", finding)
-    return all(finding.level is not Level.BAD for finding in found)
+    with _environment(draft) as environ:
+        trial = Trial(recipient, sender or None, "127.0.0.1", "", 0)
+        for finding in anyio.run(send, trial, environ, backend="asyncio"):
+            report.add("send", finding)
+    return not report.bad
 
 
 def _ports(asker: Asker, draft: Draft) -> None:

@@ -287,7 +287,7 @@ def ask_missing(asker: Asker, draft: Draft) -> None:
     """Ask for each setting that is still missing, as the plugins report it. Raises :class:`SettingsMistake`."""
     while lines := missing(for_trials(draft)):
         wanted = [name for line in lines if (name := line.partition(":")[0]) in SETTINGS and "not set" in line]
-        if not wanted or draft.accounts:
+        if not wanted:
             raise SettingsMistake(*lines)
         name = next((each for each in wanted if not is_secret(each)), wanted[0])
         line = next(line for line in lines if line.startswith(f"{name}:"))
