@@ -132,7 +132,7 @@ def _consenting(
     with at_terminal(folder, *arguments) as person:
         person.answer("Number [1]: ", "2")
         person.answer("Which provider [generic]: ", "microsoft365")
-        person.answer("device_code)")
+        person.expect("device_code)")
         person.answer("Number [", "device_code")
         person.answer("mostly the mailbox's address: ", account.name)
         person.answer("(Enter: none), not shown: ")

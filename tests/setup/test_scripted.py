@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from interop.proxy import running
+from legacy_email_proxy import cli
 from realservers.accounts import Account
 from realservers.dovecot import Dovecot
 from realservers.postfix import REFUSED_SENDER, Postfix
@@ -116,7 +117,7 @@ def test_what_is_there_is_not_replaced_unless_told(answers: list[str], account: 
         (["--provider", "gmail", "--user", "a@b"], "--password-file: not given, and nobody can be asked"),
         (["--provider", "gmail", "--login", "device_code"], "--login: 'device_code' is none of password, "),
         (["--provider", "microsoft365-hve", "--device", "both"], "--device: microsoft365-hve has no mailbox to read"),
-        (["--provider", "microsoft365", "--user", "a@b"], "--set OAUTH2_TENANT=VALUE: OAUTH2_TENANT: not set"),
+        (["--provider", "microsoft365", "--user", "a@b"], "--set OAUTH2_CLIENT_ID=VALUE: OAUTH2_CLIENT_ID: not set"),
         (["--device", "writes"], "--device: 'writes' is none of sends, both, reads"),
         (["--set", "BACKEND_SMTP_PASS=x"], "--set: BACKEND_SMTP_PASS is a secret, and others see the command line"),
         (["--set", "BACKEND_SMTP_PROT=1"], "--set: BACKEND_SMTP_PROT is no setting, did you mean BACKEND_SMTP_PORT?"),
@@ -129,8 +130,10 @@ def test_what_is_there_is_not_replaced_unless_told(answers: list[str], account: 
         (["--from", "postfix", "none"], "--from: can not read 'none': No such file"),
     ],
 )
-def test_what_is_missing_or_wrong_is_told_by_the_option(arguments: list[str], line: str, tmp_path: Path) -> None:
-    done = set_up(tmp_path, *arguments)
-    assert done.returncode == 2, done.stdout
-    assert done.stderr.startswith(f"legacy-email-proxy: {line}"), done.stderr
+def test_what_is_missing_or_wrong_is_told_by_the_option(
+    arguments: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["setup", *arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"legacy-email-proxy: {line}")
     assert left_over(tmp_path) == set()
