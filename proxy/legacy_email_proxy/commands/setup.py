@@ -1,4 +1,4 @@
-"""Set it up: questions, each answer tried at once, and the files with the settings."""
+"""Ask what is needed, try each answer, and write the settings."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = """\
 examples:
   %(prog)s
-  %(prog)s --provider gmail --user scanner@firm.example --password-file mail-password
+  %(prog)s --provider gmail --user a@b.example --password-file pw
   %(prog)s --from postfix /etc/postfix/main.cf
   %(prog)s microsoft365 --user scanner@firm.example
 """
