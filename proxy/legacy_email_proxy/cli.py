@@ -123,7 +123,7 @@ def parser() -> argparse.ArgumentParser:
 
     kind = argparse.RawDescriptionHelpFormatter
 
-    class OfCommands(kind):
+    class OfCommands(argparse.RawDescriptionHelpFormatter):
         def _format_action(self, action: argparse.Action) -> str:
             text = super()._format_action(action)
             # The help is to fit on one screen, so the list of commands has no line of its own above it.

@@ -18,10 +18,14 @@ from realservers.processes import free_ports
 from setup.support import at_terminal, left_over, settings_of
 
 
+PORTS = ["--set", "SMTP_BIND_PORT=2525", "--set", "POP3_BIND_PORT=1110"]
+"""Ports that any user may open, so that none is asked for, whoever runs the tests and whatever else runs there."""
+
+
 def test_a_device_that_only_sends(postfix: Postfix, account: Account, tmp_path: Path) -> None:
     """With the mistakes that people make: a wrong name, a CA that is not known, a wrong password."""
     (tmp_path / "ca.pem").write_bytes(postfix.ca_file.read_bytes())
-    with at_terminal(tmp_path) as person:
+    with at_terminal(tmp_path, *PORTS) as person:
         person.answer("Number [1]: ", "7")
         person.expect("'7' is none of sends, both, reads")
         person.answer("Number [1]: ")
@@ -61,13 +65,13 @@ def test_run_again_it_starts_from_what_is_there(postfix: Postfix, account: Accou
     (tmp_path / "ca.pem").write_bytes(postfix.ca_file.read_bytes())
     (tmp_path / "password").write_text(account.password)
     (tmp_path / "mail-proxy.env").write_text(
-        "MAILDROP_PLUGIN=none\nBACKEND_SMTP_HOST=localhost\nLOG_FORMAT=json\nSMTP_BIND_PORT=2525\n"
+        "MAILDROP_PLUGIN=none\nBACKEND_SMTP_HOST=localhost\nLOG_FORMAT=json\nSMTP_BIND_PORT=2525\nPOP3_BIND_PORT=1110\n"
         f"BACKEND_SMTP_PORT={postfix.submission_port}\nBACKEND_SMTP_USE_STARTTLS=true\n"
         f"BACKEND_SMTP_USER={account.address}\nBACKEND_SMTP_PASS_FILE={tmp_path}/password\n"
         f"BACKEND_SMTP_CA_FILE={tmp_path}/ca.pem\n"
     )
     before = settings_of(tmp_path / "mail-proxy.env")
-    with at_terminal(tmp_path) as person:
+    with at_terminal(tmp_path, *PORTS) as person:
         for question in ("Number [1]: ", "[generic]: ", "Number [1]: ", f"[localhost:{postfix.submission_port}]: "):
             person.answer(question)
         for question in (f"[{account.address}]: ", "not shown: ", "[y/N]: ", f"[{account.address}]: ", "none): "):
@@ -129,7 +133,7 @@ def _consenting(
     }  # fmt: skip
     sets |= {f"{place}_CA_FILE": certificates.ca_file for place in ("OAUTH2", "BACKEND_SMTP", "BACKEND_IMAP")}
     arguments = [word for name, text in sets.items() for word in ("--set", f"{name}={text}")]
-    with at_terminal(folder, *arguments) as person:
+    with at_terminal(folder, *PORTS, *arguments) as person:
         person.answer("Number [1]: ", "2")
         person.answer("Which provider [generic]: ", "microsoft365")
         person.expect("device_code)")

@@ -10,6 +10,8 @@ import pytest
 
 from interop.proxy import running
 from legacy_email_proxy import cli
+from legacy_email_proxy.setup.files import read_env
+from pages import README, blocks
 from realservers.accounts import Account
 from realservers.dovecot import Dovecot
 from realservers.postfix import REFUSED_SENDER, Postfix
@@ -40,6 +42,9 @@ def test_a_device_that_only_sends(answers: list[str], account: Account, dovecot:
     assert "BACKEND_SMTP_USE_TLS" not in found
     assert "ok       send: the backend says: 250" in done.stdout
     assert account.password not in done.stdout
+    (by_hand,) = [block.text for block in blocks("env") if block.page == README]
+    told = {line.partition("=")[0] for line in by_hand.splitlines() if not line.startswith("#")}
+    assert set(read_env(env)) == {*told, "BACKEND_SMTP_CA_FILE"}
     assert "At the device:\n  mail server for sending (SMTP)" in done.stdout
     with running(found | {"STATE_DIR": str(tmp_path / "state")}) as proxy:
         with smtplib.SMTP(*proxy.smtp, timeout=30) as device:

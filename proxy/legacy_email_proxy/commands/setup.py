@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = """\
 examples:
   %(prog)s
-  %(prog)s --provider gmail --user a@b.example --password-file pw
+  %(prog)s --provider gmail --user scanner@firm.example
   %(prog)s --from postfix /etc/postfix/main.cf
   %(prog)s microsoft365 --user scanner@firm.example
 """
@@ -188,8 +188,11 @@ def _set(draft: Draft, sets: list[str]) -> None:
             raise SettingsMistake(f"--set: {name} is no setting, did you mean {meant}?")
         if is_secret(stem) and stem == name:
             raise SettingsMistake(f"--set: {name} is a secret, and others see the command line; set {name}_FILE=FILE")
+        if text and (name != stem or SETTINGS.get(name, SETTINGS["PROVIDER"]).type == "path"):
+            # The service may be started in another folder.
+            text = str(Path(text).absolute())
         if name != stem:
-            draft.put_file(stem, str(Path(text).absolute()) if text else "")
+            draft.put_file(stem, text)
         else:
             draft.put(name, text)
         if mistakes := [line for line in read({name: text}).mistakes if line.startswith(f"{stem}")]:

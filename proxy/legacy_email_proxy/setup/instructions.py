@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import socket
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -56,16 +58,27 @@ def _start(draft: Draft, files: Sequence[NewFile]) -> Iterator[str]:
     if not in_container():
         yield "Start it here (the first line gives the settings to the commands below it):"
         yield f"  set -a; . {env}; set +a"
-        yield "  legacy-email-proxy check"
-        yield "  legacy-email-proxy"
-        yield "Or print what starts it at each boot: systemd, or quadlet, compose or kubernetes instead"
-        yield "  legacy-email-proxy unit systemd"
-    yield "With podman (compose and docker: see proxy/docs/containers.md):"
+        yield f"  {_program()} check"
+        yield f"  {_program()}"
+        yield "Or print the file that starts it at each boot, for systemd, quadlet, compose or kubernetes:"
+        yield f"  {_program()} unit systemd --env-file {env}"
+    here = " in the folder of these files, on the machine itself" if in_container() else ""
+    yield f"With podman{here} (compose and docker: see proxy/docs/containers.md):"
     yield from _podman(draft, files)
     if consent:
         state = read(draft.environment())["STATE_DIR"]
         yield f"The consent is kept in {state}. A service that has another STATE_DIR, as in a container without this"
         yield "one's volume, needs its own: run `legacy-email-proxy authorize` there."
+
+
+def _program() -> str:
+    """How this program is called: its name where that is found, else the path by which it was called now."""
+    name = "legacy-email-proxy"
+    called = Path(sys.argv[0])
+    found = shutil.which(name)
+    if called.name != name or (found and called.exists() and called.samefile(found)):
+        return name
+    return shlex.quote(str(called.absolute()))
 
 
 def _podman(draft: Draft, files: Sequence[NewFile]) -> Iterator[str]:

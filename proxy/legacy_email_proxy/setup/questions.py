@@ -91,7 +91,7 @@ def ask(asker: Asker, given: Given, draft: Draft) -> Given:
     if is_open(draft, RELAY) and asker.interactive and "SMTP_AUTH" not in draft.set_by_hand:
         insists = asker.yes("Does the device insist on a user and a password?", default=draft.get("SMTP_AUTH") == "any")
         draft.put("SMTP_AUTH", "any" if insists else "")
-    return replace(given, device=None, provider=None, login=None, user=None, password_file=None)
+    return Given(untested=given.untested)
 
 
 def mailbox(draft: Draft) -> str:
@@ -154,6 +154,9 @@ def _login(asker: Asker, given: Given, draft: Draft, provider: str) -> str:
     choices = [(name, _LOGINS[name]) for name in names]
     login = asker.choice("How does the proxy log in there?", "--login", choices, given=given.login, default=default)
     variables = [f"{leg.prefix}_CREDENTIALS" for leg in _open_legs(draft) if not _graph(draft, leg)]
+    if login not in grants:
+        own = [name for name in draft.values if name.startswith("OAUTH2_") and name not in draft.set_by_hand]
+        draft.drop(*(name.removesuffix("_FILE") if name not in SETTINGS else name for name in own))
     draft.put("OAUTH2_GRANT", login if login in grants else "")
     for variable in variables:
         draft.put(variable, "oauth2" if login in grants else "")
