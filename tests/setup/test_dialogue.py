@@ -17,7 +17,6 @@ from realservers.postfix import Postfix
 from realservers.processes import free_ports
 from setup.support import at_terminal, left_over, settings_of
 
-
 PORTS = ["--set", "SMTP_BIND_PORT=2525", "--set", "POP3_BIND_PORT=1110"]
 """Ports that any user may open, so that none is asked for, whoever runs the tests and whatever else runs there."""
 

@@ -53,7 +53,7 @@ def test_a_consent_and_what_was_left_out(tmp_path: Path) -> None:
 
 
 def test_in_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(told, "in_container", lambda: True)
+    monkeypatch.setattr(told, "in_image", lambda: True)
     shown = text(Draft(SENDS), tmp_path)
     assert "  podman secret create --replace mail-proxy.password ./mail-proxy.password\n" in shown
     assert "--env-file ./mail-proxy.env" in shown
@@ -77,7 +77,6 @@ def test_another_port_is_asked_for(answer: str, set_to: str, monkeypatch: pytest
         return answer
 
     monkeypatch.setattr(setup, "obstacle", lambda port: f"you may not open port {port}")
-    monkeypatch.setattr(setup, "in_container", lambda: False)
     monkeypatch.setattr("builtins.input", ask)
     draft = Draft(dict(SENDS))
     setup._ports(Asker(interactive=True), draft)

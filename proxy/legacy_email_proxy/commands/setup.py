@@ -16,13 +16,13 @@ import anyio
 import anyio.to_thread
 
 from ..build import compose
-from ..contracts import Failure, SettingsMistake, in_container
+from ..contracts import Failure, SettingsMistake
 from ..settings import PROFILES, read, unknown_variables
 from ..setup import email_oauth2_proxy, m365proxy, postfix
 from ..setup.asking import Asker, Stopped
 from ..setup.draft import SETTINGS, Draft, is_secret
 from ..setup.files import NewFile, read_env, rendered, write
-from ..setup.instructions import instructions, obstacle
+from ..setup.instructions import in_image, instructions, obstacle
 from ..setup.microsoft365 import WAYS, script
 from ..setup.questions import MAILDROP, RELAY, Given, NoWay, ask, ask_missing, is_open, mailbox
 from ..setup.trying import awaiting_consent, for_trials, missing, refused_sender
@@ -309,7 +309,7 @@ def _sent(draft: Draft, recipient: str, sender: str) -> bool:
 
 def _ports(asker: Asker, draft: Draft) -> None:
     """Ask for another port where this user could not open the usual one."""
-    if in_container():
+    if in_image():
         return
     for leg, name in ((RELAY, "SMTP_BIND_PORT"), (MAILDROP, "POP3_BIND_PORT")):
         if not is_open(draft, leg) or name in draft.set_by_hand:

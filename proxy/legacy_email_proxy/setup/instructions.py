@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import socket
@@ -16,8 +17,10 @@ from .draft import Draft
 from .files import NewFile
 from .questions import MAILDROP, RELAY, is_open, mailbox
 
-__all__ = ("instructions", "obstacle")
+__all__ = ("in_image", "instructions", "obstacle")
 
+_IMAGE_STATE_DIR = "/var/lib/legacy-email-proxy"
+"""Where the image has its volume."""
 _OUTSIDE = ("192.0.2.1", 9)
 """An address for documentation (RFC 5737). Nothing is sent there."""
 
@@ -55,14 +58,14 @@ def _start(draft: Draft, files: Sequence[NewFile]) -> Iterator[str]:
         values.get("OAUTH2_GRANT") in ("device_code", "authorization_code")
         for values in (draft.values, *draft.accounts.values())
     )
-    if not in_container():
+    if not in_image():
         yield "Start it here (the first line gives the settings to the commands below it):"
         yield f"  set -a; . {env}; set +a"
         yield f"  {_program()} check"
         yield f"  {_program()}"
         yield "Or print the file that starts it at each boot, for systemd, quadlet, compose or kubernetes:"
         yield f"  {_program()} unit systemd --env-file {env}"
-    here = " in the folder of these files, on the machine itself" if in_container() else ""
+    here = " in the folder of these files, on the machine itself" if in_image() else ""
     yield f"With podman{here} (compose and docker: see proxy/docs/containers.md):"
     yield from _podman(draft, files)
     if consent:
@@ -86,7 +89,7 @@ def _podman(draft: Draft, files: Sequence[NewFile]) -> Iterator[str]:
     mounted = {name: path for name, path in _named(draft).items() if Path(path).is_absolute()}
     made = {each.path.name: str(each.path) for each in files[:-1]}
     secrets = dict(made) | {Path(path).name: path for path in mounted.values()}
-    here = in_container()
+    here = in_image()
     for name, path in secrets.items():
         # What the container's user can read, whoever owns the file.
         yield f"  podman secret create --replace {shlex.quote(name)} {shlex.quote(f'./{name}' if here else path)}"
@@ -96,7 +99,7 @@ def _podman(draft: Draft, files: Sequence[NewFile]) -> Iterator[str]:
     published = "".join(f" -p {own_address()}:{port}:{port}" for port in ports)
     env = f"./{files[-1].path.name}" if here else str(files[-1].path)
     yield "  podman run -d --name mail-proxy --restart=always --read-only --cap-drop all --cap-add NET_BIND_SERVICE \\"
-    yield f"     {published} -v mail-proxy:/var/lib/legacy-email-proxy \\"
+    yield f"     {published} -v mail-proxy:{_IMAGE_STATE_DIR} \\"
     yield f"      --env-file {shlex.quote(env)}{given} localhost/legacy-email-proxy"
 
 
@@ -115,9 +118,14 @@ def _left_out(draft: Draft) -> Iterator[str]:
         yield from (f"  * {sentence}" for sentence in draft.left_out)
 
 
+def in_image() -> bool:
+    """Whether this runs in the project's image, where paths and ports are not those of the machine."""
+    return in_container() and os.environ.get("STATE_DIR") == _IMAGE_STATE_DIR
+
+
 def own_address() -> str:
     """The address of this machine in its network, as far as it tells."""
-    if not in_container():
+    if not in_image():
         with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect(_OUTSIDE)
             return str(probe.getsockname()[0])
