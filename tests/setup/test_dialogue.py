@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 from anyio.to_thread import run_sync
@@ -89,6 +90,20 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
         person.interrupt()
         assert person.end() == 130
     assert person.shown.endswith("Stopped: nothing was written.\r\n")
+    assert left_over(tmp_path) == set()
+
+
+def test_an_interrupt_while_a_server_says_nothing(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, at_terminal(tmp_path) as person:
+        person.answer("Number [1]: ")
+        person.answer("Which provider [generic]: ")
+        person.answer("Number [1]: ")
+        person.answer("(HOST or HOST:PORT): ", f"localhost:{silent.getsockname()[1]}")
+        person.expect("trying localhost")
+        with silent.accept()[0]:
+            person.interrupt()
+            assert person.end() == 130
+    assert "Traceback" not in person.shown
     assert left_over(tmp_path) == set()
 
 

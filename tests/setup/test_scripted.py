@@ -7,12 +7,15 @@ import stat
 from pathlib import Path
 
 import pytest
+from anyio.to_thread import run_sync
 
+from graph.test_journey import account as graph_account
 from interop.proxy import running
 from legacy_email_proxy import cli
 from legacy_email_proxy.setup.files import read_env
 from pages import README, blocks
 from realservers.accounts import Account
+from realservers.certificates import Certificates
 from realservers.dovecot import Dovecot
 from realservers.postfix import REFUSED_SENDER, Postfix
 from realservers.processes import free_ports
@@ -111,6 +114,29 @@ def test_what_is_there_is_not_replaced_unless_told(answers: list[str], account: 
     assert again.returncode == 0, again.stdout + again.stderr
     found = settings_of(tmp_path / "mail-proxy.env")
     assert (found["BACKEND_SMTP_USER"], found["SMTP_BIND_PORT"]) == (account.name, "2525")
+
+
+async def test_a_mailbox_by_microsoft_graph(certificates: Certificates, tmp_path: Path) -> None:
+    async with graph_account(certificates, tmp_path) as (_, given):
+        given["OAUTH2_TENANT"] = "firm.example"
+        asked = ("PROVIDER", "GRAPH_MAILBOX", "OAUTH2_GRANT", "STATE_DIR")
+        sets = [word for name, text in given.items() if name not in asked for word in ("--set", f"{name}={text}")]
+        account = ["--provider", given["PROVIDER"], "--user", given["GRAPH_MAILBOX"], "--device", "both"]
+        done = await run_sync(lambda: set_up(tmp_path, *account, *sets))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ok       relay graph: may send from scanner@firm.example" in done.stdout
+    assert "ok       maildrop graph: folder inbox of scanner@firm.example has 0 messages" in done.stdout
+    found = settings_of(tmp_path / "mail-proxy.env")
+    assert found["OAUTH2_GRANT"] == "client_credentials"
+    # Only what was asked and set: a profile's own values stay out of the file.
+    assert set(read_env(tmp_path / "mail-proxy.env")) == set(given) - {"STATE_DIR"}
+
+
+def test_a_file_with_several_accounts_is_not_for_questions(answers: list[str], tmp_path: Path) -> None:
+    (tmp_path / "mail-proxy.env").write_text("ACCOUNTS_FILE=/etc/accounts.toml\n")
+    done = set_up(tmp_path, *answers, "--overwrite")
+    assert done.returncode == 2
+    assert "has several accounts, in /etc/accounts.toml; change that one by hand" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,9 @@ def _set_up(asker: Asker, options: argparse.Namespace) -> int:
     output = (options.output or Path(_OUTPUT)).absolute()
     former = read_env(output) if output.exists() else {}
     _check_output(asker, options, output)
+    if former.get("ACCOUNTS_FILE") and not options.imported:
+        advice = "change that one by hand, or name another file with --output"
+        raise SettingsMistake(f"--output: {str(output)!r} has several accounts, in {former['ACCOUNTS_FILE']}; {advice}")
     draft = _imported(options) if options.imported else Draft(dict(former))
     _set(draft, options.sets)
     asker.say(
@@ -145,6 +148,7 @@ def _set_up(asker: Asker, options: argparse.Namespace) -> int:
     if not options.imported:
         _ports(asker, draft)
     files = _write(asker, options, draft, output, former)
+    asker.say("")
     print(instructions(draft, files, sender=sender))
     return 0
 

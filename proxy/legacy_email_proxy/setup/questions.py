@@ -5,6 +5,7 @@ service again and again, and asks for each setting that is reported missing, in 
 from __future__ import annotations
 
 import difflib
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -116,7 +117,8 @@ def _provider(asker: Asker, given: Given, draft: Draft) -> str:
 
     former = draft.get("PROVIDER") or "generic"
     if given.provider is None:
-        asker.say("", f"Providers that are known: {', '.join(PROFILES)}", "(generic: any other; you name its servers)")
+        known = f"Providers that are known: {', '.join(PROFILES)} (any other; you name its servers)"
+        asker.say("", *textwrap.wrap(known, 78, break_on_hyphens=False, subsequent_indent="  "))
     default = former if asker.interactive or draft.values or given.smtp_host or given.imap_host else ""
     provider = asker.text("Which provider", "--provider", given=given.provider, default=default, wrong=wrong)
     if provider != former:
