@@ -31,12 +31,27 @@ def test_a_device_that_sends_and_reads(tmp_path: Path) -> None:
     assert ":1110:1110" in shown
 
 
+def test_a_listener_on_one_address(tmp_path: Path) -> None:
+    shown = text(Draft(SENDS | {"SMTP_BIND_ADDR": "127.0.0.1", "SMTP_BIND_PORT": "1587"}), tmp_path)
+    assert "(SMTP)   127.0.0.1, port 1587, " in shown
+    assert " -p 127.0.0.1:1587:1587 -e SMTP_BIND_ADDR=0.0.0.0 " in shown
+
+
 def test_what_podman_is_told_has_each_file(tmp_path: Path) -> None:
     lines = text(Draft(SENDS), tmp_path).splitlines()
     (secret,) = [shlex.split(line) for line in lines if "podman secret create" in line]
     file = str(tmp_path / "mail-proxy.password")
     assert secret[-2:] == ["mail-proxy.password", file]
     assert f"--secret mail-proxy.password,target={file}" in "\n".join(lines)
+
+
+def test_two_files_of_one_name(tmp_path: Path) -> None:
+    draft = Draft(
+        SENDS | {"BACKEND_SMTP_PASS": ""} | {"BACKEND_SMTP_PASS_FILE": "/a/x", "BACKEND_SMTP_CA_FILE": "/b/x"}
+    )
+    shown = text(draft, tmp_path)
+    assert "--secret x,target=/a/x " in shown
+    assert "--secret x-2,target=/b/x " in shown
 
 
 def test_the_program_takes_what_it_tells(tmp_path: Path) -> None:
@@ -55,7 +70,7 @@ def test_a_consent_and_what_was_left_out(tmp_path: Path) -> None:
 def test_in_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(told, "in_image", lambda: True)
     shown = text(Draft(SENDS), tmp_path)
-    assert "  podman secret create --replace mail-proxy.password ./mail-proxy.password\n" in shown
+    assert "  podman secret create mail-proxy.password ./mail-proxy.password\n" in shown
     assert "--env-file ./mail-proxy.env" in shown
     assert "set -a" not in shown
     assert "ADDRESS-OF-THIS-MACHINE" in shown

@@ -7,7 +7,7 @@ import shlex
 import shutil
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +21,7 @@ __all__ = ("in_image", "instructions", "obstacle")
 
 _IMAGE_STATE_DIR = "/var/lib/legacy-email-proxy"
 """Where the image has its volume."""
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 (compared, not bound)
 _OUTSIDE = ("192.0.2.1", 9)
 """An address for documentation (RFC 5737). Nothing is sent there."""
 
@@ -37,10 +38,10 @@ def _written(files: Sequence[NewFile]) -> Iterator[str]:
 
 def _device(draft: Draft, sender: str) -> Iterator[str]:
     settings = read(draft.environment())
-    address = own_address()
     yield "At the device:"
     if is_open(draft, RELAY):
         login = "no login" if settings["SMTP_AUTH"] == "off" else "any user, any password"
+        address = _address(draft, "SMTP")
         yield f"  mail server for sending (SMTP)   {address}, port {settings['SMTP_BIND_PORT']}, no encryption, {login}"
         shown = sender or mailbox(draft)
         if settings["SMTP_SENDER"]:
@@ -49,6 +50,7 @@ def _device(draft: Draft, sender: str) -> Iterator[str]:
             yield f"  its sender address               {shown}"
     if is_open(draft, MAILDROP):
         login = "any user, any password" if settings["POP3_LOGIN"] == "any" else "the user's own login"
+        address = _address(draft, "POP3")
         yield f"  mail server for reading (POP3)   {address}, port {settings['POP3_BIND_PORT']}, no encryption, {login}"
 
 
@@ -86,29 +88,35 @@ def _program() -> str:
 
 def _podman(draft: Draft, files: Sequence[NewFile]) -> Iterator[str]:
     settings = read(draft.environment())
-    mounted = {name: path for name, path in _named(draft).items() if Path(path).is_absolute()}
-    made = {each.path.name: str(each.path) for each in files[:-1]}
-    secrets = dict(made) | {Path(path).name: path for path in mounted.values()}
     here = in_image()
-    for name, path in secrets.items():
-        # What the container's user can read, whoever owns the file.
-        yield f"  podman secret create --replace {shlex.quote(name)} {shlex.quote(f'./{name}' if here else path)}"
-    given = "".join(f" --secret {shlex.quote(f'{name},target={path}')}" for name, path in secrets.items())
-    ports = [settings["SMTP_BIND_PORT"]] if is_open(draft, RELAY) else []
-    ports += [settings["POP3_BIND_PORT"]] if is_open(draft, MAILDROP) else []
-    published = "".join(f" -p {own_address()}:{port}:{port}" for port in ports)
+    secrets: dict[str, str] = {}
+    for path in dict.fromkeys([*(str(each.path) for each in files[:-1]), *_named(draft)]):
+        name = Path(path).name
+        while name in secrets:
+            name += "-2"
+        secrets[name] = path
+        # A secret can be read by the container's user, whoever owns the file.
+        shown = f"./{Path(path).name}" if here else path
+        yield f"  podman secret create {shlex.quote(name)} {shlex.quote(shown)}"
+    published = ""
+    for leg, prefix in ((RELAY, "SMTP"), (MAILDROP, "POP3")):
+        if is_open(draft, leg):
+            port, address = settings[f"{prefix}_BIND_PORT"], _address(draft, prefix)
+            published += f" -p {address}:{port}:{port}"
+            # Inside, the container has another address, and none of the machine's.
+            published += f" -e {prefix}_BIND_ADDR=0.0.0.0" if f"{prefix}_BIND_ADDR" in draft.values else ""
     env = f"./{files[-1].path.name}" if here else str(files[-1].path)
     yield "  podman run -d --name mail-proxy --restart=always --read-only --cap-drop all --cap-add NET_BIND_SERVICE \\"
     yield f"     {published} -v mail-proxy:{_IMAGE_STATE_DIR} \\"
-    yield f"      --env-file {shlex.quote(env)}{given} localhost/legacy-email-proxy"
+    for name, path in secrets.items():
+        yield f"      --secret {shlex.quote(f'{name},target={path}')} \\"
+    yield f"      --env-file {shlex.quote(env)} localhost/legacy-email-proxy"
 
 
-def _named(draft: Draft) -> Mapping[str, str]:
+def _named(draft: Draft) -> list[str]:
     """All files that are named by the settings, and have to be in the container too."""
-    named: dict[str, str] = {}
-    for values in (draft.values, *draft.accounts.values()):
-        named |= {name: path for name, path in values.items() if name.endswith("_FILE")}
-    return named
+    every = [pair for values in (draft.values, *draft.accounts.values()) for pair in values.items()]
+    return [path for name, path in every if name.endswith("_FILE") and Path(path).is_absolute()]
 
 
 def _left_out(draft: Draft) -> Iterator[str]:
@@ -121,6 +129,12 @@ def _left_out(draft: Draft) -> Iterator[str]:
 def in_image() -> bool:
     """Whether this runs in the project's image, where paths and ports are not those of the machine."""
     return in_container() and os.environ.get("STATE_DIR") == _IMAGE_STATE_DIR
+
+
+def _address(draft: Draft, prefix: str) -> str:
+    """Where a device finds the leg: the address that the settings name, or this machine's."""
+    addresses = read(draft.environment())[f"{prefix}_BIND_ADDR"]
+    return next((each for each in addresses if each not in _EVERYWHERE), "") or own_address()
 
 
 def own_address() -> str:
