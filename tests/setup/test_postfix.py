@@ -99,7 +99,7 @@ def test_parameters(relayhost: str, more: str, expected: dict[str, str], tmp_pat
         ("message_size_limit = 0", "message_size_limit = 0, no limit"),
         ("smtp_tls_CApath = /etc/own", "smtp_tls_CApath = /etc/own"),
         ("relayhost = [other.example]", "the login: no entry for [other.example] was found"),
-        ("a = $a", "master.cf"),
+        ("a = $a$b$a\nb = $a$a", "master.cf"),
     ],
 )
 def test_what_is_not_taken_over_is_told(more: str, words: str, tmp_path: Path) -> None:

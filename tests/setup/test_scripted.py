@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from anyio.to_thread import run_sync
 
+from fakes.smtp import FakeSMTPServer
 from graph.test_journey import account as graph_account
 from interop.proxy import running
 from legacy_email_proxy import cli
@@ -168,3 +169,14 @@ def test_what_is_missing_or_wrong_is_told_by_the_option(
     assert cli.main(["setup", *arguments]) == 2
     assert capsys.readouterr().err.startswith(f"legacy-email-proxy: {line}")
     assert left_over(tmp_path) == set()
+
+
+async def test_a_server_without_tls_has_to_be_told(tmp_path: Path) -> None:
+    """It is not found by trying: a password must not go into the clear because a port was mistyped."""
+    async with FakeSMTPServer(encryption="none") as server:
+        arguments = ["--smtp-host", f"localhost:{server.port}", "--login", "none"]
+        assert (await run_sync(lambda: set_up(tmp_path, *arguments))).returncode == 1
+        told = [*arguments, "--set", "BACKEND_SMTP_USE_SSL=false"]
+        done = await run_sync(lambda: set_up(tmp_path, *told))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "warning  relay smtps: reached localhost port" in done.stdout

@@ -82,12 +82,12 @@ class _Reading:
         self._raw = {"config_directory": str(path.parent), **raw}
         self.left_out: list[str] = []
 
-    def value(self, name: str, depth: int = 0) -> str:
-        """A parameter with the others that it refers to put in."""
-        if depth > 10:
+    def value(self, name: str, around: frozenset[str] = frozenset()) -> str:
+        """A parameter with the others that it refers to put in; one that refers to itself is empty."""
+        if name in around:
             return ""
         return _REFERENCE.sub(
-            lambda found: self.value(found[1] or found[2] or found[3], depth + 1), self._raw.get(name, "")
+            lambda found: self.value(found[1] or found[2] or found[3], around | {name}), self._raw.get(name, "")
         )
 
     def flag(self, name: str) -> bool:

@@ -191,6 +191,10 @@ def _server(asker: Asker, given: Given, draft: Draft, leg: Leg) -> None:
         answer = asker.text(question, option, given=named, default=former, wrong=_no_host)
         host, port = _host_and_port(answer)
         draft.put(host_variable, host)
+        if f"{leg.prefix}_USE_SSL" in draft.set_by_hand:
+            # Somebody knows that there is no TLS, or which kind.
+            draft.put(port_variable, str(port or leg.starttls_ports[-1]))
+            return
         if way := _way(asker, given, draft, leg, host, port):
             draft.drop(port_variable, f"{leg.prefix}_USE_SSL", leg.starttls)
             draft.put(port_variable, str(way.port))

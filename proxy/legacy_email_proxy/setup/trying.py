@@ -13,7 +13,7 @@ from typing import cast
 import anyio
 
 from ..build import compose, credentials
-from ..contracts import Authorizable, Client, Failure, Finding, Level, Refused, SettingsMistake
+from ..contracts import Authorizable, Client, Failure, Finding, Level, Refused, Relay, SettingsMistake
 from ..settings import Leg
 from .draft import Draft
 
@@ -134,23 +134,32 @@ async def awaiting_consent(environ: Mapping[str, str]) -> dict[str, Authorizable
     return found
 
 
-async def refused_sender(environ: Mapping[str, str], sender: str, recipient: str) -> str:
-    """What the provider says against mail from ``sender``; ``""`` if it says nothing before it has the message."""
+async def refused_sender(environ: Mapping[str, str], sender: str, own: str) -> str:
+    """What the provider says against mail from ``sender`` that it does not say against mail from ``own``.
+
+    ``""``: nothing, before it has the message.
+    """
     composition = await anyio.to_thread.run_sync(compose, {**environ, "MAILDROP_PLUGIN": "none"})
     relay = composition.relay
     assert relay is not None  # noqa: S101 (for the type checker)
-    client = Client("127.0.0.1", "setup")
     try:
-        with anyio.fail_after(_TRANSACTION_SECONDS):
-            async with relay.transaction(client, sender, {}) as transaction:
-                await transaction.add_recipient(recipient, {})
-    except Refused as refused:
-        return refused.detail
-    except (Failure, TimeoutError):
-        # No verdict on the sender.
-        return ""
+        said = await _refusal(relay, sender, own)
+        return said if said and not await _refusal(relay, own, own) else ""
     finally:
         await relay.aclose()
         for one in composition.credentials:
             await one.aclose()
+
+
+async def _refusal(relay: Relay, sender: str, recipient: str) -> str:
+    """Why a message with this envelope is refused for good; the transaction ends before there is one."""
+    try:
+        with anyio.fail_after(_TRANSACTION_SECONDS):
+            async with relay.transaction(Client("127.0.0.1", "setup"), sender, {}) as transaction:
+                await transaction.add_recipient(recipient, {})
+    except Refused as refused:
+        return refused.detail if refused.permanent else ""
+    except (Failure, TimeoutError):
+        # No verdict on the sender.
+        return ""
     return ""
