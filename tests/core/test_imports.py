@@ -65,6 +65,7 @@ MAY_IMPORT = {
         *("relays", "pop3", "smtp", "signals"),
     },
     "demo": {"contracts"},
+    "setup": {"contracts", "settings", "build"},
 }
 TOP = {"", "__main__", "cli", "commands"}
 

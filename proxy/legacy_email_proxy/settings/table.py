@@ -166,7 +166,7 @@ _OAUTH2 = (
     Setting("OAUTH2_AUTHORIZATION_URL", "text", None, "Authorization endpoint, instead of the provider's."),
     Setting("OAUTH2_REDIRECT_URL", "text", "http://localhost", "Where the browser is sent after the consent; it has to be registered with the application."),
     Setting("OAUTH2_REFRESH_TOKEN", "secret", None, "A refresh token that you have already. Once the provider has replaced it, the stored one is used, until you change this."),
-    Setting("OAUTH2_STORE_KEY", "secret", None, "Passphrase with which the tokens in `STATE_DIR` are encrypted; a long random one, best given as `OAUTH2_STORE_KEY_FILE`."),
+    Setting("OAUTH2_STORE_KEY", "secret", None, "Passphrase with which the tokens in `STATE_DIR`, or in the database of `STATE_URL`, are encrypted; a long random one, best given as `OAUTH2_STORE_KEY_FILE`."),
     Setting("OAUTH2_CA_FILE", "path", None, "PEM file with the CAs to trust for those addresses instead of the system's."),
 )  # fmt: skip
 
