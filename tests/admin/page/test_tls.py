@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -88,3 +89,80 @@ async def test_the_loopback_speaks_plain_http(tmp_path: Path) -> None:
         answer, _ = await asked(port, None)
         assert answer.startswith("HTTP/1.1 200 ")
         assert "; Secure" not in answer
+
+
+async def test_clients_that_never_finish_a_handshake_are_sent_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "is_loopback", lambda _: False)
+    monkeypatch.setattr(http, "MOST_CONNECTIONS", 5)
+    ca = await asyncio.to_thread(trustme.CA)
+    context = ssl.create_default_context()
+    ca.configure_trust(context)
+    async with serving(await asyncio.to_thread(secured, tmp_path, ca)) as (_, port):
+        crowd = [await asyncio.open_connection("127.0.0.1", port) for _ in range(6)]
+        reading = [asyncio.create_task(reader.read()) for reader, _ in crowd]
+        # The sixth is one too many, at once.
+        done, left = await asyncio.wait(reading, timeout=50, return_when=asyncio.FIRST_COMPLETED)
+        assert len(done) == 1
+        for _, writer in crowd:
+            writer.close()
+        await asyncio.gather(*done, *left, return_exceptions=True)
+        while True:
+            try:
+                answer, _ = await asked(port, context)
+                break
+            except OSError:
+                continue  # the server has not seen yet that they left
+        assert answer.startswith("HTTP/1.1 200 ")
+
+
+async def test_a_handshake_has_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "is_loopback", lambda _: False)
+    monkeypatch.setattr(http, "_HANDSHAKE_SECONDS", 0.1)
+    ca = await asyncio.to_thread(trustme.CA)
+    async with serving(await asyncio.to_thread(secured, tmp_path, ca)) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def test_plain_http_to_an_address_with_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "is_loopback", lambda _: False)
+    ca = await asyncio.to_thread(trustme.CA)
+    async with serving(await asyncio.to_thread(secured, tmp_path, ca)) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        with contextlib.suppress(ConnectionResetError):
+            assert not (await reader.read()).startswith(b"HTTP/1.1 2")
+        writer.close()
+
+
+async def test_a_request_that_comes_with_the_end_of_the_handshake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "is_loopback", lambda _: False)
+    ca = await asyncio.to_thread(trustme.CA)
+    context = ssl.create_default_context()
+    ca.configure_trust(context)
+    async with serving(await asyncio.to_thread(secured, tmp_path, ca)) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = context.wrap_bio(incoming, outgoing, server_hostname=NAMES[0])
+        while True:
+            try:
+                client.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                writer.write(outgoing.read())
+                incoming.write(await reader.read(65536))
+        client.write(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        writer.write(outgoing.read())
+        answer = b""
+        while b"ok" not in answer:
+            incoming.write(await reader.read(65536))
+            with contextlib.suppress(ssl.SSLWantReadError):
+                answer += client.read(65536)
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 200 ")

@@ -38,7 +38,6 @@ TEXTS = {
     "verdict.refusals": "Other refusals",
     "verdict.read": "Mail that was read",
     "message.title": "Message of {sender}",
-    "message.title_other": "{state}",
     "message.null": "<> (a notification)",
     "message.facts": "What is known",
     "message.back": "All messages",
