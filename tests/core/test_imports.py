@@ -65,6 +65,7 @@ MAY_IMPORT = {
         *("relays", "pop3", "smtp", "signals"),
     },
     "demo": {"contracts"},
+    "setup": {"contracts", "settings", "build"},
 }
 PAGE = {f"legacy_email_proxy.admin.page.{path.stem}" for path in (CORE / "admin" / "page").glob("*.py")}
 TOP = {"", "__main__", "cli", "commands"}

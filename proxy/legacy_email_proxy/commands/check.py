@@ -24,7 +24,7 @@ from ..replies import printable
 from .report import Report
 from .trial import Trial, send
 
-__all__ = ("add_arguments", "run")
+__all__ = ("add_arguments", "doubt", "probe", "run")
 
 _ANSWER_SECONDS = 10.0
 """How long the service that is running may take to say what it knows."""
@@ -94,8 +94,7 @@ async def _check(options: argparse.Namespace, report: Report) -> int:
     if options.client is not None and options.send is None:
         return _choices(composition, options, report)
     report.add("settings", Finding(Level.GOOD, "no mistake found"))
-    for account, finding in doubtful(composition):
-        report.add("settings", finding, account=account)
+    doubt(composition, report, os.environ)
     status = 1
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with anyio.create_task_group() as group:
@@ -110,7 +109,7 @@ async def _check(options: argparse.Namespace, report: Report) -> int:
                     _leave(_ended_by(await anext(signals)))
 
                 group.start_soon(stop)
-                await _probe(composition, report)
+                await probe(composition, report)
                 await _troubles(composition, report)
                 if options.send is not None:
                     await _send(options, report)
@@ -132,6 +131,12 @@ def _leave(status: int) -> NoReturn:
     os._exit(status)
 
 
+def doubt(composition: Composition, report: Report, environ: Mapping[str, str]) -> None:
+    """Warn of settings that can be read but look wrong."""
+    for account, finding in doubtful(composition, environ):
+        report.add("settings", finding, account=account)
+
+
 async def _waiting(account: Account) -> list[Finding]:
     """How many messages wait in the queue that a running service has open. A relay's probe can't open it then."""
     assert account.queue is not None  # noqa: S101 (for the type checker)
@@ -149,7 +154,7 @@ async def _waiting(account: Account) -> list[Finding]:
     return [Finding(Level.GOOD, text)]
 
 
-async def _probe(composition: Composition, report: Report) -> None:
+async def probe(composition: Composition, report: Report) -> None:
     """Try everything, one after the other."""
     for account in composition.accounts:
         if account.queue is not None:
