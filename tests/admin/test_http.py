@@ -79,7 +79,7 @@ async def test_without_a_password(tmp_path: Path) -> None:
         status, body = await served.get("/metrics")
         assert status == 200
         assert "\nlegacy_email_proxy_build_info{" in body
-        assert (await served.get("/"))[0] == 404
+        assert (await served.get("/nothing"))[0] == 404
         assert (await served.get("/readyz", method="POST"))[0] == 405
         assert (await served.get("/readyz", method="HEAD")) == (200, "")
 
