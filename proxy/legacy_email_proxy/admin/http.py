@@ -13,7 +13,7 @@ import binascii
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -68,13 +68,14 @@ class AdminServer:
         troubles: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
         advice: Mapping[str, str] | None = None,
         listening: Mapping[str, Sequence[tuple[str, int]]] | None = None,
+        reload: Callable[[], Awaitable[Sequence[str]]] | None = None,
     ) -> None:
         self._current = current
         self._readiness = readiness
         self._metrics = Metrics(outcomes)
         self._password = AdminPassword(current)
-        sources = Sources(current, readiness, troubles, advice or {}, listening or {})
-        self._page = Page(sources, self._password, self._lasts)
+        self._sources = Sources(current, readiness, outcomes, troubles, advice or {}, listening or {}, reload)
+        self._page = Page(self._sources, self._password, self._lasts)
         self._measuring = Measuring(lambda: current.composition)
         self._servers: list[_Server] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -82,7 +83,12 @@ class AdminServer:
     @property
     def app(self) -> Starlette:
         """The ASGI application."""
-        paths = {"/livez": self._livez, "/readyz": self._readyz, "/metrics": self._exposed}
+        paths = {
+            "/livez": self._livez,
+            "/readyz": self._readyz,
+            "/readyz/service": self._serves,
+            "/metrics": self._exposed,
+        }
         routes = [*(Route(path, endpoint) for path, endpoint in paths.items()), *self._page.routes]
         return Starlette(routes=routes, exception_handlers={HTTPException: self._page.failed})
 
@@ -135,6 +141,7 @@ class AdminServer:
         for server in self._servers:
             server.should_exit = True
         await asyncio.gather(*self._tasks)
+        await self._sources.sign_ins.aclose()
         await self._measuring.aclose()
         self._metrics.close()
 
@@ -155,6 +162,12 @@ class AdminServer:
         if "application/json" in request.headers.get("accept", ""):
             return JSONResponse(report.plain(), status)
         return PlainTextResponse("".join(f"{line}\n" for line in report.lines()), status)
+
+    async def _serves(self, request: Request) -> Response:
+        """For a balancer: a backend that is away is the same behind every proxy, and no reason to send nobody."""
+        if self._readiness.stopping:
+            return PlainTextResponse("stopping\n", 503)
+        return PlainTextResponse("ok\n")
 
     async def _exposed(self, request: Request) -> Response:
         settings = self._current.composition.settings

@@ -188,9 +188,9 @@ class Writing:
     def _done_by_operator(self, event: Event) -> None:
         facts = event.facts
         entry = self._find(facts, text(facts.get("message")))
-        if entry is None:
-            return
         action = str(facts.get("action"))
+        if entry is None or action == "export":
+            return
         state, settled = self._connection.execute(
             "SELECT state, settled FROM entries WHERE id = ?", (entry,)
         ).fetchone()

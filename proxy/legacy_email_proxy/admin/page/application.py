@@ -11,13 +11,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..password import AdminPassword
-from . import devices, messages, overview, signing_in
+from . import accounts, devices, messages, overview, settings, signing_in, spool
 from .site import Site
 from .sources import Sources
 
 __all__ = ("SECTIONS", "Page")
 
-SECTIONS = (overview, devices, messages)
+SECTIONS = (overview, devices, messages, spool, accounts, settings)
 """In the order of the navigation."""
 
 _STATIC = Path(__file__).parent / "static"

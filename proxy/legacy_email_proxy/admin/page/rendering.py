@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from .texts import text
 
-__all__ = ("Templates", "utc")
+__all__ = ("Templates", "utc", "visible")
 
 _FOLDER = Path(__file__).parent / "templates"
 
@@ -31,6 +31,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.globals["t"] = text
     environment.filters.update(when=when, short=short, size=size, span=span, number=number, code=code)
+    environment.filters["visible"] = visible
     return environment
 
 
@@ -68,6 +69,14 @@ def when(moment: float) -> Markup:
     return Markup('<time datetime="{}">{}</time>').format(
         at.strftime("%Y-%m-%dT%H:%M:%SZ"), at.strftime("%Y-%m-%d %H:%M:%S UTC")
     )
+
+
+def visible(given: str, limit: int = 320) -> str:
+    """Text from outside in one line, cut at ``limit``: a character that can not be seen, or that turns the direction of
+    writing, would make it look like something else.
+    """
+    shown = "".join(each if each.isprintable() else "\ufffd" for each in given)
+    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
 
 
 def short(moment: float, unit: str) -> str:

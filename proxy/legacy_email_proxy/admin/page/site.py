@@ -125,7 +125,7 @@ class Site:
         query = f"?{urlencode({key: str(value) for key, value in values.items()})}" if values else ""
         return RedirectResponse(f"{_root(request)}{target}{query}", 303)
 
-    def stream(self, request: Request, pieces: AsyncGenerator[str, None], media_type: str) -> Response:
+    def stream(self, request: Request, pieces: AsyncGenerator[str | bytes, None], media_type: str) -> Response:
         """An answer that comes bit by bit. It ends when the reader leaves."""
         self._streaming(request)
         # Otherwise nginx would collect it until it is over.
@@ -213,10 +213,12 @@ class Site:
         return self.render(request, "error.html", status, error=key, status_code=status)
 
 
-async def _until(closing: asyncio.Event, pieces: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+async def _until(
+    closing: asyncio.Event, pieces: AsyncGenerator[str | bytes, None]
+) -> AsyncGenerator[str | bytes, None]:
     """The pieces, as long as the service does not stop."""
     stop = asyncio.ensure_future(closing.wait())
-    coming: asyncio.Future[str] | None = None
+    coming: asyncio.Future[str | bytes] | None = None
     try:
         while True:
             coming = asyncio.ensure_future(anext(pieces))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +12,9 @@ from ...build import Composition
 from ...history.database import FILE_NAME, TooNew, open_to_read
 from ...reloading import Current
 from ..disk import Disk
+from ..outcomes import Outcomes
 from ..readiness import Readiness
+from ..sign_ins import SignIns
 
 __all__ = ("NoHistory", "Sources")
 
@@ -31,14 +33,18 @@ class NoHistory(Exception):
 class Sources:
     """``troubles`` gives what is wrong now as JSON could hold it; ``advice`` what to do, by the condition's key.
 
-    ``listening`` has where each listener really listens, by its name in the settings (``SMTP``, ``POP3S``).
+    ``listening`` has where each listener really listens, by its name in the settings (``SMTP``, ``POP3S``). ``reload``
+    reads the settings anew and returns the mistakes.
     """
 
     current: Current
     readiness: Readiness
+    outcomes: Outcomes
     troubles: Callable[[], Sequence[Mapping[str, Any]]] = tuple
     advice: Mapping[str, str] = field(default_factory=dict)
     listening: Mapping[str, Sequence[tuple[str, int]]] = field(default_factory=dict)
+    reload: Callable[[], Awaitable[Sequence[str]]] | None = None
+    sign_ins: SignIns = field(default_factory=SignIns)
     _disk: Disk = field(default_factory=Disk)
 
     @property

@@ -1,6 +1,8 @@
 // All of the page works without this. It shows times in the reader's zone, and what comes line by line while it comes.
 "use strict";
 
+const before = document.querySelector("main").innerHTML;
+
 for (const each of document.querySelectorAll("time[datetime]")) {
   const at = new Date(each.dateTime);
   if (!isNaN(at)) {
@@ -50,4 +52,17 @@ for (const all of document.querySelectorAll("[data-all]")) {
   const boxes = () => document.querySelectorAll(`input[name="${all.dataset.all}"]`);
   all.closest("[hidden]")?.removeAttribute("hidden");
   all.addEventListener("change", () => boxes().forEach((box) => { box.checked = all.checked; }));
+}
+
+// <div data-look="3" data-but="id">: looks every so many seconds whether the page would say something else now, and then
+// loads it; not while something is typed into the field with that id.
+for (const each of document.querySelectorAll("[data-look]")) {
+  const look = async () => {
+    if (document.getElementById(each.dataset.but)?.value) return;
+    const answer = await fetch(location.href).catch(() => null);
+    if (!answer || !answer.ok) return;
+    const now = new DOMParser().parseFromString(await answer.text(), "text/html");
+    if (now.querySelector("main").innerHTML !== before) location.reload();
+  };
+  setInterval(look, each.dataset.look * 1000);
 }

@@ -6,14 +6,17 @@ is taken for 1, where there is one. Each section has a module of its own here.
 
 from __future__ import annotations
 
+from .accounts import TEXTS as ACCOUNTS
 from .common import TEXTS as COMMON
 from .devices import TEXTS as DEVICES
 from .messages import TEXTS as MESSAGES
 from .overview import TEXTS as OVERVIEW
+from .settings import TEXTS as SETTINGS
+from .spool import TEXTS as SPOOL
 
 __all__ = ("text",)
 
-_TEXTS: dict[str, str] = {**COMMON, **OVERVIEW, **DEVICES, **MESSAGES}
+_TEXTS: dict[str, str] = {**COMMON, **OVERVIEW, **DEVICES, **MESSAGES, **SPOOL, **ACCOUNTS, **SETTINGS}
 
 
 class _Catalogue:
