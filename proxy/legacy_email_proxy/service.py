@@ -270,9 +270,14 @@ async def _running(
             )
             ending.push_async_callback(control.aclose)
             await control.start()
-        # Before the listeners close, so that nobody is sent here any more.
-        ending.callback(setattr, readiness, "stopping", True)
+        ending.push_async_callback(_leave_the_balancer, readiness, settings["DRAIN_DELAY_SECONDS"])
         yield reload
+
+
+async def _leave_the_balancer(readiness: Readiness, seconds: float) -> None:
+    """Say that we are stopping before the listeners close, and serve who is still sent here, until that is seen."""
+    readiness.stopping = True
+    await anyio.sleep(seconds)
 
 
 async def _drain(legs: Sequence[POP3Server | SMTPServer], seconds: float) -> None:
@@ -330,6 +335,7 @@ def _pop3(current: Current, most: int, on_admitted: Callable[[Address], None]) -
         Admission.from_settings(settings, on_admitted, most=most),
         POP3Options.from_settings(settings, f"Legacy-Email-Proxy-{__version__}", stls=tls is not None),
         tls,
+        current.composition.shared,
     )
 
 

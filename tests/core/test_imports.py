@@ -39,7 +39,8 @@ MAY_IMPORT = {
     "descriptors": set(),
     "heaps": set(),
     "signals": set(),
-    "listeners": {"contracts", "log"},
+    "proxy_protocol": {"log"},
+    "listeners": {"contracts", "log", "access", "proxy_protocol"},
     "tls": {"contracts"},
     "sasl": {"contracts"},
     "settings": {"contracts"},
@@ -65,6 +66,7 @@ MAY_IMPORT = {
         *("relays", "pop3", "smtp", "signals"),
     },
     "demo": {"contracts"},
+    "setup": {"contracts", "settings", "build"},
 }
 PAGE = {f"legacy_email_proxy.admin.page.{path.stem}" for path in (CORE / "admin" / "page").glob("*.py")}
 TOP = {"", "__main__", "cli", "commands"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,9 +59,9 @@ def trials(accounts: Iterable[Account], filters: Mapping[str, Filter] | None = N
         yield Trial("", "filter", name, one)
 
 
-def doubtful(composition: Composition) -> Iterator[tuple[str, Finding]]:
+def doubtful(composition: Composition, environ: Mapping[str, str]) -> Iterator[tuple[str, Finding]]:
     """Settings that can be read but look wrong, each with the account's name."""
-    for variable, meant in unknown_variables(os.environ, composition.settings.declared):
+    for variable, meant in unknown_variables(environ, composition.settings.declared):
         yield "", Finding(Level.WARNING, f"{variable} is not a setting", f"did you mean {meant}?")
     for account in composition.accounts:
         for doubt in doubts(account.settings):

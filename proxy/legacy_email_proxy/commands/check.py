@@ -19,12 +19,12 @@ from ..admin.checking import PROBE_SECONDS, doubtful, trials
 from ..admin.queues import answered_by_service
 from ..admin.socket import NOBODY_THERE, ask
 from ..build import Account, Composition, compose
-from ..contracts import Credentials, Failure, Finding, Level, SettingsMistake
+from ..contracts import Credentials, Failure, Finding, Level, SettingsMistake, SharedState
 from ..replies import printable
 from .report import Report
 from .trial import Trial, send
 
-__all__ = ("add_arguments", "run")
+__all__ = ("add_arguments", "doubt", "probe", "run")
 
 _ANSWER_SECONDS = 10.0
 """How long the service that is running may take to say what it knows."""
@@ -94,8 +94,7 @@ async def _check(options: argparse.Namespace, report: Report) -> int:
     if options.client is not None and options.send is None:
         return _choices(composition, options, report)
     report.add("settings", Finding(Level.GOOD, "no mistake found"))
-    for account, finding in doubtful(composition):
-        report.add("settings", finding, account=account)
+    doubt(composition, report, os.environ)
     status = 1
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with anyio.create_task_group() as group:
@@ -110,7 +109,7 @@ async def _check(options: argparse.Namespace, report: Report) -> int:
                     _leave(_ended_by(await anext(signals)))
 
                 group.start_soon(stop)
-                await _probe(composition, report)
+                await probe(composition, report)
                 await _troubles(composition, report)
                 if options.send is not None:
                     await _send(options, report)
@@ -132,6 +131,12 @@ def _leave(status: int) -> NoReturn:
     os._exit(status)
 
 
+def doubt(composition: Composition, report: Report, environ: Mapping[str, str]) -> None:
+    """Warn of settings that can be read but look wrong."""
+    for account, finding in doubtful(composition, environ):
+        report.add("settings", finding, account=account)
+
+
 async def _waiting(account: Account) -> list[Finding]:
     """How many messages wait in the queue that a running service has open. A relay's probe can't open it then."""
     assert account.queue is not None  # noqa: S101 (for the type checker)
@@ -149,17 +154,28 @@ async def _waiting(account: Account) -> list[Finding]:
     return [Finding(Level.GOOD, text)]
 
 
-async def _probe(composition: Composition, report: Report) -> None:
+async def probe(composition: Composition, report: Report) -> None:
     """Try everything, one after the other."""
     for account in composition.accounts:
         if account.queue is not None:
             for finding in await _waiting(account):
                 report.add("relay", finding, account=account.name, plugin=account.settings["RELAY_PLUGIN"])
+    if composition.shared is not None:
+        async with report.waiting("trying shared state"):
+            report.add("shared state", await _shared(composition.shared), plugin="postgresql")
     for trial in trials(composition.accounts, composition.filters):
         async with report.waiting(f"trying {trial.label}"):
             found = await trial.findings(close=True)
         for finding in found:
             report.add(trial.leg, finding, account=trial.account, plugin=trial.plugin)
+
+
+async def _shared(state: SharedState) -> Finding:
+    try:
+        await state.change("check", "", lambda octets: octets)
+    except Failure as failure:
+        return Finding(Level.BAD, failure.detail, f"look at {failure.look_at}")
+    return Finding(Level.GOOD, "the database that all proxies share takes changes")
 
 
 async def _troubles(composition: Composition, report: Report) -> None:

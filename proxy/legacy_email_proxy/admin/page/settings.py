@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -113,7 +114,7 @@ def _tried() -> tuple[Sequence[str], Composition | None]:
 
 
 def _doubts(composition: Composition) -> list[tuple[str, Finding]]:
-    return list(doubtful(composition))
+    return list(doubtful(composition, os.environ))
 
 
 async def _close(composition: Composition) -> None:
