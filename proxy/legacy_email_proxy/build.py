@@ -23,6 +23,7 @@ from .accounts.rules import Leg, Rule, effective
 from .accounts.settings import inherited, overlay
 from .accounts.users import Users
 from .contracts import Credentials, Filter, Maildrop, Queue, Relay, Setting, SettingsMistake
+from .event_loop import event_loop_mistakes
 from .guessing import LimitedMaildrop, LoginLimit
 from .plugins import Common, PluginContext
 from .relays.allow_list import AllowListFilter
@@ -301,7 +302,7 @@ def compose(environ: Mapping[str, str] | None = None, former: Composition | None
             for address in settings["ADMIN_BIND_ADDR"] if not is_loopback(address)
         ]  # fmt: skip
     sends = any(Leg.SMTP in chosen.legs for chosen in choice.accounts or (choice.process,))
-    mistakes += alert_mistakes(settings, sends=sends)
+    mistakes += [*alert_mistakes(settings, sends=sends), *event_loop_mistakes(settings)]
     tls = None
     try:
         tls = server_context(settings)
@@ -414,10 +415,7 @@ def _routed(composition: Composition, file: AccountsFile, recent: RecentLogins) 
 
 
 def credentials(environ: Mapping[str, str]) -> dict[str, Mapping[str, Credentials]]:
-    """Account → its credentials by name, constructed without the legs; ``""`` without an accounts file.
-
-    Raises :class:`SettingsMistake`.
-    """
+    """Account → its credentials by name, constructed without the legs. Raises :class:`SettingsMistake`."""
     choice = choose(environ)
     mistakes = list(choice.mistakes)
     found: dict[str, Mapping[str, Credentials]] = {}

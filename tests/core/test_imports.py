@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "log": {"contracts", "replies", "log_writer"},
     "log_writer": set(),
     "descriptors": set(),
+    "event_loop": set(),
     "heaps": set(),
     "signals": set(),
     "listeners": {"contracts", "log"},
@@ -52,7 +53,7 @@ MAY_IMPORT = {
     "pop3": {"contracts", "replies", "advice", "log", "access", "tls", "sasl", "listeners"},
     "smtp": {"contracts", "replies", "advice", "log", "access", "tls", "sasl", "listeners"},
     "accounts": {"contracts", "replies", "log", "access", "settings", "relays", "smtp", "guessing"},
-    "build": {"contracts", "access", "plugins", "settings", "tls", "accounts", "relays", "guessing"},
+    "build": {"contracts", "access", "event_loop", "plugins", "settings", "tls", "accounts", "relays", "guessing"},
     "reloading": {"contracts", "build"},
     "admin": {"contracts", "log", "access", "replies", "guessing", "settings", "build", "relays", "reloading"},
     "alerts": {

@@ -68,6 +68,7 @@ _CORE = (
     Setting("ALERT_MAIL_TO", "list", None, "Addresses to which alerts are mailed, through the first account that takes them."),
     Setting("ALERT_COMMAND", "text", None, "Command, without a shell, that is run for each alert; the text is on its standard input."),
     Setting("HISTORY_DAYS", "integer", "14", "How long the [history](history.md) of messages, refusals and POP3 sessions is kept; 0: none.", minimum=0, maximum=3650),
+    Setting("EVENT_LOOP", "text", "auto", "What runs the service: `asyncio`, or `uvloop`, which needs less CPU and is there with `pip install 'legacy-email-proxy[fast]'` and in the image; `auto` takes it where it is installed.", choices=("auto", "asyncio", "uvloop")),
     Setting("LOG_LEVEL", "text", "info", "How much is logged to standard error.", choices=("debug", "info", "warning", "error")),
     Setting("LOG_FORMAT", "text", "text", "`text` for people, `json` for machines.", choices=("text", "json")),
 )  # fmt: skip
