@@ -11,7 +11,6 @@ import functools
 import itertools
 import json
 import logging
-import logging.config
 import re
 import secrets
 import time
@@ -276,23 +275,16 @@ def _set_level() -> None:
 
 def configure(level: str, form: str) -> None:
     """Send all logging to standard error. Libraries log from warning on, or everything where the level is ``debug``."""
-    libraries = "DEBUG" if level == "debug" else "WARNING"
-    logging.config.dictConfig(
-        {
-            "version": 1,
-            "disable_existing_loggers": False,
-            "formatters": {
-                "text": {"()": KeyValueFormatter},
-                "json": {"()": "legacy_email_proxy.log.json_formatter"},
-            },
-            "handlers": {"stderr": {"()": Writer, "formatter": form, "level": level.upper()}},
-            "loggers": {
-                # aiosmtpd logs every command at info and content lines at debug: our own lines say it better.
-                "mail.log": {"level": "WARNING"},
-            },
-            "root": {"level": libraries, "handlers": ["stderr"]},
-        }
-    )
+    writer = Writer()
+    writer.setLevel(level.upper())
+    writer.setFormatter(KeyValueFormatter() if form == "text" else json_formatter())
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        root.removeHandler(handler)
+    root.addHandler(writer)
+    root.setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+    # aiosmtpd logs every command at info and content lines at debug: our own lines say it better.
+    logging.getLogger("mail.log").setLevel(logging.WARNING)
     _set_level()
 
 

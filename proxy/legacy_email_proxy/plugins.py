@@ -233,6 +233,9 @@ SHA-1, or only the last ones, without forward secrecy. Python's own choice depen
 would reach a server and another would not."""
 
 
+_MAIL_CA_FILES = frozenset({"BACKEND_IMAP_CA_FILE", "BACKEND_SMTP_CA_FILE"})
+
+
 class Common:
     """What the contexts of all accounts share: each plugin is looked up and loaded once, each CA file is read once.
 
@@ -263,12 +266,13 @@ class Common:
     def tls(self, variable: str, ca_file: Path | None) -> ssl.SSLContext:
         """See :meth:`PluginContext.tls`.
 
-        Contexts of two variables stay apart although they trust the same CAs: an HTTP client sets its protocol (ALPN)
-        in the context, and a mail server may refuse who offers that.
+        Both mail backends share a context. That of another variable stays apart although it trusts the same CAs: an
+        HTTP client sets its protocol (ALPN) in the context, and a mail server may refuse who offers that.
         """
-        if (variable, ca_file) not in self._tls:
-            self._tls[variable, ca_file] = _verifying(variable, ca_file)
-        return self._tls[variable, ca_file]
+        key = "mail" if variable in _MAIL_CA_FILES else variable, ca_file
+        if key not in self._tls:
+            self._tls[key] = _verifying(variable, ca_file)
+        return self._tls[key]
 
 
 def _verifying(variable: str, ca_file: Path | None) -> ssl.SSLContext:

@@ -454,15 +454,15 @@ def test_what_many_accounts_have_in_common_is_read_once(tmp_path: Path, monkeypa
     (tmp_path / "accounts.toml").write_text("\n".join([*(f"{each}\n{password}" for each in accounts), *rules]))
     environ = {**ENVIRON, "POP3_LOGIN": "any", "ACCOUNTS_FILE": str(tmp_path / "accounts.toml")}
     composition = compose(environ)
-    assert sorted(asked) == ["CAs", "CAs", plugins.CREDENTIALS, plugins.MAILDROP, plugins.RELAY]
+    assert sorted(asked) == ["CAs", plugins.CREDENTIALS, plugins.MAILDROP, plugins.RELAY]
     # A reload sees new files and new plugins.
     compose(environ, composition)
-    assert len(asked) == 10
+    assert len(asked) == 8
 
 
 def test_mail_servers_are_not_offered_what_an_http_client_sets() -> None:
     """It sets ALPN in the context that it is given, and some mail servers refuse who offers that."""
-    settings = {"BACKEND_SMTP_CA_FILE": None, "OAUTH2_CA_FILE": None}
+    settings = {"BACKEND_IMAP_CA_FILE": None, "BACKEND_SMTP_CA_FILE": None, "OAUTH2_CA_FILE": None}
     given = PluginContext("relay.smtps", settings)
-    assert given.tls("BACKEND_SMTP_CA_FILE") is given.of(plugins.CREDENTIALS, "x").tls("BACKEND_SMTP_CA_FILE")
+    assert given.tls("BACKEND_SMTP_CA_FILE") is given.of(plugins.MAILDROP, "x").tls("BACKEND_IMAP_CA_FILE")
     assert given.tls("BACKEND_SMTP_CA_FILE") is not given.tls("OAUTH2_CA_FILE")
