@@ -55,7 +55,9 @@ MAY_IMPORT = {
     "accounts": {"contracts", "replies", "log", "access", "settings", "relays", "smtp", "guessing"},
     "build": {"contracts", "access", "event_loop", "plugins", "settings", "tls", "accounts", "relays", "guessing"},
     "reloading": {"contracts", "build"},
-    "admin": {"contracts", "log", "access", "replies", "guessing", "settings", "build", "relays", "reloading"},
+    "admin": {
+        *("contracts", "log", "access", "replies", "guessing", "settings", "build", "relays", "reloading", "history"),
+    },
     "alerts": {
         *("contracts", "log", "access", "replies", "settings", "accounts", "plugins", "relays", "build", "admin"),
     },
