@@ -199,6 +199,7 @@ async def _running(
         pop3=_listed(opened["POP3"]), pop3s=_listed(opened["POP3S"]), maildrop=settings["MAILDROP_PLUGIN"],
         smtp=_listed(opened["SMTP"]), smtps=_listed(opened["SMTPS"]), relay=settings["RELAY_PLUGIN"],
         filters=",".join(composition.filters), admin=_listed(opened[_ADMIN]),
+        event_loop=type(asyncio.get_running_loop()).__module__.partition(".")[0],
     )  # fmt: skip
     if composition.tls is not None and settings["TLS_LEGACY"]:
         words = "devices may use versions of TLS and ciphers that are no longer safe"
