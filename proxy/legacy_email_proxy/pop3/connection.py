@@ -240,6 +240,8 @@ async def handshake(accepted: socket.socket, context: ssl.SSLContext) -> ssl.SSL
     Raises :class:`HandshakeFailed`; the socket is closed then.
     """
     try:
+        # Raises if the client has gone already. wrap_socket() would too, and leave a socket that nobody closes.
+        accepted.getpeername()
         secured = context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
     except OSError as error:
         accepted.close()
