@@ -23,7 +23,7 @@ from ..build import credentials
 from ..contracts import Authorizable, Failure, SettingsMistake, TokenStatus
 from ..settings import read
 
-__all__ = ("add_arguments", "run")
+__all__ = ("Terminal", "add_arguments", "run")
 
 _ONLY_ACCOUNT = "default"
 """How the account is called where there is no ACCOUNTS_FILE."""
@@ -58,8 +58,15 @@ def run(options: argparse.Namespace) -> int:
         os._exit(130)
 
 
-class _Terminal:
+class Terminal:
     """See :class:`~legacy_email_proxy.contracts.Dialogue`."""
+
+    def show(self, url: str, code: str = "") -> None:
+        if code:
+            self.say(f"Open {url} in any browser, on any machine, and enter the code {code}")
+            self.say("Log in there as the mailbox's owner.")
+        else:
+            self.say(f"Open this address in a browser and log in as the mailbox's owner:\n\n{url}\n")
 
     def say(self, text: str) -> None:
         print(text, flush=True)
@@ -123,7 +130,7 @@ def _listed(accounts: set[str]) -> str:
 
 async def _consent(account: str, plugin: Authorizable, options: argparse.Namespace) -> bool:
     try:
-        await plugin.authorize(_Terminal(), listen=options.listen)
+        await plugin.authorize(Terminal(), listen=options.listen)
     except Failure as failure:
         print(f"legacy-email-proxy: {failure}", file=sys.stderr)
         return True

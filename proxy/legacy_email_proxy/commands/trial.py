@@ -26,6 +26,7 @@ import anyio
 from .. import log
 from ..build import Composition, compose
 from ..contracts import Client, Finding, Level, Parameters, Relay, SettingsMistake, Transaction, unwritable
+from ..plugins import state_url
 from ..relays.wrapper import RelayWrapper
 from ..replies import printable
 from ..service import Addresses, serve
@@ -61,11 +62,11 @@ class Trial:
     port: int
 
 
-async def send(trial: Trial) -> list[Finding]:
+async def send(trial: Trial, environ: Mapping[str, str] = os.environ) -> list[Finding]:
     """Send it and say what the device would have read and what the backend said. Every failure is a finding."""
-    with _events() as events, tempfile.TemporaryDirectory(prefix="check-", dir=_disk()) as folder:
+    with _events() as events, tempfile.TemporaryDirectory(prefix="check-", dir=_disk(environ)) as folder:
         try:
-            composition = await anyio.to_thread.run_sync(compose, _environment(os.environ, folder))
+            composition = await anyio.to_thread.run_sync(compose, _environment(environ, folder))
             if composition.relay is None:
                 return [Finding(Level.BAD, "not sent: the SMTP listener is closed", "set RELAY_PLUGIN")]
             composition = replace(composition, relay=_AsClient(composition.relay, trial))
@@ -79,9 +80,9 @@ async def send(trial: Trial) -> list[Finding]:
     return found
 
 
-def _disk() -> Path | None:
+def _disk(environ: Mapping[str, str]) -> Path | None:
     """Where the real spool would be; ``None``, for the system's folder, where that is not there or not writable."""
-    folder: Path = read()["STATE_DIR"]
+    folder: Path = read(environ)["STATE_DIR"]
     return folder if folder.is_dir() and unwritable(folder) is None else None
 
 
@@ -91,8 +92,13 @@ def _environment(environ: Mapping[str, str], folder: str) -> dict[str, str]:
         "SMTP_BIND_ADDR": "127.0.0.1", "SMTP_BIND_PORT": "0", "SMTPS_BIND_PORT": "",
         "POP3_BIND_ADDR": "127.0.0.1", "POP3_BIND_PORT": "0", "POP3S_BIND_PORT": "",
         "ADMIN_BIND_PORT": "", "ALERT_WEBHOOK_URL": "", "ALERT_MAIL_TO": "", "ALERT_COMMAND": "",
-        "ALLOWED_NETWORKS": "127.0.0.0/8", "SPOOL_URL": f"sqlite:///{folder.lstrip('/')}/spool.db",
+        "ALLOWED_NETWORKS": "127.0.0.0/8", "PROXY_PROTOCOL_NETWORKS": "", "DRAIN_DELAY_SECONDS": "0",
+        "SPOOL_URL": f"sqlite:///{folder.lstrip('/')}/spool.db", "STATE_URL": "",
     }  # fmt: skip
+    state = state_url(read(environ))
+    if state is not None:
+        # Not with the spool: the tokens are the real ones.
+        own["STATE_URL"] = state[1].reveal()
     return {name: text for name, text in environ.items() if name.removesuffix("_FILE") not in own} | own
 
 
