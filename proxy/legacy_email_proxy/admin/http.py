@@ -76,6 +76,10 @@ class AdminServer:
         except Exception as error:
             # The mail goes on without it.
             log.failure(_log, "the admin listener has failed", error)
+        finally:
+            # uvicorn 0.40, told to end before it has begun, leaves its listeners open.
+            for opened in (*getattr(self._server, "servers", ()), *sockets):
+                opened.close()
 
     async def aclose(self) -> None:
         """Close the listener; answers that are under way have a moment."""
