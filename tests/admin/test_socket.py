@@ -217,9 +217,12 @@ async def test_no_descriptor_is_left(tmp_path: Path) -> None:
     before = descriptors()
     control = ControlSocket(tmp_path, {})
     await control.start()
+    listening = descriptors()
     second = ControlSocket(tmp_path, {})
     await second.start()
     assert second._server is None, "another one answers there"
     await second.aclose()
+    # The first one still has the connection by which the second one saw it.
+    await until(lambda: descriptors() == listening)
     await control.aclose()
     assert descriptors() == before
