@@ -33,6 +33,8 @@ LOOK_AGAIN_SECONDS = 0.1
 """Where it seems blocked the thread looks once more: perhaps the whole process was stopped until now."""
 QUIET_SECONDS = 60.0
 """A plugin that blocks again and again is told once in this time, with how often it was."""
+LONG_SECONDS = 10.0
+"""What takes longer is always told."""
 _YIELDING_SECONDS = 2 * LOOK_AGAIN_SECONDS
 _FRAMES = 8
 """How many lines of the stack are told, innermost first."""
@@ -113,7 +115,7 @@ class LoopWatch:
         told = False
         while True:
             now = time.monotonic()
-            if not told and now >= self._quiet_until:
+            if not told and (now >= self._quiet_until or now - due >= LONG_SECONDS):
                 log.event(_log, logging.WARNING, "event loop blocked", seconds=round(now - due, 1), **where)
                 told = True
             if self._due != due:

@@ -130,7 +130,7 @@ class Watched(LoopWatch):
         self._due = time.monotonic() + 1000
 
     def stand(self) -> None:
-        self._due = time.monotonic() - 1000
+        self._due = time.monotonic() - loop_watch.BLOCKED_SECONDS
         self._late = 7.04
 
     def look(self, *steps: Callable[[], object]) -> list[float]:
@@ -170,15 +170,17 @@ def test_what_blocks_again_and_again_is_summed_up(caplog: pytest.LogCaptureFixtu
     assert len(told(caplog)) == 3, "the sum begins a minute of its own"
 
 
-def test_who_never_comes_back_is_told_when_the_minute_is_over(caplog: pytest.LogCaptureFixture) -> None:
+def test_who_never_comes_back_is_told_in_any_case(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     watch = Watched()
     watch._quiet_until = float("inf")
 
-    def minute_over() -> None:
-        watch._quiet_until = 0.0
+    def long_after() -> None:
+        monkeypatch.setattr(loop_watch, "LONG_SECONDS", 0.0)
 
     watch.look(watch.stand, nothing, nothing)
     assert told(caplog) == []
     watch.turn()
-    watch.look(watch.stand, nothing, nothing, minute_over, nothing)
+    watch.look(watch.stand, nothing, nothing, long_after, nothing, nothing)
     assert [words for words, _ in told(caplog)] == ["event loop blocked"]
