@@ -184,3 +184,14 @@ def test_who_never_comes_back_is_told_in_any_case(
     watch.turn()
     watch.look(watch.stand, nothing, nothing, long_after, nothing, nothing)
     assert [words for words, _ in told(caplog)] == ["event loop blocked"]
+
+
+def test_the_signal_lets_the_thread_run_only_where_the_loop_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    watch = Watched()
+    watch._let_others_run(signal.SIGVTALRM, None)
+    assert slept == []
+    watch.stand()
+    watch._let_others_run(signal.SIGVTALRM, None)
+    assert slept == [2 * AGAIN]
