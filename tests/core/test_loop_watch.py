@@ -52,9 +52,9 @@ async def test_the_line_is_told_while_it_holds_the_loop_up_and_at_its_end(
     await until(lambda: any(words == "event loop goes on" for words, _ in told(caplog)))
     watch.close()
     assert facts["seconds"] >= 0
-    # Perhaps the detector of tests/blocking.py stands around the call that waits.
-    assert Path(facts["at"].rpartition(":")[0]).name in ("test_loop_watch.py", "blocking.py")
-    assert re.search(r"test_loop_watch\.py:\d+ hold_up < test_loop_watch\.py:\d+ test_the_line", facts["stack"])
+    # The innermost line may be in something that it calls.
+    assert re.search(r"test_loop_watch\.py:\d+ hold_up", facts["stack"])
+    assert re.fullmatch(r"/.*\.py:\d+", facts["at"])
     assert "plugin" not in facts
     assert signal.getsignal(signal.SIGVTALRM) is before
     assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)

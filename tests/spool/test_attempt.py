@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Any
@@ -244,6 +245,31 @@ async def test_a_relay_without_progress_is_ended(monkeypatch: pytest.MonkeyPatch
     made = await tried(Scripted(send=hang), spooled("a@y"))
     assert "no progress for 0.01 s" in str(made.failure)
     assert (delivered(made), made.ambiguous) == ([], True)
+
+
+async def test_each_verdict_and_each_piece_is_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = itertools.count(anyio.current_time())
+    monkeypatch.setattr(anyio, "current_time", lambda: next(seconds))
+    deadlines: list[float] = []
+
+    class Noting(Scripted):
+        async def add_recipients(
+            self, recipients: Sequence[Recipient], *, content_follows: bool
+        ) -> Sequence[Refused | None]:
+            deadlines.append(anyio.current_effective_deadline())
+            return await super().add_recipients(recipients, content_follows=content_follows)
+
+    async def send(content: AsyncIterator[bytes]) -> Receipt:
+        deadlines.append(anyio.current_effective_deadline())
+        async for _ in content:
+            deadlines.append(anyio.current_effective_deadline())
+        deadlines.append(anyio.current_effective_deadline())
+        return Receipt("")
+
+    await tried(Noting(send=send), spooled(*(f"{number}@y" for number in range(101))), Stored(b"one", b"two", b"three"))
+    assert len(deadlines) == 7
+    assert deadlines == sorted(set(deadlines)), "each of them puts the end off"
+    assert deadlines[0] > anyio.current_time() + module.PROGRESS_SECONDS - 60
 
 
 US, THEM = Unreachable("down"), Failure("of this message", about_us=False)
