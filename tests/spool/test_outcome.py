@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import pytest
 
-from legacy_email_proxy.contracts import Client, Disconnected, Failure, Refused
+from legacy_email_proxy.contracts import Client, Disconnected, Failure, Refused, Unreachable
 from legacy_email_proxy_plugins.spool import delivery as module
 from legacy_email_proxy_plugins.spool.attempt import Attempt
 from legacy_email_proxy_plugins.spool.delivery import Delivery
 from legacy_email_proxy_plugins.spool.message import Fate, Outcome, Recipient, SpooledMessage, State, Verdict
 from legacy_email_proxy_plugins.spool.settings import Options
 from legacy_email_proxy_plugins.spool.store import Unreadable
+from waiting import until
 
 NOW, GIVE_UP, WARN = 100_000.0, 5000.0, 400.0
 NO, LATER = Refused(550, "5.1.1", "nobody"), Refused(451, "4.3.0", "not now")
@@ -54,8 +56,9 @@ def delivery_of(store: Any = None, relay: Any = None, **changed: Any) -> Deliver
         "message_octets": 0, "poison_tries": 3, "connections": 2, "notify_sender": True, "notify_from": None,
         "postmaster": None, "daemon": None,
     }  # fmt: skip
+    kept: Any = Store() if store is None else store
     return Delivery(
-        "", store or Store(), relay, Options(**{**given, **changed}), logging.getLogger("test.outcome"),
+        "", kept, relay, Options(**{**given, **changed}), logging.getLogger("test.outcome"),
         under_way=set(), clock=lambda: NOW, chance=lambda: 0.0,
     )  # fmt: skip
 
@@ -222,7 +225,12 @@ async def test_what_was_delivered_is_recorded_until_that_succeeds(
         return Attempt(list(message.recipients))
 
     monkeypatch.setattr(module, "attempt", attempted)
-    monkeypatch.setattr(module, "_TROUBLE_SECONDS", 0.0)
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
     store = Store(error, error)
     delivery = delivery_of(store)
     message = spooled()
@@ -230,6 +238,7 @@ async def test_what_was_delivered_is_recorded_until_that_succeeds(
     (outcome,) = store.recorded
     assert (outcome.message, states(message)) == (message, [(Fate.DELIVERED, Verdict(250, "", "", NOW))])
     assert delivery._settled == {7}
+    assert slept == [module._TROUBLE_SECONDS] * 2
     assert sum("not stored now" in text for text in caplog.messages) == 1
 
 
@@ -245,6 +254,56 @@ async def test_a_bug_of_ours_loses_no_message(monkeypatch: pytest.MonkeyPatch) -
     assert (outcome.state, outcome.due, outcome.orderly) == (State.QUEUED, NOW + 60, False)
     assert [each.verdict for each in outcome.changed] == [Verdict(0, "", "ours", NOW)]
     assert delivery._settled == set()
+
+
+@pytest.mark.parametrize("why", ["tried", "reload", "stop", "paused"])
+async def test_who_was_leased_and_not_tried_is_given_back(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    async def attempted(_: object, message: SpooledMessage, content: AsyncGenerator[bytes, None]) -> Attempt:
+        await content.aclose()
+        return Attempt(list(message.recipients))
+
+    monkeypatch.setattr(module, "attempt", attempted)
+    store = Store()
+    delivery = delivery_of(store)
+    delivery._begin(spooled(content=b"x" * 20))
+    assert (delivery._under_way, delivery._octets) == ({7}, 20)
+    if why == "reload":
+        delivery.successor = delivery_of(Store())
+    elif why == "stop":
+        await delivery.stop()
+    elif why == "paused":
+        assert delivery._gate.failed(Unreachable("down"))
+    await until(lambda: not delivery._busy)
+    tried = why == "tried"
+    assert (store.given_back, len(store.recorded)) == ([] if tried else [7], int(tried))
+    assert (delivery._under_way, delivery._untried, delivery._octets) == (set(), set(), 0)
+    assert delivery._settled == set()
+
+
+@pytest.mark.parametrize("why", ["older ones wait", "stopping", "paused", "many", "large", "free", "reload"])
+async def test_a_new_message_is_tried_at_once_only_where_nothing_is_before_it(
+    monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    store, begun = Store(), list[int]()
+    delivery = successor = delivery_of(store)
+    delivery._more_in_store = why == "older ones wait"
+    if why == "stopping":
+        delivery._stopping = True
+    elif why == "paused":
+        delivery._gate.failed(Unreachable("down"))
+    elif why == "many":
+        monkeypatch.setattr(module, "_OFFERED", 0)
+    elif why == "large":
+        monkeypatch.setattr(module, "_OFFERED_OCTETS", 0)
+    elif why == "reload":
+        successor = delivery.successor = delivery_of(Store())
+        successor._more_in_store = False
+    monkeypatch.setattr(successor, "_begin", lambda message: begun.append(message.number))
+    delivery.offer(spooled())
+    at_once = why in ("free", "reload")
+    assert (begun, store.given_back) == (([7], []) if at_once else ([], [7]))
+    assert successor._more_in_store is not at_once
+    assert delivery._wake.is_set() is (why != "free")
 
 
 @pytest.mark.parametrize(
