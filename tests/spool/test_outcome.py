@@ -329,3 +329,17 @@ async def test_a_refused_notification_is_sent_from_an_address(
     assert tried == [("", ["0@y", "1@y"]), *([("p@x", ["0@y"])] if again else [])]
     assert made.delivered == (message.recipients[:1] if again else [])
     assert (store.begun, delivery._attempting) == ([7], set())
+
+
+def test_a_pause_begins_and_ends_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    delivery = delivery_of()
+    recipient = Recipient(0, "0@y", {})
+    delivery._update_gate(Attempt([recipient]))
+    assert caplog.messages == []
+    delivery._update_gate(Attempt(failure=Unreachable("down")))
+    assert (delivery._gate.closed, caplog.messages) == (True, ["delivery paused"])
+    delivery._update_gate(Attempt(failure=ZeroDivisionError()))
+    assert delivery._gate.closed, "a bug is no sign that it works"
+    delivery._update_gate(Attempt([], [(recipient, NO)]))
+    assert (delivery._gate.closed, caplog.messages) == (False, ["delivery paused", "delivery resumed"])
