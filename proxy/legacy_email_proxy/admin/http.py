@@ -132,7 +132,7 @@ class AdminServer:
             log.failure(_log, "the admin listener has failed", error)
         finally:
             # uvicorn 0.40, told to end before it has begun, leaves its listeners open.
-            for opened in (*getattr(self._server, "servers", ()), *sockets):
+            for opened in (*getattr(server, "servers", ()), *sockets):
                 opened.close()
 
     def _lasts(self, request: Request) -> None:
