@@ -50,6 +50,7 @@ MAY_IMPORT = {
     "history": {"log", "settings"},
     "relays": {"contracts", "replies", "log", "smtp"},
     "plugins": {"contracts", "settings", "relays"},
+    "loop_watch": {"log", "plugins"},
     "testing": {"contracts", "plugins", "settings"},
     "pop3": {"contracts", "replies", "advice", "log", "access", "tls", "sasl", "listeners"},
     "smtp": {"contracts", "replies", "advice", "log", "access", "tls", "sasl", "listeners"},
@@ -65,7 +66,7 @@ MAY_IMPORT = {
     },
     "service": {
         *("contracts", "log", "access", "tls", "build", "reloading", "listeners", "descriptors", "admin", "alerts"),
-        *("relays", "pop3", "smtp", "signals"),
+        *("relays", "pop3", "smtp", "signals", "loop_watch"),
     },
     "demo": {"contracts"},
     "setup": {"contracts", "settings", "build"},

@@ -202,6 +202,23 @@ async def test_commands_injected_behind_starttls(
 
 
 @pytest.mark.fault("A31")
+async def test_who_logged_in_before_starttls_is_nobody_behind_it(
+    start_leg: StartLeg, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    leg = await start_leg(tls=server_tls, verifier=anybody, logins_proven=True)
+
+    def session() -> None:
+        with smtplib.SMTP(*leg.address, timeout=50) as client:
+            client._host = "localhost"  # type: ignore[attr-defined]
+            client.login("evil", "secret")
+            client.starttls(context=client_tls)
+            client.sendmail("a@example.com", ["b@example.com"], b"Subject: x\r\n\r\n")
+
+    await asyncio.to_thread(session)
+    assert [message.client.login for message in leg.relay.delivered] == [""]
+
+
+@pytest.mark.fault("A31")
 async def test_what_is_still_on_its_way_is_no_command_either(
     start_leg: StartLeg, server_tls: ssl.SSLContext, ends: Ends
 ) -> None:
