@@ -113,7 +113,6 @@ def test_what_an_earlier_rule_hides(earlier: Rule, later: Rule, hidden: bool) ->
     assert never_reached([earlier, later]) == ([(later, earlier)] if hidden else [])
 
 
-
 def addresses(*entries: str) -> st.SearchStrategy[Addresses]:
     return st.sets(st.sampled_from(entries), min_size=1).map(Addresses.parse)
 
