@@ -128,6 +128,10 @@ class AdminServer:
         except Exception as error:
             # The mail goes on without it.
             log.failure(_log, "the admin listener has failed", error)
+        finally:
+            # uvicorn 0.40, told to end before it has begun, leaves its listeners open.
+            for opened in (*getattr(server, "servers", ()), *sockets):
+                opened.close()
 
     def _lasts(self, request: Request) -> None:
         """The answer to this request may take long."""
