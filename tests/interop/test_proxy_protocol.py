@@ -89,7 +89,7 @@ def test_the_device_is_seen_behind_the_balancer(proxy: Proxy, client_tls: ssl.SS
     with SMTPS(*proxy.place("smtps")) as secured:
         secured.sendmail("a@example.test", ["b@example.test"], BODY)
     for kind, listener in ((POP3, "pop3"), (POP3S, "pop3s")):
-        client = kind(*proxy._address(listener))
+        client = kind(*proxy.place(listener))
         client.user("u")
         client.pass_("p")
         client.quit()
@@ -102,7 +102,7 @@ def test_the_device_is_seen_behind_the_balancer(proxy: Proxy, client_tls: ssl.SS
 
 def test_the_devices_address_is_what_is_limited(proxy: Proxy, client_tls: ssl.SSLContext) -> None:
     for listener, refusal in (("smtp", b"554 "), ("smtps", b"554 "), ("pop3", b"-ERR "), ("pop3s", b"-ERR ")):
-        with through_balancer(proxy._address(listener), "192.0.2.9") as connection:
+        with through_balancer(proxy.place(listener), "192.0.2.9") as connection:
             assert connection.recv(5).startswith(refusal), listener
     held = [through_balancer(proxy.smtp, device) for device in (DEVICE, DEVICE, "10.77.0.10", DEVICE)]
     assert [connection.recv(4) for connection in held] == [b"220 ", b"220 ", b"220 ", b"421 "]
@@ -112,7 +112,7 @@ def test_the_devices_address_is_what_is_limited(proxy: Proxy, client_tls: ssl.SS
 
 def test_a_balancer_without_a_header_is_closed_with_one_line(proxy: Proxy, client_tls: ssl.SSLContext) -> None:
     for count, listener in enumerate(LISTENERS, 1):
-        with socket.create_connection(proxy._address(listener), 50) as connection:
+        with socket.create_connection(proxy.place(listener), 50) as connection:
             connection.sendall(b"EHLO x\r\n")
             assert connection.recv(100) == b""
         lines = proxy.wait_for("connection refused", count)
@@ -124,7 +124,7 @@ def test_a_balancer_without_a_header_is_closed_with_one_line(proxy: Proxy, clien
 def test_the_health_check_speaks_as_a_balancer_does(variables: dict[str, str]) -> None:
     both = {**variables, "PROXY_PROTOCOL_NETWORKS": "127.0.0.1", "ALLOWED_NETWORKS": "127.0.0.0/8"}
     with running(both) as proxy:
-        ports = {f"{leg.upper()}_BIND_PORT": str(proxy._address(leg)[1]) for leg in LISTENERS}
+        ports = {f"{leg.upper()}_BIND_PORT": str(proxy.place(leg)[1]) for leg in LISTENERS}
         places = {f"{leg}_BIND_ADDR": "127.0.0.1" for leg in ("SMTP", "POP3")}
         done = run("healthcheck", **both | places | ports)
         assert (done.returncode, done.stderr) == (0, "")
