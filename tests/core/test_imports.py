@@ -68,7 +68,7 @@ MAY_IMPORT = {
         *("contracts", "log", "access", "tls", "build", "reloading", "listeners", "descriptors", "admin", "alerts"),
         *("relays", "pop3", "smtp", "signals", "loop_watch"),
     },
-    "demo": {"contracts"},
+    "demo": {"contracts", "history"},
     "setup": {"contracts", "settings", "build"},
 }
 PAGE = {f"legacy_email_proxy.admin.page.{path.stem}" for path in (CORE / "admin" / "page").glob("*.py")}
