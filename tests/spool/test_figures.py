@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from legacy_email_proxy.contracts import Failure, Figure, Refused, Unreachable
+from legacy_email_proxy_plugins.spool.store import Counted
 from spool.support import Backend, Clock, operate, raises, send, spool_to, spooling, until_states
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -41,6 +43,21 @@ async def test_messages_by_state_and_the_oldest(tmp_path: Path, clock: Clock) ->
         assert states(told) == {**NONE, "queued": 1, "held": 1}
         assert value(told, "spool_oldest_seconds") == 10
         assert value(told, "spool_room_octets") <= room
+
+
+async def test_who_asks_for_all_accounts_at_once_counts_once(tmp_path: Path, clock: Clock) -> None:
+    async with spooling(Backend(), tmp_path) as spool:
+        store = spool._spool.store
+        counted, count = [], store.counts
+
+        async def counts() -> Sequence[Counted]:
+            counted.append(clock.now)
+            return await count()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(store, "counts", counts)
+            await asyncio.gather(*(spool.figures() for _ in range(100)))
+        assert len(counted) == 1
 
 
 async def test_each_account_counts_its_own(tmp_path: Path, clock: Clock) -> None:

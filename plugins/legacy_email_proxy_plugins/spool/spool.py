@@ -58,6 +58,7 @@ class Spool:
         self._store: Store | None = None
         self._users = 0
         self._turn = asyncio.Lock()
+        self._counting = asyncio.Lock()
         self._deliveries: dict[str, list[Delivery]] = {}
         self._ending: dict[asyncio.Task[None], Delivery] = {}
         self._reporting: asyncio.Task[None] | None = None
@@ -83,9 +84,11 @@ class Spool:
 
     async def counts(self, account: str) -> Sequence[Counted]:
         """The account's messages, counted a moment ago. Raises :class:`Failure` while the store is not open."""
-        store, now = self.store, self.clock()
-        if now - self._counted[0] >= _COUNTED_SECONDS:
-            self._counted = (now, await store.counts())
+        # Whoever looks at all accounts asks for all at once; a count is of all and reads every message.
+        async with self._counting:
+            store, now = self.store, self.clock()
+            if now - self._counted[0] >= _COUNTED_SECONDS:
+                self._counted = (now, await store.counts())
         return [one for one in self._counted[1] if one.account == account]
 
     @asynccontextmanager
