@@ -174,11 +174,12 @@ def commands() -> tuple[ModuleType, ...]:
         settings,
         spool,
         trace,
+        unit,
     )
 
     return (
         *(serve, demo, check, plugins, settings, spool, history, devices, trace, alert),
-        *(password, authorize, healthcheck),
+        *(unit, password, authorize, healthcheck),
     )
 
 

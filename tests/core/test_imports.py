@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "descriptors": set(),
     "heaps": set(),
     "signals": set(),
+    "service_manager": {"contracts", "log"},
     "listeners": {"contracts", "log"},
     "tls": {"contracts"},
     "sasl": {"contracts"},
@@ -59,8 +60,9 @@ MAY_IMPORT = {
     },
     "service": {
         *("contracts", "log", "access", "tls", "build", "reloading", "listeners", "descriptors", "admin", "alerts"),
-        *("relays", "pop3", "smtp", "signals"),
+        *("relays", "pop3", "smtp", "signals", "service_manager"),
     },
+    "units": {"contracts", "settings", "build", "listeners"},
     "demo": {"contracts"},
 }
 TOP = {"", "__main__", "cli", "commands"}

@@ -14,6 +14,7 @@ from .. import heaps, log
 from ..build import compose
 from ..history import recording
 from ..service import serve
+from ..service_manager import ServiceManager
 from ..settings import doubts, read, unknown_variables
 from ..signals import Signals, Stopped
 
@@ -35,14 +36,15 @@ example:
 def run(options: argparse.Namespace) -> int:
     """Serve until stopped; a clean stop ends the process with exit status 0 and does not return."""
     heaps.limit()
+    manager = ServiceManager(os.environ)
     # Before any plugin is made, because a plugin's constructor may write to the log.
     settings = read()
     log.configure(settings["LOG_LEVEL"], settings["LOG_FORMAT"])
-    anyio.run(_serve_and_leave, backend="asyncio")
+    anyio.run(_serve_and_leave, manager, backend="asyncio")
     return 0
 
 
-async def _serve_and_leave() -> None:
+async def _serve_and_leave(manager: ServiceManager) -> None:
     with Signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         # In a thread, as at a reload, so that a plugin which can not be made in a thread fails now and not then.
         made = anyio.to_thread.run_sync(compose, abandon_on_cancel=True)
@@ -57,7 +59,7 @@ async def _serve_and_leave() -> None:
                     log.event(_log, logging.WARNING, "setting in doubt", **facts, advice=doubt.advice)
             # Around all of it: the spool delivers from its start on, and until it is closed.
             with recording(composition.settings):
-                await serve(composition, signals, recompose=lambda former: compose(former=former))
+                await serve(composition, signals, recompose=lambda former: compose(former=former), manager=manager)
     # An ordinary exit waits for every thread, and one that waits for a dead resolver, backend or disk would hold the
     # process until it is killed. The drain has finished all that must be finished, or its time is over.
     logging.shutdown()

@@ -48,6 +48,11 @@ class SMTPServer:
             take = partial(self._take, secured=sock in tls_sockets)
             self._accepting.append(asyncio.create_task(accept(sock, take, _log, "smtp")))
 
+    @property
+    def accepting(self) -> bool:
+        """Whether all listeners take connections."""
+        return not any(task.done() for task in self._accepting)
+
     async def drain(self, grace_seconds: float) -> None:
         """Stop accepting; idle sessions get 421, sessions in a transaction may finish it; then the rest is aborted."""
         self._draining = True
