@@ -35,7 +35,6 @@ class ServiceManager:
     """
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
-        """Raises :class:`SettingsMistake` for sockets that no listener is meant for."""
         given = {name: environ.pop(name, "") for name in _VARIABLES}
         self._place = given["NOTIFY_SOCKET"].replace("@", "\0", 1) if given["NOTIFY_SOCKET"][:1] in ("/", "@") else ""
         self._watchdog = 0.0

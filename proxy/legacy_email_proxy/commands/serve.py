@@ -6,12 +6,15 @@ import argparse
 import logging
 import os
 import signal
+import sys
+from collections.abc import Mapping
 from contextlib import suppress
 
 import anyio
 
 from .. import heaps, log
 from ..build import compose
+from ..contracts import SettingsMistake, in_container
 from ..history import recording
 from ..service import serve
 from ..service_manager import ServiceManager
@@ -21,6 +24,10 @@ from ..signals import Signals, Stopped
 __all__ = ("add_arguments", "run")
 
 _log = logging.getLogger("legacy_email_proxy.settings")
+_RESTART_SECONDS = 20.0
+_LAST_WORDS = f"""\
+legacy-email-proxy: change that, and try with the same options as before: … run --rm … IMAGE check
+legacy-email-proxy: this container ends in {_RESTART_SECONDS:g} s: its engine may restart it at once, again and again"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +42,36 @@ example:
 
 def run(options: argparse.Namespace) -> int:
     """Serve until stopped; a clean stop ends the process with exit status 0 and does not return."""
+    alone = _alone(os.environ)
+    try:
+        return _serve()
+    except SettingsMistake as mistake:
+        if not alone:
+            raise
+        for line in mistake.lines:
+            print(f"legacy-email-proxy: {line}", file=sys.stderr)
+        print(_LAST_WORDS, file=sys.stderr)
+        _wait_for_a_signal(_RESTART_SECONDS)
+        return 2
+
+
+def _alone(environ: Mapping[str, str]) -> bool:
+    """Whether nobody but a container's engine looks after this process. With ``--restart=always`` that starts it anew
+    in the moment in which it ends, so that the log has nothing else than the same mistake a thousand times. systemd
+    and Kubernetes wait by themselves.
+    """
+    others = ("NOTIFY_SOCKET", "KUBERNETES_SERVICE_HOST")
+    return os.getpid() == 1 and in_container() and not any(environ.get(each) for each in others)
+
+
+def _wait_for_a_signal(seconds: float) -> None:
+    """The first process of a container gets no signal that it does not wait for."""
+    numbers = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    signal.sigtimedwait(numbers, seconds)
+
+
+def _serve() -> int:
     heaps.limit()
     manager = ServiceManager(os.environ)
     # Before any plugin is made, because a plugin's constructor may write to the log.
