@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import socket
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +22,14 @@ from legacy_email_proxy.plugins import PluginContext
 from legacy_email_proxy.relays.filtered import FilteredRelay
 from legacy_email_proxy.relays.rate_limit import RateLimitedRelay
 from legacy_email_proxy.reloading import Current, CurrentMaildrop, CurrentRelay
+from legacy_email_proxy.service_manager import ServiceManager
 from legacy_email_proxy.settings import read
 from legacy_email_proxy_plugins.password import PasswordCredentials
 from pop3.maildrops import MemoryMaildrop
 from smtp.relays import MemoryRelay
 
 CLIENT = Client("127.0.0.1", "s1")
+NO_SOCKETS: dict[str, list[socket.socket]] = {name: [] for name in ("POP3", "POP3S", "SMTP", "SMTPS", "ADMIN")}
 
 
 def composed(*, relay: bool = True) -> Composition:
@@ -200,7 +203,7 @@ async def test_a_stuck_old_plugin_does_not_stop_the_service(monkeypatch: pytest.
 
     monkeypatch.setattr(service, "_CLOSING_SECONDS", 0.05)
     old, new = Composition(read({}), None, Stuck()), composed()
-    async with service._running(old, {"POP3": [], "POP3S": [], "SMTP": [], "SMTPS": [], "ADMIN": []}) as current:
+    async with service._running(old, NO_SOCKETS, ServiceManager.none()) as current:
         await service._reload(current, lambda _: Composition(new.settings, None, new.relay))
         assert current.composition.relay is new.relay
 
@@ -222,7 +225,7 @@ async def test_an_accounts_credentials_go_with_its_composition_and_after_its_leg
         return Composition(settings, None, relay, accounts=(account,))
 
     old, new = with_credentials(), with_credentials()
-    async with service._running(old, {"POP3": [], "POP3S": [], "SMTP": [], "SMTPS": [], "ADMIN": []}) as current:
+    async with service._running(old, NO_SOCKETS, ServiceManager.none()) as current:
         await service._reload(current, lambda _: new)
         with anyio.fail_after(50):
             while len(closed) < 2:  # noqa: ASYNC110

@@ -82,13 +82,13 @@ def test_the_service_tells_how_it_stands_and_serves_on_the_sockets_that_it_was_g
             env=clean_environment(**variables), pass_fds=numbers, stderr=subprocess.PIPE,
         )  # fmt: skip
         stack.callback(process.kill)
-        smtp, pop3 = (sock.getsockname() for sock in sockets)
+        smtp, pop3 = (int(sock.getsockname()[1]) for sock in sockets)
         assert manager.until("READY") == {
-            "READY": "1", "STATUS": f"serving: pop3=127.0.0.1:{pop3[1]} smtp=127.0.0.1:{smtp[1]}",
+            "READY": "1", "STATUS": f"serving: pop3=127.0.0.1:{pop3} smtp=127.0.0.1:{smtp}",
         }  # fmt: skip
-        with smtplib.SMTP(*smtp, timeout=STOP_SECONDS) as device:
+        with smtplib.SMTP("127.0.0.1", smtp, timeout=STOP_SECONDS) as device:
             device.sendmail("a@example.test", ["b@example.test"], b"Subject: x\r\n\r\nx\r\n")
-        reader = poplib.POP3(*pop3, timeout=STOP_SECONDS)
+        reader = poplib.POP3("127.0.0.1", pop3, timeout=STOP_SECONDS)
         reader.user("a")
         reader.pass_("b")
         assert reader.stat()[0] == 1

@@ -153,7 +153,8 @@ def test_systemd_takes_its_units_and_finds_the_service_well_shut_in(settings: di
 
 def test_what_systemd_and_containers_hand_over_is_found(tmp_path: Path) -> None:
     """Credentials are named after variables; for a variable that names a file it is the credential itself."""
-    for name, text in {"BACKEND_SMTP_PASS": "secret\n", "TLS_KEY_FILE": "key", "mail-password": "x", "HOME": ""}.items():
+    files = {"BACKEND_SMTP_PASS": "secret\n", "TLS_KEY_FILE": "key", "mail-password": "x", "HOME": ""}
+    for name, text in files.items():
         (tmp_path / name).write_text(text)
     given = {"CREDENTIALS_DIRECTORY": str(tmp_path), "STATE_DIRECTORY": "/var/lib/one:/var/lib/two"}
     settings = read(given | {"BACKEND_SMTP_PASS_FILE": "/readable/for/root/alone", "TLS_KEY_FILE": "/neither"})

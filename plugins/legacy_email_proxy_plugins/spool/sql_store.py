@@ -12,15 +12,18 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapp
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from ..threads import Threads
 from . import sql_records
 from .group_commit import Connection, Writer
-from .incoming import Bodies, IncomingMessage
+from .incoming import Bodies, IncomingMessage, Put
 from .message import Fate, Outcome, SpooledMessage, State, Submission
 from .store import LOOK_AT, Counted, Damaged, Interrupted, Unreadable
 
 __all__ = ("ENDLESS", "SUSPECT", "RelationalStore", "move")
+
+_Result = TypeVar("_Result")
 
 SUSPECT = 2
 """After so many cut-off tries a message is only tried alone. One crash cuts off all tries that run at that time."""
@@ -146,7 +149,7 @@ class RelationalStore:
 
     def receive(self) -> IncomingMessage:
         """See :meth:`.store.Store.receive`."""
-        return IncomingMessage(self.put, self._bodies, self._threads)
+        return self.arriving(self.put)
 
     async def put(self, submission: Submission, content: bytes | None, body: str | None, octets: int) -> SpooledMessage:
         """Write the record of a message. If it has a body, that is on disk already.
@@ -399,6 +402,31 @@ class RelationalStore:
         self._usage += done[0]
         await self._remove(done[1])
         return True
+
+    # For ``moving``: it works with the records themselves.
+
+    async def run(self, work: Callable[[Connection], _Result]) -> _Result:
+        """Do ``work`` in a transaction, in the writer's thread."""
+        return await self._writer.run(work)
+
+    def arriving(self, put: Put) -> IncomingMessage:
+        """Begin to receive a message whose record ``put`` writes."""
+        return IncomingMessage(put, self._bodies, self._threads)
+
+    async def remove_bodies(self, names: Iterable[str]) -> None:
+        """Remove bodies without a record."""
+        await self._remove(names)
+
+    def check_unused(self, connection: Connection) -> None:
+        """Raises :class:`Failure` while a service has the store open. One process alone can have a file open."""
+
+    def last_number(self, connection: Connection) -> int:
+        """The highest number that a message has ever had."""
+        raise NotImplementedError
+
+    def continue_from(self, connection: Connection, last: int) -> None:
+        """Messages have come from another store: new ones get higher numbers than ``last``."""
+        raise NotImplementedError
 
 
 def move(connection: Connection, number: int, state: State, reason: str = "") -> bool:
