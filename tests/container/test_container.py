@@ -157,14 +157,14 @@ def test_what_is_in_it_can_be_listed(built: str) -> None:
 
 def test_a_secret_with_the_name_of_a_variable_is_found(built: str) -> None:
     name = f"BACKEND_SMTP_PASS_{time.monotonic_ns()}"
-    podman("secret", "create", name, "/dev/stdin", given="its value")
+    podman("secret", "create", name, "-", given="its value")
     try:
-        secret = f"--secret={name},target=BACKEND_SMTP_PASS,uid={USER},mode=0400"
+        secret = f"--secret={name},target=/run/credentials/BACKEND_SMTP_PASS,uid={USER},mode=0400"
         done = run(built, *READ_ONLY, secret, command=("settings",))
     finally:
         podman("secret", "rm", name)
     (line,) = [line for line in done.output.splitlines() if line.startswith("BACKEND_SMTP_PASS ")]
-    assert line.endswith("(file /run/secrets/BACKEND_SMTP_PASS)")
+    assert line.endswith("(file /run/credentials/BACKEND_SMTP_PASS)")
     assert "its value" not in done.output
 
 

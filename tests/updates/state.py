@@ -1,4 +1,4 @@
-"""State folders of each version that has other files than the one before: made by ``python -m updates.state`` in ``tests``.
+"""State folders, one of each version that has other files than the one before: ``python -m updates.state``, in ``tests``.
 
 Run it once when such a version is released, and never again for that one: what it makes tests the next versions.
 """

@@ -59,7 +59,7 @@ _CORE = (
     Setting("SMTP_REMOVE_BCC", "flag", "false", "Remove `Bcc` and `Resent-Bcc` from the header, for devices that send them along."),
     Setting("SMTP_LONG_LINES", "text", "pass", "Lines over 998 octets, which some servers refuse. `pass`: they go on as they are. `encode`: text that has one goes on as quoted-printable, long headers are folded.", choices=("pass", "encode")),
     Setting("DRAIN_SECONDS", "seconds", "8", "At SIGTERM or SIGINT, sessions in a transaction get this long to finish (podman and docker kill after 10).", minimum=0),
-    Setting("STATE_DIR", "path", "", "Folder for what must outlive a restart; `/var/lib/legacy-email-proxy` in the container, the user's state folder elsewhere."),
+    Setting("STATE_DIR", "path", "", "Folder for what must outlive a restart; `/var/lib/legacy-email-proxy` in the container, else `$STATE_DIRECTORY`, as systemd sets it, or the user's state folder."),
     Setting("ADMIN_BIND_ADDR", "list", "127.0.0.1", "Addresses on which `/livez`, `/readyz` and `/metrics` are served: see [Monitoring](monitoring.md). Any other than loopback needs `ADMIN_PASSWORD`."),
     Setting("ADMIN_BIND_PORT", "integer", None, "Port of that listener; without it there is none. 0 takes any free one.", minimum=0, maximum=65535),
     Setting("ADMIN_PASSWORD", "secret", None, "Password that it wants (HTTP Basic, any user name); best given as `ADMIN_PASSWORD_FILE`."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from .facts import NAME, STATE_DIR, Facts, UnitFile, filled, inside, published
+from .facts import CREDENTIALS, NAME, STATE_DIR, Facts, UnitFile, filled, inside, published
 
 __all__ = ("compose",)
 
@@ -24,14 +24,14 @@ def compose(facts: Facts) -> list[UnitFile]:
         create_secrets="\n".join(f"#    chown 10110 {path} && chmod 400 {path}" for path in paths.values())
         or "#    none are needed.",
         ports="\n".join(f"      - {_quoted(each)}" for each in published(facts)),
-        mounts="\n".join(f"      - {_quoted(f'{each}:{each}')}" for each in facts.folders),
+        mounts="\n".join(
+            f"      - {_quoted(each)}"
+            for each in (
+                *(f"{folder}:{folder}" for folder in facts.folders),
+                *(f"{path}:{CREDENTIALS}/{name}:ro" for name, path in paths.items()),
+            )
+        ),
         settings=_settings(facts),
-        secrets="\n".join(("    secrets:", *(f"      - {name}" for name in paths))) if paths else "",
-        secret_files="\n".join(
-            ("secrets:", *(f"  {name}:\n    file: {_quoted(path)}" for name, path in paths.items()))
-        )
-        if paths
-        else "",
     )
     return [UnitFile(".", "compose.yaml", text)]
 

@@ -17,6 +17,7 @@ from ..settings import ALIASES, TABLE, Settings
 
 __all__ = (
     "ADDRESS",
+    "CREDENTIALS",
     "IMAGE",
     "NAME",
     "STATE_DIR",
@@ -34,6 +35,8 @@ __all__ = (
 NAME = "mail-proxy"
 """The name of the container, as README has it."""
 STATE_DIR = "/var/lib/legacy-email-proxy"
+CREDENTIALS = "/run/credentials"
+"""Where the image looks for secrets and other files that are named after variables."""
 ADDRESS = "192.168.1.10"
 """Stands for the machine's internal address, as in all pages."""
 IMAGE = "localhost/legacy-email-proxy"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from ..build import NONE
 from ..contracts import Secret, SettingsMistake
 from ..settings import Settings
-from .facts import NAME, STATE_DIR, Facts, UnitFile, filled, spool_is_shared
+from .facts import CREDENTIALS, NAME, STATE_DIR, Facts, UnitFile, filled, spool_is_shared
 
 __all__ = ("kubernetes",)
 
@@ -46,6 +46,7 @@ def kubernetes(facts: Facts) -> list[UnitFile]:
         else "Does the provider answer? If not, the other replica may have more luck.",
         stop_seconds=facts.stop_seconds + 5,
         state_dir=STATE_DIR,
+        credentials=CREDENTIALS,
         state_words="The mail that waits is in the database; what is here may go with the replica."
         if spooled
         else "What is here may go with the replica.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .facts import NAME, STATE_DIR, Facts, UnitFile, filled, inside, published
+from .facts import CREDENTIALS, NAME, STATE_DIR, Facts, UnitFile, filled, inside, published
 from .systemd import quoted
 
 __all__ = ("quadlet",)
@@ -32,4 +32,4 @@ def quadlet(facts: Facts) -> list[UnitFile]:
 
 def _secret(name: str) -> str:
     """As a file that the image's user alone can read; the image looks for it under the variable's name."""
-    return f"Secret={name},type=mount,uid=10110,gid=10110,mode=0400"
+    return f"Secret={name},type=mount,target={CREDENTIALS}/{name},uid=10110,gid=10110,mode=0400"
