@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from container.podman import START_SECONDS, Container, image, inspect, podman, require_podman, run, running
+from container.podman import START_SECONDS, Container, image, inspect, podman, run, running
 from legacy_email_proxy import __version__
 from legacy_email_proxy.settings import TABLE
 from realservers.certificates import Certificates
@@ -49,14 +49,6 @@ for source in pathlib.Path(sysconfig.get_path("purelib")).rglob("*.py"):
     if not bytecode.exists() or int.from_bytes(bytecode.read_bytes()[4:8], "little") != 1:
         print(source)
 """
-
-
-@pytest.fixture(scope="module")
-def built() -> Iterator[str]:
-    """The project's own image."""
-    require_podman()
-    with image(ROOT, ROOT / "Containerfile") as name:
-        yield name
 
 
 @pytest.fixture
@@ -171,7 +163,7 @@ def test_a_secret_with_the_name_of_a_variable_is_found(built: str) -> None:
 def test_wrong_settings_are_told_and_do_not_fill_the_log(built: str) -> None:
     """Its engine would start it anew a thousand times a minute; a signal ends it before its time."""
     with running(built, *HARDENED, environment={"SMTP_BIND_PORT": "x"}) as container:
-        wait_until(lambda: "this container ends in" in container.log, "it has told", START_SECONDS)
+        wait_until(lambda: "This container ends in" in container.log, "it has told", START_SECONDS)
         assert container.state["Running"]
         assert "SMTP_BIND_PORT: " in container.log
         assert "IMAGE check" in container.log

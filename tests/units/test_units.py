@@ -43,7 +43,7 @@ def unit(kind: str, *options: str, **variables: str) -> str:
 def words(text: str, key: str) -> list[str]:
     """The values of that key in a unit file, as systemd reads them."""
     found = re.findall(rf"^{key}=(.*)$", text, re.MULTILINE)
-    return [re.sub(r"\\(.)", r"\1", each.strip('"')).replace("%%", "%") for each in found]
+    return [re.sub(r"\\(.)", r"\1", each.strip('"')).replace("%%", "%").replace("$$", "$") for each in found]
 
 
 @pytest.mark.parametrize("kind", KINDS)

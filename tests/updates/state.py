@@ -1,4 +1,6 @@
-"""State folders, one of each version that has other files than the one before: ``python -m updates.state``, in ``tests``.
+"""State folders, one for each version that has other files than the one before.
+
+``python -m updates.state``, in ``tests``, makes that of this version.
 
 Run it once when such a version is released, and never again for that one: what it makes tests the next versions.
 """

@@ -26,8 +26,8 @@ __all__ = ("add_arguments", "run")
 _log = logging.getLogger("legacy_email_proxy.settings")
 _RESTART_SECONDS = 20.0
 _LAST_WORDS = f"""\
-legacy-email-proxy: change that, and try with the same options as before: … run --rm … IMAGE check
-legacy-email-proxy: this container ends in {_RESTART_SECONDS:g} s: its engine may restart it at once, again and again"""
+Change that, and try it with the same options as before: … run --rm … IMAGE check
+This container ends in {_RESTART_SECONDS:g} s, not at once: its engine may restart it again and again."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

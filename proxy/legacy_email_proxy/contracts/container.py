@@ -18,8 +18,9 @@ _NAMELESS = re.compile(r"/volumes/[0-9a-f]{64}/_data(?:/|\Z)")
 
 
 def in_container(marks: tuple[str, ...] = MARKS) -> bool:
-    """Whether this process runs in a container of podman's or docker's. With ``--read-only`` podman's file is not there;
-    podman sets a variable, too.
+    """Whether this process runs in a container of podman's or docker's.
+
+    Podman sets a variable, too, and with ``--read-only`` its file is not there.
     """
     return "container" in os.environ or any(Path(mark).exists() for mark in marks)
 

@@ -13,7 +13,10 @@ def quadlet(facts: Facts) -> list[UnitFile]:
     secrets = {**facts.secrets, **facts.files}
     if facts.env_file:
         secrets = {name: path for name, path in secrets.items() if path}
-    variables = [f"Environment={quoted(f'{name}={text}')}" for name, text in inside(facts).items()]
+    # Podman makes words of a command of them, in which systemd would look for variables.
+    variables = [
+        f"Environment={quoted(f'{name}={text}').replace('$', '$$')}" for name, text in inside(facts).items()
+    ]
     text = filled(
         "quadlet.template",
         name=NAME,
