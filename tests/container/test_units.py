@@ -110,6 +110,7 @@ def test_compose_starts_it(built: str, small_limits: None, tmp_path: Path) -> No
     finally:
         subprocess.run([*command, "down"], cwd=tmp_path, capture_output=True, check=False, timeout=100)
         podman("volume", "rm", "--force", f"{project}_mail-proxy")
+        podman("network", "rm", "--force", f"{project}_default")
 
 
 def test_a_pod_of_kubernetes_starts(built: str, small_limits: None, tmp_path: Path) -> None:
@@ -134,4 +135,4 @@ def test_a_pod_of_kubernetes_starts(built: str, small_limits: None, tmp_path: Pa
         assert podman("exec", container, "legacy-email-proxy", "healthcheck").returncode == 0
     finally:
         podman("kube", "down", file, seconds=100)
-        podman("secret", "rm", name)
+        podman("volume", "rm", "--force", name)

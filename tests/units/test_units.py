@@ -6,6 +6,7 @@ What compose, podman and Kubernetes say of theirs is in ``container/test_units.p
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -167,3 +168,11 @@ def test_what_systemd_and_containers_hand_over_is_found(tmp_path: Path) -> None:
     (mistake,) = read(given | {"BACKEND_SMTP_PASS": "other"}).mistakes
     assert mistake.startswith("BACKEND_SMTP_PASS: set twice")
     assert read({"CREDENTIALS_DIRECTORY": f"{tmp_path}/nowhere"}).mistakes == ()
+
+
+
+def test_a_folder_of_secrets_that_can_not_be_read_is_a_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root, who runs the tests, may read everything."""
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    (mistake,) = read({"CREDENTIALS_DIRECTORY": str(tmp_path)}).mistakes
+    assert mistake.startswith(f"CREDENTIALS_DIRECTORY: can not read '{tmp_path}'")

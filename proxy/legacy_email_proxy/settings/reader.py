@@ -191,14 +191,13 @@ def _credentials(environ: Mapping[str, str]) -> dict[str, str]:
 
     The service's user may read these and no other copies, so they go before ``X_FILE``.
     """
-    folder = environ.get("CREDENTIALS_DIRECTORY")
-    if not folder:
-        return {}
+    folder = environ.get("CREDENTIALS_DIRECTORY", "")
     try:
-        names = [entry.name for entry in os.scandir(folder) if entry.is_file() and _VARIABLE.fullmatch(entry.name)]
+        paths = [path for path in Path(folder).iterdir() if _VARIABLE.fullmatch(path.name)] if folder else []
     except OSError:
+        # One that is there and can not be read is told of in `_contradictions`.
         return {}
-    return {name if name.endswith("_FILE") else f"{name}_FILE": str(Path(folder, name)) for name in names}
+    return {path.name if path.name.endswith("_FILE") else f"{path.name}_FILE": str(path) for path in paths}
 
 
 def _by_their_names(texts: dict[str, str]) -> dict[str, str]:
@@ -211,6 +210,9 @@ def _by_their_names(texts: dict[str, str]) -> dict[str, str]:
 
 
 def _contradictions(environ: Mapping[str, str]) -> Iterator[str]:
+    folder = environ.get("CREDENTIALS_DIRECTORY", "")
+    if os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK):  # noqa: PTH112 (nothing to construct)
+        yield f"CREDENTIALS_DIRECTORY: can not read {folder!r}, where secrets may be: Permission denied"
     for alias, name in ALIASES.items():
         given = {text for each in (alias, name) if (text := environ.get(each))}
         if len(given) > 1:
