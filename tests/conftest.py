@@ -12,6 +12,11 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("any load", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any load")
 
+# Where CI is set, pytest compares what differs to the last octet: minutes and gigabytes for two large messages.
+if os.environ.pop("CI", "").strip().lower() in {"1", "true", "yes", "on"}:
+    os.environ["NOTHING_MAY_BE_MISSING"] = "1"
+os.environ.pop("BUILD_NUMBER", None)
+
 pytest_plugins = ["realservers.fixtures", "blocking"]
 
 

@@ -18,7 +18,7 @@ from graph.support import CLIENT, SENDER, context, send, serving
 from legacy_email_proxy_plugins.graph import GraphMaildrop, GraphRelay
 from realservers.certificates import Certificates
 
-if not os.environ.get("CI"):
+if not os.environ.get("NOTHING_MAY_BE_MISSING"):
     pytest.importorskip("O365", reason="O365, from PyPI, is not installed")
 
 

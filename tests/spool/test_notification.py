@@ -301,7 +301,7 @@ def expected(kind: str) -> set[Said]:
 
 def needs(found: object, what: str) -> None:
     if not found:
-        assert "CI" not in os.environ, f"{what} is missing"
+        assert "NOTHING_MAY_BE_MISSING" not in os.environ, f"{what} is missing"
         pytest.skip(f"{what} is not installed")
 
 
@@ -312,7 +312,9 @@ def content(kind: str, folder: Path) -> bytes:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_flufl_bounce_understands_it(tmp_path: Path, kind: str) -> None:
-    scanner = pytest.importorskip("flufl.bounce") if "CI" not in os.environ else __import__("flufl.bounce").bounce
+    if "NOTHING_MAY_BE_MISSING" not in os.environ:
+        pytest.importorskip("flufl.bounce")
+    scanner = __import__("flufl.bounce").bounce
     temporary, permanent = scanner.all_failures(email.message_from_bytes(content(kind, tmp_path)))
     found = {(path.decode().lower(), "delayed") for path in temporary}
     found |= {(path.decode().lower(), "failed") for path in permanent}
