@@ -105,7 +105,14 @@ def test_a_copy_of_the_state_folder_made_while_the_service_runs_is_restored_else
         done = run("spool", "backup", str(backup / "spool"), **variables(here))
         assert (done.returncode, done.stderr) == (0, "")
         shutil.copytree(here / "maildrop.imap", backup / "maildrop.imap")
+        proxy.wait_for("message spooled", 2)
+        with sqlite3.connect(here / "history.db") as history, sqlite3.connect(backup / "history.db") as copy:
+            wait_until(lambda: history.execute("SELECT count(*) FROM entries").fetchone() == (2,), "written", 50)
+            history.backup(copy)
+        for connection in (history, copy):
+            connection.close()
     shutil.copytree(backup / "maildrop.imap", there / "maildrop.imap")
+    shutil.copy(backup / "history.db", there)
     done = run("spool", "restore", str(backup / "spool"), **variables(there))
     assert (done.returncode, done.stderr) == (0, "")
     mail = tmp_path / "mail" / "new"
@@ -113,3 +120,4 @@ def test_a_copy_of_the_state_folder_made_while_the_service_runs_is_restored_else
         wait_until(lambda: len(list(mail.glob("*"))) == 2, "both have arrived", 50)
     assert sorted(file.read_bytes() for file in mail.iterdir()) == sorted([SMALL, LARGE])
     assert memory(there).recall(UIDVALIDITY).hidden == HIDDEN
+    assert states(there) == ["delivered", "delivered"]
