@@ -34,8 +34,7 @@ EXIT_BROKEN_PIPE = 141
 """What a shell reports for a program that SIGPIPE ended."""
 
 _EXAMPLES = """\
-examples (all settings are environment variables):
-  %(prog)s demo
+example (all settings are environment variables):
   set -a; . ./mail-proxy.env; set +a; %(prog)s check
 """
 
@@ -124,8 +123,14 @@ def parser() -> argparse.ArgumentParser:
 
     kind = argparse.RawDescriptionHelpFormatter
 
+    class OfCommands(argparse.RawDescriptionHelpFormatter):
+        def _format_action(self, action: argparse.Action) -> str:
+            text = super()._format_action(action)
+            # The help is to fit on one screen, so the list of commands has no line of its own above it.
+            return text.partition("\n")[2] if isinstance(action, argparse._SubParsersAction) else text
+
     def of_commands(prog: str) -> argparse.HelpFormatter:
-        formatter = kind(prog)
+        formatter = OfCommands(prog)
         # Python 3.11 and 3.12 forget the indent of the commands' names, and break the line behind the longest.
         formatter._action_max_length = 15
         return formatter
@@ -172,13 +177,14 @@ def commands() -> tuple[ModuleType, ...]:
         plugins,
         serve,
         settings,
+        setup,
         spool,
         trace,
         unit,
     )
 
     return (
-        *(serve, demo, check, plugins, settings, spool, history, devices, trace, alert),
+        *(serve, demo, setup, check, plugins, settings, spool, history, devices, trace, alert),
         *(unit, password, authorize, healthcheck),
     )
 

@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .contracts import BOUND, Failure
@@ -115,8 +115,14 @@ def dialogue(logger: logging.Logger, side: str, line: str) -> None:
 
 
 def octets(logger: logging.Logger, level: int, side: str, lines: bytes) -> None:
-    """Some lines of a message at :data:`HEADER` or :data:`CONTENT`, one event each."""
-    if logger.isEnabledFor(level):
+    """Some lines of a message at :data:`HEADER` or :data:`CONTENT`, one event each.
+
+    Only if a handler wants to see this task's: while one device is traced, the others' messages cost nothing.
+    """
+    if not logger.isEnabledFor(level):
+        return
+    bound = BOUND.get() or {}
+    if any(handler.level <= level and wants(bound) for handler, wants in list(_observers.items())):
         for line in lines.decode("utf-8", "replace").splitlines():
             logger.log(level, "%s: %s", side, line)
 
@@ -329,7 +335,8 @@ class Looks:
 
 
 _OURS = logging.getLogger("legacy_email_proxy")
-_observers: dict[logging.Handler, int] = {}
+_observers: dict[logging.Handler, Callable[[Mapping[str, object]], bool]] = {}
+"""Handler → whether it wants to see a message's content, by what is bound to the task that has it."""
 
 
 class Observer(logging.Handler):
@@ -352,14 +359,20 @@ class Observer(logging.Handler):
                 self.handleError(record)
 
 
-def observe(handler: logging.Handler, level: int = logging.INFO) -> None:
+def observe(
+    handler: logging.Handler,
+    level: int = logging.INFO,
+    wants: Callable[[Mapping[str, object]], bool] = lambda _: True,
+) -> None:
     """Give every event from ``level`` on to ``handler`` too. ``LOG_LEVEL`` is only about what is written.
+
+    ``wants`` is asked for a message's lines only, with what is bound to the task: whether they are made at all.
 
     The history, the figures and the alarms take their facts here, so that they tell the same story as the log. What is
     given to one handler only, because of its level, costs the others nothing.
     """
     handler.setLevel(level)
-    _observers[handler] = level
+    _observers[handler] = wants
     _OURS.addHandler(handler)
     _set_level()
 
@@ -373,7 +386,7 @@ def unobserve(handler: logging.Handler) -> None:
 
 def _set_level() -> None:
     written = [handler.level for handler in logging.getLogger().handlers if isinstance(handler, Writer)]
-    _OURS.setLevel(min([*written, *_observers.values()], default=logging.NOTSET))
+    _OURS.setLevel(min([*written, *(handler.level for handler in _observers)], default=logging.NOTSET))
 
 
 def configure(level: str, form: str) -> None:

@@ -22,6 +22,7 @@ from .admin.probes import Probes
 from .admin.queues import queues
 from .admin.readiness import Readiness
 from .admin.socket import ControlSocket
+from .admin.tokens import tokens
 from .admin.trace import trace
 from .alerts.watch import Watch
 from .build import NONE, Composition
@@ -262,6 +263,7 @@ async def _running(
                     "spool": queues(lambda: filter(None, (each.queue for each in current.composition.accounts))),
                     "trace": trace,
                     "ready": readiness.answer,
+                    "tokens": tokens(lambda: current.composition),
                     "troubles": watch.answer,
                 },
             )

@@ -53,6 +53,14 @@ CASES: dict[str, tuple[list[dict[str, str]], str, bool]] = {
     "mail that waits": (
         [{"series": f'{P}spool_messages{{{LABELS},state="queued"}}', "values": "1x60"}], "MailProxySpoolStuck", False,
     ),
+    "a provider that refuses many recipients": (
+        [{"series": f'{P}messages_total{{{LABELS},leg="smtp",verdict="failed"}}', "values": "0+1x60"}],
+        "MailProxyMailFailed", True,
+    ),
+    "a mistyped address": (
+        [{"series": f'{P}messages_total{{{LABELS},leg="smtp",verdict="failed"}}', "values": "0x30 1x30"}],
+        "MailProxyMailFailed", False,
+    ),
     "a token that ended": (
         [
             {"series": f"{P}token_expiry_timestamp_seconds{{{LABELS}}}", "values": "0x120"},

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -16,6 +17,7 @@ from legacy_email_proxy.admin.metrics import Metrics
 from legacy_email_proxy.admin.outcomes import Outcomes
 from legacy_email_proxy.build import Composition
 from legacy_email_proxy.contracts import TIMINGS, Figure, LoginRefused, LoginsLimited, Unreachable, timed, took
+from legacy_email_proxy.history.events import FAILED_FOR_GOOD, NOTIFICATION_FAILED
 
 POP3 = logging.getLogger("legacy_email_proxy.pop3")
 INFO = logging.INFO
@@ -76,6 +78,9 @@ async def test_a_message(metrics: Metrics, composed: Composition) -> None:
         log.event(LOGGER, INFO, words, client="10.0.0.7", account="ann", recipients=["x@y"], octets=100)
     for words in ("message delivered", "message not delivered", "message set aside"):
         LOGGER.info(words, extra={"facts": {"account": "ann", "octets": 7}})
+    for words in FAILED_FOR_GOOD:
+        LOGGER.warning(words, extra={"facts": {"account": "ann", "recipient": "x@y"}})
+    LOGGER.warning(NOTIFICATION_FAILED, extra={"facts": {"account": "ann", "recipient": "x@y"}})
     log.failure(LOGGER, "message refused", Unreachable("down"), octets=3, reply="451 4.4.1 later")
     assert await told(metrics, composed) == {
         'messages_total{leg="smtp",verdict="relayed"}': 1,
@@ -83,6 +88,8 @@ async def test_a_message(metrics: Metrics, composed: Composition) -> None:
         'messages_total{leg="smtp",verdict="delivered"}': 1,
         'messages_total{leg="smtp",verdict="not_delivered"}': 1,
         'messages_total{leg="smtp",verdict="set_aside"}': 1,
+        'messages_total{leg="smtp",verdict="failed"}': 3,
+        'messages_total{leg="smtp",verdict="notification_failed"}': 1,
         'messages_total{leg="smtp",verdict="refused"}': 1,
         'octets_total{leg="smtp"}': 200,
         'refusals_total{leg="smtp",reply="451"}': 1,
@@ -193,8 +200,9 @@ async def test_figures_of_plugins(metrics: Metrics, tmp_path: Path) -> None:
         "spool_oldest_seconds": 9,
         'token_expiry_timestamp_seconds{account="bob"}': 5000,
     }
-    one.told = ValueError("broken")
-    assert (await told(metrics, both))['backend_connections{leg="smtp",state="idle"}'] == 3
+    nonsense: list[Any] = [ValueError("broken"), None, [("backend_connections", 2)]]
+    for one.told in nonsense:
+        assert (await told(metrics, both))['backend_connections{leg="smtp",state="idle"}'] == 3
 
 
 async def test_exactly_the_promised_names_and_labels(metrics: Metrics, composed: Composition) -> None:

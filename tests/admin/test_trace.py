@@ -32,6 +32,22 @@ async def test_a_line_of_any_length_is_bounded() -> None:
         assert await text(answers) == "content: short"
 
 
+async def test_messages_of_other_devices_make_no_events() -> None:
+    made: list[logging.LogRecord] = []
+    _log.addFilter(made.append)  # type: ignore[arg-type]  # it returns None, so no handler gets them
+    try:
+        async with aclosing(trace({"address": "192.0.2.1", "content": True}, "somebody")) as answers:
+            assert "watching" in (await anext(answers))
+            for client in ("192.0.2.1", "192.0.2.2"):
+                with bound(client=client):
+                    log.octets(_log, log.CONTENT, "content", b"one\r\ntwo\r\n")
+                    log.octets(_log, log.HEADER, "content", b"Subject: scan\r\n")
+            log.octets(_log, log.CONTENT, "content", b"of no device")
+    finally:
+        _log.removeFilter(made.append)  # type: ignore[arg-type]
+    assert len(made) == 3
+
+
 async def test_a_plugins_broken_line_disturbs_nobody(capsys: pytest.CaptureFixture[str]) -> None:
     async with aclosing(trace({"address": "192.0.2.1"}, "somebody")) as answers:
         await anext(answers)

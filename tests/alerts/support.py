@@ -58,6 +58,7 @@ class Watched:
         self.composition = made or composition(folder, self.relay)
         self.outcomes = Outcomes(self.clock)
         self.channel = KeptChannel()
+        self.channels = [self.channel]
         probes = Probes(self.outcomes)
         self.watch = Watch(lambda: self.composition, self.outcomes, probes, self.clock, self.steady)
         self.watch._sampler = Sampler(
@@ -81,7 +82,7 @@ class Watched:
         self.clock.now += seconds
         self.steady.now += seconds
         await self.watch._renew()
-        self.watch._channels = [self.channel]
+        self.watch._channels = list(self.channels)
         before = len(self.channel.texts)
         await self.watch.turn()
         return self.channel.texts[before:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import ssl
 import sys
 from functools import partial
@@ -160,6 +161,36 @@ async def test_a_command_that_does_not_end_is_killed_with_its_children(tmp_path:
         await sending
     for file in list(tmp_path.glob("*.pid")):  # noqa: ASYNC240
         await until(partial(_is_gone, int(file.stem)))
+
+
+async def test_a_command_that_leaves_a_process_behind_has_ended_all_the_same(tmp_path: Path) -> None:
+    # In a session of its own, with our pipe for errors still open.
+    child = "os.setsid(); (here / 'pid').write_text(str(os.getpid())); os.write(there, b'.'); time.sleep(600)"
+    code = f"back, there = os.pipe()\nif os.fork() == 0: {child}\nos.read(back, 1)"
+    try:
+        with pytest.raises(Failure, match=r"exit status 1: no such room"):
+            await Command(python(tmp_path, f"{code}\nsys.exit('no such room')"), (), seconds=50.0).send(ALERT)
+        os.kill(left_behind(tmp_path), signal.SIGKILL)
+        assert await Command(python(tmp_path, code), (), seconds=50.0).send(ALERT) == "exit status 0"
+    finally:
+        os.kill(left_behind(tmp_path), signal.SIGKILL)
+
+
+async def test_a_command_that_is_killed_is_not_waited_for_because_of_what_it_left_behind(tmp_path: Path) -> None:
+    child = "os.setsid(); (here / 'pid').write_text(str(os.getpid())); time.sleep(600)"
+    command = Command(python(tmp_path, f"if os.fork() == 0: {child}\ntime.sleep(600)"), (), seconds=50.0)
+    sending = asyncio.create_task(command.send(ALERT))
+    await until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text() != "")
+    try:
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(sending, 50)
+    finally:
+        os.kill(left_behind(tmp_path), signal.SIGKILL)
+
+
+def left_behind(folder: Path) -> int:
+    return int((folder / "pid").read_text())
 
 
 async def test_a_command_has_little_time(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import trustme
@@ -263,6 +263,15 @@ async def test_a_small_disk_is_judged_by_its_size(tmp_path: Path) -> None:
         assert "NEW: 100 MiB are left" in (await watched.after(MINUTE))[0]
 
 
+async def test_a_plugin_that_tells_nonsense_stops_no_alert(tmp_path: Path) -> None:
+    relay = Spooling()
+    nonsense: list[Any] = [None, [("spool_messages", 2)], [Figure("spool_messages", float("inf"), {"state": "dead"})]]
+    async with Watched(tmp_path, spool(tmp_path, relay), disk=lambda _: Usage(1 << 40, 0)) as watched:
+        for relay.told in nonsense:
+            await watched.after(MINUTE)
+        assert len(watched.channel.texts) == 1
+
+
 # Devices.
 
 
@@ -327,6 +336,31 @@ async def test_a_message_that_nobody_took_is_tried_again_with_pauses(
         watched.channel.fails = False
         told = [text for _ in range(20) for text in await watched.after(MINUTE)]
         assert len(told) == 1
+
+
+async def test_what_began_before_there_was_a_way_is_told_when_there_is_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Watched(tmp_path, disk=lambda _: Usage(1 << 40, 0)) as watched:
+        watched.channels = []
+        for _ in range(3):
+            await watched.after(MINUTE)
+        watched.channels = [watched.channel]
+        (text,) = await watched.after(MINUTE)
+        assert "NEW: 0 MiB are left" in text
+        assert await watched.after(MINUTE) == []
+    assert [record.msg for record in caplog.records if record.msg.startswith("trouble")] == ["trouble begins"]
+
+
+async def test_a_reload_that_mends_the_way_is_tried_at_once(tmp_path: Path) -> None:
+    async with Watched(tmp_path, disk=lambda _: Usage(1 << 40, 0)) as watched:
+        watched.channel.fails = True
+        for _ in range(20):
+            await watched.after(MINUTE)
+        watched.channel.fails = False
+        assert await watched.after(MINUTE) == []
+        watched.composition = replace(watched.composition)
+        assert len(await watched.after(MINUTE)) == 1
 
 
 async def test_a_restart_tells_nothing_again(tmp_path: Path) -> None:

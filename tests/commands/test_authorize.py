@@ -9,15 +9,15 @@ import re
 import signal
 import termios
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import anyio
 from anyio.to_thread import run_sync
 
 from fakes.oauth2 import FakeAuthorizationServer
-from interop.proxy import clean_environment, command, run
-from oauth2.support import IMAP, credentials_for, server_tls, variables
+from interop.proxy import clean_environment, command, run, running
+from oauth2.support import IMAP, Person, credentials_for, server_tls, variables
 from realservers.certificates import Certificates
 from waiting import until
 
@@ -82,6 +82,31 @@ async def test_a_code_to_type_elsewhere(certificates: Certificates, tmp_path: Pa
             fake.approve(await said(process, r"enter the code (\S+)\n"))
             await process.wait()
         assert process.returncode == 0
+
+
+async def test_the_status_is_that_of_the_running_service(certificates: Certificates, tmp_path: Path) -> None:
+    async with provider(certificates, tmp_path, "authorization_code") as (fake, given):
+        backend = {"BACKEND_SMTP_HOST": "localhost", "BACKEND_SMTP_USER": "alice"}
+        with ExitStack() as stack:
+            proxy = await run_sync(lambda: stack.enter_context(running(given | backend)))
+            await run_sync(lambda: proxy.wait_for(" started "))
+            # Of the service's settings only STATE_DIR is known here.
+            before = await run_sync(lambda: run("authorize", "--status", STATE_DIR=str(tmp_path)))
+            assert before.returncode == 1
+            assert "account default\n  grant         authorization_code\n" in before.stdout
+            assert "  last error    nobody has consented yet -> run: " in before.stdout
+            await credentials_for(fake, certificates.ca_file, tmp_path, "authorization_code").authorize(
+                Person(fake.browse), listen=False
+            )
+            after = await run_sync(lambda: run("authorize", "--status", STATE_DIR=str(tmp_path)))
+            assert after.returncode == 0
+            assert re.search(r"  expires       20\d\d-.*\n  last refresh  20\d\d-.*\n  last error    -\n", after.stdout)
+            unknown = await run_sync(lambda: run("authorize", "--status", "ann", STATE_DIR=str(tmp_path)))
+            assert unknown.returncode == 2
+            await run_sync(stack.close)
+        # Without a service the command needs the settings itself.
+        assert (await run_sync(lambda: run("authorize", "--status", STATE_DIR=str(tmp_path)))).returncode == 2
+        assert (await run_sync(lambda: run("authorize", "--status", **given))).returncode == 0
 
 
 async def test_what_goes_wrong_is_one_line(certificates: Certificates, tmp_path: Path) -> None:

@@ -54,7 +54,9 @@ MAY_IMPORT = {
     "accounts": {"contracts", "replies", "log", "access", "settings", "relays", "smtp", "guessing"},
     "build": {"contracts", "access", "plugins", "settings", "tls", "accounts", "relays", "guessing"},
     "reloading": {"contracts", "build"},
-    "admin": {"contracts", "log", "access", "replies", "guessing", "settings", "build", "relays", "reloading"},
+    "admin": {
+        *("contracts", "log", "access", "replies", "guessing", "settings", "build", "relays", "reloading", "history"),
+    },
     "alerts": {
         *("contracts", "log", "access", "replies", "settings", "accounts", "plugins", "relays", "build", "admin"),
     },
@@ -64,6 +66,7 @@ MAY_IMPORT = {
     },
     "units": {"contracts", "settings", "build", "listeners"},
     "demo": {"contracts"},
+    "setup": {"contracts", "settings", "build"},
 }
 TOP = {"", "__main__", "cli", "commands"}
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,8 +108,11 @@ def backends(dovecot: Dovecot, postfix: Postfix, account: Account) -> dict[str, 
 
 
 @contextmanager
-def running(variables: Mapping[str, str]) -> Iterator[Proxy]:
-    """A proxy on free ports of 127.0.0.1, stopped at the end; it must end well, and leave no traceback in its log."""
+def running(variables: Mapping[str, str], program: Sequence[str] = ()) -> Iterator[Proxy]:
+    """A proxy on free ports of 127.0.0.1, stopped at the end; it must end well, and leave no traceback in its log.
+
+    ``program`` is what runs it, if that is not the command itself.
+    """
     listeners = {f"{leg}_BIND_ADDR": "127.0.0.1" for leg in ("POP3", "SMTP")}
     listeners |= {f"{leg}_BIND_PORT": "0" for leg in ("POP3", "SMTP")}
     with tempfile.TemporaryDirectory() as folder:
@@ -118,7 +121,10 @@ def running(variables: Mapping[str, str]) -> Iterator[Proxy]:
         listeners["STATE_DIR"] = f"{folder}/state"
         with log_file.open("wb") as log:
             process = subprocess.Popen(
-                command(), env=clean_environment(**{**listeners, **variables}), stderr=log, stdin=subprocess.DEVNULL
+                program or command(),
+                env=clean_environment(**{**listeners, **variables}),
+                stderr=log,
+                stdin=subprocess.DEVNULL,
             )
         proxy = Proxy(process, log_file)
         try:

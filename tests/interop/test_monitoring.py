@@ -20,6 +20,7 @@ from realservers.processes import wait_until
 from realservers.prometheus import Prometheus
 
 RULES = ROOT / "proxy/docs/monitoring/alerts.yml"
+DASHBOARD = ROOT / "proxy/docs/monitoring/dashboard.json"
 ADMIN = {"ADMIN_BIND_PORT": "0"}
 P = "legacy_email_proxy_"
 
@@ -75,6 +76,21 @@ def test_prometheus_reads_what_happened(dovecot: Dovecot, postfix: Postfix, acco
                     assert (value(f'backend_seconds_count{{leg="{leg}",step="{step}"}}') or 0) >= 1, step
             assert value('backend_connections{leg="smtp",state="idle"}') == 1
             assert prometheus.firing() == {}
+            wait_until(lambda: without_data(prometheus) == EMPTY, "each panel shows it", START_SECONDS)
+
+
+EMPTY = {"In the spool", "Oldest in the spool", "Tokens end in", "Refusals a minute"}
+"""Panels without data for a proxy that has no spool and no tokens, and has refused nothing."""
+
+
+def without_data(prometheus: Prometheus) -> set[str]:
+    """The dashboard's panels that would be empty. A query that Prometheus does not understand is an error."""
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    answered = {
+        (panel["title"], prometheus.value(target["expr"].replace("$instance", ".*")) is not None)
+        for panel in panels for target in panel["targets"]
+    }  # fmt: skip
+    return {panel["title"] for panel in panels} - {title for title, data in answered if data}
 
 
 def test_an_alert_fires_for_a_backend_that_is_down(account: Account, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -316,22 +316,36 @@ async def test_a_header_that_was_no_longer_waited_for_is_not_lost() -> None:
     assert b"".join([piece async for piece in content]) == b"Subject: x\r\nX-Seen: yes\r\n\r\none\r\ntwo\r\n"
 
 
-def traced(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [text[9:] for text in caplog.messages if text.startswith("content: ")]
+class Watcher(log.Observer):
+    """Sees whole messages, as `trace --content` does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def take(self, record: logging.LogRecord) -> None:
+        if (text := record.getMessage()).startswith("content: "):
+            self.lines.append(text[9:])
+
+
+@pytest.fixture
+def traced() -> Iterator[list[str]]:
+    watcher = Watcher()
+    log.observe(watcher, log.CONTENT)
+    yield watcher.lines
+    log.unobserve(watcher)
 
 
 @pytest.mark.parametrize("options", [HeaderOptions(), HeaderOptions(shorten_lines=True)])
-async def test_a_trace_shows_the_whole_content(caplog: pytest.LogCaptureFixture, options: HeaderOptions) -> None:
-    caplog.set_level(log.CONTENT, logger="legacy_email_proxy")
+async def test_a_trace_shows_the_whole_content(traced: list[str], options: HeaderOptions) -> None:
     await through(Rewriting(options), b"Subject: x\r\n", b"\r\none\r\n", b"two\r\n", b"three")
-    assert traced(caplog) == ["Subject: x", "", "one", "two", "three"]
+    assert traced == ["Subject: x", "", "one", "two", "three"]
 
 
 @pytest.mark.parametrize(("own", "again"), [("", []), ("Own", ["Subject: x", "Own: 1"])])
 async def test_a_trace_shows_it_once_and_the_header_again_where_an_account_changes_it(
-    caplog: pytest.LogCaptureFixture, own: str, again: list[str]
+    traced: list[str], own: str, again: list[str]
 ) -> None:
-    caplog.set_level(log.CONTENT, logger="legacy_email_proxy")
     account = FilteredRelay(MemoryRelay(), {"own": Scripted(header=tag(own) if own else lambda header: None)})
 
     async def content() -> AsyncIterator[bytes]:
@@ -341,4 +355,4 @@ async def test_a_trace_shows_it_once_and_the_header_again_where_an_account_chang
     async with account.transaction(CLIENT, "a@b", {}) as transaction:
         await transaction.add_recipient("c@d", {})
         await transaction.send(content())
-    assert traced(caplog) == ["Subject: x", "", "one", *again]
+    assert traced == ["Subject: x", "", "one", *again]

@@ -23,7 +23,8 @@ from prometheus_client.registry import Collector
 
 from .. import __version__, log
 from ..build import Account, Composition
-from ..contracts import TIMINGS, Credentials, Figure, LoginRefused, Maildrop, Relay
+from ..contracts import TIMINGS, Credentials, Failure, Figure, LoginRefused, Maildrop, Relay
+from ..history.events import FAILED_FOR_GOOD, NOTIFICATION_FAILED
 from ..relays.wrapper import figures
 from .outcomes import Outcomes
 
@@ -111,6 +112,8 @@ class Metrics:
             # Seen from the start, so that the first one is an increase.
             self._login_failures.labels(leg)
             self._octets.labels(leg)
+        for verdict in ("failed", "not_delivered", "set_aside"):
+            self._messages.labels("smtp", verdict)
         self._events = _Observer(self._event)
         self._of: dict[str, Callable[[Mapping[str, Any], logging.LogRecord], None]] = {
             "message relayed": self._taken,
@@ -118,6 +121,8 @@ class Metrics:
             "message delivered": lambda facts, _: self._messages.labels("smtp", "delivered").inc(),
             "message not delivered": lambda facts, _: self._messages.labels("smtp", "not_delivered").inc(),
             "message set aside": lambda facts, _: self._messages.labels("smtp", "set_aside").inc(),
+            **dict.fromkeys(FAILED_FOR_GOOD, lambda facts, _: self._messages.labels("smtp", "failed").inc()),
+            NOTIFICATION_FAILED: lambda facts, _: self._messages.labels("smtp", "notification_failed").inc(),
             "message refused": self._message_refused,
             "smtp sender refused": self._refused,
             "smtp recipient refused": self._refused,
@@ -239,5 +244,5 @@ async def _told(
     """A plugin's figures with the labels that the core knows; none where they can't be told, as ``/readyz`` says."""
     try:
         return [(one, labels) for one in await figures(plugin)]
-    except Exception:
+    except (Failure, TimeoutError):
         return ()

@@ -165,8 +165,6 @@ async def _told(plugin: Maildrop | Relay) -> Sequence[Figure] | str:
         return f"no answer within {FIGURES_SECONDS:g} s"
     except Failure as failure:
         return str(failure)
-    except Exception as error:
-        return f"unexpected: {type(error).__name__}"
 
 
 def _value(told: Sequence[Figure] | str, name: str) -> float:

@@ -2,7 +2,8 @@
 
 It is a handler of the log that takes also what is below ``LOG_LEVEL``: each line of a dialogue is an event of the task
 that belongs to the device's session, which is bound to the device's address. While nobody watches, a line costs one
-comparison. Passwords are left out where the line is made, so no watcher can ask for them.
+comparison. While somebody watches one device, the content of other devices' messages makes no events. Passwords are
+left out where the line is made, so no watcher can ask for them.
 """
 
 from __future__ import annotations
@@ -42,6 +43,11 @@ class _Watch(logging.Handler):
         self._left_out = 0
         self._some = asyncio.Event()
 
+    def wants(self, facts: Mapping[str, object]) -> bool:
+        """Whether these are of a device that is watched."""
+        address = canonical(str(facts.get("client", "")))
+        return address is not None and within(address, self._networks)
+
     def emit(self, record: logging.LogRecord) -> None:
         """Keep the record if it is about a device that is watched."""
         try:
@@ -52,8 +58,7 @@ class _Watch(logging.Handler):
 
     def _keep(self, record: logging.LogRecord) -> None:
         facts = log.facts_of(record)
-        address = canonical(str(facts.get("client", "")))
-        if address is None or not within(address, self._networks):
+        if not self.wants(facts):
             return
         if self._account is not None and facts.get("account", self._account) != self._account:
             return
@@ -98,7 +103,7 @@ async def trace(request: Mapping[str, Any], by: str) -> Answers:
         raise Failure(f"that is no address: {error}") from None
     content = request.get("content") is True
     watch = _Watch(networks, request.get("account"))
-    log.observe(watch, log.CONTENT if content else log.HEADER)
+    log.observe(watch, log.CONTENT if content else log.HEADER, watch.wants)
     facts = {"address": request["address"], "content": "yes" if content else "no", "by": by}
     log.event(_log, logging.WARNING if content else logging.INFO, "trace begins", **facts)
     try:

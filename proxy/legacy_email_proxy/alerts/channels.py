@@ -25,6 +25,8 @@ __all__ = ("Channel", "Command", "Webhook")
 _WEBHOOK_SECONDS = 20.0
 _COMMAND_SECONDS = 30.0
 _SAID_OCTETS = 400
+_PIPE_OCTETS = 1 << 16
+"""What a pipe holds."""
 
 
 class Channel(Protocol):
@@ -110,52 +112,73 @@ class Command:
 
     async def send(self, alert: Alert) -> str:
         """See :meth:`Channel.send`: exit status 0 is success."""
+        with _Errors() as errors:
+            process = await self._started(alert, errors.written)
+            try:
+                async with asyncio.timeout(self._seconds):
+                    status = await process.wait()
+            except BaseException as error:
+                # With all that it has started, but for what has made itself a session of its own.
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+                if not isinstance(error, TimeoutError):
+                    raise
+                raise Failure(f"it took longer than {self._seconds:g} s and was killed", look_at=self.name) from None
+            if status:
+                said = errors.said()
+                raise Failure(f"exit status {status}" + (f": {said}" if said else ""), look_at=self.name)
+        return "exit status 0"
+
+    async def _started(self, alert: Alert, errors: int) -> asyncio.subprocess.Process:
         kept = {name: text for name, text in os.environ.items() if name.removesuffix("_FILE") not in self._withheld}
         told = {
             "TROUBLE_TITLE": alert.title, "TROUBLE_TEXT": alert.text, "TROUBLE_SEVERITY": alert.severity,
             "TROUBLE_JSON": json.dumps(alert.plain),
         }  # fmt: skip
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *self._arguments, env={**kept, **told}, start_new_session=True,
-                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
-            )  # fmt: skip
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise Failure(f"it can not be run: {reason}", look_at=self.name) from None
-        try:
-            async with asyncio.timeout(self._seconds):
-                said, _ = await asyncio.gather(_last_of(process.stderr), _feed(process.stdin, alert.text))
-                status = await process.wait()
-        except BaseException as error:
-            # With all that it has started.
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-            if not isinstance(error, TimeoutError):
-                raise
-            raise Failure(f"it took longer than {self._seconds:g} s and was killed", look_at=self.name) from None
-        if status:
-            words = f"exit status {status}" + (f": {said}" if said else "")
-            raise Failure(words, look_at=self.name)
-        return "exit status 0"
+        # In memory: the trouble may be a full disk.
+        with os.fdopen(os.memfd_create("alert"), "wb") as text:
+            text.write(f"{alert.text}\n".encode())
+            text.seek(0)
+            try:
+                return await asyncio.create_subprocess_exec(
+                    *self._arguments, env={**kept, **told}, start_new_session=True,
+                    stdin=text, stdout=asyncio.subprocess.DEVNULL, stderr=errors,
+                )  # fmt: skip
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or str(error)
+                raise Failure(f"it can not be run: {reason}", look_at=self.name) from None
 
     async def aclose(self) -> None:
         """There is nothing to close."""
 
 
-async def _feed(stream: asyncio.StreamWriter | None, text: str) -> None:
-    if stream is not None:
-        # A command need not read it.
-        with suppress(BrokenPipeError, ConnectionResetError):
-            stream.write(f"{text}\n".encode())
-            await stream.drain()
-        stream.close()
+class _Errors:
+    """The end of what a command writes to standard error, however much that is.
 
+    With a pipe of asyncio's own we would wait for each process that has it open: also for one that the command has left
+    behind, and that never ends.
+    """
 
-async def _last_of(stream: asyncio.StreamReader | None) -> str:
-    """The end of what it writes to standard error, however much that is."""
-    kept = b""
-    while stream is not None and (octets := await stream.read(4096)):
-        kept = (kept + octets)[-_SAID_OCTETS:]
-    return printable(kept.decode("utf-8", "replace"), limit=_SAID_OCTETS)
+    def __init__(self) -> None:
+        self._read_end, self.written = os.pipe()
+        self._kept = b""
+
+    def __enter__(self) -> _Errors:
+        os.set_blocking(self._read_end, False)
+        asyncio.get_running_loop().add_reader(self._read_end, self._read)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.get_running_loop().remove_reader(self._read_end)
+        os.close(self._read_end)
+        os.close(self.written)
+
+    def _read(self) -> None:
+        with suppress(BlockingIOError):
+            self._kept = (self._kept + os.read(self._read_end, _PIPE_OCTETS))[-_SAID_OCTETS:]
+
+    def said(self) -> str:
+        """What there is now."""
+        self._read()
+        return printable(self._kept.decode("utf-8", "replace"), limit=_SAID_OCTETS)

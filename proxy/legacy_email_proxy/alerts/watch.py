@@ -147,7 +147,8 @@ class Watch:
         self._troubles.look(look.seen, look.unknown, now)
         self._log_changes(self._troubles.current(now))
         changes = self._troubles.due(now)
-        if changes and self._steady() >= self._again:
+        # Without a way nobody has heard of it: it is told when a reload adds one.
+        if changes and self._channels and self._steady() >= self._again:
             await self._tell(changes)
         await self._save()
 
@@ -166,6 +167,7 @@ class Watch:
         if composition is self._used:
             return
         self._used = composition
+        self._again, self._pause = float("-inf"), 0.0
         await self._close_channels()
         self.events.expect(devices_of(composition.rules))
         try:
@@ -193,7 +195,7 @@ class Watch:
             elif name not in self._failing:
                 self._failing.add(name)
                 log.failure(_log, "alert not sent", outcome, by=name)
-        if not said or not all(isinstance(outcome, Exception) for outcome in said.values()):
+        if not all(isinstance(outcome, Exception) for outcome in said.values()):
             self._pause = 0.0
             self._troubles.told(changes, self._clock())
             self._unsaved = True

@@ -1,10 +1,15 @@
-"""Give the consent that OAuth2 needs, once; or show the tokens."""
+"""Give the consent that OAuth2 needs, once; or show the tokens.
+
+Their status is asked of the service. Where none runs, it is read from what is stored.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from collections.abc import Mapping
+from contextlib import aclosing, suppress
 from datetime import datetime
 from typing import cast
 
@@ -12,10 +17,13 @@ import anyio
 from anyio.to_thread import run_sync
 
 from .. import log
+from ..admin.socket import NOBODY_THERE, ask
+from ..admin.tokens import status_of
 from ..build import credentials
-from ..contracts import Authorizable, Failure, SettingsMistake
+from ..contracts import Authorizable, Failure, SettingsMistake, TokenStatus
+from ..settings import read
 
-__all__ = ("add_arguments", "run")
+__all__ = ("Terminal", "add_arguments", "run")
 
 _ONLY_ACCOUNT = "default"
 """How the account is called where there is no ACCOUNTS_FILE."""
@@ -41,13 +49,16 @@ def run(options: argparse.Namespace) -> int:
     log.configure("warning", "text")
     try:
         return anyio.run(_authorize, options, backend="asyncio")
+    except Failure as failure:
+        print(f"legacy-email-proxy: {failure}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         # A thread may be waiting for a line of input, and the interpreter would wait for that thread.
         print(flush=True)
         os._exit(130)
 
 
-class _Terminal:
+class Terminal:
     """See :class:`~legacy_email_proxy.contracts.Dialogue`."""
 
     def say(self, text: str) -> None:
@@ -59,6 +70,9 @@ class _Terminal:
 
 
 async def _authorize(options: argparse.Namespace) -> int:
+    if options.status:
+        with suppress(*NOBODY_THERE):
+            return await _status_of_service(options)
     every = credentials(os.environ)
     try:
         found = {
@@ -68,12 +82,25 @@ async def _authorize(options: argparse.Namespace) -> int:
         failed = False
         for account in _selected({name for name, plugins in found.items() if plugins}, options):
             for plugin in found[account]:
-                failed |= await (_show(account, plugin) if options.status else _consent(account, plugin, options))
+                if options.status:
+                    failed |= _show(account, await plugin.status())
+                else:
+                    failed |= await _consent(account, plugin, options)
         return int(failed)
     finally:
         for plugins in every.values():
             for each in plugins.values():
                 await each.aclose()
+
+
+async def _status_of_service(options: argparse.Namespace) -> int:
+    """What the running service says of its tokens. Raises one of :data:`NOBODY_THERE` where none runs."""
+    async with aclosing(ask(read()["STATE_DIR"], "tokens")) as answers:
+        told = [answer async for answer in answers if isinstance(answer, Mapping)]
+    selected = _selected({answer["account"] for answer in told}, options)
+    # All of them are shown, also after one that failed.
+    failed = [_show(answer["account"], status_of(answer)) for answer in told if answer["account"] in selected]
+    return int(any(failed))
 
 
 def _selected(accounts: set[str], options: argparse.Namespace) -> list[str]:
@@ -96,7 +123,7 @@ def _listed(accounts: set[str]) -> str:
 
 async def _consent(account: str, plugin: Authorizable, options: argparse.Namespace) -> bool:
     try:
-        await plugin.authorize(_Terminal(), listen=options.listen)
+        await plugin.authorize(Terminal(), listen=options.listen)
     except Failure as failure:
         print(f"legacy-email-proxy: {failure}", file=sys.stderr)
         return True
@@ -105,8 +132,7 @@ async def _consent(account: str, plugin: Authorizable, options: argparse.Namespa
     return False
 
 
-async def _show(account: str, plugin: Authorizable) -> bool:
-    status = await plugin.status()
+def _show(account: str, status: TokenStatus) -> bool:
     print(f"account {account or _ONLY_ACCOUNT}")
     print(f"  grant         {status.grant or '-'}")
     print(f"  scope         {status.scope or '-'}")

@@ -24,7 +24,7 @@ from ..settings import doubts, unknown_variables
 from .report import Report
 from .trial import Trial, send
 
-__all__ = ("add_arguments", "run")
+__all__ = ("add_arguments", "doubt", "probe", "run")
 
 _PROBE_SECONDS = 90.0
 _ANSWER_SECONDS = 10.0
@@ -95,7 +95,7 @@ async def _check(options: argparse.Namespace, report: Report) -> int:
     if options.client is not None and options.send is None:
         return _choices(composition, options, report)
     report.add("settings", Finding(Level.GOOD, "no mistake found"))
-    _doubt(composition, report)
+    doubt(composition, report, os.environ)
     status = 1
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with anyio.create_task_group() as group:
@@ -110,7 +110,7 @@ async def _check(options: argparse.Namespace, report: Report) -> int:
                     _leave(_ended_by(await anext(signals)))
 
                 group.start_soon(stop)
-                await _probe(composition, report)
+                await probe(composition, report)
                 await _troubles(composition, report)
                 if options.send is not None:
                     await _send(options, report)
@@ -132,9 +132,9 @@ def _leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _doubt(composition: Composition, report: Report) -> None:
+def doubt(composition: Composition, report: Report, environ: Mapping[str, str]) -> None:
     """Warn of settings that can be read but look wrong."""
-    for variable, meant in unknown_variables(os.environ, composition.settings.declared):
+    for variable, meant in unknown_variables(environ, composition.settings.declared):
         report.add("settings", Finding(Level.WARNING, f"{variable} is not a setting", f"did you mean {meant}?"))
     for account in composition.accounts:
         for doubt in doubts(account.settings):
@@ -161,7 +161,7 @@ async def _waiting(account: Account) -> list[Finding]:
     return [Finding(Level.GOOD, text)]
 
 
-async def _probe(composition: Composition, report: Report) -> None:
+async def probe(composition: Composition, report: Report) -> None:
     """Try everything, one after the other."""
     for account in composition.accounts:
         if account.queue is not None:

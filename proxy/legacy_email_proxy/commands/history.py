@@ -1,4 +1,8 @@
-"""Tell what was sent, fetched and refused, and what came of it."""
+"""Tell what was sent, fetched and refused, and what came of it.
+
+It reads the file and asks nothing of the service, also to follow what happens: so it works while no service runs, and
+goes on over a restart.
+"""
 
 from __future__ import annotations
 

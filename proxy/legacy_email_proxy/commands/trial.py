@@ -61,11 +61,11 @@ class Trial:
     port: int
 
 
-async def send(trial: Trial) -> list[Finding]:
+async def send(trial: Trial, environ: Mapping[str, str] = os.environ) -> list[Finding]:
     """Send it and say what the device would have read and what the backend said. Every failure is a finding."""
-    with _events() as events, tempfile.TemporaryDirectory(prefix="check-", dir=_disk()) as folder:
+    with _events() as events, tempfile.TemporaryDirectory(prefix="check-", dir=_disk(environ)) as folder:
         try:
-            composition = await anyio.to_thread.run_sync(compose, _environment(os.environ, folder))
+            composition = await anyio.to_thread.run_sync(compose, _environment(environ, folder))
             if composition.relay is None:
                 return [Finding(Level.BAD, "not sent: the SMTP listener is closed", "set RELAY_PLUGIN")]
             composition = replace(composition, relay=_AsClient(composition.relay, trial))
@@ -79,9 +79,9 @@ async def send(trial: Trial) -> list[Finding]:
     return found
 
 
-def _disk() -> Path | None:
+def _disk(environ: Mapping[str, str]) -> Path | None:
     """Where the real spool would be; ``None``, for the system's folder, where that is not there or not writable."""
-    folder: Path = read()["STATE_DIR"]
+    folder: Path = read(environ)["STATE_DIR"]
     return folder if folder.is_dir() and unwritable(folder) is None else None
 
 

@@ -49,7 +49,8 @@ class Observed(Protocol):
     async def figures(self) -> Sequence[Figure]:
         """The figures as they are now. It is called every few seconds, so it must be quick; it never asks a backend.
 
-        Raises a :class:`~.failures.Failure` where they can not be told.
+        Raises a :class:`~.failures.Failure` where they can not be told. If there is anything but figures with finite
+        values among them, all of this plugin's are left out, and the log says so once.
         """
 
 

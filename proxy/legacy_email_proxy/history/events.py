@@ -15,17 +15,19 @@ from typing import Any
 from .facts import Event, address, addresses, said, text, text_or_none, whole, whole_or_none
 from .sums import Sums
 
-__all__ = ("WORDS", "State", "Writing")
+__all__ = ("FAILED_FOR_GOOD", "NOTIFICATION_FAILED", "WORDS", "State", "Writing")
 
 _MOST_LOGINS = 1000
 """So many sessions with a failed login are remembered until they end."""
 
-_FAILED_FOR_GOOD = (
+FAILED_FOR_GOOD = (
     "recipient failed for good, the sender is notified",
     "recipient failed for good, nobody can be notified: the message is kept",
     "recipient failed for good, and the sender has asked not to be notified",
-    "notification failed for good",
 )
+"""The spool's words for a recipient that the provider refused, or for which it was tried for too long."""
+
+NOTIFICATION_FAILED = "notification failed for good"
 
 
 class State:
@@ -326,7 +328,7 @@ _HANDLERS: Mapping[str, Callable[[Writing, Event], None]] = {
         Writing._not_delivered,
     ),
     "recipients refused": Writing._recipients_refused,
-    **dict.fromkeys(_FAILED_FOR_GOOD, Writing._failed),
+    **dict.fromkeys((*FAILED_FOR_GOOD, NOTIFICATION_FAILED), Writing._failed),
     "message set aside": Writing._set_aside,
     "done by the operator": Writing._done_by_operator,
     **dict.fromkeys(

@@ -7,12 +7,17 @@ once for each.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
+from .. import log
 from ..contracts import (
     Client,
     Credentials,
+    Failure,
     Figure,
     Finding,
     Maildrop,
@@ -30,6 +35,11 @@ __all__ = ("FIGURES_SECONDS", "RelayWrapper", "all_verdicts", "figures", "start"
 FIGURES_SECONDS = 5.0
 """How long a plugin may take to tell its figures: a disk or a database may hang."""
 
+_told_of: set[str] = set()
+"""Plugins of which was logged that their figures are left out."""
+
+_log = logging.getLogger("legacy_email_proxy.plugins")
+
 
 def all_verdicts(checked: Sequence[Recipient | Refused], verdicts: Sequence[Refused | None]) -> list[Refused | None]:
     """One verdict for each of ``checked``, in order; ``verdicts`` are for those that are not refused there."""
@@ -45,12 +55,40 @@ async def start(plugin: Relay | Credentials) -> None:
 
 
 async def figures(plugin: Maildrop | Relay | Credentials) -> Sequence[Figure]:
-    """What a plugin tells, if it tells figures. Raises what it raises, and ``TimeoutError`` where it hangs."""
+    """What a plugin tells, if it tells figures. Raises :class:`Failure` or ``TimeoutError`` where it can not.
+
+    What a site's plugin tells may be anything. It must not stop what others tell, so it is looked at here. A mistake of
+    the plugin is logged once: it is asked every few seconds.
+    """
     told: Callable[[], Awaitable[Sequence[Figure]]] | None = getattr(plugin, "figures", None)
     if told is None:
         return ()
-    async with asyncio.timeout(FIGURES_SECONDS):
-        return await told()
+    try:
+        # Not wait_for(): in Python 3.11 it may swallow a cancellation, and the service would never stop.
+        async with asyncio.timeout(FIGURES_SECONDS):
+            found = list(await told())
+        for each in found:
+            if not _is_figure(each):
+                raise TypeError(f"{each!r:.100} is no figure")
+        return found
+    except (Failure, TimeoutError):
+        raise
+    except Exception as error:
+        name = f"{type(plugin).__module__}.{type(plugin).__qualname__}"
+        cause = f"{type(error).__name__}: {error}"
+        if name not in _told_of:
+            _told_of.add(name)
+            log.event(_log, logging.WARNING, "figures left out", plugin=name, cause=cause)
+        raise Failure(f"the plugin's figures can not be used: {cause}") from error
+
+
+def _is_figure(told: object) -> bool:
+    if not isinstance(told, Figure):
+        return False
+    facts: tuple[Any, ...] = (told.name, told.value, told.labels)
+    name, value, labels = facts
+    texts = [name, *labels.keys(), *labels.values()] if isinstance(labels, Mapping) else [None]
+    return isinstance(value, (int, float)) and math.isfinite(value) and all(isinstance(text, str) for text in texts)
 
 
 class RelayWrapper:

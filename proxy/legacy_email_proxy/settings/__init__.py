@@ -4,7 +4,7 @@ knows the mail providers; ``doubts`` has what can be read but looks wrong.
 
 from __future__ import annotations
 
-from .doubts import Doubt, doubts
+from .doubts import LEGS, Doubt, Leg, doubts
 from .providers import PROFILES
 from .reader import Layer, Settings, read, unknown_variables
 from .table import ALIASES, PROCESS_WIDE, TABLE
@@ -12,12 +12,14 @@ from .types import TYPES, networks, shown
 
 __all__ = (
     "ALIASES",
+    "LEGS",
     "PROCESS_WIDE",
     "PROFILES",
     "TABLE",
     "TYPES",
     "Doubt",
     "Layer",
+    "Leg",
     "Settings",
     "doubts",
     "networks",

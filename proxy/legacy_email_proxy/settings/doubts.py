@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ..contracts import Secret, unwritable
 from .reader import Settings, quoted
 
-__all__ = ("Doubt", "doubts")
+__all__ = ("LEGS", "Doubt", "Leg", "doubts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,9 @@ class Doubt:
 
 
 @dataclass(frozen=True, slots=True)
-class _Leg:
+class Leg:
+    """The variables of a leg's backend, and the ports on which its servers usually listen."""
+
     plugin: str
     prefix: str
     starttls: str
@@ -34,9 +36,9 @@ class _Leg:
     starttls_ports: tuple[int, ...]
 
 
-_LEGS = (
-    _Leg("MAILDROP_PLUGIN", "BACKEND_IMAP", "BACKEND_IMAP_USE_STARTTLS", 993, (143,)),
-    _Leg("RELAY_PLUGIN", "BACKEND_SMTP", "BACKEND_SMTP_USE_TLS", 465, (587, 25)),
+LEGS = (
+    Leg("MAILDROP_PLUGIN", "BACKEND_IMAP", "BACKEND_IMAP_USE_STARTTLS", 993, (143,)),
+    Leg("RELAY_PLUGIN", "BACKEND_SMTP", "BACKEND_SMTP_USE_TLS", 465, (587, 25)),
 )
 _TOKEN_SETTINGS = (
     *("OAUTH2_GRANT", "OAUTH2_CLIENT_ID", "OAUTH2_CLIENT_SECRET", "OAUTH2_REFRESH_TOKEN", "OAUTH2_SERVICE_ACCOUNT"),
@@ -49,7 +51,7 @@ def doubts(settings: Settings, now: float | None = None) -> list[Doubt]:
     """All that looks wrong; ``now`` is the machine's clock, in seconds since 1970."""
     now = time.time() if now is None else now
     found = [*_clock(now), *_state_dir(settings), *_quotes(settings), *_unused_oauth2(settings)]
-    for leg in _LEGS:
+    for leg in LEGS:
         if settings[f"{leg.prefix}_HOST"] and settings[leg.plugin] != "none":
             found += _port(leg, settings)
     return found
@@ -88,7 +90,7 @@ def _unused_oauth2(settings: Settings) -> Iterator[Doubt]:
         yield Doubt(given[0], "it is set, but both legs log in with a password", advice)
 
 
-def _port(leg: _Leg, settings: Settings) -> Iterator[Doubt]:
+def _port(leg: Leg, settings: Settings) -> Iterator[Doubt]:
     variable = f"{leg.prefix}_PORT"
     port = settings[variable]
     usual = leg.starttls_ports[0]
