@@ -35,7 +35,7 @@ _SENTENCES = {
     "migrate": "bring the spool's tables up to date, as the service does at its start",
     "backup": "copy the whole spool into a folder, also while the service runs",
     "restore": "put such a copy into an empty spool; the service must not run",
-    "move": "take all to TO, a URL like SPOOL_URL or its file; the service must not run",
+    "move": "take all to TO, a URL as in SPOOL_URL or its file; no service may run",
 }
 _ABOUT_ALL = ("list", "migrate")
 _WITH_A_FOLDER = ("backup", "restore")

@@ -1,4 +1,4 @@
-"""Print the file that starts the service by systemd, podman's quadlet, compose or Kubernetes."""
+"""Print the file for systemd, quadlet, compose or Kubernetes."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ The settings are those of the environment, or of FILE. No secret is printed: the
 comments in the files say where each is expected.
 
 examples:
-  sudo %(prog)s systemd --env-file /etc/mail-proxy.env --output /etc/systemd/system
-  %(prog)s compose --env-file mail-proxy.env --address 192.168.1.10 > compose.yaml
+  %(prog)s systemd --env-file mail-proxy.env --output units
+  %(prog)s compose --address 192.168.1.10 | tee compose.yaml
 """
 
 
