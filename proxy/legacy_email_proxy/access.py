@@ -79,7 +79,9 @@ def within(address: Address, networks: Iterable[Network]) -> bool:
 
 
 class Admission:
-    """Counts the connections of one listener and judges each new one."""
+    """Counts the connections of one leg and judges each new one. What comes from ``balancers`` is judged by the address
+    that they name.
+    """
 
     def __init__(
         self,
@@ -87,7 +89,9 @@ class Admission:
         max_connections: int,
         max_per_address: int,
         on_admitted: Callable[[Address], None] = lambda _: None,
+        balancers: Iterable[Network] = (),
     ) -> None:
+        self.balancers = tuple(balancers)
         self._on_admitted = on_admitted
         self._networks = tuple(networks)
         self._max_connections = max_connections
@@ -103,7 +107,8 @@ class Admission:
         *,
         most: int = sys.maxsize,
     ) -> Admission:
-        """An admission by ``ALLOWED_NETWORKS``, ``MAX_CONNECTIONS`` and ``MAX_CONNECTIONS_PER_ADDRESS``.
+        """An admission by ``ALLOWED_NETWORKS``, ``MAX_CONNECTIONS``, ``MAX_CONNECTIONS_PER_ADDRESS`` and
+        ``PROXY_PROTOCOL_NETWORKS``.
 
         ``most`` is for how many the process has descriptors. If that is less than ``MAX_CONNECTIONS``, it is the limit,
         and one address gets a quarter of it at most.
@@ -111,7 +116,8 @@ class Admission:
         total, each = settings["MAX_CONNECTIONS"], settings["MAX_CONNECTIONS_PER_ADDRESS"]
         if most < total:
             total, each = most, min(each, max(1, most // 4))
-        return cls(settings["ALLOWED_NETWORKS"], total, each, on_admitted)
+        balancers = settings["PROXY_PROTOCOL_NETWORKS"] or ()
+        return cls(settings["ALLOWED_NETWORKS"], total, each, on_admitted, balancers)
 
     def admit(self, address: str) -> Refusal | None:
         """Judge a new connection. ``None`` means admitted: it is counted until :meth:`release` is called for it."""

@@ -22,7 +22,7 @@ from .accounts.relay import RoutedRelay
 from .accounts.rules import Leg, Rule, effective
 from .accounts.settings import inherited, overlay
 from .accounts.users import Users
-from .contracts import Credentials, Filter, Maildrop, Queue, Relay, Setting, SettingsMistake
+from .contracts import Credentials, Filter, Maildrop, Queue, Relay, Setting, SettingsMistake, SharedState
 from .guessing import LimitedMaildrop, LoginLimit
 from .plugins import PluginContext
 from .relays.allow_list import AllowListFilter
@@ -252,6 +252,7 @@ class Composition:
     logins: LoginLimit = field(default_factory=LoginLimit)
     turns: dict[str, Turns] = field(default_factory=dict)
     """Account → when its last messages went out, where their rate is limited."""
+    shared: SharedState | None = None
 
     @property
     def credentials(self) -> tuple[Credentials, ...]:
@@ -297,9 +298,13 @@ def compose(environ: Mapping[str, str] | None = None, former: Composition | None
         ]  # fmt: skip
     sends = any(Leg.SMTP in chosen.legs for chosen in choice.accounts or (choice.process,))
     mistakes += alert_mistakes(settings, sends=sends)
-    tls = None
+    tls = shared = None
     try:
         tls = server_context(settings)
+    except SettingsMistake as mistake:
+        mistakes.extend(settings.unreported(mistake.lines))
+    try:
+        shared = plugins.shared_state(settings)
     except SettingsMistake as mistake:
         mistakes.extend(settings.unreported(mistake.lines))
     if mistakes:
@@ -311,15 +316,12 @@ def compose(environ: Mapping[str, str] | None = None, former: Composition | None
     logins = former.logins if former else LoginLimit()
     if choice.file is None:
         account = Account("", settings, process.maildrop, process.relay, process.credentials, process.queue)
-        composition = Composition(
-            settings, account.maildrop, account.relay, tls, process.filters, (account,), turns=turns, logins=logins
-        )
+        composition = Composition(settings, account.maildrop, account.relay, tls, process.filters, (account,))
     else:
-        composition = _routed(
-            Composition(settings, None, None, tls, process.filters, tuple(accounts), rules, turns=turns, logins=logins),
-            choice.file,
-            former.recent if former else RecentLogins(),
-        )
+        composition = Composition(settings, None, None, tls, process.filters, tuple(accounts), rules)
+        recent = former.recent if former else RecentLogins(shared=shared)
+        composition = _routed(composition, choice.file, logins, recent)
+    composition = replace(composition, turns=turns, logins=logins, shared=shared)
     if settings["POP3_LOGIN"] == "backend" and composition.maildrop is not None:
         return replace(composition, maildrop=LimitedMaildrop(composition.maildrop, logins))
     return composition
@@ -391,9 +393,9 @@ def _closed_legs(settings: Settings, accounts: Iterable[Chosen]) -> list[str]:
     return mistakes
 
 
-def _routed(composition: Composition, file: AccountsFile, recent: RecentLogins) -> Composition:
+def _routed(composition: Composition, file: AccountsFile, logins: LoginLimit, recent: RecentLogins) -> Composition:
     """The same composition with routers in front of the accounts' plugins."""
-    users = Users(file.users, composition.logins)
+    users = Users(file.users, logins)
     maildrops = {account.name: account.maildrop for account in composition.accounts if account.maildrop is not None}
     relays = {account.name: account.relay for account in composition.accounts if account.relay is not None}
     judge = users if composition.settings["POP3_LOGIN"] == "accounts" else None

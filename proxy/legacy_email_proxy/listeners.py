@@ -18,7 +18,9 @@ from typing import NoReturn
 import anyio
 
 from . import log
+from .access import Network, canonical, within
 from .contracts import SettingsMistake
+from .proxy_protocol import Arriving
 
 __all__ = ("ACCEPT_PAUSE_SECONDS", "PLUGIN_OF", "accept", "bind", "shown")
 
@@ -81,24 +83,48 @@ def _listen(sock: socket.socket, place: tuple[object, ...]) -> None:
 
 
 async def accept(
-    listener: socket.socket, take: Callable[[socket.socket, str], bytes | None], logger: logging.Logger, leg: str
+    listener: socket.socket,
+    take: Callable[[socket.socket, str], bytes | None],
+    logger: logging.Logger,
+    leg: str,
+    balancers: Sequence[Network] = (),
 ) -> NoReturn:
-    """Accept until cancelled. ``take`` gets each connection and the address at its other end, and must not wait. It
-    returns the reply for a client that is refused; it is sent, and the connection closed, here.
+    """Accept until cancelled. ``take`` gets each connection and the device's address, and must not wait. It returns the
+    reply for a client that is refused; it is sent, and the connection closed, here.
+
+    The device's address is that at the other end, or the one that a balancer names there.
     """
     refused = _Refused()
+
+    def give(accepted: socket.socket, device: str) -> None:
+        try:
+            reply = take(accepted, device)
+        except Exception:
+            # An exception that left the accept loop would end the listener.
+            accepted.close()
+            logger.exception("%s connection lost", leg)
+            return
+        if reply is not None:
+            refused.add(accepted, reply)
+
+    arriving = Arriving(give, logger, leg)
+
+    def came(accepted: socket.socket, peer: str) -> None:
+        address = canonical(peer) if balancers else None
+        if address is not None and within(address, balancers):
+            arriving.add(accepted, peer)
+        else:
+            give(accepted, peer)
+
     try:
-        await _accept(listener, take, refused, logger, leg)
+        await _accept(listener, came, logger, leg)
     finally:
+        arriving.close()
         refused.close()
 
 
 async def _accept(
-    listener: socket.socket,
-    take: Callable[[socket.socket, str], bytes | None],
-    refused: _Refused,
-    logger: logging.Logger,
-    leg: str,
+    listener: socket.socket, came: Callable[[socket.socket, str], None], logger: logging.Logger, leg: str
 ) -> NoReturn:
     listener.setblocking(False)
     logged = -_LOG_PAUSE_SECONDS
@@ -119,15 +145,7 @@ async def _accept(
                 await anyio.sleep(ACCEPT_PAUSE_SECONDS)
                 break
             accepted.setblocking(False)
-            try:
-                reply = take(accepted, str(peer[0]))
-            except Exception:
-                # An exception that left this loop would end the listener.
-                accepted.close()
-                logger.exception("%s connection lost", leg)
-                continue
-            if reply is not None:
-                refused.add(accepted, reply)
+            came(accepted, str(peer[0]))
 
 
 class _Refused:

@@ -29,6 +29,7 @@ from .replies import printable, severity
 
 __all__ = (
     "CONTENT",
+    "FIGURES",
     "HEADER",
     "MAX_LINES_A_SECOND",
     "MAX_QUEUED_OCTETS",
@@ -56,6 +57,9 @@ MAX_LINES_A_SECOND = 10
 
 HEADER = 5
 """The level of a message's header: below ``debug``, so it is only seen where somebody traces that device."""
+
+FIGURES = 15
+"""The level of ``figures``, once a minute: below ``info``, so it is only written where the dialogues are, too."""
 
 CONTENT = 4
 """The level of a message's content: only seen where somebody traces that device and asked for it."""

@@ -19,6 +19,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import FunctionType
 from typing import Any, get_args
+from weakref import WeakValueDictionary
 
 from .contracts import (
     Authorizable,
@@ -29,13 +30,15 @@ from .contracts import (
     Observed,
     Queue,
     Relay,
+    Secret,
     Setting,
     SettingsMistake,
     SettingType,
+    SharedState,
     StartingCredentials,
     StartingRelay,
 )
-from .relays.rate_limit import PATIENCE_SECONDS, RateLimitedRelay, Turns, rate_limited
+from .relays.rate_limit import PATIENCE_SECONDS, RateLimitedRelay, SharedTurns, Turns, rate_limited
 from .settings import read
 
 __all__ = (
@@ -44,6 +47,7 @@ __all__ = (
     "GROUPS",
     "MAILDROP",
     "RELAY",
+    "STATE",
     "Found",
     "PluginContext",
     "PluginError",
@@ -51,13 +55,22 @@ __all__ = (
     "declared_settings",
     "find",
     "load",
+    "shared_state",
+    "state_url",
 )
 
 MAILDROP = "legacy_email_proxy.maildrop"
 RELAY = "legacy_email_proxy.relay"
 FILTER = "legacy_email_proxy.filter"
 CREDENTIALS = "legacy_email_proxy.credentials"
-GROUPS: dict[str, type] = {MAILDROP: Maildrop, RELAY: Relay, FILTER: Filter, CREDENTIALS: Credentials}
+STATE = "legacy_email_proxy.state"
+GROUPS: dict[str, type] = {
+    MAILDROP: Maildrop,
+    RELAY: Relay,
+    FILTER: Filter,
+    CREDENTIALS: Credentials,
+    STATE: SharedState,
+}
 """Entry-point group → the contract that its plugins keep."""
 
 _OPTIONAL: dict[str, tuple[type, ...]] = {
@@ -222,6 +235,38 @@ def declared_settings(plugin: Any) -> tuple[Setting, ...]:
     return declared
 
 
+_states: WeakValueDictionary[bytes, SharedState] = WeakValueDictionary()
+
+
+def state_url(settings: Mapping[str, Any]) -> tuple[str, Secret] | None:
+    """Where shared state is, with the variable that says so: ``STATE_URL``, or ``SPOOL_URL`` if that is PostgreSQL."""
+    variable = "SPOOL_URL" if settings["STATE_URL"] is None else "STATE_URL"
+    url: Secret | None = settings[variable]
+    if url is None or (variable == "SPOOL_URL" and url.reveal().startswith("sqlite:")):
+        return None
+    return variable, url
+
+
+def shared_state(settings: Mapping[str, Any]) -> SharedState | None:
+    """What all proxies at one database know together, if there is one.
+
+    One for each database in this process; it disconnects when nobody has it any more. Raises :class:`SettingsMistake`.
+    """
+    place = state_url(settings)
+    if place is None:
+        return None
+    variable, url = place
+    found = _states.get(url.fingerprint())
+    if found is None:
+        try:
+            plugin = load(find(STATE, "postgresql"))
+        except PluginError as error:
+            raise SettingsMistake(f"{variable}: {error}") from None
+        found = PluginContext("state.postgresql", settings).construct(plugin, variable, "postgresql")
+        _states[url.fingerprint()] = found
+    return found
+
+
 _CIPHERS = (
     "@SECLEVEL=2:ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20:ECDHE+AES:DHE+AES"
     ":kRSA+AESGCM:kRSA+AES:!AESCCM:!aDSS"
@@ -273,6 +318,11 @@ class PluginContext:
                 os.chown(path, owner.st_uid, owner.st_gid)
         return path
 
+    @property
+    def shared_state(self) -> SharedState | None:
+        """What all proxies at one database know together, if there is one."""
+        return shared_state(self.settings)
+
     def tls(self, ca_file_variable: str) -> ssl.SSLContext:
         """A client context that verifies the server; there is no way to get one that does not."""
         ca_file: Path | None = self.settings[ca_file_variable]
@@ -304,7 +354,9 @@ class PluginContext:
 
     def rate_limited(self, relay: Relay, patience_seconds: float = PATIENCE_SECONDS) -> Relay:
         """``relay`` with the account's limit of messages per minute, if there is one."""
-        relay = rate_limited(relay, self.settings, patience_seconds, self.turns.get(self.account))
+        state = self.shared_state if self.settings["BACKEND_SMTP_MESSAGES_PER_MINUTE"] else None
+        shared = None if state is None else SharedTurns(state, self.account)
+        relay = rate_limited(relay, self.settings, patience_seconds, self.turns.get(self.account), shared)
         if isinstance(relay, RateLimitedRelay):
             self.turns[self.account] = relay.turns
         return relay

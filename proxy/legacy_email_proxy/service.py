@@ -24,6 +24,7 @@ from .admin.readiness import Readiness
 from .admin.socket import ControlSocket
 from .admin.tokens import tokens
 from .admin.trace import trace
+from .alerts.conditions import CONDITIONS
 from .alerts.watch import Watch
 from .build import NONE, Composition
 from .contracts import Credentials, Filter, Maildrop, Relay, SettingsMistake
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 __all__ = ("Addresses", "serve")
 
 _log = logging.getLogger("legacy_email_proxy.service")
+_NOBODY = ServiceManager({})
+"""For a service that runs inside another command."""
 _ADMIN = "ADMIN"
 """The listener that belongs to no leg."""
 _STARTING_SECONDS = 10.0
@@ -78,7 +81,7 @@ async def serve(
     on_ready: Callable[[Addresses], None] = lambda _: None,
     recompose: Callable[[Composition], Composition] | None = None,
     *,
-    manager: ServiceManager | None = None,
+    manager: ServiceManager = _NOBODY,
     passing: bool = False,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends the drain at once. Backends may be unreachable.
@@ -92,7 +95,6 @@ async def serve(
     :class:`SettingsMistake` when a listener can not be opened.
     """
     # Before any task group: that would wrap the mistake, and the user would read a traceback instead of one line.
-    manager = manager or ServiceManager.none()
     opened = _open(composition, manager)
     try:
         await signals.unless_stopped(_start(composition))
@@ -105,14 +107,11 @@ async def serve(
         raise
     addresses = Addresses(**{listener.lower(): _places(sockets) for listener, sockets in opened.items()})
     async with anyio.create_task_group() as group:
-        async with _running(composition, opened, manager, passing=passing) as current:
+        async with _running(composition, opened, recompose, manager=manager, passing=passing) as reload:
             on_ready(addresses)
-            status = _status(opened)
-            manager.ready(status)
+            manager.ready(_status(opened))
             while (number := await signals.next()) == signal.SIGHUP and recompose:
-                manager.reloading()
-                await _reload(current, recompose)
-                manager.ready(status)
+                await reload()
             manager.stopping()
             log.event(_log, logging.INFO, "stopping", signal=number.name)
             group.start_soon(_cancel_at_next_signal, signals, group)
@@ -126,8 +125,31 @@ async def _cancel_at_next_signal(signals: Signals, group: TaskGroup) -> None:
     group.cancel_scope.cancel()
 
 
-async def _reload(current: Current, recompose: Callable[[Composition], Composition]) -> None:
-    """Read the settings and files anew for new sessions, or log what is wrong there and change nothing."""
+class _Reload:
+    """Reads the settings and files anew for new sessions, at SIGHUP or for the operator's page, one at a time.
+
+    Returns the mistakes, with which everything stays as it was.
+    """
+
+    def __init__(
+        self, current: Current, recompose: Callable[[Composition], Composition] | None, manager: ServiceManager
+    ) -> None:
+        self.current = current
+        self._recompose = recompose
+        self._manager = manager
+        self._turn = asyncio.Lock()
+
+    async def __call__(self) -> Sequence[str]:
+        if self._recompose is None:
+            return ["this service can not read its settings anew"]
+        async with self._turn:
+            self._manager.reloading()
+            mistakes = await _reload(self.current, self._recompose)
+            self._manager.ready()
+            return mistakes
+
+
+async def _reload(current: Current, recompose: Callable[[Composition], Composition]) -> Sequence[str]:
     former = current.composition
     try:
         renewed = await anyio.to_thread.run_sync(recompose, former)
@@ -145,12 +167,14 @@ async def _reload(current: Current, recompose: Callable[[Composition], Compositi
     except SettingsMistake as mistake:
         for line in mistake.lines:
             log.event(_log, logging.ERROR, "not reloaded", mistake=line)
+        return mistake.lines
     except Exception as error:
         log.failure(_log, "not reloaded", error)
-    else:
-        current.replace(renewed)
-        accounts = ",".join(account.name for account in renewed.accounts)
-        log.event(_log, logging.INFO, "reloaded", **({"accounts": accounts} if accounts else {}))
+        return [f"unexpected: {type(error).__name__}; the log has more"]
+    current.replace(renewed)
+    accounts = ",".join(account.name for account in renewed.accounts)
+    log.event(_log, logging.INFO, "reloaded", **({"accounts": accounts} if accounts else {}))
+    return ()
 
 
 def _open(composition: Composition, manager: ServiceManager) -> dict[str, list[socket.socket]]:
@@ -209,10 +233,11 @@ async def _given_up_in_time(starting: Coroutine[Any, Any, None]) -> None:
 async def _running(
     composition: Composition,
     opened: dict[str, list[socket.socket]],
-    manager: ServiceManager,
+    recompose: Callable[[Composition], Composition] | None,
     *,
+    manager: ServiceManager = _NOBODY,
     passing: bool = False,
-) -> AsyncIterator[Current]:
+) -> AsyncIterator[_Reload]:
     """Both legs, serving; leaving drains them and closes the plugins."""
     settings = composition.settings
     log.event(
@@ -234,6 +259,7 @@ async def _running(
         most = _most_clients(composition)
         current = Current(composition, lambda former: group.start_soon(_close, *_own_plugins(former)))
         ending.push_async_callback(_close_plugins_of, current)
+        reload = _Reload(current, recompose, manager)
         outcomes = Outcomes()
         log.observe(outcomes)
         ending.callback(log.unobserve, outcomes)
@@ -241,7 +267,7 @@ async def _running(
         ending.push_async_callback(probes.aclose)
         watch = Watch(lambda: current.composition, outcomes, probes)
         readiness = Readiness(lambda: current.composition, outcomes, probes, troubles=watch.says)
-        admin = _admin(current, readiness, outcomes, opened[_ADMIN])
+        admin = _admin(current, readiness, outcomes, watch, reload, opened)
         if admin is not None:
             ending.push_async_callback(admin.aclose)
         if composition.maildrop is not None:
@@ -269,9 +295,14 @@ async def _running(
             )
             ending.push_async_callback(control.aclose)
             await control.start()
-        # Before the listeners close, so that nobody is sent here any more.
-        ending.callback(setattr, readiness, "stopping", True)
-        yield current
+        ending.push_async_callback(_leave_the_balancer, readiness, settings["DRAIN_DELAY_SECONDS"])
+        yield reload
+
+
+async def _leave_the_balancer(readiness: Readiness, seconds: float) -> None:
+    """Say that we are stopping before the listeners close, and serve who is still sent here, until that is seen."""
+    readiness.stopping = True
+    await anyio.sleep(seconds)
 
 
 async def _drain(legs: Sequence[POP3Server | SMTPServer], seconds: float) -> None:
@@ -286,15 +317,26 @@ async def _close_plugins_of(current: Current) -> None:
 
 
 def _admin(
-    current: Current, readiness: Readiness, outcomes: Outcomes, sockets: Sequence[socket.socket]
+    current: Current,
+    readiness: Readiness,
+    outcomes: Outcomes,
+    watch: Watch,
+    reload: _Reload,
+    opened: Mapping[str, Sequence[socket.socket]],
 ) -> AdminServer | None:
     """The admin listener, serving; its libraries are loaded only if there is one."""
-    if not sockets:
+    if not opened[_ADMIN]:
         return None
     from .admin.http import AdminServer
 
-    admin = AdminServer(current, readiness, outcomes)
-    admin.start(sockets)
+    admin = AdminServer(
+        current, readiness, outcomes,
+        troubles=lambda: [trouble.plain() for trouble in watch.troubles()],
+        reload=reload,
+        advice={key: condition.advice for key, condition in CONDITIONS.items()},
+        listening={listener: _places(sockets) for listener, sockets in opened.items()},
+    )  # fmt: skip
+    admin.start(opened[_ADMIN])
     return admin
 
 
@@ -318,6 +360,7 @@ def _pop3(current: Current, most: int, on_admitted: Callable[[Address], None]) -
         Admission.from_settings(settings, on_admitted, most=most),
         POP3Options.from_settings(settings, f"Legacy-Email-Proxy-{__version__}", stls=tls is not None),
         tls,
+        current.composition.shared,
     )
 
 

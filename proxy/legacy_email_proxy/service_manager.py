@@ -14,7 +14,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, MutableMapping
-from typing import Self
 
 import anyio
 
@@ -49,11 +48,6 @@ class ServiceManager:
                 sock.setblocking(False)
                 self._sockets.setdefault("".join(names[place : place + 1]).upper(), []).append(sock)
 
-    @classmethod
-    def none(cls) -> Self:
-        """Nobody: for a service that runs inside another command."""
-        return cls({})
-
     def sockets(self, listener: str) -> list[socket.socket]:
         """The sockets for ``listener``, the first word of its variables; the service closes them."""
         return self._sockets.pop(listener, [])
@@ -71,9 +65,9 @@ class ServiceManager:
         if mistakes:
             raise SettingsMistake(*mistakes)
 
-    def ready(self, status: str) -> None:
+    def ready(self, status: str = "") -> None:
         """The service serves; after :meth:`reloading`: it does so again. ``status`` is for people."""
-        self._tell("READY=1", f"STATUS={status}")
+        self._tell("READY=1", *([f"STATUS={status}"] if status else []))
 
     def reloading(self) -> None:
         """The settings are being read anew."""

@@ -79,7 +79,7 @@ async def test_without_a_password(tmp_path: Path) -> None:
         status, body = await served.get("/metrics")
         assert status == 200
         assert "\nlegacy_email_proxy_build_info{" in body
-        assert (await served.get("/"))[0] == 404
+        assert (await served.get("/nothing"))[0] == 404
         assert (await served.get("/readyz", method="POST"))[0] == 405
         assert (await served.get("/readyz", method="HEAD")) == (200, "")
 
@@ -90,12 +90,15 @@ async def test_what_is_wrong_is_503_with_its_reason(tmp_path: Path) -> None:
         assert await served.get("/livez") == (200, "ok\n")
         status, body = await served.get("/readyz")
         assert (status, body.splitlines()[:2]) == (503, ["not ready", "FAILED backend smtp: wrong password (0 s ago)"])
+        # Behind the other proxy it is the same, so a balancer must not take this one away.
+        assert await served.get("/readyz/service") == (200, "ok\n")
 
 
 async def test_a_service_that_stops_still_answers(tmp_path: Path) -> None:
     async with serving(tmp_path) as served:
         served.readiness.stopping = True
         assert await served.get("/readyz") == (503, "not ready\nFAILED service: the service is stopping\n")
+        assert await served.get("/readyz/service") == (503, "stopping\n")
         assert await served.get("/livez") == (200, "ok\n")
 
 
@@ -104,6 +107,7 @@ async def test_with_a_password(tmp_path: Path) -> None:
         assert await served.get("/livez") == (200, "ok\n")
         # A balancer learns whether, and not why.
         assert await served.get("/readyz") == (200, "ready\n")
+        assert await served.get("/readyz/service") == (200, "ok\n")
         assert (await served.get("/metrics"))[0] == 401
         assert (await served.get("/metrics", basic("wrong")))[0] == 401
         assert (await served.get("/readyz", basic("wrong")))[0] == 401

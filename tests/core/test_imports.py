@@ -40,7 +40,8 @@ MAY_IMPORT = {
     "heaps": set(),
     "signals": set(),
     "service_manager": {"contracts", "log"},
-    "listeners": {"contracts", "log"},
+    "proxy_protocol": {"log"},
+    "listeners": {"contracts", "log", "access", "proxy_protocol"},
     "tls": {"contracts"},
     "sasl": {"contracts"},
     "settings": {"contracts"},
@@ -55,7 +56,8 @@ MAY_IMPORT = {
     "build": {"contracts", "access", "plugins", "settings", "tls", "accounts", "relays", "guessing"},
     "reloading": {"contracts", "build"},
     "admin": {
-        *("contracts", "log", "access", "replies", "guessing", "settings", "build", "relays", "reloading", "history"),
+        *("contracts", "log", "access", "replies", "guessing", "settings", "tls", "history", "build", "relays"),
+        "reloading",
     },
     "alerts": {
         *("contracts", "log", "access", "replies", "settings", "accounts", "plugins", "relays", "build", "admin"),
@@ -68,6 +70,7 @@ MAY_IMPORT = {
     "demo": {"contracts"},
     "setup": {"contracts", "settings", "build"},
 }
+PAGE = {f"legacy_email_proxy.admin.page.{path.stem}" for path in (CORE / "admin" / "page").glob("*.py")}
 TOP = {"", "__main__", "cli", "commands"}
 
 
@@ -165,7 +168,8 @@ def test_protocol_logic_is_sans_io(module: str) -> None:
         ("httpx2", {"legacy_email_proxy_plugins.https", "legacy_email_proxy.alerts.channels"}),
         ("jwt", {"legacy_email_proxy_plugins.oauth2.assertions"}),
         ("uvicorn", {"legacy_email_proxy.admin.http"}),
-        ("starlette", {"legacy_email_proxy.admin.http"}),
+        ("starlette", {"legacy_email_proxy.admin.http", *PAGE}),
+        ("jinja2", {"legacy_email_proxy.admin.page.rendering"}),
         ("prometheus_client", {"legacy_email_proxy.admin.metrics"}),
         ("scramp", {"legacy_email_proxy_plugins.sasl"}),
     ],
@@ -213,7 +217,7 @@ def test_serving_does_not_load_what_it_does_not_need() -> None:
 
     unwanted = (
         "('pytest', 'pymap', 'trustme', 'imapclient', 'httpx2', 'jwt', 'cryptography', 'scramp',"
-        " 'uvicorn', 'starlette', 'prometheus_client')"
+        " 'uvicorn', 'starlette', 'prometheus_client', 'jinja2')"
     )
     code = f"import sys, legacy_email_proxy.service; print(*[name for name in {unwanted} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)

@@ -146,7 +146,7 @@ async def test_no_beat_once_a_listener_has_failed(tmp_path: Path, caplog: pytest
 
 async def test_without_a_watchdog_there_is_no_beat() -> None:
     with anyio.fail_after(50):
-        await ServiceManager.none().beat(lambda: True)
+        await ServiceManager({}).beat(lambda: True)
 
 
 @pytest.mark.parametrize(

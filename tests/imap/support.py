@@ -39,6 +39,8 @@ def settings(**given: Any) -> dict[str, Any]:
     """All that the plugin reads, with the product's defaults where a test does not care."""
     return {
         "STATE_DIR": Path(_STATES.name) / str(next(_numbers)),
+        "STATE_URL": None,
+        "SPOOL_URL": None,
         "BACKEND_IMAP_HOST": "127.0.0.1",
         "BACKEND_IMAP_PORT": 993,
         "BACKEND_IMAP_USER": USER,

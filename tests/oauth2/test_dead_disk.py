@@ -17,8 +17,9 @@ from anyio.to_thread import run_sync
 from fakes.oauth2 import FakeAuthorizationServer
 from interop.proxy import run
 from legacy_email_proxy.contracts import Failure, StorageFull
-from legacy_email_proxy_plugins.oauth2 import disk
+from legacy_email_proxy_plugins.oauth2.records import TokenStore
 from legacy_email_proxy_plugins.oauth2.store import Damaged, Store
+from legacy_email_proxy_plugins.slow_calls import SlowCalls
 from oauth2.support import IMAP, SECRET, credentials_for, pair, server_tls, variables
 from oauth2.test_store import RECORD, names_in, store_in
 from realservers.certificates import Certificates
@@ -36,7 +37,7 @@ def hanging(monkeypatch: pytest.MonkeyPatch, *methods: str, seconds: float = 0.1
     begun: list[str] = []
     alive = threading.Event()
     with monkeypatch.context() as patched:
-        patched.setattr(disk, "_SECONDS", seconds)
+        patched.setattr(SlowCalls, "seconds", seconds)
         for name in methods or ("_load", "_save", "_reserve", "_open_lock"):
             real = getattr(Store, name)
 
@@ -56,8 +57,9 @@ def _descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-async def awake(store: Store) -> None:
+async def awake(store: TokenStore) -> None:
     """Until the disk has done all that it was asked for."""
+    assert isinstance(store, Store)
     while store._disk._pending:
         await asyncio.wait(store._disk._pending)
 

@@ -228,7 +228,7 @@ async def test_the_lock_keeps_others_out(tmp_path: Path, monkeypatch: pytest.Mon
             await anyio.sleep(0.1)
             order.append("ours")
     assert order == ["ours", "theirs"]
-    monkeypatch.setattr(module, "_LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(module, "LOCK_SECONDS", 0.1)
     async with ours.locked():
         with pytest.raises(Overloaded, match="busy with this account's token"):
             async with theirs.locked():

@@ -37,7 +37,7 @@ from ..tls_trouble import unless_tls_first
 from .account_cache import Listed, Shelf
 from .connection import Connection
 from .deletion import KEYWORD, attributes, can_tag, remove, stays
-from .folder_state import Memory, Remembered
+from .folder_state import Memory, Remembered, SharedMemory
 from .listing import DOVECOT, Index, Mailbox, Sizes
 from .pool import Accounts
 from .probe import failed, inspect, reached
@@ -62,6 +62,7 @@ class IMAPMaildrop:
         self._context = context
         self._server = configured_server(context)
         self._options = configured_options(context)
+        self._shared = context.shared_state
         self._login = self._server.login
         self._accounts = Accounts(self._server, self._logger)
         if self._server.encryption is Encryption.NONE:
@@ -92,7 +93,10 @@ class IMAPMaildrop:
             yield WatchedSession(session, self._options, memory, self._logger)
 
     def _memory(self, login: Login) -> Memory:
-        return Memory(lambda: self._context.state_dir, self._server.name, login.user, self._server.folder)
+        identity = self._server.name, login.user, self._server.folder
+        if self._shared is not None:
+            return SharedMemory(self._shared, lambda: self._context.state_dir, *identity)
+        return Memory(lambda: self._context.state_dir, *identity)
 
     def _list(self, shelf: Shelf, memory: Memory, begin: Callable[[], None], connection: Connection) -> Index:
         begin()

@@ -28,6 +28,8 @@ from .consent import consent
 from .grants import Grants
 from .http import Endpoints
 from .providers import PROVIDERS
+from .records import TokenStore
+from .shared_store import SharedStore
 from .store import Store
 from .tokens import Keeper
 
@@ -52,6 +54,10 @@ class OAuth2Credentials:
             mistakes.extend(mistake.lines)
         try:
             self._tls = context.tls("OAUTH2_CA_FILE")
+        except SettingsMistake as mistake:
+            mistakes.extend(mistake.lines)
+        try:
+            self._state = context.shared_state
         except SettingsMistake as mistake:
             mistakes.extend(mistake.lines)
         if mistakes:
@@ -131,9 +137,10 @@ class OAuth2Credentials:
         if "_mail_keeper" in vars(self):
             await self._mail_keeper.aclose()
 
-    def _store(self, kind: str = "") -> Store:
-        name = f"{self._context.account or _ONLY_ACCOUNT}{kind}"
-        return Store(lambda: self._context.state_dir, name, self._context.settings["OAUTH2_STORE_KEY"])
+    def _store(self, kind: str = "") -> TokenStore:
+        name, key = f"{self._context.account or _ONLY_ACCOUNT}{kind}", self._context.settings["OAUTH2_STORE_KEY"]
+        own = Store(lambda: self._context.state_dir, name, key)
+        return own if self._state is None else SharedStore(self._state, name, key, own)
 
     def _keeper_for(self, account: Account) -> Keeper:
         """A token is for one service: one for Microsoft Graph is of no use to the mail servers of the same account."""

@@ -6,88 +6,49 @@ first takes the account's lock and reads the file again.
 
 from __future__ import annotations
 
-import base64
 import fcntl
-import json
 import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, TypeVarTuple
+from typing import TypeVar, TypeVarTuple
 from urllib.parse import quote
 
 import anyio
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from legacy_email_proxy.contracts import BearerToken, Failure, Overloaded, Secret, StorageFull
+from legacy_email_proxy.contracts import Overloaded, Secret, StorageFull
 
 from ..files import leave_to_service, sync_directory
-from .disk import Disk
+from ..slow_calls import SlowCalls
+from .records import Damaged, Record, Seal
 
-__all__ = ("Damaged", "Record", "Store")
+__all__ = ("LOCK_SECONDS", "Damaged", "Record", "Store")
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 
-_LOCK_SECONDS = 60.0
+LOCK_SECONDS = 60.0
 """Longer than the request during which another process usually holds the lock."""
 _ROOM_OCTETS = 98304
 """More than a record takes: two tokens of 16 KiB, each character escaped, all of it encrypted and in base64."""
-_LOOK_AT_KEY = "OAUTH2_STORE_KEY"
-
-
-class Damaged(Failure):
-    """The file exists but can't be read: it is damaged, or encrypted with another key."""
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What is known of one account's tokens. Times are seconds since 1970, 0 for never.
-
-    ``seed`` is the SHA-256 of the ``OAUTH2_REFRESH_TOKEN`` that was set when the tokens were stored; ``basis`` that of
-    the settings used to ask for them. ``kept`` is the time of the last renewal if that did not replace the refresh
-    token, else 0. ``asked`` are the scopes that were requested together with the refresh token. ``consent_ends``: the
-    refresh token works until then, as the provider says.
-    """
-
-    grant: str = ""
-    access_token: BearerToken | None = None
-    refresh_token: Secret | None = None
-    scope: str = ""
-    obtained: float = 0.0
-    expires: float = 0.0
-    seed: str = ""
-    basis: str = ""
-    error: str = ""
-    error_at: float = 0.0
-    kept: float = 0.0
-    asked: str = ""
-    consent_ends: float = 0.0
 
 
 class Store:
-    """The file of one account. ``folder`` is called each time that the path is needed."""
+    """See :class:`~.records.TokenStore`. ``folder`` is called each time that the path is needed."""
 
     def __init__(self, folder: Callable[[], Path], account: str, key: Secret | None) -> None:
         self._folder = folder
         self._account = account
-        self._key = key
-        self._disk = Disk()
-        self._derived: tuple[bytes, bytes] | None = None
+        self._seal = Seal(account, key)
+        self._disk = SlowCalls()
         self._seen: tuple[int, ...] | None = None
         self._record: Record | None = None
         self._part: Path | None = None
 
     async def load(self) -> Record:
-        """What is stored now; the file is read again only if it has changed. Raises :class:`Damaged`.
-
-        While the disk does not answer, the record that was read or saved last is returned.
-        """
+        """See :meth:`TokenStore.load`; the file is read again only if it has changed."""
         try:
             return await self._disk.run(self._load)
         except TimeoutError as error:
@@ -96,12 +57,12 @@ class Store:
             return self._record
 
     async def save(self, record: Record) -> None:
-        """Store it, safe from a power cut on return. Raises :class:`StorageFull`, and keeps the old record then."""
+        """See :meth:`TokenStore.save`."""
         await self._on_disk(self._save, record)
 
     @asynccontextmanager
     async def room(self) -> AsyncIterator[None]:
-        """Reserve disk space for a :meth:`save` inside the block. Raises :class:`StorageFull` if there is none."""
+        """See :meth:`TokenStore.room`: reserves disk space."""
         self._part = part = await self._on_disk(self._reserve, undo=_removed)
         try:
             yield
@@ -111,13 +72,10 @@ class Store:
 
     @asynccontextmanager
     async def locked(self, seconds: float | None = None) -> AsyncIterator[None]:
-        """Keep other processes from replacing the token; within this process the caller must prevent that.
-
-        Raises :class:`Overloaded` if another process holds the lock too long, :class:`StorageFull` if locking fails.
-        """
+        """See :meth:`TokenStore.locked`."""
         descriptor = await self._on_disk(self._open_lock, undo=os.close)
         try:
-            await self._wait_for_lock(descriptor, _LOCK_SECONDS if seconds is None else seconds)
+            await self._wait_for_lock(descriptor, LOCK_SECONDS if seconds is None else seconds)
             yield
         finally:
             # After calls submitted before: a hanging save still writes when the disk answers again, and until then no
@@ -170,42 +128,9 @@ class Store:
             return self._record
         except OSError as error:
             raise _unreadable(error) from None
-        self._record = _record(self._opened(octets))
+        self._record = self._seal.record(octets)
         self._seen = seen
         return self._record
-
-    def _opened(self, octets: bytes) -> dict[str, Any]:
-        found = _object(octets)
-        if "sealed" not in found:
-            return found
-        if self._key is None:
-            raise Damaged("the stored token is encrypted, and there is no key for it", look_at=_LOOK_AT_KEY)
-        try:
-            salt, nonce, sealed = (base64.b64decode(found[name]) for name in ("salt", "nonce", "sealed"))
-            return _object(AESGCM(self._derive(salt)).decrypt(nonce, sealed, self._account.encode()))
-        except InvalidTag:
-            detail = "the stored token was encrypted with another key, or is damaged; with the token gone, remove the"
-            raise Damaged(f"{detail} file in STATE_DIR and authorize again", look_at=_LOOK_AT_KEY) from None
-        except (KeyError, ValueError, TypeError):
-            raise _damaged() from None
-
-    def _sealed(self, octets: bytes) -> bytes:
-        if self._key is None:
-            return octets
-        salt = self._derived[0] if self._derived else secrets.token_bytes(16)
-        nonce = secrets.token_bytes(12)
-        # The account's name is authenticated too, so that one account's file can't be used as another's.
-        sealed = AESGCM(self._derive(salt)).encrypt(nonce, octets, self._account.encode())
-        parts = {"salt": salt, "nonce": nonce, "sealed": sealed}
-        return json.dumps({name: base64.b64encode(part).decode() for name, part in parts.items()}).encode()
-
-    def _derive(self, salt: bytes) -> bytes:
-        assert self._key is not None  # noqa: S101 (both callers have looked)
-        if self._derived is None or self._derived[0] != salt:
-            # Slow on purpose (some 50 ms and 32 MiB), against guessing; so the result is kept for each salt.
-            derived = Scrypt(salt, length=32, n=2**15, r=8, p=1).derive(self._key.reveal().encode())
-            self._derived = (salt, derived)
-        return self._derived[1]
 
     def _reserve(self) -> Path:
         try:
@@ -220,7 +145,7 @@ class Store:
         return part
 
     def _save(self, record: Record) -> None:
-        octets = self._sealed(json.dumps(_fields(record)).encode())
+        octets = self._seal.octets(record)
         try:
             file = self._file()
             part = self._part or _part_of(file)
@@ -272,40 +197,3 @@ def _unwritable(error: OSError) -> StorageFull:
 
 def _unreadable(error: OSError) -> Damaged:
     return Damaged(f"the stored token can not be read: {error.strerror}", look_at="STATE_DIR")
-
-
-def _damaged() -> Damaged:
-    detail = "the stored token is damaged; run `legacy-email-proxy authorize` again, or remove the file"
-    return Damaged(detail, look_at="STATE_DIR")
-
-
-def _object(octets: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(octets)
-    except (ValueError, RecursionError):
-        raise _damaged() from None
-    if not isinstance(found, dict):
-        raise _damaged()
-    return found
-
-
-def _fields(record: Record) -> dict[str, Any]:
-    fields = {name: getattr(record, name) for name in Record.__slots__}
-    return {name: value.reveal() if isinstance(value, Secret) else value for name, value in fields.items()}
-
-
-def _record(fields: dict[str, Any]) -> Record:
-    """A record from the file's fields. Raises :class:`Damaged` for a missing field or one of the wrong type."""
-    kinds: dict[str, Any] = {"access_token": BearerToken, "refresh_token": Secret}
-    found: dict[str, Any] = {}
-    if not fields.keys() >= {"grant", "refresh_token", "obtained"}:
-        raise _damaged()
-    for name in Record.__slots__:
-        value = fields.get(name)
-        if value is None:
-            continue
-        numeric = name in ("obtained", "expires", "error_at", "kept", "consent_ends")
-        if not isinstance(value, (int, float) if numeric else str):
-            raise _damaged()
-        found[name] = kinds.get(name, lambda value: value)(value)
-    return Record(**found)

@@ -3,8 +3,8 @@
 A renewal is a task of its own, because the session that began it may be cancelled or stop waiting at any moment. By
 then the provider may have replaced the refresh token, and the new one must be stored all the same: if the old one is
 used again, the provider suspects theft and revokes the consent. So credentials are closed after both legs, and have
-minutes to end. ``check`` renews in its own process, under the lock of the token's file, so that it and the service
-never use the same refresh token.
+minutes to end. ``check`` and the proxies on other machines renew under the lock of the same store, so that no two of
+them ever use the same refresh token.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from legacy_email_proxy.contracts import BearerToken, Failure, NoCredentials, Se
 from ..backoff import Pause
 from .configuration import Configuration
 from .grants import Granted, Grants, Unfit
-from .store import Damaged, Record, Store
+from .records import Damaged, Record, TokenStore
 
 __all__ = ("Keeper",)
 
@@ -46,7 +46,7 @@ class Keeper:
         self,
         configuration: Configuration,
         grants: Grants,
-        store: Store,
+        store: TokenStore,
         logger: logging.Logger,
         clock: Callable[[], float] = time.time,
         account: str = "",

@@ -65,7 +65,19 @@ ALTER TABLE content ALTER COLUMN octets SET STORAGE EXTERNAL;
 ALTER TABLE piece ALTER COLUMN octets SET STORAGE EXTERNAL;
 """
 
-MIGRATIONS = (_FIRST,)
+_SHARED_STATE = f"""
+CREATE TABLE state (
+    kind text NOT NULL,
+    key text NOT NULL,
+    value bytea,
+    holder text,
+    held_until timestamptz,
+    changed timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (kind, key)
+) WITH (fillfactor = 70, {_BUSY});
+"""
+
+MIGRATIONS = (_FIRST, _SHARED_STATE)
 """The first script creates version 1, the next one makes version 2 of it, and so on. Released ones never change."""
 
 

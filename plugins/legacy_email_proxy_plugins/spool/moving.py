@@ -34,12 +34,12 @@ async def move(source: RelationalStore, target: RelationalStore) -> Copied:
     """
     await source.run(source.check_unused)
     await target.run(_forget_interrupted)
-    if there := await target.numbers():
+    if there := await target.run(_numbers):
         raise Failure(f"there are {len(there)} messages where they are to go; have them delivered or drop them first")
     moved: list[int] = []
     missing: list[int] = []
     bodies: list[str] = []
-    for number in await source.numbers():
+    for number in await source.run(_numbers):
         try:
             message = await source.get(number)
             if message is None:
@@ -107,6 +107,10 @@ async def _put(
 
     await target.run(work)
     return message
+
+
+def _numbers(connection: Connection) -> list[int]:
+    return [number for (number,) in connection.execute("SELECT number FROM message ORDER BY number").fetchall()]
 
 
 def _notices(connection: Connection, number: int) -> dict[int, int]:

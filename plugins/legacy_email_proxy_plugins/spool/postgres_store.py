@@ -380,17 +380,17 @@ class PostgresStore(RelationalStore):
         raise Failure(_BACKUP)
 
     def check_unused(self, connection: Connection) -> None:
-        """See :meth:`.sql_store.RelationalStore.check_unused`."""
+        """See :meth:`.movable.Movable.check_unused`."""
         if found := listeners(connection):
             raise Failure(f"{self._name}: services have it open ({', '.join(found)}); stop them first", look_at=LOOK_AT)
 
     def last_number(self, connection: Connection) -> int:
-        """See :meth:`.sql_store.RelationalStore.last_number`."""
+        """See :meth:`.movable.Movable.last_number`."""
         (last,) = connection.execute("SELECT last_value FROM message_number").fetchone()
         return int(last)
 
     def continue_from(self, connection: Connection, last: int) -> None:
-        """See :meth:`.sql_store.RelationalStore.continue_from`."""
+        """See :meth:`.movable.Movable.continue_from`."""
         connection.execute("SELECT setval('message_number', greatest(?, last_value)) FROM message_number", (last,))
         connection.execute(f"UPDATE message SET {_FREE} WHERE owner = ?", (self._instance.name,))  # noqa: S608
         connection.execute(f"NOTIFY {CHANNEL}")

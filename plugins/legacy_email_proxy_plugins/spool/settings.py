@@ -22,7 +22,7 @@ from .store import LOOK_AT
 if TYPE_CHECKING:
     from .postgres_store import PostgresStore
 
-__all__ = ("Options", "Place")
+__all__ = ("Options", "Place", "database_name")
 
 _SQLITE = "sqlite:///"
 _POSTGRESQL = re.compile(r"postgres(?:ql)?://|\s*[a-z_]+\s*=")
@@ -111,7 +111,7 @@ class Place:
         """The place of that URL, or the usual one in the state folder. Raises as above."""
         url = None if secret is None else secret.reveal()
         if url is not None and _POSTGRESQL.match(url):
-            return cls(_server_name(url), folder, url=secret)
+            return cls(database_name(url), folder, url=secret)
         path = folder / _USUAL if url is None else _path(url)
         return cls(str(path), folder, path=path, look_at="STATE_DIR" if url is None else LOOK_AT)
 
@@ -135,19 +135,22 @@ class Place:
         return PostgresStore(self.url.reveal(), self.state_dir, logger)
 
 
-def _server_name(url: str) -> str:
-    """The driver is an optional package, so it is imported only here."""
+def database_name(url: str, variable: str = LOOK_AT) -> str:
+    """A database's name for the log. Raises :class:`SettingsMistake` about ``variable`` for a URL that is none.
+
+    The driver is an optional package, so it is imported only here.
+    """
     try:
         from .postgres_connection import conninfo, server_name
     except ImportError as error:
         raise SettingsMistake(
-            f"{LOOK_AT}: PostgreSQL needs a driver; pip install 'legacy-email-proxy[postgres]' ({error})"
+            f"{variable}: PostgreSQL needs a driver; pip install 'legacy-email-proxy[postgres]' ({error})"
         ) from None
     try:
         return server_name(conninfo(url))
     except ValueError as error:
         raise SettingsMistake(
-            f"{LOOK_AT}: {error}; write postgresql://user:password@host/database, and in the user and the password"
+            f"{variable}: {error}; write postgresql://user:password@host/database, and in the user and the password"
             " %40 for @, %3A for :, %2F for /, %23 for #, %3F for ? and %25 for %; or libpq's host=…"
             " user=… password='…' dbname=…; and no other options than libpq knows"
         ) from None

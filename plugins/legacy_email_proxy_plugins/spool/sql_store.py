@@ -12,18 +12,18 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapp
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+
+from legacy_email_proxy.contracts import QueueFilter
 
 from ..threads import Threads
-from . import sql_records
+from . import sql_records, sql_search
 from .group_commit import Connection, Writer
-from .incoming import Bodies, IncomingMessage, Put
+from .incoming import Bodies, IncomingMessage
 from .message import Fate, Outcome, SpooledMessage, State, Submission
+from .movable import Movable
 from .store import LOOK_AT, Counted, Damaged, Interrupted, Unreadable
 
 __all__ = ("ENDLESS", "SUSPECT", "RelationalStore", "move")
-
-_Result = TypeVar("_Result")
 
 SUSPECT = 2
 """After so many cut-off tries a message is only tried alone. One crash cuts off all tries that run at that time."""
@@ -51,7 +51,7 @@ _Written = tuple[sql_records.Usage, list[str | None]]
 """The change of the usage, and the bodies that are not needed any more."""
 
 
-class RelationalStore:
+class RelationalStore(Movable):
     """See :class:`~.store.Store`. A subclass opens the store, leases messages and gives numbers to new ones."""
 
     _cut_short = "unfinished > 0"
@@ -349,12 +349,28 @@ class RelationalStore:
 
     # For the operator.
 
-    async def numbers(self) -> Sequence[int]:
-        """See :meth:`.store.Store.numbers`."""
-        found = await self._writer.run(
-            lambda connection: connection.execute("SELECT number FROM message ORDER BY number").fetchall()
-        )
-        return [number for (number,) in found]
+    async def search(self, wanted: QueueFilter, after: int) -> tuple[Sequence[int], int | None]:
+        """See :meth:`.store.Store.search`."""
+        return await self._writer.run(lambda connection: sql_search.search(connection, wanted, after))
+
+    async def read(self, numbers: Sequence[int]) -> Mapping[int, SpooledMessage | Unreadable]:
+        """See :meth:`.store.Store.read`."""
+        try:
+            return await self._writer.run(lambda connection: sql_search.read(connection, numbers))
+        except Damaged:
+            return await self._read_one_by_one(numbers)
+
+    async def _read_one_by_one(self, numbers: Sequence[int]) -> Mapping[int, SpooledMessage | Unreadable]:
+        found: dict[int, SpooledMessage | Unreadable] = {}
+        for number in numbers:
+            try:
+                message = await self.get(number)
+            except Unreadable as error:
+                found[number] = error
+            else:
+                if message is not None:
+                    found[number] = message
+        return found
 
     async def get(self, number: int) -> SpooledMessage | None:
         """See :meth:`.store.Store.get`."""
@@ -402,31 +418,6 @@ class RelationalStore:
         self._usage += done[0]
         await self._remove(done[1])
         return True
-
-    # For ``moving``: it works with the records themselves.
-
-    async def run(self, work: Callable[[Connection], _Result]) -> _Result:
-        """Do ``work`` in a transaction, in the writer's thread."""
-        return await self._writer.run(work)
-
-    def arriving(self, put: Put) -> IncomingMessage:
-        """Begin to receive a message whose record ``put`` writes."""
-        return IncomingMessage(put, self._bodies, self._threads)
-
-    async def remove_bodies(self, names: Iterable[str]) -> None:
-        """Remove bodies without a record."""
-        await self._remove(names)
-
-    def check_unused(self, connection: Connection) -> None:
-        """Raises :class:`Failure` while a service has the store open. One process alone can have a file open."""
-
-    def last_number(self, connection: Connection) -> int:
-        """The highest number that a message has ever had."""
-        raise NotImplementedError
-
-    def continue_from(self, connection: Connection, last: int) -> None:
-        """Messages have come from another store: new ones get higher numbers than ``last``."""
-        raise NotImplementedError
 
 
 def move(connection: Connection, number: int, state: State, reason: str = "") -> bool:

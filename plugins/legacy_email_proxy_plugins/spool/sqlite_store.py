@@ -267,11 +267,11 @@ class SQLiteStore(RelationalStore):
             raise trouble(error) from error
 
     def last_number(self, connection: Connection) -> int:
-        """See :meth:`.sql_store.RelationalStore.last_number`."""
+        """See :meth:`.movable.Movable.last_number`."""
         return self._last
 
     def continue_from(self, connection: Connection, last: int) -> None:
-        """See :meth:`.sql_store.RelationalStore.continue_from`."""
+        """See :meth:`.movable.Movable.continue_from`."""
         connection.execute("UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'message'", (last,))
 
     async def aclose(self) -> None:

@@ -10,7 +10,7 @@ from .. import log
 from ..contracts import Client, Entry, Finding, Login, LoginRefused, Maildrop, MaildropSession, bound
 from .plugins import close_all, probe_all
 from .pop_before_smtp import RecentLogins
-from .rules import Facts, Leg, Rule, candidates
+from .rules import Facts, Leg, Rule, asks_for_logins, candidates
 from .users import Users
 
 __all__ = ("RoutedMaildrop",)
@@ -30,6 +30,7 @@ class RoutedMaildrop:
         self._maildrops = maildrops
         self._rules = rules
         self._recent = recent
+        self._asked_for = asks_for_logins(rules)
         self._users = users
 
     @asynccontextmanager
@@ -51,6 +52,8 @@ class RoutedMaildrop:
         with bound(account=account):
             async with self._maildrops[account].open(client, login) as session:
                 self._recent.note(client.address, account)
+                if self._asked_for:
+                    await self._recent.tell(client.address, account)
                 yield _OfAccount(session, f"{account}/{login.user}" if login else account)
 
     async def probe(self) -> Sequence[Finding]:

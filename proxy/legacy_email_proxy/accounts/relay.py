@@ -32,7 +32,7 @@ from ..smtp.handler import check, limit
 from ..smtp.reading import Measured
 from .plugins import close_all, probe_all, start_all
 from .pop_before_smtp import RecentLogins
-from .rules import Facts, Leg, Match, Rule, candidates, choose, login_would_help
+from .rules import Facts, Leg, Match, Rule, asks_for_logins, candidates, choose, login_would_help
 
 __all__ = ("RoutedRelay",)
 
@@ -46,13 +46,15 @@ class RoutedRelay:
         self._relays = relays
         self._rules = rules
         self._recent = recent
+        self._asks_for_logins = asks_for_logins(rules)
 
     @asynccontextmanager
     async def transaction(
         self, client: Client, reverse_path: str, parameters: Parameters
     ) -> AsyncIterator[Transaction]:
         """Open the account's transaction: at MAIL, unless a rule first wants to know the recipient."""
-        logged_in = tuple((name, age) for name, age in self._recent.of(client.address) if name in self._relays)
+        recent = await self._recent.of_all(client.address) if self._asks_for_logins else ()
+        logged_in = tuple((name, age) for name, age in recent if name in self._relays)
         facts = Facts(Leg.SMTP, client.address, client.port, client.login, reverse_path, logged_in)
         found = candidates(self._rules, facts)
         if not found:

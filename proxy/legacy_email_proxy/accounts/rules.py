@@ -121,6 +121,11 @@ def login_would_help(rules: Iterable[Rule], facts: Facts, recipient: str | None 
     return bool(found) if recipient is None else choose(found, recipient) is not None
 
 
+def asks_for_logins(rules: Iterable[Rule]) -> bool:
+    """Whether a rule wants to know who has logged in by POP3."""
+    return any(rule.within_seconds is not None for rule in rules)
+
+
 def _account(rule: Rule, facts: Facts) -> str | None:
     """The account that this rule gives, whatever the recipient; ``None`` if it does not fit."""
     if facts.leg not in rule.legs:

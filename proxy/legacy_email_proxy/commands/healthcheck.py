@@ -12,6 +12,7 @@ from contextlib import aclosing
 
 import anyio
 
+from ..access import canonical, within
 from ..admin.readiness import Report
 from ..admin.socket import NOBODY_THERE, ask
 from ..build import NONE
@@ -91,7 +92,7 @@ def _silent(settings: Settings, listener: str) -> list[str]:
     for address in settings[f"{listener}_BIND_ADDR"]:
         place = (_reachable(address), port)
         try:
-            with _connected(place, tls=listener.endswith("S")) as connection:
+            with _connected(place, settings, tls=listener.endswith("S")) as connection:
                 if not connection.recv(1):
                     failures.append(f"{listener} at {place[0]} port {place[1]} closed without a greeting")
         except OSError as error:
@@ -102,8 +103,12 @@ def _silent(settings: Settings, listener: str) -> list[str]:
     return failures
 
 
-def _connected(place: tuple[str, int], *, tls: bool) -> socket.socket:
+def _connected(place: tuple[str, int], settings: Settings, *, tls: bool) -> socket.socket:
     connection = socket.create_connection(place, timeout=_ANSWER_SECONDS)
+    ours = canonical(connection.getsockname()[0])
+    if ours is not None and within(ours, settings["PROXY_PROTOCOL_NETWORKS"] or ()):
+        # As a balancer does that looks whether a server lives.
+        connection.sendall(b"PROXY UNKNOWN\r\n")
     if not tls:
         return connection
     # This connection is to our own process on this machine, so there is no need to verify its certificate.

@@ -26,6 +26,7 @@ import anyio
 from .. import log
 from ..build import Composition, compose
 from ..contracts import Client, Finding, Level, Parameters, Relay, SettingsMistake, Transaction, unwritable
+from ..plugins import state_url
 from ..relays.wrapper import RelayWrapper
 from ..replies import printable
 from ..service import Addresses, serve
@@ -91,8 +92,13 @@ def _environment(environ: Mapping[str, str], folder: str) -> dict[str, str]:
         "SMTP_BIND_ADDR": "127.0.0.1", "SMTP_BIND_PORT": "0", "SMTPS_BIND_PORT": "",
         "POP3_BIND_ADDR": "127.0.0.1", "POP3_BIND_PORT": "0", "POP3S_BIND_PORT": "",
         "ADMIN_BIND_PORT": "", "ALERT_WEBHOOK_URL": "", "ALERT_MAIL_TO": "", "ALERT_COMMAND": "",
-        "ALLOWED_NETWORKS": "127.0.0.0/8", "SPOOL_URL": f"sqlite:///{folder.lstrip('/')}/spool.db",
+        "ALLOWED_NETWORKS": "127.0.0.0/8", "PROXY_PROTOCOL_NETWORKS": "", "DRAIN_DELAY_SECONDS": "0",
+        "SPOOL_URL": f"sqlite:///{folder.lstrip('/')}/spool.db", "STATE_URL": "",
     }  # fmt: skip
+    state = state_url(read(environ))
+    if state is not None:
+        # Not with the spool: the tokens are the real ones.
+        own["STATE_URL"] = state[1].reveal()
     return {name: text for name, text in environ.items() if name.removesuffix("_FILE") not in own} | own
 
 

@@ -55,6 +55,7 @@ from .relay import (
     PipeliningTransaction,
     Queue,
     QueueAction,
+    QueueFilter,
     Receipt,
     Recipient,
     Relay,
@@ -63,6 +64,7 @@ from .relay import (
     Transaction,
     add_recipients,
 )
+from .state import SharedState
 from .whole_message import WholeMessageRelay
 
 __all__ = (  # noqa: RUF022 (by kind of plugin)
@@ -75,6 +77,7 @@ __all__ = (  # noqa: RUF022 (by kind of plugin)
     "PipeliningTransaction",
     "Queue",
     "QueueAction",
+    "QueueFilter",
     "Receipt",
     "Recipient",
     "Refused",
@@ -128,6 +131,7 @@ __all__ = (  # noqa: RUF022 (by kind of plugin)
     "Setting",
     "SettingType",
     "SettingsMistake",
+    "SharedState",
     "StorageFull",
     "Unreachable",
     "Unusable",

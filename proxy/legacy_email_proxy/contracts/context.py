@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 from .credentials import Credentials
 from .relay import Relay
+from .state import SharedState
 
 __all__ = ("BOUND", "Context", "Setting", "SettingType", "bound")
 
@@ -60,6 +61,12 @@ class Context(Protocol):
     @property
     def state_dir(self) -> Path:
         """A folder of the plugin's own under ``STATE_DIR``, made on first use, mode 0700."""
+
+    @property
+    def shared_state(self) -> SharedState | None:
+        """What all proxies at one database know together; ``None`` for a proxy that has no such database. Ask for it in
+        the constructor. Raises :class:`SettingsMistake`.
+        """
 
     def tls(self, ca_file_variable: str) -> ssl.SSLContext:
         """A verifying client context (TLS 1.2 or newer, host names checked).

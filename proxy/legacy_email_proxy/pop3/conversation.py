@@ -1,8 +1,7 @@
 """One client from the greeting to the close: moves octets between the connection, the session and the maildrop.
 
 The session decides what is valid and what is replied; this module does the waiting, keeps the deadlines, and opens and
-closes things in the right order. One task runs it all, because a maildrop must be entered and left in one task. With
-``POP3_LOCK`` only one session at a time has a maildrop; all conversations share the table of those that are in use.
+closes things in the right order. One task runs it all, because a maildrop must be entered and left in one task.
 """
 
 from __future__ import annotations
@@ -10,24 +9,24 @@ from __future__ import annotations
 import logging
 import math
 import ssl
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack
 from typing import assert_never
 
 import anyio
 import anyio.lowlevel
 
 from .. import advice, log
-from ..contracts import BOUND, Client, Failure, Login, LoginRefused, Maildrop, MaildropBusy, MaildropSession, bound
+from ..contracts import BOUND, Client, Failure, Login, LoginRefused, Maildrop, MaildropSession, bound
 from ..replies import printable
 from ..tls import HandshakeFailed, HungUp
 from .commands import State
 from .connection import Connection, Stalled
+from .locks import MaildropLocks
 from .options import Options
 from .requests import Close, Commit, NeedData, Open, Reply, Retrieve, StartTLS, Verdict
 from .session import SPOKE_HTTP, SPOKE_TLS, Session
 
-__all__ = ("DRAIN_PAUSE_SECONDS", "SESSION_SECONDS", "Conversation", "MaildropLocks")
+__all__ = ("DRAIN_PAUSE_SECONDS", "SESSION_SECONDS", "Conversation")
 
 DRAIN_PAUSE_SECONDS = 2.0
 """While the process drains, a session that gives no command for this long is closed."""
@@ -53,32 +52,6 @@ _ADVICE = {SPOKE_TLS: advice.POP3_SPOKE_TLS, SPOKE_HTTP: advice.POP3_SPOKE_HTTP}
 _RECENT = "recent:"
 """With Gmail's POP3 a user name with this prefix gets the mail of the last 30 days. Old mail programs still have it in
 their settings, and no IMAP server knows it."""
-
-
-class MaildropLocks:
-    """The exclusive-access lock of RFC 1939 §4, within this process: which maildrops are held.
-
-    A lock ends with the session that holds it, however that ends.
-    """
-
-    def __init__(self) -> None:
-        self._held: set[str] = set()
-
-    @contextmanager
-    def hold(self, name: str) -> Iterator[None]:
-        """Hold the maildrop of this name or user, ``""`` for the configured one. Raises :class:`MaildropBusy`.
-
-        Call it once the maildrop is open, so that only a client with the right password learns of the lock. Most
-        servers treat ``Me`` and ``me`` as one user, and so does this lock.
-        """
-        key = name.casefold()
-        if key in self._held:
-            raise MaildropBusy("another session holds this maildrop", look_at="POP3_LOCK")
-        self._held.add(key)
-        try:
-            yield
-        finally:
-            self._held.discard(key)
 
 
 class Conversation:
@@ -233,7 +206,7 @@ class Conversation:
             if self._options.lock:
                 # Not before the login: the lock would tell a stranger that this user is connected.
                 name = getattr(opened, "maildrop_name", login.user if login else "")
-                stack.enter_context(self._locks.hold(name))
+                await stack.enter_async_context(self._locks.hold(name))
         except Failure as failure:
             self._log_failure("pop3 login failed", failure)
             if isinstance(failure, LoginRefused):

@@ -12,11 +12,12 @@ from anyio.abc import TaskGroup
 
 from .. import log
 from ..access import Admission, Refusal
-from ..contracts import Client, Maildrop
+from ..contracts import Client, Maildrop, SharedState
 from ..listeners import accept
 from ..replies import pop3_line
 from .connection import Connection
-from .conversation import Conversation, MaildropLocks
+from .conversation import Conversation
+from .locks import MaildropLocks
 from .options import Options
 from .wire import encode_line
 
@@ -39,12 +40,13 @@ class Server:
         admission: Admission,
         options: Options,
         tls: Callable[[], ssl.SSLContext] | None = None,
+        shared: SharedState | None = None,
     ) -> None:
         self._maildrop = maildrop
         self._admission = admission
         self._options = options
         self._tls = tls
-        self._locks = MaildropLocks()
+        self._locks = MaildropLocks(shared)
         self._looks = log.Looks(logger, "pop3")
         self._conversations: set[Conversation] = set()
         self._draining = False
@@ -77,7 +79,7 @@ class Server:
                         async with anyio.create_task_group() as loops:
                             for listener in (*listeners, *tls_listeners):
                                 take = self._taker(sessions, listener.getsockname()[1], listener in tls_listeners)
-                                loops.start_soon(accept, listener, take, logger, "pop3")
+                                loops.start_soon(accept, listener, take, logger, "pop3", self._admission.balancers)
                 finally:
                     # An open listener would go on taking connections that nobody serves.
                     for listener in (*listeners, *tls_listeners):

@@ -32,6 +32,7 @@ _CORE = (
         "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,169.254.0.0/16,fe80::/10,fc00::/7",
         "Networks (CIDR) that may connect at all; everybody else is refused with the first line.",
     ),
+    Setting("PROXY_PROTOCOL_NETWORKS", "networks", None, "Networks (CIDR) of balancers in front, which must name the device with the PROXY protocol (version 1 or 2), on all listeners: see [Two machines](two-machines.md). Its address is then the one that counts everywhere."),
     Setting("MAX_CONNECTIONS", "integer", "2000", "Connections at once, for POP3 and SMTP each; over it the client is told to come back later.", minimum=1),
     Setting("MAX_CONNECTIONS_PER_ADDRESS", "integer", "200", "Connections at once from one address (of IPv6: from one /64), for POP3 and SMTP each.", minimum=1),
     Setting(
@@ -59,10 +60,12 @@ _CORE = (
     Setting("SMTP_REMOVE_BCC", "flag", "false", "Remove `Bcc` and `Resent-Bcc` from the header, for devices that send them along."),
     Setting("SMTP_LONG_LINES", "text", "pass", "Lines over 998 octets, which some servers refuse. `pass`: they go on as they are. `encode`: text that has one goes on as quoted-printable, long headers are folded.", choices=("pass", "encode")),
     Setting("DRAIN_SECONDS", "seconds", "8", "At SIGTERM or SIGINT, sessions in a transaction get this long to finish (podman and docker kill after 10).", minimum=0),
+    Setting("DRAIN_DELAY_SECONDS", "seconds", "0", "For so long before that, `/readyz` says 503 and new connections are still served, so that a balancer sends nobody here when the listeners close; see [Two machines](two-machines.md). At a stop both times add up.", minimum=0),
     Setting("STATE_DIR", "path", "", "Folder for what must outlive a restart; `/var/lib/legacy-email-proxy` in the container, else `$STATE_DIRECTORY`, as systemd sets it, or the user's state folder."),
-    Setting("ADMIN_BIND_ADDR", "list", "127.0.0.1", "Addresses on which `/livez`, `/readyz` and `/metrics` are served: see [Monitoring](monitoring.md). Any other than loopback needs `ADMIN_PASSWORD`."),
+    Setting("STATE_URL", "secret", None, "PostgreSQL database (like `SPOOL_URL`) in which several proxies keep together what all of them have to know, OAuth2 tokens for one: see [Two machines](two-machines.md#what-they-share). Without it that of `SPOOL_URL`, if that one is PostgreSQL."),
+    Setting("ADMIN_BIND_ADDR", "list", "127.0.0.1", "Addresses on which [the page](page.md), `/livez`, `/readyz` and `/metrics` are served: see [Monitoring](monitoring.md). Any other than loopback needs `ADMIN_PASSWORD`, and speaks TLS where `TLS_CERT_FILE` is set."),
     Setting("ADMIN_BIND_PORT", "integer", None, "Port of that listener; without it there is none. 0 takes any free one.", minimum=0, maximum=65535),
-    Setting("ADMIN_PASSWORD", "secret", None, "Password that it wants (HTTP Basic, any user name); best given as `ADMIN_PASSWORD_FILE`."),
+    Setting("ADMIN_PASSWORD", "secret", None, "Password that it wants, at the page's sign-in and by HTTP Basic with any user name; best given as `ADMIN_PASSWORD_FILE`."),
     Setting("ADMIN_METRICS_NETWORKS", "networks", None, "Networks (CIDR) that may read `/metrics` without the password."),
     Setting("ALERT_WEBHOOK_URL", "secret", None, "Address to which [alerts](alerts.md) are sent as JSON with a ready `text`, as chats take it."),
     Setting("ALERT_MAIL_TO", "list", None, "Addresses to which alerts are mailed, through the first account that takes them."),
@@ -163,7 +166,7 @@ _OAUTH2 = (
     Setting("OAUTH2_AUTHORIZATION_URL", "text", None, "Authorization endpoint, instead of the provider's."),
     Setting("OAUTH2_REDIRECT_URL", "text", "http://localhost", "Where the browser is sent after the consent; it has to be registered with the application."),
     Setting("OAUTH2_REFRESH_TOKEN", "secret", None, "A refresh token that you have already. Once the provider has replaced it, the stored one is used, until you change this."),
-    Setting("OAUTH2_STORE_KEY", "secret", None, "Passphrase with which the tokens in `STATE_DIR` are encrypted; a long random one, best given as `OAUTH2_STORE_KEY_FILE`."),
+    Setting("OAUTH2_STORE_KEY", "secret", None, "Passphrase with which the tokens in `STATE_DIR`, or in the database of `STATE_URL`, are encrypted; a long random one, best given as `OAUTH2_STORE_KEY_FILE`."),
     Setting("OAUTH2_CA_FILE", "path", None, "PEM file with the CAs to trust for those addresses instead of the system's."),
 )  # fmt: skip
 

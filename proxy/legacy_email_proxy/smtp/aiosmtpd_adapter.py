@@ -85,6 +85,8 @@ class SMTPProtocol(SMTP):
         self._on_end = on_end
         self.committed = False
         """While this is set the device has handed over its message: a client that leaves does not cancel the task."""
+        self.device = ""
+        """The address of the client, where a balancer may be at the other end of the connection."""
 
     # ------------------------------------------------------------------------------------------- aiosmtpd's life cycle
 
@@ -99,6 +101,9 @@ class SMTPProtocol(SMTP):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        if self.device and (self.session.peer or ("",))[0] != self.device:
+            # Everybody who asks for the peer means the device.
+            self.session.peer = (self.device, 0)  # type: ignore[assignment] # aiosmtpd says text, and means an address
         self.incoming = Incoming(self.writer.transport, self._before_waiting)  # type: ignore[arg-type]
         assert self._handler_coroutine is not None  # noqa: S101 (for the type checker: super made it)
         self._handler_coroutine.add_done_callback(lambda _: self._on_end())

@@ -46,7 +46,8 @@ class SMTPServer:
         self._sockets = (*sockets, *tls_sockets)
         for sock in self._sockets:
             take = partial(self._take, secured=sock in tls_sockets)
-            self._accepting.append(asyncio.create_task(accept(sock, take, _log, "smtp")))
+            accepting = accept(sock, take, _log, "smtp", self._options.admission.balancers)
+            self._accepting.append(asyncio.create_task(accepting))
 
     @property
     def accepting(self) -> bool:
@@ -99,7 +100,9 @@ class SMTPServer:
 
     def _session(self, address: str, *, secured: bool = False) -> SMTPProtocol:
         ended = partial(self._ended, address)
-        return SMTPSession(self._handler, self._options, self._began, ended, secured=secured).protocol
+        protocol = SMTPSession(self._handler, self._options, self._began, ended, secured=secured).protocol
+        protocol.device = address
+        return protocol
 
     def _began(self, connection: Connection) -> None:
         self._connections.add(connection)

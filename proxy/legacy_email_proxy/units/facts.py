@@ -104,7 +104,7 @@ class Facts:
     @property
     def stop_seconds(self) -> int:
         """After how long a service that does not stop may be killed."""
-        drain: float = self.settings["DRAIN_SECONDS"]
+        drain: float = self.settings["DRAIN_DELAY_SECONDS"] + self.settings["DRAIN_SECONDS"]
         tokens = self.settings["OAUTH2_GRANT"] is not None
         return round(drain + (_TOKEN_SECONDS if tokens else _LEAVING_SECONDS))
 

@@ -76,8 +76,10 @@ def _outside(settings: Settings) -> Iterator[int]:
         yield settings["BACKEND_SMTP_PORT"]
     if settings["OAUTH2_GRANT"] or settings["ALERT_WEBHOOK_URL"] or "graph" in _plugins(settings):
         yield _PROVIDER_HTTPS
+    databases: list[Secret | None] = [settings["STATE_URL"]]
     if settings["RELAY_PLUGIN"] == "spool":
-        url: Secret = settings["SPOOL_URL"]
+        databases.append(settings["SPOOL_URL"])
+    for url in filter(None, databases):
         found = re.search(r"^\w+://[^/?]*:([0-9]+)(?:[/?]|\Z)|\bport=([0-9]+)", url.reveal())
         yield int(found[1] or found[2]) if found else _POSTGRESQL
 
