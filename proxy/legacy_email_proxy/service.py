@@ -29,6 +29,7 @@ from .alerts.watch import Watch
 from .build import NONE, Composition
 from .contracts import Credentials, Filter, Maildrop, Relay, SettingsMistake
 from .listeners import PLUGIN_OF, bind, shown
+from .loop_watch import LoopWatch
 from .pop3.options import Options as POP3Options
 from .pop3.server import Server as POP3Server
 from .relays.wrapper import start
@@ -245,6 +246,7 @@ async def _running(
         pop3=_listed(opened["POP3"]), pop3s=_listed(opened["POP3S"]), maildrop=settings["MAILDROP_PLUGIN"],
         smtp=_listed(opened["SMTP"]), smtps=_listed(opened["SMTPS"]), relay=settings["RELAY_PLUGIN"],
         filters=",".join(composition.filters), admin=_listed(opened[_ADMIN]),
+        event_loop=type(asyncio.get_running_loop()).__module__.partition(".")[0],
     )  # fmt: skip
     if composition.tls is not None and settings["TLS_LEGACY"]:
         words = "devices may use versions of TLS and ciphers that are no longer safe"
@@ -255,6 +257,9 @@ async def _running(
         # To the end: while the service stops, its legs accept nothing, and all is well.
         living = asyncio.create_task(manager.beat(lambda: readiness.stopping or all(leg.accepting for leg in legs)))
         ending.callback(living.cancel)
+        loop_watch = LoopWatch()
+        loop_watch.start()
+        ending.callback(loop_watch.close)
         warn = _warn_of(gateway())
         most = _most_clients(composition)
         current = Current(composition, lambda former: group.start_soon(_close, *_own_plugins(former)))

@@ -102,6 +102,21 @@ async def test_a_service_that_stops_still_answers(tmp_path: Path) -> None:
         assert await served.get("/livez") == (200, "ok\n")
 
 
+async def test_one_that_ends_before_it_has_begun_leaves_nothing_open(tmp_path: Path) -> None:
+    current = Current(composition(tmp_path, ProbedRelay(), environ={}), lambda _: None)
+    outcomes = Outcomes()
+    probes = Probes(outcomes)
+    server = AdminServer(current, Readiness(lambda: current.composition, outcomes, probes), outcomes)
+    sockets = await asyncio.to_thread(bind, "ADMIN", ["127.0.0.1"], 0)
+    address = sockets[0].getsockname()
+    server.start(sockets)
+    await server.aclose()
+    await probes.aclose()
+    assert sockets[0].fileno() == -1
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(*address)
+
+
 async def test_with_a_password(tmp_path: Path) -> None:
     async with serving(tmp_path, **PASSWORD) as served:
         assert await served.get("/livez") == (200, "ok\n")

@@ -15,7 +15,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -47,8 +47,6 @@ _ANSWER_SECONDS = 60.0
 """A client that has not read its answer by then is cut off."""
 STREAM_SECONDS = 1800.0
 """The same for an answer that comes bit by bit while something happens."""
-_HANDSHAKE_SECONDS = 15.0
-_SHUTDOWN_SECONDS = 1.0
 _KEEP_ALIVE_SECONDS = 5
 _REQUEST_OCTETS = 16_384
 _LEAVING_SECONDS = 2
@@ -130,6 +128,10 @@ class AdminServer:
         except Exception as error:
             # The mail goes on without it.
             log.failure(_log, "the admin listener has failed", error)
+        finally:
+            # uvicorn 0.40, told to end before it has begun, leaves its listeners open.
+            for opened in (*getattr(server, "servers", ()), *sockets):
+                opened.close()
 
     def _lasts(self, request: Request) -> None:
         """The answer to this request may take long."""
@@ -215,64 +217,17 @@ def _login(header: str) -> Login | None:
 # The HTTP server
 
 
-class _Config(uvicorn.Config):
-    """With the context for TLS, and the connections whose handshake is under way."""
-
-    def __init__(self, app: Starlette, tls: ssl.SSLContext | None, **settings: Any) -> None:
-        super().__init__(app, **settings)
-        self.tls = tls
-        self.handshakes: set[_Protocol] = set()
-
-
 class _Protocol(H11Protocol):
-    """One connection. uvicorn itself would let any number of clients wait for ever with half a request, or with half a
-    handshake.
-    """
+    """One connection. uvicorn itself would let any number of clients wait for ever with half a request."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        config = cast(_Config, self.config)
-        self._timers: list[asyncio.TimerHandle] = []
-        self._early: bytearray | None = None
-        if len(self.connections) + len(config.handshakes) >= MOST_CONNECTIONS:
-            self._early = bytearray()
-            transport.abort()
-        elif config.tls is None:
-            self._begin(transport)
-        else:
-            self._early = bytearray()
-            config.handshakes.add(self)
-            self._securing = self.loop.create_task(self._secure(transport, config.tls))
-
-    async def _secure(self, transport: asyncio.Transport, context: ssl.SSLContext) -> None:
-        """The handshake. asyncio may hand over what follows it before this knows that it is done."""
-        try:
-            async with asyncio.timeout(_HANDSHAKE_SECONDS):
-                secured = await self.loop.start_tls(
-                    transport, self, context, server_side=True, ssl_shutdown_timeout=_SHUTDOWN_SECONDS
-                )
-        except (OSError, TimeoutError):
-            transport.abort()
-            return
-        finally:
-            cast(_Config, self.config).handshakes.discard(self)
-        if secured is not None and not secured.is_closing():
-            early, self._early = bytes(self._early or b""), None
-            self._begin(secured)
-            if early:
-                self.data_received(early)
-
-    def _begin(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            transport.abort()
         self._timers = [
             self.loop.call_later(REQUEST_SECONDS, self._finish),
             self.loop.call_later(_ANSWER_SECONDS, transport.abort),
         ]
-
-    def data_received(self, data: bytes) -> None:
-        if self._early is None:
-            super().data_received(data)
-        elif len(self._early) <= _REQUEST_OCTETS:
-            self._early += data
 
     def lasts(self) -> None:
         """The answer that is under way may take longer."""
@@ -286,8 +241,7 @@ class _Protocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         for timer in self._timers:
             timer.cancel()
-        if self._early is None:
-            super().connection_lost(exc)
+        super().connection_lost(exc)
 
 
 class _Server(uvicorn.Server):
@@ -297,10 +251,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _config(app: Starlette, tls: ssl.SSLContext | None) -> _Config:
-    return _Config(
+def _config(app: Starlette, tls: ssl.SSLContext | None) -> uvicorn.Config:
+    config = uvicorn.Config(
         app,
-        tls,
         http=_Protocol,
         ws="none",
         lifespan="off",
@@ -315,3 +268,6 @@ def _config(app: Starlette, tls: ssl.SSLContext | None) -> _Config:
         timeout_graceful_shutdown=_LEAVING_SECONDS,
         h11_max_incomplete_event_size=_REQUEST_OCTETS,
     )
+    config.load()
+    config.ssl = tls
+    return config

@@ -15,6 +15,7 @@ import anyio
 from .. import heaps, log
 from ..build import compose
 from ..contracts import SettingsMistake, in_container
+from ..event_loop import loop_options
 from ..history import recording
 from ..service import serve
 from ..service_manager import ServiceManager
@@ -77,7 +78,8 @@ def _serve() -> int:
     # Before any plugin is made, because a plugin's constructor may write to the log.
     settings = read()
     log.configure(settings["LOG_LEVEL"], settings["LOG_FORMAT"])
-    anyio.run(_serve_and_leave, manager, backend="asyncio")
+    options = loop_options(settings["EVENT_LOOP"])
+    anyio.run(_serve_and_leave, manager, backend="asyncio", backend_options=options)
     return 0
 
 

@@ -71,6 +71,7 @@ _CORE = (
     Setting("ALERT_MAIL_TO", "list", None, "Addresses to which alerts are mailed, through the first account that takes them."),
     Setting("ALERT_COMMAND", "text", None, "Command, without a shell, that is run for each alert; the text is on its standard input."),
     Setting("HISTORY_DAYS", "integer", "14", "How long the [history](history.md) of messages, refusals and POP3 sessions is kept; 0: none.", minimum=0, maximum=3650),
+    Setting("EVENT_LOOP", "text", "auto", "What runs the service: `asyncio`, or `uvloop`, which needs less CPU and is there with `pip install 'legacy-email-proxy[fast]'` and in the image; `auto` takes it where it is installed.", choices=("auto", "asyncio", "uvloop")),
     Setting("LOG_LEVEL", "text", "info", "How much is logged to standard error.", choices=("debug", "info", "warning", "error")),
     Setting("LOG_FORMAT", "text", "text", "`text` for people, `json` for machines.", choices=("text", "json")),
 )  # fmt: skip
@@ -123,7 +124,7 @@ _SMTPS = (
     Setting("BACKEND_SMTP_USE_SSL", "flag", "true", "Speak TLS from the first octet (SMTPS)."),
     Setting("BACKEND_SMTP_USE_TLS", "flag", "false", "Start in the clear and switch to TLS with STARTTLS before the login; set alone it switches `BACKEND_SMTP_USE_SSL` off. `BACKEND_SMTP_USE_STARTTLS` means the same."),
     Setting("BACKEND_SMTP_CA_FILE", "path", None, "PEM file with the CAs to trust instead of the system's."),
-    Setting("BACKEND_SMTP_MAX_CONNECTIONS", "integer", "10", "Connections to the SMTP server at once; one client address gets three quarters of them at most. If the server takes fewer, the proxy notices that, and mail waits for a connection that is free. Where mail waits, a device that sends less than 500 octets a second loses its connection after ten seconds.", minimum=1),
+    Setting("BACKEND_SMTP_MAX_CONNECTIONS", "integer", "10", "Connections to the SMTP server at once; one client address gets three quarters of them at most. If the server takes fewer, the proxy notices that, and mail waits for a connection that is free. Where mail waits, a slow device lends its connection to others, or loses it.", minimum=1),
     Setting("BACKEND_SMTP_EHLO_NAME", "text", None, "The name with which the proxy greets the SMTP server. Without it, that is its address in brackets, which every server has to take (RFC 5321) and some, such as smtp-relay.gmail.com, refuse."),
     Setting("BACKEND_SMTP_CHUNKING", "flag", "true", "Send messages in chunks (BDAT) where the SMTP server offers that. If the server offers it and does not understand it, the proxy notices that; set `false` for a server that stops answering or refuses the message."),
     Setting("BACKEND_SMTP_MESSAGES_PER_MINUTE", "integer", None, "How many messages the provider takes in a minute. Over it a device waits up to 30 seconds for its turn, then it is told to come back later.", minimum=1),

@@ -91,43 +91,6 @@ async def test_the_loopback_speaks_plain_http(tmp_path: Path) -> None:
         assert "; Secure" not in answer
 
 
-async def test_clients_that_never_finish_a_handshake_are_sent_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(http, "is_loopback", lambda _: False)
-    monkeypatch.setattr(http, "MOST_CONNECTIONS", 5)
-    ca = await asyncio.to_thread(trustme.CA)
-    context = ssl.create_default_context()
-    ca.configure_trust(context)
-    async with serving(await asyncio.to_thread(secured, tmp_path, ca)) as (_, port):
-        crowd = [await asyncio.open_connection("127.0.0.1", port) for _ in range(6)]
-        reading = [asyncio.create_task(reader.read()) for reader, _ in crowd]
-        # The sixth is one too many, at once.
-        done, left = await asyncio.wait(reading, timeout=50, return_when=asyncio.FIRST_COMPLETED)
-        assert len(done) == 1
-        for _, writer in crowd:
-            writer.close()
-        await asyncio.gather(*done, *left, return_exceptions=True)
-        while True:
-            try:
-                answer, _ = await asked(port, context)
-                break
-            except OSError:
-                continue  # the server has not seen yet that they left
-        assert answer.startswith("HTTP/1.1 200 ")
-
-
-async def test_a_handshake_has_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "is_loopback", lambda _: False)
-    monkeypatch.setattr(http, "_HANDSHAKE_SECONDS", 0.1)
-    ca = await asyncio.to_thread(trustme.CA)
-    async with serving(await asyncio.to_thread(secured, tmp_path, ca)) as (_, port):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        with contextlib.suppress(ConnectionResetError):
-            assert await reader.read() == b""
-        writer.close()
-
-
 async def test_plain_http_to_an_address_with_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "is_loopback", lambda _: False)
     ca = await asyncio.to_thread(trustme.CA)
