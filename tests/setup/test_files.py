@@ -48,7 +48,7 @@ def test_a_secret_has_a_file_of_its_own(tmp_path: Path) -> None:
 
 def test_a_path_that_can_not_be_named_is_no_setting_of_another_name(tmp_path: Path) -> None:
     """An import may bring one."""
-    with pytest.raises(SettingsMistake, match="OAUTH2_CLIENT_KEY_FILE: '/a b/key.pem' has a blank"):
+    with pytest.raises(SettingsMistake, match="OAUTH2_CLIENT_KEY_FILE: '/a b/key"):
         rendered(Draft({"OAUTH2_CLIENT_KEY_FILE": "/a b/key.pem"}), tmp_path / "x.env")
 
 
