@@ -292,23 +292,24 @@ def _test_message(asker: Asker, options: argparse.Namespace, draft: Draft, sende
     if options.untested:
         return True
     question = "Send a test message to which address (Enter: none)"
-    recipient = asker.text(question, "--send", given=options.send, optional=True, wrong=_no_address)
-    if not recipient:
-        return True
-    own = mailbox(draft)
-    sent = partial(_sent, draft, recipient, sender)
-    if sent():
-        return True
-    if own and sender.casefold() != own.casefold() and not draft.has("SMTP_SENDER"):
-        print(f"once more, with SMTP_SENDER={own}: the provider may take no other sender")
-        draft.put("SMTP_SENDER", own)
+    own, given, failed = mailbox(draft), options.send, False
+    while recipient := asker.text(question, "--send", given=given, optional=True, wrong=_no_address):
+        sent = partial(_sent, draft, recipient, sender)
         if sent():
             return True
-        draft.drop("SMTP_SENDER")
-    if not asker.interactive:
-        print(f"legacy-email-proxy: {_UNTRIED}", file=sys.stderr)
-        return False
-    _although(asker)
+        if own and sender.casefold() != own.casefold() and not draft.has("SMTP_SENDER"):
+            print(f"once more, with SMTP_SENDER={own}: the provider may take no other sender")
+            draft.put("SMTP_SENDER", own)
+            if sent():
+                return True
+            draft.drop("SMTP_SENDER")
+        if not asker.interactive:
+            print(f"legacy-email-proxy: {_UNTRIED}", file=sys.stderr)
+            return False
+        # The address may have been wrong.
+        given, failed = None, True
+    if failed:
+        _although(asker)
     return True
 
 

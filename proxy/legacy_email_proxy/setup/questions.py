@@ -242,6 +242,8 @@ def _host_and_port(answer: str) -> tuple[str, int | None]:
 
 
 def _no_host(answer: str) -> str:
+    if "/" in answer or "@" in answer:
+        return "write the server's name alone, HOST or HOST:PORT"
     host, colon, port = answer.rpartition(":")
     if colon and not answer.endswith("]") and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
         return f"{port!r} is no port; write HOST or HOST:PORT"
