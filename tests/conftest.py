@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from legacy_email_proxy.event_loop import loop_options
 
 # An example that takes its time on a busy machine is no fault of what is tested.
 settings.register_profile("any load", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -20,10 +23,14 @@ os.environ.pop("BUILD_NUMBER", None)
 pytest_plugins = ["realservers.fixtures", "blocking"]
 
 
+# All tests run in this loop, and the commands that they start read the same variable.
+LOOP = os.environ.setdefault("EVENT_LOOP", "asyncio")
+
+
 @pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    """aiosmtpd speaks asyncio only, so nothing else is ever run."""
-    return "asyncio"
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    """aiosmtpd speaks asyncio only, so nothing else is ever run: its own loop, or uvloop with ``EVENT_LOOP=uvloop``."""
+    return "asyncio", loop_options(LOOP)
 
 
 @pytest.fixture(scope="session", autouse=True)

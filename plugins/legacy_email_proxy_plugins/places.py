@@ -10,8 +10,20 @@ Many addresses together could still take all places and be slow. Two things help
 * A caller can say that it will keep a place for *long*: until a client has read a large message. All such callers
   together leave a quarter of the places to those that need one for a moment only.
 * Where places are short, the slowest client goes first. A caller whose client decides how long it takes is a
-  :class:`Holder`, and shows itself with :meth:`Places.watch`. When somebody has waited for ``WAIT_SECONDS``, the
-  slowest holder has to give up.
+  :class:`Holder`, and shows itself with :meth:`Places.watch`. When somebody has waited for ``SOON_SECONDS``, the
+  slowest holder that loses nothing by it steps aside: it gets a place again when its client goes on. If there is none,
+  the slowest holder has to give up, and its client reads a temporary error. It has time before that: see
+  ``FAIR_SECONDS``. An address whose client was slow comes after all others that wait, for ten seconds.
+
+So a client that comes while others trickle gets a place within about a second, as long as their messages have hardly
+begun or they have trickled for half a minute already. Otherwise it has to wait, because nobody can tell these from
+honest slow devices:
+
+* Clients that trickle in the middle of large messages, for less than half a minute: until the first of them has been
+  slow for ten seconds, and three seconds at least.
+* Clients that sent or read much at once and trickle since then: until their average is slow, or the deadline of their
+  session ends them.
+* Clients of more addresses than there are places, none of which was slow before: they came first.
 """
 
 from __future__ import annotations
@@ -28,16 +40,21 @@ from legacy_email_proxy.contracts import Figure
 
 __all__ = ("Holder", "Places", "connection_figures")
 
+SOON_SECONDS = 0.5
+"""So long a client waits for a place before a holder whose client has let us wait as long steps aside for it, and so
+long again before the next one does."""
+
 WAIT_SECONDS = 3.0
 """So long a client waits for a place before a slow one has to give its place up."""
 
-AGAIN_SECONDS = 1.0
-"""So long again before the next one has to."""
-
 FAIR_SECONDS = 10.0
-"""Nobody has to give up before we have waited for its client so long in all. A device behind a modem needs a few
-seconds for each command before its message.
-"""
+"""Nobody has to give up before we have waited for its client so long in all. A scanner may scan while it sends."""
+
+LONG_SECONDS = 30.0
+"""Whoever has let us wait for so long has to give up without ``WAIT_SECONDS``."""
+
+SET_BACK_SECONDS = 10.0
+"""So long an address whose client was slow comes after the others that wait."""
 
 
 def connection_figures(in_use: int, idle: int, waiting: int) -> list[Figure]:
@@ -90,6 +107,15 @@ class Holder(ABC):
         """The client's octets per second."""
         return self.octets / max(self.seconds, 0.001)
 
+    @property
+    def may_step_aside(self) -> bool:
+        """Whether :meth:`step_aside` can be called: the client would lose nothing."""
+        return False
+
+    def step_aside(self) -> None:
+        """Give the place back, and take one again when the client goes on."""
+        raise NotImplementedError
+
     @abstractmethod
     def give_up(self, reason: str) -> None:
         """End what is going on, so that the place gets free; ``reason`` is for the log."""
@@ -112,6 +138,8 @@ class Places:
         """How many of them are taken for long."""
         self._watched: dict[Holder, str] = {}
         """The address of each."""
+        self._set_back: dict[str, float] = {}
+        """Addresses whose client was slow, and until when they come after the others."""
 
     @property
     def waiting(self) -> int:
@@ -152,21 +180,20 @@ class Places:
             self._take(address, long)
             return
         loop = asyncio.get_running_loop()
+        began = loop.time()
         turn = loop.create_future()
         if first:
             self._waiting = {turn: (address, long), **self._waiting}
         else:
             self._waiting[turn] = address, long
         try:
-            patience = WAIT_SECONDS
             while not turn.done():
                 left = deadline - loop.time()
                 if left <= 0:
                     raise TimeoutError
-                await asyncio.wait([turn], timeout=min(left, patience))
-                patience = min(WAIT_SECONDS, AGAIN_SECONDS)
+                await asyncio.wait([turn], timeout=min(left, SOON_SECONDS))
                 if not turn.done():
-                    self._end_slowest(address)
+                    self._end_slowest(address, loop.time() - began)
         except BaseException:
             if turn.done():
                 self.give(address, long=long)
@@ -184,13 +211,16 @@ class Places:
         self.serve()
 
     def serve(self) -> None:
-        """Give the free places to the waiting tasks."""
-        for turn, (address, long) in self._waiting.items():
-            if self.taken >= self.most:
-                break
-            if not turn.done() and self._may_take(address, long):
-                self._take(address, long)
-                turn.set_result(None)
+        """Give the free places to the waiting tasks, those of addresses that were slow last."""
+        now = monotonic()
+        self._set_back = {address: until for address, until in self._set_back.items() if until > now}
+        for late in (False, True) if self._set_back else (False,):
+            for turn, (address, long) in self._waiting.items():
+                if self.taken >= self.most:
+                    return
+                if (address in self._set_back) == late and not turn.done() and self._may_take(address, long):
+                    self._take(address, long)
+                    turn.set_result(None)
 
     def _take(self, address: str, long: bool) -> None:
         self.taken += 1
@@ -207,22 +237,30 @@ class Places:
         """It has no place any more; again does nothing."""
         self._watched.pop(holder, None)
 
-    def _end_slowest(self, address: str) -> None:
-        """Let the slowest holder give up, for a client of ``address`` that waits."""
+    def _end_slowest(self, address: str, waited: float) -> None:
+        """Get a place from the slowest holder, for a client of ``address`` that has ``waited`` so long."""
         # An address that has its full share gets a place only from a client of its own.
         only = "" if self.may_have_more(address) else address
         slow = [
             holder
             for holder, of in self._watched.items()
             if holder.waits_for_client
-            and holder.seconds >= FAIR_SECONDS
+            and holder.seconds >= SOON_SECONDS
             and holder.rate < holder.fair_octets_per_second
             and (of == only or not only)
         ]
-        if not slow:
+        harmless = [holder for holder in slow if holder.may_step_aside]
+        least = FAIR_SECONDS if waited >= WAIT_SECONDS else LONG_SECONDS
+        ending = harmless or [holder for holder in slow if holder.seconds >= least]
+        if not ending:
             return
-        slowest = min(slow, key=lambda holder: (holder.rate, -holder.seconds))
+        slowest = min(ending, key=lambda holder: (holder.rate, -holder.seconds))
         client = self._watched.pop(slowest)
+        self._set_back[client] = monotonic() + SET_BACK_SECONDS
+        if harmless:
+            slowest.context.run(self._logger.debug, "others wait: the connection of this slow device is lent to them")
+            slowest.step_aside()
+            return
         reason = (
             f"others wait for a connection ({self.words(address)}), and this client was the slowest: "
             f"{slowest.octets} octets in {slowest.seconds:.0f} s"

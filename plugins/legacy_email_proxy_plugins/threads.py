@@ -7,13 +7,13 @@ import errno
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 import anyio
 
 from legacy_email_proxy.contracts import Failure, StorageFull
 
-__all__ = ("ANSWER_SECONDS", "WORKERS", "Threads")
+__all__ = ("ANSWER_SECONDS", "WORKERS", "Threads", "given_up")
 
 WORKERS = 8
 """Threads of one plugin. With several, the file system can write several messages to disk together."""
@@ -51,6 +51,12 @@ class Threads:
         except OSError as error:
             raise self._failure(error) from error
 
+    def begin(self, function: Callable[[*_Args], _Result], *args: *_Args) -> asyncio.Task[_Result]:
+        """As :meth:`run`, without waiting: the caller goes on, and waits for the task later, or gives it up with
+        :func:`given_up`.
+        """
+        return asyncio.get_running_loop().create_task(self.run(function, *args))
+
     def _submit(self, function: Callable[[*_Args], _Result], *args: *_Args) -> Future[_Result]:
         loop = asyncio.get_running_loop()
 
@@ -76,3 +82,11 @@ class Threads:
     def close(self) -> None:
         """Let the threads end, without waiting for threads that hang."""
         self._executor.shutdown(wait=False)
+
+
+async def given_up(task: asyncio.Task[Any]) -> None:
+    """Wait no longer for what :meth:`Threads.begin` began; what became of it does not matter."""
+    task.cancel()
+    await asyncio.wait((task,))
+    if not task.cancelled():
+        task.exception()

@@ -23,8 +23,9 @@ from .accounts.rules import Leg, Rule, effective
 from .accounts.settings import inherited, overlay
 from .accounts.users import Users
 from .contracts import Credentials, Filter, Maildrop, Queue, Relay, Setting, SettingsMistake, SharedState
+from .event_loop import event_loop_mistakes
 from .guessing import LimitedMaildrop, LoginLimit
-from .plugins import PluginContext
+from .plugins import Common, PluginContext
 from .relays.allow_list import AllowListFilter
 from .relays.filtered import FilteredRelay
 from .relays.rate_limit import Turns
@@ -74,6 +75,8 @@ GROUPS = {
 }
 _SWITCHED_ON_BY = {"SMTP_SENDER": "sender"}
 """Setting → the built-in filter that it switches on. It runs after all filters that are named."""
+_CHOOSING = tuple(row for row in TABLE if row.name in {*GROUPS, *_SWITCHED_ON_BY, "GRAPH_LARGE", "PROVIDER"})
+"""The settings that decide which plugins an account has."""
 _ALLOW_LISTS = ("SMTP_ALLOWED_SENDERS", "SMTP_ALLOWED_RECIPIENTS")
 _ALLOW_LIST_FILTER = "allowed"
 """The name of the filter with the allow-lists, in the log and in ``check``. It runs before all other filters."""
@@ -121,6 +124,7 @@ class Choice:
     accounts: tuple[Chosen, ...]
     file: AccountsFile | None
     mistakes: tuple[str, ...]
+    common: Common
 
     @property
     def settings(self) -> Settings:
@@ -130,27 +134,28 @@ class Choice:
 
 def choose(environ: Mapping[str, str]) -> Choice:
     """Read the settings, those that plugins declare included, and load the named plugins' classes."""
-    settings = read(environ)
+    settings, common = read(environ), Common()
     if settings["ACCOUNTS_FILE"] is None:
-        process, mistakes = _chosen(environ, [*_legs(settings), *_filters(settings), *_asked_for(settings)])
-        return Choice(process, (), None, tuple(mistakes))
+        process, mistakes = _chosen(environ, common, [*_legs(settings), *_filters(settings), *_asked_for(settings)])
+        return Choice(process, (), None, tuple(mistakes), common)
     try:
         file = read_accounts(settings["ACCOUNTS_FILE"])
     except SettingsMistake as mistake:
-        return Choice(Chosen(settings, {}), (), None, (*settings.mistakes, *mistake.lines))
+        return Choice(Chosen(settings, {}), (), None, (*settings.mistakes, *mistake.lines), common)
     # A filter that a setting of the account switches on is the account's own, also where SMTP_FILTERS names it.
     listed = [one for one in _listed(settings) if one[1] not in _SWITCHED_ON_BY.values()]
     pairs = []
     for table in file.accounts.values():
-        own, _ = _settings(environ, table, TABLE)
+        own, _ = _settings(environ, table.only(_CHOOSING), _CHOOSING)
         filters = [one for one in _filters(own) if one not in listed]
-        pairs.append(_chosen(environ, [*_legs(own), *filters, *_asked_for(own)], table))
+        pairs.append(_chosen(environ, common, [*_legs(own), *filters, *_asked_for(own)], table))
     accounts = tuple(chosen for chosen, _ in pairs)
     declared = [setting for chosen in accounts for setting in chosen.settings.declared]
-    process, mistakes = _chosen(environ, listed, declared=declared)
+    process, mistakes = _chosen(environ, common, listed, declared=declared)
     # Every account inherits the environment's mistakes; they are reported once.
     ours = [chosen.located(line for line in lines if line not in mistakes) for chosen, lines in pairs]
-    return Choice(process, accounts, file, (*mistakes, *file.mistakes, *(line for lines in ours for line in lines)))
+    lines = (*mistakes, *file.mistakes, *(line for each in ours for line in each))
+    return Choice(process, accounts, file, lines, common)
 
 
 def _legs(settings: Settings) -> list[Named]:
@@ -188,6 +193,7 @@ def _unqualified(plugin: str) -> str:
 
 def _chosen(
     environ: Mapping[str, str],
+    common: Common,
     named: Iterable[Named],
     table: AccountTable | None = None,
     declared: Iterable[Setting] = (),
@@ -200,7 +206,7 @@ def _chosen(
     unfound = []
     for variable, name in named:
         try:
-            classes[variable, name] = plugins.load(plugins.find(GROUPS[variable], name))
+            classes[variable, name] = common.plugin(GROUPS[variable], name)
         except plugins.PluginError as error:
             unfound.append(f"{variable}: {error}")
     theirs = [setting for plugin in classes.values() for setting in plugins.declared_settings(plugin)]
@@ -272,11 +278,11 @@ def compose(environ: Mapping[str, str] | None = None, former: Composition | None
     if all(settings[variable] == NONE for variable in LEGS):
         mistakes.append("MAILDROP_PLUGIN: both legs are closed with `none`; open at least one")
     turns = dict(former.turns) if former else {}
-    process, lines = _made(choice.process, turns)
+    process, lines = _made(choice.process, choice.common, turns)
     mistakes += lines
     accounts = []
     for chosen in choice.accounts:
-        made, lines = _made(chosen, turns)
+        made, lines = _made(chosen, choice.common, turns)
         accounts.append(made.account(chosen))
         mistakes += chosen.located(lines)
     rules: tuple[Rule, ...] = ()
@@ -297,7 +303,7 @@ def compose(environ: Mapping[str, str] | None = None, former: Composition | None
             for address in settings["ADMIN_BIND_ADDR"] if not is_loopback(address)
         ]  # fmt: skip
     sends = any(Leg.SMTP in chosen.legs for chosen in choice.accounts or (choice.process,))
-    mistakes += alert_mistakes(settings, sends=sends)
+    mistakes += [*alert_mistakes(settings, sends=sends), *event_loop_mistakes(settings)]
     tls = shared = None
     try:
         tls = server_context(settings)
@@ -346,12 +352,14 @@ class _Made:
         return Account(chosen.name, chosen.settings, self.maildrop, relay, self.credentials, self.queue)
 
 
-def _made(chosen: Chosen, turns: dict[str, Turns] | None = None, but: Collection[str] = ()) -> tuple[_Made, list[str]]:
+def _made(
+    chosen: Chosen, common: Common, turns: dict[str, Turns] | None = None, but: Collection[str] = ()
+) -> tuple[_Made, list[str]]:
     """Construct what was chosen, except what the variables in ``but`` name. Also returns the plugins' mistakes."""
     settings = chosen.settings
     mistakes: list[str] = []
     instances: dict[Named, Any] = {}
-    common = PluginContext("", settings, chosen.name, turns={} if turns is None else turns)
+    ours = PluginContext("", settings, chosen.name, turns={} if turns is None else turns, common=common)
     queue = None
     limited = any(settings[variable] is not None for variable in _ALLOW_LISTS)
     sends = ("RELAY_PLUGIN", settings["RELAY_PLUGIN"]) in chosen.classes
@@ -363,7 +371,7 @@ def _made(chosen: Chosen, turns: dict[str, Turns] | None = None, but: Collection
     for (variable, name), plugin in {**first, **chosen.classes}.items():
         if variable in ASKED_FOR or variable in but:
             continue
-        context = common.of(GROUPS[variable], name)
+        context = ours.of(GROUPS[variable], name)
         try:
             made = context.construct(plugin, variable, name)
         except SettingsMistake as mistake:
@@ -377,7 +385,7 @@ def _made(chosen: Chosen, turns: dict[str, Turns] | None = None, but: Collection
         instances[variable, name] = made
     maildrop, relay = (instances.get((variable, settings[variable])) for variable in LEGS)
     filters = {name: plugin for (variable, name), plugin in instances.items() if variable == FILTERS}
-    return _Made(maildrop, relay, filters, common.shared, queue), mistakes
+    return _Made(maildrop, relay, filters, ours.shared, queue), mistakes
 
 
 def _closed_legs(settings: Settings, accounts: Iterable[Chosen]) -> list[str]:
@@ -409,15 +417,12 @@ def _routed(composition: Composition, file: AccountsFile, logins: LoginLimit, re
 
 
 def credentials(environ: Mapping[str, str]) -> dict[str, Mapping[str, Credentials]]:
-    """Account → its credentials by name, constructed without the legs; ``""`` without an accounts file.
-
-    Raises :class:`SettingsMistake`.
-    """
+    """Account → its credentials by name, constructed without the legs. Raises :class:`SettingsMistake`."""
     choice = choose(environ)
     mistakes = list(choice.mistakes)
     found: dict[str, Mapping[str, Credentials]] = {}
     for chosen in choice.accounts if choice.file is not None else (choice.process,):
-        context = PluginContext("credentials", chosen.settings, chosen.name)
+        context = PluginContext("credentials", chosen.settings, chosen.name, common=choice.common)
         for variable, _ in chosen.classes:
             if variable in _CREDENTIALS:
                 try:
@@ -431,16 +436,12 @@ def credentials(environ: Mapping[str, str]) -> dict[str, Mapping[str, Credential
 
 
 def relays(environ: Mapping[str, str]) -> list[Account]:
-    """The accounts with only their relays, constructed but not started; without an accounts file one account without a
-    name.
-
-    Raises :class:`SettingsMistake`.
-    """
+    """The accounts with only their relays, constructed but not started. Raises :class:`SettingsMistake`."""
     choice = choose(environ)
     mistakes = list(choice.mistakes)
     accounts = []
     for chosen in choice.accounts if choice.file is not None else (choice.process,):
-        made, lines = _made(chosen, but=("MAILDROP_PLUGIN", FILTERS))
+        made, lines = _made(chosen, choice.common, but=("MAILDROP_PLUGIN", FILTERS))
         mistakes += chosen.located(lines)
         accounts.append(made.account(chosen))
     if mistakes:

@@ -2,36 +2,30 @@
 
 One event is one line. What came from a peer is made printable first, so that it can't forge a second line.
 
-Lines are written by a thread of their own. A log reader that stalls would otherwise stop every session, as the system
-lets a write to its full pipe wait. What does not fit into the queue meanwhile is dropped, counted and said. Of one kind
-at most ten lines a second are written, and then how many more there were, so that whoever knocks a thousand times a
-second does not fill the disk. What became of a message is always written.
+Lines are written by a thread of their own, see :mod:`.log_writer`.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import logging
-import logging.config
-import os
 import re
 import secrets
-import sys
-import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from .contracts import BOUND, Failure
+from .log_writer import Writer
 from .replies import printable, severity
 
 __all__ = (
     "CONTENT",
+    "FIGURES",
     "HEADER",
-    "MAX_LINES_A_SECOND",
-    "MAX_QUEUED_OCTETS",
     "KeyValueFormatter",
     "Looks",
     "Observer",
@@ -51,31 +45,45 @@ __all__ = (
 _PLAIN = re.compile(r"[!#-<>-~]{1,2000}")
 """What is shown as it is: printable ASCII without blank, quotation mark and equals sign."""
 
-MAX_LINES_A_SECOND = 10
-"""Of one kind, that is with the same words."""
+_QUOTABLE = re.compile(r"[ !#-\[\]-~]{1,2000}")
+"""What needs quotes around it and nothing more, where its blanks are single ones: no quotation mark and backslash."""
 
 HEADER = 5
 """The level of a message's header: below ``debug``, so it is only seen where somebody traces that device."""
 
+FIGURES = 15
+"""The level of ``figures``, once a minute: below ``info``, so it is only written where the dialogues are, too."""
+
 CONTENT = 4
 """The level of a message's content: only seen where somebody traces that device and asked for it."""
-
-MAX_QUEUED_OCTETS = 1 << 20
-"""What waits for a log reader; the rest is dropped."""
-
-_FATES = ("message ", "messages ", "recipient")
-"""How the words begin that tell what became of a message."""
-
-_TOGETHER_SECONDS = 0.005
-"""So long lines are collected before they are written: a thread that wakes for each costs more than the line."""
-
-_LEAVING_SECONDS = 1.0
-"""How long the end of the process waits for the log reader."""
 
 _PROCESS = "".join(secrets.choice("abcdefghjkmnpqrstuvwxyz23456789") for _ in range(5))
 _sessions = itertools.count(1)
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class _Event(logging.LogRecord):
+    """One event of ours: a record with ``facts``, in which what is bound to the task stands already.
+
+    It is made without :class:`logging.LogRecord`'s constructor, and without the search for the line of code that calls.
+    Both cost several times what writing the line costs, and nothing here shows what they find.
+    """
+
+    facts: dict[str, Any]
+
+    def __init__(self, name: str, level: int, words: str, facts: dict[str, Any]) -> None:
+        now = time.time()
+        self.__dict__ = {
+            **_NOWHERE, "name": name, "msg": words, "levelno": level, "levelname": logging.getLevelName(level),
+            "created": now, "msecs": now % 1 * 1000, "relativeCreated": (now - _STARTED) * 1000, "facts": facts,
+        }  # fmt: skip
+
+
+_STARTED = time.time()
+_UNKNOWN = ("processName", "threadName", "taskName", "process", "thread")
+_NOWHERE = {**vars(logging.makeLogRecord({})), **dict.fromkeys(_UNKNOWN)}
+"""The attributes of a record that comes from nowhere."""
 
 
 def new_session(leg: str) -> str:
@@ -89,10 +97,9 @@ def new_session(leg: str) -> str:
 
 def event(logger: logging.Logger, level: int, words: str, /, **facts: object) -> None:
     """Log one event: ``words`` is the fixed vocabulary, ``facts`` are its values, in the order given."""
-    # Percent signs in `words` would be taken for arguments by %-formatting; there are none in our vocabulary.
     if logger.isEnabledFor(level):
-        # Here too, and not only in facts_of: a handler may look at the record later, in a thread of its own.
-        logger.log(level, words, extra={"facts": {**(BOUND.get() or {}), **facts}})
+        common = BOUND.get()
+        logger.handle(_Event(logger.name, level, words, {**common, **facts} if common else facts))
 
 
 def failure(logger: logging.Logger, words: str, error: BaseException, /, **facts: object) -> None:
@@ -105,8 +112,12 @@ def failure(logger: logging.Logger, words: str, error: BaseException, /, **facts
     cause = f"{type(error).__name__}: {error}" if unexpected else str(error)
     # The running task's own come after: where several wait for one result, it was raised for one of them only.
     facts = {**vars(error).get("bound", {}), **(BOUND.get() or {}), **facts, "cause": cause}
-    extra = {"facts": facts, "failure": error}
-    logger.log(level, words, extra=extra, exc_info=error if unexpected else None)
+    if logger.isEnabledFor(level):
+        record = _Event(logger.name, level, words, facts)
+        vars(record)["failure"] = error
+        if unexpected:
+            record.exc_info = (type(error), error, error.__traceback__)
+        logger.handle(record)
 
 
 def dialogue(logger: logging.Logger, side: str, line: str) -> None:
@@ -131,6 +142,8 @@ def facts_of(record: logging.LogRecord) -> dict[str, Any]:
     """The event's facts, or the ``extra`` of a library or plugin that logs in the ordinary way; before them what is
     bound to the running task, so this is to be called where the event is logged and not later in another thread.
     """
+    if isinstance(record, _Event):
+        return record.facts
     given = getattr(record, "facts", None)
     if not isinstance(given, dict):
         given = {key: value for key, value in vars(record).items() if key not in _STANDARD}
@@ -145,12 +158,22 @@ class KeyValueFormatter(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__(datefmt=self.default_time_format)
+        self._second = (0, "")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 (logging's name)
+        """Its second; written anew only when another one comes."""
+        second, text = self._second
+        if second != int(record.created):
+            text = super().formatTime(record, datefmt)
+            self._second = (int(record.created), text)
+        return text
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, with a traceback behind it where there is one."""
-        facts = "".join(f" {key}={_shown(value)}" for key, value in facts_of(record).items())
+        facts = "".join([f" {key}={_shown(value)}" for key, value in facts_of(record).items()])
         time = self.formatTime(record, self.datefmt)
-        line = f"{time} {record.levelname.lower()} {_one_line(record.getMessage())}{facts}"
+        words = _vocabulary(record.msg) if isinstance(record, _Event) else _one_line(record.getMessage())
+        line = f"{time} {record.levelname.lower()} {words}{facts}"
         if record.exc_info:
             # Indented, so that no line of an exception's text can look like an event.
             traceback = self.formatException(record.exc_info).splitlines()
@@ -166,141 +189,19 @@ def _one_line(text: str) -> str:
     return " ".join("".join(each if each.isprintable() else " " for each in text).split())[:2000]
 
 
+# Our own words are few, and stand in the code.
+_vocabulary = functools.lru_cache(1000)(_one_line)
+
+
 def _shown(value: object) -> str:
     text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
     if _PLAIN.fullmatch(text):
         return text
+    if _QUOTABLE.fullmatch(text) and "  " not in text and text.strip() == text:
+        return f'"{text}"'
     text = _one_line(text)
     # Quoted, so that a value which a peer chose can not look like the next fact.
     return json.dumps(text) if not text or re.search(r'[ ="]', text) else text
-
-
-class _Kinds:
-    """How often something of each kind was said in this second, and how much of it was not written."""
-
-    def __init__(self) -> None:
-        self._second = 0
-        self._written: dict[tuple[str, int, str], int] = {}
-        self._more: dict[tuple[str, int, str], int] = {}
-
-    def too_many(self, record: logging.LogRecord) -> bool:
-        """Count the record; whether it is one too many of its kind."""
-        if record.levelno <= logging.DEBUG or not isinstance(record.msg, str) or record.msg.startswith(_FATES):
-            return False
-        second = int(record.created)
-        if second != self._second:
-            self._second = second
-            self._written.clear()
-        kind = (record.name, record.levelno, record.msg)
-        self._written[kind] = self._written.get(kind, 0) + 1
-        if self._written[kind] <= MAX_LINES_A_SECOND:
-            return False
-        self._more[kind] = self._more.get(kind, 0) + 1
-        return True
-
-    @property
-    def unsaid(self) -> bool:
-        """Whether there was more than was written."""
-        return bool(self._more)
-
-    def take(self) -> list[logging.LogRecord]:
-        """A record for each kind of which there was more than was written."""
-        more, self._more = self._more, {}
-        return [_record(*kind, {"and_more": count}) for kind, count in more.items()]
-
-
-def _record(name: str, level: int, words: str, facts: dict[str, object]) -> logging.LogRecord:
-    attributes = {"name": name, "levelno": level, "levelname": logging.getLevelName(level), "msg": words}
-    return logging.makeLogRecord({**attributes, "facts": facts})
-
-
-class Writer(logging.Handler):
-    """Writes lines to standard error, and never lets who logs wait for that."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        # Not the handler's own lock: that one is held while the end of the process waits in flush().
-        self._queue = threading.RLock()
-        self._kinds = _Kinds()
-        self._lines: deque[bytes] = deque()
-        self._queued = self._dropped = 0
-        self.dropped = 0
-        """How many lines were dropped since the start."""
-        self._something = threading.Event()
-        self._written = threading.Event()
-        self._written.set()
-        # Not waited for at the end of the process: it may hang in a write.
-        threading.Thread(target=self._write_all, name="log", daemon=True).start()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Queue the record's line."""
-        with self._queue:
-            if self._kinds.too_many(record):
-                self._wake()
-                return
-        try:
-            line = self.format(record)
-        except Exception:
-            self.handleError(record)
-            return
-        with self._queue:
-            self._put(line)
-
-    def _put(self, line: str) -> None:
-        octets = line.encode("utf-8", "backslashreplace") + b"\n"
-        if self._queued + len(octets) > MAX_QUEUED_OCTETS:
-            self._dropped += 1
-            self.dropped += 1
-            return
-        self._queued += len(octets)
-        self._lines.append(octets)
-        self._wake()
-
-    def _wake(self) -> None:
-        self._written.clear()
-        if not self._something.is_set():
-            self._something.set()
-
-    def _write_all(self) -> None:
-        summed_up = time.monotonic()
-        while True:
-            self._something.wait()
-            self._something.clear()
-            with self._queue:
-                if time.monotonic() - summed_up >= 1:
-                    summed_up = time.monotonic()
-                    self._sum_up()
-                octets = b"".join(self._lines)
-                self._lines.clear()
-                more = self._kinds.unsaid
-            try:
-                rest = memoryview(octets)
-                while rest:
-                    rest = rest[os.write(sys.stderr.fileno(), rest) :]
-            except (OSError, ValueError):
-                pass  # Nobody will ever read it.
-            with self._queue:
-                self._queued -= len(octets)
-                if self._dropped:
-                    dropped, self._dropped = self._dropped, 0
-                    words = "log lines dropped, because the log was not read"
-                    self._put(self.format(_record(__name__, logging.WARNING, words, {"lines": dropped})))
-                if more:
-                    self._something.set()
-                elif not self._lines:
-                    self._written.set()
-            # The first line is written at once, and those that come in a crowd behind it together.
-            time.sleep(_TOGETHER_SECONDS)
-
-    def _sum_up(self) -> None:
-        for record in self._kinds.take():
-            self._put(self.format(record))
-
-    def flush(self) -> None:
-        """Wait for a moment until what was logged is written. At the end of the process, and not in a session."""
-        with self._queue:
-            self._sum_up()
-        self._written.wait(_LEAVING_SECONDS)
 
 
 LOOKS_SECONDS = 3600.0
@@ -391,23 +292,16 @@ def _set_level() -> None:
 
 def configure(level: str, form: str) -> None:
     """Send all logging to standard error. Libraries log from warning on, or everything where the level is ``debug``."""
-    libraries = "DEBUG" if level == "debug" else "WARNING"
-    logging.config.dictConfig(
-        {
-            "version": 1,
-            "disable_existing_loggers": False,
-            "formatters": {
-                "text": {"()": KeyValueFormatter},
-                "json": {"()": "legacy_email_proxy.log.json_formatter"},
-            },
-            "handlers": {"stderr": {"()": Writer, "formatter": form, "level": level.upper()}},
-            "loggers": {
-                # aiosmtpd logs every command at info and content lines at debug: our own lines say it better.
-                "mail.log": {"level": "WARNING"},
-            },
-            "root": {"level": libraries, "handlers": ["stderr"]},
-        }
-    )
+    writer = Writer()
+    writer.setLevel(level.upper())
+    writer.setFormatter(KeyValueFormatter() if form == "text" else json_formatter())
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        root.removeHandler(handler)
+    root.addHandler(writer)
+    root.setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+    # aiosmtpd logs every command at info and content lines at debug: our own lines say it better.
+    logging.getLogger("mail.log").setLevel(logging.WARNING)
     _set_level()
 
 

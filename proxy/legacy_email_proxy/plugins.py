@@ -13,7 +13,7 @@ import logging
 import math
 import os
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -48,6 +48,7 @@ __all__ = (
     "MAILDROP",
     "RELAY",
     "STATE",
+    "Common",
     "Found",
     "PluginContext",
     "PluginError",
@@ -112,13 +113,14 @@ def available(group: str) -> list[Found]:
     return [found[key] for key in sorted(found)]
 
 
-def find(group: str, name: str) -> Found:
+def find(group: str, name: str, candidates: Sequence[Found] | None = None) -> Found:
     """The plugin called ``name``, or ``distribution:name`` where two distributions use one name.
 
-    Raises :class:`PluginError` with the names that there are.
+    ``candidates`` are the group's plugins, where they have been looked up already. Raises :class:`PluginError` with the
+    names that there are.
     """
     distribution, _, short = name.rpartition(":")
-    candidates = available(group)
+    candidates = available(group) if candidates is None else candidates
     matching = [found for found in candidates if found.name == short and distribution in ("", found.distribution)]
     kind = group.rpartition(".")[2]
     if len(matching) > 1:
@@ -276,6 +278,63 @@ SHA-1, or only the last ones, without forward secrecy. Python's own choice depen
 would reach a server and another would not."""
 
 
+_MAIL_CA_FILES = frozenset({"BACKEND_IMAP_CA_FILE", "BACKEND_SMTP_CA_FILE"})
+
+
+class Common:
+    """What the contexts of all accounts share: each plugin is looked up and loaded once, each CA file is read once.
+
+    Looking plugins up reads the metadata of every installed package, and the system's CAs take 25 ms to read: done for
+    each account, a start with many accounts would take minutes. It lives as long as one reading of the settings, so a
+    reload sees new files and new plugins.
+    """
+
+    def __init__(self) -> None:
+        self._available: dict[str, list[Found]] = {}
+        self._loaded: dict[tuple[str, str], Any] = {}
+        self._tls: dict[tuple[str, Path | None], ssl.SSLContext] = {}
+
+    def plugin(self, group: str, name: str) -> Any:
+        """The class of the plugin that is called so. Raises :class:`PluginError`."""
+        if (group, name) not in self._loaded:
+            if group not in self._available:
+                self._available[group] = available(group)
+            try:
+                self._loaded[group, name] = load(find(group, name, self._available[group]))
+            except PluginError as error:
+                self._loaded[group, name] = error
+        found = self._loaded[group, name]
+        if isinstance(found, PluginError):
+            raise PluginError(*found.args)
+        return found
+
+    def tls(self, variable: str, ca_file: Path | None) -> ssl.SSLContext:
+        """See :meth:`PluginContext.tls`.
+
+        Both mail backends share a context. That of another variable stays apart although it trusts the same CAs: an
+        HTTP client sets its protocol (ALPN) in the context, and a mail server may refuse who offers that.
+        """
+        key = "mail" if variable in _MAIL_CA_FILES else variable, ca_file
+        if key not in self._tls:
+            self._tls[key] = _verifying(variable, ca_file)
+        return self._tls[key]
+
+
+def _verifying(variable: str, ca_file: Path | None) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        reason = error.strerror if not isinstance(error, ssl.SSLError) else "it holds no PEM certificate"
+        raise SettingsMistake(f"{variable}: can not read {str(ca_file)!r}: {reason}") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(_CIPHERS)
+    # Name, chain and date are always verified. STRICT, a default of newer Pythons, also wants formal fields that a
+    # firm's own CA may leave out.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
+
+
 @dataclass(frozen=True, slots=True)
 class PluginContext:
     """See :class:`~legacy_email_proxy.contracts.Context`. ``name`` is ``kind.plugin``, for the logger and the folder.
@@ -292,6 +351,8 @@ class PluginContext:
     """Account → when its last messages went out, where their rate is limited."""
     next_relays: list[Relay] = field(default_factory=list)
     """The relays that the plugin hands on to."""
+    common: Common = field(default_factory=Common)
+    """What the contexts of all accounts share."""
 
     def of(self, group: str, name: str) -> PluginContext:
         """A context of the same account for another plugin: that of this name in an entry-point group."""
@@ -325,19 +386,7 @@ class PluginContext:
 
     def tls(self, ca_file_variable: str) -> ssl.SSLContext:
         """A client context that verifies the server; there is no way to get one that does not."""
-        ca_file: Path | None = self.settings[ca_file_variable]
-        try:
-            context = ssl.create_default_context(cafile=ca_file)
-        except (OSError, ssl.SSLError) as error:
-            reason = error.strerror if not isinstance(error, ssl.SSLError) else "it holds no PEM certificate"
-            raise SettingsMistake(f"{ca_file_variable}: can not read {str(ca_file)!r}: {reason}") from None
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_ciphers(_CIPHERS)
-        # Name, chain and date are always verified. STRICT, a default of newer Pythons, also wants formal fields that a
-        # firm's own CA may leave out.
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        return context
+        return self.common.tls(ca_file_variable, self.settings[ca_file_variable])
 
     def credentials(self, variable: str) -> Credentials:
         """The credentials plugin that ``variable`` names, made when it is first asked for."""
@@ -364,7 +413,7 @@ class PluginContext:
     def _named(self, group: str, variable: str) -> Any:
         name: str = self.settings[variable]
         try:
-            plugin = load(find(group, name))
+            plugin = self.common.plugin(group, name)
         except PluginError as error:
             raise SettingsMistake(f"{variable}: {error}") from None
         return self.of(group, name).construct(plugin, variable, name)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -24,10 +24,12 @@ from .admin.readiness import Readiness
 from .admin.socket import ControlSocket
 from .admin.tokens import tokens
 from .admin.trace import trace
+from .alerts.conditions import CONDITIONS
 from .alerts.watch import Watch
 from .build import NONE, Composition
 from .contracts import Credentials, Filter, Maildrop, Relay, SettingsMistake
 from .listeners import PLUGIN_OF, bind, shown
+from .loop_watch import LoopWatch
 from .pop3.options import Options as POP3Options
 from .pop3.server import Server as POP3Server
 from .relays.wrapper import start
@@ -101,10 +103,10 @@ async def serve(
         raise
     addresses = Addresses(**{listener.lower(): _places(sockets) for listener, sockets in opened.items()})
     async with anyio.create_task_group() as group:
-        async with _running(composition, opened, passing=passing) as current:
+        async with _running(composition, opened, recompose, passing=passing) as reload:
             on_ready(addresses)
             while (number := await signals.next()) == signal.SIGHUP and recompose:
-                await _reload(current, recompose)
+                await reload()
             log.event(_log, logging.INFO, "stopping", signal=number.name)
             group.start_soon(_cancel_at_next_signal, signals, group)
         group.cancel_scope.cancel()
@@ -117,8 +119,25 @@ async def _cancel_at_next_signal(signals: Signals, group: TaskGroup) -> None:
     group.cancel_scope.cancel()
 
 
-async def _reload(current: Current, recompose: Callable[[Composition], Composition]) -> None:
-    """Read the settings and files anew for new sessions, or log what is wrong there and change nothing."""
+class _Reload:
+    """Reads the settings and files anew for new sessions, at SIGHUP or for the operator's page, one at a time.
+
+    Returns the mistakes, with which everything stays as it was.
+    """
+
+    def __init__(self, current: Current, recompose: Callable[[Composition], Composition] | None) -> None:
+        self.current = current
+        self._recompose = recompose
+        self._turn = asyncio.Lock()
+
+    async def __call__(self) -> Sequence[str]:
+        if self._recompose is None:
+            return ["this service can not read its settings anew"]
+        async with self._turn:
+            return await _reload(self.current, self._recompose)
+
+
+async def _reload(current: Current, recompose: Callable[[Composition], Composition]) -> Sequence[str]:
     former = current.composition
     try:
         renewed = await anyio.to_thread.run_sync(recompose, former)
@@ -136,12 +155,14 @@ async def _reload(current: Current, recompose: Callable[[Composition], Compositi
     except SettingsMistake as mistake:
         for line in mistake.lines:
             log.event(_log, logging.ERROR, "not reloaded", mistake=line)
+        return mistake.lines
     except Exception as error:
         log.failure(_log, "not reloaded", error)
-    else:
-        current.replace(renewed)
-        accounts = ",".join(account.name for account in renewed.accounts)
-        log.event(_log, logging.INFO, "reloaded", **({"accounts": accounts} if accounts else {}))
+        return [f"unexpected: {type(error).__name__}; the log has more"]
+    current.replace(renewed)
+    accounts = ",".join(account.name for account in renewed.accounts)
+    log.event(_log, logging.INFO, "reloaded", **({"accounts": accounts} if accounts else {}))
+    return ()
 
 
 def _open(composition: Composition) -> dict[str, list[socket.socket]]:
@@ -190,8 +211,12 @@ async def _given_up_in_time(starting: Coroutine[Any, Any, None]) -> None:
 
 @asynccontextmanager
 async def _running(
-    composition: Composition, opened: dict[str, list[socket.socket]], *, passing: bool = False
-) -> AsyncIterator[Current]:
+    composition: Composition,
+    opened: dict[str, list[socket.socket]],
+    recompose: Callable[[Composition], Composition] | None,
+    *,
+    passing: bool = False,
+) -> AsyncIterator[_Reload]:
     """Both legs, serving; leaving drains them and closes the plugins."""
     settings = composition.settings
     log.event(
@@ -199,16 +224,21 @@ async def _running(
         pop3=_listed(opened["POP3"]), pop3s=_listed(opened["POP3S"]), maildrop=settings["MAILDROP_PLUGIN"],
         smtp=_listed(opened["SMTP"]), smtps=_listed(opened["SMTPS"]), relay=settings["RELAY_PLUGIN"],
         filters=",".join(composition.filters), admin=_listed(opened[_ADMIN]),
+        event_loop=type(asyncio.get_running_loop()).__module__.partition(".")[0],
     )  # fmt: skip
     if composition.tls is not None and settings["TLS_LEGACY"]:
         words = "devices may use versions of TLS and ciphers that are no longer safe"
         log.event(_log, logging.WARNING, words, see="TLS_LEGACY")
     # Each part is taken back although one that was made later fails, at the start or while it ends.
     async with anyio.create_task_group() as group, AsyncExitStack() as ending:
+        loop_watch = LoopWatch()
+        loop_watch.start()
+        ending.callback(loop_watch.close)
         warn = _warn_of(gateway())
         most = _most_clients(composition)
         current = Current(composition, lambda former: group.start_soon(_close, *_own_plugins(former)))
         ending.push_async_callback(_close_plugins_of, current)
+        reload = _Reload(current, recompose)
         outcomes = Outcomes()
         log.observe(outcomes)
         ending.callback(log.unobserve, outcomes)
@@ -216,7 +246,7 @@ async def _running(
         ending.push_async_callback(probes.aclose)
         watch = Watch(lambda: current.composition, outcomes, probes)
         readiness = Readiness(lambda: current.composition, outcomes, probes, troubles=watch.says)
-        admin = _admin(current, readiness, outcomes, opened[_ADMIN])
+        admin = _admin(current, readiness, outcomes, watch, reload, opened)
         if admin is not None:
             ending.push_async_callback(admin.aclose)
         legs: list[POP3Server | SMTPServer] = []
@@ -246,7 +276,7 @@ async def _running(
             ending.push_async_callback(control.aclose)
             await control.start()
         ending.push_async_callback(_leave_the_balancer, readiness, settings["DRAIN_DELAY_SECONDS"])
-        yield current
+        yield reload
 
 
 async def _leave_the_balancer(readiness: Readiness, seconds: float) -> None:
@@ -267,15 +297,26 @@ async def _close_plugins_of(current: Current) -> None:
 
 
 def _admin(
-    current: Current, readiness: Readiness, outcomes: Outcomes, sockets: Sequence[socket.socket]
+    current: Current,
+    readiness: Readiness,
+    outcomes: Outcomes,
+    watch: Watch,
+    reload: _Reload,
+    opened: Mapping[str, Sequence[socket.socket]],
 ) -> AdminServer | None:
     """The admin listener, serving; its libraries are loaded only if there is one."""
-    if not sockets:
+    if not opened[_ADMIN]:
         return None
     from .admin.http import AdminServer
 
-    admin = AdminServer(current, readiness, outcomes)
-    admin.start(sockets)
+    admin = AdminServer(
+        current, readiness, outcomes,
+        troubles=lambda: [trouble.plain() for trouble in watch.troubles()],
+        reload=reload,
+        advice={key: condition.advice for key, condition in CONDITIONS.items()},
+        listening={listener: _places(sockets) for listener, sockets in opened.items()},
+    )  # fmt: skip
+    admin.start(opened[_ADMIN])
     return admin
 
 

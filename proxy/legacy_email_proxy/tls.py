@@ -12,7 +12,7 @@ from typing import Any
 
 from .contracts import SettingsMistake
 
-__all__ = ("HANDSHAKE_SECONDS", "HandshakeFailed", "HungUp", "failed", "server_context", "words")
+__all__ = ("HANDSHAKE_SECONDS", "HandshakeFailed", "HungUp", "empty_context", "failed", "server_context", "words")
 
 
 def server_context(settings: Mapping[str, Any]) -> ssl.SSLContext | None:
@@ -62,6 +62,11 @@ def _context(*, legacy: bool) -> ssl.SSLContext:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_ciphers(_CIPHERS)
     return context
+
+
+def empty_context() -> ssl.SSLContext:
+    """A context without a certificate, for a listener that chooses one at each handshake (``sni_callback``)."""
+    return _context(legacy=False)
 
 
 def _unreadable(variable: str, path: Path) -> list[str]:

@@ -2,7 +2,8 @@
 
 `backend.py '{"accounts": [[user, password], ...], ...}'` prints its ports, and then, for each line that it reads, what
 it has counted so far. Habits: `refusal_seconds` (how long a refused IMAP login takes), `large` (octets of the second
-message), `endless` (that message is listed with 100 octets, and announced as a literal of 4 GiB when it is asked for).
+message), `endless` (that message is listed with 100 octets, and announced as a literal of 4 GiB when it is asked for),
+`refusing_seconds` (how long a second SMTP server takes to refuse a message for now).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from fakes.imap import Connection, FakeIMAPServer, Mailbox, Message, Simple
-from fakes.smtp import FakeSMTPServer
+from fakes.smtp import FakeSMTPServer, Say
 
 LITERAL = b"{4294967295}"
 """The largest that a server may announce."""
@@ -44,6 +45,8 @@ class Provider:
             accounts, encryption="none", script={"LOGIN": self._judge}, capabilities=("UIDPLUS", "ID")
         )
         self.smtp = FakeSMTPServer(encryption="none")
+        refused = Say("451 4.3.0 not now", options.get("refusing_seconds", 0.0))
+        self.refusing = FakeSMTPServer(encryption="none", script={".": refused, "BDAT": refused}, keep_content=False)
         if endless:
             true = b"{%d}" % len(second)
             self.imap.shape = lambda octets: octets.replace(true, LITERAL) if len(octets) < 1000 else octets
@@ -68,8 +71,9 @@ class Provider:
 async def main(options: dict[str, Any]) -> None:
     provider = Provider(options)
     loop = asyncio.get_running_loop()
-    async with provider.imap, provider.smtp:
-        print(json.dumps({"imap": provider.imap.port, "smtp": provider.smtp.port}), flush=True)
+    async with provider.imap, provider.smtp, provider.refusing:
+        ports = {"imap": provider.imap.port, "smtp": provider.smtp.port, "refusing": provider.refusing.port}
+        print(json.dumps(ports), flush=True)
         while await loop.run_in_executor(None, sys.stdin.readline):
             print(json.dumps(provider.counted()), flush=True)
 

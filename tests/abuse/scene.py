@@ -66,6 +66,7 @@ class Scene:
         self.small = small
         self.row = Row(attack.name)
         self.ports: dict[str, int] = {}
+        self.backend_ports: dict[str, int] = {}
         self.user, self.password = USER, PASSWORD
         self.settings: dict[str, str] = {}
         self.undo = ExitStack()
@@ -131,7 +132,7 @@ class Scene:
             [sys.executable, backend.__file__, options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert self.backend.stdout is not None
-        ports = json.loads(self.backend.stdout.readline())
+        self.backend_ports = ports = json.loads(self.backend.stdout.readline())
         self._backend_settings = {
             "BACKEND_IMAP_HOST": "127.0.0.1",
             "BACKEND_IMAP_PORT": str(ports["imap"]),

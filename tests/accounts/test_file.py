@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from legacy_email_proxy_plugins.imap.maildrop import IMAPMaildrop
 from smtp.relays import MemoryRelay
 
 load = EntryPoint.load
+context = ssl.create_default_context
 
 HASH = str(PasswordHash.of("secret of ann"))
 ENVIRON = {
@@ -431,3 +433,36 @@ async def test_each_account_keeps_its_state_apart(tmp_path: Path) -> None:
     seen = [account.maildrop for account in compose({**ENVIRON, "ACCOUNTS_FILE": str(file)}).accounts]
     given = [one._context for one in seen if isinstance(one, IMAPMaildrop)]
     assert [context.account for context in given if isinstance(context, PluginContext)] == ["a", "b"]
+
+
+def test_what_many_accounts_have_in_common_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def looked_up(group: str) -> EntryPoints:
+        asked.append(group)
+        return entry_points(group=group)
+
+    def trusting(cafile: Path | None) -> ssl.SSLContext:
+        asked.append("CAs")
+        return context(cafile=cafile)
+
+    monkeypatch.setattr(plugins, "entry_points", looked_up)
+    monkeypatch.setattr(ssl, "create_default_context", trusting)
+    accounts = [f"[accounts.a{number}]\nBACKEND_IMAP_USER = 'u{number}'" for number in range(20)]
+    rules = [f"[[rules]]\naccount = 'a{number}'\nnetwork = '10.0.{number}.0/24'" for number in range(20)]
+    password = "BACKEND_IMAP_PASS = 'p'"
+    (tmp_path / "accounts.toml").write_text("\n".join([*(f"{each}\n{password}" for each in accounts), *rules]))
+    environ = {**ENVIRON, "POP3_LOGIN": "any", "ACCOUNTS_FILE": str(tmp_path / "accounts.toml")}
+    composition = compose(environ)
+    assert sorted(asked) == ["CAs", plugins.CREDENTIALS, plugins.MAILDROP, plugins.RELAY]
+    # A reload sees new files and new plugins.
+    compose(environ, composition)
+    assert len(asked) == 8
+
+
+def test_mail_servers_are_not_offered_what_an_http_client_sets() -> None:
+    """It sets ALPN in the context that it is given, and some mail servers refuse who offers that."""
+    settings = {"BACKEND_IMAP_CA_FILE": None, "BACKEND_SMTP_CA_FILE": None, "OAUTH2_CA_FILE": None}
+    given = PluginContext("relay.smtps", settings)
+    assert given.tls("BACKEND_SMTP_CA_FILE") is given.of(plugins.MAILDROP, "x").tls("BACKEND_IMAP_CA_FILE")
+    assert given.tls("BACKEND_SMTP_CA_FILE") is not given.tls("OAUTH2_CA_FILE")

@@ -7,7 +7,10 @@ from ipaddress import ip_network
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from legacy_email_proxy.accounts import rules as module
 from legacy_email_proxy.accounts.pop_before_smtp import MAX_ADDRESSES, RecentLogins
 from legacy_email_proxy.accounts.rules import (
     BOTH_LEGS,
@@ -108,6 +111,51 @@ HIDDEN: list[tuple[Rule, Rule, bool]] = [
 @pytest.mark.parametrize(("earlier", "later", "hidden"), HIDDEN)
 def test_what_an_earlier_rule_hides(earlier: Rule, later: Rule, hidden: bool) -> None:
     assert never_reached([earlier, later]) == ([(later, earlier)] if hidden else [])
+
+
+def addresses(*entries: str) -> st.SearchStrategy[Addresses]:
+    return st.sets(st.sampled_from(entries), min_size=1).map(Addresses.parse)
+
+
+ANY_RULE = st.builds(
+    rule,
+    st.sampled_from(["", "a", "b"]),
+    users=st.lists(st.sampled_from("xyz"), max_size=2),
+    ports=st.lists(st.sampled_from([25, 587]), max_size=2),
+    networks=st.lists(st.sampled_from(["10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "fd00::/8", "::/0"]), max_size=2),
+    legs=st.lists(st.sampled_from(Leg), max_size=2),
+).flatmap(
+    lambda made: st.builds(
+        lambda **more: replace(made, **more),
+        senders=st.none() | addresses("@x", "a@x", "b@x", "<>"),
+        recipients=st.none() | addresses("@y", "a@y"),
+        within_seconds=st.sampled_from([None, None, 30, 60]),
+    )
+)
+
+
+@given(st.lists(ANY_RULE, max_size=6))
+def test_the_search_for_hidden_rules_leaves_none_out(rules: list[Rule]) -> None:
+    expected = []
+    for index, each in enumerate(rules):
+        above = [one for one in rules[:index] if each.legs and module._takes_all_of(one, each)]
+        expected += [(each, above[0])] if above else []
+    assert never_reached(rules) == expected
+
+
+def test_a_thousand_rules_are_not_compared_with_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+    takes_all_of = module._takes_all_of
+
+    def counted(earlier: Rule, later: Rule) -> bool:
+        compared.append(later)
+        return takes_all_of(earlier, later)
+
+    monkeypatch.setattr(module, "_takes_all_of", counted)
+    rules = [rule("a", networks=[f"10.{number >> 8}.{number & 255}.0/24"]) for number in range(500)]
+    rules += [rule("a", users=[f"user{number}"]) for number in range(500)]
+    assert never_reached([*rules, rule("b", networks=["10.0.7.7"])]) == [(rule("b", networks=["10.0.7.7"]), rules[7])]
+    assert len(compared) == 1
 
 
 def test_accounts_with_different_legs_share_conditions() -> None:

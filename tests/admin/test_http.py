@@ -79,7 +79,7 @@ async def test_without_a_password(tmp_path: Path) -> None:
         status, body = await served.get("/metrics")
         assert status == 200
         assert "\nlegacy_email_proxy_build_info{" in body
-        assert (await served.get("/"))[0] == 404
+        assert (await served.get("/nothing"))[0] == 404
         assert (await served.get("/readyz", method="POST"))[0] == 405
         assert (await served.get("/readyz", method="HEAD")) == (200, "")
 
@@ -100,6 +100,21 @@ async def test_a_service_that_stops_still_answers(tmp_path: Path) -> None:
         assert await served.get("/readyz") == (503, "not ready\nFAILED service: the service is stopping\n")
         assert await served.get("/readyz/service") == (503, "stopping\n")
         assert await served.get("/livez") == (200, "ok\n")
+
+
+async def test_one_that_ends_before_it_has_begun_leaves_nothing_open(tmp_path: Path) -> None:
+    current = Current(composition(tmp_path, ProbedRelay(), environ={}), lambda _: None)
+    outcomes = Outcomes()
+    probes = Probes(outcomes)
+    server = AdminServer(current, Readiness(lambda: current.composition, outcomes, probes), outcomes)
+    sockets = await asyncio.to_thread(bind, "ADMIN", ["127.0.0.1"], 0)
+    address = sockets[0].getsockname()
+    server.start(sockets)
+    await server.aclose()
+    await probes.aclose()
+    assert sockets[0].fileno() == -1
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(*address)
 
 
 async def test_with_a_password(tmp_path: Path) -> None:

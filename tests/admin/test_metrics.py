@@ -38,6 +38,7 @@ NAMES = {
     "login_failures_total": {"leg"},
     "last_success_timestamp_seconds": {"account", "leg"},
     "wrong_protocol_total": {"leg", "protocol"},
+    "event_loop_blocked_seconds_total": set(),
     "log_dropped_total": set(),
     "build_info": {"version", "python"},
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import logging
 import os
 import stat
 from collections.abc import AsyncIterator, Mapping
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from legacy_email_proxy.admin import socket as module
 from legacy_email_proxy.admin.socket import _MOST_AT_ONCE, NAME, Answers, ControlSocket, _reachable, ask
 from legacy_email_proxy.contracts import Failure
 from waiting import until
@@ -163,6 +165,26 @@ async def test_one_that_was_left_behind_is_replaced_and_one_in_use_is_not(
     assert "another service answers there" in vars(record)["facts"]["cause"]
 
 
+async def test_a_service_that_starts_while_another_one_stops_gets_the_socket_when_it_is_free(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(module, "_AGAIN_SECONDS", 0.01)
+    first, second, third = (ControlSocket(tmp_path, {"echo": echo}) for _ in range(3))
+    await first.start()
+    await second.start()
+    await third.start()
+    # One that does not get it until it ends leaves everything as it is.
+    await third.aclose()
+    assert len(await answers(tmp_path, "echo")) == 2
+    await first.aclose()
+    await until(lambda: "commands reach this service now" in caplog.messages)
+    assert len(await answers(tmp_path, "echo")) == 2
+    await second.aclose()
+    assert not (tmp_path / NAME).exists()
+    assert caplog.messages == ["commands will not reach this service"] * 2 + ["commands reach this service now"]
+
+
 async def test_a_folder_that_can_not_be_is_told_and_stops_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -195,9 +217,12 @@ async def test_no_descriptor_is_left(tmp_path: Path) -> None:
     before = descriptors()
     control = ControlSocket(tmp_path, {})
     await control.start()
+    listening = descriptors()
     second = ControlSocket(tmp_path, {})
     await second.start()
     assert second._server is None, "another one answers there"
     await second.aclose()
+    # The first one still has the connection by which the second one saw it.
+    await until(lambda: descriptors() == listening)
     await control.aclose()
     assert descriptors() == before

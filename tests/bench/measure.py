@@ -32,7 +32,7 @@ def compare(
     *,
     rival: Work | None = None,
     limit: Work | None = None,
-    rounds: int = 3,
+    rounds: int = 5,
     rival_rounds: int | None = None,
     figures: int = 1,
 ) -> list[Figures]:
@@ -64,7 +64,15 @@ def compare(
     ours_, rival_, limit_ = (
         [*medians[name], *[None] * (figures - len(medians[name]))] for name in ("this project", "rival", "limit")
     )
-    return [Figures(*each, busy=statistics.median(shares)) for each in zip(ours_, rival_, limit_, strict=True)]
+    found = []
+    for number, three in enumerate(zip(ours_, rival_, limit_, strict=True)):
+        beside = [
+            [mine[number] / theirs[number] for mine, theirs in zip(taken["this project"], taken[name], strict=False)
+             if number < min(len(mine), len(theirs)) and theirs[number]]
+            for name in ("rival", "limit")
+        ]  # fmt: skip
+        found.append(Figures(*three, statistics.median(shares), *beside))
+    return found
 
 
 def _own_seconds() -> float:

@@ -24,7 +24,7 @@ WORK = ("open", "retr", "large", "crowd", "idle", "top")
 class Sizes:
     """How much of everything."""
 
-    rounds: int = 3
+    rounds: int = 5
     listed: int = 100_000
     small: int = 1000
     small_octets: int = 10_000

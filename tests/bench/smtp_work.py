@@ -26,7 +26,7 @@ SECONDS = 120.0
 class Sizes:
     """How much of everything."""
 
-    rounds: int = 3
+    rounds: int = 5
     small: int = 3000
     small_octets: int = 2000
     large: int = 40

@@ -31,7 +31,7 @@ SECONDS = 180.0
 class Sizes:
     """How much of everything."""
 
-    rounds: int = 3
+    rounds: int = 5
     small: int = 5000
     small_octets: int = 2000
     large: int = 60

@@ -39,6 +39,9 @@ class Figures:
     rival: float | None = None
     limit: float | None = None
     busy: float | None = None
+    beside_rival: Sequence[float] = ()
+    beside_limit: Sequence[float] = ()
+    """The ratio in each round in which both took part."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class Row:
         return (
             self.work,
             *(shown(value, self.unit) for value in (ours, rival, limit)),
-            *(ratio(ours, value) for value in (rival, limit)),
+            ratio(ours, rival, self.figures.beside_rival),
+            ratio(ours, limit, self.figures.beside_limit),
             "–" if busy is None else f"{busy:.0%}",
             ", ".join(target.text(self.unit) for target in self.targets),
             ", ".join(self.verdicts),
@@ -80,11 +84,14 @@ def shown(value: float | None, unit: str) -> str:
     return f"{value:.{decimals}f} {unit}"
 
 
-def ratio(value: float | None, anchor: float | None) -> str:
+def ratio(value: float | None, anchor: float | None, rounds: Sequence[float] = ()) -> str:
+    """Of the medians; behind it the lowest and the highest of the rounds, where there were several."""
     if value is None or not anchor:
         return "–"
     quotient = value / anchor
-    return f"{quotient:.2f} ×" if quotient >= 0.1 else f"{quotient:.4f} ×"
+    digits = 2 if quotient >= 0.1 else 4
+    spread = f" ({min(rounds):.{digits}f}–{max(rounds):.{digits}f})" if len(rounds) > 1 else ""
+    return f"{quotient:.{digits}f} ×{spread}"
 
 
 def rendered(rows: Iterable[Row]) -> str:

@@ -35,8 +35,10 @@ MAY_IMPORT = {
     "replies": {"contracts"},
     "access": {"contracts"},
     "advice": {"contracts", "replies"},
-    "log": {"contracts", "replies"},
+    "log": {"contracts", "replies", "log_writer"},
+    "log_writer": set(),
     "descriptors": set(),
+    "event_loop": set(),
     "heaps": set(),
     "signals": set(),
     "proxy_protocol": {"log"},
@@ -48,25 +50,28 @@ MAY_IMPORT = {
     "history": {"log", "settings"},
     "relays": {"contracts", "replies", "log", "smtp"},
     "plugins": {"contracts", "settings", "relays"},
+    "loop_watch": {"log", "plugins"},
     "testing": {"contracts", "plugins", "settings"},
     "pop3": {"contracts", "replies", "advice", "log", "access", "tls", "sasl", "listeners"},
     "smtp": {"contracts", "replies", "advice", "log", "access", "tls", "sasl", "listeners"},
     "accounts": {"contracts", "replies", "log", "access", "settings", "relays", "smtp", "guessing"},
-    "build": {"contracts", "access", "plugins", "settings", "tls", "accounts", "relays", "guessing"},
+    "build": {"contracts", "access", "event_loop", "plugins", "settings", "tls", "accounts", "relays", "guessing"},
     "reloading": {"contracts", "build"},
     "admin": {
-        *("contracts", "log", "access", "replies", "guessing", "settings", "build", "relays", "reloading", "history"),
+        *("contracts", "log", "access", "replies", "guessing", "settings", "tls", "history", "build", "relays"),
+        "reloading",
     },
     "alerts": {
         *("contracts", "log", "access", "replies", "settings", "accounts", "plugins", "relays", "build", "admin"),
     },
     "service": {
         *("contracts", "log", "access", "tls", "build", "reloading", "listeners", "descriptors", "admin", "alerts"),
-        *("relays", "pop3", "smtp", "signals"),
+        *("relays", "pop3", "smtp", "signals", "loop_watch"),
     },
     "demo": {"contracts"},
     "setup": {"contracts", "settings", "build"},
 }
+PAGE = {f"legacy_email_proxy.admin.page.{path.stem}" for path in (CORE / "admin" / "page").glob("*.py")}
 TOP = {"", "__main__", "cli", "commands"}
 
 
@@ -164,7 +169,8 @@ def test_protocol_logic_is_sans_io(module: str) -> None:
         ("httpx2", {"legacy_email_proxy_plugins.https", "legacy_email_proxy.alerts.channels"}),
         ("jwt", {"legacy_email_proxy_plugins.oauth2.assertions"}),
         ("uvicorn", {"legacy_email_proxy.admin.http"}),
-        ("starlette", {"legacy_email_proxy.admin.http"}),
+        ("starlette", {"legacy_email_proxy.admin.http", *PAGE}),
+        ("jinja2", {"legacy_email_proxy.admin.page.rendering"}),
         ("prometheus_client", {"legacy_email_proxy.admin.metrics"}),
         ("scramp", {"legacy_email_proxy_plugins.sasl"}),
     ],
@@ -212,7 +218,7 @@ def test_serving_does_not_load_what_it_does_not_need() -> None:
 
     unwanted = (
         "('pytest', 'pymap', 'trustme', 'imapclient', 'httpx2', 'jwt', 'cryptography', 'scramp',"
-        " 'uvicorn', 'starlette', 'prometheus_client')"
+        " 'uvicorn', 'starlette', 'prometheus_client', 'jinja2')"
     )
     code = f"import sys, legacy_email_proxy.service; print(*[name for name in {unwanted} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import logging
 import re
@@ -10,6 +11,8 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from legacy_email_proxy import log
 from legacy_email_proxy.admin.outcomes import Outcomes
@@ -57,6 +60,27 @@ def test_a_value_can_not_look_like_another_fact_nor_an_exception_like_an_event()
     lines = log.KeyValueFormatter().format(record).splitlines()
     assert lines[0].endswith(r' helo="x\" verdict=\"q"')
     assert all(line.startswith("    ") and "\x1b" not in line for line in lines[1:])
+
+
+@given(st.text(max_size=40) | st.text(' ab"\\\\=\u2028\x7f', max_size=9))
+@example("a" * 2001)
+@example("a " * 1000)
+def test_however_a_value_is_written_it_is_quoted_where_it_has_to_be(value: str) -> None:
+    line = log._one_line(value)
+    assert log._shown(value) == (json.dumps(line) if not line or set(line) & set(' ="') else line)
+
+
+def test_an_event_is_a_record_like_any_other_for_a_handler_of_the_site(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("legacy_email_proxy.test")
+    logger.setLevel(logging.INFO)
+    log.event(logger, logging.INFO, "100% done", octets=1)
+    logger.info("100%% %s", "done")
+    ours, ordinary = caplog.records
+    assert set(vars(ordinary)) <= set(vars(ours))
+    form = logging.Formatter("%(name)s %(levelname)s %(message)s %(threadName)s %(filename)s:%(lineno)d %(asctime)s")
+    assert form.format(copy.copy(ours)).startswith("legacy_email_proxy.test INFO 100% done None ")
+    assert 0 <= ours.msecs < 1000
+    assert abs(ours.relativeCreated - ordinary.relativeCreated) < 3_600_000
 
 
 def test_json() -> None:

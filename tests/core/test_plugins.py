@@ -116,6 +116,11 @@ class AdministerWithoutNumbers(Good):
         yield b""
 
 
+class AdministerWithoutListed(Good):
+    async def administer(self, action: str, numbers: Sequence[int], by: str = "") -> AsyncIterator[bytes]:
+        yield b""
+
+
 class Starting(Good):
     async def start(self) -> None:
         """Nothing."""
@@ -197,6 +202,7 @@ BROKEN = {
     "StartNotAsync": "start() must be async",
     "StartWithArguments": "start() must take (self)",
     "AdministerWithoutNumbers": "administer() must take (self, action, numbers, by='')",
+    "AdministerWithoutListed": "no method listed(); no method counted()",
     "BackUpWithoutRestore": "no method restore()",
     "function": "is not a class",
     "Missing": "can not be imported: AttributeError: ",

@@ -193,6 +193,9 @@ async def test_all_mistakes_of_those_that_can_not_begin_are_told_once() -> None:
     assert caught.value.lines == ("SPOOL_URL: no", "a: no", "b: no")
 
 
+LISTENERS = ("POP3", "POP3S", "SMTP", "SMTPS", "ADMIN")
+
+
 async def test_a_stuck_old_plugin_does_not_stop_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
     class Stuck(MemoryRelay):
         async def aclose(self) -> None:
@@ -200,9 +203,10 @@ async def test_a_stuck_old_plugin_does_not_stop_the_service(monkeypatch: pytest.
 
     monkeypatch.setattr(service, "_CLOSING_SECONDS", 0.05)
     old, new = Composition(read({}), None, Stuck()), composed()
-    async with service._running(old, {"POP3": [], "POP3S": [], "SMTP": [], "SMTPS": [], "ADMIN": []}) as current:
-        await service._reload(current, lambda _: Composition(new.settings, None, new.relay))
-        assert current.composition.relay is new.relay
+    renewed = Composition(new.settings, None, new.relay)
+    async with service._running(old, {name: [] for name in LISTENERS}, lambda _: renewed) as reload:
+        assert await reload() == ()
+        assert reload.current.composition.relay is new.relay
 
 
 async def test_an_accounts_credentials_go_with_its_composition_and_after_its_legs() -> None:
@@ -222,8 +226,8 @@ async def test_an_accounts_credentials_go_with_its_composition_and_after_its_leg
         return Composition(settings, None, relay, accounts=(account,))
 
     old, new = with_credentials(), with_credentials()
-    async with service._running(old, {"POP3": [], "POP3S": [], "SMTP": [], "SMTPS": [], "ADMIN": []}) as current:
-        await service._reload(current, lambda _: new)
+    async with service._running(old, {name: [] for name in LISTENERS}, lambda _: new) as reload:
+        await reload()
         with anyio.fail_after(50):
             while len(closed) < 2:  # noqa: ASYNC110
                 await anyio.sleep(0.005)

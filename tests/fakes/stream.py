@@ -73,6 +73,10 @@ class Stream(asyncio.Protocol):
     async def start_tls(self, context: ssl.SSLContext) -> None:
         """Raises `Gone` when the handshake fails, as it does when the client doesn't trust us."""
         self._starting_tls = True
+        # uvloop reads although it was told in connection_made not to.
+        early = bytes(self._held)
+        self._held.clear()
+        self._loop.call_soon(self._feed, self.transport, early)
         try:
             transport = await self._loop.start_tls(self.transport, self, context, server_side=True)
         except OSError:  # ssl.SSLError is one
@@ -82,6 +86,13 @@ class Stream(asyncio.Protocol):
             raise Gone
         self._transport = transport
         self._starting_tls = False
+
+    @staticmethod
+    def _feed(transport: asyncio.Transport, octets: bytes) -> None:
+        protocol = cast(asyncio.BufferedProtocol, transport.get_protocol())
+        if octets and hasattr(protocol, "get_buffer"):
+            memoryview(protocol.get_buffer(len(octets)))[: len(octets)] = octets
+            protocol.buffer_updated(len(octets))
 
     async def gone(self) -> None:
         """Wait until the peer is gone; what it sends is thrown away."""

@@ -16,7 +16,7 @@ from fuzz.target import Target, cut
 from legacy_email_proxy.accounts.file import read_accounts
 from legacy_email_proxy.admin.queues import queues
 from legacy_email_proxy.admin.socket import ControlSocket
-from legacy_email_proxy.contracts import Failure, SettingsMistake
+from legacy_email_proxy.contracts import Failure, QueueFilter, SettingsMistake
 from legacy_email_proxy.settings import TABLE, read
 from legacy_email_proxy_plugins.spool.admin import Administration
 
@@ -56,7 +56,10 @@ class _Store:
 
     version = 1
 
-    async def numbers(self) -> list[int]:
+    async def search(self, wanted: object, after: int) -> tuple[list[int], None]:
+        return [], None
+
+    async def counts(self) -> list[Any]:
         return []
 
     async def get(self, number: int) -> None:
@@ -97,6 +100,12 @@ class _Queue:
 
     def __init__(self) -> None:
         self._administration = Administration(_Store(), lambda: 0.0, lambda: None)  # type: ignore[arg-type]
+
+    def listed(self, wanted: QueueFilter) -> Any:
+        return self._administration.listed(wanted)
+
+    async def counted(self) -> Any:
+        return await self._administration.counted()
 
     def administer(self, action: Any, numbers: Any, by: str = "") -> Any:
         return self._administration.do(action, numbers, by)
@@ -228,7 +237,9 @@ TARGETS = {
         spool_requests,
         (
             *(
-                b'{"do":"spool","queue":"q","action":"list","numbers":[]}\n',
+                b'{"do":"spool","queue":"q","action":"list","states":["dead"],"address":"x","after":1,"limit":1}\n',
+                b'{"do":"spool","queue":"q","action":"count"}\n',
+                b'{"do":"spool","queue":"q","action":"show","numbers":[]}\n',
                 b'{"do":"spool","queue":"q","action":"backup","folder":"/x"}\n',
                 b'{"do":"spool","queue":"q","action":',
                 b'"numbers":',

@@ -150,6 +150,12 @@ def test_what_the_operator_did(path: Path, action: str, state: str, trouble: int
     assert (entry["state"], entry["trouble"], entry["cause"]) == (state, trouble, f"{action} by root")
 
 
+def test_an_export_changes_nothing(path: Path) -> None:
+    held = of_the_spool("done by the operator", action="hold", by="root")
+    (entry,) = told(path, spooled(), held, of_the_spool("done by the operator", action="export", by="eve"))
+    assert (entry["state"], entry["cause"]) == ("held", "hold by root")
+
+
 def test_what_the_operator_did_is_told_after_what_came_of_it(path: Path) -> None:
     delivered = of_the_spool("message delivered", recipients=[ANN], backend="250 ok")
     (entry,) = told(path, spooled(), delivered, of_the_spool("done by the operator", action="retry", by="root"))

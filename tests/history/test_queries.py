@@ -18,7 +18,11 @@ from legacy_email_proxy.history.queries import (
     Filter,
     _query,
     changed_since,
+    device,
+    entry,
     last_change,
+    latest_devices,
+    of_session,
     search,
     start_of_last,
     walk,
@@ -183,3 +187,43 @@ def test_numbers_of_changes_go_on_after_a_restart(path: Path) -> None:
         written(path, batch)
     with closing(open_to_read(path)) as connection:
         assert last_change(connection) == 2
+
+
+def test_one_entry(connection: sqlite3.Connection) -> None:
+    found = entry(connection, 3)
+    assert found is not None
+    assert [each["address"] for each in found["recipients"]] == [ANN, BOB]
+    assert entry(connection, 99) is None
+
+
+def test_what_else_happened_in_a_session(path: Path) -> None:
+    def refused(time: float, **facts: Any) -> Event:
+        return event("smtp recipient refused", time, recipient=ANN, cause="no", **facts)
+
+    mine = [
+        relayed(NOON, session="s1"),
+        refused(NOON + 2, session="s1"),
+        refused(NOON + 1, session="s1", command="RCPT"),
+    ]
+    others = [refused(NOON + 1, session="s2"), refused(NOON + 1, session="s1", client=OTHER)]
+    long_ago = [refused(NOON - 7200, session="s1"), refused(NOON, session="")]
+    written(path, [*mine, *others, *long_ago])
+    with closing(open_to_read(path)) as connection:
+        one = entry(connection, 1)
+        assert one is not None
+        assert [each["time"] for each in of_session(connection, one)] == [NOON + 1, NOON + 2]
+        assert of_session(connection, {**one, "session": ""}) == []
+        asked: list[str] = []
+        connection.set_trace_callback(asked.append)
+        of_session(connection, one)
+        plan = [row["detail"] for row in connection.execute(f"EXPLAIN QUERY PLAN {asked[0]}")]
+        assert "INDEX entries_client (client=? AND time>? AND time<?" in plan[0]
+
+
+def test_the_latest_devices(path: Path) -> None:
+    written(path, [relayed(NOON + number % 3, client=f"10.0.0.{number}") for number in range(5)])
+    with closing(open_to_read(path)) as connection:
+        pages = [[each["client"][-1] for each in latest_devices(connection, 2, offset)] for offset in (0, 2, 4, 6)]
+        assert pages == [["2", "1"], ["4", "0"], ["3"], []]
+        assert (device(connection, "10.0.0.4") or {})["last"] == NOON + 1
+        assert device(connection, "10.0.0.9") is None

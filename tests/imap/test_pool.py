@@ -103,7 +103,8 @@ async def test_the_slowest_reader_loses_its_connection_to_one_that_waits(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, size: int | None
 ) -> None:
     """Also where the server told no size. Whoever is cut off reads a failure, never a short message."""
-    monkeypatch.setattr(places, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(places, "SOON_SECONDS", 0.01)
+    monkeypatch.setattr(places, "WAIT_SECONDS", 0.0)
     monkeypatch.setattr(places, "FAIR_SECONDS", 0.0)
     monkeypatch.setattr(Pipe, "fair_octets_per_second", 1 << 40)
     mailbox = Mailbox({1: Message(LARGE, size=size)})

@@ -92,6 +92,9 @@ class Person:
         self.said: list[str] = []
         self._answer = answer
 
+    def show(self, url: str, code: str = "") -> None:
+        self.said.append(f"{url} {code}")
+
     def say(self, text: str) -> None:
         self.said.append(text)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from typing import Any, Self
 
 import pytest
 
@@ -35,7 +36,7 @@ class Reader(Holder):
         self.reasons: list[str] = []
         self.wait_for_client()
 
-    async def hold(self) -> Reader:
+    async def hold(self) -> Self:
         await self.places.take(self.address, NEVER)
         self.places.watch(self, self.address)
         return self
@@ -45,9 +46,21 @@ class Reader(Holder):
         self.places.give(self.address)
 
 
+class Harmless(Reader):
+    """One that can step aside, and does it as often as it is told to."""
+
+    may_step_aside = True
+    aside = 0
+
+    def step_aside(self) -> None:
+        self.aside += 1
+        self.places.give(self.address)
+
+
 @pytest.fixture
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(module, "SOON_SECONDS", 0.0)
+    monkeypatch.setattr(module, "WAIT_SECONDS", 0.0)
     monkeypatch.setattr(module, "FAIR_SECONDS", 0.0)
 
 
@@ -104,6 +117,7 @@ async def test_who_keeps_its_place(monkeypatch: pytest.MonkeyPatch, why: str) ->
         reader.octets = 1 << 60
     elif why == "new":
         monkeypatch.setattr(module, "FAIR_SECONDS", 1000.0)
+        monkeypatch.setattr(module, "LONG_SECONDS", 1000.0)
     elif why == "forgotten":
         places.forget(reader)
     else:
@@ -147,7 +161,8 @@ def test_only_the_clients_own_time_counts(clock: list[float]) -> None:
 async def test_who_is_slow(
     monkeypatch: pytest.MonkeyPatch, clock: list[float], octets: int, seconds: float, goes: bool
 ) -> None:
-    monkeypatch.setattr(module, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(module, "SOON_SECONDS", 0.01)
+    monkeypatch.setattr(module, "WAIT_SECONDS", 0.0)
     monkeypatch.setattr(Reader, "fair_octets_per_second", 1000)
     places = Places(1)
     reader = await Reader(places, octets=octets).hold()
@@ -157,6 +172,92 @@ async def test_who_is_slow(
     except TimeoutError:
         assert not goes
     assert bool(reader.reasons) is goes
+
+
+@pytest.mark.parametrize(("seconds", "goes"), [(29.9, False), (30, True)])
+async def test_who_has_been_slow_for_long_goes_at_once(
+    monkeypatch: pytest.MonkeyPatch, clock: list[float], seconds: float, goes: bool
+) -> None:
+    monkeypatch.setattr(module, "SOON_SECONDS", 0.01)
+    monkeypatch.setattr(module, "WAIT_SECONDS", 1000.0)
+    places = Places(1)
+    reader = await Reader(places).hold()
+    clock[0] += seconds
+    if goes:
+        await places.take("b", NEVER)
+    else:
+        with pytest.raises(TimeoutError):
+            await places.take("b", asyncio.get_running_loop().time() + 0.1)
+    assert bool(reader.reasons) is goes
+
+
+@pytest.mark.parametrize(("seconds", "goes"), [(0.4, False), (0.5, True)])
+async def test_who_loses_nothing_steps_aside_soon(
+    monkeypatch: pytest.MonkeyPatch, clock: list[float], caplog: pytest.LogCaptureFixture, seconds: float, goes: bool
+) -> None:
+    monkeypatch.setattr(asyncio, "wait", at_once(asyncio.wait))
+    places = Places(1)
+    reader = await Harmless(places).hold()
+    clock[0] += seconds
+    if goes:
+        await places.take("b", NEVER)
+    else:
+        with pytest.raises(TimeoutError):
+            await places.take("b", asyncio.get_running_loop().time() + 0.1)
+    assert (reader.aside, reader.reasons, caplog.messages) == (int(goes), [], [])
+
+
+def at_once(wait: Any) -> Any:
+    """It waits a moment instead of half a second."""
+
+    async def waited(turns: list[Any], timeout: float) -> None:
+        await wait(turns, timeout=min(timeout, 0.01))
+
+    return waited
+
+
+@pytest.mark.usefixtures("_hurried")
+async def test_who_loses_nothing_goes_before_the_slowest() -> None:
+    places = Places(4)
+    slowest, harmless, fast = await Reader(places).hold(), await Harmless(places, "b", 5).hold(), Harmless(places, "c")
+    fast.octets = 1 << 60
+    await fast.hold()
+    await places.take("d", NEVER)
+    await places.take("e", NEVER)
+    assert (slowest.reasons, harmless.aside, fast.aside) == ([], 1, 0)
+    await places.take("e", NEVER)
+    assert (len(slowest.reasons), harmless.aside, fast.aside) == (1, 1, 0)
+
+
+@pytest.mark.usefixtures("_hurried")
+async def test_an_address_that_was_slow_waits_behind_the_others_for_a_while(clock: list[float]) -> None:
+    places = Places(1)
+    await Harmless(places, "slow").hold()
+    await places.take("x", NEVER)
+    order: list[str] = []
+
+    async def wait(address: str) -> None:
+        await places.take(address, NEVER)
+        order.append(address)
+
+    async def next_one() -> None:
+        count = len(order)
+        places.give(order[-1] if order else "x")
+        await until(lambda: len(order) > count)
+
+    waiting = [asyncio.create_task(wait(address)) for address in ("slow", "b", "c", "slow")]
+    await until(lambda: places.waiting == 4)
+    await next_one()
+    await next_one()
+    assert order == ["b", "c"], "both came later than the slow one"
+    waiting.append(asyncio.create_task(wait("d")))
+    await until(lambda: places.waiting == 3)
+    clock[0] += module.SET_BACK_SECONDS
+    await next_one()
+    await next_one()
+    await next_one()
+    assert order == ["b", "c", "slow", "slow", "d"]
+    await asyncio.gather(*waiting)
 
 
 @pytest.mark.usefixtures("_hurried")

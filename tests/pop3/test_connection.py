@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from clients import reset_when_closed
 from legacy_email_proxy.pop3.connection import TURN_OCTETS, Connection
 
 SOON, LATE = 0.05, 60.0
@@ -122,3 +123,27 @@ async def test_a_closed_connection_leaves_nothing_in_the_loop(pair: tuple[Connec
     connection.close()
     assert not asyncio.get_running_loop().remove_reader(number)
     connection.close()
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.05])
+async def test_who_resets_behind_a_command_is_seen_to_be_gone(pause: float) -> None:
+    """uvloop tells of a reset once only, and that may be while nobody waits for octets."""
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        client = socket.create_connection(listener.getsockname())
+        accepted, _ = await loop.sock_accept(listener)
+        connection = Connection(accepted, 10.0)
+        await connection.send(b"+OK\r\n")
+        client.sendall(b"DELE 1\r\n")
+        reset_when_closed(client)
+        client.close()
+        await asyncio.sleep(pause)
+        async with asyncio.timeout(20):
+            octets = await connection.receive()
+            await connection.send(b"+OK\r\n")
+            await asyncio.sleep(pause)
+            while octets:
+                octets = await connection.receive()
+        connection.close()
+        assert accepted.fileno() == -1

@@ -51,8 +51,9 @@ async def test_a_reply_that_lies_unread_in_the_socket_is_seen_before_the_end_is_
         if not chunks:
             # It waits in the socket: the event loop does not run before DATA is sent.
             peer.send(b"354 go ahead\r\n")
+        given = Replayable(content())
         with pytest.raises(Disconnected, match=r"before the (final dot|last chunk): it sent, unasked: 250"):
-            await (send_chunks(connection, Replayable(content())) if chunks else send_data(connection, content(), None))
+            await (send_chunks(connection, given) if chunks else send_data(connection, given, None))
         await connection.closed()
         came = b""
         with suppress(ConnectionResetError):  # it was closed with something left to read

@@ -16,6 +16,7 @@ from legacy_email_proxy.contracts import (
     Client,
     Context,
     Parameters,
+    QueueFilter,
     Receipt,
     RelayCapabilities,
     Transaction,
@@ -181,8 +182,8 @@ async def send(
         return await transaction.send(pieces(content) if isinstance(content, bytes) else content)
 
 
-async def listed(spool: SpoolRelay) -> list[Mapping[str, Any]]:
-    return [item async for item in spool.administer("list", ()) if isinstance(item, Mapping)]
+async def listed(spool: SpoolRelay, wanted: QueueFilter | None = None) -> list[Mapping[str, Any]]:
+    return [item async for item in spool.listed(wanted or QueueFilter())]
 
 
 async def operate(spool: SpoolRelay, action: Any, *numbers: int) -> list[Any]:

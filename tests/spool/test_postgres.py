@@ -282,7 +282,7 @@ async def test_a_crash_leaves_no_body_behind_for_good(tmp_path: Path, store: Pos
     async with spooling(Backend(), tmp_path) as spool:
         incoming = spool._spool.store.receive()
         await incoming.write(LARGE)
-        assert len(bodies(tmp_path)) == 1
+        await until(lambda: len(bodies(tmp_path)) == 1)
     async with spooling(Backend(), tmp_path / "other"):
         assert len(bodies(tmp_path)) == 1  # its device may still be sending
     async with spooling(Backend(), tmp_path):
@@ -483,6 +483,7 @@ async def test_a_body_that_went_with_a_crash_is_no_250(tmp_path: Path, store: Po
 
     async def broken() -> AsyncIterator[bytes]:
         yield LARGE
+        await until(lambda: bodies(tmp_path))
         store.execute(tmp_path, "DELETE FROM piece")
         yield b"the end"
 

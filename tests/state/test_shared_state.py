@@ -96,9 +96,7 @@ async def test_a_value_outlives_its_holder_and_a_name_without_one_leaves_no_row(
     assert postgres.execute("SELECT key FROM legacy_email_proxy.state", url) == [("valued",)]
 
 
-async def test_a_spool_of_the_first_version_gets_the_table(
-    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_spool_of_the_first_version_gets_the_table(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
     url = postgres.new_database()
     with monkeypatch.context() as patched:
         patched.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:1])

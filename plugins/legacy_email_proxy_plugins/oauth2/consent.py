@@ -46,8 +46,8 @@ async def consent(configuration: Configuration, grants: Grants, dialogue: Dialog
 
 async def _by_device(grants: Grants, dialogue: Dialogue) -> Granted:
     code = await grants.device_code()
-    dialogue.say(f"Open {code.verification_url} in any browser, on any machine, and enter the code {code.user_code}")
-    dialogue.say(f"Log in there as the mailbox's owner. Waiting for up to {code.seconds / 60:.0f} minutes …")
+    dialogue.show(code.verification_url, code.user_code)
+    dialogue.say(f"Waiting for up to {code.seconds / 60:.0f} minutes …")
     interval = code.interval
     with anyio.move_on_after(code.seconds):
         while True:
@@ -105,7 +105,7 @@ async def _by_browser(configuration: Configuration, grants: Grants, dialogue: Di
     else:
         redirect_url = configuration.redirect_url
         url = grants.consent_url(redirect_url=redirect_url, state=request.state, challenge=request.challenge)
-        dialogue.say(f"Open this address in any browser and log in as the mailbox's owner:\n\n{url}\n")
+        dialogue.show(url)
         dialogue.say(
             f"Then the browser is sent to {redirect_url}… and may say that it can't open that. It need not:"
             " copy the whole address from its address bar."
@@ -157,7 +157,8 @@ async def _listened(
 
     async with listener, anyio.create_task_group() as group:
         group.start_soon(listener.serve, answer)
-        dialogue.say(f"Open this address in a browser on this machine and log in as the mailbox's owner:\n\n{url}\n")
+        dialogue.show(url)
+        dialogue.say("The browser has to run on this machine.")
         with anyio.move_on_after(_BROWSER_SECONDS):
             await done.wait()
         group.cancel_scope.cancel()

@@ -181,7 +181,7 @@ async def _start_tls(connection: Connection) -> None:
         if (refusal := _IN_CLEAR.match(said)) and refusal[1] != "220":
             # Exim answers like this, before TLS, when it takes no further connection.
             raise _unwelcome(endpoint, int(refusal[1]), f"{said}, in the clear", look_at) from None
-        what = f"it begins in the clear, with {said}" if refusal else error.reason or error
+        what = f"it begins in the clear, with {said}" if refusal else getattr(error, "reason", None) or error
         detail = f"{endpoint} does not speak TLS with us: {what}; nothing was sent"
         raise Unverified(detail, look_at=look_at, advice=begins_in_the_clear(SMTP) if refusal else "") from None
     except Broken as broken:

@@ -50,7 +50,8 @@ class Loan(Holder):
     """One slot of the pool with its connection, lent to ``address``; it has to be given back.
 
     A device that opens a transaction and then only says NOOP, or that sends its message one octet at a time, would keep
-    its connection from everybody else for as long as its session may last. So it may have to give it up.
+    its connection from everybody else for as long as its session may last. So its transaction may have to do without it
+    for a while, or to give it up.
     """
 
     # Half the speed of a modem of 9600 baud: a device that works is not slower.
@@ -66,6 +67,8 @@ class Loan(Holder):
         """Whether the connection was used before, and so may have been closed unnoticed while it was idle."""
         self.spent = False
         """Whether it must not be used for another transaction, although it works."""
+        self.suspend: Callable[[], None] | None = None
+        """Gives this loan back although the transaction goes on later; ``None`` where it could not go on."""
         self._given_up: Overloaded | None = None
 
     @property
@@ -78,6 +81,16 @@ class Loan(Holder):
     def take(self, connection: Connection, opened: float, *, reused: bool) -> None:
         """Put a connection in this loan."""
         self._connection, self.opened, self.reused = connection, opened, reused
+
+    @property
+    def may_step_aside(self) -> bool:
+        """See :attr:`Holder.may_step_aside`."""
+        return self.suspend is not None
+
+    def step_aside(self) -> None:
+        """Lend the connection to others until the device goes on."""
+        if self.suspend is not None:
+            self.suspend()
 
     def give_up(self, reason: str) -> None:
         """Take the connection away from a slow device: :meth:`client_went_on` raises when the device goes on."""

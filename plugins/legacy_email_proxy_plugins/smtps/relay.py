@@ -95,6 +95,9 @@ class _Transaction(PipeliningTransaction):
 
     As long as the backend has accepted nothing of the message, it may begin again on another connection, once for each
     of two reasons: the connection was closed while it was idle, or all replies on it are 4yz.
+
+    While others wait for a connection and the device lets us wait, its own is lent to them, as long as nothing of the
+    content was sent. When the device goes on, the envelope is sent again on the next connection that is free.
     """
 
     def __init__(
@@ -113,27 +116,61 @@ class _Transaction(PipeliningTransaction):
         self._parameters = parameters
         self._logger = logger
         self._may_ask_elsewhere = True
+        self._suspended = False
         self._loan: Loan
         self._envelope: Envelope
+        self._content: Replayable
 
     async def __aenter__(self) -> Self:
         self._loan = await self._pool.lend(self._address)
         try:
-            try:
-                await self._mail()
-            except Disconnected:
-                if not self._may_begin_again:
-                    raise
-                await self._begin_again()
-            except Refused as refused:
-                # If another connection gives a verdict, it replaces this one.
-                if not await self._begun_elsewhere():
-                    raise refused from None
+            await self._open()
         except BaseException as error:
             self._leave(error)
             raise
-        self._loan.wait_for_client()
+        self._wait_for_device()
         return self
+
+    async def _open(self) -> None:
+        try:
+            await self._mail()
+        except Disconnected:
+            if not self._may_begin_again:
+                raise
+            await self._begin_again()
+        except Refused as refused:
+            # If another connection gives a verdict, it replaces this one.
+            if not await self._begun_elsewhere():
+                raise refused from None
+
+    def _wait_for_device(self) -> None:
+        self._loan.suspend = self._suspend
+        self._loan.wait_for_client()
+
+    def _suspend(self) -> None:
+        """Lend the connection to others, between two commands of the device."""
+        self._leave(None)
+        self._suspended = True
+
+    def _suspend_content(self) -> None:
+        """The same while the device sends content. The backend may be waiting for it, so the connection is closed: who
+        goes on with it reads ``Disconnected``.
+        """
+        self._suspended = True
+        self._loan.connection.abort()
+        self._pool.give_back(self._loan)
+
+    async def _go_on(self, *, content_follows: bool = False) -> None:
+        """The device has gone on: borrow a connection again if this one was lent to others."""
+        self._loan.suspend = None
+        self._loan.client_went_on()
+        if self._suspended:
+            taken = self._envelope.taken
+            self._loan = await self._pool.lend(self._address)
+            self._suspended = False
+            await self._open()
+            if taken:
+                await self._address_again(taken, content_follows=content_follows)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -141,6 +178,8 @@ class _Transaction(PipeliningTransaction):
         self._leave(error)
 
     def _leave(self, error: BaseException | None) -> None:
+        if self._suspended:
+            return
         try:
             if error is None or isinstance(error, Exception):
                 self._envelope.leave()
@@ -201,12 +240,12 @@ class _Transaction(PipeliningTransaction):
         self, recipients: Sequence[Recipient], *, content_follows: bool
     ) -> Sequence[Refused | None]:
         """See :meth:`contracts.PipeliningTransaction.add_recipients`."""
-        self._loan.client_went_on()
+        await self._go_on()
         try:
             with timed("smtp", "mail"):
                 return await self._added(recipients, content_follows)
         finally:
-            self._loan.wait_for_client()
+            self._wait_for_device()
 
     async def _added(self, recipients: Sequence[Recipient], content_follows: bool) -> Sequence[Refused | None]:
         verdicts = await self._verdicts(recipients, content_follows)
@@ -237,29 +276,49 @@ class _Transaction(PipeliningTransaction):
 
     async def send(self, content: AsyncIterator[bytes]) -> Receipt:
         """See :meth:`contracts.Transaction.send`."""
-        self._loan.client_went_on()
-        content = _Watched(content, self._loan)
-        connection, envelope = self._loan.connection, self._envelope
-        if not envelope.taken and connection.state is not State.FINISHED:
+        await self._go_on(content_follows=True)
+        if not self._envelope.taken and self._loan.connection.state is not State.FINISHED:
             raise Refused(554, "5.5.1", "No valid recipients")
-        if connection.chunking:
-            replayable = Replayable(content)
+        self._content = Replayable(_Watched(content, self))
+        while True:
             try:
-                return await send_chunks(connection, replayable)
+                return await self._sent()
+            except Disconnected:
+                if not self._suspended:
+                    raise
+            await self._go_on(content_follows=True)
+            self._content = Replayable(self._content.again())
+
+    async def _sent(self) -> Receipt:
+        connection, envelope = self._loan.connection, self._envelope
+        if connection.chunking:
+            try:
+                return await send_chunks(connection, self._content)
             except NotUnderstood as refusal:
                 self._logger.warning("%s: from here on it gets no chunks (see BACKEND_SMTP_CHUNKING)", refusal)
-                if replayable.forgotten:
+                if self._content.forgotten:
                     raise Failure(str(refusal)) from None
-                content = replayable.again()
-            await self._address_again(envelope.taken)
+                self._content = Replayable(self._content.again())
+            # On a new connection, because the state of the old one is unknown.
+            self._loan.connection.abort()
+            await self._begin_again()
+            await self._address_again(envelope.taken, content_follows=True)
         go_ahead, self._envelope.go_ahead = self._envelope.go_ahead, None
-        return await send_data(self._loan.connection, content, go_ahead)
+        return await send_data(self._loan.connection, self._content, go_ahead)
 
-    async def _address_again(self, taken: Sequence[Recipient]) -> None:
-        """Send the same envelope on a new connection, because the state of the old one is unknown."""
-        self._loan.connection.abort()
-        await self._begin_again()
-        verdicts = await self._envelope.rcpt(taken, content_follows=True)
+    def wait_for_content(self) -> None:
+        """It is the device's turn; what was sent to the backend already can not be sent again."""
+        self._loan.suspend = None if self._content.forgotten else self._suspend_content
+        self._loan.wait_for_client()
+
+    def content_came(self, octets: int) -> None:
+        """The device has sent so much of the content."""
+        self._loan.client_went_on()
+        self._loan.octets += octets
+
+    async def _address_again(self, taken: Sequence[Recipient], *, content_follows: bool) -> None:
+        """Name the recipients on another connection."""
+        verdicts = await self._verdicts(taken, content_follows)
         for refused in filter(None, verdicts):
             # The device was already told that this recipient is accepted.
             raise Disconnected(f"a recipient that was taken is refused on another connection: {refused.detail}")
@@ -270,20 +329,19 @@ class _Watched:
     backend has then not seen the end of the message, and nobody is told that it was accepted.
     """
 
-    def __init__(self, content: AsyncIterator[bytes], loan: Loan) -> None:
+    def __init__(self, content: AsyncIterator[bytes], transaction: _Transaction) -> None:
         self._content = content
-        self._loan = loan
+        self._transaction = transaction
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
-        self._loan.wait_for_client()
+        self._transaction.wait_for_content()
         try:
             piece = await anext(self._content)
         except StopAsyncIteration:
-            self._loan.client_went_on()
+            self._transaction.content_came(0)
             raise
-        self._loan.client_went_on()
-        self._loan.octets += len(piece)
+        self._transaction.content_came(len(piece))
         return piece

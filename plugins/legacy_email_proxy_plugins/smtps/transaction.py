@@ -191,7 +191,7 @@ class Replayable:
         return piece
 
     def forget(self) -> None:
-        """Do not keep the content any more."""
+        """Do not keep the content any more: some of it was sent."""
         self._read = None
 
     @property
@@ -200,20 +200,22 @@ class Replayable:
         return self._read is None
 
     async def again(self) -> AsyncIterator[bytes]:
-        """The whole content, from its start."""
-        for piece in self._read or ():
+        """The whole content, from its start; nothing of it may be forgotten."""
+        if self._read is None:
+            raise RuntimeError("the beginning of the content is gone")
+        for piece in self._read:
             yield piece
         if not self._ended:
             async for piece in self._content:
                 yield piece
 
 
-async def send_data(connection: Connection, content: AsyncIterator[bytes], go_ahead: Reply | None) -> Receipt:
+async def send_data(connection: Connection, content: Replayable, go_ahead: Reply | None) -> Receipt:
     """Send the content after DATA. ``go_ahead`` is the reply to DATA, if that was sent already.
 
     What ``content`` raises is raised here, and the connection is closed: without an end-of-data nothing is delivered.
     """
-    way = _Data(connection, go_ahead)
+    way = _Data(connection, content, go_ahead)
     try:
         way.ask()
         await _send(way, ContentEncoder(dots=True), content)
@@ -231,8 +233,6 @@ async def send_chunks(connection: Connection, content: Replayable) -> Receipt:
     :class:`NotUnderstood` if it turns out that the backend does not know BDAT.
     """
     chunking = connection.endpoint.chunking
-    if chunking.proven:
-        content.forget()
     await _send(_Chunks(connection, content, asks=not chunking.proven), ContentEncoder(dots=False), content)
     unless = () if chunking.proven else _UNKNOWN_COMMAND
     receipt = await _verdict(connection, "after the last chunk", "the last chunk", unless=unless)
@@ -298,8 +298,9 @@ class _Data:
     block_octets = 65536
     _PHASE = "before the final dot"
 
-    def __init__(self, connection: Connection, go_ahead: Reply | None) -> None:
+    def __init__(self, connection: Connection, content: Replayable, go_ahead: Reply | None) -> None:
         self._connection = connection
+        self._content = content
         self._pace = Pace(connection)
         self._go_ahead = go_ahead
         self._may_send = False
@@ -325,6 +326,7 @@ class _Data:
         if not self._may_send:
             await self._leave_to_send()
         await self._pace.write(b"".join(octets), 0, self._PHASE)
+        self._content.forget()
 
     async def finish(self, octets: list[bytes]) -> None:
         if not self._may_send:
@@ -368,10 +370,10 @@ class _Chunks:
 
     async def put(self, octets: list[bytes]) -> None:
         octets = await self._asked(octets)
-        self._content.forget()
         while self._connection.wire.arrived:
             await self._judge()
         await self._pace.write(_chunk(octets, b""), 1, self._PHASE)
+        self._content.forget()
 
     async def finish(self, octets: list[bytes]) -> None:
         octets = await self._asked(octets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
@@ -10,7 +11,7 @@ import anyio
 
 from legacy_email_proxy.contracts import Failure
 
-from ..threads import Threads
+from ..threads import Threads, given_up
 from .message import SpooledMessage, Submission
 from .store import LOOK_AT
 
@@ -87,6 +88,8 @@ class IncomingMessage:
         self._pieces: list[bytes] = []
         self._held = 0
         self._octets = 0
+        self._writing: asyncio.Task[None] | None = None
+        """The block that is being written, while the device sends the next one."""
 
     async def write(self, piece: bytes) -> None:
         """See :meth:`.store.Incoming.write`."""
@@ -97,11 +100,18 @@ class IncomingMessage:
             if self._body is None:
                 self._body = self._bodies.create()
             pieces, self._pieces, self._held = self._pieces, [], 0
+            await self._written()
+            self._writing = self._threads.begin(self._body.write, pieces)
+
+    async def _written(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
             with answering(BLOCK_SECONDS):
-                await self._threads.run(self._body.write, pieces)
+                await writing
 
     async def commit(self, submission: Submission) -> SpooledMessage:
         """See :meth:`.store.Incoming.commit`."""
+        await self._written()
         with answering(ANSWER_SECONDS):
             if self._body is None:
                 return await self._put(submission, b"".join(self._pieces), None, self._octets)
@@ -114,5 +124,7 @@ class IncomingMessage:
         """See :meth:`.store.Incoming.discard`."""
         if self._body is not None:
             self._body.discarded = True
+            if self._writing is not None:
+                await given_up(self._writing)
             with anyio.move_on_after(_DISCARD_SECONDS):
                 await self._threads.run(self._body.discard)

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 
 from legacy_email_proxy.contracts import Failure
 
-from ..threads import Threads
+from ..threads import Threads, given_up
 from .postgres_connection import PostgresConnection
 from .store import Unreadable
 
@@ -116,19 +116,27 @@ class PostgresBodies:
     async def read(self, name: str, octets: int) -> AsyncGenerator[bytes, None]:
         """See :meth:`.incoming.Bodies.read`."""
         left, number = octets, 0
-        while left > 0:
-            piece = await self._threads.run(self._piece, name, number)
-            if piece is None:
-                raise Unreadable(f"its body {name!a} ends {left} octets early")
-            left, number = left - len(piece), number + 1
-            if left < 0:
-                raise Unreadable(f"its body {name!a} has {-left} octets too many")
-            yield piece
+        coming = self._threads.begin(self._piece, name, number)
+        try:
+            while left > 0:
+                piece = await coming
+                if piece is None:
+                    raise Unreadable(f"its body {name!a} ends {left} octets early")
+                left, number = left - len(piece), number + 1
+                if left < 0:
+                    raise Unreadable(f"its body {name!a} has {-left} octets too many")
+                if left:
+                    # It comes while the relay sends this one.
+                    coming = self._threads.begin(self._piece, name, number)
+                yield piece
+        finally:
+            await given_up(coming)
 
     def _piece(self, name: str, number: int) -> bytes | None:
         with self._pool.connection() as connection:
+            # As octets: in the text format they would come as hexadecimal digits, twice as many.
             found = connection.execute(
-                "SELECT octets FROM piece WHERE body = ? AND number = ?", (name, number)
+                "SELECT octets FROM piece WHERE body = ? AND number = ?", (name, number), binary=True
             ).fetchone()
         return None if found is None else bytes(found[0])
 

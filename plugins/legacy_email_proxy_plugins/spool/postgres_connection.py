@@ -276,9 +276,11 @@ class PostgresConnection:
         finally:
             connection.limited = True
 
-    def execute(self, statement: str, parameters: Sequence[Any] = ()) -> psycopg.Cursor[Any]:
-        """Execute one statement. It is a transaction of its own, unless a transaction has begun."""
-        return self._do(lambda cursor: cursor.execute(_translated(statement), parameters))
+    def execute(self, statement: str, parameters: Sequence[Any] = (), *, binary: bool = False) -> psycopg.Cursor[Any]:
+        """Execute one statement. It is a transaction of its own, unless a transaction has begun. ``binary``: the
+        results come in PostgreSQL's binary format.
+        """
+        return self._do(lambda cursor: cursor.execute(_translated(statement), parameters, binary=binary))
 
     def executemany(self, statement: str, rows_: Iterable[Sequence[Any]]) -> psycopg.Cursor[Any]:
         """Execute the same statement for each row of parameters."""

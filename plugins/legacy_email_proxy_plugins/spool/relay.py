@@ -12,7 +12,7 @@ import logging
 import math
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from socket import gethostname
 from typing import Any
@@ -28,6 +28,7 @@ from legacy_email_proxy.contracts import (
     Level,
     Parameters,
     QueueAction,
+    QueueFilter,
     Receipt,
     RelayCapabilities,
     StorageFull,
@@ -145,25 +146,36 @@ class SpoolRelay:
         if not place.exists:
             return [Finding(Level.GOOD, f"{name}: does not exist yet and will be made"), *nameless]
         try:
-            items = [item async for item in self.administer("list", ()) if isinstance(item, Mapping)]
+            counts = await self.counted()
         except InUse as held:
             # The service, as it should be: who wants to know more asks that.
             return [Finding(Level.GOOD, f"{name}: {held.by} has it open"), *nameless]
         except Exception as error:
             return [Finding(Level.BAD, f"{name}: {error}")]
-        states = [item["state"] for item in items if item["account"] == self._account]
-        found = Finding(Level.GOOD, f"{name}: {len(states)} messages")
-        stuck = sum(state in ("dead", "set aside") for state in states)
+        theirs = {one["state"]: one["messages"] for one in counts if one["account"] == self._account}
+        found = Finding(Level.GOOD, f"{name}: {sum(theirs.values())} messages")
+        stuck = theirs.get(State.DEAD, 0) + theirs.get(State.SET_ASIDE, 0)
         if stuck:
             advice = "look with `legacy-email-proxy spool list`"
             found = Finding(Level.WARNING, f"{found.text}, {stuck} of them given up", advice)
         return [found, *nameless, *(Finding(Level.WARNING, f"{name}: {warning}") for warning in self._spool.warnings)]
 
+    async def listed(self, wanted: QueueFilter) -> AsyncGenerator[Mapping[str, Any], None]:
+        """See :meth:`contracts.Queue.listed`."""
+        # This opens the file if it is not open, and fails if another process has its lock. So do the others below.
+        async with self._spool.opened() as administration, aclosing(administration.listed(wanted)) as messages:
+            async for message in messages:
+                yield message
+
+    async def counted(self) -> Sequence[Mapping[str, Any]]:
+        """See :meth:`contracts.Queue.counted`."""
+        async with self._spool.opened() as administration:
+            return await administration.counted()
+
     async def administer(
         self, action: QueueAction, numbers: Sequence[int], by: str = ""
     ) -> AsyncGenerator[Mapping[str, Any] | bytes, None]:
         """See :meth:`contracts.Queue.administer`."""
-        # This opens the file if it is not open, and fails if another process has its lock.
         async with self._spool.opened() as administration:
             by = by or f"user {os.getuid()}, process {os.getpid()}, host {gethostname()}"
             async for answer in administration.do(action, numbers, by):

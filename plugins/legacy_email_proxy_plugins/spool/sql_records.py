@@ -250,13 +250,15 @@ def fetch(connection: Connection, number: int, *, with_content: bool = False) ->
     return found
 
 
-def fetch_all(connection: Connection, numbers: Sequence[int]) -> dict[int, SpooledMessage | Unreadable]:
-    """Read messages with their small contents. The value for one that can not be read is the error."""
-    found = _fetched(connection, numbers, with_content=True)
+def fetch_all(
+    connection: Connection, numbers: Sequence[int], *, with_content: bool = True
+) -> dict[int, SpooledMessage | Unreadable]:
+    """Read messages, with their small contents if asked. The value for one that can not be read is the error."""
+    found = _fetched(connection, numbers, with_content=with_content)
     if len(found) < len(numbers):
         # Invalid text or a broken page makes the whole query fail. So the messages are read one by one.
         for number in numbers:
-            found |= _fetched(connection, [number], with_content=True)
+            found |= _fetched(connection, [number], with_content=with_content)
     return found
 
 

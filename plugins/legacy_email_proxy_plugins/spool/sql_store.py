@@ -13,8 +13,10 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 
+from legacy_email_proxy.contracts import QueueFilter
+
 from ..threads import Threads
-from . import sql_records
+from . import sql_records, sql_search
 from .group_commit import Connection, Writer
 from .incoming import Bodies, IncomingMessage
 from .message import Fate, Outcome, SpooledMessage, State, Submission
@@ -346,12 +348,28 @@ class RelationalStore:
 
     # For the operator.
 
-    async def numbers(self) -> Sequence[int]:
-        """See :meth:`.store.Store.numbers`."""
-        found = await self._writer.run(
-            lambda connection: connection.execute("SELECT number FROM message ORDER BY number").fetchall()
-        )
-        return [number for (number,) in found]
+    async def search(self, wanted: QueueFilter, after: int) -> tuple[Sequence[int], int | None]:
+        """See :meth:`.store.Store.search`."""
+        return await self._writer.run(lambda connection: sql_search.search(connection, wanted, after))
+
+    async def read(self, numbers: Sequence[int]) -> Mapping[int, SpooledMessage | Unreadable]:
+        """See :meth:`.store.Store.read`."""
+        try:
+            return await self._writer.run(lambda connection: sql_search.read(connection, numbers))
+        except Damaged:
+            return await self._read_one_by_one(numbers)
+
+    async def _read_one_by_one(self, numbers: Sequence[int]) -> Mapping[int, SpooledMessage | Unreadable]:
+        found: dict[int, SpooledMessage | Unreadable] = {}
+        for number in numbers:
+            try:
+                message = await self.get(number)
+            except Unreadable as error:
+                found[number] = error
+            else:
+                if message is not None:
+                    found[number] = message
+        return found
 
     async def get(self, number: int) -> SpooledMessage | None:
         """See :meth:`.store.Store.get`."""

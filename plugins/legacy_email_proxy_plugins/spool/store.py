@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from legacy_email_proxy.contracts import Failure, SettingsMistake
+from legacy_email_proxy.contracts import Failure, QueueFilter, SettingsMistake
 
 from .message import Outcome, SpooledMessage, State, Submission
 
@@ -179,8 +179,14 @@ class Store(Protocol):
     def content(self, message: SpooledMessage) -> AsyncGenerator[bytes, None]:
         """The content, in pieces. Raises :class:`Unreadable` when part of it is missing."""
 
-    async def numbers(self) -> Sequence[int]:
-        """The numbers of all messages, in order."""
+    async def search(self, wanted: QueueFilter, after: int) -> tuple[Sequence[int], int | None]:
+        """Look through the next messages whose numbers are above ``after``, as many as take little time.
+
+        Returns the numbers of those that are meant, in order, and after which number to go on: ``None`` at the end.
+        """
+
+    async def read(self, numbers: Sequence[int]) -> Mapping[int, SpooledMessage | Unreadable]:
+        """Read several messages, without their contents. One that is gone is missing from the result."""
 
     async def get(self, number: int) -> SpooledMessage | None:
         """Read one message. Raises :class:`Unreadable`."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..contracts import SettingsMistake
+from ..contracts import Setting, SettingsMistake
 from ..relays.allow_list import Addresses
 from ..settings import networks
 from .rules import BOTH_LEGS, Leg, Rule
@@ -47,6 +47,11 @@ class AccountTable:
     values: Mapping[str, Any]
     place: str
     places: Mapping[str, str]
+
+    def only(self, settings: Iterable[Setting]) -> AccountTable:
+        """The table with no values but those of these settings."""
+        names = {f"{setting.name}{ending}" for setting in settings for ending in ("", "_FILE")}
+        return replace(self, values={name: value for name, value in self.values.items() if name in names})
 
 
 @dataclass(frozen=True, slots=True)

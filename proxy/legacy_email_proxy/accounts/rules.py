@@ -8,12 +8,12 @@ which each rule can apply, and the mistakes in the rules, when the legs of the a
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from ..access import canonical
-from ..relays.allow_list import Addresses
+from ..access import Address, canonical
+from ..relays.allow_list import Addresses, entries_holding
 
 __all__ = (
     "BOTH_LEGS",
@@ -99,8 +99,9 @@ class Match:
 def candidates(rules: Iterable[Rule], facts: Facts) -> tuple[Match, ...]:
     """The rules that may apply, in order, up to the first without a condition on recipients. None: no account."""
     found: list[Match] = []
+    peer = canonical(facts.address)
     for rule in rules:
-        account = _account(rule, facts)
+        account = _account(rule, facts, peer)
         if account is not None:
             found.append(Match(account, rule))
             if rule.recipients is None:
@@ -126,7 +127,7 @@ def asks_for_logins(rules: Iterable[Rule]) -> bool:
     return any(rule.within_seconds is not None for rule in rules)
 
 
-def _account(rule: Rule, facts: Facts) -> str | None:
+def _account(rule: Rule, facts: Facts, peer: Address | None) -> str | None:
     """The account that this rule gives, whatever the recipient; ``None`` if it does not fit."""
     if facts.leg not in rule.legs:
         return None
@@ -134,7 +135,7 @@ def _account(rule: Rule, facts: Facts) -> str | None:
         return None
     if rule.ports and facts.port not in rule.ports:
         return None
-    if rule.networks and not _inside(facts.address, rule.networks):
+    if rule.networks and (peer is None or not any(peer in network for network in rule.networks)):
         return None
     if rule.senders is not None and (facts.sender is None or not rule.senders.holds(facts.sender)):
         return None
@@ -142,11 +143,6 @@ def _account(rule: Rule, facts: Facts) -> str | None:
         return rule.account
     recent = [account for account, age in facts.logged_in if age <= rule.within_seconds]
     return next((account for account in recent if rule.account in ("", account)), None)
-
-
-def _inside(address: str, networks: Iterable[Network]) -> bool:
-    peer = canonical(address)
-    return peer is not None and any(peer in network for network in networks)
 
 
 def effective(
@@ -197,11 +193,50 @@ def effective(
 def never_reached(rules: Sequence[Rule]) -> list[tuple[Rule, Rule]]:
     """Rules that never apply, because an earlier one fits in all their cases: each with that earlier rule."""
     hidden = []
+    # Each rule stands here under one of its conditions, so that not every rule is compared with every other: a thousand
+    # accounts have half a million such pairs.
+    filed: dict[Hashable, list[int]] = {}
     for index, rule in enumerate(rules):
-        above = next((earlier for earlier in rules[:index] if rule.legs and _takes_all_of(earlier, rule)), None)
-        if above is not None:
-            hidden.append((rule, above))
+        if rule.legs:
+            near = sorted({number for key in _looked_for(rule) for number in filed.get(key, ())})
+            above = next((rules[number] for number in near if _takes_all_of(rules[number], rule)), None)
+            if above is not None:
+                hidden.append((rule, above))
+        for key in _filed_under(rule):
+            filed.setdefault(key, []).append(index)
     return hidden
+
+
+def _filed_under(rule: Rule) -> Iterable[Hashable]:
+    """The keys of its most special condition. What this rule takes all of has one of them in :func:`_looked_for`."""
+    if rule.within_seconds is not None:
+        return [("within", rule.account)]
+    if rule.users:
+        return [("user", each) for each in rule.users]
+    for what, addresses in (("sender", rule.senders), ("recipient", rule.recipients)):
+        if addresses is not None:
+            return [(what, each) for each in addresses.entries]
+    if rule.networks:
+        return [(network.version, network.prefixlen, int(network.network_address)) for network in rule.networks]
+    return [("port", each) for each in rule.ports] or [()]
+
+
+def _looked_for(rule: Rule) -> Iterator[Hashable]:
+    """Where an earlier rule that takes all of this one may be filed. One value of each condition is enough: that rule
+    would have to take all of them.
+    """
+    yield ()
+    if rule.within_seconds is not None:
+        yield from (("within", ""), ("within", rule.account))
+    yield from (("user", each) for each in sorted(rule.users)[:1])
+    for what, addresses in (("sender", rule.senders), ("recipient", rule.recipients)):
+        for each in sorted(addresses.entries)[:1] if addresses is not None else ():
+            yield from ((what, entry) for entry in entries_holding(each))
+    for network in rule.networks[:1]:
+        address, bits = int(network.network_address), network.max_prefixlen
+        for prefix in range(network.prefixlen + 1):
+            yield (network.version, prefix, address >> (bits - prefix) << (bits - prefix))
+    yield from (("port", each) for each in sorted(rule.ports)[:1])
 
 
 def _takes_all_of(earlier: Rule, rule: Rule) -> bool:

@@ -1,6 +1,7 @@
-"""The admin listener: ``/livez``, ``/readyz`` and ``/metrics`` over HTTP, for balancers and for Prometheus.
+"""The admin listener: ``/livez``, ``/readyz`` and ``/metrics`` for programs, and the operator's page for people.
 
-It runs in the service's own event loop, so it answers only while that does. It is imported only where
+Where devices are shown a certificate, addresses that other machines reach speak TLS with it; the loopback speaks plain
+HTTP. It runs in the service's own event loop, so it answers only while that does. It is imported only where
 ``ADMIN_BIND_PORT`` is set, because its libraries take memory.
 """
 
@@ -9,26 +10,32 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import hmac
 import logging
 import socket
-from collections.abc import Iterator, Sequence
+import ssl
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .. import log
-from ..access import canonical, within
+from ..access import canonical, is_loopback, within
 from ..contracts import Login, LoginRefused, LoginsLimited, Secret
-from ..guessing import LoginLimit
 from ..reloading import Current
+from ..tls import empty_context
+from .measuring import Measuring
 from .metrics import CONTENT_TYPE, Metrics
 from .outcomes import Outcomes
+from .page.application import Page
+from .page.sources import Sources
+from .password import AdminPassword
 from .readiness import Readiness
 
 __all__ = ("MOST_CONNECTIONS", "AdminServer")
@@ -38,6 +45,8 @@ REQUEST_SECONDS = 30.0
 """A connection without a request, or with half of one, is closed after this time."""
 _ANSWER_SECONDS = 60.0
 """A client that has not read its answer by then is cut off."""
+STREAM_SECONDS = 1800.0
+"""The same for an answer that comes bit by bit while something happens."""
 _KEEP_ALIVE_SECONDS = 5
 _REQUEST_OCTETS = 16_384
 _LEAVING_SECONDS = 2
@@ -50,14 +59,26 @@ _log = logging.getLogger("legacy_email_proxy.admin")
 class AdminServer:
     """Serves from :meth:`start` to :meth:`aclose`, also while the service drains: then ``/readyz`` says so."""
 
-    def __init__(self, current: Current, readiness: Readiness, outcomes: Outcomes) -> None:
+    def __init__(
+        self,
+        current: Current,
+        readiness: Readiness,
+        outcomes: Outcomes,
+        *,
+        troubles: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
+        advice: Mapping[str, str] | None = None,
+        listening: Mapping[str, Sequence[tuple[str, int]]] | None = None,
+        reload: Callable[[], Awaitable[Sequence[str]]] | None = None,
+    ) -> None:
         self._current = current
         self._readiness = readiness
         self._metrics = Metrics(outcomes)
-        # Of its own, so that wrong passwords here never slow down a device's login.
-        self._logins = LoginLimit()
-        self._server = _Server(_config(self.app))
-        self._task: asyncio.Task[None] | None = None
+        self._password = AdminPassword(current)
+        self._sources = Sources(current, readiness, outcomes, troubles, advice or {}, listening or {}, reload)
+        self._page = Page(self._sources, self._password, self._lasts)
+        self._measuring = Measuring(lambda: current.composition)
+        self._servers: list[_Server] = []
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def app(self) -> Starlette:
@@ -68,25 +89,64 @@ class AdminServer:
             "/readyz/service": self._serves,
             "/metrics": self._exposed,
         }
-        return Starlette(routes=[Route(path, endpoint) for path, endpoint in paths.items()])
+        routes = [*(Route(path, endpoint) for path, endpoint in paths.items()), *self._page.routes]
+        return Starlette(routes=routes, exception_handlers={HTTPException: self._page.failed})
+
+    def prepare(self) -> None:
+        """What takes time before the first request; in a thread."""
+        self._page.prepare()
 
     def start(self, sockets: Sequence[socket.socket]) -> None:
         """Answer on these listening sockets, which are closed at the end."""
         self._metrics.start()
-        self._task = asyncio.create_task(self._serve(list(sockets)))
+        self._measuring.start()
+        app = self.app
+        for secured in (False, True):
+            chosen = [sock for sock in sockets if self._speaks_tls(sock) is secured]
+            if chosen:
+                server = _Server(_config(app, self._context() if secured else None))
+                self._servers.append(server)
+                self._tasks.append(asyncio.create_task(self._serve(server, chosen)))
 
-    async def _serve(self, sockets: list[socket.socket]) -> None:
+    def _speaks_tls(self, sock: socket.socket) -> bool:
+        return self._current.composition.tls is not None and not is_loopback(sock.getsockname()[0])
+
+    def _context(self) -> ssl.SSLContext:
+        """A context that takes the certificate of the moment for each handshake: a reload may bring a new one."""
+        context = empty_context()
+
+        def choose(handshake: ssl.SSLSocket | ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+            handshake.context = self._current.tls()
+
+        context.sni_callback = choose
+        return context
+
+    async def _serve(self, server: _Server, sockets: list[socket.socket]) -> None:
         try:
-            await self._server.serve(sockets)
+            await asyncio.to_thread(self.prepare)
+            await server.serve(sockets)
         except Exception as error:
             # The mail goes on without it.
             log.failure(_log, "the admin listener has failed", error)
+        finally:
+            # uvicorn 0.40, told to end before it has begun, leaves its listeners open.
+            for opened in (*getattr(server, "servers", ()), *sockets):
+                opened.close()
+
+    def _lasts(self, request: Request) -> None:
+        """The answer to this request may take long."""
+        for connection in (each for server in self._servers for each in server.server_state.connections):
+            if isinstance(connection, _Protocol) and connection.client == request.scope["client"]:
+                connection.lasts()
 
     async def aclose(self) -> None:
         """Close the listener; answers that are under way have a moment."""
-        self._server.should_exit = True
-        if self._task is not None:
-            await self._task
+        self._page.close()
+        for server in self._servers:
+            server.should_exit = True
+        await asyncio.gather(*self._tasks)
+        await self._sources.sign_ins.aclose()
+        await self._measuring.aclose()
         self._metrics.close()
 
     # Requests
@@ -124,18 +184,14 @@ class AdminServer:
 
     async def _refusal(self, request: Request) -> Response | None:
         """``None`` for a request with the right password, or where none is wanted."""
-        wanted: Secret | None = self._current.composition.settings["ADMIN_PASSWORD"]
-        if not wanted:
+        if self._password.wanted is None:
             return None
         login = _login(request.headers.get("authorization", ""))
         if login is None:
             return PlainTextResponse("the password is needed\n", 401, _ASK)
         try:
-            async with self._logins.attempt("admin", _client(request), login):
-                if not hmac.compare_digest(login.password.fingerprint(), wanted.fingerprint()):
-                    raise LoginRefused("wrong password", look_at="ADMIN_PASSWORD")
-        except LoginRefused as refused:
-            log.event(_log, logging.INFO, "admin login failed", client=_client(request), cause=str(refused))
+            await self._password.prove(login, _client(request))
+        except LoginRefused:
             return PlainTextResponse("wrong password\n", 401, _ASK)
         except LoginsLimited:
             return PlainTextResponse("too many failed logins, try again later\n", 429, {"Retry-After": "60"})
@@ -168,10 +224,15 @@ class _Protocol(H11Protocol):
         super().connection_made(transport)
         if len(self.connections) > MOST_CONNECTIONS:
             transport.abort()
-        self._timers = (
+        self._timers = [
             self.loop.call_later(REQUEST_SECONDS, self._finish),
             self.loop.call_later(_ANSWER_SECONDS, transport.abort),
-        )
+        ]
+
+    def lasts(self) -> None:
+        """The answer that is under way may take longer."""
+        self._timers.pop().cancel()
+        self._timers.append(self.loop.call_later(STREAM_SECONDS, self.transport.abort))
 
     def _finish(self) -> None:
         if not self.transport.is_closing():
@@ -190,8 +251,8 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _config(app: Starlette) -> uvicorn.Config:
-    return uvicorn.Config(
+def _config(app: Starlette, tls: ssl.SSLContext | None) -> uvicorn.Config:
+    config = uvicorn.Config(
         app,
         http=_Protocol,
         ws="none",
@@ -207,3 +268,6 @@ def _config(app: Starlette) -> uvicorn.Config:
         timeout_graceful_shutdown=_LEAVING_SECONDS,
         h11_max_incomplete_event_size=_REQUEST_OCTETS,
     )
+    config.load()
+    config.ssl = tls
+    return config

@@ -108,6 +108,7 @@ class Metrics:
             f"{_PREFIX}backend_seconds", "How long a step with a backend took.", ("leg", "step"),
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
+        self._blocked = counter("event_loop_blocked_seconds", "For how long the event loop stood still.")
         for leg in _LEGS:
             # Seen from the start, so that the first one is an increase.
             self._login_failures.labels(leg)
@@ -134,6 +135,8 @@ class Metrics:
             "pop3 connection refused": self._connection_refused,
             "smtp session ended": self._session_ended,
             "pop3 session ended": self._pop3_session_ended,
+            "event loop goes on": self._loop_was_blocked,
+            "event loop was blocked again": self._loop_was_blocked,
         }
 
     def start(self) -> None:
@@ -200,6 +203,9 @@ class Metrics:
             if facts.get(verdict):
                 self._messages.labels("pop3", verdict).inc(facts[verdict])
         self._octets.labels("pop3").inc(facts.get("octets", 0))
+
+    def _loop_was_blocked(self, facts: Mapping[str, Any], record: logging.LogRecord) -> None:
+        self._blocked.inc(facts["seconds"])
 
 
 class _Observer(log.Observer):

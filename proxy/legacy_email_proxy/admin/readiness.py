@@ -46,6 +46,8 @@ class Check:
     says: str
     account: str = ""
     leg: str = ""
+    unknown: bool = False
+    """Nobody can say yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class Report:
 
     def plain(self) -> dict[str, Any]:
         """As JSON can hold it."""
-        checks = [{key: value for key, value in asdict(check).items() if value != ""} for check in self.checks]
+        checks = [{key: value for key, value in asdict(check).items() if value or key == "ok"} for check in self.checks]
         return {"ready": self.ready, "checks": checks, "troubles": list(self.troubles)}
 
     def lines(self) -> list[str]:
@@ -107,22 +109,25 @@ class Readiness:
         """For the service's own socket: one item, :meth:`Report.plain`."""
         yield (await self.report()).plain()
 
-    async def report(self) -> Report:
-        """The state of everything. Never raises."""
+    async def report(self, wait_seconds: float | None = None) -> Report:
+        """The state of everything. Never raises. ``wait_seconds``: how long a probe is waited for, if not as always."""
         if self.stopping:
             return Report([Check("service", False, "the service is stopping")])
         composition = self._composition()
         legs = chain.from_iterable((account.maildrop, account.relay) for account in composition.accounts)
         plugins = [plugin for plugin in legs if plugin is not None]
         told = dict(zip(map(id, plugins), await asyncio.gather(*map(_told, plugins)), strict=True))
-        checks = await asyncio.gather(*(self._of_account(account, told) for account in composition.accounts))
+        wait = self._wait_seconds if wait_seconds is None else wait_seconds
+        checks = await asyncio.gather(*(self._of_account(account, told, wait) for account in composition.accounts))
         disk = await self._disk_of(composition.settings["STATE_DIR"])
         return Report([*chain.from_iterable(checks), disk], self._troubles())
 
-    async def _of_account(self, account: Account, told: Mapping[int, Sequence[Figure] | str]) -> list[Check]:
+    async def _of_account(
+        self, account: Account, told: Mapping[int, Sequence[Figure] | str], wait: float
+    ) -> list[Check]:
         legs = (("pop3", account.maildrop), ("smtp", account.relay))
         asked = (
-            self._backend(Backend(account.name, leg), plugin, told[id(plugin)])
+            self._backend(Backend(account.name, leg), plugin, told[id(plugin)], wait)
             for leg, plugin in legs
             if plugin is not None
         )
@@ -131,16 +136,18 @@ class Readiness:
             checks += _spool(account, told[id(account.relay)])
         return checks + await _tokens(account)
 
-    async def _backend(self, backend: Backend, plugin: Maildrop | Relay, told: Sequence[Figure] | str) -> Check:
+    async def _backend(
+        self, backend: Backend, plugin: Maildrop | Relay, told: Sequence[Figure] | str, wait: float
+    ) -> Check:
         last = self._outcomes.last(backend)
         paused = _value(told, "backend_paused_seconds")
         if (last is None or self._clock() - last.moment >= OLD_SECONDS) and not paused:
             # What comes of it is an outcome, so the next one is a minute later.
-            await self._probes.probe(backend, plugin, self._wait_seconds)
+            await self._probes.probe(backend, plugin, wait)
             last = self._outcomes.last(backend)
         if last is None:
             says = f"left alone for {paused:.0f} s" if paused else "no answer yet; it is being asked"
-            return Check("backend", False, says, backend.account, backend.leg)
+            return Check("backend", False, says, backend.account, backend.leg, unknown=not paused)
         return Check("backend", not last.trouble, self._words(last, paused), backend.account, backend.leg)
 
     def _words(self, last: Outcome, paused: float) -> str:

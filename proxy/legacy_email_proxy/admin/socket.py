@@ -40,6 +40,8 @@ _LINE_OCTETS = 16 * 2**20
 """A request may name very many messages."""
 _REQUEST_SECONDS = 10.0
 _MOST_AT_ONCE = 32
+_AGAIN_SECONDS = 1.0
+"""How often to try for the socket while another service has it."""
 _CREDENTIALS = struct.Struct("3i")
 
 _log = logging.getLogger("legacy_email_proxy.admin")
@@ -56,21 +58,48 @@ class ControlSocket:
         # end, and would log an error if it led to anything else.
         self._folder = ExitStack()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._ended = asyncio.Event()
+        self._waiting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Listen. Where that can not be, it is logged, and the commands don't reach this service."""
+        """Listen. Where that can not be, it is logged, and the commands don't reach this service.
+
+        A service that stops may still have the socket: then this one goes on, and has it as soon as it is free.
+        """
+        try:
+            await self._listen()
+        except OSError as error:
+            words = "commands will not reach this service"
+            cause = error.strerror or str(error)
+            log.event(_log, logging.WARNING, words, socket=self._path, cause=cause, see="STATE_DIR")
+            if isinstance(error, _InUse):
+                self._waiting = asyncio.create_task(self._listen_when_free())
+
+    async def _listen_when_free(self) -> None:
+        while self._server is None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_AGAIN_SECONDS):
+                    await self._ended.wait()
+                    return
+            with suppress(OSError):
+                await self._listen()
+        log.event(_log, logging.INFO, "commands reach this service now", socket=self._path)
+
+    async def _listen(self) -> None:
+        """Raises ``OSError`` where that can not be, :class:`_InUse` where another service listens there."""
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             name = self._folder.enter_context(_reachable(self._path))
             self._server = await asyncio.start_unix_server(self._serve, sock=_bound(name), limit=_LINE_OCTETS)
-        except OSError as error:
+        except OSError:
             self._folder.close()
-            words = "commands will not reach this service"
-            cause = error.strerror or str(error)
-            log.event(_log, logging.WARNING, words, socket=self._path, cause=cause, see="STATE_DIR")
+            raise
 
     async def aclose(self) -> None:
         """Listen no more, and end what is being answered."""
+        self._ended.set()
+        if self._waiting is not None:
+            await self._waiting
         if self._server is None:
             return
         self._server.close()
@@ -193,15 +222,19 @@ def _bound(name: str) -> socket.socket:
     return listener
 
 
+class _InUse(OSError):
+    """Another service listens there."""
+
+
 def _refuse_to_replace(name: str) -> None:
-    """Raises ``OSError`` where somebody listens: two services with one ``STATE_DIR`` must not take turns."""
+    """Raises :class:`_InUse` where somebody listens: two services with one ``STATE_DIR`` must not take turns."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
         asking.setblocking(False)
         try:
             asking.connect(name)
         except ConnectionRefusedError:
             return
-    raise OSError(None, "another service answers there")
+    raise _InUse(None, "another service answers there")
 
 
 async def _line_of(reader: asyncio.StreamReader) -> bytes:

@@ -17,10 +17,11 @@ from typing import Any
 from .. import log
 from ..access import Network, canonical, within
 from ..contracts import Failure
+from ..replies import printable
 from ..settings.types import networks as parsed
 from .socket import Answers
 
-__all__ = ("MAX_CHARACTERS", "trace")
+__all__ = ("MAX_CHARACTERS", "in_words", "trace")
 
 _MOST_WAITING = 10_000
 """Lines for a watcher who does not read; more are left out, and counted."""
@@ -93,7 +94,8 @@ class _Watch(logging.Handler):
 
 
 async def trace(request: Mapping[str, Any], by: str) -> Answers:
-    """Watch ``address`` (or a network), and of ``account`` only where that is given; ``content``: whole messages too.
+    """Watch ``address`` (or a network), and of ``account`` only where that is given; ``content``: whole messages too;
+    ``header`` false: not even their header.
 
     Raises :class:`Failure` for an address that is none.
     """
@@ -103,7 +105,8 @@ async def trace(request: Mapping[str, Any], by: str) -> Answers:
         raise Failure(f"that is no address: {error}") from None
     content = request.get("content") is True
     watch = _Watch(networks, request.get("account"))
-    log.observe(watch, log.CONTENT if content else log.HEADER, watch.wants)
+    header = request.get("header") is not False
+    log.observe(watch, log.CONTENT if content else log.HEADER if header else logging.DEBUG, watch.wants)
     facts = {"address": request["address"], "content": "yes" if content else "no", "by": by}
     log.event(_log, logging.WARNING if content else logging.INFO, "trace begins", **facts)
     try:
@@ -113,3 +116,19 @@ async def trace(request: Mapping[str, Any], by: str) -> Answers:
     finally:
         log.unobserve(watch)
         log.event(_log, logging.INFO, "trace ended", **facts)
+
+
+def in_words(line: Mapping[str, Any]) -> str:
+    """A line for people, without its time: session, who said it, what was said."""
+    if "left_out" in line:
+        return f"… and {line['left_out']} lines that could not be shown in time"
+    text = _safe(line["text"])
+    if text[:3] not in ("C: ", "S: ") and not text.startswith("content: "):
+        facts = (f"{key}={_safe(value)}" for key, value in line["facts"].items() if key not in ("client", "session"))
+        text = " ".join(["--", text, *facts])
+    return f"{line['facts'].get('session', '-'):<12} {line['from']:<7} {text}"
+
+
+def _safe(value: object) -> str:
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if text.isascii() and text.isprintable() else printable(text, MAX_CHARACTERS)

@@ -61,6 +61,13 @@ def run(options: argparse.Namespace) -> int:
 class Terminal:
     """See :class:`~legacy_email_proxy.contracts.Dialogue`."""
 
+    def show(self, url: str, code: str = "") -> None:
+        if code:
+            self.say(f"Open {url} in any browser, on any machine, and enter the code {code}")
+            self.say("Log in there as the mailbox's owner.")
+        else:
+            self.say(f"Open this address in a browser and log in as the mailbox's owner:\n\n{url}\n")
+
     def say(self, text: str) -> None:
         print(text, flush=True)
 

@@ -15,18 +15,17 @@ import anyio
 
 from ..access import canonical
 from ..accounts.rules import Facts, Leg, candidates, choose
+from ..admin.checking import PROBE_SECONDS, doubtful, trials
 from ..admin.queues import answered_by_service
 from ..admin.socket import NOBODY_THERE, ask
 from ..build import Account, Composition, compose
-from ..contracts import Credentials, Failure, Filter, Finding, Level, Maildrop, Relay, SettingsMistake, SharedState
+from ..contracts import Credentials, Failure, Finding, Level, SettingsMistake, SharedState
 from ..replies import printable
-from ..settings import doubts, unknown_variables
 from .report import Report
 from .trial import Trial, send
 
 __all__ = ("add_arguments", "doubt", "probe", "run")
 
-_PROBE_SECONDS = 90.0
 _ANSWER_SECONDS = 10.0
 """How long the service that is running may take to say what it knows."""
 _CLOSING_SECONDS = 360.0
@@ -115,7 +114,7 @@ async def _check(options: argparse.Namespace, report: Report) -> int:
                 if options.send is not None:
                     await _send(options, report)
             with anyio.move_on_after(_CLOSING_SECONDS):
-                for _, credentials in _credentials(composition):
+                for credentials in _credentials(composition):
                     await credentials.aclose()
             group.cancel_scope.cancel()
     report.close(whole=not probing.cancelled_caught)
@@ -134,27 +133,21 @@ def _leave(status: int) -> NoReturn:
 
 def doubt(composition: Composition, report: Report, environ: Mapping[str, str]) -> None:
     """Warn of settings that can be read but look wrong."""
-    for variable, meant in unknown_variables(environ, composition.settings.declared):
-        report.add("settings", Finding(Level.WARNING, f"{variable} is not a setting", f"did you mean {meant}?"))
-    for account in composition.accounts:
-        for doubt in doubts(account.settings):
-            text = f"{doubt.variable}: {doubt.text}" if doubt.variable else doubt.text
-            report.add("settings", Finding(Level.WARNING, text, doubt.advice), account=account.name)
+    for account, finding in doubtful(composition, environ):
+        report.add("settings", finding, account=account)
 
 
 async def _waiting(account: Account) -> list[Finding]:
     """How many messages wait in the queue that a running service has open. A relay's probe can't open it then."""
     assert account.queue is not None  # noqa: S101 (for the type checker)
-    asked = answered_by_service(account.settings["STATE_DIR"], account.queue, "list", numbers=[])
+    asked = answered_by_service(account.settings["STATE_DIR"], account.queue, "count")
     try:
-        with anyio.fail_after(_PROBE_SECONDS):
-            states = [
-                item["state"] async for item in asked if isinstance(item, Mapping) and item["account"] == account.name
-            ]
+        with anyio.fail_after(PROBE_SECONDS):
+            counts = [item async for item in asked if isinstance(item, Mapping) and item["account"] == account.name]
     except (*NOBODY_THERE, Failure, TimeoutError):
         return []
-    stuck = sum(state in ("dead", "set aside") for state in states)
-    text = f"the service that is running has {len(states)} messages in its spool"
+    stuck = sum(one["messages"] for one in counts if one["state"] in ("dead", "set aside"))
+    text = f"the service that is running has {sum(one['messages'] for one in counts)} messages in its spool"
     if stuck:
         advice = "look with `legacy-email-proxy spool list`"
         return [Finding(Level.WARNING, f"{text}, {stuck} of them given up", advice)]
@@ -165,33 +158,24 @@ async def probe(composition: Composition, report: Report) -> None:
     """Try everything, one after the other."""
     for account in composition.accounts:
         if account.queue is not None:
-            label = account.name, "relay", account.settings["RELAY_PLUGIN"]
-            _add(report, label, await _waiting(account))
+            for finding in await _waiting(account):
+                report.add("relay", finding, account=account.name, plugin=account.settings["RELAY_PLUGIN"])
     if composition.shared is not None:
         async with report.waiting("trying shared state"):
-            found = await _shared(composition.shared)
-        _add(report, ("", "shared state", "postgresql"), found)
-    for label, credentials in _credentials(composition):
-        # Passwords have no findings, since the legs try them. A token is fetched before the legs try it.
-        async with report.waiting(f"trying {' '.join(filter(None, label))}"):
-            found = await _findings(credentials)
-        _add(report, label, found)
-    for label, plugin in _plugins(composition):
-        if plugin is None:
-            _add(report, label, [Finding(Level.GOOD, "this leg is closed")])
-            continue
-        async with report.waiting(f"trying {' '.join(filter(None, label))}"):
-            found = await _findings(plugin, close=True)
-        # A plugin without findings is listed all the same, so that a filter which was forgotten is noticed.
-        _add(report, label, found or [Finding(Level.GOOD, "loaded")])
+            report.add("shared state", await _shared(composition.shared), plugin="postgresql")
+    for trial in trials(composition.accounts, composition.filters):
+        async with report.waiting(f"trying {trial.label}"):
+            found = await trial.findings(close=True)
+        for finding in found:
+            report.add(trial.leg, finding, account=trial.account, plugin=trial.plugin)
 
 
-async def _shared(state: SharedState) -> list[Finding]:
+async def _shared(state: SharedState) -> Finding:
     try:
         await state.change("check", "", lambda octets: octets)
     except Failure as failure:
-        return [Finding(Level.BAD, failure.detail, f"look at {failure.look_at}")]
-    return [Finding(Level.GOOD, "the database that all proxies share takes changes")]
+        return Finding(Level.BAD, failure.detail, f"look at {failure.look_at}")
+    return Finding(Level.GOOD, "the database that all proxies share takes changes")
 
 
 async def _troubles(composition: Composition, report: Report) -> None:
@@ -206,36 +190,17 @@ async def _troubles(composition: Composition, report: Report) -> None:
         report.add("service", Finding(Level.BAD, text, "look at its log, and restart it"))
 
 
-_Label = tuple[str, str, str]
-"""Account, leg and plugin."""
-
-
-def _add(report: Report, label: _Label, found: list[Finding]) -> None:
-    account, leg, plugin = label
-    for finding in found:
-        report.add(leg, finding, account=account, plugin=plugin)
-
-
-def _plugins(composition: Composition) -> Iterator[tuple[_Label, Maildrop | Relay | Filter | None]]:
-    """Each plugin to try, with the name by which the user knows it."""
+def _credentials(composition: Composition) -> Iterator[Credentials]:
     for account in composition.accounts:
-        yield (account.name, "maildrop", account.settings["MAILDROP_PLUGIN"]), account.maildrop
-        yield (account.name, "relay", account.settings["RELAY_PLUGIN"]), account.relay
-    for name, one in composition.filters.items():
-        yield ("", "filter", name), one
-
-
-def _credentials(composition: Composition) -> Iterator[tuple[_Label, Credentials]]:
-    for account in composition.accounts:
-        for name, one in account.credentials.items():
-            yield (account.name, "credentials", name), one
+        yield from account.credentials.values()
 
 
 async def _send(options: argparse.Namespace, report: Report) -> None:
     trial = Trial(options.send, options.send_from, options.client or "127.0.0.1", options.login, options.port)
     async with report.waiting(f"sending a test message to {options.send}"):
         found = await send(trial)
-    _add(report, ("", "send", ""), found)
+    for finding in found:
+        report.add("send", finding)
 
 
 def _choices(composition: Composition, options: argparse.Namespace, report: Report) -> int:
@@ -258,17 +223,3 @@ def _choices(composition: Composition, options: argparse.Namespace, report: Repo
         met |= bool(found)
     report.close(whole=met)
     return int(not met)
-
-
-async def _findings(plugin: Maildrop | Relay | Filter | Credentials, *, close: bool = False) -> list[Finding]:
-    found: list[Finding] = []
-    with anyio.move_on_after(_PROBE_SECONDS) as scope:
-        try:
-            found = [*await plugin.probe()]
-            if close:
-                await plugin.aclose()
-        except Exception as error:
-            found.append(Finding(Level.BAD, f"the plugin's own probe failed: {type(error).__name__}: {error}"))
-    if scope.cancelled_caught:
-        found.append(Finding(Level.BAD, f"no answer within {_PROBE_SECONDS:g} seconds", "is the host the right one?"))
-    return found

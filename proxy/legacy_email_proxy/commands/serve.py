@@ -12,6 +12,7 @@ import anyio
 
 from .. import heaps, log
 from ..build import compose
+from ..event_loop import loop_options
 from ..history import recording
 from ..service import serve
 from ..settings import doubts, read, unknown_variables
@@ -38,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     # Before any plugin is made, because a plugin's constructor may write to the log.
     settings = read()
     log.configure(settings["LOG_LEVEL"], settings["LOG_FORMAT"])
-    anyio.run(_serve_and_leave, backend="asyncio")
+    anyio.run(_serve_and_leave, backend="asyncio", backend_options=loop_options(settings["EVENT_LOOP"]))
     return 0
 
 

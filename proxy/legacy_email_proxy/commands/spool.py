@@ -16,16 +16,17 @@ from typing import Any, cast
 import anyio
 
 from .. import log
-from ..admin.queues import administered, answered_by_service
-from ..admin.socket import NOBODY_THERE
+from ..admin.queues import administered, answered_by_service, counted, listed
+from ..admin.socket import NOBODY_THERE, Answers
 from ..build import relays
-from ..contracts import QUEUE_ACTIONS, BackedUpQueue, Failure, Queue, QueueAction, SettingsMistake
+from ..contracts import QUEUE_ACTIONS, BackedUpQueue, Failure, Queue, QueueFilter, SettingsMistake
 from ..replies import printable
 
 __all__ = ("add_arguments", "run")
 
 _SENTENCES = {
     "list": "what waits, since when, and when it is tried next",
+    "count": "how many there are in each state",
     "show": "all about these messages, with the last reply for each recipient",
     "retry": "try these now, also those that were given up",
     "hold": "do not try these until they are released",
@@ -36,19 +37,28 @@ _SENTENCES = {
     "backup": "copy the whole spool into a folder, also while the service runs",
     "restore": "put such a copy into an empty spool; the service must not run",
 }
-_ABOUT_ALL = ("list", "migrate")
+_LISTING = ("list", "count")
+_ABOUT_ALL = (*_LISTING, "migrate")
+_STATES = ("queued", "held", "notifying", "dead", "set aside")
 _WITH_A_FOLDER = ("backup", "restore")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to do, and with which messages."""
     parser.add_argument(
-        "action", choices=(*QUEUE_ACTIONS, *_WITH_A_FOLDER), metavar="ACTION", help="one of those below"
+        "action", choices=(*_LISTING, *QUEUE_ACTIONS, *_WITH_A_FOLDER), metavar="ACTION", help="one of those below"
     )
     sentence = "numbers of messages, from `list`; for `backup` and `restore` the folder"
     parser.add_argument("about", nargs="*", metavar="NUMBER", help=sentence)
     sentence = "of ACCOUNTS_FILE: list its messages only; or the one whose own spool is meant"
     parser.add_argument("--account", metavar="NAME", help=sentence)
+    narrow = parser.add_argument_group("with list")
+    narrow.add_argument(
+        "--state", action="append", choices=_STATES, metavar="STATE", help=f"only these: {', '.join(_STATES)}"
+    )
+    narrow.add_argument("--address", metavar="TEXT", default="", help="only with this in the sender or a recipient")
+    narrow.add_argument("--after", type=int, metavar="NUMBER", default=0, help="only what has a higher number")
+    narrow.add_argument("--limit", type=int, metavar="COUNT", help="at most so many")
     parser.add_argument("--json", action="store_true", help="one JSON object a line, times in seconds since 1970")
     listed = "\n".join(f"  {action:<9}{sentence}" for action, sentence in _SENTENCES.items())
     parser.epilog = f"""\
@@ -60,6 +70,7 @@ actions:
 
 examples:
   %(prog)s list
+  %(prog)s list --state dead --state "set aside" --limit 20
   %(prog)s retry 12 13
   %(prog)s backup /srv/backup/spool-2026-11-30
 """
@@ -84,6 +95,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check_numbers(action: str, about: Sequence[str]) -> None:
+    if action in _LISTING and about:
+        raise SettingsMistake(f"spool {action}: it takes no numbers; `spool show` does")
     if action == "export" and len(about) != 1:
         raise SettingsMistake("spool export: name one message")
     if action not in _ABOUT_ALL and not about:
@@ -104,13 +117,10 @@ async def _administer(options: argparse.Namespace) -> None:
             if options.action in _WITH_A_FOLDER:
                 await _copy(queue, options)
                 continue
-            numbers = [int(each) for each in options.about]
-            async with aclosing(administered(options.state_dir, queue, options.action, numbers)) as answers:
+            async with aclosing(_answers(queue, options)) as answers:
                 async for answer in answers:
                     if isinstance(answer, bytes):
                         sys.stdout.buffer.write(answer)
-                    elif options.action == "list" and options.account not in (None, answer["account"]):
-                        continue
                     elif options.json:
                         print(json.dumps({**answer, "spool": queue.queue_name}))
                     else:
@@ -122,6 +132,23 @@ async def _administer(options: argparse.Namespace) -> None:
                 await account.relay.aclose()
             for each in account.credentials.values():
                 await each.aclose()
+
+
+async def _answers(queue: Queue, options: argparse.Namespace) -> Answers:
+    if options.action == "count":
+        for one in await counted(options.state_dir, queue):
+            if options.account in (None, one["account"]):
+                yield one
+        return
+    if options.action == "list":
+        states = tuple(options.state or ())
+        wanted = QueueFilter(states, options.account, options.address, options.after, options.limit)
+        asked = listed(options.state_dir, queue, wanted)
+    else:
+        asked = administered(options.state_dir, queue, options.action, [int(each) for each in options.about])
+    async with aclosing(asked) as answers:
+        async for answer in answers:
+            yield answer
 
 
 async def _copy(queue: Queue, options: argparse.Namespace) -> None:
@@ -159,12 +186,16 @@ def _selected(queues: Mapping[str, Queue], options: argparse.Namespace) -> list[
             raise SettingsMistake(f"--account: {options.account!r} is no account with a spool; there is {there_is}")
         return [queues[options.account]]
     found = {queue.queue_name: queue for queue in queues.values()}
-    if len(found) > 1 and options.action != "list":
+    if len(found) > 1 and options.action not in _LISTING:
         raise SettingsMistake(f"--account: there are several spools; say whose is meant: {', '.join(queues)}")
     return list(found.values())
 
 
-def _print(action: QueueAction, item: Mapping[str, Any]) -> None:
+def _print(action: str, item: Mapping[str, Any]) -> None:
+    if "messages" in item:
+        account = f" of account {printable(item['account'])}" if item["account"] else ""
+        print(f"{item['messages']:>6}  {item['state']}{account}, the oldest since {_shown(item['oldest'])}")
+        return
     if "version" in item:
         print(f"the spool's tables are those of version {item['version']}")
         return

@@ -13,8 +13,8 @@ from typing import Any
 import anyio
 
 from ..admin.socket import NOBODY_THERE, ask
+from ..admin.trace import in_words
 from ..contracts import Failure
-from ..replies import printable
 from ..settings import read
 
 __all__ = ("add_arguments", "run")
@@ -66,15 +66,6 @@ async def _watch(options: argparse.Namespace) -> None:
 
 def _shown(line: Mapping[str, Any]) -> str:
     if "left_out" in line:
-        return f"… and {line['left_out']} lines that could not be shown in time"
+        return in_words(line)
     moment = datetime.fromtimestamp(line["time"]).astimezone().strftime("%H:%M:%S.%f")[:-3]
-    text = _safe(line["text"])
-    if text[:3] not in ("C: ", "S: ") and not text.startswith("content: "):
-        facts = (f"{key}={_safe(value)}" for key, value in line["facts"].items() if key not in ("client", "session"))
-        text = " ".join(["--", text, *facts])
-    return f"{moment} {line['facts'].get('session', '-'):<12} {line['from']:<7} {text}"
-
-
-def _safe(value: object) -> str:
-    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if text.isascii() and text.isprintable() else printable(text, 2000)
+    return f"{moment} {in_words(line)}"

@@ -132,7 +132,10 @@ class StartingCredentials(Credentials, Protocol):
 
 
 class Dialogue(Protocol):
-    """The person who gives consent, at a terminal."""
+    """The person who gives consent, at a terminal or on the operator's page."""
+
+    def show(self, url: str, code: str = "") -> None:
+        """Show the address that the mailbox's owner has to open in a browser, and the code to enter there, if any."""
 
     def say(self, text: str) -> None:
         """Show something."""

@@ -33,6 +33,7 @@ __all__ = (
     "PipeliningTransaction",
     "Queue",
     "QueueAction",
+    "QueueFilter",
     "Receipt",
     "Recipient",
     "Relay",
@@ -218,27 +219,54 @@ class StartingRelay(Relay, Protocol):
         """
 
 
-QueueAction = Literal["list", "show", "retry", "hold", "release", "drop", "export", "migrate"]
+QueueAction = Literal["show", "retry", "hold", "release", "drop", "export", "migrate"]
 QUEUE_ACTIONS: tuple[str, ...] = get_args(QueueAction)
 
 
+@dataclass(frozen=True, slots=True)
+class QueueFilter:
+    """Which messages of a queue are meant; without any of these, all.
+
+    ``states``: in one of them. ``account``: of this one, where ``""`` is the only one without an accounts file.
+    ``address``: this text is a part of the sender or of a recipient, whether in capital letters or small ones.
+    ``after``: only numbers above it. ``limit``: at most so many.
+    """
+
+    states: tuple[str, ...] = ()
+    account: str | None = None
+    address: str = ""
+    after: int = 0
+    limit: int | None = None
+
+
 class Queue(Protocol):
-    """What a relay that keeps mail has besides, so that the ``spool`` command can administer it. It is optional."""
+    """What a relay that keeps mail has besides, for the ``spool`` command and the operator's page. It is optional.
+
+    The service calls these methods for the command. Where no service is running, the command itself does, with a relay
+    that is not started. They are about messages of all accounts that share the queue, and raise :class:`Failure` with
+    a plain text.
+    """
 
     @property
     def queue_name(self) -> str:
         """Which queue it is; the relays of several accounts may share one."""
 
+    def listed(self, wanted: QueueFilter) -> AsyncGenerator[Mapping[str, Any], None]:
+        """The messages that are meant, in the order of their numbers: for each a mapping that JSON can hold.
+
+        It may be read slowly or not to its end, and mail goes in and out meanwhile.
+        """
+
+    async def counted(self) -> Sequence[Mapping[str, Any]]:
+        """How many there are: mappings with ``account``, ``state``, ``messages`` and ``oldest``, since when."""
+
     def administer(
         self, action: QueueAction, numbers: Sequence[int], by: str = ""
     ) -> AsyncGenerator[Mapping[str, Any] | bytes, None]:
-        """Do ``action`` with the messages of these numbers (``list``: with all). ``by`` says who asked, for the log.
+        """Do ``action`` with the messages of these numbers. ``by`` says who asked, for the log.
 
-        The service calls this for the command. Where no service is running, the command itself does, with a relay
-        that is not started. Yields for each message a mapping that JSON can hold, with its ``account``; for ``export``
-        the octets of the message, in pieces. It acts on messages of all accounts that share the queue. ``migrate`` is
-        about no message: it brings the queue's storage up to date and yields its ``version``. Raises
-        :class:`Failure` with a plain text.
+        Yields for each message a mapping that JSON can hold; for ``export`` the octets of the message, in pieces.
+        ``migrate`` is about no message: it brings the queue's storage up to date and yields its ``version``.
         """
 
 

@@ -105,6 +105,18 @@ CREATE TABLE hours (
 ) WITHOUT ROWID;
 """
 
+_SAMPLES = """
+CREATE TABLE IF NOT EXISTS samples (
+    hour INTEGER NOT NULL,     -- its begin, in seconds since 1970
+    what TEXT NOT NULL,        -- spool, smtp_seconds, pop3_seconds
+    times INTEGER NOT NULL,    -- so often it was measured
+    total REAL NOT NULL,
+    highest REAL NOT NULL,
+    PRIMARY KEY (hour, what)
+) WITHOUT ROWID
+"""
+"""Apart from the others, because files that are older do not have it. Those who read it ask first."""
+
 
 class TooNew(Exception):
     """A newer version of the proxy has made the file."""
@@ -130,6 +142,7 @@ def open_to_write(path: Path) -> sqlite3.Connection:
             for statement in _TABLES.split(";\n"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute(_SAMPLES)
         connection.execute("COMMIT")
     except BaseException:
         connection.close()
@@ -196,7 +209,8 @@ def trim(connection: sqlite3.Connection, oldest: float, max_octets: int = MAX_OC
                 " ORDER BY success IS NOT NULL, last LIMIT ?)",
                 (devices - MOST["devices"],),
             )
-        connection.execute("DELETE FROM hours WHERE hour < ?", (oldest - 3600,))
+        for table in ("hours", "samples"):
+            connection.execute(f"DELETE FROM {table} WHERE hour < ?", (oldest - 3600,))  # noqa: S608
         connection.execute("COMMIT")
     except BaseException:
         with suppress(sqlite3.Error):

@@ -188,9 +188,9 @@ class Writing:
     def _done_by_operator(self, event: Event) -> None:
         facts = event.facts
         entry = self._find(facts, text(facts.get("message")))
-        if entry is None:
-            return
         action = str(facts.get("action"))
+        if entry is None or action == "export":
+            return
         state, settled = self._connection.execute(
             "SELECT state, settled FROM entries WHERE id = ?", (entry,)
         ).fetchone()
@@ -271,6 +271,13 @@ class Writing:
                 device.success = event.time
         self._insert(event, "pop3", verdict, leg="pop3", trouble=failed)
 
+    # Figures
+
+    def _figures(self, event: Event) -> None:
+        for what, measured in event.facts.items():
+            if what in _SAMPLED and isinstance(measured, tuple):
+                self._sums.sample(event, what, *measured)
+
     # What they share
 
     def _insert(
@@ -317,6 +324,9 @@ _IN_WORDS = {
 }
 
 
+_SAMPLED = ("spool", "smtp_seconds", "pop3_seconds")
+"""Facts of ``figures`` that are kept: each is how often it was measured, the total and the highest."""
+
 _HANDLERS: Mapping[str, Callable[[Writing, Event], None]] = {
     **dict.fromkeys(("message relayed", "message spooled", "message refused"), Writing._message),
     "message delivered": Writing._delivered,
@@ -340,6 +350,7 @@ _HANDLERS: Mapping[str, Callable[[Writing, Event], None]] = {
     ),
     "smtp session ended": Writing._smtp_ended,
     "pop3 session ended": Writing._pop3_ended,
+    "figures": Writing._figures,
 }
 
 WORDS = frozenset(_HANDLERS)

@@ -11,12 +11,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ("PAGE", "Filter", "changed_since", "devices", "hours", "last_change", "search", "start_of_last", "walk")
+__all__ = (
+    *("PAGE", "Filter", "changed_since", "device", "devices", "entry", "hours", "last_change", "latest_devices"),
+    *("of_session", "samples", "search", "start_of_last", "walk"),
+)
 
 PAGE = 500
 
 _RARE = 10_000
 """An address with fewer messages is rare."""
+
+_SESSION_SECONDS = 3600.0
+"""A session is not longer: this bounds where its other entries are looked for."""
 
 Entry = dict[str, Any]
 """The columns of one entry that have a value, and ``recipients``: a list of address, state, said and time."""
@@ -191,13 +197,60 @@ def _with_recipients(connection: sqlite3.Connection, rows: Sequence[sqlite3.Row]
     return list(entries.values())
 
 
+def entry(connection: sqlite3.Connection, number: int) -> Entry | None:
+    """One entry, by its ``id``."""
+    found = _with_recipients(connection, connection.execute("SELECT * FROM entries WHERE id = ?", (number,)).fetchall())
+    return found[0] if found else None
+
+
+def of_session(connection: sqlite3.Connection, one: Entry, limit: int = 50) -> list[Entry]:
+    """What else happened in the session of this entry, in the order of time."""
+    if not one["session"]:
+        return []
+    rows = connection.execute(
+        "SELECT * FROM entries WHERE client = ? AND time BETWEEN ? AND ? AND session = ? AND id != ?"
+        " ORDER BY time, id LIMIT ?",
+        (
+            one["client"],
+            one["time"] - _SESSION_SECONDS,
+            one["time"] + _SESSION_SECONDS,
+            one["session"],
+            one["id"],
+            limit,
+        ),
+    ).fetchall()
+    return _with_recipients(connection, rows)
+
+
+def latest_devices(connection: sqlite3.Connection, limit: int, offset: int = 0) -> list[dict[str, Any]]:
+    """Devices, those that came last first."""
+    return _devices(connection, "ORDER BY last DESC, client LIMIT ? OFFSET ?", (limit, offset))
+
+
+def device(connection: sqlite3.Connection, client: str) -> dict[str, Any] | None:
+    """The device with this address."""
+    return next(iter(_devices(connection, "WHERE client = ?", (client,))), None)
+
+
 def devices(connection: sqlite3.Connection) -> list[dict[str, Any]]:
     """All devices, those that came last at the end; what is not known of one is left out."""
-    rows = connection.execute("SELECT * FROM devices ORDER BY last").fetchall()
+    return _devices(connection, "ORDER BY last", ())
+
+
+def _devices(connection: sqlite3.Connection, which: str, values: tuple[object, ...]) -> list[dict[str, Any]]:
+    rows = connection.execute(f"SELECT * FROM devices {which}", values).fetchall()  # noqa: S608
     return [{name: row[name] for name in row.keys() if row[name] not in (None, "")} for row in rows]  # noqa: SIM118
 
 
 def hours(connection: sqlite3.Connection, since: float) -> list[dict[str, Any]]:
     """How often each thing happened in each hour, and its octets: for a graph."""
     rows = connection.execute("SELECT * FROM hours WHERE hour >= ? ORDER BY hour, what", (since - since % 3600,))
+    return [dict(row) for row in rows]
+
+
+def samples(connection: sqlite3.Connection, since: float) -> list[dict[str, Any]]:
+    """What was measured in each hour: for a graph."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'samples'").fetchone():
+        return []
+    rows = connection.execute("SELECT * FROM samples WHERE hour >= ? ORDER BY hour, what", (since - since % 3600,))
     return [dict(row) for row in rows]

@@ -52,7 +52,7 @@ def recording(settings: Settings) -> Iterator[None]:
         yield
         return
     recorder = Recorder(settings["STATE_DIR"] / FILE_NAME, settings["HISTORY_DAYS"])
-    log.observe(recorder)
+    log.observe(recorder, log.FIGURES)
     try:
         yield
     finally:

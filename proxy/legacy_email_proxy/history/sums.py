@@ -55,6 +55,7 @@ class Sums:
         self._devices: dict[str, _Device] = {}
         self._hours: Counter[tuple[int, str]] = Counter()
         self._octets: Counter[tuple[int, str]] = Counter()
+        self._samples: list[tuple[int, str, int, float, float]] = []
 
     def device(self, event: Event) -> _Device | None:
         """The device of the event, if it has one."""
@@ -81,6 +82,10 @@ class Sums:
             self._hours[hour, what] += times
             self._octets[hour, what] += octets
 
+    def sample(self, event: Event, what: str, times: int, total: float, highest: float) -> None:
+        """It was measured so often in this hour."""
+        self._samples.append((int(event.time) // 3600 * 3600, what, times, total, highest))
+
     def write(self, connection: sqlite3.Connection) -> None:
         """Add the sums to those of the file."""
         for client, device in self._devices.items():
@@ -90,4 +95,9 @@ class Sums:
             "INSERT INTO hours VALUES (?, ?, ?, ?) ON CONFLICT (hour, what) DO UPDATE SET"
             " times = times + excluded.times, octets = octets + excluded.octets",
             [(*key, times, self._octets[key]) for key, times in self._hours.items()],
+        )
+        connection.executemany(
+            "INSERT INTO samples VALUES (?, ?, ?, ?, ?) ON CONFLICT (hour, what) DO UPDATE SET"
+            " times = times + excluded.times, total = total + excluded.total, highest = max(highest, excluded.highest)",
+            self._samples,
         )

@@ -99,8 +99,9 @@ class Connection:
         if self._loop.time() >= until:
             # A client that sends single octets without end would otherwise always be ready before the alarm.
             raise TimeoutError
-        # Octets that TLS has decrypted already do not make the socket readable.
-        if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+        # Octets that TLS has decrypted already do not make the socket readable. And uvloop does not tell that a client
+        # has reset the connection, if it was told before and the socket was not watched since then.
+        if not self._watched or (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()):
             await asyncio.sleep(0)
             octets = self._take()
             if octets is not None:
@@ -240,6 +241,8 @@ async def handshake(accepted: socket.socket, context: ssl.SSLContext) -> ssl.SSL
     Raises :class:`HandshakeFailed`; the socket is closed then.
     """
     try:
+        # Raises if the client has gone already. wrap_socket() would too, and leave a socket that nobody closes.
+        accepted.getpeername()
         secured = context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
     except OSError as error:
         accepted.close()

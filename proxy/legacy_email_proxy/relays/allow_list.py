@@ -14,7 +14,7 @@ from typing import Self
 from ..contracts import Context, Envelope, Filter, SettingsMistake, ascii_domain
 from ..replies import SMTP, refusal
 
-__all__ = ("Addresses", "AllowListFilter")
+__all__ = ("Addresses", "AllowListFilter", "entries_holding")
 
 _NULL = "<>"
 _ROUTING = frozenset("@%!")
@@ -49,7 +49,12 @@ class Addresses:
 
     def covers(self, other: Addresses) -> bool:
         """Whether everything in ``other`` is in this list."""
-        return all(entry in self.entries or _domain(entry) in self.entries for entry in other.entries)
+        return all(any(one in self.entries for one in entries_holding(entry)) for entry in other.entries)
+
+
+def entries_holding(entry: str) -> tuple[str, str]:
+    """The entries of a list that would hold all of this entry: itself and its domain, ``""`` where none can."""
+    return entry, _domain(entry)
 
 
 def _folded(path: str) -> str:

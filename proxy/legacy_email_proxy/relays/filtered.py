@@ -23,7 +23,7 @@ from ..contracts import (
     add_recipients,
 )
 from ..smtp.headers import HeaderOptions
-from ..smtp.rewriting import Rewriting
+from ..smtp.rewriting import Rewriting, send
 from .wrapper import RelayWrapper, all_verdicts
 
 __all__ = ("FilteredRelay",)
@@ -94,4 +94,4 @@ class _Filtered(PipeliningTransaction):
 
     async def send(self, content: AsyncIterator[bytes]) -> Receipt:
         # The "" is for a Received line, which is not written here: it was added before, for all accounts alike.
-        return await self._transaction.send(self._rewriting.content(self._mail, self._accepted, "", content))
+        return await send(self._transaction, self._rewriting.content(self._mail, self._accepted, "", content))

@@ -7,6 +7,7 @@ provider that this account names, the environment, the provider that the environ
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -142,9 +143,9 @@ def _collected(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return parsed
 
 
-def _state_dir(environ: Mapping[str, str]) -> str:
+def _state_dir(environ: Mapping[str, str]) -> Path:
     base = environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return f"{base}/legacy-email-proxy"
+    return Path(f"{base}/legacy-email-proxy").expanduser()
 
 
 def _unfit(setting: Setting, text: str) -> str:
@@ -215,8 +216,7 @@ def read(
     env = _Environment(_layers(environ, account))
     values: dict[str, Any] = {}
     for setting in declared:
-        default = _state_dir(environ) if setting.name == "STATE_DIR" else setting.default
-        values[setting.name] = None if default is None else _parse_default(setting, default)
+        values[setting.name] = _default(setting) if setting.name != "STATE_DIR" else _state_dir(environ)
         if env._get_from_environ(setting.name, None)[1] is not None:
             unfit = _unfit(setting, env._get_value(setting.name, ""))
             if unfit:
@@ -258,8 +258,12 @@ def _rejected(env: _Environment, declared: Iterable[Setting]) -> Iterator[str]:
             yield from (f"{name}: {_words(str(message))}{given}" for message in messages)
 
 
-def _parse_default(setting: Setting, default: str) -> Any:
-    return getattr(_Environment([Layer({setting.name: default}, {})]), _method(setting.type))(setting.name)
+@functools.cache
+def _default(setting: Setting) -> Any:
+    """Its value; kept, because each account of an accounts file has a hundred of them."""
+    if setting.default is None:
+        return None
+    return getattr(_Environment([Layer({setting.name: setting.default}, {})]), _method(setting.type))(setting.name)
 
 
 def quoted(text: str) -> bool:

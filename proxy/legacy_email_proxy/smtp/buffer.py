@@ -97,6 +97,11 @@ class Incoming:
         """How many octets wait to be used."""
         return len(self._buffer) - self._start
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will arrive."""
+        return self._ended
+
     def take(self, limit: int | None = None) -> bytes:
         """What has arrived, at most ``limit`` octets of it."""
         start, end = self._start, len(self._buffer)

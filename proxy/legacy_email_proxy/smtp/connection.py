@@ -186,7 +186,8 @@ class Connection:
         """The session from greeting to its last reply; returns the verdict for the log."""
         try:
             if self._secured:
-                await self.start_tls()
+                # The event loop may have read already, in spite of _connected().
+                await self.start_tls(self.incoming.take())
             return await self._converse()
         except Finished as finished:
             if finished.reply is not None:
@@ -249,8 +250,8 @@ class Connection:
         self.protocol.cancel()
         self._transport.abort()
 
-    async def start_tls(self) -> None:
-        """Speak TLS from here on. Raises :class:`Finished` when that fails."""
+    async def start_tls(self, early: bytes = b"") -> None:
+        """Speak TLS from here on; ``early`` has come and belongs to it. Raises :class:`Finished` when that fails."""
         assert self.options.tls is not None  # noqa: S101 (for the type checker: without it nobody calls this)
         # No wait from here to the handshake: what arrived by now was sent before the client could read our reply,
         # perhaps by somebody on the way (RFC 3207 §6); what arrives from now on is TLS.
@@ -258,7 +259,9 @@ class Connection:
         self._handshaking = True
         self.protocol.expect_tls()
         try:
-            transport = await handshake(self._transport, self.protocol, self.options.tls())
+            if self.incoming.ended:
+                raise HungUp("the client hung up")
+            transport = await handshake(self._transport, self.protocol, self.options.tls(), early)
         except HandshakeFailed as failed:
             raise Finished(f"{'dropped' if isinstance(failed, HungUp) else 'no TLS'}: {failed}") from None
         self._handshaking = False

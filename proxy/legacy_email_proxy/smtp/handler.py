@@ -21,9 +21,7 @@ from .. import advice, log
 from ..contracts import (
     NULL_REVERSE_PATH,
     Client,
-    Failure,
     Parameters,
-    Receipt,
     Recipient,
     Refused,
     Relay,
@@ -35,7 +33,7 @@ from ..contracts import Envelope as MailEnvelope
 from ..replies import SMTP, Reply, printable, refusal, smtp_reply
 from .headers import protocol
 from .reading import Interruption, Measured, stalled
-from .rewriting import Outgoing, Rewriting
+from .rewriting import Rewriting, send
 
 __all__ = ("RelayHandler", "check", "limit")
 
@@ -241,7 +239,7 @@ class RelayHandler:
         facts = {"sender": opened.mail.reverse_path, "recipients": opened.forward_paths}
         try:
             outgoing = self._rewriting.content(opened.mail, opened.forward_paths, _protocol(session), content)
-            receipt = await self._send(opened.transaction, outgoing)
+            receipt = await send(opened.transaction, outgoing)
         except Interruption:
             raise
         except Exception as error:
@@ -258,22 +256,6 @@ class RelayHandler:
         # The session's label is what the log knows the message by.
         found_by = printable(receipt.queue_id, 64) or getattr(session, "label", "")
         return f"{SMTP.ACCEPTED} as {found_by}" if found_by else str(SMTP.ACCEPTED)
-
-    async def _send(self, transaction: Transaction, content: Outgoing) -> Receipt:
-        try:
-            receipt = await transaction.send(content)
-        except Exception:
-            if content.error is not None:
-                # The content failed first (the device, its message or a filter), whatever the relay then raised.
-                raise content.error from None
-            raise
-        if content.error is not None:
-            raise content.error
-        if not content.ended:
-            raise Failure("the relay plugin returned before it had read the whole message")
-        if not isinstance(receipt, Receipt):
-            raise Failure("the relay plugin's send() returned no Receipt, so nobody knows who has the message")
-        return receipt
 
     async def handle_RSET(self, server: Any, session: Session, envelope: Envelope) -> str:
         """Abandon the transaction."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import ParamSpec, TypeVar
 
 from .. import log
-from ..contracts import Client, Envelope, Failure, Filter, Header, Parameters, Refused
+from ..contracts import Client, Envelope, Failure, Filter, Header, Parameters, Receipt, Refused, Transaction
 from ..replies import SMTP, refusal
 from .arguments import BadPath, parse
 from .headers import HeaderOptions, HeaderReader, loops, own_lines
@@ -20,7 +20,7 @@ from .long_lines import LineShortener
 from .mending import mended
 from .signatures import Signatures
 
-__all__ = ("FilterBroken", "Outgoing", "Rewriting")
+__all__ = ("FilterBroken", "Outgoing", "Rewriting", "send")
 
 _log = logging.getLogger("legacy_email_proxy.smtp")
 
@@ -202,6 +202,26 @@ class Outgoing:
                 _log, logging.INFO, "smtp signature broken", session=client.session, client=client.address,
                 domains=",".join(signatures.domains), by=", ".join(broken_by),
             )  # fmt: skip
+
+
+async def send(transaction: Transaction, content: Outgoing) -> Receipt:
+    """Send the content by ``transaction``. It counts as taken only if all of it was read without an error, whatever
+    the relay says: a plugin may swallow what a filter raised half-way, and would then have sent a part of the message.
+    """
+    try:
+        receipt = await transaction.send(content)
+    except Exception:
+        if content.error is not None:
+            # The content failed first (the device, its message or a filter), whatever the relay then raised.
+            raise content.error from None
+        raise
+    if content.error is not None:
+        raise content.error
+    if not content.ended:
+        raise Failure("the relay plugin returned before it had read the whole message")
+    if not isinstance(receipt, Receipt):
+        raise Failure("the relay plugin's send() returned no Receipt, so nobody knows who has the message")
+    return receipt
 
 
 async def _asked(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from asyncio.sslproto import SSLProtocol
+from typing import cast
 
 from ..tls import HANDSHAKE_SECONDS, failed
 
@@ -19,17 +20,20 @@ SSLProtocol.max_size = 1 << 15
 
 
 async def handshake(
-    transport: asyncio.WriteTransport, protocol: asyncio.StreamReaderProtocol, context: ssl.SSLContext
+    transport: asyncio.Transport, protocol: asyncio.StreamReaderProtocol, context: ssl.SSLContext, early: bytes = b""
 ) -> asyncio.Transport:
     """The transport that ``protocol`` has from now on.
 
     Nothing is waited for before the handshake reads: whatever the protocol has received until this call was sent in
-    the clear, and whatever arrives after it is TLS. Raises :class:`~legacy_email_proxy.tls.HandshakeFailed`;
-    the connection is closed then.
+    the clear, and whatever arrives after it is TLS. ``early`` is what came before and belongs to TLS nevertheless.
+    Raises :class:`~legacy_email_proxy.tls.HandshakeFailed`; the connection is closed then.
     """
+    loop = asyncio.get_running_loop()
+    # start_tls() reads no more from the socket before the next turn of the loop, and there this is the first.
+    loop.call_soon(_feed, transport, early)
     try:
         async with asyncio.timeout(HANDSHAKE_SECONDS):
-            secured = await asyncio.get_running_loop().start_tls(
+            secured = await loop.start_tls(
                 transport,
                 protocol,
                 context,
@@ -43,3 +47,15 @@ async def handshake(
         # What asyncio returns where the connection was lost without an error.
         raise failed(ConnectionResetError(), context)
     return secured
+
+
+def _feed(transport: asyncio.Transport, octets: bytes) -> None:
+    """Give these octets to the protocol of TLS beneath ``transport``, as the event loop does."""
+    # Unless the connection was lost meanwhile; uvloop's own class has the methods, and is no subclass.
+    protocol = cast(asyncio.BufferedProtocol, transport.get_protocol())
+    while octets and hasattr(protocol, "get_buffer"):
+        room = memoryview(protocol.get_buffer(len(octets)))
+        part = octets[: len(room)]
+        room[: len(part)] = part
+        protocol.buffer_updated(len(part))
+        octets = octets[len(part) :]
