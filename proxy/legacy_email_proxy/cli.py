@@ -180,11 +180,12 @@ def commands() -> tuple[ModuleType, ...]:
         setup,
         spool,
         trace,
+        unit,
     )
 
     return (
         *(serve, demo, setup, check, plugins, settings, spool, history, devices, trace, alert),
-        *(password, authorize, healthcheck),
+        *(unit, password, authorize, healthcheck),
     )
 
 

@@ -34,6 +34,7 @@ from .pop3.options import Options as POP3Options
 from .pop3.server import Server as POP3Server
 from .relays.wrapper import start
 from .reloading import Current, CurrentMaildrop, CurrentRelay
+from .service_manager import ServiceManager
 from .signals import Signals, Stopped
 from .smtp.authentication import anybody
 from .smtp.connection import SessionOptions
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 __all__ = ("Addresses", "serve")
 
 _log = logging.getLogger("legacy_email_proxy.service")
+_NOBODY = ServiceManager({})
+"""For a service that runs inside another command."""
 _ADMIN = "ADMIN"
 """The listener that belongs to no leg."""
 _STARTING_SECONDS = 10.0
@@ -79,6 +82,7 @@ async def serve(
     on_ready: Callable[[Addresses], None] = lambda _: None,
     recompose: Callable[[Composition], Composition] | None = None,
     *,
+    manager: ServiceManager = _NOBODY,
     passing: bool = False,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends the drain at once. Backends may be unreachable.
@@ -86,12 +90,13 @@ async def serve(
     ``signals`` are those that the process receives. The caller listens for them before it makes ``composition``, so
     that no signal kills the process in the middle of that. One that comes while the plugins start ends the start. At
     SIGHUP new sessions get what ``recompose`` returns. It runs in a thread, because it takes seconds with many
-    accounts; if it raises, everything stays as it was. ``passing``: only for one message, beside the real
+    accounts; if it raises, everything stays as it was. ``manager`` may hand over sockets, and is told how the service
+    stands. ``passing``: only for one message, beside the real
     service perhaps, so its control socket and what its alerts remember are left alone. Raises
     :class:`SettingsMistake` when a listener can not be opened.
     """
     # Before any task group: that would wrap the mistake, and the user would read a traceback instead of one line.
-    opened = _open(composition)
+    opened = _open(composition, manager)
     try:
         await signals.unless_stopped(_start(composition))
     except BaseException as error:
@@ -103,10 +108,12 @@ async def serve(
         raise
     addresses = Addresses(**{listener.lower(): _places(sockets) for listener, sockets in opened.items()})
     async with anyio.create_task_group() as group:
-        async with _running(composition, opened, recompose, passing=passing) as reload:
+        async with _running(composition, opened, recompose, manager=manager, passing=passing) as reload:
             on_ready(addresses)
+            manager.ready(_status(opened))
             while (number := await signals.next()) == signal.SIGHUP and recompose:
                 await reload()
+            manager.stopping()
             log.event(_log, logging.INFO, "stopping", signal=number.name)
             group.start_soon(_cancel_at_next_signal, signals, group)
         group.cancel_scope.cancel()
@@ -125,16 +132,22 @@ class _Reload:
     Returns the mistakes, with which everything stays as it was.
     """
 
-    def __init__(self, current: Current, recompose: Callable[[Composition], Composition] | None) -> None:
+    def __init__(
+        self, current: Current, recompose: Callable[[Composition], Composition] | None, manager: ServiceManager
+    ) -> None:
         self.current = current
         self._recompose = recompose
+        self._manager = manager
         self._turn = asyncio.Lock()
 
     async def __call__(self) -> Sequence[str]:
         if self._recompose is None:
             return ["this service can not read its settings anew"]
         async with self._turn:
-            return await _reload(self.current, self._recompose)
+            self._manager.reloading()
+            mistakes = await _reload(self.current, self._recompose)
+            self._manager.ready()
+            return mistakes
 
 
 async def _reload(current: Current, recompose: Callable[[Composition], Composition]) -> Sequence[str]:
@@ -165,8 +178,10 @@ async def _reload(current: Current, recompose: Callable[[Composition], Compositi
     return ()
 
 
-def _open(composition: Composition) -> dict[str, list[socket.socket]]:
-    """The listening sockets of each listener that is not closed."""
+def _open(composition: Composition, manager: ServiceManager) -> dict[str, list[socket.socket]]:
+    """The listening sockets of each listener that is not closed: those that the service manager has for it, or new
+    ones.
+    """
     settings = composition.settings
     opened: dict[str, list[socket.socket]] = {listener: [] for listener in (*PLUGIN_OF, _ADMIN)}
     mistakes: list[str] = []
@@ -175,9 +190,15 @@ def _open(composition: Composition) -> dict[str, list[socket.socket]]:
         closed = listener in PLUGIN_OF and settings[PLUGIN_OF[listener]] == NONE
         if not closed and port is not None:
             try:
-                opened[listener] = bind(listener, settings[f"{listener}_BIND_ADDR"], port)
+                opened[listener] = manager.sockets(listener) or bind(
+                    listener, settings[f"{listener}_BIND_ADDR"], port
+                )
             except SettingsMistake as mistake:
                 mistakes.extend(mistake.lines)
+    try:
+        manager.check_all_taken(opened)
+    except SettingsMistake as mistake:
+        mistakes.extend(mistake.lines)
     if mistakes:
         for sock in chain.from_iterable(opened.values()):
             sock.close()
@@ -215,6 +236,7 @@ async def _running(
     opened: dict[str, list[socket.socket]],
     recompose: Callable[[Composition], Composition] | None,
     *,
+    manager: ServiceManager = _NOBODY,
     passing: bool = False,
 ) -> AsyncIterator[_Reload]:
     """Both legs, serving; leaving drains them and closes the plugins."""
@@ -231,6 +253,10 @@ async def _running(
         log.event(_log, logging.WARNING, words, see="TLS_LEGACY")
     # Each part is taken back although one that was made later fails, at the start or while it ends.
     async with anyio.create_task_group() as group, AsyncExitStack() as ending:
+        legs: list[POP3Server | SMTPServer] = []
+        # To the end: while the service stops, its legs accept nothing, and all is well.
+        living = asyncio.create_task(manager.beat(lambda: readiness.stopping or all(leg.accepting for leg in legs)))
+        ending.callback(living.cancel)
         loop_watch = LoopWatch()
         loop_watch.start()
         ending.callback(loop_watch.close)
@@ -238,7 +264,7 @@ async def _running(
         most = _most_clients(composition)
         current = Current(composition, lambda former: group.start_soon(_close, *_own_plugins(former)))
         ending.push_async_callback(_close_plugins_of, current)
-        reload = _Reload(current, recompose)
+        reload = _Reload(current, recompose, manager)
         outcomes = Outcomes()
         log.observe(outcomes)
         ending.callback(log.unobserve, outcomes)
@@ -249,7 +275,6 @@ async def _running(
         admin = _admin(current, readiness, outcomes, watch, reload, opened)
         if admin is not None:
             ending.push_async_callback(admin.aclose)
-        legs: list[POP3Server | SMTPServer] = []
         if composition.maildrop is not None:
             pop3 = _pop3(current, most, warn)
             group.start_soon(pop3.serve, opened["POP3"], opened["POP3S"])
@@ -402,6 +427,10 @@ async def _close(*plugins: Maildrop | Relay | Filter | Credentials | None) -> No
                 log.failure(_log, "plugin not closed cleanly", error)
             finally:
                 unshield.cancel()
+
+
+def _status(opened: Mapping[str, Sequence[socket.socket]]) -> str:
+    return "serving: " + " ".join(f"{name.lower()}={_listed(sockets)}" for name, sockets in opened.items() if sockets)
 
 
 def _listed(sockets: Sequence[socket.socket]) -> str:

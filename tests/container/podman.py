@@ -46,10 +46,14 @@ def _flags(action: str) -> list[str]:
     return shlex.split(os.environ.get(f"PODMAN_{action.upper()}_FLAGS", ""))
 
 
-def podman(*arguments: str | Path, seconds: float = COMMAND_SECONDS) -> subprocess.CompletedProcess[str]:
-    """The ended command, whatever its status."""
-    command = [*_command(), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=seconds, check=False)
+def podman(
+    *arguments: str | Path, seconds: float = COMMAND_SECONDS, given: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """The ended command, whatever its status. ``given`` is its standard input."""
+    return subprocess.run(
+        [*_command(), *map(str, arguments)],
+        input=given, capture_output=True, text=True, errors="replace", timeout=seconds, check=False,
+    )  # fmt: skip
 
 
 def answer(*arguments: str | Path, seconds: float = COMMAND_SECONDS) -> str:

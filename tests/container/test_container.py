@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from container.podman import Container, image, inspect, podman, require_podman, run, running
+from container.podman import START_SECONDS, Container, image, inspect, podman, run, running
 from legacy_email_proxy import __version__
 from legacy_email_proxy.settings import TABLE
 from realservers.certificates import Certificates
 from realservers.dovecot import Dovecot
 from realservers.postfix import Postfix
-from realservers.processes import ask, free_ports
+from realservers.processes import ask, free_ports, wait_until
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -41,23 +41,14 @@ MAILDIR = {
     "RELAY_MAILDIR_PATH": f"{STATE_DIR}/mail",
 }
 MESSAGE = b"From: scanner@example.test\r\nTo: office@example.test\r\nSubject: a scan\r\n\r\n.one page\r\n"
-# Prints the modules of the image's environment whose bytecode python would not believe.
+# Prints the modules of the image's environment without bytecode that is believed whatever the time of the source is.
 NOT_COMPILED = """
 import importlib.util, pathlib, sysconfig
 for source in pathlib.Path(sysconfig.get_path("purelib")).rglob("*.py"):
     bytecode = pathlib.Path(importlib.util.cache_from_source(source))
-    made_for = int.from_bytes(bytecode.read_bytes()[8:12], "little") if bytecode.exists() else None
-    if made_for != int(source.stat().st_mtime):
+    if not bytecode.exists() or int.from_bytes(bytecode.read_bytes()[4:8], "little") != 1:
         print(source)
 """
-
-
-@pytest.fixture(scope="module")
-def built() -> Iterator[str]:
-    """The project's own image."""
-    require_podman()
-    with image(ROOT, ROOT / "Containerfile") as name:
-        yield name
 
 
 @pytest.fixture
@@ -136,6 +127,48 @@ def test_what_is_run_comes_compiled(built: str) -> None:
 def test_nothing_is_left_of_the_build(built: str) -> None:
     done = run(built, *READ_ONLY, "--entrypoint=sh", command=("-c", "ls -d /opt/* /source ~root/.cache"))
     assert done.output.splitlines() == ["/opt/plugins", "/opt/venv"]
+
+
+def test_nothing_in_it_builds_or_installs(built: str) -> None:
+    """And nothing of that is left in a layer below: it has one."""
+    search = "find / -xdev -type f -executable 2>/dev/null | grep -E '/(pip|apt|perl|g?cc|ld|make|curl|wget)[0-9.]*$'"
+    done = run(built, *READ_ONLY, "--user=0", "--entrypoint=sh", command=("-c", search))
+    assert done.output.splitlines() == []
+    assert run(built, *READ_ONLY, "--entrypoint=python", command=("-c", "import pip")).status == 1
+    assert len(inspect("image", built)["RootFS"]["Layers"]) <= 2
+
+
+def test_what_is_in_it_can_be_listed(built: str) -> None:
+    """From Debian's and Python's own lists a scanner makes a bill of materials."""
+    done = run(built, *READ_ONLY, "--entrypoint=sh", command=("-c", "dpkg-query -W; ls /opt/venv/lib/*/site-packages"))
+    packages = {line.split()[0].partition(":")[0] for line in done.output.splitlines() if line}
+    assert {"libc6", "libssl3", "ca-certificates"} <= packages or {"libc6", "libssl3t64"} <= packages
+    assert {"apt", "perl-base"}.isdisjoint(packages)
+    assert [name for name in packages if name.startswith("cryptography-") and name.endswith(".dist-info")]
+
+
+def test_a_secret_with_the_name_of_a_variable_is_found(built: str) -> None:
+    name = f"BACKEND_SMTP_PASS_{time.monotonic_ns()}"
+    podman("secret", "create", name, "-", given="its value")
+    try:
+        secret = f"--secret={name},target=/run/credentials/BACKEND_SMTP_PASS,uid={USER},mode=0400"
+        done = run(built, *READ_ONLY, secret, command=("settings",))
+    finally:
+        podman("secret", "rm", name)
+    (line,) = [line for line in done.output.splitlines() if line.startswith("BACKEND_SMTP_PASS ")]
+    assert line.endswith("(file /run/credentials/BACKEND_SMTP_PASS)")
+    assert "its value" not in done.output
+
+
+def test_wrong_settings_are_told_and_do_not_fill_the_log(built: str) -> None:
+    """Its engine would start it anew a thousand times a minute; a signal ends it before its time."""
+    with running(built, *HARDENED, environment={"SMTP_BIND_PORT": "x"}) as container:
+        wait_until(lambda: "This container ends in" in container.log, "it has told", START_SECONDS)
+        assert container.state["Running"]
+        assert "SMTP_BIND_PORT: " in container.log
+        assert "IMAGE check" in container.log
+        podman("stop", "--time", "60", container.name)
+        assert container.state["ExitCode"] == 2
 
 
 def test_mail_goes_in_and_out_through_published_ports(serving: Container) -> None:

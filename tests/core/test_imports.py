@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "event_loop": set(),
     "heaps": set(),
     "signals": set(),
+    "service_manager": {"contracts", "log"},
     "proxy_protocol": {"log"},
     "listeners": {"contracts", "log", "access", "proxy_protocol"},
     "tls": {"contracts"},
@@ -66,8 +67,9 @@ MAY_IMPORT = {
     },
     "service": {
         *("contracts", "log", "access", "tls", "build", "reloading", "listeners", "descriptors", "admin", "alerts"),
-        *("relays", "pop3", "smtp", "signals", "loop_watch"),
+        *("relays", "pop3", "smtp", "signals", "loop_watch", "service_manager"),
     },
+    "units": {"contracts", "settings", "build", "listeners"},
     "demo": {"contracts", "history"},
     "setup": {"contracts", "settings", "build"},
 }

@@ -26,7 +26,7 @@ def clean_environment(**variables: str) -> dict[str, str]:
     """This process's variables without any of the proxy's, and the given ones."""
     ours = re.compile(
         r"PROVIDER|(POP3S?|SMTPS?|ADMIN|TLS|BACKEND|MAILDROP|RELAY|LOG|ALERT|MAX|ALLOWED|DRAIN|STATE|OAUTH2|GRAPH|SPOOL"
-        r"|ACME|ACCOUNTS|HISTORY|PROXY_PROTOCOL)_"
+        r"|ACME|ACCOUNTS|HISTORY|PROXY_PROTOCOL|CREDENTIALS|NOTIFY|WATCHDOG|LISTEN)_"
     )
     return {name: value for name, value in os.environ.items() if not ours.match(name)} | variables
 

@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from legacy_email_proxy import plugins
-from legacy_email_proxy.contracts import Failure, Overloaded
+from legacy_email_proxy.contracts import Failure, Overloaded, StorageFull
 from legacy_email_proxy_plugins.oauth2 import OAuth2Credentials, shared_store
 from legacy_email_proxy_plugins.oauth2.grants import Granted
 from legacy_email_proxy_plugins.oauth2.records import Damaged
@@ -138,6 +138,56 @@ async def test_a_proxy_that_dies_while_it_renews(
             await renewing
             assert await other.secret(IMAP) == await dying.secret(IMAP) != good
             assert not server.revoked
+
+
+async def test_a_new_token_that_could_not_be_stored_keeps_the_others_from_the_old_one(
+    certificates: Certificates, tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database breaks off in the moment of storing, and is there again at once."""
+    seen_by_all(monkeypatch)
+    monkeypatch.setattr(shared_store, "LOCK_SECONDS", 0.0)
+    url = postgres.new_database()
+    with provider(certificates, PUBLIC) as server:
+        given = {"OAUTH2_REFRESH_TOKEN": server.issue(SCOPE)}
+        async with proxies(2, server, certificates, tmp_path, url, **given) as (ours, other):
+            await ours.secret(IMAP)
+            state = store_of(ours)._state
+            change, changes = state.change, 0
+
+            async def breaks_off(*arguments: Any) -> bytes | None:
+                nonlocal changes
+                changes += 1
+                if changes == 2:  # the first one tries whether there is room
+                    raise Failure("the connection broke", look_at="STATE_URL")
+                return await change(*arguments)
+
+            monkeypatch.setattr(state, "change", breaks_off)
+            with pytest.raises(StorageFull):
+                await ours._keeper.fresh()
+            with pytest.raises(Overloaded, match="another proxy is busy"):
+                await other._keeper.fresh()
+            await ours.secret(IMAP)
+            await other._keeper.fresh()
+            assert not server.revoked
+            assert server.times(REFRESH_TOKEN) == 3
+
+
+async def test_a_lock_that_was_waited_for_in_vain_is_free(
+    certificates: Certificates, tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service stops while the database takes the lock for it."""
+    monkeypatch.setattr(shared_store, "LOCK_SECONDS", 0.0)
+    url = postgres.new_database()
+    with provider(certificates, PUBLIC) as server:
+        async with proxies(2, server, certificates, tmp_path, url) as both:
+            ours, other = map(store_of, both)
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                async with ours.locked():
+                    pytest.fail("it was cancelled")
+            await ours._state.read("what is asked after that", "has its answer later")
+            async with other.locked():
+                pass
 
 
 async def test_while_the_database_is_away_what_is_in_memory_serves(

@@ -31,6 +31,8 @@ def test_a_device_that_only_sends(postfix: Postfix, account: Account, tmp_path: 
         person.answer("Number [1]: ")
         person.answer("Which provider [generic]: ")
         person.answer("How does the proxy log in there?")
+        person.answer("(HOST or HOST:PORT): ", "https://localhost")
+        person.expect("write the server's name alone, HOST or HOST:PORT")
         person.answer("(HOST or HOST:PORT): ", f"localhost:{free_ports(1)[0]}")
         person.expect("TLS from the first octet: ")
         person.answer("(HOST or HOST:PORT) [localhost:", f"localhost:{postfix.smtps_port}")
@@ -50,6 +52,8 @@ def test_a_device_that_only_sends(postfix: Postfix, account: Account, tmp_path: 
         person.answer("insist on a user and a password? [Y/n]: ")
         person.expect("logged in as")
         person.answer(f"sender address that the device uses [{account.address}]: ")
+        person.answer("(Enter: none): ", "nobody@elsewhere.example")
+        person.expect("FAILED   send: ")
         person.answer("(Enter: none): ", account.address)
         person.expect("the backend says: 250")
         assert person.end() == 0, person.shown

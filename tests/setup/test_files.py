@@ -46,6 +46,12 @@ def test_a_secret_has_a_file_of_its_own(tmp_path: Path) -> None:
     assert "s3cret" not in env.read_text()
 
 
+def test_a_path_that_can_not_be_named_is_no_setting_of_another_name(tmp_path: Path) -> None:
+    """An import may bring one."""
+    with pytest.raises(SettingsMistake, match="OAUTH2_CLIENT_KEY_FILE: '/a b/key"):
+        rendered(Draft({"OAUTH2_CLIENT_KEY_FILE": "/a b/key.pem"}), tmp_path / "x.env")
+
+
 def test_an_accounts_file(tmp_path: Path) -> None:
     env = tmp_path / "mail-proxy.env"
     accounts = {"a": {"BACKEND_SMTP_USER": 'q"\\ü', "BACKEND_SMTP_PASS": "x"}, "b": {"BACKEND_SMTP_PASS": "y"}}

@@ -155,6 +155,11 @@ def test_a_file_with_several_accounts_is_not_for_questions(answers: list[str], t
         (["--set", "BACKEND_SMTP_PROT=1"], "--set: BACKEND_SMTP_PROT is no setting, did you mean BACKEND_SMTP_PORT?"),
         (["--set", "SMTP_BIND_PORT=x"], "--set: SMTP_BIND_PORT: "),
         (["--set", "LOG_LEVEL"], "--set: 'LOG_LEVEL' is no VARIABLE=VALUE"),
+        (["--set", "LOG LEVEL=info"], "--set: 'LOG LEVEL' is no VARIABLE=VALUE"),
+        (["--set", "BACKEND_SMTP_PASS_FILE=a b"], "--set: BACKEND_SMTP_PASS_FILE: "),
+        (["--set", "BACKEND_SMTP_CA_FILE=a b.pem"], "--set: BACKEND_SMTP_CA_FILE: "),
+        (["--output", "a b.env"], "--output: "),
+        (["microsoft365", "--user", "a@b.example", "--device", "writes"], "--device: 'writes' is none of sends, both"),
         (["--password-file", "none"], "--password-file: there is no file 'none'"),
         (["--output", "none/x.env"], "--output: there is no folder "),
         (["--from", "sendmail", "x"], "--from: 'sendmail' is none of email-oauth2-proxy, m365proxy, postfix"),
@@ -169,6 +174,17 @@ def test_what_is_missing_or_wrong_is_told_by_the_option(
     assert cli.main(["setup", *arguments]) == 2
     assert capsys.readouterr().err.startswith(f"legacy-email-proxy: {line}")
     assert left_over(tmp_path) == set()
+
+
+def test_a_password_file_that_the_env_file_can_not_name(answers: list[str], tmp_path: Path) -> None:
+    """A shell would take what stands behind the blank for a command."""
+    (tmp_path / "the password").write_text("x")
+    answers[answers.index("password")] = "the password"
+    done = set_up(tmp_path, *answers)
+    assert done.returncode == 2
+    assert "--password-file: " in done.stderr
+    assert "has a blank or a special character in it" in done.stderr
+    assert left_over(tmp_path) == {"password", "the password"}
 
 
 async def test_a_server_without_tls_has_to_be_told(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from legacy_email_proxy.accounts.pop_before_smtp import RecentLogins
-from legacy_email_proxy.contracts import Client, MaildropBusy, Overloaded, SharedState
+from legacy_email_proxy.contracts import Client, Failure, MaildropBusy, Overloaded, SharedState
 from legacy_email_proxy.pop3 import locks
 from legacy_email_proxy.pop3.locks import MaildropLocks
 from legacy_email_proxy.relays.rate_limit import PATIENCE_SECONDS, RateLimitedRelay, SharedTurns
@@ -53,6 +53,40 @@ async def test_it_is_free_again_after_a_cancellation(url: str) -> None:
             scope.cancel()
             await anyio.sleep_forever()
     async with theirs.hold("me"):
+        pass
+
+
+async def test_it_is_free_again_after_a_login_that_was_given_up(url: str) -> None:
+    """The device has left while the database took the lock for it."""
+    states = proxies(url, 2)
+    ours, theirs = map(MaildropLocks, states)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        async with ours.hold("me"):
+            pytest.fail("it was cancelled")
+    await states[0].read("what is asked after that", "has its answer later")
+    async with theirs.hold("me"):
+        pass
+
+
+async def test_what_could_not_be_given_back_keeps_out_other_proxies_only(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database was away for a moment."""
+    states = proxies(url, 2)
+    ours, theirs = map(MaildropLocks, states)
+
+    async def away(*_: object) -> None:
+        raise Failure("away", look_at="STATE_URL")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(states[0], "leave", away)
+        async with ours.hold("me"):
+            pass
+    with pytest.raises(MaildropBusy):
+        async with theirs.hold("me"):
+            pass
+    async with ours.hold("me"):
         pass
 
 

@@ -53,6 +53,8 @@ class SharedStore:
         self._looked = -math.inf
         self._octets: bytes | None = None
         self._record: Record | None = None
+        self._unstored = False
+        """Whether a new refresh token could not be stored: then the one in the database must not be used."""
 
     async def load(self) -> Record:
         """See :meth:`TokenStore.load`."""
@@ -83,7 +85,10 @@ class SharedStore:
     async def save(self, record: Record) -> None:
         """See :meth:`TokenStore.save`."""
         octets = await run_sync(self._seal.octets, record)
+        former = None if self._record is None else self._record.refresh_token
+        self._unstored = record.refresh_token is not None and record.refresh_token != former
         await self._stored(lambda _: octets)
+        self._unstored = False
         self._octets, self._record, self._looked = octets, record, self._clock()
 
     @asynccontextmanager
@@ -96,18 +101,20 @@ class SharedStore:
     async def locked(self, seconds: float | None = None) -> AsyncIterator[None]:
         """See :meth:`TokenStore.locked`."""
         deadline = self._clock() + (LOCK_SECONDS if seconds is None else seconds)
-        while not await self._taken():
-            if self._clock() > deadline:
-                raise Overloaded("another proxy is busy with this account's token for too long")
-            await anyio.sleep(_RETRY_SECONDS)
         try:
+            while not await self._taken():
+                if self._clock() > deadline:
+                    raise Overloaded("another proxy is busy with this account's token for too long")
+                await anyio.sleep(_RETRY_SECONDS)
             with suppress(Damaged):  # the next `load` says so
                 await self._looked_anew()
             yield
         finally:
-            # If the database is away, the lock ends by its time.
-            with anyio.CancelScope(shield=True), suppress(Failure):
-                await self._state.leave(_KIND, self._account, self._holder)
+            # Also after a wait that was given up: the database may have done what was asked. If it is away, the lock
+            # ends by its time; so it does if nobody else may use the stored token, and until then we can store ours.
+            if not self._unstored:
+                with anyio.CancelScope(shield=True), suppress(Failure):
+                    await self._state.leave(_KIND, self._account, self._holder)
 
     async def _looked_anew(self) -> None:
         """Another proxy may have replaced the token before it gave the lock back."""

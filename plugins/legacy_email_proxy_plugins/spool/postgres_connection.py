@@ -39,6 +39,7 @@ __all__ = (
     "conninfo",
     "end_other_connections",
     "listen",
+    "listeners",
     "server_name",
 )
 
@@ -409,3 +410,13 @@ async def listen(info: str, notified: Callable[[str], None]) -> None:
             # The writer has the same trouble and logs it.
             pass
         await asyncio.sleep(_PAUSE_SECONDS)
+
+
+def listeners(connection: PostgresConnection) -> list[str]:
+    """The addresses of the services that have the database open: each listens to the others."""
+    found = connection.execute(
+        "SELECT DISTINCT coalesce(host(client_addr), 'this machine') FROM pg_stat_activity"
+        " WHERE datname = current_database() AND query = ? ORDER BY 1",
+        (f"LISTEN {CHANNEL}",),
+    )
+    return [address for (address,) in found.fetchall()]

@@ -23,6 +23,7 @@ from legacy_email_proxy.contracts import Failure, SettingsMistake
 
 from ..threads import Threads
 from . import sql_records
+from .group_commit import Connection
 from .leases import Leases
 from .message import Fate, Outcome, SpooledMessage, Submission
 from .migrations import MIGRATIONS, SCHEMA, migrate
@@ -34,6 +35,7 @@ from .postgres_connection import (
     conninfo,
     end_other_connections,
     listen,
+    listeners,
     server_name,
 )
 from .sql_store import ENDLESS, SUSPECT, RelationalStore
@@ -376,6 +378,22 @@ class PostgresStore(RelationalStore):
     async def restore(self, folder: Path) -> Copied:
         """See :meth:`.store.Store.restore`."""
         raise Failure(_BACKUP)
+
+    def check_unused(self, connection: Connection) -> None:
+        """See :meth:`.movable.Movable.check_unused`."""
+        if found := listeners(connection):
+            raise Failure(f"{self._name}: services have it open ({', '.join(found)}); stop them first", look_at=LOOK_AT)
+
+    def last_number(self, connection: Connection) -> int:
+        """See :meth:`.movable.Movable.last_number`."""
+        (last,) = connection.execute("SELECT last_value FROM message_number").fetchone()
+        return int(last)
+
+    def continue_from(self, connection: Connection, last: int) -> None:
+        """See :meth:`.movable.Movable.continue_from`."""
+        connection.execute("SELECT setval('message_number', greatest(?, last_value)) FROM message_number", (last,))
+        connection.execute(f"UPDATE message SET {_FREE} WHERE owner = ?", (self._instance.name,))  # noqa: S608
+        connection.execute(f"NOTIFY {CHANNEL}")
 
     async def room(self) -> Room:
         """See :meth:`.store.Store.room`: the usage at the last renewal, with the changes by this process since then."""

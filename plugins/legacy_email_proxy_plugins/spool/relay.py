@@ -31,6 +31,7 @@ from legacy_email_proxy.contracts import (
     QueueFilter,
     Receipt,
     RelayCapabilities,
+    Secret,
     StorageFull,
     Transaction,
     unwritable,
@@ -40,6 +41,7 @@ from .admin import backed_up
 from .delivery import Delivery
 from .incoming import ANSWER_SECONDS, answering
 from .message import State, Submission
+from .moving import move
 from .settings import Options, Place
 from .spool import Spool
 from .store import InUse, Room
@@ -189,6 +191,19 @@ class SpoolRelay:
     async def restore(self, folder: Path) -> Mapping[str, Any]:
         """See :meth:`contracts.BackedUpQueue.restore`."""
         return backed_up("restore", folder, await self._spool.place.store(self._logger).restore(folder))
+
+    async def move(self, url: Secret) -> Mapping[str, Any]:
+        """See :meth:`contracts.BackedUpQueue.move`."""
+        here = self._spool.place
+        there = Place.of(url, here.state_dir)
+        if there.name == here.name:
+            raise Failure(f"the spool is in {here.name} already")
+        source, target = here.store(self._logger), there.store(self._logger)
+        async with aclosing(source), aclosing(target):
+            await source.open(lambda: None)
+            await target.open(lambda: None)
+            moved = await move(source, target)
+        return {"done": "move", "messages": moved.messages, "missing": list(moved.missing), "to": there.name}
 
     async def aclose(self) -> None:
         """See :meth:`contracts.Relay.aclose`."""

@@ -12,11 +12,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from legacy_email_proxy.contracts import Context, Secret, SettingsMistake, in_nameless_volume
 
 from .sqlite_store import SQLiteStore
-from .store import LOOK_AT, Store
+from .store import LOOK_AT
+
+if TYPE_CHECKING:
+    from .postgres_store import PostgresStore
 
 __all__ = ("Options", "Place", "database_name")
 
@@ -100,8 +104,11 @@ class Place:
     @classmethod
     def from_context(cls, context: Context) -> Place:
         """Raises :class:`SettingsMistake` for another kind of URL."""
-        folder: Path = context.settings["STATE_DIR"]
-        secret: Secret | None = context.settings[LOOK_AT]
+        return cls.of(context.settings[LOOK_AT], context.settings["STATE_DIR"])
+
+    @classmethod
+    def of(cls, secret: Secret | None, folder: Path) -> Place:
+        """The place of that URL, or the usual one in the state folder. Raises as above."""
         url = None if secret is None else secret.reveal()
         if url is not None and _POSTGRESQL.match(url):
             return cls(database_name(url), folder, url=secret)
@@ -118,7 +125,7 @@ class Place:
         """Whether it is in a volume that is removed with the container, and all mail in it."""
         return self.path is not None and in_nameless_volume(self.path.parent)
 
-    def store(self, logger: logging.Logger) -> Store:
+    def store(self, logger: logging.Logger) -> SQLiteStore | PostgresStore:
         """Its store, not open yet."""
         if self.path is not None:
             return SQLiteStore(self.path, logger, self.look_at)

@@ -20,6 +20,7 @@ from . import sql_records, sql_search
 from .group_commit import Connection, Writer
 from .incoming import Bodies, IncomingMessage
 from .message import Fate, Outcome, SpooledMessage, State, Submission
+from .movable import Movable
 from .store import LOOK_AT, Counted, Damaged, Interrupted, Unreadable
 
 __all__ = ("ENDLESS", "SUSPECT", "RelationalStore", "move")
@@ -50,7 +51,7 @@ _Written = tuple[sql_records.Usage, list[str | None]]
 """The change of the usage, and the bodies that are not needed any more."""
 
 
-class RelationalStore:
+class RelationalStore(Movable):
     """See :class:`~.store.Store`. A subclass opens the store, leases messages and gives numbers to new ones."""
 
     _cut_short = "unfinished > 0"
@@ -148,7 +149,7 @@ class RelationalStore:
 
     def receive(self) -> IncomingMessage:
         """See :meth:`.store.Store.receive`."""
-        return IncomingMessage(self.put, self._bodies, self._threads)
+        return self.arriving(self.put)
 
     async def put(self, submission: Submission, content: bytes | None, body: str | None, octets: int) -> SpooledMessage:
         """Write the record of a message. If it has a body, that is on disk already.

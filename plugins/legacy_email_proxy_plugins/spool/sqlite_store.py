@@ -20,6 +20,7 @@ from ..files import leave_to_service
 from ..threads import Threads
 from . import sql_records
 from .backup import copy_out, restore, snapshot, trouble
+from .group_commit import Connection
 from .message import Outcome, SpooledMessage
 from .schema import VERSION, aside_name, connect, is_damage, set_aside, set_aside_remains, storage_failure
 from .sql_store import SUSPECT, RelationalStore
@@ -264,6 +265,14 @@ class SQLiteStore(RelationalStore):
             return await anyio.to_thread.run_sync(restore, folder, self.path)
         except (OSError, sqlite3.Error) as error:
             raise trouble(error) from error
+
+    def last_number(self, connection: Connection) -> int:
+        """See :meth:`.movable.Movable.last_number`."""
+        return self._last
+
+    def continue_from(self, connection: Connection, last: int) -> None:
+        """See :meth:`.movable.Movable.continue_from`."""
+        connection.execute("UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'message'", (last,))
 
     async def aclose(self) -> None:
         """See :meth:`.store.Store.aclose`."""

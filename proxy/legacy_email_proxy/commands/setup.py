@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -21,10 +22,10 @@ from ..settings import PROFILES, read, unknown_variables
 from ..setup import email_oauth2_proxy, m365proxy, postfix
 from ..setup.asking import Asker, Stopped
 from ..setup.draft import SETTINGS, Draft, is_secret
-from ..setup.files import NewFile, read_env, rendered, write
+from ..setup.files import NewFile, ambiguous, read_env, rendered, write
 from ..setup.instructions import in_image, instructions, obstacle
 from ..setup.microsoft365 import WAYS, script
-from ..setup.questions import MAILDROP, RELAY, Given, NoWay, ask, ask_missing, is_open, mailbox
+from ..setup.questions import DEVICES, MAILDROP, RELAY, Given, NoWay, ask, ask_missing, is_open, mailbox
 from ..setup.trying import awaiting_consent, for_trials, missing, refused_sender
 from .authorize import Terminal
 from .check import doubt, probe
@@ -39,6 +40,7 @@ _IMPORTS: Mapping[str, Callable[[Path], Draft]] = {
     "m365proxy": m365proxy.read_config,
     "postfix": postfix.read_config,
 }
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _UNTRIED = "nothing was written; --untested writes what is not tried"
 
 
@@ -103,8 +105,9 @@ def _print_script(asker: Asker, options: argparse.Namespace) -> int:
     provider = options.provider or "microsoft365"
     if provider not in WAYS:
         raise SettingsMistake(f"--provider: {provider!r} is none of Microsoft's ways: {', '.join(WAYS)}")
+    device = asker.choice("What does the device do?", "--device", DEVICES, given=options.device or "sends", default="")
     user = asker.text("The mailbox's address", "--user", given=options.user, wrong=_no_address)
-    print(script(provider, user, device=options.device or "sends"))
+    print(script(provider, user, device=device))
     return 0
 
 
@@ -166,8 +169,13 @@ def _check_output(asker: Asker, options: argparse.Namespace, output: Path) -> No
         raise SettingsMistake(f"--output: you may not write into {str(output.parent)!r}")
     if output.exists() and not options.overwrite and not asker.interactive:
         raise SettingsMistake(f"--output: {str(output)!r} is there; --overwrite replaces it")
-    if options.password_file is not None and not options.password_file.is_file():
-        raise SettingsMistake(f"--password-file: there is no file {str(options.password_file)!r}")
+    if words := ambiguous(str(output)):
+        raise SettingsMistake(f"--output: {words}")
+    if options.password_file is not None:
+        if not options.password_file.is_file():
+            raise SettingsMistake(f"--password-file: there is no file {str(options.password_file)!r}")
+        if words := ambiguous(str(options.password_file.absolute())):
+            raise SettingsMistake(f"--password-file: {words}")
 
 
 def _imported(options: argparse.Namespace) -> Draft:
@@ -185,7 +193,7 @@ def _imported(options: argparse.Namespace) -> Draft:
 def _set(draft: Draft, sets: list[str]) -> None:
     for pair in sets:
         name, equals, text = pair.partition("=")
-        if not equals or not name:
+        if not equals or not _VARIABLE.fullmatch(name):
             raise SettingsMistake(f"--set: {name!r} is no VARIABLE=VALUE")
         stem = name.removesuffix("_FILE") if name not in SETTINGS else name
         for _, meant in unknown_variables({name: text}):
@@ -195,6 +203,8 @@ def _set(draft: Draft, sets: list[str]) -> None:
         if text and (name != stem or SETTINGS.get(name, SETTINGS["PROVIDER"]).type == "path"):
             # The service may be started in another folder.
             text = str(Path(text).absolute())
+            if words := ambiguous(text):
+                raise SettingsMistake(f"--set: {name}: {words}")
         if name != stem:
             draft.put_file(stem, text)
         else:
@@ -282,23 +292,24 @@ def _test_message(asker: Asker, options: argparse.Namespace, draft: Draft, sende
     if options.untested:
         return True
     question = "Send a test message to which address (Enter: none)"
-    recipient = asker.text(question, "--send", given=options.send, optional=True, wrong=_no_address)
-    if not recipient:
-        return True
-    own = mailbox(draft)
-    sent = partial(_sent, draft, recipient, sender)
-    if sent():
-        return True
-    if own and sender.casefold() != own.casefold() and not draft.has("SMTP_SENDER"):
-        print(f"once more, with SMTP_SENDER={own}: the provider may take no other sender")
-        draft.put("SMTP_SENDER", own)
+    own, given, failed = mailbox(draft), options.send, False
+    while recipient := asker.text(question, "--send", given=given, optional=True, wrong=_no_address):
+        sent = partial(_sent, draft, recipient, sender)
         if sent():
             return True
-        draft.drop("SMTP_SENDER")
-    if not asker.interactive:
-        print(f"legacy-email-proxy: {_UNTRIED}", file=sys.stderr)
-        return False
-    _although(asker)
+        if own and sender.casefold() != own.casefold() and not draft.has("SMTP_SENDER"):
+            print(f"once more, with SMTP_SENDER={own}: the provider may take no other sender")
+            draft.put("SMTP_SENDER", own)
+            if sent():
+                return True
+            draft.drop("SMTP_SENDER")
+        if not asker.interactive:
+            print(f"legacy-email-proxy: {_UNTRIED}", file=sys.stderr)
+            return False
+        # The address may have been wrong.
+        given, failed = None, True
+    if failed:
+        _although(asker)
     return True
 
 

@@ -19,7 +19,7 @@ from .. import log
 from ..admin.queues import administered, answered_by_service, counted, listed
 from ..admin.socket import NOBODY_THERE, Answers
 from ..build import relays
-from ..contracts import QUEUE_ACTIONS, BackedUpQueue, Failure, Queue, QueueFilter, SettingsMistake
+from ..contracts import QUEUE_ACTIONS, BackedUpQueue, Failure, Queue, QueueFilter, Secret, SettingsMistake
 from ..replies import printable
 
 __all__ = ("add_arguments", "run")
@@ -36,19 +36,22 @@ _SENTENCES = {
     "migrate": "bring the spool's tables up to date, as the service does at its start",
     "backup": "copy the whole spool into a folder, also while the service runs",
     "restore": "put such a copy into an empty spool; the service must not run",
+    "move": "take all to TO, a URL as in SPOOL_URL or its file; no service may run",
 }
 _LISTING = ("list", "count")
 _ABOUT_ALL = (*_LISTING, "migrate")
 _STATES = ("queued", "held", "notifying", "dead", "set aside")
 _WITH_A_FOLDER = ("backup", "restore")
+_MOVE = "move"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to do, and with which messages."""
     parser.add_argument(
-        "action", choices=(*_LISTING, *QUEUE_ACTIONS, *_WITH_A_FOLDER), metavar="ACTION", help="one of those below"
+        "action", choices=(*_LISTING, *QUEUE_ACTIONS, *_WITH_A_FOLDER, _MOVE), metavar="ACTION",
+        help="one of those below",
     )
-    sentence = "numbers of messages, from `list`; for `backup` and `restore` the folder"
+    sentence = "numbers of messages, from `list`; for `backup` and `restore` the folder; TO for `move`"
     parser.add_argument("about", nargs="*", metavar="NUMBER", help=sentence)
     sentence = "of ACCOUNTS_FILE: list its messages only; or the one whose own spool is meant"
     parser.add_argument("--account", metavar="NAME", help=sentence)
@@ -82,6 +85,9 @@ def run(options: argparse.Namespace) -> int:
     if action in _WITH_A_FOLDER:
         if len(about) != 1:
             raise SettingsMistake(f"spool {action}: name one folder")
+    elif action == _MOVE:
+        if len(about) != 1:
+            raise SettingsMistake("spool move: name one place, as SPOOL_URL would")
     else:
         _check_numbers(action, about)
     log.configure("error", "text")
@@ -116,6 +122,9 @@ async def _administer(options: argparse.Namespace) -> None:
                 print(f"spool {queue.queue_name}")
             if options.action in _WITH_A_FOLDER:
                 await _copy(queue, options)
+                continue
+            if options.action == _MOVE:
+                await _move(queue, options)
                 continue
             async with aclosing(_answers(queue, options)) as answers:
                 async for answer in answers:
@@ -174,6 +183,29 @@ async def _copy(queue: Queue, options: argparse.Namespace) -> None:
         print(f"what was there and could not be read is kept as {done['aside']} and the like")
     if done["missing"]:
         print("without the content of " + ", ".join(map(str, done["missing"])) + ", which is missing or damaged")
+
+
+async def _move(queue: Queue, options: argparse.Namespace) -> None:
+    if not hasattr(queue, "move"):
+        raise Failure(f"{queue.queue_name}: this relay knows no other place")
+    done = await cast(BackedUpQueue, queue).move(_place(options.about[0]))
+    if options.json:
+        print(json.dumps({**done, "spool": queue.queue_name}))
+        return
+    print(f"{done['messages']} messages moved from {queue.queue_name} to {done['to']}: now set SPOOL_URL to that")
+    if done["missing"]:
+        print("without " + ", ".join(map(str, done["missing"])) + ", which can not be read and stay where they are")
+
+
+def _place(text: str) -> Secret:
+    """A URL with a password is better in a file: all users of the machine can see a command's words."""
+    if "://" in text or "=" in text:
+        return Secret(text)
+    try:
+        return Secret(Path(text).read_text(encoding="utf-8").strip())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise SettingsMistake(f"spool move: {text!r} is no URL, and no file that has one: {reason}") from None
 
 
 def _selected(queues: Mapping[str, Queue], options: argparse.Namespace) -> list[Queue]:

@@ -18,8 +18,11 @@ _NAMELESS = re.compile(r"/volumes/[0-9a-f]{64}/_data(?:/|\Z)")
 
 
 def in_container(marks: tuple[str, ...] = MARKS) -> bool:
-    """Whether this process runs in a container of podman's or docker's."""
-    return any(Path(mark).exists() for mark in marks)
+    """Whether this process runs in a container of podman's or docker's.
+
+    Podman sets a variable, too, and with ``--read-only`` its file is not there.
+    """
+    return "container" in os.environ or any(Path(mark).exists() for mark in marks)
 
 
 def in_nameless_volume(folder: Path, mounts: Path = _MOUNTS) -> bool:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, get_args
 
+from .credentials import Secret
 from .failures import Failure, Finding, Refused
 
 __all__ = (
@@ -273,9 +274,9 @@ class Queue(Protocol):
 class BackedUpQueue(Queue, Protocol):
     """A queue that can be copied while it is in use. It is optional, too.
 
-    Both methods return a mapping that JSON can hold: ``folder``; ``messages``, how many there are; ``missing``, the
+    All methods return a mapping that JSON can hold: ``folder``; ``messages``, how many there are; ``missing``, the
     numbers of messages without content; ``aside``, the new name of files that were in the way of a restore, if any.
-    Both raise :class:`Failure` with a plain text, also where another tool must be used for the copy.
+    They raise :class:`Failure` with a plain text, also where another tool must be used for the copy.
     """
 
     async def back_up(self, folder: Path) -> Mapping[str, Any]:
@@ -283,3 +284,8 @@ class BackedUpQueue(Queue, Protocol):
 
     async def restore(self, folder: Path) -> Mapping[str, Any]:
         """Take over what :meth:`back_up` wrote there. The queue must be empty, and no process may have it open."""
+
+    async def move(self, url: Secret) -> Mapping[str, Any]:
+        """Move all messages to the place that ``url`` names, as the relay's own setting would. No service may have
+        either open. ``to`` is the name of the new place; messages that can not be read stay, and are ``missing``.
+        """

@@ -33,6 +33,8 @@ class MaildropLocks:
     def __init__(self, shared: SharedState | None = None) -> None:
         self._shared = shared
         self._held: set[str] = set()
+        self._holder = secrets.token_hex(16)
+        """One for all sessions of this proxy, so that none is kept out by what an earlier one could not give back."""
 
     @asynccontextmanager
     async def hold(self, name: str) -> AsyncIterator[None]:
@@ -49,32 +51,34 @@ class MaildropLocks:
             if self._shared is None:
                 yield
             else:
-                async with _everywhere(self._shared, key):
+                async with _everywhere(self._shared, key, self._holder):
                     yield
         finally:
             self._held.discard(key)
 
 
 @asynccontextmanager
-async def _everywhere(shared: SharedState, key: str) -> AsyncIterator[None]:
-    holder = secrets.token_hex(16)
-    try:
-        free = await shared.take(_KIND, key, holder, _HELD_SECONDS)
-    except Failure as failure:
-        # Mail that can not be read would be worse than two sessions at once, which most clients never have.
-        log.event(logger, logging.WARNING, "maildrop locked in this proxy only", cause=str(failure))
-        yield
-        return
-    if not free:
-        raise _busy()
+async def _everywhere(shared: SharedState, key: str, holder: str) -> AsyncIterator[None]:
     renewing = asyncio.create_task(_renew(shared, key, holder))
     try:
+        if not await _free(shared, key, holder):
+            raise _busy()
         yield
     finally:
         renewing.cancel()
-        # If the database is away, the lock ends by its time.
+        # Also after a wait that was given up: the database may have done what was asked. If it is away, the lock ends
+        # by its time.
         with anyio.CancelScope(shield=True), suppress(Failure):
             await shared.leave(_KIND, key, holder)
+
+
+async def _free(shared: SharedState, key: str, holder: str) -> bool:
+    try:
+        return await shared.take(_KIND, key, holder, _HELD_SECONDS)
+    except Failure as failure:
+        # Mail that can not be read would be worse than two sessions at once, which most clients never have.
+        log.event(logger, logging.WARNING, "maildrop locked in this proxy only", cause=str(failure))
+        return True
 
 
 async def _renew(shared: SharedState, key: str, holder: str) -> None:

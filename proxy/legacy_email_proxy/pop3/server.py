@@ -58,6 +58,11 @@ class Server:
         """Sessions that are open."""
         return len(self._conversations)
 
+    @property
+    def accepting(self) -> bool:
+        """Whether all listeners take connections, or will once :meth:`serve` has begun: one that fails ends all."""
+        return self._served is None or not self._served.is_set()
+
     async def serve(self, listeners: Sequence[socket.socket], tls_listeners: Sequence[socket.socket] = ()) -> None:
         """Serve until :meth:`drain` has done its work. Takes bound, listening sockets and closes them; called once.
 

@@ -73,6 +73,7 @@ _BYTE_ORDER_MARK = "\ufeff"
 # stand in no name of a device, server or file.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CONTROL_IN_DOCUMENT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 # What Python makes of octets in the environment that are no UTF-8.
 _NOT_UTF_8 = re.compile(r"[\ud800-\udfff]")
 
@@ -144,6 +145,9 @@ def _collected(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def _state_dir(environ: Mapping[str, str]) -> Path:
+    if given := environ.get("STATE_DIRECTORY"):
+        # systemd's StateDirectory= may name several.
+        return Path(given.partition(":")[0])
     base = environ.get("XDG_STATE_HOME") or "~/.local/state"
     return Path(f"{base}/legacy-email-proxy").expanduser()
 
@@ -173,13 +177,28 @@ def _validators(setting: Setting) -> list[marshmallow.validate.Validator]:
 def _layers(environ: Mapping[str, str], account: Layer | None) -> list[Layer]:
     """The layers above the built-in defaults, highest first."""
     # A byte order mark in front of an env file comes as a part of the first name.
-    texts = {name.removeprefix(_BYTE_ORDER_MARK): text for name, text in environ.items()}
+    texts = {name.removeprefix(_BYTE_ORDER_MARK): text for name, text in environ.items()} | _credentials(environ)
     environment = Layer(_by_their_names(texts), {})
     if account is None:
         return [environment, *_profile(environment)]
     # The provider that an account names goes before the environment: its mail must not go to the environment's host.
     own = _profile(account)
     return [account, *own, environment] if own else [account, environment, *_profile(environment)]
+
+
+def _credentials(environ: Mapping[str, str]) -> dict[str, str]:
+    """The files that systemd (``LoadCredential=``) or a container's engine (secrets) puts into one folder, each named
+    after a variable: its value is in the file, or, where the variable names a file, it is that file.
+
+    The service's user may read these and no other copies, so they go before ``X_FILE``.
+    """
+    folder = environ.get("CREDENTIALS_DIRECTORY", "")
+    try:
+        paths = [path for path in Path(folder).iterdir() if _VARIABLE.fullmatch(path.name)] if folder else []
+    except OSError:
+        # One that is there and can not be read is told of in `_contradictions`.
+        return {}
+    return {path.name if path.name.endswith("_FILE") else f"{path.name}_FILE": str(path) for path in paths}
 
 
 def _by_their_names(texts: dict[str, str]) -> dict[str, str]:
@@ -192,6 +211,9 @@ def _by_their_names(texts: dict[str, str]) -> dict[str, str]:
 
 
 def _contradictions(environ: Mapping[str, str]) -> Iterator[str]:
+    folder = environ.get("CREDENTIALS_DIRECTORY", "")
+    if os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK):  # noqa: PTH112 (nothing to construct)
+        yield f"CREDENTIALS_DIRECTORY: can not read {folder!r}, where secrets may be: Permission denied"
     for alias, name in ALIASES.items():
         given = {text for each in (alias, name) if (text := environ.get(each))}
         if len(given) > 1:

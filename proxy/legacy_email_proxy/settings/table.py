@@ -61,7 +61,7 @@ _CORE = (
     Setting("SMTP_LONG_LINES", "text", "pass", "Lines over 998 octets, which some servers refuse. `pass`: they go on as they are. `encode`: text that has one goes on as quoted-printable, long headers are folded.", choices=("pass", "encode")),
     Setting("DRAIN_SECONDS", "seconds", "8", "At SIGTERM or SIGINT, sessions in a transaction get this long to finish (podman and docker kill after 10).", minimum=0),
     Setting("DRAIN_DELAY_SECONDS", "seconds", "0", "For so long before that, `/readyz` says 503 and new connections are still served, so that a balancer sends nobody here when the listeners close; see [Two machines](two-machines.md). At a stop both times add up.", minimum=0),
-    Setting("STATE_DIR", "path", "", "Folder for what must outlive a restart; `/var/lib/legacy-email-proxy` in the container, the user's state folder elsewhere."),
+    Setting("STATE_DIR", "path", "", "Folder for what must outlive a restart; `/var/lib/legacy-email-proxy` in the container, else `$STATE_DIRECTORY`, as systemd sets it, or the user's state folder."),
     Setting("STATE_URL", "secret", None, "PostgreSQL database (like `SPOOL_URL`) in which several proxies keep together what all of them have to know, OAuth2 tokens for one: see [Two machines](two-machines.md#what-they-share). Without it that of `SPOOL_URL`, if that one is PostgreSQL."),
     Setting("ADMIN_BIND_ADDR", "list", "127.0.0.1", "Addresses on which [the page](page.md), `/livez`, `/readyz` and `/metrics` are served: see [Monitoring](monitoring.md). Any other than loopback needs `ADMIN_PASSWORD`, and speaks TLS where `TLS_CERT_FILE` is set."),
     Setting("ADMIN_BIND_PORT", "integer", None, "Port of that listener; without it there is none. 0 takes any free one.", minimum=0, maximum=65535),

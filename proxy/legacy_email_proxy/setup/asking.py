@@ -106,7 +106,8 @@ def _line(prompt: str) -> str:
 
 
 def _control(answer: str) -> str:
-    return "" if answer.isprintable() else "there is a control character in it, as the arrow keys make them"
+    good = answer.isprintable()
+    return "" if good else "there is an invisible character in it, from an arrow key or a web page; type it again"
 
 
 def _number(answer: str, names: Sequence[str]) -> str:

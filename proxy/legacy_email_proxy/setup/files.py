@@ -2,14 +2,14 @@
 
 Four programs read the env file, and each understands quotes, blanks and backslashes in its own way: podman and docker,
 systemd, and a shell. What all of them read alike stands there as it is; anything else, and every secret, gets a file of
-its own that the variable ``…_FILE`` names.
+its own that the variable ``…_FILE`` names. The paths of such files stand there as they are, so they are checked.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shlex
+import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..contracts import SettingsMistake
-from .draft import Draft, is_secret
+from .draft import SETTINGS, Draft, is_secret
 
-__all__ = ("NewFile", "read_env", "rendered", "write")
+__all__ = ("NewFile", "ambiguous", "read_env", "rendered", "write")
 
+_PLAIN = re.compile(r"[\w@%+=:,./-]*")
+"""What all readers of an env file take as it is."""
 _SUFFIXES = {
     "BACKEND_SMTP_PASS": "password",
     "BACKEND_IMAP_PASS": "imap-password",
@@ -30,6 +32,13 @@ _SUFFIXES = {
     "OAUTH2_SERVICE_ACCOUNT": "service-account.json",
 }
 """How the file of a secret ends; of any other variable it is the variable's own name."""
+
+
+def ambiguous(path: str) -> str:
+    """What is wrong with a path that the env file is to name; ``""``: nothing."""
+    if _PLAIN.fullmatch(path):
+        return ""
+    return f"{path!r} has a blank or a special character in it, which programs read differently; choose another place"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +87,10 @@ class _Secrets:
         found: dict[str, str] = {}
         known: dict[str, Path] = {}
         for name, text in values.items():
-            if is_secret(name) or (plain and shlex.quote(text) != text):
+            stem = name.removesuffix("_FILE")
+            if plain and name not in SETTINGS and stem in SETTINGS and (words := ambiguous(text)):
+                raise SettingsMistake(f"{name}: {words}")
+            if is_secret(name) or (plain and not _PLAIN.fullmatch(text)):
                 suffix = _SUFFIXES.get(name, name.lower().replace("_", "-"))
                 parts = [self._output.stem, *([account] if account else []), suffix]
                 if text not in known:

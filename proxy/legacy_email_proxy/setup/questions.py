@@ -17,12 +17,13 @@ from ..contracts import Finding, SettingsMistake
 from ..settings import LEGS, PROFILES, Leg, read
 from .asking import Asker
 from .draft import SETTINGS, Draft, is_secret
+from .files import ambiguous
 from .trying import Way, for_trials, missing, search
 
-__all__ = ("MAILDROP", "RELAY", "Given", "NoWay", "ask", "ask_missing", "is_open", "mailbox")
+__all__ = ("DEVICES", "MAILDROP", "RELAY", "Given", "NoWay", "ask", "ask_missing", "is_open", "mailbox")
 
 MAILDROP, RELAY = LEGS
-_DEVICES = (
+DEVICES = (
     ("sends", "it only sends mail (most scanners, panels and printers)"),
     ("both", "it sends and reads"),
     ("reads", "it only reads"),
@@ -104,7 +105,7 @@ def mailbox(draft: Draft) -> str:
 def _device(asker: Asker, given: Given, draft: Draft) -> str:
     former = next((name for name, variable in _CLOSED.items() if draft.get(variable) == "none"), "")
     default = former or ("both" if draft.has("BACKEND_IMAP_USER") else "sends")
-    return asker.choice("What does the device do?", "--device", _DEVICES, given=given.device, default=default)
+    return asker.choice("What does the device do?", "--device", DEVICES, given=given.device, default=default)
 
 
 def _provider(asker: Asker, given: Given, draft: Draft) -> str:
@@ -227,7 +228,9 @@ def _way(asker: Asker, given: Given, draft: Draft, leg: Leg, host: str, port: in
 
 
 def _no_file(answer: str) -> str:
-    return "" if Path(answer).is_file() else f"there is no file {answer!r}"
+    if not Path(answer).is_file():
+        return f"there is no file {answer!r}"
+    return ambiguous(str(Path(answer).absolute()))
 
 
 def _host_and_port(answer: str) -> tuple[str, int | None]:
@@ -239,6 +242,8 @@ def _host_and_port(answer: str) -> tuple[str, int | None]:
 
 
 def _no_host(answer: str) -> str:
+    if "/" in answer or "@" in answer:
+        return "write the server's name alone, HOST or HOST:PORT"
     host, colon, port = answer.rpartition(":")
     if colon and not answer.endswith("]") and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
         return f"{port!r} is no port; write HOST or HOST:PORT"

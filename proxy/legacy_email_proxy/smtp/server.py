@@ -49,6 +49,11 @@ class SMTPServer:
             accepting = accept(sock, take, _log, "smtp", self._options.admission.balancers)
             self._accepting.append(asyncio.create_task(accepting))
 
+    @property
+    def accepting(self) -> bool:
+        """Whether all listeners take connections."""
+        return not any(task.done() for task in self._accepting)
+
     async def drain(self, grace_seconds: float) -> None:
         """Stop accepting; idle sessions get 421, sessions in a transaction may finish it; then the rest is aborted."""
         self._draining = True
