@@ -190,9 +190,7 @@ def _open(composition: Composition, manager: ServiceManager) -> dict[str, list[s
         closed = listener in PLUGIN_OF and settings[PLUGIN_OF[listener]] == NONE
         if not closed and port is not None:
             try:
-                opened[listener] = manager.sockets(listener) or bind(
-                    listener, settings[f"{listener}_BIND_ADDR"], port
-                )
+                opened[listener] = manager.sockets(listener) or bind(listener, settings[f"{listener}_BIND_ADDR"], port)
             except SettingsMistake as mistake:
                 mistakes.extend(mistake.lines)
     try:

@@ -96,9 +96,7 @@ def test_the_image_gets_nothing_of_the_source_tree(containerfile: Containerfile)
 
 
 def test_the_builder_sends_what_is_copied_and_nothing_else(containerfile: Containerfile) -> None:
-    copied = {
-        source for each in containerfile.all("COPY") if each.stage == 1 for source in each.words[:-1]
-    }
+    copied = {source for each in containerfile.all("COPY") if each.stage == 1 for source in each.words[:-1]}
     first, *rest = (ROOT / ".containerignore").read_text(encoding="utf-8").split()
     assert first == "*"
     assert {line.removeprefix("!") for line in rest if line.startswith("!")} == copied

@@ -121,7 +121,7 @@ def test_a_pod_of_kubernetes_starts(built: str, small_limits: None, tmp_path: Pa
     name = f"mail-proxy-{time.monotonic_ns()}"
     secret = f"apiVersion: v1\nkind: Secret\nmetadata:\n  name: {name}\ndata:\n  BACKEND_SMTP_PASS: c2VjcmV0\n---\n"
     # A second one would want the same port of this machine.
-    text = file.read_text().replace("replicas: 2", "replicas: 1").replace("mail-proxy\"", f"{name}\"")
+    text = file.read_text().replace("replicas: 2", "replicas: 1").replace('mail-proxy"', f'{name}"')
     text = text.replace("name: mail-proxy", f"name: {name}").replace("secretName: mail-proxy", f"secretName: {name}")
     file.write_text(secret + text)
     try:

@@ -174,7 +174,6 @@ def test_what_systemd_and_containers_hand_over_is_found(tmp_path: Path) -> None:
     assert read({"CREDENTIALS_DIRECTORY": f"{tmp_path}/nowhere"}).mistakes == ()
 
 
-
 def test_a_folder_of_secrets_that_can_not_be_read_is_a_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Root, who runs the tests, may read everything."""
     monkeypatch.setattr(os, "access", lambda *_: False)

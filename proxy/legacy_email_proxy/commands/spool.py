@@ -48,7 +48,9 @@ _MOVE = "move"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to do, and with which messages."""
     parser.add_argument(
-        "action", choices=(*_LISTING, *QUEUE_ACTIONS, *_WITH_A_FOLDER, _MOVE), metavar="ACTION",
+        "action",
+        choices=(*_LISTING, *QUEUE_ACTIONS, *_WITH_A_FOLDER, _MOVE),
+        metavar="ACTION",
         help="one of those below",
     )
     sentence = "numbers of messages, from `list`; for `backup` and `restore` the folder; TO for `move`"

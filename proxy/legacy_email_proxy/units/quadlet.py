@@ -14,9 +14,7 @@ def quadlet(facts: Facts) -> list[UnitFile]:
     if facts.env_file:
         secrets = {name: path for name, path in secrets.items() if path}
     # Podman makes words of a command of them, in which systemd would look for variables.
-    variables = [
-        f"Environment={quoted(f'{name}={text}').replace('$', '$$')}" for name, text in inside(facts).items()
-    ]
+    variables = [f"Environment={quoted(f'{name}={text}').replace('$', '$$')}" for name, text in inside(facts).items()]
     text = filled(
         "quadlet.template",
         name=NAME,
