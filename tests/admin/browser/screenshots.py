@@ -70,7 +70,9 @@ def main(folder: Path) -> None:
                     page.screenshot(path=folder / f"{name}-{scheme}-{width}.png", full_page=True)
         with browser.new_context(color_scheme="light", viewport={"width": 1280, "height": 960}) as context:
             page = context.new_page()
-            page.goto(address + "overview")
+            # Alerts look once a minute, and only then the overview says what is wrong with the spool.
+            while not page.goto(address + "overview") or not page.get_by_text("Something is wrong").count():
+                page.wait_for_timeout(1000)
             page.screenshot(path=folder / "page.png")
         browser.close()
     pngquant = require("pngquant", "makes the picture small")
