@@ -401,7 +401,8 @@ async def test_100_megabytes_cost_a_few(certificates: Certificates, tmp_path: Pa
             finally:
                 tracemalloc.stop()
         assert octets == len(fake.mailbox.items[0].mime)
-    assert peak < 8 << 20
+    # uvloop's buffers are counted, too.
+    assert peak < 12 << 20
 
 
 async def test_what_never_comes_is_hidden_where_that_is_set(

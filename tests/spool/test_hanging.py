@@ -37,10 +37,15 @@ LARGE = b"Subject: large\r\n\r\n" + b"0123456789abcde\r\n" * 20_000
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Devices are told to come back after a moment."""
-    monkeypatch.setattr(incoming_module, "ANSWER_SECONDS", 0.2)
-    monkeypatch.setattr(incoming_module, "BLOCK_SECONDS", 0.2)
-    monkeypatch.setattr(incoming_module, "_DISCARD_SECONDS", 0.2)
-    monkeypatch.setattr(relay_module, "ANSWER_SECONDS", 0.2)
+    patience(monkeypatch, 0.2)
+
+
+def patience(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """How long the store is waited for."""
+    monkeypatch.setattr(incoming_module, "ANSWER_SECONDS", seconds)
+    monkeypatch.setattr(incoming_module, "BLOCK_SECONDS", seconds)
+    monkeypatch.setattr(incoming_module, "_DISCARD_SECONDS", seconds)
+    monkeypatch.setattr(relay_module, "ANSWER_SECONDS", seconds)
 
 
 class Hang:
@@ -112,7 +117,7 @@ async def test_what_is_stored_after_a_451_is_taken_back(
             assert hang.met.is_set()
             await refused(spool, content)  # behind it
             hang.end()
-        monkeypatch.setattr(incoming_module, "ANSWER_SECONDS", 30.0)
+        patience(monkeypatch, 30.0)
         await send(spool, content=b"again " + content)
         await until_states(spool)
         await until(lambda: not bodies(tmp_path))
@@ -139,6 +144,7 @@ async def test_a_crash_before_it_was_taken_back(tmp_path: Path, hang: Hang, monk
     async with spooling(backend, tmp_path) as spool:
         assert await listed(spool) == []
     assert backend.tried == []
+    patience(monkeypatch, 30.0)
     async with spooling(backend, tmp_path) as spool:
         await send(spool)
         await until(lambda: backend.delivered)

@@ -66,7 +66,7 @@ async def running(folder: Path) -> AsyncIterator[Backends]:
 
 @asynccontextmanager
 async def _imaps(mailbox: Mailbox, tls: ssl.SSLContext) -> AsyncIterator[int]:
-    connections: set[asyncio.BaseTransport] = set()
+    connections: set[asyncio.WriteTransport] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connections.add(writer.transport)
@@ -82,7 +82,7 @@ async def _imaps(mailbox: Mailbox, tls: ssl.SSLContext) -> AsyncIterator[int]:
 
 @asynccontextmanager
 async def _smtps(mailbox: Mailbox, password: str, tls: ssl.SSLContext) -> AsyncIterator[int]:
-    connections: set[asyncio.BaseTransport] = set()
+    connections: set[asyncio.WriteTransport] = set()
     server = await asyncio.get_running_loop().create_server(
         lambda: SubmissionSession(_USER, password, mailbox.deliver, connections), HOST, 0, ssl=tls
     )
@@ -91,14 +91,13 @@ async def _smtps(mailbox: Mailbox, password: str, tls: ssl.SSLContext) -> AsyncI
 
 
 @asynccontextmanager
-async def _open(server: asyncio.Server, connections: set[asyncio.BaseTransport]) -> AsyncIterator[int]:
+async def _open(server: asyncio.Server, connections: set[asyncio.WriteTransport]) -> AsyncIterator[int]:
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
         for transport in tuple(connections):
-            if isinstance(transport, asyncio.WriteTransport):
-                transport.abort()
+            transport.abort()
         # Not forever: a peer in the middle of its TLS handshake is not among the connections that were aborted.
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSING_SECONDS):

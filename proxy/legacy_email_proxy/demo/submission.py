@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 from aiosmtpd.smtp import SMTP, Envelope, LoginPassword, Session
 
@@ -52,7 +52,7 @@ class SubmissionSession(SMTP):
     # aiosmtpd refuses a message with a longer line, and devices send such.
     line_length_limit = 1 << 20
 
-    def __init__(self, user: str, password: str, deliver: Deliver, connections: set[asyncio.BaseTransport]) -> None:
+    def __init__(self, user: str, password: str, deliver: Deliver, connections: set[asyncio.WriteTransport]) -> None:
         self._right = LoginPassword(user.encode(), password.encode())
         self._connections = connections
         super().__init__(
@@ -81,7 +81,8 @@ class SubmissionSession(SMTP):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet the client, and keep the connection so that the end of the demo can abort it."""
-        self._connections.add(transport)
+        # Not by isinstance: uvloop's transports are no subclasses of asyncio's.
+        self._connections.add(cast(asyncio.WriteTransport, transport))
         super().connection_made(transport)
 
     def connection_lost(self, error: Exception | None) -> None:

@@ -121,7 +121,7 @@ def test_the_service_itself_is_reloaded(tmp_path: Path) -> None:
             assert "Not reloaded" in page
             assert "second.test" in page
             assert "the pass-word" not in page
-        lines = proxy.lines("changed on the page")
+        lines = proxy.wait_for("changed on the page", 2)
         assert [line.partition(" change=")[2] for line in lines] == [
             f"reload user=eve client={address} result=reloaded",
             f'reload user=eve client={address} result="not reloaded"',
