@@ -13,7 +13,7 @@ from pathlib import Path
 
 from interop.proxy import clean_environment, command
 from legacy_email_proxy.setup.files import read_env
-from realservers.processes import tail
+from realservers.processes import tail, wait_until
 
 SECONDS = 50.0
 
@@ -79,6 +79,9 @@ class Terminal:
         return self.process.wait(SECONDS)
 
     def interrupt(self) -> None:
+        """Ctrl-C, when it waits: Python notices one that comes just before it begins to read only at the next key."""
+        state = Path(f"/proc/{self.process.pid}/stat")
+        wait_until(lambda: state.read_text().rpartition(")")[2].split()[0] == "S", "it waits", SECONDS)
         self.process.send_signal(signal.SIGINT)
 
     def _more(self) -> bool:
