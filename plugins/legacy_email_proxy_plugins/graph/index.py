@@ -105,9 +105,9 @@ class Index:
             for each in here:
                 # Back in the folder, for example out of Deleted Items.
                 connection.execute(
-                    "DELETE FROM hidden WHERE id = ?1 AND NOT stays"
-                    " AND NOT EXISTS (SELECT 1 FROM messages WHERE id = ?1)",
-                    (each.identifier,),
+                    "DELETE FROM hidden WHERE id = :id AND NOT stays"
+                    " AND NOT EXISTS (SELECT 1 FROM messages WHERE id = :id)",
+                    {"id": each.identifier},
                 )
                 connection.execute(
                     "INSERT INTO messages (id, unique_id, received, octets, round) VALUES (?, ?, ?, ?, ?)"
@@ -137,8 +137,8 @@ class Index:
         """Note sizes by id; ``exact``: the message was read, so what Graph says counts no more."""
         with self._open() as connection:
             connection.executemany(
-                "UPDATE messages SET octets = ?2, exact = max(exact, ?3) WHERE id = ?1",
-                ((identifier, octets, int(exact)) for identifier, octets in sizes),
+                "UPDATE messages SET octets = ?, exact = max(exact, ?) WHERE id = ?",
+                ((octets, int(exact), identifier) for identifier, octets in sizes),
             )
 
     def entries(self, *, staying: bool, since: str, newest: int | None, hide_after: int | None) -> tuple[Entry, ...]:
