@@ -108,6 +108,19 @@ def backends(dovecot: Dovecot, postfix: Postfix, account: Account) -> dict[str, 
     }
 
 
+def maildirs(folder: Path) -> dict[str, str]:
+    """The variables for a Maildir behind each leg, ``in`` to read and ``out`` for what is sent; it makes both."""
+    for leg in ("in", "out"):
+        for name in ("cur", "new", "tmp"):
+            (folder / leg / name).mkdir(parents=True)
+    return {
+        "MAILDROP_PLUGIN": "maildir",
+        "MAILDROP_MAILDIR_PATH": str(folder / "in"),
+        "RELAY_PLUGIN": "maildir",
+        "RELAY_MAILDIR_PATH": str(folder / "out"),
+    }
+
+
 @contextmanager
 def running(variables: Mapping[str, str], program: Sequence[str] = ()) -> Iterator[Proxy]:
     """A proxy on free ports of 127.0.0.1, stopped at the end; it must end well, and leave no traceback in its log.

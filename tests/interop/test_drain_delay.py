@@ -8,18 +8,12 @@ import smtplib
 from http.client import HTTPConnection
 from pathlib import Path
 
-from interop.proxy import running
+from interop.proxy import maildirs, running
 
 
 def test_devices_are_served_until_the_delay_is_over(tmp_path: Path) -> None:
-    for leg in ("in", "out"):
-        for folder in ("cur", "new", "tmp"):
-            (tmp_path / leg / folder).mkdir(parents=True)
     variables = {
-        "MAILDROP_PLUGIN": "maildir",
-        "MAILDROP_MAILDIR_PATH": str(tmp_path / "in"),
-        "RELAY_PLUGIN": "maildir",
-        "RELAY_MAILDIR_PATH": str(tmp_path / "out"),
+        **maildirs(tmp_path),
         "ADMIN_BIND_PORT": "0",
         "DRAIN_DELAY_SECONDS": "1000",
     }

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from interop.proxy import Proxy, run, running
+from interop.proxy import Proxy, maildirs, run, running
 from realservers.certificates import Certificates
 
 BODY = b"Subject: x\r\n\r\nhello\r\n"
@@ -56,14 +56,8 @@ class POP3S(poplib.POP3):
 
 @pytest.fixture
 def variables(certificates: Certificates, tmp_path: Path) -> dict[str, str]:
-    for leg in ("in", "out"):
-        for folder in ("cur", "new", "tmp"):
-            (tmp_path / leg / folder).mkdir(parents=True)
     return {
-        "MAILDROP_PLUGIN": "maildir",
-        "MAILDROP_MAILDIR_PATH": str(tmp_path / "in"),
-        "RELAY_PLUGIN": "maildir",
-        "RELAY_MAILDIR_PATH": str(tmp_path / "out"),
+        **maildirs(tmp_path),
         "TLS_CERT_FILE": str(certificates.good.certificate_file),
         "TLS_KEY_FILE": str(certificates.good.key_file),
         **{f"{leg}_BIND_ADDR": "127.0.0.1" for leg in ("SMTPS", "POP3S")},

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from interop.proxy import Proxy, run, running
+from interop.proxy import Proxy, maildirs, run, running
 from realservers.certificates import Certificates
 from realservers.processes import require
 
@@ -22,14 +22,8 @@ BODY = b"Subject: x\r\n\r\nhello\r\n"
 @pytest.fixture
 def variables(certificates: Certificates, tmp_path: Path) -> dict[str, str]:
     """A proxy between two Maildirs, with a certificate and a login for who wants one."""
-    for leg in ("in", "out"):
-        for folder in ("cur", "new", "tmp"):
-            (tmp_path / leg / folder).mkdir(parents=True)
     return {
-        "MAILDROP_PLUGIN": "maildir",
-        "MAILDROP_MAILDIR_PATH": str(tmp_path / "in"),
-        "RELAY_PLUGIN": "maildir",
-        "RELAY_MAILDIR_PATH": str(tmp_path / "out"),
+        **maildirs(tmp_path),
         "TLS_CERT_FILE": str(certificates.good.certificate_file),
         "TLS_KEY_FILE": str(certificates.good.key_file),
         "SMTPS_BIND_ADDR": "127.0.0.1",

@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from legacy_email_proxy import plugins
-from legacy_email_proxy.contracts import Failure, Overloaded, StorageFull
+from legacy_email_proxy.contracts import Failure, Overloaded, Secret, StorageFull
 from legacy_email_proxy_plugins.oauth2 import OAuth2Credentials, shared_store
 from legacy_email_proxy_plugins.oauth2.grants import Granted
 from legacy_email_proxy_plugins.oauth2.records import Damaged
@@ -100,16 +100,10 @@ async def test_one_consent_serves_all(
         async with proxies(2, server, certificates, tmp_path, url, **given) as (ours, theirs):
             with pytest.raises(Failure, match="nobody has consented yet"):
                 await theirs.secret(IMAP)
-            granted = await ours._grants.refreshed(_secret(server.issue(SCOPE)), "")
+            granted = await ours._grants.refreshed(Secret(server.issue(SCOPE)), "")
             assert isinstance(granted, Granted)
             await ours._keeper.adopt(granted)
             assert await theirs.secret(IMAP) == granted.access_token == await ours.secret(IMAP)
-
-
-def _secret(text: str) -> Any:
-    from legacy_email_proxy.contracts import Secret
-
-    return Secret(text)
 
 
 async def test_a_proxy_that_dies_while_it_renews(
@@ -222,7 +216,7 @@ async def test_what_a_proxy_alone_had_is_taken_over(
     with provider(certificates, PUBLIC) as server:
         variables = settings(server, certificates, PUBLIC, "device_code")
         alone = OAuth2Credentials(context(tmp_path / "0", **variables))
-        await alone._keeper.adopt(await alone._grants.refreshed(_secret(server.issue(SCOPE)), ""))
+        await alone._keeper.adopt(await alone._grants.refreshed(Secret(server.issue(SCOPE)), ""))
         await alone.aclose()
         url = postgres.new_database()
         given = {"OAUTH2_GRANT": "device_code"}
