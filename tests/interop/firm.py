@@ -76,6 +76,10 @@ class Firm:
         with self.device(SCANNER, "SCANNER-1") as smtp:
             smtp.sendmail(SENDER, [recipient], b"Subject: a scan\r\n\r\n" + b"x" * 1000 + b"\r\n")
 
+    def arrived(self, messages: int) -> None:
+        """So many are in the mailbox: what Postfix accepted is there a moment later."""
+        self.world.dovecot.wait_for_messages(self.world.account.name, messages)
+
     def fetch(self) -> int:
         """What the ERP program does: read all mail, delete it; how many there were."""
         with closing(POP3From(ERP, self.proxy.pop3)) as erp:

@@ -43,6 +43,7 @@ def monday(it: Firm) -> None:
     it.wait_for("message delivered", 3)
     it.scan("nobody@example.test")
     it.wait_for("recipient failed for good")
+    it.arrived(3)
     assert it.fetch() == 3
     it.wait_for("pop3 session ended")
     status, said = it.asked("/readyz")
@@ -90,7 +91,7 @@ def wednesday(it: Firm) -> None:
 
 
 def thursday_and_friday(it: Firm) -> None:
-    it.world.dovecot.wait_for_messages(it.world.account.name, 1)
+    it.arrived(1)
     it.revoke()
     it.day("Thursday", 8, "the consent was revoked in the night")
     it.scan(it.world.account.address)
@@ -113,6 +114,7 @@ def thursday_and_friday(it: Firm) -> None:
     it.consent()
     it.after(20 * MINUTE)
     it.wait_for("message delivered", 5)
+    it.arrived(2)
     assert it.fetch() == 2
     it.after(MINUTE)
     it.told((OVER, "token"), (OVER, SMTP), (OVER, POP3), (OVER, "spool_old"))
