@@ -91,10 +91,10 @@ async def test_a_flood_leaves_others_their_turn(
     leg = await start_leg(MemoryMaildrop({"a": b"x"}))
     answered, put = 0, Conversation._put
 
-    async def counted(self: Conversation, octets: bytes) -> None:
+    def counted(self: Conversation, octets: bytes) -> bool:
         nonlocal answered
         answered += 1
-        await put(self, octets)
+        return put(self, octets)
 
     monkeypatch.setattr(Conversation, "_put", counted)
     meanwhile = []

@@ -6,8 +6,9 @@ The table in ``proxy/docs/pop3-imap.md``, CAPA and the session all read :data:`C
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, StrEnum
+from typing import NamedTuple
 
 from .. import sasl
 from ..contracts import Secret
@@ -135,15 +136,14 @@ class Mistake(Exception):
     """The line is no valid command. The text has nothing of what the client sent, so the client may read it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """A well-formed command. ``message_number`` is 0 where it was optional and left out."""
 
     keyword: Keyword
     message_number: int = 0
     lines: int = 0
     user: str = ""
-    password: Secret = field(default_factory=lambda: Secret(""))
+    password: Secret = Secret("")
     mechanism: str = ""
     initial_response: Secret | None = None
     header: str = ""
@@ -171,7 +171,7 @@ def shown(line: bytes) -> str:
     return f"AUTH {sasl.shown(line[found.end() :].decode('latin-1'))}".rstrip()
 
 
-_NUMBER = re.compile(rb"[0-9]{1,10}")
+_MAX_DIGITS = 10
 _MECHANISM = re.compile(rb"[A-Za-z0-9_-]{1,20}")
 _FIELD_NAME = re.compile(rb"[\x21-\x39\x3b-\x7e]{1,70}")
 
@@ -188,6 +188,8 @@ def parse(line: bytes) -> Command:
     if row is None:
         raise Mistake("unknown command")
     match row.arguments:
+        case Arguments.NUMBER:  # First: RETR is most of what a session says.
+            return Command(row.keyword, _message_number(rest, row))
         case Arguments.NONE:
             if rest:
                 raise Mistake(f"{row.keyword} takes no argument")
@@ -198,8 +200,6 @@ def parse(line: bytes) -> Command:
             return Command(row.keyword, user=_credential(rest, row))
         case Arguments.PASSWORD:
             return Command(row.keyword, password=Secret(_credential(line[len(word) + 1 :], row)))
-        case Arguments.NUMBER:
-            return Command(row.keyword, _message_number(rest, row))
         case Arguments.OPTIONAL_NUMBER:
             return Command(row.keyword, _message_number(rest, row) if rest else 0)
         case Arguments.NUMBER_AND_LINES:
@@ -237,10 +237,10 @@ def _credential(octets: bytes, row: Row) -> str:
 
 
 def _number(argument: bytes, row: Row) -> int:
-    # int() alone would take "+1", "1_0", " 1" and the digits of other scripts.
-    if not _NUMBER.fullmatch(argument) or int(argument) > MAX_NUMBER:
+    # int() alone would take "+1", "1_0" and " 1".
+    if not argument.isdigit() or len(argument) > _MAX_DIGITS or (number := int(argument)) > MAX_NUMBER:
         raise Mistake(f"usage: {row.usage}")
-    return int(argument)
+    return number
 
 
 def _message_number(argument: bytes, row: Row) -> int:

@@ -6,6 +6,7 @@ closes things in the right order. One task runs it all, because a maildrop must 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import ssl
@@ -82,6 +83,8 @@ class Conversation:
         self._opened: dict[str, object] = {}
         """What the log says of the maildrop, once it is open."""
         self._session = Session(options, secured=secured)
+        # The clock of anyio too, which would first look up the loop: that takes longer than all else at a command.
+        self._time = asyncio.get_running_loop().time
         self._scope = anyio.CancelScope()
         self._outgoing: list[bytes] = []
         self._outgoing_octets = 0
@@ -108,7 +111,7 @@ class Conversation:
         if self._session.state is State.AUTHORIZATION:
             self.cancel()
             return
-        self._drain_deadline = anyio.current_time() + DRAIN_PAUSE_SECONDS
+        self._drain_deadline = self._time() + DRAIN_PAUSE_SECONDS
         self._connection.hurry(self._drain_deadline)
 
     def cancel(self) -> None:
@@ -181,7 +184,8 @@ class Conversation:
                 self._session.refused = None
             if isinstance(event, Reply):
                 log.octets(logger, logging.DEBUG, "S", event.octets)
-                await self._put(event.octets)
+                if self._put(event.octets):
+                    await self._flush()
                 if self._session.tally.commands - self._commands_at_turn >= _COMMANDS_IN_A_ROW:
                     self._commands_at_turn = self._session.tally.commands
                     await anyio.lowlevel.checkpoint()
@@ -230,14 +234,15 @@ class Conversation:
                 async for piece in pieces:
                     log.octets(logger, log.CONTENT, "content", piece)
                     for start in range(0, len(piece) or 1, _SLICE_OCTETS):
-                        await self._put(self._session.message_piece(piece[start : start + _SLICE_OCTETS]))
+                        if self._put(self._session.message_piece(piece[start : start + _SLICE_OCTETS])):
+                            await self._flush()
                     if self._connection.send_failed or self._session.enough:
                         break
             finally:
                 # In any case, since the generator may hold a connection to the backend.
                 await pieces.aclose()
             if not self._connection.send_failed:
-                await self._put(self._session.message_end())
+                self._put(self._session.message_end())
                 await self._flush()
                 log.dialogue(logger, "S", "+OK, and the message")
         except Failure as failure:
@@ -258,11 +263,11 @@ class Conversation:
 
     # Octets
 
-    async def _put(self, octets: bytes) -> None:
+    def _put(self, octets: bytes) -> bool:
+        """Collect ``octets``. Returns whether what is collected must be sent now."""
         self._outgoing.append(octets)
         self._outgoing_octets += len(octets)
-        if self._outgoing_octets >= _HELD_OCTETS:
-            await self._flush()
+        return self._outgoing_octets >= _HELD_OCTETS
 
     async def _flush(self) -> None:
         if self._outgoing:
@@ -275,13 +280,13 @@ class Conversation:
         # Only a whole command restarts the autologout timer, not octets alone (RFC 1939 §3).
         if self._session.tally.commands != self._commands_seen:
             self._commands_seen = self._session.tally.commands
-            self._idle_since = anyio.current_time()
+            self._idle_since = self._time()
             if self._drain_deadline < math.inf:
                 self._drain_deadline = self._idle_since + DRAIN_PAUSE_SECONDS
         tally = self._session.tally
         if (messages := tally.retrieved + tally.top + tally.failed) != self._messages_seen:
             self._messages_seen = messages
-            self._message_since = anyio.current_time()
+            self._message_since = self._time()
         session_end = self._message_since + max(SESSION_SECONDS, self._options.idle_seconds)
         deadline = min(self._idle_since + self._options.idle_seconds, self._drain_deadline, session_end)
         try:

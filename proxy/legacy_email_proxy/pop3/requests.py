@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from ..contracts import Secret
 
@@ -39,8 +40,7 @@ class NeedData:
     """Send what was replied, then give :meth:`Session.receive_data` more octets."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """Octets for the client. Replies may be collected and sent together."""
 
     octets: bytes
@@ -61,8 +61,7 @@ class Open:
     password: Secret
 
 
-@dataclass(frozen=True, slots=True)
-class Retrieve:
+class Retrieve(NamedTuple):
     """Fetch a message; answer with :meth:`Session.message_piece` … :meth:`Session.message_end`, or ``message_failed``.
 
     ``lines`` is ``None`` for RETR and the number of body lines for TOP; XTND XLST asks for each message like TOP.

@@ -265,6 +265,8 @@ class Session:
 
     def _execute(self, command: Command) -> Event:
         match command.keyword:
+            case Keyword.RETR | Keyword.TOP:  # First, because nearly all commands of a session are these.
+                return self._retrieve(command)
             case Keyword.CAPA:
                 lines = capabilities(self._options, self.state, secured=self._secured)
                 return self._multi_line("capabilities", map(encode_line, lines))
@@ -291,8 +293,6 @@ class Session:
                 if not command.message_number:
                     return self._multi_line("unique-id listing follows", self._listing.unique_id_lines())
                 return _ok(self._listing.unique_id_line(command.message_number).decode().rstrip())
-            case Keyword.RETR | Keyword.TOP:
-                return self._retrieve(command)
             case Keyword.DELE:
                 self._listing.mark(command.message_number)
                 return _ok(f"message {command.message_number} marked as deleted")
