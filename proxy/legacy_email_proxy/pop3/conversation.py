@@ -22,6 +22,7 @@ from ..replies import printable
 from ..tls import HandshakeFailed, HungUp
 from .commands import State
 from .connection import Connection, Stalled
+from .encoded import EncodedMessages
 from .locks import MaildropLocks
 from .options import Options
 from .requests import Close, Commit, NeedData, Open, Reply, Retrieve, StartTLS, Verdict
@@ -66,6 +67,7 @@ class Conversation:
         options: Options,
         locks: MaildropLocks,
         looks: log.Looks,
+        encoded: EncodedMessages,
         *,
         tls: ssl.SSLContext | None = None,
         secured: bool = False,
@@ -82,7 +84,8 @@ class Conversation:
         self._tried_to_log_in = False
         self._opened: dict[str, object] = {}
         """What the log says of the maildrop, once it is open."""
-        self._session = Session(options, secured=secured)
+        self._encoded = encoded
+        self._session = Session(options, secured=secured, encoded=encoded)
         # The clock of anyio too, which would first look up the loop: that takes longer than all else at a command.
         self._time = asyncio.get_running_loop().time
         self._scope = anyio.CancelScope()
@@ -96,7 +99,7 @@ class Conversation:
 
     async def run(self) -> None:
         """Run the session to its end. Raises nothing but a cancellation that comes from outside."""
-        with bound(session=self._client.session, client=self._client.address):
+        with bound(session=self._client.session, client=self._client.address), self._encoded.client():
             try:
                 with self._scope:
                     await self._guarded()

@@ -17,6 +17,7 @@ from ..listeners import accept
 from ..replies import pop3_line
 from .connection import Connection
 from .conversation import Conversation
+from .encoded import EncodedMessages
 from .locks import MaildropLocks
 from .options import Options
 from .wire import encode_line
@@ -48,6 +49,7 @@ class Server:
         self._tls = tls
         self._locks = MaildropLocks(shared)
         self._looks = log.Looks(logger, "pop3")
+        self._encoded = EncodedMessages()
         self._conversations: set[Conversation] = set()
         self._draining = False
         self._accepting: anyio.CancelScope | None = None
@@ -131,6 +133,7 @@ class Server:
             self._options,
             self._locks,
             self._looks,
+            self._encoded,
             tls=self._tls and self._tls(),
             secured=secured,
         )

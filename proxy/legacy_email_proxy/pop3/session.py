@@ -18,6 +18,7 @@ from ..contracts import Entry, MessageGone, MessageUnavailable
 from ..replies import pop3_error, pop3_line
 from .authorization import Authorization
 from .commands import COMMANDS, Command, Keyword, Mistake, State, capabilities, parse, shown
+from .encoded import EncodedMessages
 from .listing import Listing, NoSuchMessage
 from .options import Options
 from .requests import Close, Commit, Event, NeedData, Open, Reply, Request, Retrieve, StartTLS, Tally, Verdict
@@ -54,13 +55,14 @@ _HTTP = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|TRACE|CONNECT|PATCH|PR
 
 
 class Session:
-    """One session. ``secured``: TLS is there from the first octet."""
+    """One session. ``secured``: TLS is there from the first octet. ``encoded`` is what sessions share."""
 
-    def __init__(self, options: Options, *, secured: bool = False) -> None:
+    def __init__(self, options: Options, *, secured: bool = False, encoded: EncodedMessages | None = None) -> None:
         self.state = State.AUTHORIZATION
         self.tally = Tally()
         self._options = options
         self._secured = secured
+        self._encoded = encoded
         self._reader = LineReader()
         self._end_of_stream = False
         # No "<" in the greeting: it would be taken for the timestamp of APOP (RFC 1939 §7).
@@ -318,7 +320,10 @@ class Session:
         lines = command.lines if command.keyword is Keyword.TOP else None
         text = f"{entry.octets} octets" if lines is None else "top of message follows"
         encoder = ContentEncoder(
-            lines, replace_nul=self._options.replace_nul, add_blank_line=self._options.add_blank_line
+            lines,
+            replace_nul=self._options.replace_nul,
+            add_blank_line=self._options.add_blank_line,
+            shared=self._encoded,
         )
         self._transfer = Transfer(encoder, encode_line(pop3_line(text, ok=True)))
         return Retrieve(command.message_number, entry.unique_id, entry.octets, lines)

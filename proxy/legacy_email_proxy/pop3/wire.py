@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from io import IncrementalNewlineDecoder
 
+from .encoded import Encoded, EncodedMessages
+
 __all__ = ("CRLF", "END_OF_REPLY", "MAX_LINE_OCTETS", "ContentEncoder", "LineReader", "TooLong", "encode_line")
 
 CRLF = b"\r\n"
@@ -100,17 +102,25 @@ class ContentEncoder:
     line that starts with a dot gets a second one. With ``body_lines`` (TOP) the reply ends after the header, the blank
     line and that many lines of the body; :attr:`enough` then says that no further piece is needed. A line with only CRs
     counts as blank: programs that make CRLF of LF twice end every line with CR CR LF. For clients that need it,
-    ``replace_nul`` makes NUL 0x80, and ``add_blank_line`` puts a blank line behind a header without a body.
+    ``replace_nul`` makes NUL 0x80, and ``add_blank_line`` puts a blank line behind a header without a body. The first
+    piece of a whole message is looked up in ``shared``, whose encoders all have these two settings.
     """
 
     __slots__ = (
         *("_add_blank_line", "_blank", "_body_lines", "_carriage_return", "_in_header", "_line_start", "_replace_nul"),
-        "enough",
+        *("_shared", "enough"),
     )
 
     def __init__(
-        self, body_lines: int | None = None, *, replace_nul: bool = False, add_blank_line: bool = False
+        self,
+        body_lines: int | None = None,
+        *,
+        replace_nul: bool = False,
+        add_blank_line: bool = False,
+        shared: EncodedMessages | None = None,
     ) -> None:
+        # With the other two settings the encoder must know more of the piece than is kept.
+        self._shared = shared if body_lines is None and not add_blank_line else None
         self._body_lines = body_lines
         self._replace_nul = replace_nul
         self._add_blank_line = add_blank_line
@@ -124,6 +134,17 @@ class ContentEncoder:
         """The octets to send for the next piece."""
         if self.enough:
             return b""
+        shared, self._shared = self._shared, None
+        if shared is None:
+            return self._encode(piece)
+        if (known := shared.get(piece)) is None:
+            octets = self._encode(piece)
+            shared.keep(Encoded(piece, octets, self._carriage_return, self._line_start))
+            return octets
+        _, octets, self._carriage_return, self._line_start = known
+        return octets
+
+    def _encode(self, piece: bytes) -> bytes:
         data = self._carriage_return + piece
         # A CR at the end is held back for the next piece, so that no CRLF is split below.
         self._carriage_return = b"\r" if data.endswith(b"\r") else b""
