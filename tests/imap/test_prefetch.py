@@ -170,7 +170,7 @@ async def test_newest_first_within_the_limits(certificates: Certificates) -> Non
                 assert await read(session, position) == mailbox.messages[position + 1].octets
     asked = bodies(server)
     assert sorted(uid for batch in asked for uid in batch) == list(range(1, 101)), "none twice"
-    assert [len(batch) for batch in asked] == [1, 8, 26, 1, 26, 26, 12], "as many as fit, each time"
+    assert [len(batch) for batch in asked] == [1, 8, 26, 26, 1, 26, 12], "as many as fit, each time"
 
 
 async def test_limits_of_one_batch(certificates: Certificates) -> None:
@@ -184,7 +184,7 @@ async def test_limits_of_one_batch(certificates: Certificates) -> None:
     assert sorted(uid for batch in asked for uid in batch) == list(range(1, 101)), "none twice"
     assert [15] in asked, "a large message is streamed"
     assert max(sum(len(mailbox.messages[uid].octets) for uid in batch) for batch in asked) <= 1 << 20
-    assert [len(batch) for batch in asked] == [1, 8, 26, 1, 26, 26, 12], "as many as fit, each time"
+    assert [len(batch) for batch in asked] == [1, 8, 26, 26, 1, 26, 12], "as many as fit, each time"
 
 
 async def test_the_next_are_read_while_the_client_takes_the_rest(certificates: Certificates) -> None:
@@ -200,6 +200,17 @@ async def test_the_next_are_read_while_the_client_takes_the_rest(certificates: C
             with anyio.move_on_after(SHORT):
                 await read(session, 9)
                 pytest.fail("it is on its way, and not asked for again")
+
+
+async def test_after_many_the_next_are_read_at_once(certificates: Certificates) -> None:
+    many = [b"Subject: %d\r\n\r\n" % number for number in range(100)]
+    async with pair(certificates.good, *many) as (maildrop, server):
+        async with maildrop.open(CLIENT, None) as session:
+            assert await outcomes(session, range(11)) == many[:11]
+            await server.until(lambda server: server.times("BODY") == 4)
+            assert bodies(server) == [[1], [*range(2, 10)], [*range(10, 74)], [*range(74, 101)]]
+            assert await outcomes(session, range(11, 100)) == many[11:]
+        assert len(bodies(server)) == 4
 
 
 async def test_a_failure_to_read_the_next_is_told_to_who_asks_for_it(certificates: Certificates) -> None:

@@ -4,7 +4,8 @@ One FETCH of many small messages takes little longer than a FETCH of one. Prefet
 for two messages in a row, so a device that takes one message a day causes no extra work. The number of prefetched
 messages grows each time the session asks for the next one. The session may go up or down: phones, and clients that list
 headers, begin with the newest. When the session has taken half of what was fetched, the next messages are fetched while
-the client takes the rest.
+the client takes the rest. When it has taken many, that begins at once: the server needs about as long for them as the
+client, and neither should wait for the other.
 """
 
 from __future__ import annotations
@@ -143,7 +144,7 @@ class ReadAhead:
         return in_a_row
 
     def _look_ahead(self, position: int) -> None:
-        """Begin to fetch the next messages, if ``position`` is in the second half of what was fetched."""
+        """Begin to fetch the next messages, if the session has taken enough of what was fetched."""
         distance = max(self._step * (self._looked_until - position), 1)
         if distance > self._margin or self._running is not None or self._alone or not self._has_room:
             return
@@ -208,7 +209,7 @@ class ReadAhead:
                 if octets:
                     fetched[keys[uid]] = octets
         if step == self._step:
-            self._margin = len(planned) // 2
+            self._margin = len(planned) if len(planned) > _GROWTH else len(planned) // 2
             self._read_until = self._looked_until = self._index.position(next(reversed(planned))) + step
         return fetched.get(keys[wanted]) if wanted else None
 
