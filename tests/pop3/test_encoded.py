@@ -27,7 +27,7 @@ def test_every_client_gets_what_it_would_get_alone(pieces: list[bytes], replace_
 
 
 def test_a_message_is_encoded_once_for_two_clients_and_each_time_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    looked_at = []
+    looked_at: list[bytes] = []
     monkeypatch.setattr(wire, "_has_bare_lf", looked_at.append)
     shared, message = EncodedMessages(), bytearray(b"a\r\n.b\r\n")
     piece = bytes(message)

@@ -29,7 +29,7 @@ from legacy_email_proxy.contracts import (
 
 from ..backend_settings import Encryption
 from ..sasl import Mechanism
-from .imapclient_adapter import ANSWER_OCTETS, IMAP4, Client, check, text_of
+from .imapclient_adapter import ANSWER_OCTETS, IMAP4, Client, InThread, check, text_of
 from .listing import MAX_UID, Listing, Mailbox, uid_sets
 from .login import LOGIN, LoginWays, is_sendable, login_parts, mechanism
 from .response_codes import is_busy, login_failure, other_protocol, overloaded, refusal
@@ -364,6 +364,21 @@ class Connection:
         with self._exchange(f"read {len(uids)} messages", octets=ANSWER_OCTETS + room, refused=_batch_refused):
             for uid_set in uid_sets(uids):
                 check(self._fetch(batch, uid_set, f"(UID {item})"))
+        return batch.messages
+
+    async def fetch_batch_in_loop(
+        self, uids: Collection[int], item: str, room: int, in_thread: InThread
+    ) -> dict[int, bytes]:
+        """:meth:`fetch_batch`, read in the event loop. The folder must be selected."""
+        batch, imap, patience = Batch(uids, _section(item), room), self._imap, self._server.patience
+        # As long as reading them one by one could last.
+        seconds = patience.command + len(uids) * patience.read
+        octets = ANSWER_OCTETS + room
+        with self._wire.in_loop(), self._exchange(f"read {len(uids)} messages", octets=octets, refused=_batch_refused):
+            imap.fetched = batch
+            for uid_set in uid_sets(uids):
+                what = "UID", "FETCH", uid_set, f"(UID {item})"
+                check(await imap.command_in_loop(*what, octets=octets, seconds=seconds, in_thread=in_thread))
         return batch.messages
 
     def folders(self, command: str, *options: str) -> list[tuple[frozenset[bytes], bytes]]:

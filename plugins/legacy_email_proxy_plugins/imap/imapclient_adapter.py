@@ -6,7 +6,7 @@ import base64
 import imaplib
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from types import MethodType
 from typing import Any, cast
 
@@ -20,12 +20,15 @@ from .responses import Fetched, Tokens, announced, code_in, is_open, small_liter
 from .settings import Server
 from .transport import Wire
 
-__all__ = ("ANSWER_OCTETS", "IMAP4", "Client", "check", "text_of")
+__all__ = ("ANSWER_OCTETS", "IMAP4", "Client", "InThread", "check", "text_of")
 
 ANSWER_OCTETS = 262_144
 """Enough for the answer to any command but a listing, not counting literals."""
 
 _log = logging.getLogger("legacy_email_proxy.maildrop.imap")
+
+InThread = Callable[[Callable[[object], Any]], Awaitable[Any]]
+"""Runs a function, which is given the connection, in the thread that may use it."""
 
 _TEXT_OCTETS = 300
 _MAX_LITERAL_OCTETS = 0xFFFF_FFFF
@@ -91,6 +94,18 @@ class IMAP4(imaplib.IMAP4):
                     raise imaplib.IMAP4.error("the literal was refused")
             self.send(part)
         check(self._command_complete("LOGIN", tag))
+
+    async def command_in_loop(
+        self, name: str, *arguments: str, octets: int, seconds: float, in_thread: InThread
+    ) -> tuple[str, list[Any]]:
+        """A command whose answer is read in the event loop. What has not the usual form is parsed ``in_thread``."""
+        tag = self._command(name, *arguments)
+        rest = await self._wire.read_until(tag + b" ", self.fetched.take, octets, seconds)
+
+        def complete(_: object = None) -> tuple[str, list[Any]]:
+            return cast("tuple[str, list[Any]]", self._command_complete(name, tag))
+
+        return complete() if rest.startswith(tag) else await in_thread(complete)
 
     def send(self, data: Any) -> None:
         if _log.isEnabledFor(logging.DEBUG):

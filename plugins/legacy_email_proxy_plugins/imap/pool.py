@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
@@ -28,6 +28,7 @@ from ..backoff import Breaker, Throttle
 from ..places import Holder, Places
 from .account_cache import Openings, Shelf, Shelves
 from .connection import Connection
+from .imapclient_adapter import InThread
 from .login import LoginWays
 from .response_codes import Busy
 from .settings import Server
@@ -168,6 +169,7 @@ class Pool:
         reached: Callable[[Connection], None] = lambda connection: None,
         untouched: Callable[[], bool] = lambda: True,
         reader: Holder | None = None,
+        in_loop: Callable[[Connection, InThread], Awaitable[T]] | None = None,
     ) -> T:
         """Run ``function`` with a connection and return what it returns. ``address`` is the client's.
 
@@ -180,6 +182,7 @@ class Pool:
 
         If the caller is cancelled, the connection is closed. Its place is free again when its thread has ended.
         ``reader`` is given where the exchange lasts as long as a client reads: it may have to give up for others.
+        ``in_loop`` does the same as ``function`` in the event loop, where a kept connection has the folder open.
 
         Raises :class:`Overloaded` if no connection became free in time, and what logging in and ``function`` raise.
         """
@@ -194,6 +197,7 @@ class Pool:
                     reached=reached,
                     untouched=untouched,
                     reader=reader,
+                    in_loop=in_loop,
                 )
             except Busy as busy:
                 if not (self._throttle.told(busy.suggested_seconds, throttled=busy.throttled) and untouched()):
@@ -212,6 +216,7 @@ class Pool:
         reached: Callable[[Connection], None],
         untouched: Callable[[], bool],
         reader: Holder | None,
+        in_loop: Callable[[Connection, InThread], Awaitable[T]] | None,
     ) -> T:
         long = reader is not None
         await self._take_place(address, long)
@@ -223,6 +228,8 @@ class Pool:
             kept = None if fresh else self._take_idle(lease)
             if kept is not None:
                 try:
+                    if in_loop is not None and kept.mailbox is not None and not self._closing:
+                        return await in_loop(kept, partial(self._in_thread, lease))
                     return await self._in_thread(lease, function)
                 except Disconnected:
                     if not untouched():
@@ -355,8 +362,9 @@ class Pool:
         """End the exchanges that are going on, log out where that is quick, and end the threads."""
         leaving: list[Future[Any]] = []
         for lease in self._lent:
-            if lease.connection is not None and lease.future is not None:
+            if lease.connection is not None:
                 lease.connection.abort()
+            if lease.future is not None:
                 leaving.append(lease.future)
         leaving += [self._executor.submit(connection.logout) for _, connection in self._idle]
         self._idle.clear()

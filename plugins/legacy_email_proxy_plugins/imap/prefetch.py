@@ -18,6 +18,7 @@ from functools import partial
 from legacy_email_proxy.contracts import Disconnected, Failure, MessageGone, MessageUnavailable
 
 from .connection import Connection
+from .imapclient_adapter import InThread
 from .listing import Index
 from .pool import Pool
 
@@ -196,7 +197,10 @@ class ReadAhead:
         room = 2 * sum(planned.values()) + _SLACK_OCTETS
         with self._messages.fetching(self._shelf, list(keys.values())) as fetched:
             try:
-                got = await self._exchange(partial(self._fetch_in_thread, list(planned), room))
+                uids = list(planned)
+                got = await self._exchange(
+                    partial(self._fetch_in_thread, uids, room), in_loop=partial(self._fetch_in_loop, uids, room)
+                )
             except (Disconnected, MessageGone, MessageUnavailable) as failure:
                 # The server may have a problem with one of them. The others must still be read: each is asked for
                 # alone if the connection broke. Asked for together, the one message would break it again.
@@ -216,6 +220,12 @@ class ReadAhead:
     def _fetch_in_thread(self, uids: list[int], room: int, connection: Connection) -> dict[int, bytes]:
         self._same_folder(connection, self._index.uidvalidity)
         return connection.fetch_batch(uids, self.item, room)
+
+    async def _fetch_in_loop(
+        self, uids: list[int], room: int, connection: Connection, in_thread: InThread
+    ) -> dict[int, bytes]:
+        self._same_folder(connection, self._index.uidvalidity)  # Without a SELECT, since the folder is open.
+        return await connection.fetch_batch_in_loop(uids, self.item, room, in_thread)
 
 
 def _is_small(octets: int) -> bool:

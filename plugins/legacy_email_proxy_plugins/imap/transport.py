@@ -18,7 +18,7 @@ import socket as sockets
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 from legacy_email_proxy.contracts import Disconnected, Unreachable, Unverified
@@ -26,6 +26,7 @@ from legacy_email_proxy.contracts import Disconnected, Unreachable, Unverified
 from ..backend_settings import IMAP
 from ..dial import dial
 from ..tls_trouble import begins_in_the_clear, does_not_verify
+from .arrival import arrival
 from .settings import Patience
 
 __all__ = ("HANGS_UP", "MAX_LINE_OCTETS", "PIECE_OCTETS", "TLS", "InTheClear", "Wire")
@@ -39,6 +40,7 @@ HANGS_UP = ", as servers do that have reached their limit of connections"
 _BUFFER_OCTETS = 65_536
 _SHOWN_OCTETS = 200
 _BLOCK_OCTETS = 65_536
+_RECORD_OCTETS = 16_384  # RFC 8446 §5.1: the most that a TLS record holds.
 _FIRST_OCTETS = 1024
 _WORDS = re.compile(rb"[ -~]{3}")
 
@@ -70,6 +72,9 @@ class Wire:
         self.first_line = b""
         """The first line that came: the greeting, if it is an IMAP server."""
         self._give_up: Callable[[], object] | None = None
+        self._in_loop = False
+        self._ahead = io.BytesIO()
+        """What :meth:`read_until` has read, and the reader has not yet taken."""
         self.aborted = False
 
     @property
@@ -149,6 +154,8 @@ class Wire:
         return self._deadline - time.monotonic()
 
     def _wait_at_most(self, seconds: float) -> None:
+        if self._in_loop:
+            return
         # settimeout is a system call, and there are many small records: so not for a difference of less than a tenth.
         if not 0.9 * self._timeout <= seconds <= 1.1 * self._timeout:
             self._timeout = seconds
@@ -214,10 +221,46 @@ class Wire:
         except OSError as error:
             raise Disconnected(f"the connection broke while sending: {_reason(error)}") from error
 
+    # In the event loop
+
+    @contextmanager
+    def in_loop(self) -> Iterator[None]:
+        """In this block nothing waits but :meth:`read_until`. What can not be sent or read at once is a failure: so
+        little is sent that a healthy connection takes it.
+        """
+        self._in_loop, self._timeout = True, 0.0
+        self.socket.setblocking(False)
+        try:
+            yield
+        finally:
+            self._in_loop = False
+
+    async def read_until(self, tag: bytes, take: Callable[[bytes], int], octets: int, seconds: float) -> bytes:
+        """Read the answer to the command with this tag, see :func:`.arrival.arrival`. What is returned is there for the
+        other methods too. Raises :class:`Disconnected`.
+        """
+
+        def receive() -> bytes:
+            self._refuse_if_aborted()
+            return self.socket.recv(_BLOCK_OCTETS) if self._tls is None else self._tls.recv()
+
+        try:
+            rest = await arrival(
+                self.socket, receive, take, tag, octets, seconds=seconds, silent_seconds=self._patience.read
+            )
+        except OSError as error:
+            self._refuse_if_aborted()
+            raise Disconnected(f"no answer from the server: {_reason(error)}") from error
+        self._ahead = io.BytesIO(rest)
+        return rest
+
     def receive_into(self, buffer: Any) -> int:
         """Read what has arrived into ``buffer``; returns 0 at the end. Only for the reader. Raises
         :class:`Disconnected`.
         """
+        if ahead := self._ahead.readinto(buffer):
+            self._received += ahead
+            return ahead
         try:
             octets = self._receive(buffer) if self._tls is None else self._tls.recv_into(buffer)
         except OSError as error:
@@ -334,6 +377,19 @@ class TLS:
                 break
             filled += octets
         return filled
+
+    def recv(self) -> bytes:
+        """All that has arrived; ``b""`` at the end. Raises :class:`ssl.SSLWantReadError` if that is less than a record,
+        and what ``receive`` raises if it can not wait.
+        """
+        arrived: list[bytes] = []
+        open_ = self._fill()
+        with suppress(ssl.SSLWantReadError):
+            while octets := self._object.read(_RECORD_OCTETS):
+                arrived.append(octets)
+        if open_ and not arrived:
+            raise ssl.SSLWantReadError
+        return b"".join(arrived)
 
     def sendall(self, octets: bytes) -> None:
         """Send all of it."""
