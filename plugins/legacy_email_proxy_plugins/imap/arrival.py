@@ -1,9 +1,9 @@
-"""Reads the whole answer to one command in the event loop.
+"""Reads the answer to one command in the event loop, as long as it has the usual form.
 
 It is for answers that come often and are limited, such as a batch of small messages. A thread that reads gives up
 Python's lock and takes it again at every TLS record, and the event loop, which serves clients meanwhile, waits for it
-as often. That took more time than the reading itself. Only what has the usual form is parsed here, as it comes. To
-parse the rest of a hostile server's answer can take long, so it is left to a thread.
+as often. That took more time than the reading itself. What has another form is left to a thread: to parse a hostile
+server's answer can take long.
 """
 
 from __future__ import annotations
@@ -13,46 +13,58 @@ import socket as sockets
 import ssl
 from collections.abc import Callable
 
+from .responses import Fetched
+
 __all__ = ("arrival",)
 
 
 async def arrival(
     socket: sockets.socket,
     receive: Callable[[], bytes],
-    take: Callable[[bytes], int],
-    tag: bytes,
+    fetched: Fetched,
     octets: int,
     *,
     seconds: float,
     silent_seconds: float,
 ) -> bytes:
-    """Read until a line that begins with ``tag`` has come, the connection has ended, or more than ``octets`` have come.
+    """Have ``fetched`` take what comes, until something comes that it does not take: the last line of the answer, or
+    what has not the usual form. That is returned; also what there is at the end of the connection, or after ``octets``.
 
-    ``receive`` is called whenever ``socket`` is readable, and must not wait; ``take`` with what has come, and returns
-    how much of its beginning it took. What it did not take is returned.
+    ``receive`` is called whenever ``socket`` is readable, and must not wait.
 
     Raises what they raise, and :class:`TimeoutError` after ``seconds``, or when nothing came for ``silent_seconds``.
     """
     loop = asyncio.get_running_loop()
-    answer = _Answer(take, tag, octets)
+    rest, left, missing = b"", octets, 1
+    pieces: list[bytes] = []
     complete: asyncio.Future[None] = loop.create_future()
     deadline = loop.time() + seconds
     last = loop.time()
     alarm: asyncio.TimerHandle | None = None
 
     def read() -> None:
-        nonlocal last
+        nonlocal last, rest, left, missing
         if complete.done():
             return
         try:
-            done = answer.add(receive())
+            came = receive()
+            last = loop.time()
+            pieces.append(came)
+            left -= len(came)
+            missing -= len(came)
+            ended = not came or left < 0
+            if missing > 0 and not ended:
+                return  # Before a message is whole, nothing is done with its pieces: a server may send single octets.
+            rest = b"".join((rest, *pieces))
+            pieces.clear()
+            rest = rest[fetched.take(rest) :]
+            missing = fetched.missing(rest)
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
             return
         except Exception as error:
             complete.set_exception(error)
             return
-        last = loop.time()
-        if done:
+        if ended or not missing:
             complete.set_result(None)
 
     def look() -> None:
@@ -74,22 +86,4 @@ async def arrival(
         if alarm is not None:
             alarm.cancel()
         loop.remove_reader(socket)
-    return answer.rest
-
-
-class _Answer:
-    """What was not taken of the answer so far."""
-
-    def __init__(self, take: Callable[[bytes], int], tag: bytes, octets: int) -> None:
-        self._take = take
-        self._tag = tag
-        self._left = octets
-        self.rest = b""
-
-    def add(self, octets: bytes) -> bool:
-        """Add a piece, ``b""`` for the end of the connection. Returns whether no other is needed."""
-        self._left -= len(octets)
-        come = self.rest + octets
-        self.rest = rest = come[self._take(come) :]
-        tagged = rest.startswith(self._tag) or b"\n" + self._tag in rest
-        return not octets or self._left < 0 or (tagged and rest.endswith(b"\n"))
+    return rest

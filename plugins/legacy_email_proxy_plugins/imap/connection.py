@@ -374,7 +374,7 @@ class Connection:
         # As long as reading them one by one could last.
         seconds = patience.command + len(uids) * patience.read
         octets = ANSWER_OCTETS + room
-        with self._wire.in_loop(), self._exchange(f"read {len(uids)} messages", octets=octets, refused=_batch_refused):
+        with self._exchange(f"read {len(uids)} messages", octets=octets, refused=_batch_refused):
             imap.fetched = batch
             for uid_set in uid_sets(uids):
                 what = "UID", "FETCH", uid_set, f"(UID {item})"

@@ -98,14 +98,17 @@ class IMAP4(imaplib.IMAP4):
     async def command_in_loop(
         self, name: str, *arguments: str, octets: int, seconds: float, in_thread: InThread
     ) -> tuple[str, list[Any]]:
-        """A command whose answer is read in the event loop. What has not the usual form is parsed ``in_thread``."""
-        tag = self._command(name, *arguments)
-        rest = await self._wire.read_until(tag + b" ", self.fetched.take, octets, seconds)
+        """A command whose answer is read in the event loop; ``in_thread``, from where it has not the usual form."""
+        with self._wire.in_loop():
+            tag = self._command(name, *arguments)
+            rest = await self._wire.take_into(self.fetched, octets, seconds)
 
-        def complete(_: object = None) -> tuple[str, list[Any]]:
-            return cast("tuple[str, list[Any]]", self._command_complete(name, tag))
+            def complete(_: object = None) -> tuple[str, list[Any]]:
+                return cast("tuple[str, list[Any]]", self._command_complete(name, tag))
 
-        return complete() if rest.startswith(tag) else await in_thread(complete)
+            if rest.startswith(tag) and rest.find(b"\n") == len(rest) - 1:
+                return complete()
+        return cast("tuple[str, list[Any]]", await in_thread(complete))
 
     def send(self, data: Any) -> None:
         if _log.isEnabledFor(logging.DEBUG):

@@ -60,8 +60,8 @@ _MAILBOX = re.compile(rb'\(([^()]*)\)[ \t]+(?:"(?:[^"\\]|\\.)*"|[^\s"]+)[ \t]+(.
 _BLANK_LINE = re.compile(rb"(?:\A|\n)\r?\n")
 _ORIGIN = re.compile(r"<(\d+)\.\d+>\Z")
 _MAX_DEPTH = 50
-_ODD_SHOWN = 3
-_ODD_OCTETS = 100
+_ODD_SHOWN, _ODD_OCTETS = 3, 100
+_ROW_OCTETS = 200
 _MAX_ATTRIBUTES = 100
 _EXPUNGED = "EXPUNGEISSUED"
 
@@ -220,6 +220,10 @@ class Fetched:
 
     def take(self, block: bytes) -> int:
         """Take the complete responses of the usual form at the beginning of ``block``. Returns their octets."""
+        return 0
+
+    def missing(self, block: bytes) -> int:
+        """How many octets at least must follow before :meth:`take` takes ``block``; 0 if it will not take it."""
         return 0
 
     def read(self, name: str, uid: int | None, octets: int, source: Literals) -> Value:
@@ -385,6 +389,13 @@ class Batch(_Bodies):
             self._put(int(match[1]), block[start:end])
             taken = end + 3
         return taken
+
+    def missing(self, block: bytes) -> int:
+        """See :meth:`Fetched.missing`."""
+        if (match := self._usual.match(block)) is None:
+            return int(b"\n" not in block and len(block) < _ROW_OCTETS)
+        end = match.end() + int(match[2])
+        return end + 3 - len(block) if b")\r\n".startswith(block[end : end + 3]) else 0
 
     def read(self, name: str, uid: int | None, octets: int, source: Literals) -> Value:
         """Read a whole message. Raises :class:`Disconnected` if there is no room for it."""

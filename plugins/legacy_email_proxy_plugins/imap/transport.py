@@ -27,6 +27,7 @@ from ..backend_settings import IMAP
 from ..dial import dial
 from ..tls_trouble import begins_in_the_clear, does_not_verify
 from .arrival import arrival
+from .responses import Fetched
 from .settings import Patience
 
 __all__ = ("HANGS_UP", "MAX_LINE_OCTETS", "PIECE_OCTETS", "TLS", "InTheClear", "Wire")
@@ -74,7 +75,7 @@ class Wire:
         self._give_up: Callable[[], object] | None = None
         self._in_loop = False
         self._ahead = io.BytesIO()
-        """What :meth:`read_until` has read, and the reader has not yet taken."""
+        """What :meth:`take_into` has read, and the reader has not yet taken."""
         self.aborted = False
 
     @property
@@ -225,7 +226,7 @@ class Wire:
 
     @contextmanager
     def in_loop(self) -> Iterator[None]:
-        """In this block nothing waits but :meth:`read_until`. What can not be sent or read at once is a failure: so
+        """In this block nothing waits but :meth:`take_into`. What can not be sent or read at once is a failure: so
         little is sent that a healthy connection takes it.
         """
         self._in_loop, self._timeout = True, 0.0
@@ -235,9 +236,10 @@ class Wire:
         finally:
             self._in_loop = False
 
-    async def read_until(self, tag: bytes, take: Callable[[bytes], int], octets: int, seconds: float) -> bytes:
-        """Read the answer to the command with this tag, see :func:`.arrival.arrival`. What is returned is there for the
-        other methods too. Raises :class:`Disconnected`.
+    async def take_into(self, fetched: Fetched, octets: int, seconds: float) -> bytes:
+        """Read an answer, see :func:`.arrival.arrival`. What is returned is there for the other methods too.
+
+        Raises :class:`Disconnected`.
         """
 
         def receive() -> bytes:
@@ -246,7 +248,7 @@ class Wire:
 
         try:
             rest = await arrival(
-                self.socket, receive, take, tag, octets, seconds=seconds, silent_seconds=self._patience.read
+                self.socket, receive, fetched, octets, seconds=seconds, silent_seconds=self._patience.read
             )
         except OSError as error:
             self._refuse_if_aborted()
@@ -384,11 +386,12 @@ class TLS:
         """
         arrived: list[bytes] = []
         open_ = self._fill()
-        with suppress(ssl.SSLWantReadError):
+        try:
             while octets := self._object.read(_RECORD_OCTETS):
                 arrived.append(octets)
-        if open_ and not arrived:
-            raise ssl.SSLWantReadError
+        except ssl.SSLWantReadError:
+            if open_ and not arrived:
+                raise
         return b"".join(arrived)
 
     def sendall(self, octets: bytes) -> None:
