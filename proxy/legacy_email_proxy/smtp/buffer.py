@@ -125,20 +125,19 @@ class Incoming:
         """Use up the line that was peeked at."""
         self._start = self._buffer.index(b"\n", self._start) + 1
 
-    async def line(self, seconds: float, max_octets: int = MAX_LINE_OCTETS) -> bytes | None:
+    async def line(self, deadline: float, max_octets: int = MAX_LINE_OCTETS) -> bytes | None:
         """The next line without its CRLF or LF; ``None`` when the device has left.
 
-        Raises :class:`TimeoutError` when the line is not whole within ``seconds``, counted from its beginning: one
-        octet now and then does not keep a session alive. Raises :class:`LineTooLong`.
+        Raises :class:`TimeoutError` when the line is not whole at ``deadline``: one octet now and then does not keep a
+        session alive. Raises :class:`LineTooLong`.
         """
-        deadline, searched, beginning = 0.0, 0, b""
+        searched, beginning = 0, b""
         while (end := self._buffer.find(b"\n", self._start + searched)) < 0:
             if len(self) >= max_octets:
                 # Thrown away as it comes, or an endless line would be held in memory.
                 beginning = beginning or self._buffer[self._start : self._start + _BEGINNING_OCTETS]
                 self.take()
             searched = len(self)
-            deadline = deadline or self._loop.time() + seconds
             if not await self.more(deadline):
                 return None
         line = self._buffer[self._start : end]
