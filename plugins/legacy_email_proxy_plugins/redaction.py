@@ -105,7 +105,7 @@ class _Known:
         text = _comparable(said)
         if any(beginning in text for beginning in self.beginnings):
             return True
-        # What the search takes for a piece of a secret may begin behind a code that is kept, but it ends where these do.
+        # What the search takes for a piece of a secret may begin behind a code that is kept. It ends where these do.
         return any(part[-_PIECE:] in self.sent for part in (*_RUN.findall(text), *_WORD.findall(text)))
 
     def begins_in(self, text: str) -> bool:
