@@ -44,21 +44,44 @@ _NOT_NEEDED = {
 }
 
 
+_BACKENDS = {
+    "BACKEND_IMAP_HOST": "127.0.0.1",
+    "BACKEND_IMAP_USER": "device",
+    "BACKEND_IMAP_PASS": "secret",
+    "BACKEND_SMTP_HOST": "127.0.0.1",
+    "BACKEND_SMTP_USER": "device",
+    "BACKEND_SMTP_PASS": "secret",
+}
+_OAUTH2 = {
+    "BACKEND_IMAP_CREDENTIALS": "oauth2",
+    "BACKEND_SMTP_CREDENTIALS": "oauth2",
+    "OAUTH2_GRANT": "refresh_token",
+    "OAUTH2_TOKEN_URL": "https://127.0.0.1/token",
+    "OAUTH2_CLIENT_ID": "proxy",
+    "OAUTH2_CLIENT_SECRET": "secret",
+    "OAUTH2_SCOPE": "mail",
+    "OAUTH2_REFRESH_TOKEN": "secret",
+}
+
+
+def loaded_with(folder: Path, **variables: str) -> set[str]:
+    file = folder / "modules"
+    with running(variables, [sys.executable, "-c", _LOADED, str(file)]):
+        pass
+    return set(file.read_text().splitlines())
+
+
 def test_only_what_is_on(tmp_path: Path) -> None:
     """Both legs with their default plugins, and the history; nothing else is set."""
-    file = tmp_path / "modules"
-    backends = {
-        "BACKEND_IMAP_HOST": "127.0.0.1",
-        "BACKEND_IMAP_USER": "device",
-        "BACKEND_IMAP_PASS": "secret",
-        "BACKEND_SMTP_HOST": "127.0.0.1",
-        "BACKEND_SMTP_USER": "device",
-        "BACKEND_SMTP_PASS": "secret",
-    }
-    with running(backends, [sys.executable, "-c", _LOADED, str(file)]):
-        pass
-    loaded = set(file.read_text().splitlines())
+    loaded = loaded_with(tmp_path, **_BACKENDS)
     assert loaded >= _NEEDED
     commands = {name for name in loaded if name.startswith(f"{_CORE}.commands.")}
     assert commands == {f"{_CORE}.commands.serve"}
     assert loaded & _NOT_NEEDED == set()
+
+
+def test_oauth2_with_neither_key_nor_certificate(tmp_path: Path) -> None:
+    """Cryptography alone would take seven MiB."""
+    loaded = loaded_with(tmp_path, **_BACKENDS, **_OAUTH2)
+    assert loaded >= {"httpx2", f"{_PLUGINS}.oauth2.tokens"}
+    assert loaded & {"cryptography", "jwt"} == set()
