@@ -248,16 +248,17 @@ class Observer(logging.Handler):
     """
 
     def take(self, record: logging.LogRecord) -> None:
-        """Note what the event tells. ``record.msg`` is a text."""
+        """Note what the event tells. ``record.msg`` is a text. It may be called in several threads at once."""
         raise NotImplementedError
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """See :meth:`take`."""
+    def handle(self, record: logging.LogRecord) -> bool:
+        """See :meth:`take`. Without filters and the handler's lock, which cost more than most observers do."""
         if isinstance(record.msg, str):
             try:
                 self.take(record)
             except Exception:
                 self.handleError(record)
+        return True
 
 
 def observe(

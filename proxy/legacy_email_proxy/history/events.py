@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 from .facts import Event, address, addresses, said, text, text_or_none, whole, whole_or_none
@@ -51,10 +52,14 @@ _OF_ACTION = {"hold": State.HELD, "drop": State.DROPPED}
 
 
 _COLUMNS = (
-    *("changed", "kind", "leg", "time", "state", "trouble", "client", "session", "account", "sender", "octets"),
+    *("id", "changed", "kind", "leg", "time", "state", "trouble", "client", "session", "account", "sender", "octets"),
     *("command", "login", "reply", "cause", "advice", "backend", "queue_id", "settled", "retrieved", "deleted"),
 )
-_ENTRY = f"INSERT INTO entries ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
+_ENTRIES, _RECIPIENTS = f"INSERT INTO entries ({', '.join(_COLUMNS)})", "INSERT OR REPLACE INTO recipients"
+
+_ROWS = (32, 4, 1)
+"""How many rows one statement may insert. For each statement the thread lets go of Python's lock and has to get it back
+from the sessions, which costs them more than the row."""
 
 
 class Writing:
@@ -63,19 +68,26 @@ class Writing:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._failed_logins: dict[str, None] = {}
-        self._changed = 0
+        self._last = self._changed = 0
         self._sums = Sums()
         self._refusals: dict[tuple[object, ...], int] = {}
+        # Rows that are not yet in the file; see _execute.
+        self._of_entries: list[tuple[object, ...]] = []
+        self._of_recipients: list[tuple[object, ...]] = []
 
     def write(self, events: Iterable[Event]) -> None:
         """Write a batch, all of it or nothing. Raises ``sqlite3.Error``."""
         self._sums = Sums()
-        self._refusals.clear()
+        for former in (self._refusals, self._of_entries, self._of_recipients):
+            former.clear()
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            (self._changed,) = self._connection.execute("SELECT coalesce(max(changed), 0) FROM entries").fetchone()
+            self._last, self._changed = self._connection.execute(
+                "SELECT coalesce(max(id), 0), coalesce(max(changed), 0) FROM entries"
+            ).fetchone()
             for event in events:
                 _HANDLERS[event.words](self, event)
+            self._insert_all()
             self._sums.write(self._connection)
             self._connection.execute("COMMIT")
         except BaseException:
@@ -102,7 +114,7 @@ class Writing:
         # The spool may have delivered it before the session came to say that it is there.
         entry = self._find(facts, text(facts.get("queue_id"))) if state == State.SPOOLED else None
         if entry is not None:
-            self._connection.execute(
+            self._execute(
                 "UPDATE entries SET client = ?, time = ?, octets = ?, changed = ? WHERE id = ?",
                 (text(facts.get("client")), event.time, whole(facts.get("octets")), self._next(), entry),
             )
@@ -139,6 +151,7 @@ class Writing:
         last_word = said(facts)
         named = addresses(facts)
         if named:
+            self._insert_all()
             self._connection.executemany(
                 "INSERT INTO recipients SELECT id, ?, time, ?, ?, ? FROM entries WHERE id = ?"
                 " ON CONFLICT (entry, address) DO UPDATE SET"
@@ -146,7 +159,7 @@ class Writing:
                 [(each, state, last_word, event.time, entry) for each in named],
             )
         else:
-            self._connection.execute(
+            self._execute(
                 "UPDATE recipients SET state = ?, said = ?, time = ? WHERE entry = ? AND state IN (?, ?)",
                 (state, last_word, event.time, entry, *_WAITING),
             )
@@ -158,9 +171,7 @@ class Writing:
 
     def _conclude(self, entry: int, event: Event, state: str) -> None:
         """The message's state follows from its recipients' states."""
-        found = dict(
-            self._connection.execute("SELECT state, count(*) FROM recipients WHERE entry = ? GROUP BY state", (entry,))
-        )
+        found = dict(self._execute("SELECT state, count(*) FROM recipients WHERE entry = ? GROUP BY state", (entry,)))
         settled = None
         if State.DELAYED in found:
             state = State.DELAYED
@@ -172,7 +183,7 @@ class Writing:
             if len(found) > 1:
                 state = State.PARTLY_FAILED
         column = "backend" if event.words == "message delivered" else "cause"
-        self._connection.execute(
+        self._execute(
             f"UPDATE entries SET state = ?, trouble = ?, settled = ?, {column} = ?, changed = ? WHERE id = ?",  # noqa: S608
             (state, state not in _GOOD, settled, said(event.facts), self._next(), entry),
         )
@@ -191,16 +202,14 @@ class Writing:
         action = str(facts.get("action"))
         if entry is None or action == "export":
             return
-        state, settled = self._connection.execute(
-            "SELECT state, settled FROM entries WHERE id = ?", (entry,)
-        ).fetchone()
+        state, settled = self._execute("SELECT state, settled FROM entries WHERE id = ?", (entry,)).fetchone()
         # What the operator made possible may have happened before this is told: then it is the last word.
         if settled is None and (action in _OF_ACTION or state in (State.HELD, State.SET_ASIDE)):
             by = f" by {facts['by']}" if facts.get("by") else ""
             self._mark(entry, _OF_ACTION.get(action, State.SPOOLED), text(f"{action}{by}"))
 
     def _mark(self, entry: int, state: str, cause: str) -> None:
-        self._connection.execute(
+        self._execute(
             "UPDATE entries SET state = ?, trouble = ?, cause = ?, changed = ? WHERE id = ?",
             (state, state not in _GOOD, cause, self._next(), entry),
         )
@@ -210,15 +219,14 @@ class Writing:
         sql, values = "SELECT max(id) FROM entries WHERE queue_id = ?", [queue_id]
         if facts.get("session"):
             sql, values = f"{sql} AND session = ?", [queue_id, text(facts["session"])]
-        found: int | None = self._connection.execute(sql, values).fetchone()[0]
+        found: int | None = self._execute(sql, values).fetchone()[0]
         return found
 
     def _recipients(self, entry: int, event: Event, state: str) -> None:
         last_word = said(event.facts)
-        self._connection.executemany(
-            "INSERT OR REPLACE INTO recipients VALUES (?, ?, ?, ?, ?, ?)",
-            [(entry, each, event.time, state, last_word, event.time) for each in addresses(event.facts)],
-        )
+        self._of_recipients += [
+            (entry, each, event.time, state, last_word, event.time) for each in addresses(event.facts)
+        ]
 
     # Refusals and sessions
 
@@ -241,7 +249,7 @@ class Writing:
         key = (leg, what, said(facts), *map(str, asked))
         entry = self._refusals.get(key)
         if entry is not None:
-            self._connection.execute("UPDATE entries SET times = times + 1 WHERE id = ?", (entry,))
+            self._execute("UPDATE entries SET times = times + 1 WHERE id = ?", (entry,))
             return
         self._refusals[key] = entry = self._insert(event, "refusal", what, leg=leg, cause=cause)
         self._recipients(entry, event, State.REFUSED)
@@ -297,17 +305,34 @@ class Writing:
             trouble = kind == "refusal" or state not in _GOOD
         cause = cause or facts.get("cause") or facts.get("reason")
         texts = (facts.get("command"), facts.get("user"), facts.get("reply"), cause)
-        done = self._connection.execute(
-            _ENTRY,
+        self._last += 1
+        self._of_entries.append(
             (
-                *(self._next(), kind, leg, event.time, state, trouble),
+                *(self._last, self._next(), kind, leg, event.time, state, trouble),
                 *(text(facts.get(name)) for name in ("client", "session", "account")),
                 address(facts.get("sender")), whole_or_none(facts.get("octets")), *map(text_or_none, texts),
                 *(text_or_none(value) for value in (facts.get("advice"), facts.get("backend"), queue_id)),
                 settled, whole_or_none(facts.get("retrieved")), whole_or_none(facts.get("deleted")),
-            ),
+            )
         )  # fmt: skip
-        return int(done.lastrowid or 0)
+        return self._last
+
+    def _insert_all(self) -> None:
+        """Write the rows that wait."""
+        for into, rows in ((_ENTRIES, self._of_entries), (_RECIPIENTS, self._of_recipients)):
+            done = 0
+            for many in _ROWS:
+                while len(rows) - done >= many:
+                    some = rows[done : done + many]
+                    done += many
+                    places = f"({', '.join('?' * len(some[0]))})"
+                    self._connection.execute(f"{into} VALUES {', '.join([places] * many)}", list(chain(*some)))
+            rows.clear()
+
+    def _execute(self, sql: str, values: Sequence[object]) -> sqlite3.Cursor:
+        """Read or change what there is, with the rows that were waiting."""
+        self._insert_all()
+        return self._connection.execute(sql, values)
 
     def _next(self) -> int:
         self._changed += 1
