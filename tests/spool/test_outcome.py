@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from legacy_email_proxy import log
 from legacy_email_proxy.contracts import Client, Disconnected, Failure, Refused, Unreachable
 from legacy_email_proxy_plugins.spool import delivery as module
 from legacy_email_proxy_plugins.spool.attempt import Attempt
@@ -91,6 +92,16 @@ async def test_each_recipient_gets_its_own_fate_and_verdict() -> None:
     assert (outcome.state, outcome.due, outcome.orderly, outcome.warned) == (State.QUEUED, NOW + 60, True, False)
     (notice,) = outcome.notices
     assert (notice.about, notice.submission.recipients[0][0]) == ((1,), "a@x")
+
+
+async def test_the_log_tells_of_each_refusal_whose_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    message = spooled(3)
+    refused = list(zip(message.recipients, (NO, LATER, NO), strict=True))
+    await delivery_of()._outcome(message, Attempt([], refused))
+    told = [(record.getMessage(), log.facts_of(record).get("recipients")) for record in caplog.records]
+    assert ("recipients refused", ["0@y", "2@y"]) in told
+    assert ("recipients not taken for now", ["1@y"]) in told
 
 
 async def test_only_those_who_were_tried_are_stored_again() -> None:
@@ -278,6 +289,18 @@ async def test_who_was_leased_and_not_tried_is_given_back(monkeypatch: pytest.Mo
     assert (store.given_back, len(store.recorded)) == ([] if tried else [7], int(tried))
     assert (delivery._under_way, delivery._untried, delivery._octets) == (set(), set(), 0)
     assert delivery._settled == set()
+
+
+async def test_with_all_places_taken_it_waits_for_one_to_be_free() -> None:
+    delivery = delivery_of()
+    trying = asyncio.create_task(asyncio.sleep(0))
+    delivery._busy = dict.fromkeys(range(2 * module._MESSAGES_PER_CONNECTION), trying)
+    turn = asyncio.create_task(delivery._turn())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not turn.done()  # otherwise it would look again and again, with all of a processor
+    delivery.wake()
+    await turn
 
 
 @pytest.mark.parametrize("why", ["older ones wait", "stopping", "paused", "many", "large", "free", "reload"])
