@@ -253,16 +253,17 @@ async def test_what_was_delivered_is_recorded_until_that_succeeds(
     assert sum("not stored now" in text for text in caplog.messages) == 1
 
 
-async def test_a_bug_of_ours_loses_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("tries", "due"), [(0, NOW + 60), (1, NOW + 300)])
+async def test_a_bug_of_ours_loses_no_message(monkeypatch: pytest.MonkeyPatch, tries: int, due: float) -> None:
     async def broken(*_: object) -> Attempt:
         raise ZeroDivisionError("ours")
 
     monkeypatch.setattr(module, "attempt", broken)
     store = Store()
     delivery = delivery_of(store)
-    await delivery._handle(spooled(), probe=False)
+    await delivery._handle(spooled(tries=tries), probe=False)
     (outcome,) = store.recorded
-    assert (outcome.state, outcome.due, outcome.orderly) == (State.QUEUED, NOW + 60, False)
+    assert (outcome.state, outcome.due, outcome.orderly) == (State.QUEUED, due, False)
     assert [each.verdict for each in outcome.changed] == [Verdict(0, "", "ours", NOW)]
     assert delivery._settled == set()
 
