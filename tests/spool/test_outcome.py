@@ -53,7 +53,7 @@ class Store:
 
 def delivery_of(store: Any = None, relay: Any = None, **changed: Any) -> Delivery:
     given: dict[str, Any] = {
-        "retry_seconds": (60.0, 300.0), "give_up_seconds": GIVE_UP, "warn_seconds": WARN, "max_octets": 0,
+        "retry_seconds": (60.0, 300.0, 900.0), "give_up_seconds": GIVE_UP, "warn_seconds": WARN, "max_octets": 0,
         "message_octets": 0, "poison_tries": 3, "connections": 2, "notify_sender": True, "notify_from": None,
         "postmaster": None, "daemon": None,
     }  # fmt: skip
@@ -138,7 +138,7 @@ async def test_who_has_failed_for_good_is_kept_where_nobody_can_be_told(
     [
         (0, 0, NOW + 60),
         (1, 0, NOW + 300),
-        (9, 0, NOW + 300),
+        (9, 0, NOW + 900),
         (9, GIVE_UP - 100, NOW + 100),  # the last try is when its time is over
     ],
 )
