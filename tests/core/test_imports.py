@@ -59,7 +59,7 @@ MAY_IMPORT = {
     "reloading": {"contracts", "build"},
     "admin": {
         *("contracts", "log", "access", "replies", "guessing", "settings", "tls", "history", "build", "relays"),
-        "reloading",
+        *("reloading", "listeners"),
     },
     "alerts": {
         *("contracts", "log", "access", "replies", "settings", "accounts", "plugins", "relays", "build", "admin"),
@@ -169,8 +169,8 @@ def test_protocol_logic_is_sans_io(module: str) -> None:
         ("environs", {"legacy_email_proxy.settings.reader"}),
         ("httpx2", {"legacy_email_proxy_plugins.https", "legacy_email_proxy.alerts.channels"}),
         ("jwt", {"legacy_email_proxy_plugins.oauth2.assertions"}),
-        ("uvicorn", {"legacy_email_proxy.admin.http"}),
-        ("starlette", {"legacy_email_proxy.admin.http", *PAGE}),
+        ("uvicorn", {"legacy_email_proxy.admin.connections"}),
+        ("starlette", {"legacy_email_proxy.admin.http", "legacy_email_proxy.admin.connections", *PAGE}),
         ("jinja2", {"legacy_email_proxy.admin.page.rendering"}),
         ("prometheus_client", {"legacy_email_proxy.admin.metrics"}),
         ("scramp", {"legacy_email_proxy_plugins.sasl"}),
