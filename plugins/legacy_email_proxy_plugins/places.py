@@ -88,8 +88,9 @@ class Holder(ABC):
 
     def client_went_on(self) -> None:
         """The client has read or sent something: it is our turn, or the backend's."""
-        self._seconds = self.seconds
-        self._waiting_since = None
+        if self._waiting_since is not None:
+            self._seconds = self.seconds
+            self._waiting_since = None
 
     @property
     def waits_for_client(self) -> bool:

@@ -41,6 +41,9 @@ _WORDS, _LONG_WORDS = (
 )
 _LONG_RUNS = re.compile(rf"(?P<kept>{_KEPT})|[^\s\"]{{{_PIECE},}}", re.IGNORECASE)
 
+_RUN, _WORD = (re.compile(f"{characters}{{{_PIECE},}}") for characters in (r"[^\s\"]", "[a-z0-9+/]"))
+"""The same, in a comparable text and whatever stands in front of them."""
+
 _ENTITIES = {"&": "amp", "<": "lt", ">": "gt", '"': "quot", "'": "apos"}
 
 
@@ -51,7 +54,7 @@ def without_secrets(said: str, secrets: Iterable[str]) -> str:
     base64, also inside a longer text; and pieces of secrets. The codes that tell why the server refused are kept.
     """
     known = _known(tuple(secrets))
-    if known is None or not said:
+    if known is None or not known.may_be_in(said):
         return said
     # Each search reads the original text: what one search removes may be a part of what another one has to find.
     found = [_without_blanks(match) for match in known.pattern.finditer(said) if not match["kept"]]
@@ -86,11 +89,24 @@ def _comparable(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
+    itself: re.Pattern[str]
+    """Any form of any secret."""
     pattern: re.Pattern[str]
+    """The same, or a code that is kept."""
     beginnings: tuple[str, ...]
     """The beginning of each secret in base64, for each position that it can have inside a longer text."""
     sent: str
     """The text in which pieces are looked up; in lower case, like all that is compared here."""
+
+    def may_be_in(self, said: str) -> bool:
+        """Whether the text has to be searched. Almost none has, and to see this costs much less than the search."""
+        if not said.isascii() or self.itself.search(said):
+            return True
+        text = _comparable(said)
+        if any(beginning in text for beginning in self.beginnings):
+            return True
+        # What the search takes for a piece of a secret may begin behind a code that is kept. It ends where these do.
+        return any(part[-_PIECE:] in self.sent for part in (*_RUN.findall(text), *_WORD.findall(text)))
 
     def begins_in(self, text: str) -> bool:
         lowered = _comparable(text)
@@ -119,13 +135,17 @@ def _known(given: tuple[str, ...]) -> _Known | None:
         return None
     kept = re.compile(_KEPT, re.IGNORECASE)
     long = [_forms(secret) for secret in secrets if len(secret) >= _SHORT and not kept.fullmatch(secret)]
-    short = [_forms(secret) for secret in secrets if len(secret) < _SHORT or kept.fullmatch(secret)]
+    short = [
+        f"(?<![^\\W_]){_forms(secret)}(?![^\\W_])"
+        for secret in secrets
+        if len(secret) < _SHORT or kept.fullmatch(secret)
+    ]
     # Long secrets come before the codes: such a secret may begin with what looks like a code.
-    alternatives = [*long, f"(?P<kept>(?i:{_KEPT}))", *(f"(?<![^\\W_]){form}(?![^\\W_])" for form in short)]
+    pattern = "|".join([*long, f"(?P<kept>(?i:{_KEPT}))", *short])
     cores = [core.lower() for secret in secrets for core in _cores(secret)]
     beginnings = tuple(core[:_PIECE] for core in cores if len(core) >= _CORE)
     sent = _comparable("\n".join((*secrets, *cores)))
-    return _Known(re.compile("|".join(alternatives)), beginnings, sent)
+    return _Known(re.compile("|".join([*long, *short])), re.compile(pattern), beginnings, sent)
 
 
 def _cores(secret: str) -> list[str]:

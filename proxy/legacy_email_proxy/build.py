@@ -272,7 +272,8 @@ def compose(environ: Mapping[str, str] | None = None, former: Composition | None
     ``former`` is the composition that this one will replace: what it knows of logins and of the messages in the last
     minute is taken over. Raises :class:`SettingsMistake` with all mistakes.
     """
-    environ = os.environ if environ is None else environ
+    # A copy, because os.environ decodes each name anew each time that an account's settings are read.
+    environ = dict(os.environ if environ is None else environ)
     choice = choose(environ)
     settings, mistakes = choice.settings, list(choice.mistakes)
     if all(settings[variable] == NONE for variable in LEGS):

@@ -1,8 +1,9 @@
 """The command line: which command, which options; each command's work is in ``commands/``.
 
-Loading the commands takes a third of a second. :func:`main` does it, not the import of this module, so that Ctrl-C
+Loading a command takes a quarter of a second. :func:`main` does it, not the import of this module, so that Ctrl-C
 during that time ends the process without a traceback. For the same reason this module imports nothing at its top that
-Python has not loaded already.
+Python has not loaded already. Only the command that is asked for is loaded: the service would otherwise keep the code
+of all the others in memory for as long as it runs.
 """
 
 from __future__ import annotations
@@ -21,7 +22,15 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any, NoReturn
 
-__all__ = ("commands", "main", "parser")
+__all__ = ("COMMANDS", "commands", "main", "parser")
+
+COMMANDS = (
+    *("serve", "demo", "setup", "check", "plugins", "settings", "spool", "history", "devices", "trace", "alert"),
+    *("unit", "password", "authorize", "healthcheck"),
+)
+"""In the order in which the help names them; each is a module in ``commands/``."""
+
+_DEFAULT = "serve"
 
 EXIT_NOT_WRITTEN = 1
 """What every Unix tool ends with when its output can not be written."""
@@ -68,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     import signal
 
-    if not (given := sys.argv[1:] if arguments is None else arguments) or given[0] == "serve":
+    named = next(iter(sys.argv[1:] if arguments is None else arguments), _DEFAULT)
+    if named == _DEFAULT:
         # Until the service handles SIGHUP, it would end the process. A reload that is asked for while the service
         # starts is not needed: the settings are being read now.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -79,8 +89,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         from .contracts import SettingsMistake
 
-        made = parser()
-        if "_ARGCOMPLETE" in os.environ:
+        completing = "_ARGCOMPLETE" in os.environ
+        made = parser((named,) if named in COMMANDS and not completing else COMMANDS)
+        if completing:
             # A shell asks what could stand at the cursor; this answers and ends the process.
             import argcomplete
 
@@ -117,8 +128,8 @@ def _leave(*_: object) -> NoReturn:
     os._exit(EXIT_INTERRUPTED)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of all commands. Its result has the ``run`` of the command's module as ``run``."""
+def parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
+    """The parser of these commands. Its result has the ``run`` of the command's module as ``run``."""
     import argparse
 
     kind = argparse.RawDescriptionHelpFormatter
@@ -152,41 +163,22 @@ def parser() -> argparse.ArgumentParser:
     version = f"legacy-email-proxy {__version__}"
     made.add_argument("-V", "--version", action="version", version=version, help=argparse.SUPPRESS)
     listed = made.add_subparsers(title="commands (COMMAND --help shows more)", metavar="COMMAND")
-    for module in commands():
+    for module in commands(names):
         sentence = (module.__doc__ or "").splitlines()[0]
         name = module.__name__.rpartition(".")[2]
         command = listed.add_parser(name, help=sentence, description=sentence, formatter_class=kind)
         module.add_arguments(command)
         command.set_defaults(run=module.run)
-        if name == "serve":
+        if name == _DEFAULT:
             made.set_defaults(run=module.run)
     return made
 
 
-def commands() -> tuple[ModuleType, ...]:
-    """The modules of all commands, in the order in which the help names them."""
-    from .commands import (
-        alert,
-        authorize,
-        check,
-        demo,
-        devices,
-        healthcheck,
-        history,
-        password,
-        plugins,
-        serve,
-        settings,
-        setup,
-        spool,
-        trace,
-        unit,
-    )
+def commands(names: Sequence[str] = COMMANDS) -> tuple[ModuleType, ...]:
+    """The modules of these commands."""
+    from importlib import import_module
 
-    return (
-        *(serve, demo, setup, check, plugins, settings, spool, history, devices, trace, alert),
-        *(unit, password, authorize, healthcheck),
-    )
+    return tuple(import_module(f"{__package__}.commands.{name}") for name in names)
 
 
 def _reader_is_gone() -> bool:

@@ -20,7 +20,6 @@ import anyio
 from . import log
 from .access import Network, canonical, within
 from .contracts import SettingsMistake
-from .proxy_protocol import Arriving
 
 __all__ = ("ACCEPT_PAUSE_SECONDS", "PLUGIN_OF", "accept", "bind", "shown")
 
@@ -107,11 +106,16 @@ async def accept(
         if reply is not None:
             refused.add(accepted, reply)
 
-    arriving = Arriving(give, logger, leg)
+    arriving = None
+    if balancers:
+        # Few have a balancer, and the library that reads its headers takes memory.
+        from .proxy_protocol import Arriving
+
+        arriving = Arriving(give, logger, leg)
 
     def came(accepted: socket.socket, peer: str) -> None:
-        address = canonical(peer) if balancers else None
-        if address is not None and within(address, balancers):
+        address = canonical(peer) if arriving else None
+        if arriving and address is not None and within(address, balancers):
             arriving.add(accepted, peer)
         else:
             give(accepted, peer)
@@ -119,7 +123,8 @@ async def accept(
     try:
         await _accept(listener, came, logger, leg)
     finally:
-        arriving.close()
+        if arriving:
+            arriving.close()
         refused.close()
 
 

@@ -195,6 +195,10 @@ _vocabulary = functools.lru_cache(1000)(_one_line)
 
 def _shown(value: object) -> str:
     text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return _said_before(text) if len(text) <= _LONGEST_REMEMBERED else _quoted(text)
+
+
+def _quoted(text: str) -> str:
     if _PLAIN.fullmatch(text):
         return text
     if _QUOTABLE.fullmatch(text) and "  " not in text and text.strip() == text:
@@ -202,6 +206,11 @@ def _shown(value: object) -> str:
     text = _one_line(text)
     # Quoted, so that a value which a peer chose can not look like the next fact.
     return json.dumps(text) if not text or re.search(r'[ ="]', text) else text
+
+
+_LONGEST_REMEMBERED = 100
+# Most lines are about the devices, addresses and sessions of the lines before.
+_said_before = functools.lru_cache(1000)(_quoted)
 
 
 LOOKS_SECONDS = 3600.0
@@ -248,16 +257,17 @@ class Observer(logging.Handler):
     """
 
     def take(self, record: logging.LogRecord) -> None:
-        """Note what the event tells. ``record.msg`` is a text."""
+        """Note what the event tells. ``record.msg`` is a text. It may be called in several threads at once."""
         raise NotImplementedError
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """See :meth:`take`."""
+    def handle(self, record: logging.LogRecord) -> bool:
+        """See :meth:`take`. Without filters and the handler's lock, which cost more than most observers do."""
         if isinstance(record.msg, str):
             try:
                 self.take(record)
             except Exception:
                 self.handleError(record)
+        return True
 
 
 def observe(

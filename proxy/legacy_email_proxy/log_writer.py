@@ -26,7 +26,7 @@ MAX_QUEUED_OCTETS = 1 << 20
 _FATES = ("message ", "messages ", "recipient")
 """How the words begin that tell what became of a message."""
 
-_TOGETHER_SECONDS = 0.005
+_TOGETHER_SECONDS = 0.025
 """So long lines are collected before they are written: a thread that wakes for each costs more than the line."""
 
 _LEAVING_SECONDS = 1.0

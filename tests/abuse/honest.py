@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -36,6 +37,11 @@ class Talk:
 
     def close(self) -> None:
         self._socket.close()
+
+    def secure(self) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        self._socket = context.wrap_socket(self._socket)
 
     def ask(self, octets: bytes, expected: bytes, *, until: bytes = b"\r\n") -> None:
         """Send, and read until the reply ends; Failed unless it begins as `expected`."""
@@ -78,6 +84,14 @@ def pop3(talk: Talk, number: int, options: dict[str, Any]) -> None:
     talk.ask(b"STAT\r\n", b"+OK")
     talk.ask(b"RETR 1\r\n", b"+OK", until=b"\r\n.\r\n")
     talk.ask(b"QUIT\r\n", b"+OK")
+
+
+def admin(talk: Talk, number: int, options: dict[str, Any]) -> None:
+    """What a monitoring system asks for, over TLS."""
+    talk.secure()
+    talk.ask(
+        b"GET /livez HTTP/1.1\r\nHost: proxy.example.test\r\nConnection: close\r\n\r\n", b"HTTP/1.1 200", until=b"ok\n"
+    )
 
 
 def login(number: int, options: dict[str, Any]) -> tuple[bytes, bytes]:
@@ -124,7 +138,7 @@ def tell(**facts: Any) -> None:
 
 def main(options: dict[str, Any]) -> None:
     ended = threading.Event()
-    legs: dict[str, Session] = {"smtp": smtp, "pop3": pop3}
+    legs: dict[str, Session] = {"smtp": smtp, "pop3": pop3, "admin": admin}
     threads = [
         threading.Thread(target=sessions, args=(leg, session, options, ended))
         for leg, session in legs.items()

@@ -104,7 +104,7 @@ class Row:
         """What the honest client met from the beginning of the attack on."""
         met = [each for each in told if each["began"] + each["seconds"] >= began]
         self.machine = max((each["seconds"] for each in met if each["leg"] == "machine"), default=0.0)
-        for leg in ("smtp", "pop3"):
+        for leg in ("smtp", "pop3", "admin"):
             held = [each for each in met if each["leg"] == leg]
             if leg in legs and not held:
                 self.faults.append(f"no honest {leg} session was held, so nothing is shown")

@@ -180,7 +180,7 @@ class Scene:
             wait_until(lambda: " started " in self.log or process.poll() is not None, "the proxy starts", START_SECONDS)
             assert process.poll() is None, self.log
             text = next(line for line in self.log.splitlines() if " started " in line)
-        return {name: int(port) for name, port in re.findall(r" (pop3s?|smtps?)=[^ ,]*:(\d+)", text)}
+        return {name: int(port) for name, port in re.findall(r" (pop3s?|smtps?|admin)=[^ ,]*:(\d+)", text)}
 
     def attacked(self) -> Row:
         """Let the honest client work, attack, and see what is left."""

@@ -16,7 +16,6 @@ import pytest
 
 from admin.support import ProbedRelay, composition
 from legacy_email_proxy import log
-from legacy_email_proxy.admin import http
 from legacy_email_proxy.admin.http import AdminServer
 from legacy_email_proxy.admin.outcomes import Outcomes
 from legacy_email_proxy.admin.probes import Probes
@@ -157,35 +156,6 @@ async def test_a_wrong_password_is_told_and_not_written(tmp_path: Path, caplog: 
     (record,) = [record for record in caplog.records if record.getMessage() == "admin login failed"]
     assert log.facts_of(record) == {"client": "127.0.0.1", "cause": "wrong password (see ADMIN_PASSWORD)"}
     assert "hunter2" not in caplog.text
-
-
-async def test_one_client_too_many_is_sent_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "MOST_CONNECTIONS", 5)
-    async with serving(tmp_path) as served:
-        crowd = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(6)]
-        reading = [asyncio.create_task(reader.read()) for reader, _ in crowd]
-        done, left = await asyncio.wait(reading, timeout=20, return_when=asyncio.FIRST_COMPLETED)
-        assert len(done) == 1
-        await asyncio.gather(*done, return_exceptions=True)
-        for _, writer in crowd:
-            writer.close()
-        await asyncio.gather(*left, return_exceptions=True)
-
-
-async def test_clients_that_never_finish_a_request_are_sent_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(http, "REQUEST_SECONDS", 0.2)
-    async with serving(tmp_path) as served:
-        crowd = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(10)]
-        for _, writer in crowd:
-            writer.write(b"GET /livez HTTP/1.1\r\nX-Slow: ")
-        async with asyncio.timeout(50):
-            for reader, _ in crowd:
-                assert await reader.read() == b""
-        assert await served.get("/livez") == (200, "ok\n")
-        for _, writer in crowd:
-            writer.close()
 
 
 async def test_a_long_header_is_refused(tmp_path: Path) -> None:

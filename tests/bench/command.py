@@ -24,7 +24,7 @@ Start = Callable[[ExitStack, bool], Mapping[str, Scenario]]
 
 def main(leg: str, names: Sequence[str], start: Start) -> int:
     """Do the work that the command line names and print the table; the exit status is 0 when every target is met."""
-    parser = argparse.ArgumentParser(description=f"Measures the {leg} leg beside its rival and the physical limit.")
+    parser = argparse.ArgumentParser(description=f"Measures {leg} beside its rival and the physical limit.")
     parser.add_argument("--only", metavar="NAME", action="append", choices=names, help="|".join(names))
     parser.add_argument("--quick", action="store_true", help="less of everything, to see that it works")
     parser.add_argument("--seconds", type=int, default=900, help="give up after this long (default 900)")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-import legacy_email_proxy
 from interop.proxy import clean_environment, command, run
-from legacy_email_proxy import cli
+from legacy_email_proxy import __version__, cli
+from legacy_email_proxy.commands import plugins
 
 MINIMAL = {
     "MAILDROP_PLUGIN": "none",
@@ -158,7 +158,7 @@ def test_plugins_lists_the_built_in_ones() -> None:
     done = run("plugins")
     assert done.returncode == 0
     rows = [line.split() for line in done.stdout.splitlines()[1:]]
-    version = legacy_email_proxy.__version__
+    version = __version__
     for name, group in (("imap", "maildrop"), ("maildir", "maildrop"), ("smtps", "relay"), ("maildir", "relay"),
                         ("sender", "filter")):  # fmt: skip
         assert [name, f"legacy_email_proxy.{group}", "legacy-email-proxy", version, "ok"] in rows
@@ -167,7 +167,7 @@ def test_plugins_lists_the_built_in_ones() -> None:
 @pytest.mark.parametrize("option", ["-V", "--version"])
 def test_version(option: str) -> None:
     done = run(option)
-    assert (done.returncode, done.stdout) == (0, f"legacy-email-proxy {legacy_email_proxy.__version__}\n")
+    assert (done.returncode, done.stdout) == (0, f"legacy-email-proxy {__version__}\n")
 
 
 def test_healthcheck_of_nobody() -> None:
@@ -284,7 +284,7 @@ def interrupted(module: str, *arguments: str, start: str = "script", **variables
     "module",
     [
         *("argparse", "legacy_email_proxy.contracts", "legacy_email_proxy.commands", "anyio", "marshmallow"),
-        *("aiosmtpd.smtp", "legacy_email_proxy.commands.spool"),
+        *("aiosmtpd.smtp", "legacy_email_proxy.commands.settings"),
     ],
 )
 def test_an_interrupt_while_it_is_loaded(module: str, start: str) -> None:
@@ -293,7 +293,8 @@ def test_an_interrupt_while_it_is_loaded(module: str, start: str) -> None:
 
 @pytest.mark.parametrize("arguments", [[], *([module.__name__.rpartition(".")[2]] for module in cli.commands())])
 def test_an_interrupt_at_the_start_of_each_command(arguments: list[str]) -> None:
-    assert interrupted("legacy_email_proxy.build", *arguments) == (130, "", "")
+    module = f"legacy_email_proxy.commands.{(arguments or ['serve'])[0]}"
+    assert interrupted(module, *arguments) == (130, "", "")
 
 
 def test_an_interrupt_while_the_demo_loads_its_servers() -> None:
@@ -341,7 +342,7 @@ def test_a_command_finds_the_handler_that_there_was(monkeypatch: pytest.MonkeyPa
         found.append(signal.getsignal(signal.SIGINT))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(legacy_email_proxy.commands.plugins, "run", run)
+    monkeypatch.setattr(plugins, "run", run)
     former = signal.signal(signal.SIGINT, handler)
     try:
         assert cli.main(["plugins"]) == 130

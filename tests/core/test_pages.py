@@ -274,5 +274,5 @@ def test_every_event_of_the_table_is_logged() -> None:
 def test_the_way_into_the_tests_names_every_folder() -> None:
     table = [line for line in (ROOT / "tests" / "README.md").read_text().splitlines() if line.startswith("| `")]
     told = [folder for line in table for folder in re.findall(r"`(\w+)/`", line.split("|")[1])]
-    there = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and any(path.glob("[!_.]*"))}
+    there = {path.name for path in (ROOT / "tests").glob("[!_.]*") if path.is_dir() and any(path.glob("[!_.]*"))}
     assert sorted(told) == sorted(there)

@@ -153,7 +153,7 @@ def test_many_recipients_fill_the_queue_too(
     monkeypatch.setattr(recorder_module, "MOST_QUEUED", 500)
     recorder = Recorder(path, 14)
     record = logging.makeLogRecord({"msg": "message relayed", "facts": {"recipients": [ANN] * 1000}})
-    recorder.emit(record)
+    recorder.handle(record)
     recorder.close()
     assert entries(path) == []
     assert len(lines(caplog, "history not written")) == 1
@@ -210,7 +210,7 @@ def test_a_damaged_file_is_kept_and_a_new_one_begun(path: Path, caplog: pytest.L
     path.parent.mkdir()
     path.write_bytes(b"no database" * 1000)
     recorder = Recorder(path, 14)
-    recorder.emit(logging.makeLogRecord({"msg": "message relayed", "facts": {"sender": SENDER}}))
+    recorder.handle(logging.makeLogRecord({"msg": "message relayed", "facts": {"sender": SENDER}}))
     recorder.close()
     assert len(entries(path)) == 1
     assert path.with_name("history.db.damaged").read_bytes() == b"no database" * 1000
@@ -225,7 +225,7 @@ def test_a_file_that_is_damaged_in_the_middle(path: Path, caplog: pytest.LogCapt
             stream.write(os.urandom(200))
     recorder = Recorder(path, 14)
     for _ in range(3):
-        recorder.emit(logging.makeLogRecord({"msg": "message relayed", "facts": {"sender": SENDER}}))
+        recorder.handle(logging.makeLogRecord({"msg": "message relayed", "facts": {"sender": SENDER}}))
     recorder.close()
     assert len(entries(path)) == 3
     assert len(lines(caplog, "history damaged: a new one is begun")) == 1
@@ -238,7 +238,7 @@ def test_a_file_of_a_newer_version_is_left_alone(path: Path, caplog: pytest.LogC
     before = path.read_bytes()
     recorder = Recorder(path, 14)
     for _ in range(3):
-        recorder.emit(logging.makeLogRecord({"msg": "message relayed", "facts": {"sender": SENDER}}))
+        recorder.handle(logging.makeLogRecord({"msg": "message relayed", "facts": {"sender": SENDER}}))
     recorder.close()
     (line,) = lines(caplog, "history not written")
     assert line["cause"] == f"{path}: it was made by a newer version of the proxy (tables 99, known are 1)"

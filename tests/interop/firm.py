@@ -172,6 +172,17 @@ class Firm:
     def table(self, *arguments: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.run(*arguments, "--json").splitlines()]
 
+    def wait_for_history(self) -> None:
+        """It has every session and the end of every message: what still waits to be written, a full disk would cost."""
+
+        def kept() -> bool:
+            rows = self.table("history", "--limit", "1000")
+            sessions = sum(row["kind"] == "pop3" for row in rows)
+            waiting = sum(row["state"] in ("spooled", "delayed") for row in rows)
+            return not waiting and sessions == len(self.proxy.lines("pop3 session ended"))
+
+        self._until(kept, "the history has written everything")
+
     def figure(self, name: str) -> float:
         """A figure of `/metrics`, by its name and labels."""
         (line,) = re.findall(rf"^legacy_email_proxy_{re.escape(name)} (.*)$", self.asked("/metrics")[1], re.MULTILINE)

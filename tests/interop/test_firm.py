@@ -123,6 +123,7 @@ def thursday_and_friday(it: Firm) -> None:
 
 def saturday(it: Firm) -> None:
     it.day("Saturday", 12, "somebody fills the disk of STATE_DIR; the spool has another one")
+    it.wait_for_history()
     it.fill_disk()
     it.scan(it.world.account.address)
     it.wait_for("message delivered", 6)

@@ -118,6 +118,23 @@ def test_nor_its_base64(before: bytes, secret: str, behind: bytes) -> None:
         assert without_secrets(f"no {said} no", [secret]) == "no *** no"
 
 
+def test_a_piece_of_its_base64_between_brackets() -> None:
+    assert without_secrets(f"501 <{base64.b64encode(TOKEN.encode())[16:32].decode()}>", [TOKEN]) == "501 <***>"
+
+
+ASCII = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1, max_size=24)
+
+
+@given(st.data(), ASCII)
+def test_the_short_look_finds_all_that_the_search_finds(data: st.DataObject, secret: str) -> None:
+    parts = [*sent_as(secret), "250 2.0.0", "[ALERT]", "-", " ", '"', "=", "queued as 4XyZ12AbC9"]
+    cut = st.tuples(st.sampled_from(parts), st.integers(0, 8), st.integers(0, 8))
+    said = "".join(part[start : len(part) - end] for part, start, end in data.draw(st.lists(cut, max_size=5)))
+    # Of what is not ASCII the short look says that it has to be searched.
+    searched = without_secrets(f"{said} \u00e9", [secret]).removesuffix(" \u00e9")
+    assert without_secrets(said, [secret]) == searched
+
+
 @pytest.mark.parametrize("text", ["a" * 65536, "\\" * 65536, "%41" * 20000, "? " * 30000, "AGFsaWNl" * 8192])
 @pytest.mark.parametrize("secret", [PASSWORD, "a\u00e4" * 50, "\\" * 50, TOKEN * 40])
 def test_it_takes_no_longer_than_the_text_is(text: str, secret: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from legacy_email_proxy import log
 from legacy_email_proxy.contracts import Client, Disconnected, Failure, Refused, Unreachable
 from legacy_email_proxy_plugins.spool import delivery as module
 from legacy_email_proxy_plugins.spool.attempt import Attempt
@@ -52,7 +53,7 @@ class Store:
 
 def delivery_of(store: Any = None, relay: Any = None, **changed: Any) -> Delivery:
     given: dict[str, Any] = {
-        "retry_seconds": (60.0, 300.0), "give_up_seconds": GIVE_UP, "warn_seconds": WARN, "max_octets": 0,
+        "retry_seconds": (60.0, 300.0, 900.0), "give_up_seconds": GIVE_UP, "warn_seconds": WARN, "max_octets": 0,
         "message_octets": 0, "poison_tries": 3, "connections": 2, "notify_sender": True, "notify_from": None,
         "postmaster": None, "daemon": None,
     }  # fmt: skip
@@ -93,6 +94,16 @@ async def test_each_recipient_gets_its_own_fate_and_verdict() -> None:
     assert (notice.about, notice.submission.recipients[0][0]) == ((1,), "a@x")
 
 
+async def test_the_log_tells_of_each_refusal_whose_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    message = spooled(3)
+    refused = list(zip(message.recipients, (NO, LATER, NO), strict=True))
+    await delivery_of()._outcome(message, Attempt([], refused))
+    told = [(record.getMessage(), log.facts_of(record).get("recipients")) for record in caplog.records]
+    assert ("recipients refused", ["0@y", "2@y"]) in told
+    assert ("recipients not taken for now", ["1@y"]) in told
+
+
 async def test_only_those_who_were_tried_are_stored_again() -> None:
     message = spooled(2)
     message.recipients[0].fate = Fate.DELIVERED
@@ -127,7 +138,7 @@ async def test_who_has_failed_for_good_is_kept_where_nobody_can_be_told(
     [
         (0, 0, NOW + 60),
         (1, 0, NOW + 300),
-        (9, 0, NOW + 300),
+        (9, 0, NOW + 900),
         (9, GIVE_UP - 100, NOW + 100),  # the last try is when its time is over
     ],
 )
@@ -242,16 +253,17 @@ async def test_what_was_delivered_is_recorded_until_that_succeeds(
     assert sum("not stored now" in text for text in caplog.messages) == 1
 
 
-async def test_a_bug_of_ours_loses_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("tries", "due"), [(0, NOW + 60), (1, NOW + 300)])
+async def test_a_bug_of_ours_loses_no_message(monkeypatch: pytest.MonkeyPatch, tries: int, due: float) -> None:
     async def broken(*_: object) -> Attempt:
         raise ZeroDivisionError("ours")
 
     monkeypatch.setattr(module, "attempt", broken)
     store = Store()
     delivery = delivery_of(store)
-    await delivery._handle(spooled(), probe=False)
+    await delivery._handle(spooled(tries=tries), probe=False)
     (outcome,) = store.recorded
-    assert (outcome.state, outcome.due, outcome.orderly) == (State.QUEUED, NOW + 60, False)
+    assert (outcome.state, outcome.due, outcome.orderly) == (State.QUEUED, due, False)
     assert [each.verdict for each in outcome.changed] == [Verdict(0, "", "ours", NOW)]
     assert delivery._settled == set()
 
@@ -278,6 +290,18 @@ async def test_who_was_leased_and_not_tried_is_given_back(monkeypatch: pytest.Mo
     assert (store.given_back, len(store.recorded)) == ([] if tried else [7], int(tried))
     assert (delivery._under_way, delivery._untried, delivery._octets) == (set(), set(), 0)
     assert delivery._settled == set()
+
+
+async def test_with_all_places_taken_it_waits_for_one_to_be_free() -> None:
+    delivery = delivery_of()
+    trying = asyncio.create_task(asyncio.sleep(0))
+    delivery._busy = dict.fromkeys(range(2 * module._MESSAGES_PER_CONNECTION), trying)
+    turn = asyncio.create_task(delivery._turn())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not turn.done()  # otherwise it would look again and again, with all of a processor
+    delivery.wake()
+    await turn
 
 
 @pytest.mark.parametrize("why", ["older ones wait", "stopping", "paused", "many", "large", "free", "reload"])

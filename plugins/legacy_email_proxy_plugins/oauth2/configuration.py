@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from legacy_email_proxy.contracts import Secret, SettingsMistake
 
-from .assertions import SigningKey
 from .providers import APP_GRANTS, PROVIDERS, Provider
+
+if TYPE_CHECKING:
+    from .assertions import SigningKey
 
 __all__ = ("Configuration", "configured")
 
@@ -125,6 +127,9 @@ class _Reading:
             if self._grant == "jwt_bearer" and not service_account:
                 self._wrong("OAUTH2_SERVICE_ACCOUNT", "not set; give the key file with OAUTH2_SERVICE_ACCOUNT_FILE")
             return None
+        # Few applications have a key, and what signs with it takes ten MiB.
+        from .assertions import SigningKey
+
         certificate: Secret | None = self._settings["OAUTH2_CLIENT_CERT"]
         try:
             return SigningKey.from_pem(

@@ -22,7 +22,6 @@ from legacy_email_proxy.contracts import (
     TokenStatus,
 )
 
-from .assertions import certificate_end
 from .configuration import Configuration, configured
 from .consent import consent
 from .grants import Grants
@@ -125,9 +124,13 @@ class OAuth2Credentials:
         """See :meth:`~legacy_email_proxy.contracts.Observed.figures`: when token, certificate and consent end."""
         record = await self._keeper.current()
         certificate = self._context.settings["OAUTH2_CLIENT_CERT"]
-        credentials = (record.consent_ends, certificate_end(certificate.reveal()) if certificate is not None else 0.0)
+        ends = [record.consent_ends]
+        if certificate is not None:
+            from .assertions import certificate_end  # loaded where a key is set; see `configuration`
+
+            ends.append(certificate_end(certificate.reveal()))
         told = [Figure("token_expiry_timestamp_seconds", record.expires)] if record.expires else []
-        told += [Figure("credential_expiry_timestamp_seconds", moment) for moment in credentials if moment]
+        told += [Figure("credential_expiry_timestamp_seconds", moment) for moment in ends if moment]
         offset = self._grants.clock_offset
         return told if offset is None else [*told, Figure("clock_offset_seconds", offset)]
 

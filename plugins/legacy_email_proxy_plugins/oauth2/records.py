@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import secrets
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+from typing import TYPE_CHECKING, Any, Protocol
 
 from legacy_email_proxy.contracts import BearerToken, Failure, Secret
+
+if TYPE_CHECKING:
+    from .encryption import Cipher
 
 __all__ = ("Damaged", "Record", "Seal", "TokenStore")
 
@@ -85,11 +82,14 @@ class Seal:
         self, account: str, key: Secret | None, place: str = "the file in STATE_DIR", look_at: str = "STATE_DIR"
     ) -> None:
         """``place`` is what has to be removed if it can't be read."""
-        self._account = account
-        self._key = key
         self._place = place
         self._look_at = look_at
-        self._derived: tuple[bytes, bytes] | None = None
+        self._cipher: Cipher | None = None
+        if key is not None:
+            # Few set a key, and cryptography takes seven MiB.
+            from .encryption import Cipher
+
+            self._cipher = Cipher(account, key)
 
     def record(self, octets: bytes) -> Record:
         """Raises :class:`Damaged`."""
@@ -107,34 +107,19 @@ class Seal:
         found = _object(octets)
         if "sealed" not in found:
             return found
-        if self._key is None:
+        if self._cipher is None:
             raise Damaged("the stored token is encrypted, and there is no key for it", look_at=_LOOK_AT_KEY)
         try:
-            salt, nonce, sealed = (base64.b64decode(found[name]) for name in ("salt", "nonce", "sealed"))
-            return _object(AESGCM(self._derive(salt)).decrypt(nonce, sealed, self._account.encode()))
-        except InvalidTag:
-            detail = "the stored token was encrypted with another key, or is damaged; with the token gone, remove"
-            raise Damaged(f"{detail} {self._place} and authorize again", look_at=_LOOK_AT_KEY) from None
+            opened = self._cipher.opened(found)
         except (KeyError, ValueError, TypeError):
             raise _Unfit from None
+        if opened is None:
+            detail = "the stored token was encrypted with another key, or is damaged; with the token gone, remove"
+            raise Damaged(f"{detail} {self._place} and authorize again", look_at=_LOOK_AT_KEY)
+        return _object(opened)
 
     def _sealed(self, octets: bytes) -> bytes:
-        if self._key is None:
-            return octets
-        salt = self._derived[0] if self._derived else secrets.token_bytes(16)
-        nonce = secrets.token_bytes(12)
-        # The account's name is authenticated too, so that one account's file can't be used as another's.
-        sealed = AESGCM(self._derive(salt)).encrypt(nonce, octets, self._account.encode())
-        parts = {"salt": salt, "nonce": nonce, "sealed": sealed}
-        return json.dumps({name: base64.b64encode(part).decode() for name, part in parts.items()}).encode()
-
-    def _derive(self, salt: bytes) -> bytes:
-        assert self._key is not None  # noqa: S101 (both callers have looked)
-        if self._derived is None or self._derived[0] != salt:
-            # Slow on purpose (some 50 ms and 32 MiB), against guessing; so the result is kept for each salt.
-            derived = Scrypt(salt, length=32, n=2**15, r=8, p=1).derive(self._key.reveal().encode())
-            self._derived = (salt, derived)
-        return self._derived[1]
+        return octets if self._cipher is None else json.dumps(self._cipher.sealed(octets)).encode()
 
 
 def _object(octets: bytes) -> dict[str, Any]:

@@ -131,8 +131,7 @@ class Delivery:
             await asyncio.wait(self._busy.values())
 
     async def hurry(self, grace_seconds: float) -> None:
-        """Begin no new tries, let running ones go on for ``grace_seconds``, and then cancel them."""
-        self._stopping = True
+        """While :meth:`stop` waits: let running tries go on for ``grace_seconds``, and then cancel them."""
         if self._busy:
             await asyncio.wait(self._busy.values(), timeout=grace_seconds)
         # Tries that have ended only have to be recorded, and get some more time for that.

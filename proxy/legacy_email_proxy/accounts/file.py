@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -69,6 +68,9 @@ def read_accounts(path: Path) -> AccountsFile:
 
     Raises :class:`SettingsMistake` for a file that can not be read at all.
     """
+    # Here, as few have such a file.
+    import tomllib
+
     try:
         # "-sig": some editors put a byte order mark in front.
         text = path.read_text(encoding="utf-8-sig")
@@ -251,6 +253,8 @@ class Lines:
 
 def _parts(text: str) -> Key:
     """The parts of the one key in ``text``, without quotes; tomllib itself parses it."""
+    import tomllib
+
     try:
         value: Any = tomllib.loads(text)
     except tomllib.TOMLDecodeError:

@@ -13,23 +13,21 @@ import binascii
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .. import log
 from ..access import canonical, is_loopback, within
 from ..contracts import Login, LoginRefused, LoginsLimited, Secret
 from ..reloading import Current
 from ..tls import empty_context
+from .connections import HTTPServer
 from .measuring import Measuring
 from .metrics import CONTENT_TYPE, Metrics
 from .outcomes import Outcomes
@@ -38,18 +36,7 @@ from .page.sources import Sources
 from .password import AdminPassword
 from .readiness import Readiness
 
-__all__ = ("MOST_CONNECTIONS", "AdminServer")
-
-MOST_CONNECTIONS = 32
-REQUEST_SECONDS = 30.0
-"""A connection without a request, or with half of one, is closed after this time."""
-_ANSWER_SECONDS = 60.0
-"""A client that has not read its answer by then is cut off."""
-STREAM_SECONDS = 1800.0
-"""The same for an answer that comes bit by bit while something happens."""
-_KEEP_ALIVE_SECONDS = 5
-_REQUEST_OCTETS = 16_384
-_LEAVING_SECONDS = 2
+__all__ = ("AdminServer",)
 
 _ASK = {"WWW-Authenticate": 'Basic realm="legacy-email-proxy", charset="UTF-8"'}
 
@@ -77,8 +64,8 @@ class AdminServer:
         self._sources = Sources(current, readiness, outcomes, troubles, advice or {}, listening or {}, reload)
         self._page = Page(self._sources, self._password, self._lasts)
         self._measuring = Measuring(lambda: current.composition)
-        self._servers: list[_Server] = []
-        self._tasks: list[asyncio.Task[None]] = []
+        self._server: HTTPServer | None = None
+        self._serving: asyncio.Task[None] | None = None
 
     @property
     def app(self) -> Starlette:
@@ -100,13 +87,10 @@ class AdminServer:
         """Answer on these listening sockets, which are closed at the end."""
         self._metrics.start()
         self._measuring.start()
-        app = self.app
-        for secured in (False, True):
-            chosen = [sock for sock in sockets if self._speaks_tls(sock) is secured]
-            if chosen:
-                server = _Server(_config(app, self._context() if secured else None))
-                self._servers.append(server)
-                self._tasks.append(asyncio.create_task(self._serve(server, chosen)))
+        context = self._context()
+        listeners = [(sock, context if self._speaks_tls(sock) else None) for sock in sockets]
+        self._server = HTTPServer(self.app, listeners)
+        self._serving = asyncio.create_task(self._serve(self._server, sockets))
 
     def _speaks_tls(self, sock: socket.socket) -> bool:
         return self._current.composition.tls is not None and not is_loopback(sock.getsockname()[0])
@@ -121,30 +105,29 @@ class AdminServer:
         context.sni_callback = choose
         return context
 
-    async def _serve(self, server: _Server, sockets: list[socket.socket]) -> None:
+    async def _serve(self, server: HTTPServer, sockets: Sequence[socket.socket]) -> None:
         try:
             await asyncio.to_thread(self.prepare)
-            await server.serve(sockets)
+            await server.serve()
         except Exception as error:
             # The mail goes on without it.
             log.failure(_log, "the admin listener has failed", error)
         finally:
-            # uvicorn 0.40, told to end before it has begun, leaves its listeners open.
-            for opened in (*getattr(server, "servers", ()), *sockets):
-                opened.close()
+            # The server closes only what it has accepted on.
+            for sock in sockets:
+                sock.close()
 
     def _lasts(self, request: Request) -> None:
         """The answer to this request may take long."""
-        for connection in (each for server in self._servers for each in server.server_state.connections):
-            if isinstance(connection, _Protocol) and connection.client == request.scope["client"]:
-                connection.lasts()
+        if self._server is not None:
+            self._server.lasts(request.scope["client"])
 
     async def aclose(self) -> None:
         """Close the listener; answers that are under way have a moment."""
         self._page.close()
-        for server in self._servers:
-            server.should_exit = True
-        await asyncio.gather(*self._tasks)
+        if self._server is not None and self._serving is not None:
+            self._server.should_exit = True
+            await self._serving
         await self._sources.sign_ins.aclose()
         await self._measuring.aclose()
         self._metrics.close()
@@ -212,62 +195,3 @@ def _login(header: str) -> Login | None:
     except (binascii.Error, ValueError):
         return None
     return Login(user, Secret(password)) if colon else None
-
-
-# The HTTP server
-
-
-class _Protocol(H11Protocol):
-    """One connection. uvicorn itself would let any number of clients wait for ever with half a request."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        if len(self.connections) > MOST_CONNECTIONS:
-            transport.abort()
-        self._timers = [
-            self.loop.call_later(REQUEST_SECONDS, self._finish),
-            self.loop.call_later(_ANSWER_SECONDS, transport.abort),
-        ]
-
-    def lasts(self) -> None:
-        """The answer that is under way may take longer."""
-        self._timers.pop().cancel()
-        self._timers.append(self.loop.call_later(STREAM_SECONDS, self.transport.abort))
-
-    def _finish(self) -> None:
-        if not self.transport.is_closing():
-            self.shutdown()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        for timer in self._timers:
-            timer.cancel()
-        super().connection_lost(exc)
-
-
-class _Server(uvicorn.Server):
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signals to the service."""
-        yield
-
-
-def _config(app: Starlette, tls: ssl.SSLContext | None) -> uvicorn.Config:
-    config = uvicorn.Config(
-        app,
-        http=_Protocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        # What a client does wrong is no line of our log.
-        log_level="error",
-        access_log=False,
-        # Otherwise a header could name another address than the client's own.
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=_LEAVING_SECONDS,
-        h11_max_incomplete_event_size=_REQUEST_OCTETS,
-    )
-    config.load()
-    config.ssl = tls
-    return config

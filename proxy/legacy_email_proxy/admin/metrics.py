@@ -9,12 +9,13 @@ It is imported only where the admin listener is open.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import platform
 import re
 from collections.abc import Callable, Container, Coroutine, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info, ProcessCollector
@@ -33,6 +34,7 @@ __all__ = ("CONTENT_TYPE", "Metrics")
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 _PREFIX = "legacy_email_proxy_"
 _OTHER = "other"
+_Counted = TypeVar("_Counted", Counter, Histogram)
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _STEPS = frozenset({"connect", "tls", "hello", "login", "mail", "content", "list", "fetch", "delete"})
@@ -88,6 +90,8 @@ class Metrics:
 
     def __init__(self, outcomes: Outcomes) -> None:
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+        # The metric with these values of its labels: to look one up there costs as much as to count it.
+        self._one = functools.cache(_labelled)
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self._now = _Now(outcomes)
@@ -111,19 +115,19 @@ class Metrics:
         self._blocked = counter("event_loop_blocked_seconds", "For how long the event loop stood still.")
         for leg in _LEGS:
             # Seen from the start, so that the first one is an increase.
-            self._login_failures.labels(leg)
-            self._octets.labels(leg)
+            self._one(self._login_failures, leg)
+            self._one(self._octets, leg)
         for verdict in ("failed", "not_delivered", "set_aside"):
-            self._messages.labels("smtp", verdict)
+            self._one(self._messages, "smtp", verdict)
         self._events = _Observer(self._event)
         self._of: dict[str, Callable[[Mapping[str, Any], logging.LogRecord], None]] = {
             "message relayed": self._taken,
             "message spooled": self._taken,
-            "message delivered": lambda facts, _: self._messages.labels("smtp", "delivered").inc(),
-            "message not delivered": lambda facts, _: self._messages.labels("smtp", "not_delivered").inc(),
-            "message set aside": lambda facts, _: self._messages.labels("smtp", "set_aside").inc(),
-            **dict.fromkeys(FAILED_FOR_GOOD, lambda facts, _: self._messages.labels("smtp", "failed").inc()),
-            NOTIFICATION_FAILED: lambda facts, _: self._messages.labels("smtp", "notification_failed").inc(),
+            "message delivered": lambda facts, _: self._one(self._messages, "smtp", "delivered").inc(),
+            "message not delivered": lambda facts, _: self._one(self._messages, "smtp", "not_delivered").inc(),
+            "message set aside": lambda facts, _: self._one(self._messages, "smtp", "set_aside").inc(),
+            **dict.fromkeys(FAILED_FOR_GOOD, lambda facts, _: self._one(self._messages, "smtp", "failed").inc()),
+            NOTIFICATION_FAILED: lambda facts, _: self._one(self._messages, "smtp", "notification_failed").inc(),
             "message refused": self._message_refused,
             "smtp sender refused": self._refused,
             "smtp recipient refused": self._refused,
@@ -164,45 +168,45 @@ class Metrics:
 
     def _timing(self, leg: str, step: str, seconds: float) -> None:
         if leg in _LEGS and step in _STEPS:
-            self._seconds.labels(leg, step).observe(seconds)
+            self._one(self._seconds, leg, step).observe(seconds)
 
     def _taken(self, facts: Mapping[str, Any], record: logging.LogRecord) -> None:
-        self._messages.labels("smtp", record.msg.removeprefix("message ")).inc()
-        self._octets.labels("smtp").inc(facts["octets"])
+        self._one(self._messages, "smtp", record.msg.removeprefix("message ")).inc()
+        self._one(self._octets, "smtp").inc(facts["octets"])
 
     def _message_refused(self, facts: Mapping[str, Any], record: logging.LogRecord) -> None:
-        self._messages.labels("smtp", "refused").inc()
+        self._one(self._messages, "smtp", "refused").inc()
         self._refused(facts, record)
 
     def _refused(self, facts: Mapping[str, Any], record: logging.LogRecord) -> None:
         leg = "pop3" if record.msg.startswith("pop3") else "smtp"
-        self._refusals.labels(leg, _code(leg, str(facts.get("reply", "")))).inc()
+        self._one(self._refusals, leg, _code(leg, str(facts.get("reply", "")))).inc()
 
     def _login_failed(self, facts: Mapping[str, Any], record: logging.LogRecord) -> None:
         # Where the backend can not be asked, nobody has judged the device's password.
         if isinstance(getattr(record, "failure", None), LoginRefused):
-            self._login_failures.labels(record.msg.partition(" ")[0]).inc()
+            self._one(self._login_failures, record.msg.partition(" ")[0]).inc()
 
     def _connection_refused(self, facts: Mapping[str, Any], record: logging.LogRecord) -> None:
-        self._sessions.labels("pop3", "refused").inc()
+        self._one(self._sessions, "pop3", "refused").inc()
 
     def _session_ended(self, facts: Mapping[str, Any], record: logging.LogRecord) -> None:
         leg = record.msg.partition(" ")[0]
         verdict = str(facts.get("verdict", ""))
         spoke = _SPOKE.match(str(facts.get("reason", ""))) or _SPOKE.match(verdict)
         if spoke:
-            self._wrong_protocol.labels(leg, spoke[1]).inc()
+            self._one(self._wrong_protocol, leg, spoke[1]).inc()
             result = "wrong_protocol"
         else:
             result = next((result for words, result in _RESULTS.items() if verdict.startswith(words)), _OTHER)
-        self._sessions.labels(leg, result).inc()
+        self._one(self._sessions, leg, result).inc()
 
     def _pop3_session_ended(self, facts: Mapping[str, Any], record: logging.LogRecord) -> None:
         self._session_ended(facts, record)
         for verdict in ("retrieved", "failed", "deleted"):
             if facts.get(verdict):
-                self._messages.labels("pop3", verdict).inc(facts[verdict])
-        self._octets.labels("pop3").inc(facts.get("octets", 0))
+                self._one(self._messages, "pop3", verdict).inc(facts[verdict])
+        self._one(self._octets, "pop3").inc(facts.get("octets", 0))
 
     def _loop_was_blocked(self, facts: Mapping[str, Any], record: logging.LogRecord) -> None:
         self._blocked.inc(facts["seconds"])
@@ -218,6 +222,10 @@ class _Observer(log.Observer):
     def take(self, record: logging.LogRecord) -> None:
         """See :meth:`log.Observer.take`."""
         self._take(record)
+
+
+def _labelled(metric: _Counted, *values: str) -> _Counted:
+    return metric.labels(*values)
 
 
 def _code(leg: str, reply: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .. import log
 from ..contracts import (
@@ -43,16 +43,14 @@ _FAILED = {
 """The words of a failure → its leg."""
 
 
-@dataclass(frozen=True, slots=True)
-class Backend:
+class Backend(NamedTuple):
     """What is behind one leg of one account; without an accounts file the account has no name."""
 
     account: str
     leg: str
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How it went, and when (seconds since 1970). ``trouble`` is what was wrong, ``""`` where nothing was."""
 
     moment: float

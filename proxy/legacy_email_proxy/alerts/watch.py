@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import log
 from ..admin.disk import Disk
@@ -22,12 +22,13 @@ from ..build import Account, Composition
 from ..contracts import SettingsMistake
 from ..settings import Settings
 from .alert import Alert, of_changes
-from .channels import Channel, Command, Webhook
 from .conditions import Change, Key, Trouble, Troubles
 from .devices import Events, devices_of
-from .mail import Mail, senders_of
 from .memory import FILE_NAME, Memory, load, save
 from .sampling import Sampler
+
+if TYPE_CHECKING:
+    from .channels import Channel
 
 __all__ = ("Watch", "channels_of", "tell")
 
@@ -44,13 +45,20 @@ _log = logging.getLogger("legacy_email_proxy.alerts")
 
 def channels_of(settings: Settings, accounts: Sequence[Account]) -> list[Channel]:
     """The ways that are set. Raises :class:`SettingsMistake` where a relay can not be made."""
+    # Each way is loaded where it is set, because few set one, and email's policies take memory.
     found: list[Channel] = []
     if settings["ALERT_WEBHOOK_URL"] is not None:
+        from .channels import Webhook
+
         found.append(Webhook(settings["ALERT_WEBHOOK_URL"]))
     if settings["ALERT_COMMAND"] is not None:
+        from .channels import Command
+
         declared = [*settings.declared, *(one for account in accounts for one in account.settings.declared)]
         found.append(Command(settings["ALERT_COMMAND"], {one.name for one in declared}))
     if settings["ALERT_MAIL_TO"] is not None:
+        from .mail import Mail, senders_of
+
         found.append(Mail(settings["ALERT_MAIL_TO"], senders_of(accounts)))
     return found
 

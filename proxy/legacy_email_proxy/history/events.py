@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from .entries import Entries, Entry
 from .facts import Event, address, addresses, said, text, text_or_none, whole, whole_or_none
 from .sums import Sums
 
@@ -50,22 +51,15 @@ _GOOD = (State.RELAYED, State.SPOOLED, State.DELIVERED, State.HELD)
 _OF_ACTION = {"hold": State.HELD, "drop": State.DROPPED}
 
 
-_COLUMNS = (
-    *("changed", "kind", "leg", "time", "state", "trouble", "client", "session", "account", "sender", "octets"),
-    *("command", "login", "reply", "cause", "advice", "backend", "queue_id", "settled", "retrieved", "deleted"),
-)
-_ENTRY = f"INSERT INTO entries ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
-
-
 class Writing:
     """Writes events into the open file, batch after batch."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._failed_logins: dict[str, None] = {}
-        self._changed = 0
         self._sums = Sums()
-        self._refusals: dict[tuple[object, ...], int] = {}
+        self._refusals: dict[tuple[object, ...], Entry] = {}
+        self._entries: Entries
 
     def write(self, events: Iterable[Event]) -> None:
         """Write a batch, all of it or nothing. Raises ``sqlite3.Error``."""
@@ -73,9 +67,10 @@ class Writing:
         self._refusals.clear()
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            (self._changed,) = self._connection.execute("SELECT coalesce(max(changed), 0) FROM entries").fetchone()
+            self._entries = Entries(self._connection)
             for event in events:
                 _HANDLERS[event.words](self, event)
+            self._entries.write()
             self._sums.write(self._connection)
             self._connection.execute("COMMIT")
         except BaseException:
@@ -102,13 +97,11 @@ class Writing:
         # The spool may have delivered it before the session came to say that it is there.
         entry = self._find(facts, text(facts.get("queue_id"))) if state == State.SPOOLED else None
         if entry is not None:
-            self._connection.execute(
-                "UPDATE entries SET client = ?, time = ?, octets = ?, changed = ? WHERE id = ?",
-                (text(facts.get("client")), event.time, whole(facts.get("octets")), self._next(), entry),
-            )
+            entry.client, entry.time, entry.octets = text(facts.get("client")), event.time, whole(facts.get("octets"))
+            self._entries.change(entry)
             return
         settled = None if state == State.SPOOLED else event.time
-        entry = self._insert(event, "message", state, queue_id=facts.get("queue_id"), settled=settled)
+        entry = self._add(event, "message", state, queue_id=facts.get("queue_id"), settled=settled)
         self._recipients(entry, event, state)
 
     def _delivered(self, event: Event) -> None:
@@ -135,32 +128,20 @@ class Writing:
         entry = self._find(facts, text(facts.get("message")))
         if entry is None:
             # It was spooled before the history began.
-            entry = self._insert(event, "message", state, queue_id=facts.get("message"))
+            entry = self._add(event, "message", state, queue_id=facts.get("message"))
         last_word = said(facts)
-        named = addresses(facts)
-        if named:
-            self._connection.executemany(
-                "INSERT INTO recipients SELECT id, ?, time, ?, ?, ? FROM entries WHERE id = ?"
-                " ON CONFLICT (entry, address) DO UPDATE SET"
-                " state = excluded.state, said = excluded.said, time = excluded.time",
-                [(each, state, last_word, event.time, entry) for each in named],
-            )
-        else:
-            self._connection.execute(
-                "UPDATE recipients SET state = ?, said = ?, time = ? WHERE entry = ? AND state IN (?, ?)",
-                (state, last_word, event.time, entry, *_WAITING),
-            )
+        still_there = [name for name, each in entry.recipients.items() if each.state in _WAITING]
+        for each in addresses(facts) or still_there:
+            entry.tell(each, state, last_word, event.time)
         self._conclude(entry, event, state)
         if state != State.DELIVERED:
             self._sums.trouble(
                 event, "its message was not delivered" if state == State.FAILED else "its message is delayed"
             )
 
-    def _conclude(self, entry: int, event: Event, state: str) -> None:
+    def _conclude(self, entry: Entry, event: Event, state: str) -> None:
         """The message's state follows from its recipients' states."""
-        found = dict(
-            self._connection.execute("SELECT state, count(*) FROM recipients WHERE entry = ? GROUP BY state", (entry,))
-        )
+        found = entry.states
         settled = None
         if State.DELAYED in found:
             state = State.DELAYED
@@ -171,17 +152,18 @@ class Writing:
             state = State.DELIVERED if State.FAILED not in found else State.FAILED
             if len(found) > 1:
                 state = State.PARTLY_FAILED
-        column = "backend" if event.words == "message delivered" else "cause"
-        self._connection.execute(
-            f"UPDATE entries SET state = ?, trouble = ?, settled = ?, {column} = ?, changed = ? WHERE id = ?",  # noqa: S608
-            (state, state not in _GOOD, settled, said(event.facts), self._next(), entry),
-        )
+        entry.state, entry.trouble, entry.settled = state, state not in _GOOD, settled
+        if event.words == "message delivered":
+            entry.backend = said(event.facts)
+        else:
+            entry.cause = said(event.facts)
+        self._entries.change(entry)
 
     def _set_aside(self, event: Event) -> None:
         self._sums.count(event, State.FAILED)
         entry = self._find(event.facts, text(event.facts.get("message")))
         if entry is None:
-            entry = self._insert(event, "message", State.SET_ASIDE, queue_id=event.facts.get("message"))
+            entry = self._add(event, "message", State.SET_ASIDE, queue_id=event.facts.get("message"))
         self._mark(entry, State.SET_ASIDE, said(event.facts))
         self._sums.trouble(event, "its message was set aside")
 
@@ -191,34 +173,23 @@ class Writing:
         action = str(facts.get("action"))
         if entry is None or action == "export":
             return
-        state, settled = self._connection.execute(
-            "SELECT state, settled FROM entries WHERE id = ?", (entry,)
-        ).fetchone()
         # What the operator made possible may have happened before this is told: then it is the last word.
-        if settled is None and (action in _OF_ACTION or state in (State.HELD, State.SET_ASIDE)):
+        if entry.settled is None and (action in _OF_ACTION or entry.state in (State.HELD, State.SET_ASIDE)):
             by = f" by {facts['by']}" if facts.get("by") else ""
             self._mark(entry, _OF_ACTION.get(action, State.SPOOLED), text(f"{action}{by}"))
 
-    def _mark(self, entry: int, state: str, cause: str) -> None:
-        self._connection.execute(
-            "UPDATE entries SET state = ?, trouble = ?, cause = ?, changed = ? WHERE id = ?",
-            (state, state not in _GOOD, cause, self._next(), entry),
-        )
+    def _mark(self, entry: Entry, state: str, cause: str) -> None:
+        entry.state, entry.trouble, entry.cause = state, state not in _GOOD, cause
+        self._entries.change(entry)
 
-    def _find(self, facts: Mapping[str, Any], queue_id: str) -> int | None:
-        """The message with this number in the spool; numbers are those of one spool, and there may be several."""
-        sql, values = "SELECT max(id) FROM entries WHERE queue_id = ?", [queue_id]
-        if facts.get("session"):
-            sql, values = f"{sql} AND session = ?", [queue_id, text(facts["session"])]
-        found: int | None = self._connection.execute(sql, values).fetchone()[0]
-        return found
+    def _find(self, facts: Mapping[str, Any], queue_id: str) -> Entry | None:
+        """The message with this number in the spool."""
+        return self._entries.find(queue_id, text(facts.get("session")))
 
-    def _recipients(self, entry: int, event: Event, state: str) -> None:
+    def _recipients(self, entry: Entry, event: Event, state: str) -> None:
         last_word = said(event.facts)
-        self._connection.executemany(
-            "INSERT OR REPLACE INTO recipients VALUES (?, ?, ?, ?, ?, ?)",
-            [(entry, each, event.time, state, last_word, event.time) for each in addresses(event.facts)],
-        )
+        for each in addresses(event.facts):
+            entry.tell(each, state, last_word, event.time)
 
     # Refusals and sessions
 
@@ -241,9 +212,9 @@ class Writing:
         key = (leg, what, said(facts), *map(str, asked))
         entry = self._refusals.get(key)
         if entry is not None:
-            self._connection.execute("UPDATE entries SET times = times + 1 WHERE id = ?", (entry,))
+            entry.times += 1
             return
-        self._refusals[key] = entry = self._insert(event, "refusal", what, leg=leg, cause=cause)
+        self._refusals[key] = entry = self._add(event, "refusal", what, leg=leg, cause=cause)
         self._recipients(entry, event, State.REFUSED)
 
     def _smtp_ended(self, event: Event) -> None:
@@ -269,7 +240,7 @@ class Writing:
                 self._sums.trouble(event, "its POP3 session went wrong")
             elif facts.get("retrieved") or (verdict == "quit" and facts.get("user") is not None and not login_failed):
                 device.success = event.time
-        self._insert(event, "pop3", verdict, leg="pop3", trouble=failed)
+        self._add(event, "pop3", verdict, leg="pop3", trouble=failed)
 
     # Figures
 
@@ -280,7 +251,7 @@ class Writing:
 
     # What they share
 
-    def _insert(
+    def _add(
         self,
         event: Event,
         kind: str,
@@ -291,27 +262,22 @@ class Writing:
         cause: object = None,
         queue_id: object = None,
         settled: float | None = None,
-    ) -> int:
+    ) -> Entry:
         facts = event.facts
         if trouble is None:
             trouble = kind == "refusal" or state not in _GOOD
-        cause = cause or facts.get("cause") or facts.get("reason")
-        texts = (facts.get("command"), facts.get("user"), facts.get("reply"), cause)
-        done = self._connection.execute(
-            _ENTRY,
-            (
-                *(self._next(), kind, leg, event.time, state, trouble),
-                *(text(facts.get(name)) for name in ("client", "session", "account")),
-                address(facts.get("sender")), whole_or_none(facts.get("octets")), *map(text_or_none, texts),
-                *(text_or_none(value) for value in (facts.get("advice"), facts.get("backend"), queue_id)),
-                settled, whole_or_none(facts.get("retrieved")), whole_or_none(facts.get("deleted")),
-            ),
+        number, changed = self._entries.numbers()
+        entry = Entry(
+            number, changed, kind, leg, event.time, state, trouble,
+            text(facts.get("client")), text(facts.get("session")), text(facts.get("account")),
+            address(facts.get("sender")), whole_or_none(facts.get("octets")),
+            text_or_none(facts.get("command")), text_or_none(facts.get("user")), text_or_none(facts.get("reply")),
+            text_or_none(cause or facts.get("cause") or facts.get("reason")),
+            text_or_none(facts.get("advice")), text_or_none(facts.get("backend")), text_or_none(queue_id),
+            settled, whole_or_none(facts.get("retrieved")), whole_or_none(facts.get("deleted")),
         )  # fmt: skip
-        return int(done.lastrowid or 0)
-
-    def _next(self) -> int:
-        self._changed += 1
-        return self._changed
+        self._entries.add(entry)
+        return entry
 
 
 _IN_WORDS = {

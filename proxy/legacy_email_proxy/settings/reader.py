@@ -235,11 +235,15 @@ def read(
     """Read every declared variable. Each mistake is one line; a secret's value is in none of them."""
     environ = os.environ if environ is None else environ
     declared = tuple(declared)
-    env = _Environment(_layers(environ, account))
+    layers = _layers(environ, account)
+    env = _Environment(layers)
+    # Looking for what is in no layer would take most of a start with a thousand accounts.
+    given = set().union(*(layer.texts for layer in layers))
+    named = given | {name.removesuffix("_FILE") for name in given}
     values: dict[str, Any] = {}
     for setting in declared:
         values[setting.name] = _default(setting) if setting.name != "STATE_DIR" else _state_dir(environ)
-        if env._get_from_environ(setting.name, None)[1] is not None:
+        if setting.name in named and env._get_from_environ(setting.name, None)[1] is not None:
             unfit = _unfit(setting, env._get_value(setting.name, ""))
             if unfit:
                 env.mistakes.append(f"{setting.name}: {unfit}")

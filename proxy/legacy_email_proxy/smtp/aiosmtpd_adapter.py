@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
@@ -64,7 +64,7 @@ class SMTPProtocol(SMTP):
         max_octets: int,
         *,
         on_connected: Callable[[], None],
-        serve: Callable[[], Awaitable[None]],
+        serve: Callable[[], Coroutine[Any, Any, None]],
         before_waiting: Callable[[], None],
         on_end: Callable[[], None],
     ) -> None:
@@ -96,8 +96,8 @@ class SMTPProtocol(SMTP):
     def _reset_timeout(self, duration: float | None = None) -> None:
         """No timer: see above."""
 
-    async def _handle_client(self) -> None:
-        await self._serve()
+    def _handle_client(self) -> Coroutine[Any, Any, None]:
+        return self._serve()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -142,9 +142,11 @@ class SMTPProtocol(SMTP):
         if self._handler_coroutine is not None:
             self._handler_coroutine.cancel()
 
-    async def hook(self, name: str, *arguments: object) -> Any:
+    def hook(self, name: str, *arguments: object) -> Awaitable[Any]:
         """What the handler's hook of that name returns."""
-        return await self._call_handler_hook(name, *arguments)
+        # As aiosmtpd's _call_handler_hook does it, which is one more coroutine for each reply to go through.
+        answer: Awaitable[Any] = self._handle_hooks[name](self, self.session, self.envelope, *arguments)
+        return answer
 
     def new_envelope(self) -> None:
         """Forget sender, recipients and content."""

@@ -125,20 +125,19 @@ class Incoming:
         """Use up the line that was peeked at."""
         self._start = self._buffer.index(b"\n", self._start) + 1
 
-    async def line(self, seconds: float, max_octets: int = MAX_LINE_OCTETS) -> bytes | None:
+    async def line(self, deadline: float, max_octets: int = MAX_LINE_OCTETS) -> bytes | None:
         """The next line without its CRLF or LF; ``None`` when the device has left.
 
-        Raises :class:`TimeoutError` when the line is not whole within ``seconds``, counted from its beginning: one
-        octet now and then does not keep a session alive. Raises :class:`LineTooLong`.
+        Raises :class:`TimeoutError` when the line is not whole at ``deadline``: one octet now and then does not keep a
+        session alive. Raises :class:`LineTooLong`.
         """
-        deadline, searched, beginning = 0.0, 0, b""
+        searched, beginning = 0, b""
         while (end := self._buffer.find(b"\n", self._start + searched)) < 0:
-            if len(self) >= max_octets:
+            searched = len(self._buffer) - self._start
+            if searched >= max_octets:
                 # Thrown away as it comes, or an endless line would be held in memory.
                 beginning = beginning or self._buffer[self._start : self._start + _BEGINNING_OCTETS]
-                self.take()
-            searched = len(self)
-            deadline = deadline or self._loop.time() + seconds
+                searched, self._buffer, self._start = 0, b"", 0
             if not await self.more(deadline):
                 return None
         line = self._buffer[self._start : end]
@@ -156,8 +155,9 @@ class Incoming:
             self._paused = False
             if self._transport is not None:
                 self._transport.resume_reading()
-        if not (had := len(self)):
-            self.take()
+        had = len(self._buffer) - self._start
+        if not had:
+            self._buffer, self._start = b"", 0
         self._deadline = deadline
         if self._timer is None or self._timer.when() > deadline:
             self.stop_timer()
@@ -167,7 +167,7 @@ class Incoming:
             await self._waiter
         finally:
             self._waiter = None
-        return len(self) > had or not self._ended
+        return len(self._buffer) - self._start > had or not self._ended
 
     async def ignore_rest(self, deadline: float) -> None:
         """Read until the device has closed its side, and forget what it says. Raises :class:`TimeoutError`."""

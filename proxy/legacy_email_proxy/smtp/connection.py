@@ -95,7 +95,8 @@ class Connection:
         self._replies: list[bytes] = []
         self._errors = 0
         self._in_a_row = 0
-        self._message_since = self.protocol.loop.time()
+        self._seconds = max(SESSION_SECONDS, options.patience.idle_seconds)
+        self._end = self.protocol.loop.time() + self._seconds
         self._handshaking = self._draining = False
         self._aborted = ""
         self._last_refusal: Reply | None = None
@@ -146,19 +147,16 @@ class Connection:
 
     async def _serve(self) -> None:
         with bound(session=self.session.label, client=self.peer):
-            await self._serve_bound()
-
-    async def _serve_bound(self) -> None:
-        try:
-            verdict = await self._live()
-            await self._part()
-            self._log_end(verdict)
-        except BaseException:
-            # For example, a plugin cancelled this task while the session ended: nobody else would close the socket.
-            self._transport.abort()
-            raise
-        finally:
-            self.incoming.stop_timer()
+            try:
+                verdict = await self._live()
+                await self._part()
+                self._log_end(verdict)
+            except BaseException:
+                # For example, a plugin cancelled this task while the session ended: nobody else would close the socket.
+                self._transport.abort()
+                raise
+            finally:
+                self.incoming.stop_timer()
 
     def _log_end(self, verdict: str) -> None:
         # A client that only connects and leaves, as a health check does all day, is not worth a line.
@@ -285,14 +283,13 @@ class Connection:
 
         Raises :class:`TimeoutError` when it is not whole within ``seconds``.
         """
-        session_seconds = max(SESSION_SECONDS, self.options.patience.idle_seconds)
-        session_end = self._message_since + session_seconds
+        time = self.protocol.loop.time
         while True:
             try:
-                line = await self.incoming.line(min(seconds, session_end - self.protocol.loop.time()))
+                line = await self.protocol.incoming.line(min(time() + seconds, self._end))
             except TimeoutError:
-                if self.protocol.loop.time() >= session_end:
-                    raise Finished(f"idle: no message ended within {session_seconds:g} s", SMTP.TIMEOUT) from None
+                if time() >= self._end:
+                    raise Finished(f"idle: no message ended within {self._seconds:g} s", SMTP.TIMEOUT) from None
                 raise
             except LineTooLong as too_long:
                 self._look_for_http(too_long.beginning)
@@ -313,7 +310,7 @@ class Connection:
 
     def message_ended(self) -> None:
         """A message has ended: :data:`SESSION_SECONDS` begin anew."""
-        self._message_since = self.protocol.loop.time()
+        self._end = self.protocol.loop.time() + self._seconds
 
     def check_drain(self) -> None:
         """Raises :class:`TimeoutError` when a transaction may no longer begin."""

@@ -232,8 +232,9 @@ class SMTPSession:
 
     async def _ask(self, challenge: str) -> bytes:
         self._reply(f"334 {challenge}")
+        deadline = self._protocol.loop.time() + self._options.patience.idle_seconds
         try:
-            line = await self._connection.incoming.line(self._options.patience.idle_seconds, sasl.MAX_RESPONSE_OCTETS)
+            line = await self._connection.incoming.line(deadline, sasl.MAX_RESPONSE_OCTETS)
         except LineTooLong:
             raise Rejected(SMTP.RESPONSE_TOO_LONG) from None
         except TimeoutError:

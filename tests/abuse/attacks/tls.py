@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from abuse.crowd import Crowd
 from abuse.scene import Attack, Scene
+from legacy_email_proxy.admin.connections import MOST_PER_ADDRESS
 from realservers.certificates import Certificates
 from realservers.processes import require
 
@@ -42,6 +43,24 @@ def half_open(scene: Scene) -> None:
             crowd.connect(scene.ports[leg], ADDRESS, 190)
         crowd.say(HELLO)
         crowd.pump(scene.size(8, 3))
+
+
+def admin_half_open(scene: Scene) -> None:
+    """300 connections of one address to the operator's page that begin a handshake, and 300 that say nothing."""
+    with Crowd() as crowd:
+        for said in (HELLO, b""):
+            crowd.say(said, crowd.connect(scene.ports["admin"], ADDRESS, 300))
+        crowd.pump(scene.size(8, 3))
+        if len(crowd.open) > MOST_PER_ADDRESS:
+            scene.bad(f"{len(crowd.open)} of {len(crowd.peers)} stayed connected")
+
+
+ADMIN = {
+    # Any loopback address would speak plain HTTP.
+    "ADMIN_BIND_ADDR": "0.0.0.0",
+    "ADMIN_BIND_PORT": "0",
+    "ADMIN_PASSWORD": "no matter",
+}
 
 
 def handshakes(scene: Scene) -> None:
@@ -101,6 +120,7 @@ def renewed(scene: Scene) -> None:
 
 ATTACKS = (
     Attack("tls-half-open", half_open, prepare=certified),
+    Attack("admin-half-open", admin_half_open, ADMIN, prepare=certified, legs=("smtp", "pop3", "admin")),
     Attack("tls-handshakes", handshakes, prepare=certified),
     Attack("tls-renewed", renewed, prepare=certified),
 )

@@ -13,7 +13,7 @@ from admin.page.support import browsing, recorded, words
 from admin.test_http import Served, serving
 from history.support import CLIENT, NOON, event, relayed
 from legacy_email_proxy import log
-from legacy_email_proxy.admin import http
+from legacy_email_proxy.admin import connections
 from legacy_email_proxy.admin.page import devices, recipes, watching
 from legacy_email_proxy.admin.page.recipes import MAKERS, recipe
 from legacy_email_proxy.contracts import bound
@@ -229,7 +229,7 @@ async def test_something_moves_while_nothing_happens(tmp_path: Path, monkeypatch
 async def test_a_long_dialogue_is_not_cut_off_as_other_answers_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "_ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(connections, "_ANSWER_SECONDS", 0.3)
     monkeypatch.setattr(watching, "BEAT_SECONDS", 0.05)
     async with serving(tmp_path) as served:
         reader, writer = await opened(served, "events")
