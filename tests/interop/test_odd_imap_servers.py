@@ -41,7 +41,9 @@ async def through_the_service(
 ) -> tuple[list[bytes | str], str]:
     def use() -> tuple[list[bytes | str], str]:
         with running(given) as proxy:
-            return fetched(proxy.pop3), proxy.log
+            got = fetched(proxy.pop3)
+            proxy.stop()  # A thread writes the log, and may still have lines to write.
+            return got, proxy.log
 
     given = variables | {
         "RELAY_PLUGIN": "none",
