@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from bench import sink
+from bench import python_splice, sink
 from bench.measure import MISSING
 from bench.sink import Board
 from interop.proxy import clean_environment, command
@@ -139,4 +139,23 @@ def tls_splice(backend: int) -> Iterator[int]:
         try:
             yield taken[0]
         finally:
+            daemon.stop()
+
+
+@contextmanager
+def tls_splice_in_python(backend: int) -> Iterator[int]:
+    """The same as :func:`tls_splice` in Python."""
+    with short_folder("bench-splice-") as folder:
+        taken: list[int] = []
+
+        def start_on(ports: list[int]) -> Daemon:
+            taken[:] = ports
+            command = [sys.executable, "-P", python_splice.__file__, str(ports[0]), str(backend)]
+            return Daemon.start(command, log_file=folder / "log", started="", ports=ports)
+
+        daemon = on_free_ports(1, start_on)
+        try:
+            yield taken[0]
+        finally:
+            print(daemon.log, end="", file=sys.stderr)
             daemon.stop()

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from bench import command, mail
 from bench.measure import KIB, MIB, Peak, Work, compare, resident
 from bench.rivals import postfix_relay
-from bench.servers import Proxy, optional, proxy, smtps_sink, tls_splice
+from bench.servers import Proxy, optional, proxy, smtps_sink, tls_splice, tls_splice_in_python
 from bench.smtp_devices import Device, idle, send
 from bench.table import Figures, Row, Target
 from realservers.certificates import Certificates
 from realservers.processes import short_folder
 
-WORK = ("twenty", "one", "large", "far", "memory", "idle", "watched")
+WORK = ("twenty", "python", "one", "large", "far", "memory", "idle", "watched")
 BACKEND_CONNECTIONS = 27
 """Of these one address gets three quarters: twenty, which is what Postfix opens to one destination (by default)."""
 SECONDS = 120.0
@@ -89,6 +89,22 @@ class Leg:
 
     def twenty(self) -> list[Row]:
         return self._load(self._sizes.small, self._sizes.small_octets, 20, 0.75, 4)
+
+    def python(self) -> list[Row]:
+        """The work of `twenty`, beside the smallest relay in Python as the limit: no target, but what can be had."""
+        count, octets, board = self._sizes.small, self._sizes.small_octets, self._sink.board
+
+        def through(port: int) -> Work:
+            def sent() -> Sequence[float]:
+                return [count / send(port, board, count=count, octets=octets, connections=20, seconds=SECONDS)]
+
+            return sent
+
+        with self._proxy() as running, tls_splice_in_python(self._sink.port) as splice:
+            (rate,) = compare(
+                command.note, through(running.smtp_port), limit=through(splice), rounds=self._sizes.rounds
+            )
+        return [Row(f"{count} over 20 connections, beside a splice in Python", "msg/s", rate, [])]
 
     def one(self) -> list[Row]:
         return self._load(self._sizes.small, self._sizes.small_octets, 1, 0.65, 4)
