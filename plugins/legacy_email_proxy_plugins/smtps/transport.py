@@ -78,13 +78,15 @@ class TLS:
         """What the peer sent, decrypted; may be empty. Raises :class:`ssl.SSLError` for octets not from the peer."""
         self._incoming.write(octets)
         pieces = []
-        with suppress(ssl.SSLWantReadError):
+        try:
             while self._incoming.pending or self._object.pending():
                 piece = self._object.read(_RECORD_OCTETS)
                 if not piece:
                     self.closed = True
                     break
                 pieces.append(piece)
+        except ssl.SSLWantReadError:
+            pass  # The rest of a record is still to come.
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def encrypted(self, octets: bytes) -> bytes:
