@@ -129,7 +129,7 @@ class Leg:
             )
         name = f"RETR {count} × {octets // 1_000_000} MB"
         return [
-            Row(name, "MB/s", rate, [Target("≥", 0.9, "limit"), Target("≥", 1.5, "rival")]),
+            Row(name, "MB/s", rate, [Target("≥", 1.1, "limit"), Target("≥", 1.6, "rival")]),
             Row(f"{name}, memory grows by", "MiB", Figures(memory.growth / MIB), [Target("≤", 6)]),
         ]
 
@@ -156,7 +156,7 @@ class Leg:
             )
         name = f"{sizes.clients} clients × RETR {sizes.each} × {sizes.small_octets // 1000} kB"
         return [
-            Row(name, "msg/s", rate, [Target("≥", 5, "rival")]),
+            Row(name, "msg/s", rate, [Target("≥", 8, "rival")]),
             Row(f"{name}, median time to the first LIST", "s", first_list, [Target("≤", 0.1, "rival")]),
         ]
 

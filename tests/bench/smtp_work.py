@@ -88,7 +88,7 @@ class Leg:
         return [Row(name, "msg/s", rate, [Target("≥", beside_splice, "limit"), Target("≥", beside_rival, "rival")])]
 
     def twenty(self) -> list[Row]:
-        return self._load(self._sizes.small, self._sizes.small_octets, 20, 0.75, 4)
+        return self._load(self._sizes.small, self._sizes.small_octets, 20, 0.80, 4)
 
     def python(self) -> list[Row]:
         """The work of `twenty`, beside the smallest relay in Python as the limit: no target, but what can be had."""
@@ -107,10 +107,10 @@ class Leg:
         return [Row(f"{count} over 20 connections, beside a splice in Python", "msg/s", rate, [])]
 
     def one(self) -> list[Row]:
-        return self._load(self._sizes.small, self._sizes.small_octets, 1, 0.65, 4)
+        return self._load(self._sizes.small, self._sizes.small_octets, 1, 0.70, 4)
 
     def large(self) -> list[Row]:
-        return self._load(self._sizes.large, self._sizes.large_octets, 4, 0.85, 2)
+        return self._load(self._sizes.large, self._sizes.large_octets, 4, 0.90, 2)
 
     def far(self) -> list[Row]:
         """How often a message waits for a backend that is some milliseconds away."""

@@ -103,7 +103,7 @@ class Spools:
         return [] if self._postgres is None else work(self._postgres.new_database())
 
     def small(self) -> list[Row]:
-        targets = [Target("≥", 3, "rival")], [Target("≥", 2.5, "rival")]
+        targets = [Target("≥", 3, "rival")], [Target("≥", 3.5, "rival")]
         return self._load(self._sizes.small, self._sizes.small_octets, 20, *targets)
 
     def large(self) -> list[Row]:
@@ -111,10 +111,12 @@ class Spools:
         return self._load(self._sizes.large, self._sizes.large_octets, 4, *targets)
 
     def postgres_small(self) -> list[Row]:
-        return self._of(lambda url: self._load(self._sizes.small, self._sizes.small_octets, 20, url=url))
+        targets = [Target("≥", 2.5, "rival")], [Target("≥", 2.5, "rival")]
+        return self._of(lambda url: self._load(self._sizes.small, self._sizes.small_octets, 20, *targets, url=url))
 
     def postgres_large(self) -> list[Row]:
-        return self._of(lambda url: self._load(self._sizes.large, self._sizes.large_octets, 4, url=url))
+        targets = [Target("≥", 1.2, "rival")], [Target("≥", 1.2, "rival")]
+        return self._of(lambda url: self._load(self._sizes.large, self._sizes.large_octets, 4, *targets, url=url))
 
     def latency(self) -> list[Row]:
         return self._latency([Target("≤", 1, "rival")])
