@@ -24,8 +24,8 @@ from history.support import (
     spooled,
     written,
 )
-from legacy_email_proxy.history.database import open_to_read
-from legacy_email_proxy.history.events import _IN_WORDS, WORDS, State
+from legacy_email_proxy.history.database import open_to_read, open_to_write
+from legacy_email_proxy.history.events import _IN_WORDS, WORDS, State, Writing
 from legacy_email_proxy.history.facts import Event
 from legacy_email_proxy.history.queries import hours
 from pages import ROOT, rows
@@ -79,6 +79,18 @@ def test_a_message_that_was_refused(path: Path) -> None:
 
 def of_the_spool(words: str, minutes: int = 1, **facts: Any) -> Event:
     return event(words, NOON + 60 * minutes, message=12, sender=SENDER, **facts)
+
+
+def test_what_becomes_of_one_of_many_recipients_changes_few_rows(path: Path) -> None:
+    many = [f"{number}@example.test" for number in range(100)]
+    with closing(open_to_write(path)) as connection:
+        writing = Writing(connection)
+        writing.write([spooled(*many)])
+        before = connection.total_changes
+        writing.write([of_the_spool("message delivered", recipients=[many[3]], backend="250 ok")])
+        assert connection.total_changes - before < 10
+    (entry,) = entries(path)
+    assert [name for name, (state, _) in fates(entry).items() if state == "delivered"] == [many[3]]
 
 
 def test_a_message_in_the_spool_is_one_entry_from_its_arrival_to_the_last_recipient(path: Path) -> None:

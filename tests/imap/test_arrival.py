@@ -13,8 +13,11 @@ from fakes.imap import Hang
 from imap.support import CLIENT, SHORT, pair, read
 from legacy_email_proxy.contracts import Disconnected
 from legacy_email_proxy_plugins.imap.arrival import arrival
+from legacy_email_proxy_plugins.imap.connection import Connection
 from legacy_email_proxy_plugins.imap.pool import Pool
 from legacy_email_proxy_plugins.imap.responses import Batch
+from legacy_email_proxy_plugins.imap.settings import Patience
+from legacy_email_proxy_plugins.imap.transport import Wire
 from realservers.certificates import Certificates
 
 ROWS = b"* 1 FETCH (UID 7 BODY[] {6}\r\na\r\n)\r\n)\r\n* 2 fetch (uid 9 body[] {0}\r\n)\r\n"
@@ -125,6 +128,34 @@ async def test_a_batch_needs_no_thread(certificates: Certificates, monkeypatch: 
             monkeypatch.setattr(Pool, "_in_thread", counted)
             assert [await read(session, position) for position in range(1, 30)] == MAIL[1:]
     assert len(in_thread) == 0
+
+
+async def test_a_batch_may_take_as_long_as_its_messages_one_by_one_and_is_not_kept_by_the_connection(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed: list[float] = []
+    kept: list[int] = []
+    allow, in_loop = Wire.allow, Connection.fetch_batch_in_loop
+
+    def noted(self: Wire, seconds: float, octets: int) -> None:
+        allowed.append(seconds)
+        allow(self, seconds, octets)
+
+    async def looked_at(self: Connection, uids: Any, *given: Any) -> dict[int, bytes]:
+        allowed.clear()
+        found = await in_loop(self, uids, *given)
+        assert len(found) == len(uids)
+        assert allowed == [Patience().command + len(uids) * Patience().read]
+        kept.append(len(self._imap.fetched))
+        return found
+
+    monkeypatch.setattr(Wire, "allow", noted)
+    monkeypatch.setattr(Connection, "fetch_batch_in_loop", looked_at)
+    async with pair(certificates.good, *MAIL) as (maildrop, _):
+        async with maildrop.open(CLIENT, None) as session:
+            assert [await read(session, position) for position in range(30)] == MAIL
+    assert kept
+    assert not any(kept)
 
 
 @pytest.mark.parametrize("close", [True, False])

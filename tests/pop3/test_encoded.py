@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from legacy_email_proxy.pop3 import wire
-from legacy_email_proxy.pop3.encoded import EncodedMessages
+from legacy_email_proxy.pop3.encoded import MAX_PIECE_OCTETS, EncodedMessages
 from legacy_email_proxy.pop3.wire import ContentEncoder
 
 _PIECES = st.lists(st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b".", b"x", b"\0"])).map(b"".join), max_size=4)
@@ -54,11 +54,14 @@ def test_the_top_of_a_message_is_no_whole_message() -> None:
 
 
 def test_it_keeps_no_more_than_it_may_and_nothing_for_one_client() -> None:
-    shared = EncodedMessages(max_octets=100)
-    pieces = [*(b"%d" % number * 40 for number in range(4)), b"x" * 101]
+    shared = EncodedMessages(max_octets=200)
+    pieces = [*(b"%d" % number * 40 for number in range(4)), b"x" * (MAX_PIECE_OCTETS + 1)]
     with shared.client():
         with shared.client():
             for piece in pieces:
                 encoded([piece], shared)
             assert [shared.get(piece) is not None for piece in pieces] == [False, False, True, True, False]
+            # What has become longer counts too.
+            encoded([b"\n" * 60], shared)
+            assert not any(map(shared.get, pieces))
         assert not any(map(shared.get, pieces))

@@ -46,9 +46,10 @@ async def arrival(
         nonlocal last, rest, left, missing
         if complete.done():
             return
+        # Before the octets are decrypted: a slow server may take long for one TLS record.
+        last = loop.time()
         try:
             came = receive()
-            last = loop.time()
             pieces.append(came)
             left -= len(came)
             missing -= len(came)

@@ -1,4 +1,4 @@
-"""One connection to the IMAP server: synchronous, for one thread at a time.
+"""One connection to the IMAP server: synchronous, for one thread at a time, or the event loop.
 
 IMAPClient and imaplib speak the protocol (:mod:`.imapclient_adapter`). This module raises only the failures of
 ``contracts``.
@@ -373,12 +373,15 @@ class Connection:
         batch, imap, patience = Batch(uids, _section(item), room), self._imap, self._server.patience
         # As long as reading them one by one could last.
         seconds = patience.command + len(uids) * patience.read
-        octets = ANSWER_OCTETS + room
-        with self._exchange(f"read {len(uids)} messages", octets=octets, refused=_batch_refused):
+        octets, doing = ANSWER_OCTETS + room, f"read {len(uids)} messages"
+        with self._exchange(doing, seconds=seconds, octets=octets, refused=_batch_refused):
             imap.fetched = batch
-            for uid_set in uid_sets(uids):
-                what = "UID", "FETCH", uid_set, f"(UID {item})"
-                check(await imap.command_in_loop(*what, octets=octets, seconds=seconds, in_thread=in_thread))
+            try:
+                for uid_set in uid_sets(uids):
+                    what = "UID", "FETCH", uid_set, f"(UID {item})"
+                    check(await imap.command_in_loop(*what, octets=octets, in_thread=in_thread))
+            finally:
+                imap.fetched = Fetched()
         return batch.messages
 
     def folders(self, command: str, *options: str) -> list[tuple[frozenset[bytes], bytes]]:

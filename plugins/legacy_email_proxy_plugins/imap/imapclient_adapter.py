@@ -96,12 +96,12 @@ class IMAP4(imaplib.IMAP4):
         check(self._command_complete("LOGIN", tag))
 
     async def command_in_loop(
-        self, name: str, *arguments: str, octets: int, seconds: float, in_thread: InThread
+        self, name: str, *arguments: str, octets: int, in_thread: InThread
     ) -> tuple[str, list[Any]]:
         """A command whose answer is read in the event loop; ``in_thread``, from where it has not the usual form."""
         with self._wire.in_loop():
             tag = self._command(name, *arguments)
-            rest = await self._wire.take_into(self.fetched, octets, seconds)
+            rest = await self._wire.take_into(self.fetched, octets)
 
             def complete(_: object = None) -> tuple[str, list[Any]]:
                 return cast("tuple[str, list[Any]]", self._command_complete(name, tag))

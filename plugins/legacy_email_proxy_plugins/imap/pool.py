@@ -1,6 +1,7 @@
 """One pool of connections per account, that is per user and proven password: nobody gets another user's connection.
 
-A pool has a limited number of connections. Each is lent for one exchange, which runs in a thread.
+A pool has a limited number of connections. Each is lent for one exchange, which runs in a thread; on a connection that
+was used before, a batch of small messages is read in the event loop.
 
 Each pool has its own threads, no more than it has connections. So an account whose server hangs takes no thread from
 another account, and the number of threads is limited. A connection is used again only after an exchange that ended

@@ -58,7 +58,9 @@ class InTheClear(Unverified):
 
 
 class Wire:
-    """One connection to the server. Only the thread that uses it may call its methods, except :meth:`abort`."""
+    """One connection to the server. Only the thread that uses it may call its methods, or in its place the event loop,
+    in :meth:`in_loop`; except :meth:`abort`.
+    """
 
     def __init__(self, patience: Patience) -> None:
         self._patience = patience
@@ -117,7 +119,7 @@ class Wire:
             # An attacker on the way could have sent them, to be taken for the server's words under TLS.
             raise Unverified("octets in the clear came behind the server's answer to STARTTLS")
         try:
-            tls = TLS(self._receive, self.socket.sendall, context, host)
+            tls = TLS(self._receive, self._sendall, context, host)
             tls.do_handshake()
         except ssl.SSLCertVerificationError as error:
             raise does_not_verify(host, error, IMAP.prefix) from error
@@ -222,6 +224,13 @@ class Wire:
         except OSError as error:
             raise Disconnected(f"the connection broke while sending: {_reason(error)}") from error
 
+    def _sendall(self, octets: bytes) -> None:
+        try:
+            self.socket.sendall(octets)
+        except BlockingIOError as error:
+            # In the event loop. It must not be taken for a read that has to wait: a part of a TLS record is gone.
+            raise Disconnected("the connection takes nothing") from error
+
     # In the event loop
 
     @contextmanager
@@ -236,7 +245,7 @@ class Wire:
         finally:
             self._in_loop = False
 
-    async def take_into(self, fetched: Fetched, octets: int, seconds: float) -> bytes:
+    async def take_into(self, fetched: Fetched, octets: int) -> bytes:
         """Read an answer, see :func:`.arrival.arrival`. What is returned is there for the other methods too.
 
         Raises :class:`Disconnected`.
@@ -248,12 +257,12 @@ class Wire:
 
         try:
             rest = await arrival(
-                self.socket, receive, fetched, octets, seconds=seconds, silent_seconds=self._patience.read
+                self.socket, receive, fetched, octets, seconds=self._left(), silent_seconds=self._patience.read
             )
         except OSError as error:
             self._refuse_if_aborted()
             raise Disconnected(f"no answer from the server: {_reason(error)}") from error
-        self._ahead = io.BytesIO(rest)
+        self._ahead = io.BytesIO(self._ahead.read() + rest)
         return rest
 
     def receive_into(self, buffer: Any) -> int:

@@ -54,6 +54,8 @@ class Entry:
     deleted: int | None
     times: int = 1
     recipients: dict[str, _Recipient] = field(default_factory=dict)
+    written: dict[str, _Recipient] | None = None
+    """Its recipients as the file has them, if it was read."""
 
     def tell(self, address: str, state: str, said: str, time: float) -> None:
         """What became of one recipient, who may be a new one."""
@@ -66,7 +68,7 @@ class Entry:
         return {each.state for each in self.recipients.values()}
 
 
-_COLUMNS = tuple(each.name for each in fields(Entry) if each.name != "recipients")
+_COLUMNS = tuple(each.name for each in fields(Entry) if each.name not in ("recipients", "written"))
 _values = attrgetter(*_COLUMNS)
 _CHANGING = ("changed", "time", "state", "trouble", "client", "octets", "cause", "backend", "settled", "times")
 """The columns of an entry that may become others later."""
@@ -83,16 +85,25 @@ _ROWS = (32, 4, 1)
 
 
 class Entries:
-    """The entries of one batch. Use it inside of the transaction that writes it."""
+    """The entries of one batch, from :meth:`begin` to :meth:`write`, inside of the transaction that writes it."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._last, self._changed = connection.execute(
-            "SELECT coalesce(max(id), 0), coalesce(max(changed), 0) FROM entries"
-        ).fetchone()
+        self._last = self._changed = 0
         self._known: dict[int, Entry] = {}
         self._new: dict[str, list[Entry]] = {}
         """By their numbers in the spool."""
+
+    def begin(self) -> None:
+        """Begin a batch."""
+        self._last, self._changed = self._connection.execute(
+            "SELECT coalesce(max(id), 0), coalesce(max(changed), 0) FROM entries"
+        ).fetchone()
+
+    def clear(self) -> None:
+        """Forget the batch."""
+        self._known.clear()
+        self._new.clear()
 
     def numbers(self) -> tuple[int, int]:
         """``id`` and ``changed`` of an entry that is to be added."""
@@ -131,6 +142,7 @@ class Entries:
             "SELECT address, began, state, said, time FROM recipients WHERE entry = ?", (number,)
         ):
             entry.recipients[address] = _Recipient(*recipient)
+        entry.written = dict(entry.recipients)
         return entry
 
     def write(self) -> None:
@@ -139,7 +151,12 @@ class Entries:
         self._write(_WRITE_ENTRIES, map(_values, known))
         self._write(
             _WRITE_RECIPIENTS,
-            ((entry.id, address, *each) for entry in known for address, each in entry.recipients.items()),
+            (
+                (entry.id, address, *each)
+                for entry in known
+                for address, each in entry.recipients.items()
+                if entry.written is None or entry.written.get(address) != each
+            ),
         )
 
     def _write(self, statement: tuple[str, str], rows: Iterable[Sequence[object]]) -> None:

@@ -59,15 +59,14 @@ class Writing:
         self._failed_logins: dict[str, None] = {}
         self._sums = Sums()
         self._refusals: dict[tuple[object, ...], Entry] = {}
-        self._entries: Entries
+        self._entries = Entries(connection)
 
     def write(self, events: Iterable[Event]) -> None:
         """Write a batch, all of it or nothing. Raises ``sqlite3.Error``."""
         self._sums = Sums()
-        self._refusals.clear()
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            self._entries = Entries(self._connection)
+            self._entries.begin()
             for event in events:
                 _HANDLERS[event.words](self, event)
             self._entries.write()
@@ -77,6 +76,10 @@ class Writing:
             with suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
             raise
+        finally:
+            # The next event may come hours later, and a batch may have thousands of them.
+            self._refusals.clear()
+            self._entries.clear()
 
     # Messages
 

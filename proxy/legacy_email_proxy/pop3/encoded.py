@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-__all__ = ("MAX_OCTETS", "Encoded", "EncodedMessages")
+__all__ = ("MAX_OCTETS", "MAX_PIECE_OCTETS", "Encoded", "EncodedMessages")
 
-MAX_OCTETS = 4 << 20
-"""How much is kept, in octets before the encoding. What is encoded is another object only where something changed, so
-twice this at most."""
+MAX_OCTETS = 8 << 20
+"""How much is kept, before and after the encoding together."""
+
+MAX_PIECE_OCTETS = 64 << 10
+"""A larger piece comes from the backend anew each time. It would only push out what is asked for again."""
 
 
 class Encoded(NamedTuple):
@@ -26,6 +28,11 @@ class Encoded(NamedTuple):
     octets: bytes
     carriage_return: bytes
     line_start: bool
+
+    @property
+    def memory(self) -> int:
+        """What it takes: twice the piece, and up to three times where each line got another end."""
+        return len(self.piece) + len(self.octets)
 
 
 class EncodedMessages:
@@ -55,9 +62,9 @@ class EncodedMessages:
 
     def keep(self, encoded: Encoded) -> None:
         """For the next client that gets this piece. The oldest are dropped."""
-        if self._clients < 2 or len(encoded.piece) > self._max_octets:
+        if self._clients < 2 or len(encoded.piece) > MAX_PIECE_OCTETS:
             return
         self._kept[id(encoded.piece)] = encoded
-        self._octets += len(encoded.piece)
+        self._octets += encoded.memory
         while self._octets > self._max_octets:
-            self._octets -= len(self._kept.popitem(last=False)[1].piece)
+            self._octets -= self._kept.popitem(last=False)[1].memory
