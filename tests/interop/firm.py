@@ -39,6 +39,7 @@ SENDER = "scan@firm.example"
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 DISK_MIB = 64
 _MANY_POLLS = 100
+_TRIES, _TRY_SECONDS = 4, 10.0
 
 
 class POP3From(poplib.POP3):
@@ -133,14 +134,31 @@ class Firm:
     def _now(self) -> float:
         return datetime.now(UTC).timestamp() + self.clock.ahead
 
-    def _until(self, condition: Any, what: str) -> None:
+    def delivered_after(self, seconds: float, times: int) -> None:
+        """So many messages are delivered when that time has passed.
+
+        Or when it has passed again: a try that is under way while the clocks are put forward is too late, and given up.
+        """
+        for left in reversed(range(_TRIES)):
+            self.after(seconds)
+            try:
+                self._until(
+                    lambda: len(self.proxy.lines("message delivered")) >= times, "it is delivered", _TRY_SECONDS
+                )
+            except TimeoutError:
+                if not left:
+                    raise
+            else:
+                return
+
+    def _until(self, condition: Any, what: str, seconds: float = START_SECONDS) -> None:
         def so() -> bool:
             # Wakes an event loop that waits for something to happen, so that it sees what time it is.
             self.asked("/livez")
             return bool(condition())
 
         try:
-            wait_until(so, what, START_SECONDS)
+            wait_until(so, what, seconds)
         except TimeoutError as error:
             error.add_note(tail(self.proxy.log))
             raise

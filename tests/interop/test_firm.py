@@ -84,8 +84,7 @@ def wednesday(it: Firm) -> None:
     it.after(46 * MINUTE)
     it.told((BEGUN, "spool_old"))
     it.world.postfix.start_again()
-    it.after(5 * MINUTE)
-    it.wait_for("message delivered", 4)
+    it.delivered_after(5 * MINUTE, 4)
     it.after(MINUTE)
     it.told((OVER, SMTP), (OVER, "spool_old"))
 
@@ -112,8 +111,7 @@ def thursday_and_friday(it: Firm) -> None:
     it.after(MINUTE)
     it.told((LASTS, "token"), (LASTS, SMTP), (LASTS, POP3), (LASTS, "spool_old"))
     it.consent()
-    it.after(20 * MINUTE)
-    it.wait_for("message delivered", 5)
+    it.delivered_after(20 * MINUTE, 5)
     it.arrived(2)
     assert it.fetch() == 2
     it.after(MINUTE)
