@@ -7,7 +7,10 @@ from typing import Self
 
 import psutil
 
-from realservers.processes import Daemon
+from realservers.processes import Daemon, wait_until
+
+_STILL = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+_SECONDS = 30.0
 
 
 class Server:
@@ -51,9 +54,17 @@ class Server:
     def freeze(self) -> None:
         """SIGSTOP to all its processes: it keeps its connections, and answers nothing until `thaw`."""
         psutil.Process(self._daemon.pid).suspend()  # first, because it starts the others
+        wait_until(self._stand_still, "all its processes stand still", _SECONDS)
+
+    def _stand_still(self) -> bool:
+        moving = False
         for process in self._processes():
             with suppress(psutil.NoSuchProcess):
-                process.suspend()
+                if process.status() not in _STILL:
+                    # Perhaps a new one, which was being started while the others were stopped.
+                    process.suspend()
+                    moving = True
+        return not moving
 
     def thaw(self) -> None:
         for process in self._processes():
@@ -61,14 +72,18 @@ class Server:
                 process.resume()
 
     def _processes(self) -> list[psutil.Process]:
-        """The leader comes last. The session does not tell: PostgreSQL's others are each in one of their own.
+        """The leader comes last. Its session alone does not tell: PostgreSQL's others are each in one of their own.
 
         psutil's `children()` does not tell either: it leaves a child out that seems older than its parent. Ages come
         from the time of the machine's start in whole seconds, and that may change between two looks.
         """
-        leader = self._daemon.pid
-        children = [each for each in psutil.process_iter(["ppid"]) if each.info["ppid"] == leader]
-        return [*children, psutil.Process(leader)]
+        leader, members = self._daemon.pid, self._daemon.members
+        others = [
+            each
+            for each in psutil.process_iter(["ppid"])
+            if each.info["ppid"] == leader or (each.pid in members and each.pid != leader)
+        ]
+        return [*others, psutil.Process(leader)]
 
     def stop(self) -> None:
         """Stop it and forget its mail; a second time does nothing."""
