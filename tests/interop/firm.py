@@ -65,6 +65,9 @@ class Firm:
     inside: Sequence[str]
     has_disk: bool
     story: list[str] = field(default_factory=list)
+    full_since: float = 0.0
+    """The disk was full from then to ``full_until``, in seconds since 1970."""
+    full_until: float = 0.0
 
     # The devices.
 
@@ -269,10 +272,12 @@ class Firm:
         self.world.tokens.refresh_tokens.clear()
 
     def fill_disk(self) -> None:
+        self.full_since = self._now()
         ask(*self.inside, "sh", "-c", 'cat /dev/zero >"$1" 2>/dev/null || test -s "$1"', "sh", self._filler)
 
     def empty_disk(self) -> None:
         ask(*self.inside, "rm", self._filler)
+        self.full_until = self._now()
 
     @property
     def _filler(self) -> str:

@@ -157,8 +157,12 @@ def sunday(it: Firm) -> None:
 def did_it_go_out(it: Firm, history: list[dict[str, Any]]) -> None:
     it.tell("", "### Did that scan go out? What did the provider say?")
     it.show("history --client", it.run("history", "--client", SCANNER))
-    messages = [each for each in history if each["kind"] == "message" and each["client"] == SCANNER]
-    # What was sent while the disk was full is missing in the history, and the log has it.
+    # What was sent while the disk was full may be missing in the history, and the log has it.
+    messages = [
+        each
+        for each in history
+        if each["kind"] == "message" and each["client"] == SCANNER and not it.full_since < each["time"] < it.full_until
+    ]
     states = ["delivered"] * 3 + ["failed"] + ["delivered"] * (3 if it.has_disk else 2)
     assert [each["state"] for each in messages] == states
     for each in messages:
@@ -186,7 +190,7 @@ def what_to_change(it: Firm, history: list[dict[str, Any]], devices: dict[str, A
 def what_went_on(it: Firm, devices: dict[str, Any]) -> None:
     it.tell("", "### Which device works, and which one does not?")
     it.show("devices", it.run("devices"))
-    assert devices[SCANNER]["messages"] == (7 if it.has_disk else 6)
+    assert devices[SCANNER]["messages"] in ((7, 8) if it.has_disk else (6,))
     assert devices[SCANNER]["success"] > devices[SCANNER]["trouble"]
     assert devices[ERP]["retrieved"] == devices[ERP]["deleted"] == 5
     assert devices[ERP]["success"] > devices[ERP]["trouble"]
