@@ -194,13 +194,16 @@ class Firm:
         return [json.loads(line) for line in self.run(*arguments, "--json").splitlines()]
 
     def wait_for_history(self) -> None:
-        """It has every session and the end of every message: what still waits to be written, a full disk would cost."""
+        """It has every session and every delivery, but for the one on the full disk. It is written a moment later, and
+        what still waits to be written, a full disk would cost.
+        """
 
         def kept() -> bool:
             rows = self.table("history", "--limit", "1000")
             sessions = sum(row["kind"] == "pop3" for row in rows)
-            waiting = sum(row["state"] in ("spooled", "delayed") for row in rows)
-            return not waiting and sessions == len(self.proxy.lines("pop3 session ended"))
+            delivered = sum(row["state"] == "delivered" and not self.was_full(row["time"]) for row in rows)
+            wanted = len(self.proxy.lines("message delivered")) - bool(self.full_until)
+            return (sessions, delivered) == (len(self.proxy.lines("pop3 session ended")), wanted)
 
         self._until(kept, "the history has written everything")
 
@@ -270,6 +273,9 @@ class Firm:
         for token in self.world.tokens.tokens:
             token.revoked = True
         self.world.tokens.refresh_tokens.clear()
+
+    def was_full(self, moment: float) -> bool:
+        return self.full_since < moment < self.full_until
 
     def fill_disk(self) -> None:
         self.full_since = self._now()

@@ -143,6 +143,7 @@ def saturday(it: Firm) -> None:
 
 def sunday(it: Firm) -> None:
     it.day("Sunday", 20, "what happened?")
+    it.wait_for_history()
     history, devices = it.table("history"), {each["client"]: each for each in it.table("devices")}
     did_it_go_out(it, history)
     what_to_change(it, history, devices)
@@ -161,7 +162,7 @@ def did_it_go_out(it: Firm, history: list[dict[str, Any]]) -> None:
     messages = [
         each
         for each in history
-        if each["kind"] == "message" and each["client"] == SCANNER and not it.full_since < each["time"] < it.full_until
+        if each["kind"] == "message" and each["client"] == SCANNER and not it.was_full(each["time"])
     ]
     states = ["delivered"] * 3 + ["failed"] + ["delivered"] * (3 if it.has_disk else 2)
     assert [each["state"] for each in messages] == states
