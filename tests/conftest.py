@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -43,3 +45,12 @@ def no_state_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> None:
 def every_log_line(caplog: pytest.LogCaptureFixture) -> None:
     """Our own loggers at debug, so that a test can look for what must, or must not, be logged."""
     caplog.set_level(logging.DEBUG, logger="legacy_email_proxy")
+
+
+@pytest.fixture
+def socket_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Both ends of one connection: the first is for an event loop, the second for the test."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with ours, theirs:
+        yield ours, theirs

@@ -7,7 +7,7 @@ import ipaddress
 import logging
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -51,19 +51,11 @@ HEADERS = {
 }
 
 
-@pytest.fixture
-def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    with ours, theirs:
-        yield ours, theirs
-
-
 @pytest.mark.parametrize("case", HEADERS)
 async def test_the_device_is_named_and_what_follows_is_left(
-    ends: tuple[socket.socket, socket.socket], case: str
+    socket_pair: tuple[socket.socket, socket.socket], case: str
 ) -> None:
-    ours, theirs = ends
+    ours, theirs = socket_pair
     header, device = HEADERS[case]
     theirs.sendall(header + b"EHLO x\r\n")
     assert await device_behind(ours) == device
@@ -71,8 +63,8 @@ async def test_the_device_is_named_and_what_follows_is_left(
 
 
 @pytest.mark.parametrize("case", HEADERS)
-async def test_it_may_come_octet_by_octet(ends: tuple[socket.socket, socket.socket], case: str) -> None:
-    ours, theirs = ends
+async def test_it_may_come_octet_by_octet(socket_pair: tuple[socket.socket, socket.socket], case: str) -> None:
+    ours, theirs = socket_pair
     header, device = HEADERS[case]
     task = asyncio.create_task(device_behind(ours))
     for index in range(len(header)):
@@ -97,8 +89,8 @@ async def test_it_may_come_octet_by_octet(ends: tuple[socket.socket, socket.sock
         (version_2(1, 0x11, ipv4("10.1.2.3"), bytes(5000)), "longer than 4096 octets"),
     ],
 )
-async def test_what_is_no_header(ends: tuple[socket.socket, socket.socket], octets: bytes, words: str) -> None:
-    ours, theirs = ends
+async def test_what_is_no_header(socket_pair: tuple[socket.socket, socket.socket], octets: bytes, words: str) -> None:
+    ours, theirs = socket_pair
     theirs.sendall(octets)
     with pytest.raises(NoHeader, match=words) as raised:
         await device_behind(ours)
@@ -107,9 +99,9 @@ async def test_what_is_no_header(ends: tuple[socket.socket, socket.socket], octe
 
 @pytest.mark.parametrize(("octets", "silent"), [(b"", True), (b"PROXY TCP4 10.", False), (SIGNATURE, False)])
 async def test_who_leaves_before_the_end(
-    ends: tuple[socket.socket, socket.socket], octets: bytes, silent: bool
+    socket_pair: tuple[socket.socket, socket.socket], octets: bytes, silent: bool
 ) -> None:
-    ours, theirs = ends
+    ours, theirs = socket_pair
     theirs.sendall(octets)
     theirs.shutdown(socket.SHUT_WR)
     with pytest.raises(NoHeader, match="it has left") as raised:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -25,19 +24,11 @@ TAGGED = b"A1 OK done\r\n"
 MAIL = [b"Subject: %d\r\n\r\n" % number for number in range(30)]
 
 
-@pytest.fixture
-def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    with ours, theirs:
-        yield ours, theirs
-
-
 async def rest_of(
-    ends: tuple[socket.socket, socket.socket], pieces: list[bytes], *, octets: int = 1000, close: bool = False
+    socket_pair: tuple[socket.socket, socket.socket], pieces: list[bytes], *, octets: int = 1000, close: bool = False
 ) -> tuple[bytes, dict[int, bytes]]:
     """What is left of an answer that comes in these pieces, and the messages that were in it."""
-    ours, theirs = ends
+    ours, theirs = socket_pair
     batch = Batch([7, 9], "BODY[]", 1000)
     left = iter(pieces)
 
@@ -59,10 +50,10 @@ async def rest_of(
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 20, 1000])
-async def test_an_answer_in_any_pieces(ends: tuple[socket.socket, socket.socket], size: int) -> None:
+async def test_an_answer_in_any_pieces(socket_pair: tuple[socket.socket, socket.socket], size: int) -> None:
     answer = ROWS + TAGGED
     pieces = [answer[start : start + size] for start in range(0, len(answer), size)]
-    assert await rest_of(ends, pieces) == (TAGGED, {7: b"a\r\n)\r\n", 9: b""})
+    assert await rest_of(socket_pair, pieces) == (TAGGED, {7: b"a\r\n)\r\n", 9: b""})
 
 
 @pytest.mark.parametrize(
@@ -77,13 +68,13 @@ async def test_an_answer_in_any_pieces(ends: tuple[socket.socket, socket.socket]
     ],
 )
 async def test_what_has_another_form_is_left_to_a_thread(
-    ends: tuple[socket.socket, socket.socket], other: bytes
+    socket_pair: tuple[socket.socket, socket.socket], other: bytes
 ) -> None:
     first = ROWS[: ROWS.index(b"* 2")]
-    assert await rest_of(ends, [first + other]) == (other, {7: b"a\r\n)\r\n"})
+    assert await rest_of(socket_pair, [first + other]) == (other, {7: b"a\r\n)\r\n"})
 
 
-async def test_a_server_that_sends_single_octets_costs_little(ends: tuple[socket.socket, socket.socket]) -> None:
+async def test_a_server_that_sends_single_octets_costs_little(socket_pair: tuple[socket.socket, socket.socket]) -> None:
     looked_at = 0
 
     class Counted(Batch):
@@ -92,7 +83,7 @@ async def test_a_server_that_sends_single_octets_costs_little(ends: tuple[socket
             looked_at += len(block)
             return super().take(block)
 
-    ours, theirs = ends
+    ours, theirs = socket_pair
     theirs.sendall(b"* 1 FETCH (UID 7 BODY[] {2000}\r\n%b)\r\nA" % (b"x" * 2000))
     theirs.shutdown(socket.SHUT_WR)
     batch = Counted([7], "BODY[]", 3000)
@@ -102,16 +93,16 @@ async def test_a_server_that_sends_single_octets_costs_little(ends: tuple[socket
 
 
 async def test_it_ends_with_the_connection_or_where_too_much_has_come(
-    ends: tuple[socket.socket, socket.socket],
+    socket_pair: tuple[socket.socket, socket.socket],
 ) -> None:
     first = ROWS.index(b"* 2")
-    assert (await rest_of(ends, [ROWS[: first + 2]], octets=first))[0] == b"* "
-    assert (await rest_of(ends, [ROWS[:10]], close=True))[0] == ROWS[:10]
+    assert (await rest_of(socket_pair, [ROWS[: first + 2]], octets=first))[0] == b"* "
+    assert (await rest_of(socket_pair, [ROWS[:10]], close=True))[0] == ROWS[:10]
 
 
-async def test_a_silent_server_is_given_up(ends: tuple[socket.socket, socket.socket]) -> None:
+async def test_a_silent_server_is_given_up(socket_pair: tuple[socket.socket, socket.socket]) -> None:
     with pytest.raises(TimeoutError):
-        await rest_of(ends, [ROWS[:10], ROWS[10:20]])
+        await rest_of(socket_pair, [ROWS[:10], ROWS[10:20]])
 
 
 async def test_a_batch_needs_no_thread(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
