@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,28 +85,35 @@ class Sink:
 
 
 @contextmanager
+def _listening(command_on: Callable[[int], Sequence[str]], folder: Path, *, shown: bool = False) -> Iterator[int]:
+    """Run the command that listens on the port that it is given; yields that port. ``shown``: its log, at the end."""
+    taken: list[int] = []
+
+    def start_on(ports: list[int]) -> Daemon:
+        taken[:] = ports
+        return Daemon.start(list(command_on(ports[0])), log_file=folder / "log", started="", ports=ports)
+
+    daemon = on_free_ports(1, start_on)
+    try:
+        yield taken[0]
+    finally:
+        if shown:
+            print(daemon.log, end="", file=sys.stderr)
+        daemon.stop()
+
+
+@contextmanager
 def smtps_sink(certificate: Certificate) -> Iterator[Sink]:
     with short_folder("bench-sink-") as folder:
         board_file = folder / "board"
         board = Board.create(board_file)
-        taken: list[int] = []
+        files = (board_file, certificate.certificate_file, certificate.key_file)
 
-        def start_on(ports: list[int]) -> Daemon:
-            taken[:] = ports
-            files = (board_file, certificate.certificate_file, certificate.key_file)
-            return Daemon.start(
-                [sys.executable, "-P", sink.__file__, str(ports[0]), *map(str, files)],
-                log_file=folder / "log",
-                started="",
-                ports=ports,
-            )
+        def command_on(port: int) -> list[str]:
+            return [sys.executable, "-P", sink.__file__, str(port), *map(str, files)]
 
-        daemon = on_free_ports(1, start_on)
-        try:
-            yield Sink(taken[0], certificate.ca_file, board)
-        finally:
-            print(daemon.log, end="", file=sys.stderr)
-            daemon.stop()
+        with _listening(command_on, folder, shown=True) as port:
+            yield Sink(port, certificate.ca_file, board)
 
 
 SPLICE = """\
@@ -128,34 +135,21 @@ def tls_splice(backend: int) -> Iterator[int]:
     program = require("stunnel4", "is the TLS splice that nothing can outrun")
     with short_folder("bench-splice-") as folder:
         configuration = folder / "splice.conf"
-        taken: list[int] = []
 
-        def start_on(ports: list[int]) -> Daemon:
-            taken[:] = ports
-            configuration.write_text(SPLICE.format(port=ports[0], backend=backend))
-            return Daemon.start([program, str(configuration)], log_file=folder / "log", started="", ports=ports)
+        def command_on(port: int) -> list[str]:
+            configuration.write_text(SPLICE.format(port=port, backend=backend))
+            return [program, str(configuration)]
 
-        daemon = on_free_ports(1, start_on)
-        try:
-            yield taken[0]
-        finally:
-            daemon.stop()
+        with _listening(command_on, folder) as port:
+            yield port
 
 
 @contextmanager
 def tls_splice_in_python(backend: int) -> Iterator[int]:
     """The same as :func:`tls_splice` in Python."""
-    with short_folder("bench-splice-") as folder:
-        taken: list[int] = []
 
-        def start_on(ports: list[int]) -> Daemon:
-            taken[:] = ports
-            command = [sys.executable, "-P", python_splice.__file__, str(ports[0]), str(backend)]
-            return Daemon.start(command, log_file=folder / "log", started="", ports=ports)
+    def command_on(port: int) -> list[str]:
+        return [sys.executable, "-P", python_splice.__file__, str(port), str(backend)]
 
-        daemon = on_free_ports(1, start_on)
-        try:
-            yield taken[0]
-        finally:
-            print(daemon.log, end="", file=sys.stderr)
-            daemon.stop()
+    with short_folder("bench-splice-") as folder, _listening(command_on, folder, shown=True) as port:
+        yield port
