@@ -138,8 +138,9 @@ class Incoming:
                 # Thrown away as it comes, or an endless line would be held in memory.
                 beginning = beginning or self._buffer[self._start : self._start + _BEGINNING_OCTETS]
                 searched, self._buffer, self._start = 0, b"", 0
-            if not await self.more(deadline):
+            if self._ended:
                 return None
+            await self._arrival(deadline)
         line = self._buffer[self._start : end]
         self._start = end + 1
         if beginning or len(line) >= max_octets:
@@ -150,24 +151,25 @@ class Incoming:
         """Wait until something arrives; false when nothing will. Raises :class:`TimeoutError` at ``deadline``."""
         if self._ended:
             return False
+        had = len(self._buffer) - self._start
+        await self._arrival(deadline)
+        return len(self._buffer) - self._start > had or not self._ended
+
+    def _arrival(self, deadline: float) -> asyncio.Future[None]:
+        """Done when something has arrived or nothing more will; it raises :class:`TimeoutError` at ``deadline``."""
         self._before_waiting()
         if self._paused:
             self._paused = False
             if self._transport is not None:
                 self._transport.resume_reading()
-        had = len(self._buffer) - self._start
-        if not had:
+        if self._start == len(self._buffer):
             self._buffer, self._start = b"", 0
         self._deadline = deadline
         if self._timer is None or self._timer.when() > deadline:
             self.stop_timer()
             self._timer = self._loop.call_at(deadline, self._expire)
         self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-        return len(self._buffer) - self._start > had or not self._ended
+        return self._waiter
 
     async def ignore_rest(self, deadline: float) -> None:
         """Read until the device has closed its side, and forget what it says. Raises :class:`TimeoutError`."""
@@ -184,9 +186,9 @@ class Incoming:
 
     def _expire(self) -> None:
         self._timer = None
-        if self._waiter is None:
+        if self._waiter is None or self._waiter.done():
             return
         if self._loop.time() < self._deadline:
             self._timer = self._loop.call_at(self._deadline, self._expire)
-        elif not self._waiter.done():
+        else:
             self._waiter.set_exception(TimeoutError())

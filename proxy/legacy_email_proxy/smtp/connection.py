@@ -86,7 +86,7 @@ class Connection:
             options.max_octets,
             on_connected=self._connected,
             serve=self._serve,
-            before_waiting=self.flush,
+            before_waiting=self._turn_over,
             on_end=lambda: on_end(self),
         )
         self._converse = converse
@@ -322,17 +322,27 @@ class Connection:
         return Finished("drained", SMTP.SHUTTING_DOWN) if self._draining else Finished("idle", SMTP.TIMEOUT)
 
     def count(self, commands: int) -> None:
-        """Count commands that were obeyed without a call of :meth:`keep_pace` before each."""
+        """Count commands that are obeyed one after the other, see :attr:`behind`."""
         self._in_a_row += commands
 
+    @property
+    def behind(self) -> bool:
+        """Whether :meth:`keep_pace` has to be called before the next command: the client does not read its replies, or
+        it pipelines and other sessions wait for their turn.
+        """
+        return (
+            self._in_a_row >= _COMMANDS_IN_A_ROW
+            or len(self._replies) >= _REPLIES_IN_A_ROW
+            or self._transport.get_write_buffer_size() > 0
+        )
+
     async def keep_pace(self) -> None:
-        """Wait until the client reads its replies, and give other sessions their turn while one pipelines."""
+        """Wait until the client reads its replies, and give other sessions their turn."""
         if len(self._replies) >= _REPLIES_IN_A_ROW:
             self.flush()
         if self._transport.get_write_buffer_size():
             async with asyncio.timeout(self.options.patience.idle_seconds):
                 await self.protocol.writer.drain()
-        self._in_a_row += 1
         if self._in_a_row >= _COMMANDS_IN_A_ROW:
             self._in_a_row = 0
             await asyncio.sleep(0)
@@ -346,6 +356,11 @@ class Connection:
                 log.dialogue(_log, "S", line)
         self._replies.append(f"{reply}\r\n".encode("ascii", "replace"))
 
+    def _turn_over(self) -> None:
+        """The device has to speak next: it gets its replies, and other sessions run meanwhile."""
+        self._in_a_row = 0
+        self.flush()
+
     def flush(self) -> None:
         """Send the queued replies, all in one."""
         if self._replies:
@@ -354,11 +369,6 @@ class Connection:
             transport = self.protocol.transport
             if transport is not None and not transport.is_closing():
                 self.protocol.writer.write(octets)
-
-    def tell_command(self) -> None:
-        """Log the command line that has come, for those who watch the dialogue."""
-        if _log.isEnabledFor(logging.DEBUG):
-            log.dialogue(_log, "C", shown(*self.command))
 
     def error(self, reply: Reply, level: int = logging.INFO) -> None:
         """Queue a reply to a mistake of the client, and log it. Raises :class:`Finished` at one too many."""

@@ -292,8 +292,7 @@ class RelayHandler:
 
     def _watch(self, session: Session) -> None:
         """A stock aiosmtpd has no hook for the end of a session: there the transaction is left when its task ends."""
-        task = asyncio.current_task()
-        if session in self._watched or task is None:
+        if session in self._watched or (task := asyncio.current_task()) is None:
             return
         self._watched.add(session)
 

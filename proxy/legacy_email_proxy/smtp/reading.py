@@ -114,13 +114,6 @@ class _Content(ABC):
     @abstractmethod
     async def __anext__(self) -> bytes: ...
 
-    async def _arrived(self, limit: int | None = None) -> bytes:
-        """Some octets, at least one and at most ``limit``."""
-        while not (octets := self._incoming.take(limit)):
-            await self._wait()
-        self._octets += len(octets)
-        return octets
-
     async def _wait(self) -> None:
         began = self._loop.time()
         seconds = self._patience.idle_seconds
@@ -166,13 +159,21 @@ class DataContent(_Content):
 
     async def __anext__(self) -> bytes:
         while not self._decoder.ended:
-            content = self._decoder.feed(await self._arrived())
+            while not (octets := self._incoming.take()):
+                await self._wait()
+            self._octets += len(octets)
+            content = self._decoder.feed(octets)
             if self._decoder.ended:
                 self._incoming.give_back(self._decoder.rest)
                 self._on_end()
             if content:
                 return content
         raise StopAsyncIteration
+
+    @property
+    def ended(self) -> bool:
+        """Whether its end was seen."""
+        return self._decoder.ended
 
     def _bare_end(self) -> bool:
         return self._decoder.stopped_at_bare_end
@@ -237,6 +238,13 @@ class ChunkedContent(_Content):
             if content := self._decoder.feed(octets, last=self._ended):
                 return content
         raise StopAsyncIteration
+
+    async def _arrived(self, limit: int) -> bytes:
+        """Some octets, at least one and at most ``limit``."""
+        while not (octets := self._incoming.take(limit)):
+            await self._wait()
+        self._octets += len(octets)
+        return octets
 
     async def discard(self) -> None:
         """Read what is left of the present chunk and forget it."""

@@ -27,7 +27,7 @@ from ..access import canonical, within
 from ..contracts import Failure, LoginRefused
 from ..replies import SMTP, Reply, printable
 from .aiosmtpd_adapter import SMTPProtocol
-from .arguments import Chunk, Mistake, Rejected, begins_content, chunk, parted, recipients, reverse_path
+from .arguments import Chunk, Mistake, Rejected, begins_content, chunk, parted, recipients, reverse_path, shown
 from .authentication import KEYWORDS, anybody, authenticate
 from .buffer import LineTooLong
 from .connection import Connection, SessionOptions
@@ -110,7 +110,9 @@ class SMTPSession:
         """The next command line; ``None`` when the device has left. Raises :class:`TimeoutError`."""
         connection, patience = self._connection, self._options.patience
         connection.check_drain()
-        await connection.keep_pace()
+        if connection.behind:
+            await connection.keep_pace()
+        connection.count(1)
         if connection.in_transaction and patience.progress_seconds < patience.idle_seconds:
             began = self._protocol.loop.time()
             # Between chunks the rate of the whole message is measured, see ChunkedContent.
@@ -138,7 +140,8 @@ class SMTPSession:
             return self._error(SMTP.NOT_ASCII)
         verb, argument = parted(text)
         self._connection.command = verb, argument
-        self._connection.tell_command()
+        if _log.isEnabledFor(logging.DEBUG):
+            log.dialogue(_log, "C", shown(verb, argument))
         if not text.isprintable() and _CONTROL.search(text):
             return self._error(SMTP.SYNTAX)
         command = COMMANDS.get(verb)
@@ -255,7 +258,7 @@ class SMTPSession:
             path, options = reverse_path(argument)
         except Rejected as rejected:
             return self._error(rejected.reply, logging.WARNING)
-        self._forget_message()
+        self._forget_verdicts()
         self._pauses_left = MAX_PAUSES * self._options.patience.progress_seconds
         return self._reply(await self._hook("MAIL", path or "<>", options))
 
@@ -299,7 +302,7 @@ class SMTPSession:
         try:
             status = await self._receive(content)
             # Without this the rest of a refused message would be read as commands.
-            whole = await content.discard(self._options.max_octets)
+            whole = content.ended or await content.discard(self._options.max_octets)
         finally:
             self._message_over()
         self._tell(status)
@@ -402,6 +405,9 @@ class SMTPSession:
 
     def _forget_message(self) -> None:
         self._protocol.new_envelope()
+        self._forget_verdicts()
+
+    def _forget_verdicts(self) -> None:
         self._without_recipients = SMTP.BAD_SEQUENCE
         self._verdict = None
         self._data_refused = False
