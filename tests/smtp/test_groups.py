@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from unittest.mock import Mock
 
 import pytest
 
@@ -145,20 +146,15 @@ async def test_a_refusal_that_can_not_be_told_is_that_of_each_recipient(
 
 
 async def test_a_whole_group_is_answered_in_one_write(leg: Leg, monkeypatch: pytest.MonkeyPatch) -> None:
-    writes: list[bytes] = []
     async with leg.connected() as (reader, writer):
         await reader.readline()
         (session,) = leg.server._connections
-        real = session.protocol.writer.write
-
-        def write(octets: bytes) -> None:
-            writes.append(octets)
-            real(octets)
-
-        monkeypatch.setattr(session.protocol._writer, "write", write)
+        transport = Mock(wraps=session.protocol.transport)
+        monkeypatch.setattr(session.protocol, "transport", transport)
         writer.write(MAIL + rcpt("one", "two") + b"DATA\r\n")
         await reader.readuntil(b"354 ")
-        assert [octets.count(b"\r\n") for octets in writes] == [len(SMTP["{EHLO}"]) + 1 + 2 + 1]
+        writes = [call.args[0].count(b"\r\n") for call in transport.write.mock_calls]
+        assert writes == [len(SMTP["{EHLO}"]) + 1 + 2 + 1]
 
 
 @pytest.mark.fault("A20")

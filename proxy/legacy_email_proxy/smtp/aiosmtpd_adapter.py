@@ -54,6 +54,7 @@ class SMTPProtocol(SMTP):
 
     session: LabelledSession
     envelope: Envelope
+    transport: asyncio.Transport | None
     incoming: Incoming
     """What has arrived; there is one from ``on_connected`` on."""
 

@@ -8,6 +8,7 @@ ignore); and the dot that ends a domain in the DNS but not in mail (``<a@b.>``) 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -147,7 +148,12 @@ class Chunk:
     last: bool
 
 
-def reverse_path(argument: str) -> tuple[str, list[str]]:
+# The same few devices send from the same addresses to the same ones again and again.
+_remembered = functools.lru_cache(200)
+
+
+@_remembered
+def reverse_path(argument: str) -> tuple[str, tuple[str, ...]]:
     """``FROM:<path> KEY=value …`` → path (``""`` is the null one) and the options that count.
 
     ``AUTH=``, which some clients send without having been offered it, is taken and dropped, as RFC 4954 §5 wants it for
@@ -156,10 +162,11 @@ def reverse_path(argument: str) -> tuple[str, list[str]]:
     path, options = _split("FROM:", argument, SMTP.BAD_PATH, _MAIL)
     if not path.isascii() and "SMTPUTF8" not in options:
         raise Rejected(SMTP.NEEDS_SMTPUTF8)
-    return path, [option for option in options if not option.startswith("AUTH")]
+    return path, tuple(option for option in options if not option.startswith("AUTH"))
 
 
-def forward_path(argument: str) -> tuple[str, list[str]]:
+@_remembered
+def forward_path(argument: str) -> tuple[str, tuple[str, ...]]:
     """``TO:<path> KEY=value …`` → path, never empty, and options."""
     path, options = _split("TO:", argument, SMTP.BAD_FORWARD_PATH, _RCPT)
     if not path:
@@ -185,7 +192,7 @@ class Mistake:
     reply: Reply
 
 
-def recipients(argument: str, lines: Lines) -> tuple[list[tuple[str, list[str]] | Mistake], str | None]:
+def recipients(argument: str, lines: Lines) -> tuple[list[tuple[str, tuple[str, ...]] | Mistake], str | None]:
     """The recipient of this RCPT and those in whole lines behind it, which are used up; and the command that stands
     behind them, if it has arrived and is printable ASCII.
     """
@@ -207,7 +214,7 @@ def begins_content(line: str | None, max_octets: int) -> bool:
     return verb == "DATA" and not argument
 
 
-def _recipient(argument: str) -> tuple[str, list[str]] | Mistake:
+def _recipient(argument: str) -> tuple[str, tuple[str, ...]] | Mistake:
     try:
         return forward_path(argument)
     except Rejected as rejected:
@@ -224,7 +231,9 @@ def chunk(argument: str) -> Chunk | None:
     return Chunk(int(found[1]), found[2] is not None) if found else None
 
 
-def _split(keyword: str, argument: str, bad_path: Reply, forms: Mapping[str, re.Pattern[str]]) -> tuple[str, list[str]]:
+def _split(
+    keyword: str, argument: str, bad_path: Reply, forms: Mapping[str, re.Pattern[str]]
+) -> tuple[str, tuple[str, ...]]:
     if argument[: len(keyword)].upper() != keyword:
         raise Rejected(SMTP.SYNTAX)
     try:
@@ -233,7 +242,7 @@ def _split(keyword: str, argument: str, bad_path: Reply, forms: Mapping[str, re.
         raise Rejected(bad_path) from None
     except BadParameter:
         raise Rejected(SMTP.SYNTAX) from None
-    return path, [_option(key, value, forms) for key, value in parameters.items()]
+    return path, tuple(_option(key, value, forms) for key, value in parameters.items())
 
 
 def _option(key: str, value: str | None, forms: Mapping[str, re.Pattern[str]]) -> str:

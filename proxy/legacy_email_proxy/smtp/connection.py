@@ -126,7 +126,7 @@ class Connection:
     @property
     def in_transaction(self) -> bool:
         """Whether there was a MAIL whose message has not ended."""
-        return self.envelope.mail_from is not None
+        return self.protocol.envelope.mail_from is not None
 
     @property
     def over(self) -> bool:
@@ -283,25 +283,26 @@ class Connection:
 
         Raises :class:`TimeoutError` when it is not whole within ``seconds``.
         """
-        time = self.protocol.loop.time
+        time, protocol = self.protocol.loop.time, self.protocol
         while True:
             try:
-                line = await self.protocol.incoming.line(min(time() + seconds, self._end))
+                line = await protocol.incoming.line(min(time() + seconds, self._end))
             except TimeoutError:
                 if time() >= self._end:
                     raise Finished(f"idle: no message ended within {self._seconds:g} s", SMTP.TIMEOUT) from None
                 raise
             except LineTooLong as too_long:
-                self._look_for_http(too_long.beginning)
+                if protocol.session.host_name is None:
+                    self._look_for_http(too_long.beginning)
                 self.command = "", ""
                 self.error(SMTP.LINE_TOO_LONG)
             else:
-                if line is not None:
+                if protocol.session.host_name is None and line is not None:
                     self._look_for_http(line)
                 return line
 
     def _look_for_http(self, line: bytes) -> None:
-        if self.session.host_name is None and _HTTP.match(line):
+        if _HTTP.match(line):
             self._wrong_protocol("HTTP")
 
     def _wrong_protocol(self, protocol: str) -> None:
@@ -321,19 +322,16 @@ class Connection:
         """The end of a session that is drained, or whose client said nothing for too long."""
         return Finished("drained", SMTP.SHUTTING_DOWN) if self._draining else Finished("idle", SMTP.TIMEOUT)
 
-    def count(self, commands: int) -> None:
-        """Count commands that are obeyed one after the other, see :attr:`behind`."""
-        self._in_a_row += commands
-
-    @property
-    def behind(self) -> bool:
-        """Whether :meth:`keep_pace` has to be called before the next command: the client does not read its replies, or
-        it pipelines and other sessions wait for their turn.
+    def count(self, commands: int) -> bool:
+        """Count commands that are obeyed one after the other. True when :meth:`keep_pace` has to come next: the client
+        does not read its replies, or it pipelines and other sessions wait for their turn.
         """
+        self._in_a_row += commands
+        transport = self.protocol.transport
         return (
             self._in_a_row >= _COMMANDS_IN_A_ROW
             or len(self._replies) >= _REPLIES_IN_A_ROW
-            or self._transport.get_write_buffer_size() > 0
+            or (transport is not None and transport.get_write_buffer_size() > 0)
         )
 
     async def keep_pace(self) -> None:
@@ -368,7 +366,13 @@ class Connection:
             self._replies.clear()
             transport = self.protocol.transport
             if transport is not None and not transport.is_closing():
-                self.protocol.writer.write(octets)
+                transport.write(octets)
+
+    def begin(self, verb: str, argument: str) -> None:
+        """Note the command that is carried out now, and log it for those who watch the dialogue."""
+        self.command = verb, argument
+        if _log.isEnabledFor(logging.DEBUG):
+            log.dialogue(_log, "C", shown(verb, argument))
 
     def error(self, reply: Reply, level: int = logging.INFO) -> None:
         """Queue a reply to a mistake of the client, and log it. Raises :class:`Finished` at one too many."""

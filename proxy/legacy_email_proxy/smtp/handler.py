@@ -8,6 +8,7 @@ bytes, so that a message streams through; and the transaction is opened and left
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import sys
 from collections.abc import Sequence
@@ -113,12 +114,12 @@ class RelayHandler:
         # aiosmtpd writes the null reverse-path as "<>"; this is the one place where it becomes ours.
         reverse_path = NULL_REVERSE_PATH if address == "<>" else address
         parameters = _parameters(mail_options)
-        client = Client(
-            address=str(session.peer[0]) if session.peer else "",
-            session=getattr(session, "label", "-"),
-            helo=session.host_name or "",
-            port=_port(server.transport),
-            login=getattr(session, "user", "") if self._logins_proven else "",
+        client = _client(
+            str(session.peer[0]) if session.peer else "",
+            getattr(session, "label", "-"),
+            session.host_name or "",
+            getattr(session, "user", "") if self._logins_proven else "",
+            _port(server.transport),
         )
         try:
             check(parameters, self._relay.capabilities(), self._max_octets)
@@ -176,8 +177,7 @@ class RelayHandler:
             reply = opened.failed
             if reply is None:
                 try:
-                    path = await self._path(opened, wanted, address)
-                    wanted.append(Recipient(path, _parameters(options)))
+                    wanted.append(Recipient(await self._path(opened, wanted, address), _parameters(options)))
                 except Exception as error:
                     reply = self._refuse_recipient(opened, error, address)
                     if not isinstance(error, Refused):
@@ -192,8 +192,10 @@ class RelayHandler:
 
     async def _path(self, opened: _Open, before: Sequence[Recipient], address: str) -> str:
         """The forward-path to ask for. A filter sees those that came together with it as if they were accepted."""
-        paths = [*opened.forward_paths, *(each.forward_path for each in before)]
-        path = await self._rewriting.recipient(opened.mail, paths, address)
+        path = address
+        if self._rewriting.has_filters:
+            paths = [*opened.forward_paths, *(each.forward_path for each in before)]
+            path = await self._rewriting.recipient(opened.mail, paths, address)
         if not path.isascii() and "SMTPUTF8" not in opened.mail.parameters:
             raise refusal(SMTP.NEEDS_SMTPUTF8)
         return path
@@ -338,6 +340,10 @@ class RelayHandler:
         return reply
 
 
+# One session mostly sends many messages.
+_client = functools.lru_cache(200)(Client)
+
+
 def _names(client: Client) -> dict[str, object]:
     """Which session it was: a stock aiosmtpd does not bind that to its task, as our own session does."""
     return {"session": client.session, "client": client.address}
@@ -356,5 +362,7 @@ def _protocol(session: Session) -> str:
 
 
 def _parameters(options: Sequence[str]) -> Parameters:
+    if not options:
+        return {}
     split = (option.partition("=") for option in options)
     return {keyword.upper(): value if equals else None for keyword, equals, value in split}

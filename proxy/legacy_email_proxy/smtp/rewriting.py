@@ -45,6 +45,11 @@ class Rewriting:
         self._filters = tuple((filters or {}).items())
         self._again = again
 
+    @property
+    def has_filters(self) -> bool:
+        """Whether paths may be changed."""
+        return bool(self._filters)
+
     async def mail(self, client: Client, given: str, parameters: Parameters) -> Envelope:
         """The envelope with the reverse-path that the filters make of the one given.
 
@@ -58,8 +63,7 @@ class Rewriting:
 
     async def recipient(self, envelope: Envelope, accepted: Sequence[str], forward_path: str) -> str:
         """The forward-path that the filters make of this one. ``accepted`` are the ones before it."""
-        if self._filters:
-            envelope = replace(envelope, forward_paths=tuple(accepted))
+        envelope = replace(envelope, forward_paths=tuple(accepted))
         for name, one in self._filters:
             forward_path = _checked(name, await _asked(name, one.forward_path, envelope, forward_path), null=False)
         return forward_path
@@ -153,11 +157,14 @@ class Outgoing:
         try:
             if self._reader is not None and (beginning := await self._beginning(self._reader)):
                 return beginning
-            if self._shortener is None:
-                return await self._next_piece()
-            # It gives nothing while it holds lines, because a long one may still come.
-            while not (lines := self._shortener.feed(await self._next_piece())):
-                pass
+            # The shortener gives nothing while it holds lines, because a long one may still come.
+            lines = b""
+            while not lines:
+                lines = piece = await anext(self._pieces)
+                if not self._again:
+                    log.octets(_log, log.CONTENT, "content", piece)
+                if self._shortener is not None:
+                    lines = self._shortener.feed(piece)
             return lines
         except StopAsyncIteration:
             if self._shortener is not None:
@@ -171,12 +178,6 @@ class Outgoing:
         except Exception as error:
             self.error = error
             raise
-
-    async def _next_piece(self) -> bytes:
-        piece = await anext(self._pieces)
-        if not self._again:
-            log.octets(_log, log.CONTENT, "content", piece)
-        return piece
 
     async def _beginning(self, reader: HeaderReader) -> bytes:
         while self._cut is None:

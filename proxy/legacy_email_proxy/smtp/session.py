@@ -27,7 +27,7 @@ from ..access import canonical, within
 from ..contracts import Failure, LoginRefused
 from ..replies import SMTP, Reply, printable
 from .aiosmtpd_adapter import SMTPProtocol
-from .arguments import Chunk, Mistake, Rejected, begins_content, chunk, parted, recipients, reverse_path, shown
+from .arguments import Chunk, Mistake, Rejected, begins_content, chunk, parted, recipients, reverse_path
 from .authentication import KEYWORDS, anybody, authenticate
 from .buffer import LineTooLong
 from .connection import Connection, SessionOptions
@@ -110,9 +110,8 @@ class SMTPSession:
         """The next command line; ``None`` when the device has left. Raises :class:`TimeoutError`."""
         connection, patience = self._connection, self._options.patience
         connection.check_drain()
-        if connection.behind:
+        if connection.count(1):
             await connection.keep_pace()
-        connection.count(1)
         if connection.in_transaction and patience.progress_seconds < patience.idle_seconds:
             began = self._protocol.loop.time()
             # Between chunks the rate of the whole message is measured, see ChunkedContent.
@@ -136,12 +135,10 @@ class SMTPSession:
             # The name of a machine is only shown: octets of it that are not ASCII are left out instead of refused.
             text = line.decode("ascii", "ignore") if line[:4].upper() in _HELLO else line.decode()
         except UnicodeDecodeError:
-            self._connection.command = parted(line.decode("latin-1"))
+            self._connection.begin(*parted(line.decode("latin-1")))
             return self._error(SMTP.NOT_ASCII)
         verb, argument = parted(text)
-        self._connection.command = verb, argument
-        if _log.isEnabledFor(logging.DEBUG):
-            log.dialogue(_log, "C", shown(verb, argument))
+        self._connection.begin(verb, argument)
         if not text.isprintable() and _CONTROL.search(text):
             return self._error(SMTP.SYNTAX)
         command = COMMANDS.get(verb)
@@ -258,7 +255,7 @@ class SMTPSession:
             path, options = reverse_path(argument)
         except Rejected as rejected:
             return self._error(rejected.reply, logging.WARNING)
-        self._forget_verdicts()
+        self._forget_message()
         self._pauses_left = MAX_PAUSES * self._options.patience.progress_seconds
         return self._reply(await self._hook("MAIL", path or "<>", options))
 
@@ -405,9 +402,6 @@ class SMTPSession:
 
     def _forget_message(self) -> None:
         self._protocol.new_envelope()
-        self._forget_verdicts()
-
-    def _forget_verdicts(self) -> None:
         self._without_recipients = SMTP.BAD_SEQUENCE
         self._verdict = None
         self._data_refused = False
