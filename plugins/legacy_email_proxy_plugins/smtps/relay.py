@@ -187,6 +187,8 @@ class _Transaction(PipeliningTransaction):
                 # Cancelled: there is no time for RSET.
                 self._loan.connection.abort()
         finally:
+            # What it refers to refers to it, as with the content in send().
+            self._loan.suspend = None
             put_off = self._envelope.put_off
             self._loan.spent = put_off is not None and not self._is_repeated(put_off)
             self._pool.give_back(self._loan)
@@ -280,14 +282,18 @@ class _Transaction(PipeliningTransaction):
         if not self._envelope.taken and self._loan.connection.state is not State.FINISHED:
             raise Refused(554, "5.5.1", "No valid recipients")
         self._content = Replayable(_Watched(content, self))
-        while True:
-            try:
-                return await self._sent()
-            except Disconnected:
-                if not self._suspended:
-                    raise
-            await self._go_on(content_follows=True)
-            self._content = Replayable(self._content.again())
+        try:
+            while True:
+                try:
+                    return await self._sent()
+                except Disconnected:
+                    if not self._suspended:
+                        raise
+                await self._go_on(content_follows=True)
+                self._content = Replayable(self._content.again())
+        finally:
+            # It refers to this transaction: the two would stay in memory until Python's garbage collector finds them.
+            del self._content
 
     async def _sent(self) -> Receipt:
         connection, envelope = self._loan.connection, self._envelope
