@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TypeVar
 
-from bench import python_splice, sink
+from bench import sink
 from bench.measure import MISSING
 from bench.sink import Board
 from interop.proxy import clean_environment, command
@@ -145,11 +146,11 @@ def tls_splice(backend: int) -> Iterator[int]:
 
 
 @contextmanager
-def tls_splice_in_python(backend: int) -> Iterator[int]:
-    """The same as :func:`tls_splice` in Python."""
+def in_python(program: ModuleType, backend: int) -> Iterator[int]:
+    """:mod:`.python_splice` or :mod:`.python_relay` before the backend. Yields its port."""
 
     def command_on(port: int) -> list[str]:
-        return [sys.executable, "-P", python_splice.__file__, str(port), str(backend)]
+        return [sys.executable, "-P", str(program.__file__), str(port), str(backend)]
 
     with short_folder("bench-splice-") as folder, _listening(command_on, folder, shown=True) as port:
         yield port

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
-from bench import command, mail
+from bench import command, mail, python_relay, python_splice
 from bench.measure import KIB, MIB, Peak, Work, compare, resident
 from bench.rivals import postfix_relay
-from bench.servers import Proxy, optional, proxy, smtps_sink, tls_splice, tls_splice_in_python
+from bench.servers import Proxy, in_python, optional, proxy, smtps_sink, tls_splice
 from bench.smtp_devices import Device, idle, send
 from bench.table import Figures, Row, Target
 from realservers.certificates import Certificates
@@ -91,7 +91,7 @@ class Leg:
         return self._load(self._sizes.small, self._sizes.small_octets, 20, 0.80, 4)
 
     def python(self) -> list[Row]:
-        """The work of `twenty`, beside the smallest relay in Python as the limit: no target, but what can be had."""
+        """The work of `twenty`, beside the smallest relays in Python: no target, but what can be had in it."""
         count, octets, board = self._sizes.small, self._sizes.small_octets, self._sink.board
 
         def through(port: int) -> Work:
@@ -100,11 +100,20 @@ class Leg:
 
             return sent
 
-        with self._proxy() as running, tls_splice_in_python(self._sink.port) as splice:
+        with (
+            self._proxy() as running,
+            in_python(python_relay, self._sink.port) as relay,
+            in_python(python_splice, self._sink.port) as splice,
+        ):
             (rate,) = compare(
-                command.note, through(running.smtp_port), limit=through(splice), rounds=self._sizes.rounds
+                command.note,
+                through(running.smtp_port),
+                rival=through(relay),
+                limit=through(splice),
+                rounds=self._sizes.rounds,
             )
-        return [Row(f"{count} over 20 connections, beside a splice in Python", "msg/s", rate, [])]
+        name = f"{count} over 20 connections; rival: the dialogues alone in Python, limit: a splice in Python"
+        return [Row(name, "msg/s", rate, [])]
 
     def one(self) -> list[Row]:
         return self._load(self._sizes.small, self._sizes.small_octets, 1, 0.70, 4)
