@@ -73,7 +73,8 @@ class Current:
     def release(self, used: _InUse) -> None:
         """A session that used it has ended."""
         used.sessions -= 1
-        self._retire_unused(used)
+        if used is not self._used:
+            self._retire_unused(used)
 
     async def prove(self, login: Login, address: str) -> None:
         """Judge a local user's password by the current accounts file; see :meth:`Users.prove`."""
@@ -88,9 +89,9 @@ class Current:
         composition.logins.forget_refused()
         self._retire_unused(former)
 
-    def _retire_unused(self, used: _InUse) -> None:
-        if used is not self._used and not used.sessions:
-            self._retire(used.composition)
+    def _retire_unused(self, former: _InUse) -> None:
+        if not former.sessions:
+            self._retire(former.composition)
 
 
 class _Keeping(AbstractAsyncContextManager[_Session], Generic[_Session]):

@@ -357,16 +357,16 @@ class Connection:
     def _turn_over(self) -> None:
         """The device has to speak next: it gets its replies, and other sessions run meanwhile."""
         self._in_a_row = 0
-        self.flush()
+        if self._replies:
+            self.flush()
 
     def flush(self) -> None:
         """Send the queued replies, all in one."""
-        if self._replies:
-            octets = b"".join(self._replies)
-            self._replies.clear()
-            transport = self.protocol.transport
-            if transport is not None and not transport.is_closing():
-                transport.write(octets)
+        octets = b"".join(self._replies)
+        self._replies.clear()
+        transport = self.protocol.transport
+        if octets and transport is not None and not transport.is_closing():
+            transport.write(octets)
 
     def begin(self, verb: str, argument: str) -> None:
         """Note the command that is carried out now, and log it for those who watch the dialogue."""

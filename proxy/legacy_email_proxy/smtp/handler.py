@@ -110,7 +110,8 @@ class RelayHandler:
     ) -> str:
         """Open the transaction at the relay."""
         self._watch(session)
-        await self._leave(session)
+        if session in self._open:
+            await self._leave(session)
         # aiosmtpd writes the null reverse-path as "<>"; this is the one place where it becomes ours.
         reverse_path = NULL_REVERSE_PATH if address == "<>" else address
         parameters = _parameters(mail_options)
@@ -160,8 +161,12 @@ class RelayHandler:
             reply = self._refuse("smtp recipient refused", error, opened.client, sender=opened.mail.reverse_path)
             await self._fail(session, reply)
             return [str(reply)] * len(addresses)
-        envelope.rcpt_tos += [address for (address, _), reply in zip(addresses, replies, strict=True) if reply is None]
-        return [str(reply or SMTP.RECIPIENT_OK) for reply in replies]
+        told = list[str]()
+        for (address, _), refused in zip(addresses, replies, strict=True):
+            if refused is None:
+                envelope.rcpt_tos.append(address)
+            told.append(str(refused or SMTP.RECIPIENT_OK))
+        return told
 
     async def _verdicts(
         self,
@@ -184,9 +189,9 @@ class RelayHandler:
                         await self._fail(session, reply)
             replies.append(reply)
         verdicts = await self._ask(session, opened, wanted, content_follows)
-        opened.forward_paths += [
-            each.forward_path for each, verdict in zip(wanted, verdicts, strict=True) if verdict is None
-        ]
+        for each, verdict in zip(wanted, verdicts, strict=True):
+            if verdict is None:
+                opened.forward_paths.append(each.forward_path)
         rest = iter(verdicts)
         return [next(rest) if reply is None else reply for reply in replies]
 
