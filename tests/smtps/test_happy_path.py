@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 
 import pytest
 
@@ -179,3 +181,18 @@ async def test_nothing_is_warned_of_without_a_password_or_with_tls(
         await deliver(relay)
     assert not logged(caplog.records, logging.WARNING)
     assert caplog.get_records("call")[0].name.startswith(LOGGER)
+
+
+async def test_a_message_that_is_over_is_not_left_to_the_garbage_collector(certificates: Certificates) -> None:
+    async with relaying(certificates.good) as (server, relay):
+        gc.disable()
+        try:
+            async with relay.transaction(CLIENT, SENDER, {}) as transaction:
+                await transaction.add_recipient(RECIPIENT, {})
+                await transaction.send(pieces(CONTENT))
+            over = weakref.ref(transaction)
+            del transaction
+            assert over() is None
+        finally:
+            gc.enable()
+        assert [message.content for message in server.messages] == [CONTENT]
