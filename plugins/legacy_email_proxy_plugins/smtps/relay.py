@@ -322,8 +322,8 @@ class _Transaction(PipeliningTransaction):
         self._loan.wait_for_client()
 
     def content_came(self, octets: int) -> None:
-        """See :class:`Watcher`. If the loan was taken away meanwhile, this ends the content: the backend has then not seen
-        the end of the message, and nobody is told that it was accepted.
+        """See :class:`Watcher`. If the loan was taken away meanwhile, this ends the content: the backend has then not
+        seen the end of the message, and nobody is told that it was accepted.
         """
         self._loan.client_went_on()
         self._loan.octets += octets
