@@ -153,9 +153,10 @@ class ReplyReader:
         self._unfinished = b""  # of a line
         self._code = 0  # of a reply whose last line has not come yet
         self._lines: list[str] = []
-        self._octets = 0
-        self._replies: deque[tuple[Reply, int]] = deque()
+        self._octets = 0  # of these lines
+        self._replies: deque[Reply] = deque()
         self._held = 0
+        """How many octets came since no whole reply was waiting."""
 
     def ask(self, replies: int) -> None:
         """Count so many replies more as owed."""
@@ -164,27 +165,27 @@ class ReplyReader:
     def feed(self, octets: bytes) -> None:
         """Take octets that arrived. Raises :class:`Malformed`; after that the reader can not be used any more."""
         self._held += len(octets)
-        if self._held > MAX_REPLY_OCTETS + _FURTHER_REPLY_OCTETS * max(0, self.owed - 1):
+        if self._held > MAX_REPLY_OCTETS and self._held > MAX_REPLY_OCTETS + _FURTHER_REPLY_OCTETS * (self.owed - 1):
             raise Malformed(f"it sent more than {MAX_REPLY_OCTETS} octets of reply")
-        lines = (self._unfinished + octets).split(b"\n")
-        self._unfinished = lines.pop()
+        *lines, self._unfinished = (self._unfinished + octets).split(b"\n")
         for line in lines:
-            self._octets += len(line) + 1
             reply, more = _parsed(line)
             if more or self._code:
-                self._lines += reply.lines
-                if self._code and reply.code != self._code:
-                    raise Malformed(f"it sent a reply that is {self._code} and {reply.code} at once")
-                self._code = reply.code
-                if more:
-                    continue
-                reply = Reply(self._code, tuple(self._lines))
-                self._code = 0
-                self._lines.clear()
-            self._replies.append((reply, self._octets))
-            self._octets = 0
+                self._join(reply, more, len(line) + 1)
+            else:
+                self._replies.append(reply)
         if len(self._unfinished) > MAX_LINE_OCTETS:
             raise Malformed(f"it sent a line of more than {MAX_LINE_OCTETS} octets")
+
+    def _join(self, line: Reply, more: bool, octets: int) -> None:
+        if self._code and line.code != self._code:
+            raise Malformed(f"it sent a reply that is {self._code} and {line.code} at once")
+        self._lines += line.lines
+        self._code, self._octets = line.code, self._octets + octets
+        if not more:
+            self._replies.append(Reply(line.code, tuple(self._lines)))
+            self._code = self._octets = 0
+            self._lines.clear()
 
     def next(self) -> Reply | None:
         """The reply to the oldest command, or ``None`` when more has to arrive first.
@@ -192,13 +193,15 @@ class ReplyReader:
         Raises :class:`Malformed` when there are more replies than were asked for, because it is unknown which one is
         unasked. A 421 behind the owed replies is allowed.
         """
-        if not self._replies:
+        replies = self._replies
+        if not replies:
             return None
-        if len(self._replies) > self.owed and (surplus := self._replies[self.owed][0]).code != CLOSING:
+        if len(replies) > self.owed and (surplus := replies[self.owed]).code != CLOSING:
             raise Malformed(UNASKED, surplus.whole)
-        reply, octets = self._replies.popleft()
-        self._held -= octets
+        reply = replies.popleft()
         self.owed -= 1
+        if not replies:
+            self._held = self._octets + len(self._unfinished)
         return reply
 
     @property
@@ -211,7 +214,7 @@ class ReplyReader:
         """What came beyond the replies that are owed, unchanged, also if it is only a part of one; ``""``: nothing."""
         beyond = len(self._replies) - self.owed
         if beyond > 0:
-            return self._replies[self.owed][0].whole
+            return self._replies[self.owed].whole
         return "" if beyond or not (self._unfinished or self._code) else self.part
 
     @property

@@ -335,7 +335,7 @@ class _Data:
     def __init__(self, connection: Connection, content: Replayable, go_ahead: Reply | None) -> None:
         self._connection = connection
         self._content = content
-        self._pace = Pace(connection)
+        self._pace: Pace | None = None
         self._go_ahead = go_ahead
         self._may_send = False
         self.refused: Refused | None = None
@@ -359,6 +359,8 @@ class _Data:
     async def put(self, octets: list[bytes]) -> None:
         if not self._may_send:
             await self._leave_to_send()
+        if self._pace is None:  # A small message needs none.
+            self._pace = Pace(self._connection)
         await self._pace.write(b"".join(octets), 0, self._PHASE)
         self._content.forget()
 
