@@ -61,7 +61,8 @@ class Loan(Holder):
         self.spent = False
         """Whether it must not be used for another transaction, although it works."""
         self.suspend: Callable[[], None] | None = None
-        """Gives this loan back although the transaction goes on later; ``None`` where it could not go on."""
+        """While we wait for the device: gives this loan back although the transaction goes on later; ``None`` where it
+        could not go on."""
         self._given_up: Overloaded | None = None
 
     @property
@@ -83,7 +84,6 @@ class Loan(Holder):
     def client_went_on(self) -> None:
         """The device has sent a command or content. Raises :class:`Overloaded` if it was too slow."""
         Holder.client_went_on(self)
-        self.suspend = None
         if self._given_up is not None:
             raise self._given_up
 

@@ -384,8 +384,8 @@ class ContentEncoder:
         if not octets:
             return b""
         dotted = self._dots and b"." in octets
-        # Also a piece that ends in LF, because the next piece could begin with a dot.
-        if dotted or octets.endswith(b"\n"):
+        # Also a piece that ends in a bare LF, because the next piece could begin with a dot.
+        if dotted or (octets.endswith(b"\n") and not octets.endswith(b"\r\n")):
             octets = normalised(octets)
         if dotted:
             if self._at_line_start and octets.startswith(b"."):

@@ -97,20 +97,16 @@ class Envelope:
         if self.go_ahead is not None:
             # After its 354 the backend would read the RCPT commands as content.
             raise Failure("there were recipients behind those that content was to follow")
-        verdicts: list[Refused | None] = []
+        verdicts: list[Refused | None] = [None] * len(recipients)
+        extensions = self._connection.extensions
         lines: list[bytes] = []
         asked: list[int] = []
-        for recipient in recipients:
+        for index, recipient in enumerate(recipients):
             try:
-                line = rcpt_command(
-                    recipient.forward_path, recipient.parameters, self._parameters, self._connection.extensions
-                )
+                lines.append(rcpt_command(recipient.forward_path, recipient.parameters, self._parameters, extensions))
+                asked.append(index)
             except Refused as refused:
-                verdicts.append(refused)
-            else:
-                asked.append(len(verdicts))
-                lines.append(line)
-                verdicts.append(None)
+                verdicts[index] = refused
         replies: list[Reply] = []
         if self._sender is None or self._sender.positive:
             if lines and self._connection.pipelining:
