@@ -31,8 +31,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections import Counter
 from contextvars import copy_context
+from functools import cache
 from time import monotonic
 from typing import ClassVar
 
@@ -89,7 +89,7 @@ class Holder(ABC):
     def client_went_on(self) -> None:
         """The client has read or sent something: it is our turn, or the backend's."""
         if self._waiting_since is not None:
-            self._seconds = self.seconds
+            self._seconds += monotonic() - self._waiting_since
             self._waiting_since = None
 
     @property
@@ -122,6 +122,12 @@ class Holder(ABC):
         """End what is going on, so that the place gets free; ``reason`` is for the log."""
 
 
+@cache
+def _share(most: int) -> int:
+    """Of so many places, how many one address may have, and all those that keep theirs for long."""
+    return max(1, most - max(1, -(-most // 4)))
+
+
 class Places:
     """``most`` places, for one event loop. After a change of ``most``, call :meth:`serve`."""
 
@@ -131,7 +137,7 @@ class Places:
         self._waiting: dict[asyncio.Future[None], tuple[str, bool]] = {}
         """Address and ``long`` of those that wait, in order of arrival. Each stays here until its task has noticed its
         turn."""
-        self._taken: Counter[str] = Counter()
+        self._taken: dict[str, int] = {}
         """Taken places by address; a place counts as taken as soon as it is given to a waiting task."""
         self.taken = 0
         """How many places are taken, by all addresses together."""
@@ -147,21 +153,12 @@ class Places:
         """How many tasks wait for a place."""
         return len(self._waiting)
 
-    @property
-    def _share(self) -> int:
-        """How many places one address may have, and all those that keep theirs for long."""
-        return max(1, self.most - max(1, -(-self.most // 4)))
-
-    def has_room(self, address: str, *, long: bool = False) -> bool:
-        """Whether this address would get a place at once."""
-        return self.taken < self.most and self._may_take(address, long)
-
     def may_have_more(self, address: str) -> bool:
         """Whether this address has less than its share."""
-        return not address or self._taken[address] < self._share
+        return not address or self._taken.get(address, 0) < _share(self.most)
 
     def _may_take(self, address: str, long: bool) -> bool:
-        return self.may_have_more(address) and not (long and self._long >= self._share)
+        return self.may_have_more(address) and not (long and self._long >= _share(self.most))
 
     def words(self, address: str, *, long: bool = False) -> str:
         """For a log: how many places are in use, and which share is full, if one is."""
@@ -172,13 +169,19 @@ class Places:
             words += f", and {self._long} of them for large messages, which is their share"
         return words
 
+    def take_at_once(self, address: str, *, long: bool = False) -> bool:
+        """Take a place if this address can have one without waiting; :meth:`give` gives it back."""
+        if self.taken >= self.most or not self._may_take(address, long):
+            return False
+        self._take(address, long)
+        return True
+
     async def take(self, address: str, deadline: float, *, first: bool = False, long: bool = False) -> None:
         """Take a place; :meth:`give` gives it back. ``first``: before all that wait.
 
         Raises :class:`TimeoutError` if no place gets free before the loop's clock shows ``deadline``.
         """
-        if self.has_room(address, long=long):
-            self._take(address, long)
+        if self.take_at_once(address, long=long):
             return
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -206,10 +209,13 @@ class Places:
         """Give back a place of this address."""
         self.taken -= 1
         self._long -= long
-        self._taken[address] -= 1
-        if not self._taken[address]:
+        left = self._taken[address] - 1
+        if left:
+            self._taken[address] = left
+        else:
             del self._taken[address]
-        self.serve()
+        if self._waiting:
+            self.serve()
 
     def serve(self) -> None:
         """Give the free places to the waiting tasks, those of addresses that were slow last."""
@@ -226,7 +232,7 @@ class Places:
     def _take(self, address: str, long: bool) -> None:
         self.taken += 1
         self._long += long
-        self._taken[address] += 1
+        self._taken[address] = self._taken.get(address, 0) + 1
 
     # Slow clients
 

@@ -103,10 +103,14 @@ class _Known:
         if not said.isascii() or self.itself.search(said):
             return True
         text = _comparable(said)
-        if any(beginning in text for beginning in self.beginnings):
-            return True
+        for beginning in self.beginnings:  # A loop, as any() would take three times as long.
+            if beginning in text:
+                return True
         # What the search takes for a piece of a secret may begin behind a code that is kept. It ends where these do.
-        return any(part[-_PIECE:] in self.sent for part in (*_RUN.findall(text), *_WORD.findall(text)))
+        for part in _RUN.findall(text) + _WORD.findall(text):  # noqa: SIM110
+            if part[-_PIECE:] in self.sent:
+                return True
+        return False
 
     def begins_in(self, text: str) -> bool:
         lowered = _comparable(text)

@@ -76,7 +76,7 @@ async def test_a_quarter_is_left_by_those_that_take_long() -> None:
     places = Places(4)
     for address in "abc":
         await places.take(address, NEVER, long=True)
-    assert not places.has_room("d", long=True)
+    assert not places.take_at_once("d", long=True)
     assert "and 3 of them for large messages, which is their share" in places.words("d", long=True)
     assert "share" not in places.words("d")
     waiting = asyncio.create_task(places.take("d", NEVER, long=True))

@@ -43,11 +43,16 @@ class Connection:
         self.logger = logger
         self.state = State.NEW
         self.pipelining = False
+        self._may_chunk = False
         self.extensions = Extensions()
         self.secrets: tuple[str, ...] = ()
         """What was sent to log in; the backend may repeat it in any later reply."""
         self.clock_offset: float | None = None
         """By how many seconds our clock is ahead of the backend's, where its greeting tells the time."""
+        self.opened = 0.0
+        """When, by the loop's clock; the pool sets this, and :attr:`idle_since`."""
+        self.idle_since = 0.0
+        """When it was given back, if it is lent to nobody."""
         self.transactions = 0
         self.timed_out = False
         """Whether it ended because the backend did not answer in this transaction, and not because it hung up."""
@@ -58,12 +63,13 @@ class Connection:
         """Store the extensions from the reply to EHLO."""
         self.extensions = extensions
         self.pipelining = "PIPELINING" in extensions
+        # Without PIPELINING each chunk would have to wait for its reply; DATA waits only once.
+        self._may_chunk = self.pipelining and "CHUNKING" in extensions
 
     @property
     def chunking(self) -> bool:
         """Whether content is sent by BDAT."""
-        # Without PIPELINING each chunk would have to wait for its reply; DATA waits only once.
-        return self.pipelining and "CHUNKING" in self.extensions and self.endpoint.chunking.wanted
+        return self._may_chunk and self.endpoint.chunking.wanted
 
     # Commands and replies. All raise Disconnected; after that the connection can not be used any more.
 

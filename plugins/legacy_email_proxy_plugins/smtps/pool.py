@@ -39,13 +39,6 @@ class Limits:
     transactions: int = 500
 
 
-@dataclass(slots=True)
-class _Idle:
-    connection: Connection
-    opened: float
-    since: float
-
-
 class Loan(Holder):
     """One slot of the pool with its connection, lent to ``address``; it has to be given back.
 
@@ -61,26 +54,16 @@ class Loan(Holder):
         super().__init__()
         self.address = address
         self._release = release
-        self._connection: Connection | None = None
-        self.opened = 0.0
+        self.connection: Connection
+        """There is none before the pool has put one in."""
         self.reused = False
         """Whether the connection was used before, and so may have been closed unnoticed while it was idle."""
         self.spent = False
         """Whether it must not be used for another transaction, although it works."""
         self.suspend: Callable[[], None] | None = None
-        """Gives this loan back although the transaction goes on later; ``None`` where it could not go on."""
+        """While we wait for the device: gives this loan back although the transaction goes on later; ``None`` where it
+        could not go on."""
         self._given_up: Overloaded | None = None
-
-    @property
-    def connection(self) -> Connection:
-        """The connection."""
-        if self._connection is None:
-            raise RuntimeError("the loan has no connection yet")
-        return self._connection
-
-    def take(self, connection: Connection, opened: float, *, reused: bool) -> None:
-        """Put a connection in this loan."""
-        self._connection, self.opened, self.reused = connection, opened, reused
 
     @property
     def may_step_aside(self) -> bool:
@@ -100,15 +83,16 @@ class Loan(Holder):
 
     def client_went_on(self) -> None:
         """The device has sent a command or content. Raises :class:`Overloaded` if it was too slow."""
-        super().client_went_on()
+        Holder.client_went_on(self)
         if self._given_up is not None:
             raise self._given_up
 
     def abort(self) -> Connection | None:
         """Close the connection, if there is one; the transaction on it ends with ``Disconnected``."""
-        if self._connection is not None:
-            self._connection.abort()
-        return self._connection
+        connection: Connection | None = getattr(self, "connection", None)
+        if connection is not None:
+            connection.abort()
+        return connection
 
 
 class Pool:
@@ -136,7 +120,7 @@ class Pool:
         self._one_more_at = 0.0
         """When one connection more than that is tried."""
         self._told = False
-        self._idle: list[_Idle] = []
+        self._idle: list[Connection] = []
         """In the order in which they were given back."""
         self._sweep: asyncio.TimerHandle | None = None
         self._lent: set[Loan] = set()
@@ -150,9 +134,15 @@ class Pool:
 
         Raises :class:`Overloaded` if no connection gets free in time, and whatever ``connect`` raises.
         """
-        deadline = asyncio.get_running_loop().time() + self._wait_seconds
         loan = Loan(address, self._release)
-        await self._slot(address, deadline)
+        at_once = self._places.take_at_once(address)
+        if at_once and self._take_idle(loan):
+            self._hold(loan)
+            return loan
+        deadline = asyncio.get_running_loop().time() + self._wait_seconds
+        if not at_once:
+            self._try_one_more()
+            await self._slot(address, deadline)
         await self._fill(loan, deadline)
         return loan
 
@@ -181,11 +171,12 @@ class Pool:
             self._closed
             or loan.spent
             or connection.transactions >= self._limits.transactions
-            or now - loan.opened >= self._limits.age_seconds
+            or now - connection.opened >= self._limits.age_seconds
         ):
             self._dismiss(connection)
         else:
-            self._idle.append(_Idle(connection, loan.opened, now))
+            connection.idle_since = now
+            self._idle.append(connection)
             if self._sweep is None:
                 self._expire()
         self._release(loan)
@@ -196,6 +187,11 @@ class Pool:
         return len(self._lent), len(self._idle), self._places.waiting
 
     # Slots.
+
+    def _hold(self, loan: Loan) -> None:
+        self._lent.add(loan)
+        if loan.address:  # There is no device behind the messages of the spool.
+            self._places.watch(loan, loan.address)
 
     def _release(self, loan: Loan) -> None:
         self._lent.discard(loan)
@@ -211,8 +207,6 @@ class Pool:
             places.serve()
 
     async def _slot(self, address: str, deadline: float, *, again: bool = False) -> None:
-        if not self._places.has_room(address):
-            self._try_one_more()
         try:
             # If ``again``, this task had its turn before, but the backend refused its connection as one too many.
             await self._places.take(address, deadline, first=again)
@@ -230,9 +224,7 @@ class Pool:
         """Put a connection in ``loan``, which has a slot. If this fails, ``loan`` loses its slot."""
         loop = asyncio.get_running_loop()
         for left in reversed(range(_TRIES)):
-            self._lent.add(loan)
-            if loan.address:  # There is no device behind the messages of the spool.
-                self._places.watch(loan, loan.address)
+            self._hold(loan)
             try:
                 if not (idle and self._take_idle(loan)):
                     await self._open_in(loan)
@@ -251,7 +243,8 @@ class Pool:
         if self._places.taken + leaving > self._places.most:
             # The backend also counts the connections that are still being closed.
             await self._left()
-        loan.take(await self._open(), loop.time(), reused=False)
+        loan.connection, loan.reused = await self._open(), False
+        loan.connection.opened = loop.time()
         if self._places.taken >= self._places.most:
             # The backend takes this many; perhaps it takes one more.
             self._one_more_at = min(self._one_more_at, loop.time() + _NEXT_SECONDS)
@@ -259,11 +252,11 @@ class Pool:
     def _take_idle(self, loan: Loan) -> bool:
         # The connection used last is the least likely to have been closed by the backend or the network.
         while self._idle:
-            found = self._idle.pop()
-            if found.connection.reusable:
-                loan.take(found.connection, found.opened, reused=True)
+            connection = self._idle.pop()
+            if connection.reusable:
+                loan.connection, loan.reused = connection, True
                 return True
-            self._dismiss(found.connection)
+            self._dismiss(connection)
         return False
 
     def _is_one_too_many(self, error: BaseException) -> bool:
@@ -307,9 +300,9 @@ class Pool:
         loop = asyncio.get_running_loop()
         # A timer may fire up to one tick of the clock early.
         ended = loop.time() - self._limits.idle_seconds + 0.001
-        while self._idle and self._idle[0].since <= ended:
-            self._dismiss(self._idle.pop(0).connection)
-        due = self._idle[0].since + self._limits.idle_seconds if self._idle else None
+        while self._idle and self._idle[0].idle_since <= ended:
+            self._dismiss(self._idle.pop(0))
+        due = self._idle[0].idle_since + self._limits.idle_seconds if self._idle else None
         self._sweep = None if due is None else loop.call_at(due, self._expire)
 
     def _dismiss(self, connection: Connection) -> None:
@@ -328,6 +321,6 @@ class Pool:
         if self._sweep is not None:
             self._sweep.cancel()
         while self._idle:
-            self._dismiss(self._idle.pop().connection)
+            self._dismiss(self._idle.pop())
         await self._left()
         self._leaving.clear()

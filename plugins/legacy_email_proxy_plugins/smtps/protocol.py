@@ -14,6 +14,8 @@ import re
 from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple
 
 from legacy_email_proxy.contracts import Parameters, Refused, normalised
 
@@ -51,6 +53,10 @@ CLOSING = 421
 UNASKED = "it sent, unasked"
 """The reason in :class:`Malformed` for a reply that answers no command."""
 
+_REMEMBERED = 128
+"""How many reply lines, and how many commands with an address, are kept beside what was made of them: most come again
+with the next message."""
+
 _SHOWN = 400
 _LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)
 _ENHANCED = re.compile(r"([245])\.\d{1,3}\.\d{1,3}(?!\S)")
@@ -67,8 +73,7 @@ class Malformed(Exception):
         self.said = said
 
 
-@dataclass(slots=True)
-class Reply:
+class Reply(NamedTuple):
     """One whole reply: its code, and the unchanged text of each line (RFC 5321 §4.2)."""
 
     code: int
@@ -115,9 +120,25 @@ class Reply:
         return one_line(self.whole)
 
 
+_BLANKS = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
+
 def one_line(text: str) -> str:
     """``text`` for the log: one line without control characters, at most 400 characters."""
-    return re.sub(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text).strip()[:_SHOWN]
+    if "  " in text or not text.isprintable():
+        text = _BLANKS.sub(" ", text)
+    return text.strip()[:_SHOWN]
+
+
+@lru_cache(_REMEMBERED)
+def _parsed(line: bytes) -> tuple[Reply, bool]:
+    """One line of a reply, as if it were all of it, and whether another line follows. Raises :class:`Malformed`."""
+    line = line.removesuffix(b"\r")
+    match = _LINE.fullmatch(line)
+    if match is None or len(line) > MAX_LINE_OCTETS:
+        raise Malformed("it sent what is no reply", _text(line))
+    code, more, text = match.groups(b"")
+    return Reply(int(code), (_text(text),)), more == b"-"
 
 
 class ReplyReader:
@@ -130,11 +151,12 @@ class ReplyReader:
         self.owed = 0
         """How many replies were asked for and not taken yet."""
         self._unfinished = b""  # of a line
-        self._code = b""
-        self._lines: list[str] = []  # of a reply
-        self._octets = 0
-        self._replies: deque[tuple[Reply, int]] = deque()
+        self._code = 0  # of a reply whose last line has not come yet
+        self._lines: list[str] = []
+        self._octets = 0  # of these lines
+        self._replies: deque[Reply] = deque()
         self._held = 0
+        """How many octets came since no whole reply was waiting."""
 
     def ask(self, replies: int) -> None:
         """Count so many replies more as owed."""
@@ -143,32 +165,27 @@ class ReplyReader:
     def feed(self, octets: bytes) -> None:
         """Take octets that arrived. Raises :class:`Malformed`; after that the reader can not be used any more."""
         self._held += len(octets)
-        if self._held > MAX_REPLY_OCTETS + _FURTHER_REPLY_OCTETS * max(0, self.owed - 1):
+        if self._held > MAX_REPLY_OCTETS and self._held > MAX_REPLY_OCTETS + _FURTHER_REPLY_OCTETS * (self.owed - 1):
             raise Malformed(f"it sent more than {MAX_REPLY_OCTETS} octets of reply")
-        lines = (self._unfinished + octets).split(b"\n")
-        self._unfinished = lines.pop()
+        *lines, self._unfinished = (self._unfinished + octets).split(b"\n")
         for line in lines:
-            self._take(line)
+            reply, more = _parsed(line)
+            if more or self._code:
+                self._join(reply, more, len(line) + 1)
+            else:
+                self._replies.append(reply)
         if len(self._unfinished) > MAX_LINE_OCTETS:
             raise Malformed(f"it sent a line of more than {MAX_LINE_OCTETS} octets")
 
-    def _take(self, line: bytes) -> None:
-        self._octets += len(line) + 1
-        line = line.removesuffix(b"\r")
-        match = _LINE.fullmatch(line)
-        if match is None or len(line) > MAX_LINE_OCTETS:
-            raise Malformed("it sent what is no reply", _text(line))
-        code, more, text = match.groups(b"")
-        if self._code and code != self._code:
-            raise Malformed(f"it sent a reply that is {self._code.decode()} and {code.decode()} at once")
-        self._lines.append(_text(text))
-        if more == b"-":
-            self._code = code
-            return
-        self._replies.append((Reply(int(code), tuple(self._lines)), self._octets))
-        self._code = b""
-        self._octets = 0
-        self._lines.clear()
+    def _join(self, line: Reply, more: bool, octets: int) -> None:
+        if self._code and line.code != self._code:
+            raise Malformed(f"it sent a reply that is {self._code} and {line.code} at once")
+        self._lines += line.lines
+        self._code, self._octets = line.code, self._octets + octets
+        if not more:
+            self._replies.append(Reply(line.code, tuple(self._lines)))
+            self._code = self._octets = 0
+            self._lines.clear()
 
     def next(self) -> Reply | None:
         """The reply to the oldest command, or ``None`` when more has to arrive first.
@@ -176,13 +193,15 @@ class ReplyReader:
         Raises :class:`Malformed` when there are more replies than were asked for, because it is unknown which one is
         unasked. A 421 behind the owed replies is allowed.
         """
-        if not self._replies:
+        replies = self._replies
+        if not replies:
             return None
-        if len(self._replies) > self.owed and (surplus := self._replies[self.owed][0]).code != CLOSING:
+        if len(replies) > self.owed and (surplus := replies[self.owed]).code != CLOSING:
             raise Malformed(UNASKED, surplus.whole)
-        reply, octets = self._replies.popleft()
-        self._held -= octets
+        reply = replies.popleft()
         self.owed -= 1
+        if not replies:
+            self._held = self._octets + len(self._unfinished)
         return reply
 
     @property
@@ -193,18 +212,18 @@ class ReplyReader:
     @property
     def unasked(self) -> str:
         """What came beyond the replies that are owed, unchanged, also if it is only a part of one; ``""``: nothing."""
-        if len(self._replies) < self.owed:
-            return ""
-        if len(self._replies) > self.owed:
-            return self._replies[self.owed][0].whole
-        return self.part
+        beyond = len(self._replies) - self.owed
+        if beyond > 0:
+            return self._replies[self.owed].whole
+        return "" if beyond or not (self._unfinished or self._code) else self.part
 
     @property
     def part(self) -> str:
         """The beginning, unchanged, of a reply whose end has not come yet."""
         if not (self._unfinished or self._code):
             return ""
-        return " ".join([self._code.decode(), *self._lines, _text(self._unfinished)]).strip() or "a blank"
+        words = [str(self._code)] if self._code else []
+        return " ".join([*words, *self._lines, _text(self._unfinished)]).strip() or "a blank"
 
 
 def _text(octets: bytes) -> str:
@@ -281,7 +300,10 @@ def mail_command(reverse_path: str, parameters: Parameters, extensions: Extensio
 
     Raises :class:`Refused`, before anything is sent, if the backend can't take this sender.
     """
-    words = [f"MAIL FROM:<{_path(reverse_path, parameters, '5.1.7')}>"]
+    line = _naming("MAIL FROM", reverse_path, "SMTPUTF8" in parameters, "5.1.7")
+    if not parameters:
+        return line
+    words = []
     size = parameters.get("SIZE") or ""
     if "SIZE" in extensions and _SIZE.fullmatch(size):
         words.append(f"SIZE={size}")
@@ -291,9 +313,9 @@ def mail_command(reverse_path: str, parameters: Parameters, extensions: Extensio
         if "SMTPUTF8" not in extensions:
             raise Refused(550, "5.6.7", "The backend does not take internationalized mail (SMTPUTF8)")
         words.append("SMTPUTF8")
-    if parameters and "DSN" in extensions:
+    if "DSN" in extensions:
         words += _valid(parameters, _DSN_OF_MAIL)
-    return command(*words)
+    return _with_words(line, words)
 
 
 def rcpt_command(
@@ -303,10 +325,14 @@ def rcpt_command(
 
     Raises :class:`Refused`, before anything is sent, if the path is no address.
     """
-    words = [f"RCPT TO:<{_path(forward_path, mail_parameters, '5.1.3')}>"]
+    line = _naming("RCPT TO", forward_path, "SMTPUTF8" in mail_parameters, "5.1.3")
     if parameters and "DSN" in extensions:
-        words += _valid(parameters, _DSN_OF_RCPT)
-    return command(*words)
+        return _with_words(line, _valid(parameters, _DSN_OF_RCPT))
+    return line
+
+
+def _with_words(line: bytes, words: list[str]) -> bytes:
+    return b"%b %b" % (line.removesuffix(b"\r\n"), command(*words)) if words else line
 
 
 def _valid(parameters: Parameters, known: Mapping[str, re.Pattern[str]]) -> list[str]:
@@ -315,15 +341,16 @@ def _valid(parameters: Parameters, known: Mapping[str, re.Pattern[str]]) -> list
     return [f"{keyword}={value}" for keyword, pattern, value in given if value and pattern.fullmatch(value)]
 
 
-def _path(path: str, parameters: Parameters, enhanced: str) -> str:
-    """The path, unchanged: if it were rewritten, the mail might go to another person."""
+@lru_cache(_REMEMBERED)
+def _naming(verb: str, path: str, utf8: bool, enhanced: str) -> bytes:
+    """The command that names the path, unchanged: if it were rewritten, the mail might go to another person."""
     if not _PATH.fullmatch(path) or not _encodable(path):
         raise Refused(
             553, enhanced, "That is no address", detail=f"{path!a} is no address, and was not sent to the backend"
         )
-    if not path.isascii() and "SMTPUTF8" not in parameters:
+    if not path.isascii() and not utf8:
         raise Refused(553, "5.6.7", "An address outside ASCII needs SMTPUTF8")
-    return path
+    return command(f"{verb}:<{path}>")
 
 
 def _encodable(path: str) -> bool:
@@ -357,8 +384,8 @@ class ContentEncoder:
         if not octets:
             return b""
         dotted = self._dots and b"." in octets
-        # Also a piece that ends in LF, because the next piece could begin with a dot.
-        if dotted or octets.endswith(b"\n"):
+        # Also a piece that ends in a bare LF, because the next piece could begin with a dot.
+        if dotted or (octets.endswith(b"\n") and not octets.endswith(b"\r\n")):
             octets = normalised(octets)
         if dotted:
             if self._at_line_start and octets.startswith(b"."):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Sequence
+from time import perf_counter
 from types import TracebackType
 from typing import Self
 
@@ -20,7 +21,7 @@ from legacy_email_proxy.contracts import (
     Recipient,
     Refused,
     RelayCapabilities,
-    timed,
+    took,
 )
 
 from ..backend_settings import Encryption
@@ -132,8 +133,9 @@ class _Transaction(PipeliningTransaction):
         return self
 
     async def _open(self) -> None:
+        envelope = self._begin()
         try:
-            await self._mail()
+            await envelope.mail()
         except Disconnected:
             if not self._may_begin_again:
                 raise
@@ -142,6 +144,10 @@ class _Transaction(PipeliningTransaction):
             # If another connection gives a verdict, it replaces this one.
             if not await self._begun_elsewhere():
                 raise refused from None
+
+    def _begin(self) -> Envelope:
+        self._envelope = envelope = Envelope(self._loan.connection, self._reverse_path, self._parameters)
+        return envelope
 
     def _wait_for_device(self) -> None:
         self._loan.suspend = self._suspend
@@ -160,17 +166,14 @@ class _Transaction(PipeliningTransaction):
         self._loan.connection.abort()
         self._pool.give_back(self._loan)
 
-    async def _go_on(self, *, content_follows: bool = False) -> None:
-        """The device has gone on: borrow a connection again if this one was lent to others."""
-        self._loan.suspend = None
-        self._loan.client_went_on()
-        if self._suspended:
-            taken = self._envelope.taken
-            self._loan = await self._pool.lend(self._address)
-            self._suspended = False
-            await self._open()
-            if taken:
-                await self._address_again(taken, content_follows=content_follows)
+    async def _borrow_again(self, *, content_follows: bool) -> None:
+        """The device has gone on, and its connection was lent to others meanwhile."""
+        taken = self._envelope.taken
+        self._loan = await self._pool.lend(self._address)
+        self._suspended = False
+        await self._open()
+        if taken:
+            await self._address_again(taken, content_follows=content_follows)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -193,10 +196,6 @@ class _Transaction(PipeliningTransaction):
             self._loan.spent = put_off is not None and not self._is_repeated(put_off)
             self._pool.give_back(self._loan)
 
-    async def _mail(self) -> None:
-        self._envelope = Envelope(self._loan.connection, self._reverse_path, self._parameters)
-        await self._envelope.mail()
-
     @property
     def _may_begin_again(self) -> bool:
         """Whether the backend closed the connection while it was idle, and has accepted nothing of this message.
@@ -207,7 +206,7 @@ class _Transaction(PipeliningTransaction):
 
     async def _begin_again(self) -> None:
         await self._pool.renew(self._loan)
-        await self._mail()
+        await self._begin().mail()
 
     async def _begun_elsewhere(self) -> bool:
         """Whether the transaction was begun again on another connection because all replies on this one are 4yz: some
@@ -242,15 +241,23 @@ class _Transaction(PipeliningTransaction):
         self, recipients: Sequence[Recipient], *, content_follows: bool
     ) -> Sequence[Refused | None]:
         """See :meth:`contracts.PipeliningTransaction.add_recipients`."""
-        await self._go_on()
+        self._loan.client_went_on()
+        if self._suspended:
+            await self._borrow_again(content_follows=False)
+        began = perf_counter()
         try:
-            with timed("smtp", "mail"):
-                return await self._added(recipients, content_follows)
+            verdicts = await self._verdicts(recipients, content_follows)
+            if self._envelope.put_off is not None:
+                verdicts = await self._verdicts_elsewhere(recipients, content_follows, verdicts)
         finally:
             self._wait_for_device()
+        took("smtp", "mail", perf_counter() - began)
+        return verdicts
 
-    async def _added(self, recipients: Sequence[Recipient], content_follows: bool) -> Sequence[Refused | None]:
-        verdicts = await self._verdicts(recipients, content_follows)
+    async def _verdicts_elsewhere(
+        self, recipients: Sequence[Recipient], content_follows: bool, verdicts: Sequence[Refused | None]
+    ) -> Sequence[Refused | None]:
+        """Another connection's verdicts instead of these, if it gives any."""
         put_off = self._envelope.put_off
         try:
             if await self._begun_elsewhere():
@@ -278,10 +285,12 @@ class _Transaction(PipeliningTransaction):
 
     async def send(self, content: AsyncIterator[bytes]) -> Receipt:
         """See :meth:`contracts.Transaction.send`."""
-        await self._go_on(content_follows=True)
+        self._loan.client_went_on()
+        if self._suspended:
+            await self._borrow_again(content_follows=True)
         if not self._envelope.taken and self._loan.connection.state is not State.FINISHED:
             raise Refused(554, "5.5.1", "No valid recipients")
-        self._content = Replayable(_Watched(content, self))
+        self._content = Replayable(content, self)
         try:
             while True:
                 try:
@@ -289,8 +298,9 @@ class _Transaction(PipeliningTransaction):
                 except Disconnected:
                     if not self._suspended:
                         raise
-                await self._go_on(content_follows=True)
-                self._content = Replayable(self._content.again())
+                self._loan.client_went_on()
+                await self._borrow_again(content_follows=True)
+                self._content.rewind()
         finally:
             # It refers to this transaction: the two would stay in memory until Python's garbage collector finds them.
             del self._content
@@ -304,7 +314,7 @@ class _Transaction(PipeliningTransaction):
                 self._logger.warning("%s: from here on it gets no chunks (see BACKEND_SMTP_CHUNKING)", refusal)
                 if self._content.forgotten:
                     raise Failure(str(refusal)) from None
-                self._content = Replayable(self._content.again())
+                self._content.rewind()
             # On a new connection, because the state of the old one is unknown.
             self._loan.connection.abort()
             await self._begin_again()
@@ -313,12 +323,14 @@ class _Transaction(PipeliningTransaction):
         return await send_data(self._loan.connection, self._content, go_ahead)
 
     def wait_for_content(self) -> None:
-        """It is the device's turn; what was sent to the backend already can not be sent again."""
+        """See :class:`Watcher`; what was sent to the backend already can not be sent again."""
         self._loan.suspend = None if self._content.forgotten else self._suspend_content
         self._loan.wait_for_client()
 
     def content_came(self, octets: int) -> None:
-        """The device has sent so much of the content."""
+        """See :class:`Watcher`. If the loan was taken away meanwhile, this ends the content: the backend has then not
+        seen the end of the message, and nobody is told that it was accepted.
+        """
         self._loan.client_went_on()
         self._loan.octets += octets
 
@@ -328,26 +340,3 @@ class _Transaction(PipeliningTransaction):
         for refused in filter(None, verdicts):
             # The device was already told that this recipient is accepted.
             raise Disconnected(f"a recipient that was taken is refused on another connection: {refused.detail}")
-
-
-class _Watched:
-    """Content, with the time in which we wait for the device. It ends early if the loan is taken away meanwhile: the
-    backend has then not seen the end of the message, and nobody is told that it was accepted.
-    """
-
-    def __init__(self, content: AsyncIterator[bytes], transaction: _Transaction) -> None:
-        self._content = content
-        self._transaction = transaction
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        self._transaction.wait_for_content()
-        try:
-            piece = await anext(self._content)
-        except StopAsyncIteration:
-            self._transaction.content_came(0)
-            raise
-        self._transaction.content_came(len(piece))
-        return piece

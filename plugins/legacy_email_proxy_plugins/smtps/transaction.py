@@ -11,17 +11,28 @@ breaks off the end is never sent.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Container, Sequence
+from collections.abc import AsyncIterator, Container, Iterator, Sequence
+from time import perf_counter
 from typing import Protocol
 
-from legacy_email_proxy.contracts import Disconnected, Failure, Parameters, Receipt, Recipient, Refused, timed
+from legacy_email_proxy.contracts import Disconnected, Failure, Parameters, Receipt, Recipient, Refused, took
 
 from .connection import Connection, State
 from .protocol import CLOSING, ContentEncoder, Reply, command, mail_command, rcpt_command
 from .settings import LEAST_OCTETS_PER_SECOND
 from .transport import Broken
 
-__all__ = ("DATA", "SENDING_DATA", "Envelope", "NotUnderstood", "Pace", "Replayable", "send_chunks", "send_data")
+__all__ = (
+    "DATA",
+    "SENDING_DATA",
+    "Envelope",
+    "NotUnderstood",
+    "Pace",
+    "Replayable",
+    "Watcher",
+    "send_chunks",
+    "send_data",
+)
 
 DATA = command("DATA")
 SENDING_DATA = "while sending DATA"
@@ -86,20 +97,16 @@ class Envelope:
         if self.go_ahead is not None:
             # After its 354 the backend would read the RCPT commands as content.
             raise Failure("there were recipients behind those that content was to follow")
-        verdicts: list[Refused | None] = []
+        verdicts: list[Refused | None] = [None] * len(recipients)
+        extensions = self._connection.extensions
         lines: list[bytes] = []
         asked: list[int] = []
-        for recipient in recipients:
+        for index, recipient in enumerate(recipients):
             try:
-                line = rcpt_command(
-                    recipient.forward_path, recipient.parameters, self._parameters, self._connection.extensions
-                )
+                lines.append(rcpt_command(recipient.forward_path, recipient.parameters, self._parameters, extensions))
+                asked.append(index)
             except Refused as refused:
-                verdicts.append(refused)
-            else:
-                asked.append(len(verdicts))
-                lines.append(line)
-                verdicts.append(None)
+                verdicts[index] = refused
         replies: list[Reply] = []
         if self._sender is None or self._sender.positive:
             if lines and self._connection.pipelining:
@@ -114,7 +121,8 @@ class Envelope:
                 verdicts[index] = self._connection.refusal(reply, phase, named=True)
             else:
                 self.taken.append(recipients[index])
-        self._put_off = replies[0] if replies and all(reply.postponed for reply in replies) else None
+        if not self.taken:
+            self._put_off = replies[0] if replies and all(reply.postponed for reply in replies) else None
         return verdicts
 
     async def _alone(self, line: bytes) -> Reply:
@@ -152,7 +160,7 @@ class Envelope:
             self._over = True
 
     def _judged(self, reply: Reply, phase: str) -> Reply:
-        if reply.negative or reply.code // 10 == 25:
+        if reply.code // 10 == 25 or reply.negative:
             return reply
         raise self._connection.out_of_step(phase, reply)
 
@@ -169,45 +177,63 @@ class NotUnderstood(Exception):
     """The backend offers BDAT but does not know it. Nothing of the message can have been delivered."""
 
 
-class Replayable:
-    """Content that can be read a second time, from its start, until :meth:`forget`."""
+class Watcher(Protocol):
+    """Who has to know when we wait for the device."""
 
-    def __init__(self, content: AsyncIterator[bytes]) -> None:
+    def wait_for_content(self) -> None:
+        """It is the device's turn."""
+
+    def content_came(self, octets: int) -> None:
+        """The device has sent so much of the content, or its end. What this raises ends the content."""
+
+
+class Replayable:
+    """Content that can be read again, from its start, until :meth:`forget`."""
+
+    def __init__(self, content: AsyncIterator[bytes], watcher: Watcher | None = None) -> None:
         self._content = content
-        self._read: list[bytes] | None = []
+        self._watcher = watcher
+        self._read: list[bytes] = []
+        self._once_more: list[bytes] = []
+        """What is to be read again, the last piece first."""
         self._ended = False
+        self.forgotten = False
+        """Whether the content can't be read again."""
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
+        if self._once_more:
+            return self._once_more.pop()
+        if self._ended:
+            raise StopAsyncIteration
+        watcher = self._watcher
+        if watcher is not None:
+            watcher.wait_for_content()
         try:
             piece = await anext(self._content)
         except StopAsyncIteration:
+            if watcher is not None:
+                watcher.content_came(0)
             self._ended = True
             raise
-        if self._read is not None:
+        if watcher is not None:
+            watcher.content_came(len(piece))
+        if not self.forgotten:
             self._read.append(piece)
         return piece
 
     def forget(self) -> None:
         """Do not keep the content any more: some of it was sent."""
-        self._read = None
+        self.forgotten = True
+        self._read.clear()
 
-    @property
-    def forgotten(self) -> bool:
-        """Whether the content can't be read again."""
-        return self._read is None
-
-    async def again(self) -> AsyncIterator[bytes]:
-        """The whole content, from its start; nothing of it may be forgotten."""
-        if self._read is None:
+    def rewind(self) -> None:
+        """Go back to its start; nothing of it may be forgotten."""
+        if self.forgotten:
             raise RuntimeError("the beginning of the content is gone")
-        for piece in self._read:
-            yield piece
-        if not self._ended:
-            async for piece in self._content:
-                yield piece
+        self._once_more = self._read[::-1]
 
 
 async def send_data(connection: Connection, content: Replayable, go_ahead: Reply | None) -> Receipt:
@@ -261,8 +287,8 @@ async def _send(way: _Way, encoder: ContentEncoder, content: AsyncIterator[bytes
     held: list[bytes] = []
     size = 0
     async for piece in content:
-        for start in range(0, len(piece), _PIECE_OCTETS):
-            octets = encoder.encode(piece[start : start + _PIECE_OCTETS])
+        for block in (piece,) if len(piece) <= _PIECE_OCTETS else _blocks(piece):
+            octets = encoder.encode(block)
             held.append(octets)
             size += len(octets)
             if size >= way.block_octets:
@@ -271,6 +297,10 @@ async def _send(way: _Way, encoder: ContentEncoder, content: AsyncIterator[bytes
                 size = 0
     held.append(encoder.end())
     await way.finish(held)
+
+
+def _blocks(piece: bytes) -> Iterator[bytes]:
+    return (piece[start : start + _PIECE_OCTETS] for start in range(0, len(piece), _PIECE_OCTETS))
 
 
 class Pace:
@@ -301,7 +331,7 @@ class _Data:
     def __init__(self, connection: Connection, content: Replayable, go_ahead: Reply | None) -> None:
         self._connection = connection
         self._content = content
-        self._pace = Pace(connection)
+        self._pace: Pace | None = None
         self._go_ahead = go_ahead
         self._may_send = False
         self.refused: Refused | None = None
@@ -325,6 +355,8 @@ class _Data:
     async def put(self, octets: list[bytes]) -> None:
         if not self._may_send:
             await self._leave_to_send()
+        if self._pace is None:  # A small message needs none.
+            self._pace = Pace(self._connection)
         await self._pace.write(b"".join(octets), 0, self._PHASE)
         self._content.forget()
 
@@ -389,12 +421,13 @@ def _chunk(octets: list[bytes], last: bytes) -> bytes:
 
 
 async def _verdict(connection: Connection, phase: str, end: str, *, unless: Container[int] = ()) -> Receipt:
+    # Only the wait for the verdict: how long the content takes is mostly up to the device.
+    began = perf_counter()
     try:
-        # Only the wait for the verdict: how long the content takes is mostly up to the device.
-        with timed("smtp", "content"):
-            reply = await connection.take(phase, connection.timeouts.final_dot)
+        reply = await connection.take(phase, connection.timeouts.final_dot)
     except Disconnected as lost:
         raise _uncertain(lost, end) from None
+    took("smtp", "content", perf_counter() - began)
     if reply.positive:
         connection.state = State.READY
         return Receipt(connection.shown(reply))

@@ -121,6 +121,7 @@ class Wire(asyncio.Protocol):
         self._leaving: asyncio.TimerHandle | None = None
         # One timer for the whole connection, set again when it fires: a timer for each reply costs more than the reply.
         self._alarm: asyncio.TimerHandle | None = None
+        self._rings_at = math.inf
         self._deadline = math.inf
         self._overdue = False
 
@@ -136,13 +137,15 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See :class:`asyncio.Protocol`."""
-        if self._tls is None:
+        tls = self._tls
+        if tls is None:
             self._take(data)
-        elif self._tls.agreed:
-            self._take(self._decrypted(data))
+            return
+        if tls.agreed:
+            self._take(self._decrypted(tls, data))
         else:
-            self._shake_hands(data)
-        if self._tls is not None and self._tls.closed:
+            self._shake_hands(tls, data)
+        if tls.closed:
             self.eof_received()
             self._close()
 
@@ -157,8 +160,7 @@ class Wire(asyncio.Protocol):
                 self._reader.feed(data)
             except Malformed as error:
                 self._nonsense(error)
-            if self._reader.arrived:
-                self._wake()
+            self._wake()
 
     def eof_received(self) -> None:
         """The peer sends nothing more; returning ``None`` closes the transport."""
@@ -209,12 +211,18 @@ class Wire(asyncio.Protocol):
             self._arrived.set_result(None)
 
     def _ring(self) -> None:
-        self._alarm = None
+        self._rings_at = math.inf
         if self._deadline <= self._loop.time():
             self._overdue = True
             self._wake()
         elif self._deadline < math.inf:
-            self._alarm = self._loop.call_at(self._deadline, self._ring)
+            self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._rings_at = self._deadline
+        self._alarm = self._loop.call_at(self._deadline, self._ring)
 
     # What the connection calls.
 
@@ -259,12 +267,10 @@ class Wire(asyncio.Protocol):
         if reply is not None:
             return reply
         self._deadline = self._loop.time() + seconds
-        if self._alarm is None or self._alarm.when() > self._deadline:
-            if self._alarm is not None:
-                self._alarm.cancel()
-            self._alarm = self._loop.call_at(self._deadline, self._ring)
+        if self._rings_at > self._deadline:
+            self._set_alarm()
         try:
-            while (reply := self._next()) is None:
+            while reply is None:
                 if self._ended:
                     if part := self._reader.part:
                         raise Broken(f"{self._ended} in the middle of a reply", part)
@@ -273,6 +279,7 @@ class Wire(asyncio.Protocol):
                     raise Broken(f"no whole reply within {seconds:g} s", self._reader.part, timed_out=True)
                 self._arrived = self._loop.create_future()
                 await self._arrived
+                reply = self._next()
         finally:
             self._deadline, self._overdue = math.inf, False
         return reply
@@ -347,9 +354,9 @@ class Wire(asyncio.Protocol):
             raise fault
         # From here on what arrives belongs to the handshake: clear octets after the 220 make it fail, and never count
         # as replies.
-        self._tls = TLS(context, host)
+        self._tls = tls = TLS(context, host)
         self._agreed = self._loop.create_future()
-        self._shake_hands(b"")
+        self._shake_hands(tls, b"")
         try:
             async with asyncio.timeout(seconds):
                 await self._agreed
@@ -359,33 +366,32 @@ class Wire(asyncio.Protocol):
                 raise Broken(f"it is taking longer than {seconds:g} s", timed_out=True) from None
             raise
 
-    def _shake_hands(self, octets: bytes) -> None:
-        assert self._tls is not None and self._agreed is not None  # noqa: S101, PT018 (for the type checker)
+    def _shake_hands(self, tls: TLS, octets: bytes) -> None:
+        assert self._agreed is not None  # noqa: S101 (for the type checker)
         error = None
         self._hello = self._hello or octets[:_SAID_OCTETS]
         try:
-            self._tls.shake_hands(octets)
+            tls.shake_hands(octets)
         except ssl.SSLError as failed:
             error = failed
         # Sent also after an error: it then holds the alert that tells the peer's operator the reason.
-        self._transport_().write(self._tls.outgoing)
+        self._transport_().write(tls.outgoing)
         if self._agreed.done():
             return
         if error is not None:
             self._agreed.set_exception(error)
-        elif self._tls.agreed:
+        elif tls.agreed:
             self._agreed.set_result(None)
-            self._take(self._decrypted(b""))
+            self._take(self._decrypted(tls, b""))
 
-    def _decrypted(self, octets: bytes) -> bytes:
-        assert self._tls is not None  # noqa: S101 (for the type checker)
+    def _decrypted(self, tls: TLS, octets: bytes) -> bytes:
         try:
-            said = self._tls.decrypted(octets)
+            said = tls.decrypted(octets)
         except ssl.SSLError as error:
             self._end(f"the connection was lost: {error}")
             self.abort()
             return b""
-        if answer := self._tls.outgoing:  # it asked for new keys
+        if answer := tls.outgoing:  # it asked for new keys
             self._transport_().write(answer)
         return said
 

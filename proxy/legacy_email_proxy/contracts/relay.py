@@ -19,7 +19,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from .credentials import Secret
 from .failures import Failure, Finding, Refused
@@ -168,9 +168,9 @@ async def add_recipients(
     """See :meth:`PipeliningTransaction.add_recipients`; asked one after the other where there is no such method."""
     if not recipients:
         return ()
-    if hasattr(transaction, "add_recipients"):
-        together = cast(PipeliningTransaction, transaction)
-        given = await together.add_recipients(recipients, content_follows=content_follows)
+    together = getattr(transaction, "add_recipients", None)
+    if together is not None:
+        given: Sequence[Refused | None] = await together(recipients, content_follows=content_follows)
         if len(given) != len(recipients):
             raise Failure("the relay plugin gave another number of verdicts than there were recipients")
         return given
