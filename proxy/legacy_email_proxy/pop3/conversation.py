@@ -25,7 +25,7 @@ from .connection import Connection, Stalled
 from .encoded import EncodedMessages
 from .locks import MaildropLocks
 from .options import Options
-from .requests import Close, Commit, NeedData, Open, Reply, Retrieve, StartTLS, Verdict
+from .requests import Close, Commit, Event, NeedData, Open, Reply, Retrieve, StartTLS, Verdict
 from .session import SPOKE_HTTP, SPOKE_TLS, Session
 
 __all__ = ("DRAIN_PAUSE_SECONDS", "SESSION_SECONDS", "Conversation")
@@ -95,6 +95,7 @@ class Conversation:
         self._commands_at_turn = self._commands_told = 0
         self._messages_seen = -1
         self._idle_since = self._message_since = 0.0
+        self._session_seconds = max(SESSION_SECONDS, options.idle_seconds)
         self._drain_deadline = math.inf
 
     async def run(self) -> None:
@@ -177,29 +178,28 @@ class Conversation:
                     assert_never(request)
 
     async def _next_request(self) -> StartTLS | Open | Retrieve | Commit | Close:
+        session = self._session
         while True:
-            event = self._session.next_event()
-            if logger.isEnabledFor(logging.DEBUG) and self._session.tally.commands != self._commands_told:
-                self._commands_told = self._session.tally.commands
-                log.dialogue(logger, "C", self._session.command)
-            if self._session.refused is not None:
-                self._log_refusal(*self._session.refused)
-                self._session.refused = None
+            event = session.next_event()
+            if logger.isEnabledFor(logging.DEBUG):
+                self._log_dialogue(event)
+            if session.refused is not None:
+                self._log_refusal(*session.refused)
+                session.refused = None
             if isinstance(event, Reply):
-                log.octets(logger, logging.DEBUG, "S", event.octets)
                 if self._put(event.octets):
                     await self._flush()
-                if self._session.tally.commands - self._commands_at_turn >= _COMMANDS_IN_A_ROW:
-                    self._commands_at_turn = self._session.tally.commands
+                if session.tally.commands - self._commands_at_turn >= _COMMANDS_IN_A_ROW:
+                    self._commands_at_turn = session.tally.commands
                     await anyio.lowlevel.checkpoint()
-            elif isinstance(event, NeedData):
-                await self._flush()
-                await self._receive()
             elif isinstance(event, Close):
                 return event
             else:
-                await self._flush()
-                return event
+                if self._outgoing:
+                    await self._flush()
+                if not isinstance(event, NeedData):
+                    return event
+                await self._receive()
 
     # Requests
 
@@ -232,28 +232,29 @@ class Conversation:
             pieces = maildrop.retrieve(request.unique_id)
         else:
             pieces = maildrop.top(request.unique_id, request.lines)
+        session, connection = self._session, self._connection
         try:
             try:
                 async for piece in pieces:
                     log.octets(logger, log.CONTENT, "content", piece)
                     for start in range(0, len(piece) or 1, _SLICE_OCTETS):
-                        if self._put(self._session.message_piece(piece[start : start + _SLICE_OCTETS])):
+                        if self._put(session.message_piece(piece[start : start + _SLICE_OCTETS])):
                             await self._flush()
-                    if self._connection.send_failed or self._session.enough:
+                    if connection.send_failed or session.enough:
                         break
             finally:
                 # In any case, since the generator may hold a connection to the backend.
                 await pieces.aclose()
-            if not self._connection.send_failed:
-                self._put(self._session.message_end())
+            if not connection.send_failed:
+                self._put(session.message_end())
                 await self._flush()
                 log.dialogue(logger, "S", "+OK, and the message")
         except Failure as failure:
             self._log_failure("pop3 message failed", failure, unique_id=printable(request.unique_id))
-            self._session.message_failed(failure)
-        if self._connection.send_failed:
+            session.message_failed(failure)
+        if connection.send_failed:
             # The client did not get the message, so a DELE and QUIT that it pipelined must not be carried out.
-            self._session.end(Verdict.DROPPED)
+            session.end(Verdict.DROPPED)
 
     async def _commit(self, maildrop: MaildropSession, request: Commit) -> None:
         try:
@@ -273,24 +274,25 @@ class Conversation:
         return self._outgoing_octets >= _HELD_OCTETS
 
     async def _flush(self) -> None:
-        if self._outgoing:
-            octets = b"".join(self._outgoing)
-            self._outgoing.clear()
-            self._outgoing_octets = 0
-            await self._connection.send(octets)
+        octets = b"".join(self._outgoing)
+        self._outgoing.clear()
+        self._outgoing_octets = 0
+        await self._connection.send(octets)
 
     async def _receive(self) -> None:
-        # Only a whole command restarts the autologout timer, not octets alone (RFC 1939 §3).
-        if self._session.tally.commands != self._commands_seen:
-            self._commands_seen = self._session.tally.commands
-            self._idle_since = self._time()
-            if self._drain_deadline < math.inf:
-                self._drain_deadline = self._idle_since + DRAIN_PAUSE_SECONDS
         tally = self._session.tally
-        if (messages := tally.retrieved + tally.top + tally.failed) != self._messages_seen:
-            self._messages_seen = messages
-            self._message_since = self._time()
-        session_end = self._message_since + max(SESSION_SECONDS, self._options.idle_seconds)
+        messages = tally.retrieved + tally.top + tally.failed
+        # Only a whole command restarts the autologout timer, not octets alone (RFC 1939 §3).
+        if tally.commands != self._commands_seen:
+            now = self._time()
+            self._commands_seen = tally.commands
+            self._idle_since = now
+            if self._drain_deadline < math.inf:
+                self._drain_deadline = now + DRAIN_PAUSE_SECONDS
+            if messages != self._messages_seen:
+                self._messages_seen = messages
+                self._message_since = now
+        session_end = self._message_since + self._session_seconds
         deadline = min(self._idle_since + self._options.idle_seconds, self._drain_deadline, session_end)
         try:
             octets = await self._connection.receive(deadline)
@@ -303,7 +305,8 @@ class Conversation:
     async def _reply_and_close(self) -> None:
         try:
             close = await self._next_request()
-            await self._flush()
+            if self._outgoing:
+                await self._flush()
         except Stalled:
             self._connection.reset()
             return
@@ -312,6 +315,13 @@ class Conversation:
             await self._connection.close_gently()
 
     # Log
+
+    def _log_dialogue(self, event: Event) -> None:
+        if self._session.tally.commands != self._commands_told:
+            self._commands_told = self._session.tally.commands
+            log.dialogue(logger, "C", self._session.command)
+        if isinstance(event, Reply):
+            log.octets(logger, logging.DEBUG, "S", event.octets)
 
     def _log_failure(self, words: str, error: BaseException, **facts: object) -> None:
         change = advice.for_failure(error)
