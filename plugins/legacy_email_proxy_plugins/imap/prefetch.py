@@ -96,6 +96,25 @@ class ReadAhead:
         self._header_octets = _HEADER_OCTETS
         self._running: asyncio.Task[None] | None = None
 
+    def at_hand(self, unique_id: str) -> bytes | None:
+        """The octets of ``item`` if the session goes on in a row to this message and they are kept. Otherwise nothing
+        is noted, and :meth:`get` is to be called.
+        """
+        if not self._in_a_row or self._last is None:
+            return None
+        index, position = self._index, self._last + self._step
+        if not 0 <= position < len(index):
+            return None
+        uid = index.uids[position]
+        # The name of the message that comes next is made faster than the place of any message is found.
+        if index.unique_id(uid) != unique_id or not _is_small(index.octets[position]):
+            return None
+        octets = self._messages.get(self._shelf, (index.uidvalidity, uid, self.item))
+        if octets is not None:
+            self._last = position
+            self._look_ahead(position)
+        return octets
+
     async def get(self, uid: int) -> bytes | None:
         """The octets of ``item``; ``None`` if the caller should ask for this message alone. Then a failure is surely
         about this message.

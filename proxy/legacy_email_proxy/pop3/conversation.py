@@ -10,8 +10,9 @@ import asyncio
 import logging
 import math
 import ssl
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 import anyio
 import anyio.lowlevel
@@ -45,6 +46,8 @@ _HELD_OCTETS = 16384
 
 _SLICE_OCTETS = 262144
 """A piece of a message is encoded in slices of this size: encoding makes copies."""
+
+AtHand: TypeAlias = Callable[[str, int | None], bytes | None]
 
 logger = logging.getLogger("legacy_email_proxy.pop3")
 
@@ -163,11 +166,12 @@ class Conversation:
         await self._reply_and_close()
 
     async def _transaction(self, maildrop: MaildropSession) -> None:
+        at_hand: AtHand = getattr(maildrop, "at_hand", _nothing_at_hand)
         while True:
             request = await self._next_request()
             match request:
                 case Retrieve():
-                    await self._retrieve(maildrop, request)
+                    await self._retrieve(maildrop, at_hand, request)
                 case Commit():
                     await self._commit(maildrop, request)
                 case Close():
@@ -227,34 +231,41 @@ class Conversation:
             self._opened["account"] = account
         return opened
 
-    async def _retrieve(self, maildrop: MaildropSession, request: Retrieve) -> None:
-        if request.lines is None:
-            pieces = maildrop.retrieve(request.unique_id)
-        else:
-            pieces = maildrop.top(request.unique_id, request.lines)
-        session, connection = self._session, self._connection
+    async def _retrieve(self, maildrop: MaildropSession, at_hand: AtHand, request: Retrieve) -> None:
         try:
-            try:
-                async for piece in pieces:
-                    log.octets(logger, log.CONTENT, "content", piece)
-                    for start in range(0, len(piece) or 1, _SLICE_OCTETS):
-                        if self._put(session.message_piece(piece[start : start + _SLICE_OCTETS])):
-                            await self._flush()
-                    if connection.send_failed or session.enough:
-                        break
-            finally:
-                # In any case, since the generator may hold a connection to the backend.
-                await pieces.aclose()
-            if not connection.send_failed:
-                self._put(session.message_end())
+            octets = at_hand(request.unique_id, request.lines)
+            if octets is not None:
+                await self._send_piece(octets)
+            elif request.lines is None:
+                await self._send_pieces(maildrop.retrieve(request.unique_id))
+            else:
+                await self._send_pieces(maildrop.top(request.unique_id, request.lines))
+            if not self._connection.send_failed:
+                self._put(self._session.message_end())
                 await self._flush()
                 log.dialogue(logger, "S", "+OK, and the message")
         except Failure as failure:
             self._log_failure("pop3 message failed", failure, unique_id=printable(request.unique_id))
-            session.message_failed(failure)
-        if connection.send_failed:
+            self._session.message_failed(failure)
+        if self._connection.send_failed:
             # The client did not get the message, so a DELE and QUIT that it pipelined must not be carried out.
-            session.end(Verdict.DROPPED)
+            self._session.end(Verdict.DROPPED)
+
+    async def _send_pieces(self, pieces: AsyncGenerator[bytes, None]) -> None:
+        try:
+            async for piece in pieces:
+                await self._send_piece(piece)
+                if self._connection.send_failed or self._session.enough:
+                    break
+        finally:
+            # In any case, since the generator may hold a connection to the backend.
+            await pieces.aclose()
+
+    async def _send_piece(self, piece: bytes) -> None:
+        log.octets(logger, log.CONTENT, "content", piece)
+        for start in range(0, len(piece) or 1, _SLICE_OCTETS):
+            if self._put(self._session.message_piece(piece[start : start + _SLICE_OCTETS])):
+                await self._flush()
 
     async def _commit(self, maildrop: MaildropSession, request: Commit) -> None:
         try:
@@ -363,6 +374,10 @@ class Conversation:
 
     def _facts(self) -> dict[str, object]:
         return {} if self._session.user is None else {"user": printable(self._session.user)}
+
+
+def _nothing_at_hand(unique_id: str, lines: int | None) -> None:
+    """For a maildrop that is no :class:`~legacy_email_proxy.contracts.ReadySession`."""
 
 
 def _must_pass(error: BaseException) -> bool:
