@@ -103,11 +103,9 @@ class ReadAhead:
         if not self._in_a_row or self._last is None:
             return None
         index, position = self._index, self._last + self._step
-        if not 0 <= position < len(index):
-            return None
-        uid = index.uids[position]
+        uids = index.uids
         # The name of the message that comes next is made faster than the place of any message is found.
-        if index.unique_id(uid) != unique_id or not _is_small(index.octets[position]):
+        if not 0 <= position < len(uids) or index.unique_id(uid := uids[position]) != unique_id:
             return None
         octets = self._messages.get(self._shelf, (index.uidvalidity, uid, self.item))
         if octets is not None:
@@ -165,8 +163,10 @@ class ReadAhead:
 
     def _look_ahead(self, position: int) -> None:
         """Begin to fetch the next messages, if the session has taken enough of what was fetched."""
+        if self._running is not None or self._alone or not self._has_room:
+            return
         distance = max(self._step * (self._looked_until - position), 1)
-        if distance > self._margin or self._running is not None or self._alone or not self._has_room:
+        if distance > self._margin:
             return
         self._count = min(MAX_MESSAGES, self._count * _GROWTH)
         start = position + self._step * distance

@@ -243,7 +243,8 @@ class Conversation:
             if not self._connection.send_failed:
                 self._put(self._session.message_end())
                 await self._flush()
-                log.dialogue(logger, "S", "+OK, and the message")
+                if logger.isEnabledFor(logging.DEBUG):
+                    log.dialogue(logger, "S", "+OK, and the message")
         except Failure as failure:
             self._log_failure("pop3 message failed", failure, unique_id=printable(request.unique_id))
             self._session.message_failed(failure)
@@ -262,7 +263,8 @@ class Conversation:
             await pieces.aclose()
 
     async def _send_piece(self, piece: bytes) -> None:
-        log.octets(logger, log.CONTENT, "content", piece)
+        if logger.isEnabledFor(log.CONTENT):
+            log.octets(logger, log.CONTENT, "content", piece)
         for start in range(0, len(piece) or 1, _SLICE_OCTETS):
             if self._put(self._session.message_piece(piece[start : start + _SLICE_OCTETS])):
                 await self._flush()
