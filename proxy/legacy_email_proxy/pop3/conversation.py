@@ -190,20 +190,20 @@ class Conversation:
             if session.refused is not None:
                 self._log_refusal(*session.refused)
                 session.refused = None
-            if isinstance(event, Reply):
+            if isinstance(event, NeedData):
+                if self._outgoing:
+                    await self._connection.send(self._collected())
+                await self._receive()
+            elif isinstance(event, Reply):
                 if self._put(event.octets):
-                    await self._flush()
+                    await self._connection.send(self._collected())
                 if session.tally.commands - self._commands_at_turn >= _COMMANDS_IN_A_ROW:
                     self._commands_at_turn = session.tally.commands
                     await anyio.lowlevel.checkpoint()
-            elif isinstance(event, Close):
-                return event
             else:
-                if self._outgoing:
-                    await self._flush()
-                if not isinstance(event, NeedData):
-                    return event
-                await self._receive()
+                if self._outgoing and not isinstance(event, Close):
+                    await self._connection.send(self._collected())
+                return event
 
     # Requests
 
@@ -242,7 +242,7 @@ class Conversation:
                 await self._send_pieces(maildrop.top(request.unique_id, request.lines))
             if not self._connection.send_failed:
                 self._put(self._session.message_end())
-                await self._flush()
+                await self._connection.send(self._collected())
                 if logger.isEnabledFor(logging.DEBUG):
                     log.dialogue(logger, "S", "+OK, and the message")
         except Failure as failure:
@@ -267,7 +267,7 @@ class Conversation:
             log.octets(logger, log.CONTENT, "content", piece)
         for start in range(0, len(piece) or 1, _SLICE_OCTETS):
             if self._put(self._session.message_piece(piece[start : start + _SLICE_OCTETS])):
-                await self._flush()
+                await self._connection.send(self._collected())
 
     async def _commit(self, maildrop: MaildropSession, request: Commit) -> None:
         try:
@@ -286,11 +286,11 @@ class Conversation:
         self._outgoing_octets += len(octets)
         return self._outgoing_octets >= _HELD_OCTETS
 
-    async def _flush(self) -> None:
+    def _collected(self) -> bytes:
         octets = b"".join(self._outgoing)
         self._outgoing.clear()
         self._outgoing_octets = 0
-        await self._connection.send(octets)
+        return octets
 
     async def _receive(self) -> None:
         tally = self._session.tally
@@ -319,7 +319,7 @@ class Conversation:
         try:
             close = await self._next_request()
             if self._outgoing:
-                await self._flush()
+                await self._connection.send(self._collected())
         except Stalled:
             self._connection.reset()
             return
