@@ -2,41 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 import pytest
 
-from legacy_email_proxy.contracts import Client, Login, MessageUnavailable
+from legacy_email_proxy.contracts import MessageUnavailable
 from legacy_email_proxy.pop3 import conversation
 from pop3.conftest import StartLeg
-from pop3.maildrops import MemoryMaildrop, MemorySession
+from pop3.maildrops import ReadyMaildrop
 
-MESSAGE = b"S: 1\r\n\r\n.one\ntwo\r\n"
 SENT = b"S: 1\r\n\r\n..one\r\ntwo\r\n.\r\n"
-
-
-class ReadyMaildrop(MemoryMaildrop):
-    """It has message "a" at hand, or fails at it."""
-
-    def __init__(self, failure: Exception | None = None) -> None:
-        super().__init__({"a": MESSAGE, "b": b"S: 2\r\n\r\n2\r\n"})
-        self.failure = failure
-        self.asked: list[tuple[str, int | None]] = []
-
-    @asynccontextmanager
-    async def open(self, client: Client, login: Login | None) -> AsyncIterator[MemorySession]:
-        async with super().open(client, login):
-            yield Ready(self, self.entries())
-
-
-class Ready(MemorySession):
-    def at_hand(self, unique_id: str, lines: int | None) -> bytes | None:
-        assert isinstance(self.maildrop, ReadyMaildrop)
-        self.maildrop.asked.append((unique_id, lines))
-        if self.maildrop.failure is not None:
-            raise self.maildrop.failure
-        return self.maildrop.messages[unique_id] if unique_id == "a" else None
 
 
 def replies(said: bytes) -> list[bytes]:
@@ -53,7 +26,7 @@ async def test_what_is_at_hand_is_not_iterated(
     leg = await start_leg(maildrop)
     said = await leg.exchange(b"USER u\r\nPASS p\r\nRETR 1\r\nRETR 2\r\nTOP 1 1\r\nDELE 1\r\nQUIT\r\n")
     assert replies(said) == [
-        b"%d octets\r\n" % len(MESSAGE) + SENT,
+        b"18 octets\r\n" + SENT,
         b"11 octets\r\nS: 2\r\n\r\n2\r\n.\r\n",
         b"top of message follows\r\nS: 1\r\n\r\n..one\r\n.\r\n",
         b"message 1 marked as deleted\r\n",
