@@ -34,7 +34,7 @@ from legacy_email_proxy.relays.allow_list import Addresses, AllowListFilter
 from legacy_email_proxy.relays.filtered import FilteredRelay
 from legacy_email_proxy.replies import SMTP, pop3_error, smtp_reply
 from legacy_email_proxy_plugins.filters.sender import SenderFilter
-from pop3.maildrops import MemoryMaildrop
+from pop3.maildrops import MemoryMaildrop, ReadyMaildrop
 from smtp.relays import MemoryRelay
 
 CLIENT = Client("10.0.0.7", "s1", port=25)
@@ -257,6 +257,15 @@ async def test_a_backends_login_goes_on_as_it_came() -> None:
     async with router.open(CLIENT, login("me", "mine")):
         pass
     assert (each["a"].logins, each["b"].logins) == ([], [login("me", "mine")])
+
+
+async def test_what_a_maildrop_has_at_hand_its_account_has() -> None:
+    each = {"ready": ReadyMaildrop(), "a": MemoryMaildrop()}
+    for account in each:
+        async with RoutedMaildrop(each, [Rule(account)], RecentLogins(), None).open(CLIENT, None) as session:
+            assert hasattr(session, "at_hand") == (account == "ready")
+            if hasattr(session, "at_hand"):
+                assert session.at_hand("a", None) == each["ready"].messages["a"]
 
 
 async def test_an_unknown_user_costs_a_hash_too(monkeypatch: pytest.MonkeyPatch) -> None:

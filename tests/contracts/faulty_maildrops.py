@@ -178,6 +178,27 @@ class TestTopWithoutTheHeader(Maildrops):
             yield whole.partition(b"\r\n\r\n")[2]
 
 
+class TestHalfAtHand(Maildrops):
+    breaks = ("test_message_is_given_octet_for_octet_and_again",)
+
+    class sessions(MemorySession):
+        def at_hand(self, unique_id: str, lines: int | None) -> bytes | None:
+            number = self.number(unique_id)
+            message = b"" if number is None else self.maildrop.messages[number]
+            return message[: len(message) // 2] if message and lines is None else None
+
+
+class TestTopOfTheHeaderAtHand(Maildrops):
+    breaks = ("test_top_gives_the_header_and_enough_lines",)
+
+    class sessions(MemorySession):
+        def at_hand(self, unique_id: str, lines: int | None) -> bytes | None:
+            if lines is None or (number := self.number(unique_id)) is None:
+                return None
+            header, blank_line, _ = self.maildrop.messages[number].partition(b"\r\n\r\n")
+            return header + blank_line
+
+
 class TestGoneIsEmpty(Maildrops):
     breaks = ("test_a_removed_message_is_gone_alone",)
 

@@ -22,7 +22,7 @@ CONTRACTS = "legacy_email_proxy.contracts"
 IO = {"anyio", "asyncio", "socket", "ssl", "threading", "selectors"}
 SANS_IO = [
     *("replies", "access", "sasl", "pop3.wire", "pop3.commands", "pop3.listing", "pop3.session", "pop3.options"),
-    *("pop3.authorization", "pop3.requests", "pop3.transfer"),
+    *("pop3.authorization", "pop3.requests", "pop3.header_line"),
     *("smtp.content", "smtp.arguments", "smtp.headers", "smtp.long_lines", "smtp.rewriting"),
     *("smtp.authentication", "smtp.mending", "smtp.signatures", "contracts.header"),
     *("accounts.file", "accounts.settings", "accounts.pop_before_smtp"),

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Collection
 
 from fuzz.target import Target, cut
 from legacy_email_proxy.contracts import Client, Envelope, Failure, Header, normalised
-from legacy_email_proxy.pop3.transfer import HeaderLine
+from legacy_email_proxy.pop3.header_line import HeaderLine
 from legacy_email_proxy.pop3.wire import ContentEncoder
 from legacy_email_proxy.smtp.headers import HeaderOptions, HeaderReader
 from legacy_email_proxy.smtp.long_lines import LineShortener

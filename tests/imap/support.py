@@ -14,7 +14,7 @@ from typing import Any
 
 from fakes.imap import Action, Encryption, FakeIMAPServer, Mailbox
 from fakes.server import Step
-from legacy_email_proxy.contracts import Client, Login, MaildropSession, Secret
+from legacy_email_proxy.contracts import Client, Login, MaildropSession, ReadySession, Secret
 from legacy_email_proxy.plugins import PluginContext
 from legacy_email_proxy_plugins.imap import IMAPMaildrop
 from legacy_email_proxy_plugins.imap.pool import Accounts
@@ -119,13 +119,17 @@ async def pair(
             await maildrop.aclose()
 
 
-async def read(session: MaildropSession, position: int) -> bytes:
-    """The whole message."""
-    return b"".join([piece async for piece in session.retrieve(session.entries[position].unique_id)])
+async def read(session: ReadySession, position: int) -> bytes:
+    """The whole message, asked for as POP3 does it."""
+    unique_id = session.entries[position].unique_id
+    octets = session.at_hand(unique_id, None)
+    return b"".join([piece async for piece in session.retrieve(unique_id)]) if octets is None else octets
 
 
-async def read_top(session: MaildropSession, position: int, lines: int) -> bytes:
-    return b"".join([piece async for piece in session.top(session.entries[position].unique_id, lines)])
+async def read_top(session: ReadySession, position: int, lines: int) -> bytes:
+    unique_id = session.entries[position].unique_id
+    octets = session.at_hand(unique_id, lines)
+    return b"".join([piece async for piece in session.top(unique_id, lines)]) if octets is None else octets
 
 
 async def collect(session: MaildropSession, position: int, into: bytearray) -> None:

@@ -13,7 +13,7 @@ from fakes.imap import Action, Connection, Cut, Drop, FakeIMAPServer, Hang, Mail
 from fakes.server import Step
 from imap.support import CLIENT, SHORT, USER, login, pair, read, read_top
 from imap.test_against_dovecot import maildrop_on
-from legacy_email_proxy.contracts import Disconnected, Failure, MaildropSession, MessageGone, MessageUnavailable
+from legacy_email_proxy.contracts import Disconnected, Failure, MessageGone, MessageUnavailable, ReadySession
 from legacy_email_proxy_plugins.imap import account_cache
 from legacy_email_proxy_plugins.imap.account_cache import Messages, Shelf
 from realservers.accounts import Account
@@ -42,7 +42,7 @@ def bodies(server: FakeIMAPServer) -> list[list[int]]:
     return found
 
 
-async def outcomes(session: MaildropSession, positions: range) -> list[bytes | type[Failure]]:
+async def outcomes(session: ReadySession, positions: range) -> list[bytes | type[Failure]]:
     """What RETR of each gives: the message, or the kind of failure."""
     found: list[bytes | type[Failure]] = []
     for position in positions:

@@ -92,6 +92,29 @@ class MemorySession:
         self.maildrop.remove(deleted)
 
 
+class ReadyMaildrop(MemoryMaildrop):
+    """It has message "a" at hand, or fails at it."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        super().__init__({"a": b"S: 1\r\n\r\n.one\ntwo\r\n", "b": b"S: 2\r\n\r\n2\r\n"})
+        self.failure = failure
+        self.asked: list[tuple[str, int | None]] = []
+
+    @asynccontextmanager
+    async def open(self, client: Client, login: Login | None) -> AsyncIterator[MemorySession]:
+        async with super().open(client, login):
+            yield ReadySession(self, self.entries())
+
+
+class ReadySession(MemorySession):
+    def at_hand(self, unique_id: str, lines: int | None) -> bytes | None:
+        assert isinstance(self.maildrop, ReadyMaildrop)
+        self.maildrop.asked.append((unique_id, lines))
+        if self.maildrop.failure is not None:
+            raise self.maildrop.failure
+        return self.maildrop.messages[unique_id] if unique_id == "a" else None
+
+
 @dataclass
 class Play:
     """Drives a session by hand. ``out`` is all that it said; ``closed`` is set when it wants to be closed."""

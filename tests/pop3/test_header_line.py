@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from legacy_email_proxy.contracts import Entry
+from legacy_email_proxy.pop3.header_line import MAX_HEADER_OCTETS, MAX_VALUE_OCTETS, HeaderLine
 from legacy_email_proxy.pop3.requests import Reply
 from legacy_email_proxy.pop3.session import MAX_XLST_MESSAGES, Session
-from legacy_email_proxy.pop3.transfer import MAX_HEADER_OCTETS, MAX_VALUE_OCTETS, HeaderLine
 from pop3.maildrops import OPTIONS, MemoryMaildrop, Play
 
 CONTENT = [

@@ -183,7 +183,7 @@ async def test_quit_and_close_without_waiting(start_leg: StartLeg, *, reset: boo
 @pytest.mark.fault("C22")
 async def test_quit_commits_though_no_reply_can_be_sent(start_leg: StartLeg, monkeypatch: pytest.MonkeyPatch) -> None:
     async def failing(self: Connection, octets: bytes) -> None:
-        self._send_failed = True
+        self.send_failed = True
         await asyncio.sleep(0)
 
     leg = await start_leg(two())

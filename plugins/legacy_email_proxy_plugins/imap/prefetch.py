@@ -96,6 +96,23 @@ class ReadAhead:
         self._header_octets = _HEADER_OCTETS
         self._running: asyncio.Task[None] | None = None
 
+    def at_hand(self, unique_id: str) -> bytes | None:
+        """The octets of ``item`` if the session goes on in a row to this message and they are kept. Otherwise nothing
+        is noted, and :meth:`get` is to be called.
+        """
+        if not self._in_a_row or self._last is None:
+            return None
+        index, position = self._index, self._last + self._step
+        uids = index.uids
+        # The name of the message that comes next is made faster than the place of any message is found.
+        if not 0 <= position < len(uids) or index.unique_id(uid := uids[position]) != unique_id:
+            return None
+        octets = self._messages.get(self._shelf, (index.uidvalidity, uid, self.item))
+        if octets is not None:
+            self._last = position
+            self._look_ahead(position)
+        return octets
+
     async def get(self, uid: int) -> bytes | None:
         """The octets of ``item``; ``None`` if the caller should ask for this message alone. Then a failure is surely
         about this message.
@@ -146,8 +163,10 @@ class ReadAhead:
 
     def _look_ahead(self, position: int) -> None:
         """Begin to fetch the next messages, if the session has taken enough of what was fetched."""
+        if self._running is not None or self._alone or not self._has_room:
+            return
         distance = max(self._step * (self._looked_until - position), 1)
-        if distance > self._margin or self._running is not None or self._alone or not self._has_room:
+        if distance > self._margin:
             return
         self._count = min(MAX_MESSAGES, self._count * _GROWTH)
         start = position + self._step * distance

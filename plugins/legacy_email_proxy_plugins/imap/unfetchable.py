@@ -53,6 +53,18 @@ class WatchedSession:
         """The messages as they were when the maildrop was opened."""
         return self._session.entries
 
+    def at_hand(self, unique_id: str, lines: int | None) -> bytes | None:
+        """See :class:`~legacy_email_proxy.contracts.ReadySession`. A message is never at hand where it must be noted
+        that it came, or where it may be a substitute.
+        """
+        if lines is None and self._options.hide_after is not None:
+            return None
+        octets = self._session.at_hand(unique_id, lines)
+        if octets is None:
+            return None
+        odd = self._is_substitute(unique_id, octets) if lines is None else could_be_substitute(octets)
+        return None if odd else octets
+
     async def retrieve(self, unique_id: str) -> AsyncGenerator[bytes, None]:
         """The whole message. Raises :class:`MessageUnavailable` also for what the server sent in its place."""
         try:

@@ -71,6 +71,8 @@ class _OfAccount:
     def __init__(self, session: MaildropSession, name: str) -> None:
         self._session = session
         self.maildrop_name = name
+        if hasattr(session, "at_hand"):
+            self.at_hand = session.at_hand
 
     @property
     def entries(self) -> Sequence[Entry]:

@@ -44,7 +44,7 @@ from .failures import (
 from .figures import TIMINGS, Figure, Observed, timed, took
 from .filter import Envelope, Filter
 from .header import Header, normalised
-from .maildrop import Columns, Entry, Login, Maildrop, MaildropSession, NamedSession
+from .maildrop import Columns, Entry, Login, Maildrop, MaildropSession, NamedSession, ReadySession
 from .relay import (
     NULL_REVERSE_PATH,
     QUEUE_ACTIONS,
@@ -99,6 +99,7 @@ __all__ = (  # noqa: RUF022 (by kind of plugin)
     "MessageGone",
     "MessageUnavailable",
     "NamedSession",
+    "ReadySession",
     # A filter: what may change an envelope or a header.
     "Envelope",
     "Filter",

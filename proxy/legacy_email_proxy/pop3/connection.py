@@ -55,14 +55,15 @@ class Connection:
     """Wraps an accepted socket; used by one task."""
 
     __slots__ = (
-        *("_alarm", "_alarm_at", "_loop", "_progress_seconds", "_send_failed", "_sent", "_socket", "_until", "_waiter"),
+        *("_alarm", "_alarm_at", "_loop", "_progress_seconds", "send_failed", "_sent", "_socket", "_until", "_waiter"),
         *("_given", "_seconds_left", "_taken", "_watched"),
     )
 
     def __init__(self, accepted: socket.socket, progress_seconds: float) -> None:
         self._socket = accepted
         self._progress_seconds = progress_seconds
-        self._send_failed = False
+        self.send_failed = False
+        """Nothing can be sent to the client any more. What it sent before may still be received."""
         self._loop = asyncio.get_running_loop()
         self._watched = False
         self._waiter: asyncio.Future[bytes] | None = None
@@ -77,11 +78,6 @@ class Connection:
         with suppress(OSError):
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_OCTETS)
-
-    @property
-    def send_failed(self) -> bool:
-        """Nothing can be sent to the client any more. What it sent before may still be received."""
-        return self._send_failed
 
     async def start_tls(self, context: ssl.SSLContext) -> str:
         """Do the handshake and return the version. Raises :class:`HandshakeFailed`; the connection is closed then."""
@@ -110,8 +106,9 @@ class Connection:
             self._loop.add_reader(self._socket, self._on_readable)
             self._watched = True
         self._waiter = self._loop.create_future()
-        self._until = math.inf
-        self.hurry(until)
+        self._until = until
+        if until < self._alarm_at:
+            self._set_alarm()
         try:
             return await self._waiter
         finally:
@@ -120,12 +117,15 @@ class Connection:
     def hurry(self, until: float) -> None:
         """End a :meth:`receive` that is waiting no later than that."""
         self._until = min(self._until, until)
-        # An alarm that comes too early is set again. So one timer serves many commands, instead of one for each.
         if self._until < self._alarm_at:
-            if self._alarm is not None:
-                self._alarm.cancel()
-            self._alarm_at = self._until
-            self._alarm = self._loop.call_at(self._until, self._on_alarm)
+            self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        # An alarm that comes too early is set again. So one timer serves many commands, instead of one for each.
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_at = self._until
+        self._alarm = self._loop.call_at(self._until, self._on_alarm)
 
     def _on_alarm(self) -> None:
         self._alarm, self._alarm_at = None, math.inf
@@ -134,7 +134,7 @@ class Connection:
         if self._loop.time() >= self._until:
             self._waiter.set_exception(TimeoutError())
         else:
-            self.hurry(self._until)
+            self._set_alarm()
 
     def _on_readable(self) -> None:
         if self._waiter is None or self._waiter.done():
@@ -163,16 +163,16 @@ class Connection:
         """Send all, or set :attr:`send_failed`. Raises :class:`Stalled` when the client has no room and takes less than
         :data:`~legacy_email_proxy.access.MIN_OCTETS_PER_SECOND` on average over ``progress_seconds``.
         """
-        rest = memoryview(octets)
-        while rest and not self._send_failed:
+        rest: bytes | memoryview = octets
+        while rest and not self.send_failed:
             try:
                 given = self._socket.send(rest)
                 self._given += given
-                rest = rest[given:]
+                rest = memoryview(rest)[given:] if given < len(rest) else b""
             except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError):
                 await self._writable()
             except OSError:
-                self._send_failed = True
+                self.send_failed = True
         self._sent += len(octets)
         if self._sent >= TURN_OCTETS:
             self._sent = 0

@@ -10,8 +10,9 @@ import asyncio
 import logging
 import math
 import ssl
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 import anyio
 import anyio.lowlevel
@@ -25,7 +26,7 @@ from .connection import Connection, Stalled
 from .encoded import EncodedMessages
 from .locks import MaildropLocks
 from .options import Options
-from .requests import Close, Commit, NeedData, Open, Reply, Retrieve, StartTLS, Verdict
+from .requests import Close, Commit, Event, NeedData, Open, Reply, Retrieve, StartTLS, Verdict
 from .session import SPOKE_HTTP, SPOKE_TLS, Session
 
 __all__ = ("DRAIN_PAUSE_SECONDS", "SESSION_SECONDS", "Conversation")
@@ -45,6 +46,8 @@ _HELD_OCTETS = 16384
 
 _SLICE_OCTETS = 262144
 """A piece of a message is encoded in slices of this size: encoding makes copies."""
+
+AtHand: TypeAlias = Callable[[str, int | None], bytes | None]
 
 logger = logging.getLogger("legacy_email_proxy.pop3")
 
@@ -95,6 +98,7 @@ class Conversation:
         self._commands_at_turn = self._commands_told = 0
         self._messages_seen = -1
         self._idle_since = self._message_since = 0.0
+        self._session_seconds = max(SESSION_SECONDS, options.idle_seconds)
         self._drain_deadline = math.inf
 
     async def run(self) -> None:
@@ -162,11 +166,12 @@ class Conversation:
         await self._reply_and_close()
 
     async def _transaction(self, maildrop: MaildropSession) -> None:
+        at_hand: AtHand = getattr(maildrop, "at_hand", _nothing_at_hand)
         while True:
             request = await self._next_request()
             match request:
                 case Retrieve():
-                    await self._retrieve(maildrop, request)
+                    await self._retrieve(maildrop, at_hand, request)
                 case Commit():
                     await self._commit(maildrop, request)
                 case Close():
@@ -177,28 +182,27 @@ class Conversation:
                     assert_never(request)
 
     async def _next_request(self) -> StartTLS | Open | Retrieve | Commit | Close:
+        session = self._session
         while True:
-            event = self._session.next_event()
-            if logger.isEnabledFor(logging.DEBUG) and self._session.tally.commands != self._commands_told:
-                self._commands_told = self._session.tally.commands
-                log.dialogue(logger, "C", self._session.command)
-            if self._session.refused is not None:
-                self._log_refusal(*self._session.refused)
-                self._session.refused = None
-            if isinstance(event, Reply):
-                log.octets(logger, logging.DEBUG, "S", event.octets)
-                if self._put(event.octets):
-                    await self._flush()
-                if self._session.tally.commands - self._commands_at_turn >= _COMMANDS_IN_A_ROW:
-                    self._commands_at_turn = self._session.tally.commands
-                    await anyio.lowlevel.checkpoint()
-            elif isinstance(event, NeedData):
-                await self._flush()
+            event = session.next_event()
+            if logger.isEnabledFor(logging.DEBUG):
+                self._log_dialogue(event)
+            if session.refused is not None:
+                self._log_refusal(*session.refused)
+                session.refused = None
+            if isinstance(event, NeedData):
+                if self._outgoing:
+                    await self._connection.send(self._collected())
                 await self._receive()
-            elif isinstance(event, Close):
-                return event
+            elif isinstance(event, Reply):
+                if self._put(event.octets):
+                    await self._connection.send(self._collected())
+                if session.tally.commands - self._commands_at_turn >= _COMMANDS_IN_A_ROW:
+                    self._commands_at_turn = session.tally.commands
+                    await anyio.lowlevel.checkpoint()
             else:
-                await self._flush()
+                if self._outgoing and not isinstance(event, Close):
+                    await self._connection.send(self._collected())
                 return event
 
     # Requests
@@ -227,33 +231,43 @@ class Conversation:
             self._opened["account"] = account
         return opened
 
-    async def _retrieve(self, maildrop: MaildropSession, request: Retrieve) -> None:
-        if request.lines is None:
-            pieces = maildrop.retrieve(request.unique_id)
-        else:
-            pieces = maildrop.top(request.unique_id, request.lines)
+    async def _retrieve(self, maildrop: MaildropSession, at_hand: AtHand, request: Retrieve) -> None:
         try:
-            try:
-                async for piece in pieces:
-                    log.octets(logger, log.CONTENT, "content", piece)
-                    for start in range(0, len(piece) or 1, _SLICE_OCTETS):
-                        if self._put(self._session.message_piece(piece[start : start + _SLICE_OCTETS])):
-                            await self._flush()
-                    if self._connection.send_failed or self._session.enough:
-                        break
-            finally:
-                # In any case, since the generator may hold a connection to the backend.
-                await pieces.aclose()
+            octets = at_hand(request.unique_id, request.lines)
+            if octets is not None:
+                await self._send_piece(octets)
+            elif request.lines is None:
+                await self._send_pieces(maildrop.retrieve(request.unique_id))
+            else:
+                await self._send_pieces(maildrop.top(request.unique_id, request.lines))
             if not self._connection.send_failed:
                 self._put(self._session.message_end())
-                await self._flush()
-                log.dialogue(logger, "S", "+OK, and the message")
+                await self._connection.send(self._collected())
+                if logger.isEnabledFor(logging.DEBUG):
+                    log.dialogue(logger, "S", "+OK, and the message")
         except Failure as failure:
             self._log_failure("pop3 message failed", failure, unique_id=printable(request.unique_id))
             self._session.message_failed(failure)
         if self._connection.send_failed:
             # The client did not get the message, so a DELE and QUIT that it pipelined must not be carried out.
             self._session.end(Verdict.DROPPED)
+
+    async def _send_pieces(self, pieces: AsyncGenerator[bytes, None]) -> None:
+        try:
+            async for piece in pieces:
+                await self._send_piece(piece)
+                if self._connection.send_failed or self._session.enough:
+                    break
+        finally:
+            # In any case, since the generator may hold a connection to the backend.
+            await pieces.aclose()
+
+    async def _send_piece(self, piece: bytes) -> None:
+        if logger.isEnabledFor(log.CONTENT):
+            log.octets(logger, log.CONTENT, "content", piece)
+        for start in range(0, len(piece) or 1, _SLICE_OCTETS):
+            if self._put(self._session.message_piece(piece[start : start + _SLICE_OCTETS])):
+                await self._connection.send(self._collected())
 
     async def _commit(self, maildrop: MaildropSession, request: Commit) -> None:
         try:
@@ -272,25 +286,26 @@ class Conversation:
         self._outgoing_octets += len(octets)
         return self._outgoing_octets >= _HELD_OCTETS
 
-    async def _flush(self) -> None:
-        if self._outgoing:
-            octets = b"".join(self._outgoing)
-            self._outgoing.clear()
-            self._outgoing_octets = 0
-            await self._connection.send(octets)
+    def _collected(self) -> bytes:
+        octets = b"".join(self._outgoing)
+        self._outgoing.clear()
+        self._outgoing_octets = 0
+        return octets
 
     async def _receive(self) -> None:
-        # Only a whole command restarts the autologout timer, not octets alone (RFC 1939 §3).
-        if self._session.tally.commands != self._commands_seen:
-            self._commands_seen = self._session.tally.commands
-            self._idle_since = self._time()
-            if self._drain_deadline < math.inf:
-                self._drain_deadline = self._idle_since + DRAIN_PAUSE_SECONDS
         tally = self._session.tally
-        if (messages := tally.retrieved + tally.top + tally.failed) != self._messages_seen:
-            self._messages_seen = messages
-            self._message_since = self._time()
-        session_end = self._message_since + max(SESSION_SECONDS, self._options.idle_seconds)
+        messages = tally.retrieved + tally.top + tally.failed
+        # Only a whole command restarts the autologout timer, not octets alone (RFC 1939 §3).
+        if tally.commands != self._commands_seen:
+            now = self._time()
+            self._commands_seen = tally.commands
+            self._idle_since = now
+            if self._drain_deadline < math.inf:
+                self._drain_deadline = now + DRAIN_PAUSE_SECONDS
+            if messages != self._messages_seen:
+                self._messages_seen = messages
+                self._message_since = now
+        session_end = self._message_since + self._session_seconds
         deadline = min(self._idle_since + self._options.idle_seconds, self._drain_deadline, session_end)
         try:
             octets = await self._connection.receive(deadline)
@@ -303,7 +318,8 @@ class Conversation:
     async def _reply_and_close(self) -> None:
         try:
             close = await self._next_request()
-            await self._flush()
+            if self._outgoing:
+                await self._connection.send(self._collected())
         except Stalled:
             self._connection.reset()
             return
@@ -312,6 +328,13 @@ class Conversation:
             await self._connection.close_gently()
 
     # Log
+
+    def _log_dialogue(self, event: Event) -> None:
+        if self._session.tally.commands != self._commands_told:
+            self._commands_told = self._session.tally.commands
+            log.dialogue(logger, "C", self._session.command)
+        if isinstance(event, Reply):
+            log.octets(logger, logging.DEBUG, "S", event.octets)
 
     def _log_failure(self, words: str, error: BaseException, **facts: object) -> None:
         change = advice.for_failure(error)
@@ -353,6 +376,10 @@ class Conversation:
 
     def _facts(self) -> dict[str, object]:
         return {} if self._session.user is None else {"user": printable(self._session.user)}
+
+
+def _nothing_at_hand(unique_id: str, lines: int | None) -> None:
+    """For a maildrop that is no :class:`~legacy_email_proxy.contracts.ReadySession`."""
 
 
 def _must_pass(error: BaseException) -> bool:

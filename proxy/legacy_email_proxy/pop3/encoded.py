@@ -36,7 +36,7 @@ class Encoded(NamedTuple):
 
 
 class EncodedMessages:
-    """Of one server: all is encoded in the same way. Nothing is kept unless two clients are there."""
+    """Of one server: all is encoded in the same way. To be used only while it is :attr:`in_use`."""
 
     def __init__(self, max_octets: int = MAX_OCTETS) -> None:
         self._max_octets = max_octets
@@ -52,9 +52,14 @@ class EncodedMessages:
             yield
         finally:
             self._clients -= 1
-            if self._clients < 2:
+            if not self.in_use:
                 self._kept.clear()
                 self._octets = 0
+
+    @property
+    def in_use(self) -> bool:
+        """Whether two clients are there, so that something may be asked for again."""
+        return self._clients > 1
 
     def get(self, piece: bytes) -> Encoded | None:
         """What became of this very object before."""
@@ -62,7 +67,7 @@ class EncodedMessages:
 
     def keep(self, encoded: Encoded) -> None:
         """For the next client that gets this piece. The oldest are dropped."""
-        if self._clients < 2 or len(encoded.piece) > MAX_PIECE_OCTETS:
+        if len(encoded.piece) > MAX_PIECE_OCTETS:
             return
         self._kept[id(encoded.piece)] = encoded
         self._octets += encoded.memory

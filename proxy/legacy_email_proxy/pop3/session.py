@@ -19,10 +19,10 @@ from ..replies import pop3_error, pop3_line
 from .authorization import Authorization
 from .commands import COMMANDS, Command, Keyword, Mistake, State, capabilities, parse, shown
 from .encoded import EncodedMessages
+from .header_line import HeaderLine
 from .listing import Listing, NoSuchMessage
 from .options import Options
 from .requests import Close, Commit, Event, NeedData, Open, Reply, Request, Retrieve, StartTLS, Tally, Verdict
-from .transfer import HeaderLine, Transfer
 from .wire import END_OF_REPLY, ContentEncoder, LineReader, TooLong, encode_line
 
 __all__ = (
@@ -51,6 +51,7 @@ MAX_XLST_MESSAGES = 1000
 SPOKE_TLS = "spoke TLS to the plain POP3 port"
 SPOKE_HTTP = "spoke HTTP to the POP3 port"
 
+_NEED_DATA = NeedData()
 _HTTP = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|TRACE|CONNECT|PATCH|PRI) ")
 
 
@@ -77,7 +78,11 @@ class Session:
         self._authorization = Authorization(judged=self._options.ask_backend)
         self._listing = Listing(())
         self._last = 0
-        self._transfer: Transfer | None = None
+        self._encoder: ContentEncoder | HeaderLine | None = None
+        """Makes the reply from the message that is being fetched."""
+        self._status = b""
+        """The ``+OK`` that stands before its first octets, until they are there: a failure before them is an ``-ERR``.
+        Empty also where the reply began before the message, as that of XTND XLST does."""
         self._header_lines: Iterator[Retrieve] | None = None
         # Message-number → how many lines of the body the client asked for and did not get.
         self._not_got: dict[int, float] = {}
@@ -101,7 +106,7 @@ class Session:
         if self._close is not None:
             return self._close
         event = self._advance() if self._header_lines is None else self._next_header_line(self._header_lines)
-        if isinstance(event, Request):
+        if isinstance(event, (Retrieve, Open, Commit, StartTLS)):  # Each Request; a union takes longer.
             self._request = event
         return event
 
@@ -158,29 +163,31 @@ class Session:
 
     def message_piece(self, piece: bytes) -> bytes:
         """The octets to send for the next piece of the message; ``+OK`` stands before the first."""
-        transfer = self._transferring()
-        octets = transfer.encode(piece)
+        _, encoder = self._retrieving()
+        octets = encoder.encode(piece)
         self.tally.octets += len(octets)
-        return transfer.take_status() + octets
+        return self._take_status() + octets if self._status else octets
 
     @property
     def enough(self) -> bool:
         """Further pieces of the message are not needed."""
-        return self._transfer is not None and self._transfer.enough
+        return self._encoder is not None and self._encoder.enough and not self._status
 
     def message_end(self) -> bytes:
-        """The last octets of the message."""
-        request, transfer = self._retrieving(), self._transferring()
-        self._answered(Retrieve)
-        self._transfer = None
-        if _lines(request) >= self._not_got.get(request.message_number, 0):
-            self._not_got.pop(request.message_number, None)
+        """The last octets of the message. Until they are sent, the client knows that it hasn't got all of it."""
+        request, encoder = self._retrieving()
+        self._request = self._encoder = None
+        number = request.message_number
+        if self._not_got and _lines(request) >= self._not_got.get(number, 0):
+            self._not_got.pop(number, None)
         if request.lines is None:
             self.tally.retrieved += 1
-            self._last = max(self._last, request.message_number)
+            if number > self._last:
+                self._last = number
         else:
             self.tally.top += 1
-        return transfer.take_status() + transfer.finish()
+        octets = encoder.finish()
+        return self._take_status() + octets if self._status else octets
 
     def message_failed(self, failure: BaseException) -> None:
         """The message could not be read. After ``+OK`` only closing the connection tells the client so.
@@ -188,9 +195,9 @@ class Session:
         Many devices send DELE without looking at the reply to RETR, and this may be the only copy. So QUIT does not
         delete the message until the client has got as much of it as it asked for here.
         """
-        request, begun = self._retrieving(), self._transferring().begun
-        self._answered(Retrieve)
-        self._transfer = None
+        request, _ = self._retrieving()
+        self._request = self._encoder = None
+        begun = not self._take_status()
         self.tally.failed += 1
         number, again = request.message_number, request.message_number in self._not_got
         self._not_got[number] = max(_lines(request), self._not_got.get(number, 0))
@@ -222,28 +229,34 @@ class Session:
         self._replies = iter(())
         if isinstance(self._request, Commit):
             self.commit_failed(error)
-        elif isinstance(self._request, Open) or (self._transfer is not None and not self._transfer.begun):
+        elif isinstance(self._request, Open) or (self._encoder is not None and self._status):
             self._say_line(pop3_error(error))
         self.end(Verdict.FAILED, "local error")
 
     # Commands
 
     def _advance(self) -> Event:
-        if self.tally.commands == 0 and (reason := self._other_protocol()):
-            self.end(Verdict.REFUSED, reason)
-            return _error("this is a plain POP3 server")
-        line = self._reader.next_line(self._authorization.max_line_octets)
+        before_login = self.state is State.AUTHORIZATION
+        if before_login:
+            if self.tally.commands == 0 and (reason := self._other_protocol()):
+                self.end(Verdict.REFUSED, reason)
+                return _error("this is a plain POP3 server")
+            line = self._reader.next_line(self._authorization.max_line_octets)
+        else:
+            line = self._reader.next_line()
         if line is None:
             # A last line without its end is no command: a QUIT that was cut off must not delete.
-            return self.end(Verdict.DROPPED) if self._end_of_stream else NeedData()
+            return self.end(Verdict.DROPPED) if self._end_of_stream else _NEED_DATA
         self.tally.commands += 1
         self._line = b"" if isinstance(line, TooLong) else line
-        if self.state is State.AUTHORIZATION and self.tally.commands > MAX_COMMANDS_BEFORE_LOGIN:
-            self.end(Verdict.ERRORS, "too many commands without a login")
-            return _error("too many commands")
-        exchange = self._authorization.take_exchange()
-        if exchange is not None:
-            self._line = b"***"
+        exchange = None
+        if before_login:
+            if self.tally.commands > MAX_COMMANDS_BEFORE_LOGIN:
+                self.end(Verdict.ERRORS, "too many commands without a login")
+                return _error("too many commands")
+            exchange = self._authorization.take_exchange()
+            if exchange is not None:
+                self._line = b"***"
         try:
             if isinstance(line, TooLong):
                 raise Mistake("line too long")
@@ -318,14 +331,13 @@ class Session:
     def _retrieve(self, command: Command) -> Event:
         entry = self._listing.entry(command.message_number)
         lines = command.lines if command.keyword is Keyword.TOP else None
-        text = f"{entry.octets} octets" if lines is None else "top of message follows"
-        encoder = ContentEncoder(
+        self._encoder = ContentEncoder(
             lines,
             replace_nul=self._options.replace_nul,
             add_blank_line=self._options.add_blank_line,
             shared=self._encoded,
         )
-        self._transfer = Transfer(encoder, encode_line(pop3_line(text, ok=True)))
+        self._status = b"+OK top of message follows\r\n" if lines is not None else b"+OK %d octets\r\n" % entry.octets
         return Retrieve(command.message_number, entry.unique_id, entry.octets, lines)
 
     def _list_headers(self, command: Command) -> Event:
@@ -342,7 +354,7 @@ class Session:
     def _header_line_requests(self, numbers: Iterator[int], header: str) -> Iterator[Retrieve]:
         for number in numbers:
             entry = self._listing.entry(number)
-            self._transfer = Transfer(HeaderLine(number, header))
+            self._encoder = HeaderLine(number, header)
             yield Retrieve(number, entry.unique_id, entry.octets, 0)
 
     def _next_header_line(self, requests: Iterator[Retrieve]) -> Event:
@@ -404,15 +416,14 @@ class Session:
             raise RuntimeError(f"there is no {kind.__name__} to answer")
         self._request = None
 
-    def _retrieving(self) -> Retrieve:
-        if not isinstance(self._request, Retrieve):
+    def _retrieving(self) -> tuple[Retrieve, ContentEncoder | HeaderLine]:
+        if not isinstance(self._request, Retrieve) or self._encoder is None:
             raise RuntimeError("there is no Retrieve to answer")
-        return self._request
+        return self._request, self._encoder
 
-    def _transferring(self) -> Transfer:
-        if not isinstance(self._request, Retrieve) or self._transfer is None:
-            raise RuntimeError("there is no Retrieve to answer")
-        return self._transfer
+    def _take_status(self) -> bytes:
+        status, self._status = self._status, b""
+        return status
 
 
 def _lines(request: Retrieve) -> float:

@@ -51,6 +51,8 @@ class LineReader:
 
     def next_line(self, max_octets: int = MAX_LINE_OCTETS) -> bytes | TooLong | None:
         """The next line, or ``None`` when more octets are needed for it."""
+        if not self._buffer:
+            return None
         if self._skipping and not self._skip():
             return None
         end = self._buffer.find(b"\n", self._scanned, max_octets)
@@ -135,7 +137,7 @@ class ContentEncoder:
         if self.enough:
             return b""
         shared, self._shared = self._shared, None
-        if shared is None:
+        if shared is None or not shared.in_use:
             return self._encode(piece)
         if (known := shared.get(piece)) is None:
             octets = self._encode(piece)

@@ -1,16 +1,14 @@
-"""One message on its way to the client: the ``+OK`` that stands before its first octet, and what its octets become.
-
-That is the message encoded by ``wire``, or for XTND XLST one line of its header. XTND XLST is an extension of the
-Berkeley POP server, older than UIDL.
+"""What XTND XLST shows of a message: one field of its header. It is an extension of the Berkeley POP server, older than
+UIDL.
 """
 
 from __future__ import annotations
 
 import re
 
-from .wire import CRLF, ContentEncoder
+from .wire import CRLF
 
-__all__ = ("MAX_HEADER_OCTETS", "MAX_VALUE_OCTETS", "HeaderLine", "Transfer")
+__all__ = ("MAX_HEADER_OCTETS", "MAX_VALUE_OCTETS", "HeaderLine")
 
 MAX_HEADER_OCTETS = 65536
 """How much of a message's header is searched."""
@@ -54,36 +52,3 @@ class HeaderLine:
             return b""
         value = _NOT_PRINTABLE.sub(b" ", found[2]).strip()[:MAX_VALUE_OCTETS]
         return b"%d %s: %s" % (self._message_number, found[1], value) + CRLF
-
-
-class Transfer:
-    """``status`` is the line that comes first, ``b""`` where the reply has begun already."""
-
-    __slots__ = ("_encoder", "_status")
-
-    def __init__(self, encoder: ContentEncoder | HeaderLine, status: bytes = b"") -> None:
-        self._encoder = encoder
-        self._status = status
-
-    @property
-    def begun(self) -> bool:
-        """The client has read ``+OK``; only closing the connection tells it now that something went wrong."""
-        return not self._status
-
-    @property
-    def enough(self) -> bool:
-        """Further pieces are not needed."""
-        return self.begun and self._encoder.enough
-
-    def take_status(self) -> bytes:
-        """The status line, once: it goes out with the first octets, so that a failure before them is an ``-ERR``."""
-        status, self._status = self._status, b""
-        return status
-
-    def encode(self, piece: bytes) -> bytes:
-        """The octets to send for the next piece of the message."""
-        return self._encoder.encode(piece)
-
-    def finish(self) -> bytes:
-        """The last octets. Until they are sent, the client knows that it hasn't got all of the message."""
-        return self._encoder.finish()
