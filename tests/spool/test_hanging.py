@@ -20,7 +20,7 @@ from legacy_email_proxy_plugins.spool import group_commit, sql_records
 from legacy_email_proxy_plugins.spool import incoming as incoming_module
 from legacy_email_proxy_plugins.spool import postgres_connection as connection_module
 from legacy_email_proxy_plugins.spool import postgres_store as postgres_module
-from legacy_email_proxy_plugins.spool import relay as relay_module
+from legacy_email_proxy_plugins.spool import sqlite_store as sqlite_module
 from legacy_email_proxy_plugins.spool.group_commit import Writer
 from legacy_email_proxy_plugins.spool.relay import SpoolRelay
 from realservers.postgres import Postgres
@@ -45,7 +45,7 @@ def patience(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     monkeypatch.setattr(incoming_module, "ANSWER_SECONDS", seconds)
     monkeypatch.setattr(incoming_module, "BLOCK_SECONDS", seconds)
     monkeypatch.setattr(incoming_module, "_DISCARD_SECONDS", seconds)
-    monkeypatch.setattr(relay_module, "ANSWER_SECONDS", seconds)
+    monkeypatch.setattr(sqlite_module, "ANSWER_SECONDS", seconds)
 
 
 class Hang:

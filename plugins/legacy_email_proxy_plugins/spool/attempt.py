@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 
@@ -86,9 +87,10 @@ async def attempt(relay: Relay, message: SpooledMessage, content: AsyncGenerator
     """Deliver ``message`` to its waiting recipients. Raises only what reading ``content`` raised."""
     made = Attempt()
     scope = anyio.CancelScope()
+    loop = asyncio.get_running_loop()
 
     def progress() -> None:
-        scope.deadline = anyio.current_time() + PROGRESS_SECONDS
+        scope.deadline = loop.time() + PROGRESS_SECONDS
 
     pieces = _Content(content, progress)
     try:

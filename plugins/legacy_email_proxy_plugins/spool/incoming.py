@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Protocol
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from typing import Any, Protocol
 
 import anyio
 
@@ -15,7 +14,7 @@ from ..threads import Threads, given_up
 from .message import SpooledMessage, Submission
 from .store import LOOK_AT
 
-__all__ = ("ANSWER_SECONDS", "INLINE_OCTETS", "Bodies", "Body", "IncomingMessage", "Put", "answering")
+__all__ = ("ANSWER_SECONDS", "INLINE_OCTETS", "Answering", "Bodies", "Body", "IncomingMessage", "Put")
 
 Put = Callable[[Submission, bytes | None, str | None, int], Awaitable[SpooledMessage]]
 """Writes a record. Arguments: envelope, content or ``None``, the body's name or ``None``, size."""
@@ -34,14 +33,21 @@ BLOCK_SECONDS = 15.0
 _DISCARD_SECONDS = 2.0
 
 
-@contextmanager
-def answering(seconds: float) -> Iterator[None]:
-    """Raises :class:`Failure` when the store has not answered within ``seconds``."""
-    try:
-        with anyio.fail_after(seconds):
-            yield
-    except TimeoutError:
-        raise Failure(f"the spool has not answered within {seconds:g} s", look_at=LOOK_AT) from None
+class Answering:
+    """``async with`` this, :class:`Failure` is raised when the store has not answered within ``seconds``."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._timeout = asyncio.timeout(seconds)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(self, *error: Any) -> None:
+        try:
+            await self._timeout.__aexit__(*error)
+        except TimeoutError:
+            raise Failure(f"the spool has not answered within {self._seconds:g} s", look_at=LOOK_AT) from None
 
 
 class Body(Protocol):
@@ -106,13 +112,13 @@ class IncomingMessage:
     async def _written(self) -> None:
         writing, self._writing = self._writing, None
         if writing is not None:
-            with answering(BLOCK_SECONDS):
+            async with Answering(BLOCK_SECONDS):
                 await writing
 
     async def commit(self, submission: Submission) -> SpooledMessage:
         """See :meth:`.store.Incoming.commit`."""
         await self._written()
-        with answering(ANSWER_SECONDS):
+        async with Answering(ANSWER_SECONDS):
             if self._body is None:
                 return await self._put(submission, b"".join(self._pieces), None, self._octets)
             await self._threads.run(self._body.finish, self._pieces)

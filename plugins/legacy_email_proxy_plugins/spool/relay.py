@@ -39,7 +39,6 @@ from legacy_email_proxy.contracts import (
 
 from .admin import backed_up
 from .delivery import Delivery
-from .incoming import ANSWER_SECONDS, answering
 from .message import State, Submission
 from .moving import move
 from .settings import Options, Place
@@ -89,9 +88,7 @@ class SpoolRelay:
         """See :meth:`contracts.Relay.transaction`. Refuses at MAIL when there is no space for a message."""
         if self._delivery is None:
             raise Failure("the spool is not open")
-        with answering(ANSWER_SECONDS):
-            room = await self._spool.store.room()
-        self._check(room)
+        self._check(await self._spool.store.room())
         yield _Transaction(self._spool, self._delivery, client, reverse_path, parameters)
 
     def _check(self, room: Room) -> None:

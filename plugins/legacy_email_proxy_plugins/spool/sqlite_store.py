@@ -21,6 +21,7 @@ from ..threads import Threads
 from . import sql_records
 from .backup import copy_out, restore, snapshot, trouble
 from .group_commit import Connection
+from .incoming import ANSWER_SECONDS, Answering
 from .message import Outcome, SpooledMessage
 from .schema import VERSION, aside_name, connect, is_damage, set_aside, set_aside_remains, storage_failure
 from .sql_store import SUSPECT, RelationalStore
@@ -226,14 +227,19 @@ class SQLiteStore(RelationalStore):
     async def room(self) -> Room:
         """See :meth:`.store.Store.room`. The file system is asked at most once a second."""
         asked, free = self._free
-        now = anyio.current_time()
+        now = asyncio.get_running_loop().time()
         if now - asked >= _FREE_SECONDS:
-            found = await self._threads.run(os.statvfs, self.path.parent)
-            free = found.f_bavail * found.f_frsize
-            if not self._reserved.allocated and free > _AMPLE * RESERVED_OCTETS:
-                await self._threads.run(self._reserved.allocate)
+            async with Answering(ANSWER_SECONDS):
+                free = await self._ask_free()
             self._free = (now, free)
         return Room(self._usage.messages, self._usage.octets, free)
+
+    async def _ask_free(self) -> int:
+        found = await self._threads.run(os.statvfs, self.path.parent)
+        free = found.f_bavail * found.f_frsize
+        if not self._reserved.allocated and free > _AMPLE * RESERVED_OCTETS:
+            await self._threads.run(self._reserved.allocate)
+        return free
 
     async def announce(self, facts: Mapping[str, str | int]) -> None:
         """See :meth:`.store.Store.announce`."""

@@ -210,7 +210,7 @@ class Store(Protocol):
         """Replace an empty spool by a backup. Nobody may have the spool open, nor may this store. Raises as above."""
 
     async def room(self) -> Room:
-        """How full the store is. Cheap enough to be asked at each MAIL."""
+        """How full the store is. Cheap enough to be asked at each MAIL. It fails when a disk does not answer."""
 
     async def aclose(self) -> None:
         """Close the store."""
