@@ -86,8 +86,8 @@ class _Content:
 async def attempt(relay: Relay, message: SpooledMessage, content: AsyncGenerator[bytes, None]) -> Attempt:
     """Deliver ``message`` to its waiting recipients. Raises only what reading ``content`` raised."""
     made = Attempt()
-    scope = anyio.CancelScope()
     loop = asyncio.get_running_loop()
+    scope = anyio.CancelScope(deadline=loop.time() + PROGRESS_SECONDS)
 
     def progress() -> None:
         scope.deadline = loop.time() + PROGRESS_SECONDS
@@ -117,7 +117,6 @@ async def attempt(relay: Relay, message: SpooledMessage, content: AsyncGenerator
 async def _transact(
     relay: Relay, message: SpooledMessage, content: _Content, made: Attempt, progress: Callable[[], None]
 ) -> None:
-    progress()
     # With the size, a backend can refuse a message that is too large before it is sent (RFC 1870).
     parameters = {**message.parameters, "SIZE": str(message.octets)}
     client = replace(message.client, spooled=True)
