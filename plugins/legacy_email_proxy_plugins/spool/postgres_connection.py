@@ -106,7 +106,7 @@ messages AS (
         (number, account, state, notice, client, reverse_path, parameters, octets, body, received, since, due,
         body_is_whole, owner, leased_until)
     SELECT (value->>0)::bigint, value->>1, value->>2, (value->>3)::int, value->>4, value->>5, value->>6,
-        (value->>7)::bigint, value->>8, (value->>9)::float8, (value->>10)::float8, (value->>11)::float8,
+        (value->>7)::bigint, value->>8, (value->>9)::float8, (value->>9)::float8, (value->>9)::float8,
         value->>8 IS NULL OR (value->>7)::bigint =
             (SELECT coalesce(sum(octet_length(piece.octets)), 0) FROM piece WHERE piece.body = value->>8),
         CASE WHEN value->>3 = '0' THEN current_setting('spool.owner') END,

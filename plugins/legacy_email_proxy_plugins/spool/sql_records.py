@@ -6,9 +6,10 @@ import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from legacy_email_proxy.contracts import Client
+from legacy_email_proxy.contracts import Client, Parameters
 
 from .group_commit import Connection
 from .message import Fate, Recipient, SpooledMessage, State, Submission, Verdict
@@ -49,6 +50,9 @@ def _places(count: int) -> str:
     return ", ".join(f"json_extract(value, '$[{place}]')" for place in range(count))
 
 
+_RECEIVED = "json_extract(value, '$[9]')"
+"""A new message is also due then, and its delivery begins."""
+
 # One statement that stores and removes many messages. Each parameter is a JSON array of rows. Only the contents are
 # different: they are joined to one blob, and each row has the position and length of its content in it.
 BATCH = f"""
@@ -56,7 +60,7 @@ CREATE TEMP VIEW batch AS SELECT '' AS messages, '' AS recipients, '' AS content
 CREATE TEMP TRIGGER apply INSTEAD OF INSERT ON batch BEGIN
     INSERT INTO message
         (number, account, state, notice, client, reverse_path, parameters, octets, body, received, since, due)
-        SELECT {_places(12)} FROM json_each(NEW.messages);
+        SELECT {_places(10)}, {_RECEIVED}, {_RECEIVED} FROM json_each(NEW.messages);
     INSERT INTO recipient (message, number, forward_path, parameters)
         SELECT {_places(4)} FROM json_each(NEW.recipients);
     INSERT INTO content (message, octets)
@@ -123,14 +127,12 @@ def apply(connection: Connection, added: Sequence[Row], removed: Sequence[int]) 
     start = 0
     for row in added:
         given = row.submission
-        client = json.dumps(_client_fields(given.client))
-        parameters = json.dumps(dict(given.parameters))
         messages.append([
-            row.number, given.account, State.QUEUED.value, int(row.notice), client, _utf8(given.reverse_path),
-            parameters, row.octets, row.body, *[given.received] * 3,
+            row.number, given.account, State.QUEUED.value, int(row.notice), _client_text(given.client),
+            _utf8(given.reverse_path), _parameters_text(given.parameters), row.octets, row.body, given.received,
         ])  # fmt: skip
         recipients += [
-            [row.number, place, _utf8(path), json.dumps(dict(its)) if its else "{}"]
+            [row.number, place, _utf8(path), _parameters_text(its)]
             for place, (path, its) in enumerate(given.recipients)
         ]
         if row.content is not None:
@@ -347,8 +349,10 @@ def _text(value: Any) -> str:
     return _utf8(value)
 
 
-def _client_fields(client: Client) -> list[Any]:
-    return [client.address, client.session, client.helo, client.login, client.port]
+@lru_cache(maxsize=256)
+def _client_text(client: Client) -> str:
+    """Devices send many messages in a session."""
+    return json.dumps([client.address, client.session, client.helo, client.login, client.port])
 
 
 def _client(value: Any) -> Client:
@@ -357,6 +361,10 @@ def _client(value: Any) -> Client:
     *texts, port = value
     address, session, helo, login = map(_text, texts)
     return Client(address, session, helo, login, int(port))
+
+
+def _parameters_text(parameters: Parameters) -> str:
+    return json.dumps(dict(parameters)) if parameters else "{}"
 
 
 def _parameters(text: Any) -> dict[str, str | None]:
