@@ -41,8 +41,8 @@ _WORDS, _LONG_WORDS = (
 )
 _LONG_RUNS = re.compile(rf"(?P<kept>{_KEPT})|[^\s\"]{{{_PIECE},}}", re.IGNORECASE)
 
-_RUN, _WORD = (re.compile(f"{characters}{{{_PIECE},}}") for characters in (r"[^\s\"]", "[a-z0-9+/]"))
-"""The same, in a comparable text and whatever stands in front of them."""
+_WORD = re.compile(f"[a-z0-9+/]{{{_PIECE},}}")
+"""The longer words of a comparable text, whatever stands in front of them."""
 
 _ENTITIES = {"&": "amp", "<": "lt", ">": "gt", '"': "quot", "'": "apos"}
 
@@ -93,6 +93,8 @@ class _Known:
     """Any form of any secret."""
     pattern: re.Pattern[str]
     """The same, or a code that is kept."""
+    plain: tuple[str, ...]
+    """Of each secret, the longest piece that stands in all of its forms, apart from base64."""
     beginnings: tuple[str, ...]
     """The beginning of each secret in base64, for each position that it can have inside a longer text."""
     sent: str
@@ -100,16 +102,22 @@ class _Known:
 
     def may_be_in(self, said: str) -> bool:
         """Whether the text has to be searched. Almost none has, and to see this costs much less than the search."""
-        if not said.isascii() or self.itself.search(said):
+        if not said.isascii():
             return True
         text = _comparable(said)
-        for beginning in self.beginnings:  # A loop, as any() would take three times as long.
+        # Loops, because generators for any() cost more than what is looked for in them.
+        for plain in self.plain:
+            if plain in text and self.itself.search(said):
+                return True
+        for beginning in self.beginnings:
             if beginning in text:
                 return True
         # What the search takes for a piece of a secret may begin behind a code that is kept. It ends where these do.
-        for part in _RUN.findall(text) + _WORD.findall(text):  # noqa: SIM110
-            if part[-_PIECE:] in self.sent:
-                return True
+        for run in text.replace('"', " ").split():
+            if len(run) >= _PIECE:
+                for part in (run, *_WORD.findall(run)):
+                    if part[-_PIECE:] in self.sent:
+                        return True
         return False
 
     def begins_in(self, text: str) -> bool:
@@ -149,7 +157,12 @@ def _known(given: tuple[str, ...]) -> _Known | None:
     cores = [core.lower() for secret in secrets for core in _cores(secret)]
     beginnings = tuple(core[:_PIECE] for core in cores if len(core) >= _CORE)
     sent = _comparable("\n".join((*secrets, *cores)))
-    return _Known(re.compile("|".join([*long, *short])), re.compile(pattern), beginnings, sent)
+    plain = tuple(_comparable(_longest_plain(secret)) for secret in secrets)
+    return _Known(re.compile("|".join([*long, *short])), re.compile(pattern), plain, beginnings, sent)
+
+
+def _longest_plain(secret: str) -> str:
+    return max((run["plain"] or "" for run in _RUNS.finditer(secret)), key=len)
 
 
 def _cores(secret: str) -> list[str]:
