@@ -66,7 +66,7 @@ def write_history(path: Path, rows: int) -> None:
         writing = Writing(connection)
         for batch in history.messages(count):
             age = DAYS * 86400 / (count * history.SECONDS_APART)
-            writing.write(Event(now - (history.NOW - each.time) * age, each.words, each.facts) for each in batch)
+            writing.write([Event(now - (history.NOW - each.time) * age, each.words, each.facts) for each in batch])
 
 
 def accounts_file(path: Path, count: int) -> None:

@@ -46,7 +46,7 @@ def written(path: Path, *batches: Iterable[Event]) -> None:
     with closing(open_to_write(path)) as connection:
         writing = Writing(connection)
         for batch in batches:
-            writing.write(batch)
+            writing.write(list(batch))
 
 
 def entries(path: Path, which: Filter | None = None) -> list[dict[str, Any]]:

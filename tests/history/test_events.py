@@ -153,6 +153,20 @@ def test_numbers_of_another_spool_are_not_mixed_up(path: Path) -> None:
     assert (one["state"], other["state"]) == ("delivered", "spooled")
 
 
+def test_many_messages_that_came_in_an_earlier_batch(path: Path) -> None:
+    numbers = range(38)  # more than are looked up at once
+    older = spooled(queue_id="7", session="s2", time=NOON - 50)
+    written(
+        path,
+        [older, *(spooled(queue_id=str(number), time=NOON + number) for number in numbers)],
+        [event("message delivered", NOON + 99, recipients=[ANN], message=each, backend="250 ok") for each in numbers],
+    )
+    assert [(each["state"], each["queue_id"]) for each in entries(path)] == [
+        ("spooled", "7"),
+        *(("delivered", str(number)) for number in numbers),
+    ]
+
+
 @pytest.mark.parametrize(
     ("action", "state", "trouble"), [("hold", "held", 0), ("drop", "dropped", 1), ("release", "spooled", 0)]
 )

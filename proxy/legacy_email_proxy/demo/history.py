@@ -46,7 +46,7 @@ def write(state_dir: Path) -> None:
         events = sorted(_events(time.time()), key=lambda event: event.time)
         # As they would have come: of those that come together, refusals that are alike are one row.
         for _, batch in groupby(events, lambda event: event.time // _HOUR):
-            writing.write(batch)
+            writing.write(list(batch))
 
 
 def send(smtp: tuple[str, int]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import chain
 from operator import attrgetter
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 __all__ = ("Entries", "Entry")
 
@@ -80,6 +80,8 @@ _WRITE_ENTRIES = (
 )
 _WRITE_RECIPIENTS = "INSERT OR REPLACE INTO recipients (entry, address, began, state, said, time) VALUES", ""
 
+_Row = TypeVar("_Row")
+
 _ROWS = (32, 4, 1)
 """How many rows one statement may write: few numbers, as SQLite keeps the statements that it has seen."""
 
@@ -93,17 +95,25 @@ class Entries:
         self._known: dict[int, Entry] = {}
         self._new: dict[str, list[Entry]] = {}
         """By their numbers in the spool."""
+        self._old: dict[str, list[tuple[int, str]]] = {}
+        """The same of those in the file: ``id`` and ``session``, the newest last."""
 
-    def begin(self) -> None:
-        """Begin a batch."""
+    def begin(self, queue_ids: Iterable[str]) -> None:
+        """Begin a batch, in which :meth:`find` is asked for these numbers only."""
         self._last, self._changed = self._connection.execute(
             "SELECT coalesce(max(id), 0), coalesce(max(changed), 0) FROM entries"
         ).fetchone()
+        for some in _parts(list(queue_ids)):
+            condition = f"queue_id IN ({', '.join('?' * len(some))})"
+            sql = f"SELECT id, queue_id, session FROM entries WHERE {condition} ORDER BY id"  # noqa: S608
+            for number, queue_id, session in self._connection.execute(sql, some):
+                self._old.setdefault(queue_id, []).append((number, session))
 
     def clear(self) -> None:
         """Forget the batch."""
         self._known.clear()
         self._new.clear()
+        self._old.clear()
 
     def numbers(self) -> tuple[int, int]:
         """``id`` and ``changed`` of an entry that is to be added."""
@@ -127,13 +137,12 @@ class Entries:
         for entry in reversed(self._new.get(queue_id, ())):
             if session in ("", entry.session):
                 return entry
-        condition, values = "queue_id = ?", [queue_id]
-        if session:
-            condition, values = "queue_id = ? AND session = ?", [queue_id, session]
-        (number,) = self._connection.execute(f"SELECT max(id) FROM entries WHERE {condition}", values).fetchone()  # noqa: S608
-        if number is not None and number not in self._known:
-            self._known[number] = self._read(number)
-        return self._known.get(number)
+        for number, its_session in reversed(self._old.get(queue_id, ())):
+            if session in ("", its_session):
+                if number not in self._known:
+                    self._known[number] = self._read(number)
+                return self._known[number]
+        return None
 
     def _read(self, number: int) -> Entry:
         row = self._connection.execute(f"SELECT {_NAMES} FROM entries WHERE id = ?", (number,)).fetchone()  # noqa: S608
@@ -167,7 +176,7 @@ class Entries:
             self._connection.execute(sql, list(chain.from_iterable(some)))
 
 
-def _parts(rows: Sequence[Sequence[object]]) -> Iterator[Sequence[Sequence[object]]]:
+def _parts(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
     """All of the rows, as many at once as a statement may write."""
     done = 0
     for many in _ROWS:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from typing import Any
 
 from .entries import Entries, Entry
 from .facts import Event, address, addresses, said, text, text_or_none, whole, whole_or_none
@@ -61,12 +60,12 @@ class Writing:
         self._refusals: dict[tuple[object, ...], Entry] = {}
         self._entries = Entries(connection)
 
-    def write(self, events: Iterable[Event]) -> None:
+    def write(self, events: Collection[Event]) -> None:
         """Write a batch, all of it or nothing. Raises ``sqlite3.Error``."""
         self._sums = Sums()
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            self._entries.begin()
+            self._entries.begin({_queue_id(event) for event in events if event.words in _OF_THE_SPOOL})
             for event in events:
                 _HANDLERS[event.words](self, event)
             self._entries.write()
@@ -98,7 +97,7 @@ class Writing:
             device.refusals += 1
             self._sums.trouble(event, "its message was refused")
         # The spool may have delivered it before the session came to say that it is there.
-        entry = self._find(facts, text(facts.get("queue_id"))) if state == State.SPOOLED else None
+        entry = self._find(event) if state == State.SPOOLED else None
         if entry is not None:
             entry.client, entry.time, entry.octets = text(facts.get("client")), event.time, whole(facts.get("octets"))
             self._entries.change(entry)
@@ -128,7 +127,7 @@ class Writing:
     def _outcome(self, event: Event, state: str) -> None:
         """What became of some recipients of a message in the spool, or of all that it still had."""
         facts = event.facts
-        entry = self._find(facts, text(facts.get("message")))
+        entry = self._find(event)
         if entry is None:
             # It was spooled before the history began.
             entry = self._add(event, "message", state, queue_id=facts.get("message"))
@@ -164,7 +163,7 @@ class Writing:
 
     def _set_aside(self, event: Event) -> None:
         self._sums.count(event, State.FAILED)
-        entry = self._find(event.facts, text(event.facts.get("message")))
+        entry = self._find(event)
         if entry is None:
             entry = self._add(event, "message", State.SET_ASIDE, queue_id=event.facts.get("message"))
         self._mark(entry, State.SET_ASIDE, said(event.facts))
@@ -172,7 +171,7 @@ class Writing:
 
     def _done_by_operator(self, event: Event) -> None:
         facts = event.facts
-        entry = self._find(facts, text(facts.get("message")))
+        entry = self._find(event)
         action = str(facts.get("action"))
         if entry is None or action == "export":
             return
@@ -185,9 +184,9 @@ class Writing:
         entry.state, entry.trouble, entry.cause = state, state not in _GOOD, cause
         self._entries.change(entry)
 
-    def _find(self, facts: Mapping[str, Any], queue_id: str) -> Entry | None:
-        """The message with this number in the spool."""
-        return self._entries.find(queue_id, text(facts.get("session")))
+    def _find(self, event: Event) -> Entry | None:
+        """The message in the spool that the event is about."""
+        return self._entries.find(_queue_id(event), text(event.facts.get("session")))
 
     def _recipients(self, entry: Entry, event: Event, state: str) -> None:
         last_word = said(event.facts)
@@ -283,6 +282,11 @@ class Writing:
         return entry
 
 
+def _queue_id(event: Event) -> str:
+    """The message's number in the spool, for the words in :data:`_OF_THE_SPOOL`."""
+    return text(event.facts.get("queue_id" if event.words == "message spooled" else "message"))
+
+
 _IN_WORDS = {
     "sender refused": "its sender was refused",
     "recipient refused": "a recipient was refused",
@@ -321,6 +325,14 @@ _HANDLERS: Mapping[str, Callable[[Writing, Event], None]] = {
     "pop3 session ended": Writing._pop3_ended,
     "figures": Writing._figures,
 }
+
+_OF_THE_SPOOL = frozenset(
+    words
+    for words, handler in _HANDLERS.items()
+    if handler
+    in (Writing._delivered, Writing._not_delivered, Writing._recipients_refused, Writing._failed, Writing._set_aside)
+) | {"message spooled", "done by the operator"}
+"""Those that are about a message in a spool, which may have an entry already."""
 
 WORDS = frozenset(_HANDLERS)
 """The events that the history is about."""

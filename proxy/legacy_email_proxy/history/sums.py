@@ -62,7 +62,9 @@ class Sums:
         client = text(event.facts.get("client"))
         if not client:
             return None
-        device = self._devices.setdefault(client, _Device(event.time, event.time))
+        device = self._devices.get(client)
+        if device is None:
+            device = self._devices[client] = _Device(event.time, event.time)
         device.last = max(device.last, event.time)
         return device
 
