@@ -21,7 +21,7 @@ from bench.command import interpreter
 from bench.growth_work import SIZES, WORK, Cost
 
 _MORE_THAN_LINEAR = 1.5
-_SECONDS = 900
+_SECONDS = 3600
 
 
 def measured(subject: str, size: int) -> list[Cost]:
