@@ -47,12 +47,15 @@ async def test_headers_are_at_hand(certificates: Certificates) -> None:
 @pytest.mark.parametrize("lines", [None, 0])
 async def test_a_substitute_is_never_at_hand(certificates: Certificates, lines: int | None) -> None:
     box = Mailbox({uid: Message(octets) for uid, octets in enumerate([*MAIL[:2], COURIER, MAIL[3]], start=1)})
-    async with pair(certificates.good, mailbox=box) as (maildrop, _), maildrop.open(CLIENT, None) as session:
+    async with pair(certificates.good, mailbox=box) as (maildrop, server), maildrop.open(CLIENT, None) as session:
         for position in (0, 1):
             await (read(session, position) if lines is None else read_top(session, position, lines))
+        asked = len(server.commands)
         assert at_hand(session, 2, lines) is None
         with pytest.raises(MessageUnavailable):
             await (read(session, 2) if lines is None else read_top(session, 2, lines))
+        # What was prefetched is judged, and not fetched once more. A header alone can not be judged.
+        assert len(server.commands) - asked == (0 if lines is None else 1)
         assert await read(session, 3) == MAIL[3]
 
 

@@ -96,7 +96,9 @@ async def test_commands_that_lead_nowhere_do_not_keep_the_place(start_leg: Start
         began = asyncio.get_running_loop().time()
         while not leg.relay.left:
             writer.write(command + b"\r\n")
-            assert (await reader.readline())[:1] == b"2"
+            reply = await reader.readline()
+            # The place may be freed while this command is on its way.
+            assert reply[:1] == b"2" or (leg.relay.left and reply.startswith(b"451 4.4.2"))
             await asyncio.sleep(0.05)
         assert asyncio.get_running_loop().time() - began > reading.MAX_PAUSES * 0.5 - 0.2
         writer.write(b"RSET\r\n" + AGAIN)

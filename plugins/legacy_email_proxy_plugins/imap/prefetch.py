@@ -96,9 +96,9 @@ class ReadAhead:
         self._header_octets = _HEADER_OCTETS
         self._running: asyncio.Task[None] | None = None
 
-    def at_hand(self, unique_id: str) -> bytes | None:
-        """The octets of ``item`` if the session goes on in a row to this message and they are kept. Otherwise nothing
-        is noted, and :meth:`get` is to be called.
+    def at_hand(self, unique_id: str, is_odd: Callable[[bytes], bool]) -> bytes | None:
+        """The octets of ``item`` if the session goes on in a row to this message, and they are kept and not odd.
+        Otherwise nothing is noted, and :meth:`get` is to be called.
         """
         if not self._in_a_row or self._last is None:
             return None
@@ -108,9 +108,10 @@ class ReadAhead:
         if not 0 <= position < len(uids) or index.unique_id(uid := uids[position]) != unique_id:
             return None
         octets = self._messages.get(self._shelf, (index.uidvalidity, uid, self.item))
-        if octets is not None:
-            self._last = position
-            self._look_ahead(position)
+        if octets is None or is_odd(octets):
+            return None
+        self._last = position
+        self._look_ahead(position)
         return octets
 
     async def get(self, uid: int) -> bytes | None:

@@ -59,11 +59,13 @@ class IMAPSession:
         """The messages as they were when the maildrop was opened."""
         return self._index
 
-    def at_hand(self, unique_id: str, lines: int | None) -> bytes | None:
-        """The whole message, or its header for no ``lines``, if the session goes on to it and it was prefetched."""
+    def at_hand(self, unique_id: str, lines: int | None, is_odd: Callable[[bytes], bool]) -> bytes | None:
+        """The whole message, or its header for no ``lines``, if the session goes on to it, and it was prefetched and
+        is not odd.
+        """
         if lines is None:
-            return self._messages.at_hand(unique_id)
-        return self._headers.at_hand(unique_id) if lines == 0 else None
+            return self._messages.at_hand(unique_id, is_odd)
+        return self._headers.at_hand(unique_id, is_odd) if lines == 0 else None
 
     async def read_ahead(self, unique_id: str) -> bytes | None:
         """The whole message if it was prefetched or can be fetched with others; else ``None``."""

@@ -57,13 +57,11 @@ class WatchedSession:
         """See :class:`~legacy_email_proxy.contracts.ReadySession`. A message is never at hand where it must be noted
         that it came, or where it may be a substitute.
         """
-        if lines is None and self._options.hide_after is not None:
+        if lines is not None:
+            return self._session.at_hand(unique_id, lines, could_be_substitute)
+        if self._options.hide_after is not None:
             return None
-        octets = self._session.at_hand(unique_id, lines)
-        if octets is None:
-            return None
-        odd = self._is_substitute(unique_id, octets) if lines is None else could_be_substitute(octets)
-        return None if odd else octets
+        return self._session.at_hand(unique_id, None, lambda octets: self._is_substitute(unique_id, octets))
 
     async def retrieve(self, unique_id: str) -> AsyncGenerator[bytes, None]:
         """The whole message. Raises :class:`MessageUnavailable` also for what the server sent in its place."""

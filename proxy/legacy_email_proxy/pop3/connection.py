@@ -133,7 +133,7 @@ class Connection:
             return
         if self._loop.time() >= self._until:
             self._waiter.set_exception(TimeoutError())
-        else:
+        elif self._until < math.inf:
             self._set_alarm()
 
     def _on_readable(self) -> None:

@@ -28,7 +28,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from ..log import new_session
 from .buffer import Incoming
 
-__all__ = ("Envelope", "LabelledSession", "SMTPProtocol")
+__all__ = ("LabelledSession", "SMTPProtocol")
 
 
 class LabelledSession(Session):

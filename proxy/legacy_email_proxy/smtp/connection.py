@@ -21,7 +21,7 @@ from ..access import Admission, Network
 from ..contracts import bound
 from ..replies import SMTP, Reply, printable, smtp_reply
 from ..tls import HandshakeFailed, HungUp
-from .aiosmtpd_adapter import Envelope, LabelledSession, SMTPProtocol
+from .aiosmtpd_adapter import LabelledSession, SMTPProtocol
 from .arguments import shown
 from .authentication import LOGIN_DELAY_SECONDS, Verifier
 from .buffer import Incoming, LineTooLong
@@ -112,11 +112,6 @@ class Connection:
     def session(self) -> LabelledSession:
         """Who is at the other end, for the handler and the log."""
         return self.protocol.session
-
-    @property
-    def envelope(self) -> Envelope:
-        """The message that the commands have named so far."""
-        return self.protocol.envelope
 
     @property
     def peer(self) -> str:
