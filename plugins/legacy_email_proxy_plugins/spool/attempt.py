@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 
@@ -86,11 +85,10 @@ class _Content:
 async def attempt(relay: Relay, message: SpooledMessage, content: AsyncGenerator[bytes, None]) -> Attempt:
     """Deliver ``message`` to its waiting recipients. Raises only what reading ``content`` raised."""
     made = Attempt()
-    loop = asyncio.get_running_loop()
-    scope = anyio.CancelScope(deadline=loop.time() + PROGRESS_SECONDS)
+    scope = anyio.CancelScope(deadline=anyio.current_time() + PROGRESS_SECONDS)
 
     def progress() -> None:
-        scope.deadline = loop.time() + PROGRESS_SECONDS
+        scope.deadline = anyio.current_time() + PROGRESS_SECONDS
 
     pieces = _Content(content, progress)
     try:
