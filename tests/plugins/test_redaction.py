@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import re
 import time
 from urllib.parse import quote, quote_plus
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from legacy_email_proxy_plugins.redaction import MARK, without_secrets
+from legacy_email_proxy_plugins.redaction import _KEPT, MARK, without_secrets
 
 PASSWORD = 'Ge"he im\\&5'
 TOKEN = "ya29.vF9dft4qmTc2Nvb3RlckBhdHRhdmlzdGEuY29tCg-_x"
@@ -102,11 +103,18 @@ WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=4, max_
 )
 
 
+def is_code(text: str) -> bool:
+    """Whether it is a code that is kept, whoever has it as a password."""
+    found = re.match(_KEPT, f"{text} ", re.IGNORECASE)
+    return found is not None and found[0] == text
+
+
 @given(WORDS, st.text(max_size=20), st.text(max_size=20))
+@example("2.0.0", "", "")
 def test_it_is_never_shown_as_it_is(secret: str, before: str, behind: str) -> None:
     secret = secret.strip()
     shown = without_secrets(f"{before} {secret} {behind}", [secret])
-    assert secret not in shown or secret in f"[ALERT {MARK} 5.7.8" or MARK[0] in secret
+    assert secret not in shown or is_code(secret) or secret in f"[ALERT {MARK} 5.7.8" or MARK[0] in secret
 
 
 @given(st.binary(max_size=3), WORDS, st.binary(max_size=3))
