@@ -44,7 +44,7 @@ from .failures import (
 from .figures import TIMINGS, Figure, Observed, timed, took
 from .filter import Envelope, Filter
 from .header import Header, normalised
-from .maildrop import Columns, Entry, Login, Maildrop, MaildropSession, NamedSession, ReadySession
+from .maildrop import Columns, Entry, Login, Maildrop, MaildropSession, NamedSession, ReadySession, at_hand_of
 from .relay import (
     NULL_REVERSE_PATH,
     QUEUE_ACTIONS,
@@ -100,6 +100,7 @@ __all__ = (  # noqa: RUF022 (by kind of plugin)
     "MessageUnavailable",
     "NamedSession",
     "ReadySession",
+    "at_hand_of",
     # A filter: what may change an envelope or a header.
     "Envelope",
     "Filter",

@@ -10,7 +10,7 @@ called in the UPDATE state and never before, so a connection that breaks off del
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -19,7 +19,7 @@ from .credentials import Secret
 from .failures import Finding
 from .relay import Client
 
-__all__ = ("Columns", "Entry", "Login", "Maildrop", "MaildropSession", "NamedSession", "ReadySession")
+__all__ = ("Columns", "Entry", "Login", "Maildrop", "MaildropSession", "NamedSession", "ReadySession", "at_hand_of")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,16 @@ class ReadySession(MaildropSession, Protocol):
 
         ``None``: it is not, or something is odd about it. Then :meth:`retrieve` or :meth:`top` is called.
         """
+
+
+def at_hand_of(session: MaildropSession) -> Callable[[str, int | None], bytes | None]:
+    """Its :meth:`ReadySession.at_hand`; where there is no such method, nothing is ever at hand."""
+    at_hand: Callable[[str, int | None], bytes | None] = getattr(session, "at_hand", _nothing_at_hand)
+    return at_hand
+
+
+def _nothing_at_hand(unique_id: str, lines: int | None) -> None:
+    pass
 
 
 class Maildrop(Protocol):

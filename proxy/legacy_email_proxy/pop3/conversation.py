@@ -18,7 +18,7 @@ import anyio
 import anyio.lowlevel
 
 from .. import advice, log
-from ..contracts import BOUND, Client, Failure, Login, LoginRefused, Maildrop, MaildropSession, bound
+from ..contracts import BOUND, Client, Failure, Login, LoginRefused, Maildrop, MaildropSession, at_hand_of, bound
 from ..replies import printable
 from ..tls import HandshakeFailed, HungUp
 from .commands import State
@@ -166,7 +166,7 @@ class Conversation:
         await self._reply_and_close()
 
     async def _transaction(self, maildrop: MaildropSession) -> None:
-        at_hand: AtHand = getattr(maildrop, "at_hand", _nothing_at_hand)
+        at_hand = at_hand_of(maildrop)
         while True:
             request = await self._next_request()
             match request:
@@ -376,10 +376,6 @@ class Conversation:
 
     def _facts(self) -> dict[str, object]:
         return {} if self._session.user is None else {"user": printable(self._session.user)}
-
-
-def _nothing_at_hand(unique_id: str, lines: int | None) -> None:
-    """For a maildrop that is no :class:`~legacy_email_proxy.contracts.ReadySession`."""
 
 
 def _must_pass(error: BaseException) -> bool:

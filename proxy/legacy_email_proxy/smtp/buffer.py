@@ -58,14 +58,12 @@ class Incoming:
             self._paused = True
             if self._transport is not None:
                 self._transport.pause_reading()
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._wake()
 
     def end(self) -> None:
         """Nothing more will arrive."""
         self._ended = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._wake()
 
     def leave(self) -> None:
         """Forget what has arrived; from now until :meth:`settle` what arrives comes from another transport."""
@@ -83,6 +81,10 @@ class Incoming:
         """End a wait for more octets now, with :class:`TimeoutError`."""
         if self._waiter is not None and not self._waiter.done() and not self._ignoring:
             self._waiter.set_exception(TimeoutError())
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     # ------------------------------------------------------------------------------------------------- for the session
 

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import anyio
 import pytest
 
-from ..contracts import Finding, Login, Maildrop, MaildropBusy, MaildropSession, MessageGone
+from ..contracts import Finding, Login, Maildrop, MaildropBusy, MaildropSession, MessageGone, at_hand_of
 from .bench import CLIENT, CONTENTS, LARGE, Suite, bounded
 
 __all__ = ("MaildropSuite",)
@@ -27,18 +27,14 @@ async def _whole(pieces: AsyncIterator[bytes]) -> bytes:
     return b"".join([piece async for piece in pieces])
 
 
-def _nothing_at_hand(unique_id: str, lines: int | None) -> None:
-    """Where the session is no ``ReadySession``."""
-
-
 async def _message(session: MaildropSession, unique_id: str) -> bytes:
     """The whole message, asked for as POP3 does it."""
-    octets: bytes | None = getattr(session, "at_hand", _nothing_at_hand)(unique_id, None)
+    octets = at_hand_of(session)(unique_id, None)
     return await _whole(session.retrieve(unique_id)) if octets is None else octets
 
 
 async def _top(session: MaildropSession, unique_id: str, lines: int) -> bytes:
-    octets: bytes | None = getattr(session, "at_hand", _nothing_at_hand)(unique_id, lines)
+    octets = at_hand_of(session)(unique_id, lines)
     return await _whole(session.top(unique_id, lines)) if octets is None else octets
 
 
