@@ -108,7 +108,9 @@ class Desktop:
     @property
     def unique_ids(self) -> list[str]:
         """The unique-ids that it remembers to have taken."""
-        files = (self.home / ".claws-mail" / "uidl").glob("*")
+        folder = self.home / ".claws-mail" / "uidl"
+        # It writes a new file and gives it the old one's name: between a look for names and the read, the new one is gone.
+        files = [file for file in folder.glob("*") if file.suffix != ".tmp"]
         return [line.split("\t")[0] for file in files for line in file.read_text().splitlines()]
 
     def receive(self, done: Callable[[], bool], *, remove: bool = False) -> None:
