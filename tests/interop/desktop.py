@@ -109,7 +109,7 @@ class Desktop:
     def unique_ids(self) -> list[str]:
         """The unique-ids that it remembers to have taken."""
         folder = self.home / ".claws-mail" / "uidl"
-        # It writes a new file and gives it the old one's name: between a look for names and the read, the new one is gone.
+        # A list is written to a file with another name first. That one may be gone when it should be read.
         files = [file for file in folder.glob("*") if file.suffix != ".tmp"]
         return [line.split("\t")[0] for file in files for line in file.read_text().splitlines()]
 

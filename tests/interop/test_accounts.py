@@ -22,6 +22,7 @@ from realservers.dovecot import Dovecot
 from realservers.postfix import Postfix
 
 HOME, AWAY = "127.0.0.1", "127.0.0.9"
+LOGIN = r"sasl_username=(\S+)"
 
 
 class POP3(poplib.POP3):
@@ -59,9 +60,8 @@ class Site:
         before = len(self.postfix.log)
         with smtplib.SMTP(*self.proxy.smtp, timeout=50, source_address=(source, 0)) as smtp:
             smtp.sendmail(sender, [recipient], b"Subject: x\r\n\r\nx\r\n")
-        found = re.findall(r"sasl_username=(\S+)", self.postfix.log[before:])
-        assert len(found) == 1, self.postfix.log[before:]
-        return str(found[0])
+        (login,) = self.postfix.logged(LOGIN, before)
+        return login
 
 
 def login(account: Account) -> tuple[tuple[str, str], ...]:
@@ -147,7 +147,7 @@ def test_a_login_by_smtp_chooses_the_account(short: Site) -> None:
         with smtplib.SMTP(*short.proxy.smtp, timeout=50) as smtp:
             smtp.login(user, password)
             smtp.sendmail("x@example.test", [short.accounts[0].address], b"Subject: x\r\n\r\nx\r\n")
-        return re.findall(r"sasl_username=(\S+)", short.postfix.log[before:])
+        return short.postfix.logged(LOGIN, before)
 
     assert sends("s0", "1") == [short.accounts[0].name]
     assert sends("s1", "2") == [short.accounts[1].name]

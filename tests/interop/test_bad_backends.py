@@ -163,7 +163,7 @@ def test_a_certificate_that_does_not_verify(
             assert "-ERR [SYS/TEMP]" in read(proxy.pop3)
             assert send(proxy.smtp).startswith("451 4.7.5")
         # Nothing was said to a server that could not prove who it is.
-        assert "(no auth attempts" in bad_imap.log
+        assert bad_imap.logged(r"\(no auth attempts")
         assert not re.search(r"(?<!no )auth attempts|auth failed|Login:", bad_imap.log)
         assert "sasl_username" not in bad_smtp.log
 

@@ -12,7 +12,6 @@ from realservers.accounts import Account
 from realservers.certificates import Certificates
 from realservers.dovecot import Dovecot
 from realservers.postfix import Postfix
-from realservers.processes import wait_until
 
 
 @contextmanager
@@ -36,14 +35,7 @@ def fate(postfix: Postfix, recipient: str, sender: str, *options: str) -> str:
         smtp.ehlo()
         smtp.command_encoding = "utf-8"
         smtp.sendmail(sender, [recipient], "Subject: \u00e4\r\n\r\nx\r\n".encode(), options)
-    found: list[str] = []
-
-    def told() -> bool:
-        found.extend(re.findall(rf"to=<{recipient}>, .*?(status=.*)", postfix.log))
-        return bool(found)
-
-    wait_until(told, "Postfix has asked its smarthost", 20)
-    return found[0]
+    return postfix.logged(rf"to=<{recipient}>, .*?(status=.*)")[0]
 
 
 def test_the_first_message_may_be_an_international_one(

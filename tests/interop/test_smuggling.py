@@ -142,7 +142,7 @@ def test_one_message_each_in_postfix(gullible: Postfix, dovecot: Dovecot, accoun
     arrived = dovecot.wait_for_messages(account.name, len(MESSAGES))
     assert len(arrived) == len(MESSAGES)
     assert all(b"MAIL FROM:<evil@example.com>\r\n" in message for message in arrived)
-    taken = [line for line in gullible.log.splitlines() if f"sasl_username={account.name}" in line]
+    taken = gullible.logged(rf"sasl_username={account.name}\b", times=len(MESSAGES) + 1)
     assert len(taken) == len(MESSAGES) + 1
     assert "from=<evil@" not in gullible.log
 

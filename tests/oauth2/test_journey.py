@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import poplib
-import re
 import smtplib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -142,14 +141,7 @@ def sends(three: Three, proxy: Proxy, sender: str, source: str) -> str:
     before = len(three.postfix.log)
     with smtplib.SMTP(*proxy.smtp, timeout=SECONDS, source_address=(source, 0)) as device:
         device.sendmail(sender, [three.accounts[2].address], b"Subject: scan\r\n\r\nx\r\n")
-    logins: list[str] = []
-
-    def logged() -> bool:
-        logins[:] = re.findall(r"client=\S+, sasl_method=\S+, sasl_username=(\S+)", three.postfix.log[before:])
-        return bool(logins)
-
-    wait_until(logged, "Postfix tells who sent it", SECONDS)
-    (login,) = logins
+    (login,) = three.postfix.logged(r"client=\S+, sasl_method=\S+, sasl_username=(\S+)", before)
     return login
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack, suppress
 from typing import Self
 
@@ -99,6 +100,20 @@ class Server:
     def log(self) -> str:
         """What it has logged, until it is stopped."""
         return self._daemon.log
+
+    def logged(self, pattern: str, since: int = 0, *, times: int = 1) -> list[str]:
+        """What the pattern finds in its log after `since` characters, once it is there so many times.
+
+        Another process writes the log, so a client may have its reply before the line is there.
+        """
+        found: list[str] = []
+
+        def told() -> bool:
+            found[:] = re.findall(pattern, self.log[since:])
+            return len(found) >= times
+
+        wait_until(told, f"{pattern} is logged {times} times", _SECONDS)
+        return found
 
     @property
     def pids(self) -> list[int]:
