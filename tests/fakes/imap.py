@@ -140,7 +140,7 @@ class FakeIMAPServer(server.DialogueServer[Action, Connection]):
 
     def _accept(self, stream: _Outlet) -> None:
         connection = Connection(len(self.connections) + 1)
-        self.start(self.serve(connection, stream, _Session(self, connection, stream).run()))
+        self.start(self.serve(connection, stream, _Session(self, connection, stream).run), stream.drop)
 
 
 class _Outlet(Stream):

@@ -55,7 +55,7 @@ class FakeServer(Generic[A]):
         self.port = 0
         self._times: Counter[str] = Counter()
         self._changed = asyncio.Condition()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self._server: asyncio.Server | None = None
 
     async def listen(self) -> asyncio.Server:
@@ -76,9 +76,14 @@ class FakeServer(Generic[A]):
         if failures := [end for end in ends if isinstance(end, Exception)]:
             raise failures[0]  # a mistake of the script or of this server, which no client would show
 
-    def start(self, serving: Coroutine[Any, Any, None]) -> None:
-        """Serve one connection; how it failed is told at the end of the block."""
-        self._tasks.add(asyncio.get_running_loop().create_task(serving))
+    def start(self, serving: Coroutine[Any, Any, object], close: Callable[[], None]) -> None:
+        """Serve one connection, and then `close` it; how it failed is told at the end of the block.
+
+        A task that is cancelled before its first step never runs, so it could not close the connection itself.
+        """
+        task = asyncio.get_running_loop().create_task(serving)
+        task.add_done_callback(lambda _: close())
+        self._tasks.add(task)
 
     def disconnect_all(self) -> None:
         """Close every connection, as a server does that is restarted."""
@@ -143,12 +148,12 @@ class DialogueServer(FakeServer[A], Generic[A, C]):
             raise
         connection.tls = True
 
-    async def serve(self, connection: C, stream: Stream, dialogue: Coroutine[Any, Any, None]) -> None:
+    async def serve(self, connection: C, stream: Stream, dialogue: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Hold the dialogue until one side is gone."""
         self.connections.append(connection)
         await self.notice()
         try:
-            await dialogue
+            await dialogue()
         except Gone:
             pass
         finally:

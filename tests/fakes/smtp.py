@@ -158,7 +158,7 @@ class FakeSMTPServer(server.DialogueServer[Action, Connection]):
     def _accept(self, stream: Stream) -> None:
         connection = Connection(len(self.connections) + 1)
         self._streams[connection.number] = stream
-        self.start(self.serve(connection, stream, _Session(self, connection, stream).run()))
+        self.start(self.serve(connection, stream, _Session(self, connection, stream).run), stream.drop)
 
 
 class _Session(server.Session[Connection, Stream]):

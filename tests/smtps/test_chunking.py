@@ -65,13 +65,7 @@ class Ignorant:
         server.script["BDAT"] = answer
         self._patch = pytest.MonkeyPatch()
         self._patch.setattr(smtp._Session, "do_BDAT", do_BDAT)
-        server.start(self._until_the_end())
-
-    async def _until_the_end(self) -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            self._patch.undo()
+        server.start(asyncio.Event().wait(), self._patch.undo)
 
 
 @pytest.mark.parametrize("code", [500, 502, 503])

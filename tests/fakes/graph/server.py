@@ -102,7 +102,7 @@ class FakeGraph(Sending, Reading, FakeServer[Action]):
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        self.start(self._serve(reader, writer))
+        self.start(self._serve(reader, writer), writer.transport.abort)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -117,8 +117,6 @@ class FakeGraph(Sending, Reading, FakeServer[Action]):
                     await self.notice()
         except (OSError, asyncio.IncompleteReadError):
             pass
-        finally:
-            writer.transport.abort()
 
     async def _exchange(self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer one request. Returns whether the connection stays open."""
