@@ -29,6 +29,11 @@ pytest_plugins = ["realservers.fixtures", "blocking"]
 LOOP = os.environ.setdefault("EVENT_LOOP", "asyncio")
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if os.environ.get("LONG_TESTS") == "no" and item.get_closest_marker("long"):
+        pytest.skip("LONG_TESTS=no: in CI these run under some of the Pythons only")
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     """aiosmtpd speaks asyncio only, so nothing else is ever run: its own loop, or uvloop with ``EVENT_LOOP=uvloop``."""

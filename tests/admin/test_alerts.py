@@ -100,6 +100,7 @@ CASES: dict[str, tuple[list[dict[str, str]], str, bool]] = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 def test_each_rule_fires_when_it_should_and_not_else(tmp_path: Path) -> None:
     ask(promtool(), "check", "rules", str(RULES))
     for case, (series, alert, fires) in CASES.items():

@@ -83,6 +83,7 @@ def test_with_nothing_set_nobody_would_be_told(tmp_path: Path, certificates: Cer
     assert "nobody would be told" in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [

@@ -85,6 +85,7 @@ START_MISTAKES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.fault("D14", "D15")
 @pytest.mark.parametrize("case", START_MISTAKES)
 def test_mistakes_stop_the_start(case: str) -> None:
@@ -191,6 +192,7 @@ def test_check_with_mistakes() -> None:
     assert "BACKEND_IMAP_HOST: " in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(
     "name", ["settings", "plugins", "check", "password", "spool list", "spool --help", "--help", "--version"]
@@ -234,6 +236,7 @@ def test_output_that_can_not_be_written_is_one_line(name: str, unbuffered: str) 
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize("name", ["settings", "plugins", "--help", "spool list", "check"])
 def test_closed_streams_are_no_fault(name: str, closed: str, tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def take_two_and_die(variables: dict[str, str], state_dir: Path) -> None:
         raise _Killed
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_mail_arrives_after_an_outage_and_a_crash(down: dict[str, str], tmp_path: Path) -> None:
     down["SPOOL_RETRY_SECONDS"] = "1"

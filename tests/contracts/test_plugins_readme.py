@@ -55,6 +55,7 @@ def methods(contract: type) -> set[str]:
     return {name for name in vars(contract) if not name.startswith("_")}
 
 
+@pytest.mark.long
 def test_the_relay_keeps_the_contract_by_the_test_beside_it(tmp_path: Path) -> None:
     relay, *_, test = blocks("python")
     (tmp_path / "acme_mail").mkdir()
@@ -111,6 +112,7 @@ class TestVaultCredentials(CredentialsSuite):
 """
 
 
+@pytest.mark.long
 def test_the_credentials_keep_the_contract_by_their_suite(tmp_path: Path) -> None:
     example = next(block for block in blocks("python") if "VaultCredentials" in block)
     names: dict[str, Any] = {}

@@ -47,6 +47,7 @@ def failed() -> dict[str, set[str]]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CLASSES)
 def test_plugin_fails_where_it_breaks_its_promise(failed: dict[str, set[str]], name: str) -> None:
     breaks = set(CLASSES[name].breaks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import pkgutil
 import tomllib
@@ -82,6 +83,7 @@ def modules(root: Path) -> Iterator[tuple[str, Path]]:
         yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
 
 
+@functools.cache
 def imports(name: str, path: Path) -> set[str]:
     """Absolute names of all modules that a file imports, wherever in it."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]

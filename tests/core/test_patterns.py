@@ -54,6 +54,7 @@ def test_what_every_python_matches_alike_passes(pattern: str) -> None:
     assert not list(refused(f"X = {pattern}"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("folder", ["proxy", "plugins", "tests"])
 def test_no_pattern_has_a_possessive_quantifier_over_a_group(folder: str) -> None:
     found = [

@@ -18,6 +18,7 @@ def inputs(words: tuple[bytes, ...]) -> st.SearchStrategy[bytes]:
     return st.lists(st.sampled_from(words) | st.binary(max_size=12), max_size=25).map(b"".join)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TARGETS)
 @settings(max_examples=60)
 @given(data=st.data(), cuts=st.lists(st.integers(0, 4000), max_size=12))

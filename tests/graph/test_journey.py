@@ -102,6 +102,7 @@ async def test_an_old_device_sends_and_an_old_client_reads(certificates: Certifi
         assert graph.most_at_once <= 4
 
 
+@pytest.mark.long
 @pytest.mark.fault("E3")
 async def test_a_throttled_server_gets_each_message_once(certificates: Certificates, tmp_path: Path) -> None:
     async with account(certificates, tmp_path) as (graph, given):
@@ -130,6 +131,7 @@ async def test_a_throttled_server_gets_each_message_once(certificates: Certifica
     assert sorted(map(int, subjects)) == list(range(12))
 
 
+@pytest.mark.long
 @pytest.mark.fault("E6")
 @pytest.mark.parametrize("size", [100, 4_000_000])
 async def test_what_the_spool_had_outlives_a_kill(certificates: Certificates, tmp_path: Path, size: int) -> None:

@@ -192,6 +192,7 @@ async def streamed(relay: Relay, head: bytes, block: bytes, blocks: int, tail: b
         return await transaction.send(content())
 
 
+@pytest.mark.long
 @pytest.mark.computes
 async def test_100_megabytes_cost_a_few(certificates: Certificates, tmp_path: Path) -> None:
     line = base64.b64encode(bytes(57)) + b"\r\n"

@@ -270,6 +270,7 @@ async def test_login_by_the_backend_is_a_mistake(certificates: Certificates, tmp
             GraphMaildrop(context(GraphMaildrop, fake, certificates, tmp_path, POP3_LOGIN="backend"))
 
 
+@pytest.mark.long
 def test_100_000_messages(tmp_path: Path) -> None:
     index = Index(lambda: tmp_path, "x")
     for page in range(200):
@@ -383,6 +384,7 @@ async def test_leaving_stops_a_download(certificates: Certificates, tmp_path: Pa
         await fake.until(lambda server: server.at_once == 0)
 
 
+@pytest.mark.long
 @pytest.mark.computes
 async def test_100_megabytes_cost_a_few(certificates: Certificates, tmp_path: Path) -> None:
     line = b"x" * 76 + b"\r\n"
@@ -512,6 +514,7 @@ async def test_read_only_deletes_nothing(certificates: Certificates, tmp_path: P
         assert len(fake.mailbox.items) == 2
 
 
+@pytest.mark.long
 async def test_both_legs_share_the_mailboxs_four_requests(certificates: Certificates, tmp_path: Path) -> None:
     async with reading(certificates, tmp_path) as (maildrop, fake):
         async with relaying(certificates, tmp_path) as (relay, _):

@@ -140,6 +140,7 @@ def short(dovecot: Dovecot, postfix: Postfix, tmp_path: Path) -> Iterator[Site]:
         yield Site(proxy, accounts, file, postfix)
 
 
+@pytest.mark.long
 @pytest.mark.quirk("smtp-C22")
 def test_a_login_by_smtp_chooses_the_account(short: Site) -> None:
     def sends(user: str, password: str) -> list[str]:

@@ -30,6 +30,7 @@ POLICIES = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("policy", "left", "trash"), POLICIES)
 def test_deleted_means_not_shown_again(
     policy: str,

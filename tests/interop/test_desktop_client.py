@@ -12,6 +12,8 @@ from realservers.accounts import Account
 from realservers.dovecot import Dovecot
 from realservers.processes import short_folder
 
+pytestmark = pytest.mark.long
+
 HEADER = b"Subject: %d\r\nFrom: a@example.test\r\nMessage-ID: <%d@example.test>\r\n\r\n"
 MESSAGES = [
     HEADER % (1, 1) + b".\r\n..two dots\r\n.dot\r\nna\xefve gr\xfc\xdfe \xe2\x82\xac\r\n\r\n.\r\n",

@@ -86,6 +86,7 @@ SPOILT = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SPOILT)
 def test_no_attachment_is_lost(name: str, dovecot: Dovecot, postfix: Postfix, account: Account) -> None:
     """Without the proxy Postfix makes text of all but the first two, as it does of each behind a line of ours."""

@@ -20,6 +20,7 @@ BEGUN, LASTS, OVER = "begun", "lasts", "over"
 SMTP, POP3 = "backend smtp", "backend pop3"
 
 
+@pytest.mark.long
 def test_a_week_of_a_small_firm(certificates: Certificates, tmp_path: Path) -> None:
     with firm(certificates.good, tmp_path) as it:
         try:

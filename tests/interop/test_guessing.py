@@ -16,6 +16,7 @@ from realservers.postfix import Postfix
 GUESSER, HONEST = "127.0.0.66", "127.0.0.7"
 
 
+@pytest.mark.long
 @pytest.mark.fault("C30")
 def test_wrong_passwords_stay_here(dovecot: Dovecot, postfix: Postfix) -> None:
     victim, other = dovecot.add_account(), dovecot.add_account()

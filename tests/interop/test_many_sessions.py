@@ -77,6 +77,7 @@ SESSIONS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.fault("D18")
 def test_what_many_sessions_leave_behind(tmp_path: Path) -> None:
     with on_a_maildir(tmp_path) as proxy:
@@ -101,6 +102,7 @@ def test_what_many_sessions_leave_behind(tmp_path: Path) -> None:
         fetches_and_deletes(proxy)
 
 
+@pytest.mark.long
 @pytest.mark.fault("D11")
 def test_attacks_where_there_is_little_memory(tmp_path: Path) -> None:
     with on_a_maildir(tmp_path, SMTP_MAX_OCTETS=str(30 * MIB)) as proxy, ExitStack() as stack:

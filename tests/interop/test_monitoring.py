@@ -11,6 +11,8 @@ import urllib.request
 from pathlib import Path
 from urllib.error import HTTPError
 
+import pytest
+
 from interop.proxy import START_SECONDS, Proxy, backends, run, running
 from pages import ROOT
 from realservers.accounts import Account
@@ -53,6 +55,7 @@ def use(proxy: Proxy, account: Account) -> None:
     client.quit()
 
 
+@pytest.mark.long
 def test_prometheus_reads_what_happened(dovecot: Dovecot, postfix: Postfix, account: Account, tmp_path: Path) -> None:
     dovecot_mail = {**backends(dovecot, postfix, account), **ADMIN}
     with running(dovecot_mail) as proxy:
@@ -93,6 +96,7 @@ def without_data(prometheus: Prometheus) -> set[str]:
     return {panel["title"] for panel in panels} - {title for title, data in answered if data}
 
 
+@pytest.mark.long
 def test_an_alert_fires_for_a_backend_that_is_down(account: Account, tmp_path: Path) -> None:
     # As shipped, but without the patience: it would need a quarter of an hour.
     rules = tmp_path / "alerts.yml"
@@ -118,6 +122,7 @@ def test_an_alert_fires_for_a_backend_that_is_down(account: Account, tmp_path: P
         assert get(proxy, "/metrics")[0] == 401
 
 
+@pytest.mark.long
 def test_ready_from_the_shell(dovecot: Dovecot, postfix: Postfix, account: Account, tmp_path: Path) -> None:
     state = {"STATE_DIR": str(tmp_path / "state")}
     done = run("healthcheck", "--ready", **state)

@@ -354,6 +354,7 @@ class Mailboxes(RuleBasedStateMachine):
         assert [message.split(b"\r\n")[0] for message in ours] == [m.split(b"\r\n")[0] for m in self.model if m]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(150)
 def test_any_sessions_on_both(server: Dovecot, front: Proxy) -> None:
     run_state_machine_as_test(

@@ -68,6 +68,7 @@ def curls(proxy: Proxy, certificates: Certificates) -> None:
             assert f"> AUTH {mechanism}" in done.stderr
 
 
+@pytest.mark.long
 def test_a_listener_that_speaks_no_tls_is_not_healthy(certificates: Certificates) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]

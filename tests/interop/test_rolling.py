@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from interop.rolling import Rolling
 from realservers.dovecot import Dovecot
 from realservers.postfix import Postfix
@@ -9,6 +11,7 @@ from realservers.postgres import Postgres
 from realservers.processes import wait_until
 
 
+@pytest.mark.long
 def test_two_proxies_are_restarted_in_turn(dovecot: Dovecot, postfix: Postfix, postgres: Postgres) -> None:
     with Rolling(dovecot, postfix, postgres, mailboxes=2) as rolling:
         rolling.begin(senders=4, readers=4, pause=0.1)

@@ -87,6 +87,7 @@ async def test_check_asks_each_accounts_token(certificates: Certificates, tmp_pa
         assert re.search(r"^FAILED +a1 credentials oauth2: ", checked.stdout, re.MULTILINE), checked.stdout
 
 
+@pytest.mark.long
 async def test_each_owner_consents(certificates: Certificates, tmp_path: Path) -> None:
     async with two(certificates, tmp_path, "device_code") as world:
         for name, told in (

@@ -154,6 +154,7 @@ async def test_a_login_goes_on_with_the_token_that_is_known(
         assert fake.times("token") == 1
 
 
+@pytest.mark.long
 async def test_check_says_so_and_ends(certificates: Certificates, tmp_path: Path) -> None:
     folder = tmp_path / "credentials.oauth2"
     folder.mkdir()

@@ -28,6 +28,8 @@ from realservers.dovecot import Dovecot
 from realservers.postfix import Postfix
 from realservers.processes import require, tail, wait_until
 
+pytestmark = pytest.mark.long
+
 SECONDS = 50.0
 USERS = {"scanner": "the local pass-word", "anybody": "else's pass-word"}
 SECRETS = ("the first s3cret&", "the second s3cret%")

@@ -22,6 +22,8 @@ from realservers.dovecot import Dovecot
 from realservers.postfix import Postfix
 from realservers.processes import ask, require, short_folder, tail, wait_until
 
+pytestmark = pytest.mark.long
+
 SECONDS = 50.0
 MESSAGE = b"Subject: scan\r\n\r\nhello\r\n"
 

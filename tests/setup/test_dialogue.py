@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import pytest
 from anyio.to_thread import run_sync
 
 from fakes.oauth2 import FakeAuthorizationServer
@@ -17,6 +18,8 @@ from realservers.dovecot import Dovecot
 from realservers.postfix import Postfix
 from realservers.processes import free_ports
 from setup.support import at_terminal, left_over, settings_of
+
+pytestmark = pytest.mark.long
 
 PORTS = ["--set", "SMTP_BIND_PORT=2525", "--set", "POP3_BIND_PORT=1110"]
 """Ports that any user may open, so that none is asked for, whoever runs the tests and whatever else runs there."""

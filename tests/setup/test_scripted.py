@@ -22,6 +22,8 @@ from realservers.postfix import REFUSED_SENDER, Postfix
 from realservers.processes import free_ports
 from setup.support import left_over, set_up, settings_of
 
+pytestmark = pytest.mark.long
+
 MESSAGE = b"From: scan@example.test\r\nSubject: a scan\r\n\r\none page\r\n"
 
 

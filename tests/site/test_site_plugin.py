@@ -51,6 +51,7 @@ def folders(tmp_path: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.long
 def test_its_own_tests_with_our_contract_suite_pass(source: Path, installed: dict[str, str]) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", "tests"]
     environment = clean_environment(**installed)

@@ -51,6 +51,7 @@ def stuffed(content: bytes) -> bytes:
     return re.sub(rb"(?m)^\.", b"..", content) + b".\r\n"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["DATA", "BDAT"])
 async def test_odd_messages_pass_octet_for_octet(start_leg: StartLeg, way: str) -> None:
     leg: Leg = await start_leg(rewriting=Rewriting(ALL))

@@ -31,6 +31,7 @@ BAD: list[tuple[str, Action]] = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("step", "action"), BAD, ids=repr)
 @pytest.mark.parametrize("dialogue", [PLAIN, PIPELINED, CHUNKED], ids=lambda each: each.name)
 async def test_a_good_message_beside_fifteen_bad_ones_waits_no_pause(

@@ -48,6 +48,7 @@ def submit(proxy: Proxy, account: str) -> None:
         device.sendmail(sender, [RECIPIENT], f"From: {sender}\r\nSubject: x\r\n\r\nx\r\n".encode())
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 async def test_two_accounts_with_backends_that_come_and_go(tmp_path: Path) -> None:
     backends = {account: backend(account) for account in ("north", "south")}

@@ -306,6 +306,7 @@ async def _backed_up(tmp_path: Path) -> None:
         await spool.back_up(tmp_path / "backup")
 
 
+@pytest.mark.long
 def test_the_command(tmp_path: Path) -> None:
     asyncio.run(_backed_up(tmp_path))
     variables = {
@@ -333,6 +334,7 @@ def test_the_command(tmp_path: Path) -> None:
         assert line in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_the_command_beside_a_service_that_is_killed(tmp_path: Path) -> None:
     """What was backed up while the real service had it arrives from another machine, and here too."""
@@ -392,7 +394,7 @@ async def test_postgresql_has_tools_of_its_own(
     await anyio.run_process([_program("psql"), "-q", "-v", "ON_ERROR_STOP=1", _url()], input=done.stdout)
     support.store.execute(tmp_path, "UPDATE message SET leased_until = now()")
     backend = Backend()
-    monkeypatch.setattr("legacy_email_proxy_plugins.spool.postgres_store.LEASE_SECONDS", 0.2)
+    monkeypatch.setattr("legacy_email_proxy_plugins.spool.postgres_store.LEASE_SECONDS", 2.0)
     async with spooling(backend, tmp_path / "there") as spool:
         await until_states(spool)
     assert sorted(backend.contents) == sorted(map(numbered, range(4)))

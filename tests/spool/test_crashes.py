@@ -15,6 +15,8 @@ from realservers.processes import require
 from spool import crashing
 from spool.support import Backend, spooling, until_states
 
+pytestmark = pytest.mark.long
+
 ROUNDS = os.environ.get("SPOOL_CRASH_ROUNDS")
 
 

@@ -511,6 +511,7 @@ async def test_what_was_done_but_can_not_be_written_down_is_not_done_again(
     assert len(backend.tried) == 1
 
 
+@pytest.mark.long
 @pytest.mark.fault("D20")
 async def test_thousands_wait_for_a_backend_without_a_storm_and_go_in_order(tmp_path: Path, clock: Clock) -> None:
     count, connections, down = 5000, 10, True

@@ -52,6 +52,7 @@ OF_ALL: list[Failure] = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.fault("D22")
 @pytest.mark.parametrize("failure", OF_ONE_MESSAGE, ids=repr)
 @pytest.mark.parametrize("step", ["sender", "recipient", "before_dot"])

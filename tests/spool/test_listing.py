@@ -130,6 +130,7 @@ async def test_an_export_leaves_a_line(tmp_path: Path, caplog: pytest.LogCapture
         assert (facts["action"], facts["by"], facts["message"]) == ("export", "user eve", 1)
 
 
+@pytest.mark.long
 async def test_the_command(tmp_path: Path) -> None:
     variables = {
         "STATE_DIR": str(tmp_path), "MAILDROP_PLUGIN": "none", "RELAY_PLUGIN": "spool", "BACKEND_SMTP_HOST": "x.test",

@@ -99,6 +99,7 @@ async def test_two_share_what_waits_and_nothing_is_delivered_twice(tmp_path: Pat
     assert len(two.contents) > 10
 
 
+@pytest.mark.long
 async def test_a_killed_proxys_messages_are_taken_over_when_its_leases_end(
     tmp_path: Path, store: PostgreSQL, short_leases: float, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -297,6 +298,7 @@ async def test_a_crash_leaves_no_body_behind_for_good(tmp_path: Path, store: Pos
 # A server that goes away.
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("quick")
 async def test_what_had_a_250_outlives_a_killed_server(tmp_path: Path, own_server: Postgres) -> None:
     backend = Backend()
@@ -370,6 +372,7 @@ async def test_a_service_starts_without_its_server_and_heals(
         await until(lambda: caplog.messages.count("the spool can be read again") == 1)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("trouble", ["standby", "full", "full for ordinary roles", "full for this database"])
 async def test_a_service_starts_before_a_server_that_takes_nobody_now(
@@ -425,6 +428,7 @@ async def test_a_server_that_was_restarted_meanwhile_costs_nobody_a_451(tmp_path
     assert len(backend.delivered) == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("content", [CONTENT, LARGE], ids=["small", "large"])
 async def test_a_commit_of_which_nobody_knows_is_no_250(
     tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch

@@ -12,7 +12,7 @@ import pytest
 from legacy_email_proxy_plugins.spool import attempt as attempt_module
 from spool.support import Backend, operate, send, spooling, until_states, until_tries
 
-pytestmark = pytest.mark.usefixtures("store")
+pytestmark = [pytest.mark.usefixtures("store"), pytest.mark.long]
 
 
 @pytest.fixture(autouse=True)

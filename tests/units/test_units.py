@@ -18,6 +18,8 @@ from legacy_email_proxy.settings import read
 from legacy_email_proxy.units import KINDS
 from realservers.processes import require
 
+pytestmark = pytest.mark.long
+
 PASSWORD, OTHER = "not-in-any-file", "nor-this-one"
 UGLY = "sc\"an%n \\n'er$HOME ${x} #1;ä@firm.example"
 """A value in which each format finds something of its own, if it is not quoted."""

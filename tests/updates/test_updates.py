@@ -14,6 +14,8 @@ from interop.proxy import run, running
 from realservers.processes import wait_until
 from updates.state import HERE, HIDDEN, LARGE, SMALL, TOKEN, TOKENS, UIDVALIDITY, memory, store, variables
 
+pytestmark = pytest.mark.long
+
 STATES = sorted(HERE.glob("state-*"))
 
 
