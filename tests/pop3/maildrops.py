@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -93,11 +93,18 @@ class MemorySession:
 
 
 class ReadyMaildrop(MemoryMaildrop):
-    """It has message "a" at hand, or fails at it."""
+    """It has the messages ``ready`` at hand, or fails at ``failing``."""
 
-    def __init__(self, failure: Exception | None = None) -> None:
-        super().__init__({"a": b"S: 1\r\n\r\n.one\ntwo\r\n", "b": b"S: 2\r\n\r\n2\r\n"})
-        self.failure = failure
+    def __init__(
+        self,
+        failure: Exception | None = None,
+        messages: Mapping[str, bytes] | None = None,
+        *,
+        ready: Collection[str] = ("a",),
+        failing: Collection[str] = ("a", "b"),
+    ) -> None:
+        super().__init__(dict(messages or {"a": b"S: 1\r\n\r\n.one\ntwo\r\n", "b": b"S: 2\r\n\r\n2\r\n"}))
+        self.failure, self.ready, self.failing = failure, ready, failing
         self.asked: list[tuple[str, int | None]] = []
 
     @asynccontextmanager
@@ -110,9 +117,9 @@ class ReadySession(MemorySession):
     def at_hand(self, unique_id: str, lines: int | None) -> bytes | None:
         assert isinstance(self.maildrop, ReadyMaildrop)
         self.maildrop.asked.append((unique_id, lines))
-        if self.maildrop.failure is not None:
+        if self.maildrop.failure is not None and unique_id in self.maildrop.failing:
             raise self.maildrop.failure
-        return self.maildrop.messages[unique_id] if unique_id == "a" else None
+        return self.maildrop.messages[unique_id] if unique_id in self.maildrop.ready else None
 
 
 @dataclass

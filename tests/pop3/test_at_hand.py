@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from legacy_email_proxy.contracts import MessageUnavailable
 from legacy_email_proxy.pop3 import conversation
 from pop3.conftest import StartLeg
-from pop3.maildrops import ReadyMaildrop
+from pop3.maildrops import MemoryMaildrop, ReadyMaildrop
 
 SENT = b"S: 1\r\n\r\n..one\r\ntwo\r\n.\r\n"
 
@@ -31,7 +33,7 @@ async def test_what_is_at_hand_is_not_iterated(
         b"top of message follows\r\nS: 1\r\n\r\n..one\r\n.\r\n",
         b"message 1 marked as deleted\r\n",
     ]
-    assert maildrop.asked == [("a", None), ("b", None), ("a", 1)]
+    assert maildrop.asked == [("a", None), ("b", None), ("b", None), ("a", 1)], "b was looked for ahead, in vain"
     assert maildrop.iterators == 1
     assert maildrop.commits == [("a",)]
 
@@ -44,3 +46,51 @@ async def test_a_failure_is_no_message(start_leg: StartLeg, failure: Exception, 
     assert lines[3].startswith(b"-ERR [SYS/TEMP]")
     assert (len(lines) > 5) == goes_on
     assert leg.maildrop.messages.keys() == {"a", "b"}
+
+
+# What an encoder has to know of a message is different in each: how it begins, and how it ends.
+ODD = {
+    "a": b"S: a\r\n\r\n1\r\n",
+    "b": b".dot first\r\n\r\n.\r\n..\r\n",
+    "c": b"no end",
+    "d": b"ends with CR\r",
+    "e": b"bare\nends\n",
+    "f": b"",
+    "g": b"NUL \x00 and 8 bit \xe4\r\n",
+    "h": b"S: large\r\n\r\n" + b".x\r\n" * 30_000,
+    "i": b"S: i\r\n\r\nlast\r\n",
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"replace_nul": True}, {"add_blank_line": True}], ids=str)
+@pytest.mark.parametrize(
+    "commands",
+    [
+        [*(b"RETR %d" % number for number in range(1, 10))],
+        [*(b"RETR %d\r\nDELE %d" % (number, number) for number in range(1, 10))],
+        [b"RETR 1", b"RETR 3", b"RETR 2", b"RETR 2", b"RETR 3"],
+        [b"RETR 1", b"TOP 2 1", b"RETR 2", b"TOP 3 0", b"TOP 4 9", b"RETR 5"],
+        [b"RETR 1", b"DELE 2", b"RETR 2", b"RETR 3", b"RSET", b"RETR 2", b"RETR 9"],
+        [b"RETR 9", b"RETR 8", b"RETR 9", b"XTND XLST subject", b"RETR 1", b"RETR 2"],
+    ],
+    ids=["in a row", "and deleted", "not in a row", "TOP between", "the next one deleted", "the last one"],
+)
+async def test_what_was_made_ready_is_what_the_client_asks_for(
+    start_leg: StartLeg, commands: list[bytes], options: dict[str, bool]
+) -> None:
+    said = []
+    for maildrop in (MemoryMaildrop(dict(ODD)), ReadyMaildrop(messages=ODD, ready=ODD.keys())):
+        leg = await start_leg(maildrop, **options)
+        said.append(await leg.exchange(b"USER u\r\nPASS p\r\n" + b"\r\n".join(commands) + b"\r\nQUIT\r\n"))
+    assert said[0] == said[1]
+    assert said[0].count(b"+OK") >= len(commands)
+
+
+async def test_a_failure_at_the_next_message_is_told_when_it_is_asked_for(start_leg: StartLeg) -> None:
+    maildrop = ReadyMaildrop(MessageUnavailable("gone"), ODD, ready=ODD.keys(), failing=("b",))
+    leg = await start_leg(maildrop)
+    said = await leg.exchange(b"USER u\r\nPASS p\r\nRETR 1\r\nNOOP\r\nRETR 2\r\nRETR 3\r\nQUIT\r\n")
+    after = said.split(b"1\r\n.\r\n", 1)[1]
+    assert re.fullmatch(
+        rb"\+OK\s+-ERR \[SYS/TEMP\][^\r]+\r\n\+OK 6 octets\r\nno end\r\n\.\r\n\+OK [^\r]+\r\n", after
+    ), after

@@ -100,7 +100,8 @@ class ReadySession(MaildropSession, Protocol):
     def at_hand(self, unique_id: str, lines: int | None) -> bytes | None:
         """The whole message, or with ``lines`` what :meth:`top` gives, if that is in memory; it must not wait.
 
-        ``None``: it is not, or something is odd about it. Then :meth:`retrieve` or :meth:`top` is called.
+        ``None``: it is not, or something is odd about it. Then :meth:`retrieve` or :meth:`top` is called. While a
+        client reads a message that was at hand, the next one is asked for, though the client may never want it.
         """
 
 

@@ -11,7 +11,7 @@ import logging
 import math
 import ssl
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import TypeAlias, assert_never
 
 import anyio
@@ -23,7 +23,7 @@ from ..replies import printable
 from ..tls import HandshakeFailed, HungUp
 from .commands import State
 from .connection import Connection, Stalled
-from .encoded import EncodedMessages
+from .encoded import MAX_PIECE_OCTETS, EncodedMessages
 from .locks import MaildropLocks
 from .options import Options
 from .requests import Close, Commit, Event, NeedData, Open, Reply, Retrieve, StartTLS, Verdict
@@ -48,6 +48,8 @@ _SLICE_OCTETS = 262144
 """A piece of a message is encoded in slices of this size: encoding makes copies."""
 
 AtHand: TypeAlias = Callable[[str, int | None], bytes | None]
+
+_NOTHING_AHEAD: tuple[str, bytes | None] = ("", None)  # No unique-id is empty.
 
 logger = logging.getLogger("legacy_email_proxy.pop3")
 
@@ -91,6 +93,8 @@ class Conversation:
         self._session = Session(options, secured=secured, encoded=encoded)
         # The clock of anyio too, which would first look up the loop: that takes longer than all else at a command.
         self._time = asyncio.get_running_loop().time
+        self._ahead = _NOTHING_AHEAD
+        """The message that is asked for next, if the client goes on in a row and it was at hand."""
         self._scope = anyio.CancelScope()
         self._outgoing: list[bytes] = []
         self._outgoing_octets = 0
@@ -232,8 +236,10 @@ class Conversation:
         return opened
 
     async def _retrieve(self, maildrop: MaildropSession, at_hand: AtHand, request: Retrieve) -> None:
+        (unique_id, octets), self._ahead = self._ahead, _NOTHING_AHEAD
         try:
-            octets = at_hand(request.unique_id, request.lines)
+            if unique_id != request.unique_id or request.lines is not None:
+                octets = at_hand(request.unique_id, request.lines)
             if octets is not None:
                 await self._send_piece(octets)
             elif request.lines is None:
@@ -245,12 +251,27 @@ class Conversation:
                 await self._connection.send(self._collected())
                 if logger.isEnabledFor(logging.DEBUG):
                     log.dialogue(logger, "S", "+OK, and the message")
+                if octets is not None and request.lines is None:
+                    self._look_ahead(at_hand, request.message_number)
         except Failure as failure:
             self._log_failure("pop3 message failed", failure, unique_id=printable(request.unique_id))
             self._session.message_failed(failure)
         if self._connection.send_failed:
             # The client did not get the message, so a DELE and QUIT that it pipelined must not be carried out.
             self._session.end(Verdict.DROPPED)
+
+    def _look_ahead(self, at_hand: AtHand, message_number: int) -> None:
+        """Make the next message ready while the client reads this one: most clients ask for one after the other."""
+        unique_id = self._session.following(message_number)
+        if unique_id is None:
+            return
+        # What it raises it raises again when the client asks; this message was sent.
+        with suppress(Exception):
+            octets = at_hand(unique_id, None)
+            if octets is not None:
+                self._ahead = unique_id, octets
+                if len(octets) <= MAX_PIECE_OCTETS:
+                    self._session.prepare(octets)
 
     async def _send_pieces(self, pieces: AsyncGenerator[bytes, None]) -> None:
         try:

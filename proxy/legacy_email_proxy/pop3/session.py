@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import chain
 from typing import assert_never
 
@@ -18,7 +19,7 @@ from ..contracts import Entry, MessageGone, MessageUnavailable
 from ..replies import pop3_error, pop3_line
 from .authorization import Authorization
 from .commands import COMMANDS, Command, Keyword, Mistake, State, capabilities, parse, shown
-from .encoded import EncodedMessages
+from .encoded import Encoded, EncodedMessages
 from .header_line import HeaderLine
 from .listing import Listing, NoSuchMessage
 from .options import Options
@@ -63,7 +64,9 @@ class Session:
         self.tally = Tally()
         self._options = options
         self._secured = secured
-        self._encoded = encoded
+        self._new_encoder = partial(
+            ContentEncoder, replace_nul=options.replace_nul, add_blank_line=options.add_blank_line, shared=encoded
+        )
         self._reader = LineReader()
         self._end_of_stream = False
         # No "<" in the greeting: it would be taken for the timestamp of APOP (RFC 1939 §7).
@@ -83,6 +86,8 @@ class Session:
         self._status = b""
         """The ``+OK`` that stands before its first octets, until they are there: a failure before them is an ``-ERR``.
         Empty also where the reply began before the message, as that of XTND XLST does."""
+        self._prepared: Encoded | None = None
+        """What :meth:`prepare` was given, for the next encoder."""
         self._header_lines: Iterator[Retrieve] | None = None
         # Message-number → how many lines of the body the client asked for and did not get.
         self._not_got: dict[int, float] = {}
@@ -188,6 +193,17 @@ class Session:
             self.tally.top += 1
         octets = encoder.finish()
         return self._take_status() + octets if self._status else octets
+
+    def following(self, message_number: int) -> str | None:
+        """The unique-id of the message behind this one, for which most clients ask next."""
+        try:
+            return self._listing.entry(message_number + 1).unique_id
+        except NoSuchMessage:
+            return None
+
+    def prepare(self, piece: bytes) -> None:
+        """Encode the whole message for which the client will probably ask next."""
+        self._prepared = self._new_encoder().prepare(piece)
 
     def message_failed(self, failure: BaseException) -> None:
         """The message could not be read. After ``+OK`` only closing the connection tells the client so.
@@ -331,12 +347,8 @@ class Session:
     def _retrieve(self, command: Command) -> Event:
         entry = self._listing.entry(command.message_number)
         lines = command.lines if command.keyword is Keyword.TOP else None
-        self._encoder = ContentEncoder(
-            lines,
-            replace_nul=self._options.replace_nul,
-            add_blank_line=self._options.add_blank_line,
-            shared=self._encoded,
-        )
+        self._encoder = self._new_encoder(lines, prepared=self._prepared)
+        self._prepared = None
         self._status = b"+OK top of message follows\r\n" if lines is not None else b"+OK %d octets\r\n" % entry.octets
         return Retrieve(command.message_number, entry.unique_id, entry.octets, lines)
 

@@ -110,7 +110,7 @@ class ContentEncoder:
 
     __slots__ = (
         *("_add_blank_line", "_blank", "_body_lines", "_carriage_return", "_in_header", "_line_start", "_replace_nul"),
-        *("_shared", "enough"),
+        *("_prepared", "_shared", "enough"),
     )
 
     def __init__(
@@ -120,9 +120,12 @@ class ContentEncoder:
         replace_nul: bool = False,
         add_blank_line: bool = False,
         shared: EncodedMessages | None = None,
+        prepared: Encoded | None = None,
     ) -> None:
         # With the other two settings the encoder must know more of the piece than is kept.
-        self._shared = shared if body_lines is None and not add_blank_line else None
+        simple = body_lines is None and not add_blank_line
+        self._shared = shared if simple else None
+        self._prepared = prepared if simple else None
         self._body_lines = body_lines
         self._replace_nul = replace_nul
         self._add_blank_line = add_blank_line
@@ -136,6 +139,11 @@ class ContentEncoder:
         """The octets to send for the next piece."""
         if self.enough:
             return b""
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None and prepared.piece is piece:
+            self._shared = None
+            _, octets, self._carriage_return, self._line_start = prepared
+            return octets
         shared, self._shared = self._shared, None
         if shared is None or not shared.in_use:
             return self._encode(piece)
@@ -145,6 +153,11 @@ class ContentEncoder:
             return octets
         _, octets, self._carriage_return, self._line_start = known
         return octets
+
+    def prepare(self, piece: bytes) -> Encoded:
+        """Encode the first piece of a message that may be asked for next: ``prepared`` for another encoder."""
+        octets = self.encode(piece)
+        return Encoded(piece, octets, self._carriage_return, self._line_start)
 
     def _encode(self, piece: bytes) -> bytes:
         data = self._carriage_return + piece
