@@ -81,6 +81,29 @@ def of_the_spool(words: str, minutes: int = 1, **facts: Any) -> Event:
     return event(words, NOON + 60 * minutes, message=12, sender=SENDER, **facts)
 
 
+def test_no_batch_reads_all_that_was_written_before(path: Path) -> None:
+    asked: list[str] = []
+    batch = [
+        relayed(),
+        of_the_spool("message delivered", backend="250 ok"),
+        event("smtp command refused", command="VRFY", reply="502 no"),
+        pop3_ended(retrieved=1),
+        event("figures", spool=(1, 2.0, 3.0)),
+    ]
+    with closing(open_to_write(path)) as connection:
+        writing = Writing(connection)
+        writing.write([spooled()])
+        connection.set_trace_callback(asked.append)
+        writing.write(batch)
+        connection.set_trace_callback(None)
+        questions = [each for each in asked if each not in ("BEGIN IMMEDIATE", "COMMIT")]
+        plans = {each: [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {each}")] for each in questions}
+    assert any("SEARCH recipients" in step for plan in plans.values() for step in plan)
+    # What it reads whole are the rows that a statement itself brings.
+    whole = {each: plan for each, plan in plans.items() if re.search(r"SCAN (?!\d+(-ROW)? |CONSTANT)", str(plan))}
+    assert not whole
+
+
 def test_what_becomes_of_one_of_many_recipients_changes_few_rows(path: Path) -> None:
     many = [f"{number}@example.test" for number in range(100)]
     with closing(open_to_write(path)) as connection:
