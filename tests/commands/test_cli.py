@@ -192,7 +192,6 @@ def test_check_with_mistakes() -> None:
     assert "BACKEND_IMAP_HOST: " in done.stderr
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(
     "name", ["settings", "plugins", "check", "password", "spool list", "spool --help", "--help", "--version"]
@@ -236,7 +235,6 @@ def test_output_that_can_not_be_written_is_one_line(name: str, unbuffered: str) 
     )
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize("name", ["settings", "plugins", "--help", "spool list", "check"])
 def test_closed_streams_are_no_fault(name: str, closed: str, tmp_path: Path) -> None:

@@ -108,7 +108,6 @@ def is_linear(work: Callable[[int], object]) -> bool:
     return large < CERTAINLY_FAST or large < 3.5 * seconds(lambda: work(SIZE))
 
 
-@pytest.mark.long
 @pytest.mark.fault("A34", "D17")
 @pytest.mark.parametrize("parser", PARSERS)
 def test_twice_the_input_takes_about_twice_as_long(parser: str) -> None:

@@ -36,7 +36,8 @@ async def test_a_connection_is_closed_whose_task_never_ran(
 
         monkeypatch.setattr(server, "start", stopped_at_once)
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        assert await reader.read() == b""
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
         writer.close()
         await writer.wait_closed()
     gc.collect()  # a coroutine that was never awaited is told then

@@ -8,6 +8,7 @@ import pytest
 
 from legacy_email_proxy.contracts import MessageUnavailable
 from legacy_email_proxy.pop3 import conversation
+from legacy_email_proxy.pop3.wire import ContentEncoder
 from pop3.conftest import StartLeg
 from pop3.maildrops import MemoryMaildrop, ReadyMaildrop
 
@@ -94,3 +95,33 @@ async def test_a_failure_at_the_next_message_is_told_when_it_is_asked_for(start_
     assert re.fullmatch(
         rb"\+OK\s+-ERR \[SYS/TEMP\][^\r]+\r\n\+OK 6 octets\r\nno end\r\n\.\r\n\+OK [^\r]+\r\n", after
     ), after
+
+
+@pytest.mark.parametrize("between", [b"NOOP", b"TOP %d 0", b"XTND XLST subject %d", b"LIST %d"])
+async def test_each_is_looked_up_and_encoded_once(
+    start_leg: StartLeg, monkeypatch: pytest.MonkeyPatch, between: bytes
+) -> None:
+    encoded: list[bytes] = []
+    encode = ContentEncoder._encode
+
+    def counted(encoder: ContentEncoder, piece: bytes) -> bytes:
+        if encoder._body_lines is None:
+            encoded.append(piece)
+        return encode(encoder, piece)
+
+    monkeypatch.setattr(ContentEncoder, "_encode", counted)
+    maildrop = ReadyMaildrop(messages=ODD, ready=ODD.keys())
+    leg = await start_leg(maildrop)
+    commands = [(between % number if b"%" in between else between) + b"\r\nRETR %d" % number for number in range(1, 10)]
+    await leg.exchange(b"USER u\r\nPASS p\r\n" + b"\r\n".join(commands) + b"\r\nQUIT\r\n")
+    assert [asked for asked in maildrop.asked if asked[1] is None] == [(name, None) for name in ODD]
+    assert encoded == [*ODD.values()]
+
+
+async def test_a_large_message_is_not_held_for_a_client_that_may_pause(start_leg: StartLeg) -> None:
+    maildrop = ReadyMaildrop(messages=ODD, ready=ODD.keys())
+    leg = await start_leg(maildrop)
+    async with leg.logged_in() as (reader, writer):
+        writer.write(b"RETR 7\r\n")
+        await reader.readuntil(b"\r\n.\r\n")
+        assert maildrop.asked == [("g", None)]

@@ -109,7 +109,8 @@ class Server:
         found: list[str] = []
 
         def told() -> bool:
-            found[:] = re.findall(pattern, self.log[since:])
+            text = self.log[since:]
+            found[:] = re.findall(pattern, text[: text.rfind("\n") + 1])  # the last line may not be whole yet
             return len(found) >= times
 
         wait_until(told, f"{pattern} is logged {times} times", _SECONDS)

@@ -460,7 +460,6 @@ async def test_slow_data_is_kept_alive_while_it_makes_progress(start_leg: StartL
         assert b"250 2.0.0 OK, the message" in await reader.read()
 
 
-@pytest.mark.long
 @pytest.mark.quirk("aiosmtpd-15")
 @pytest.mark.fault("A25")
 async def test_client_that_never_reads_is_cut_off(start_leg: StartLeg, caplog: pytest.LogCaptureFixture) -> None:

@@ -465,7 +465,6 @@ async def test_a_client_that_leaves_behind_its_message_gets_one_delivery(
     assert "before it was told the outcome" in str(ends()[-1]["verdict"])
 
 
-@pytest.mark.long
 @pytest.mark.quirk("aiosmtpd-15")
 @pytest.mark.fault("A25")
 async def test_a_client_that_never_reads_is_cut_off(

@@ -102,6 +102,7 @@ class ReadySession(MaildropSession, Protocol):
 
         ``None``: it is not, or something is odd about it. Then :meth:`retrieve` or :meth:`top` is called. While a
         client reads a message that was at hand, the next one is asked for, though the client may never want it.
+        What is raised then is told to nobody; it must be raised again when the client asks.
         """
 
 

@@ -236,9 +236,12 @@ class Conversation:
         return opened
 
     async def _retrieve(self, maildrop: MaildropSession, at_hand: AtHand, request: Retrieve) -> None:
-        (unique_id, octets), self._ahead = self._ahead, _NOTHING_AHEAD
+        unique_id, octets = _NOTHING_AHEAD
+        # Kept over a TOP: many clients read the header of each message first.
+        if request.lines is None:
+            (unique_id, octets), self._ahead = self._ahead, _NOTHING_AHEAD
         try:
-            if unique_id != request.unique_id or request.lines is not None:
+            if unique_id != request.unique_id:
                 octets = at_hand(request.unique_id, request.lines)
             if octets is not None:
                 await self._send_piece(octets)
@@ -251,7 +254,7 @@ class Conversation:
                 await self._connection.send(self._collected())
                 if logger.isEnabledFor(logging.DEBUG):
                     log.dialogue(logger, "S", "+OK, and the message")
-                if octets is not None and request.lines is None:
+                if octets is not None and request.lines is None and not self._connection.send_failed:
                     self._look_ahead(at_hand, request.message_number)
         except Failure as failure:
             self._log_failure("pop3 message failed", failure, unique_id=printable(request.unique_id))
@@ -262,16 +265,16 @@ class Conversation:
 
     def _look_ahead(self, at_hand: AtHand, message_number: int) -> None:
         """Make the next message ready while the client reads this one: most clients ask for one after the other."""
-        unique_id = self._session.following(message_number)
-        if unique_id is None:
+        entry = self._session.following(message_number)
+        # A session may pause for long with what it holds here.
+        if entry is None or entry.octets > MAX_PIECE_OCTETS:
             return
         # What it raises it raises again when the client asks; this message was sent.
         with suppress(Exception):
-            octets = at_hand(unique_id, None)
+            octets = at_hand(entry.unique_id, None)
             if octets is not None:
-                self._ahead = unique_id, octets
-                if len(octets) <= MAX_PIECE_OCTETS:
-                    self._session.prepare(octets)
+                self._ahead = entry.unique_id, octets
+                self._session.prepare(octets)
 
     async def _send_pieces(self, pieces: AsyncGenerator[bytes, None]) -> None:
         try:

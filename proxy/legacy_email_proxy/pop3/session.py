@@ -194,10 +194,10 @@ class Session:
         octets = encoder.finish()
         return self._take_status() + octets if self._status else octets
 
-    def following(self, message_number: int) -> str | None:
-        """The unique-id of the message behind this one, for which most clients ask next."""
+    def following(self, message_number: int) -> Entry | None:
+        """The message behind this one, for which most clients ask next."""
         try:
-            return self._listing.entry(message_number + 1).unique_id
+            return self._listing.entry(message_number + 1)
         except NoSuchMessage:
             return None
 
@@ -348,7 +348,8 @@ class Session:
         entry = self._listing.entry(command.message_number)
         lines = command.lines if command.keyword is Keyword.TOP else None
         self._encoder = self._new_encoder(lines, prepared=self._prepared)
-        self._prepared = None
+        if lines is None:
+            self._prepared = None
         self._status = b"+OK top of message follows\r\n" if lines is not None else b"+OK %d octets\r\n" % entry.octets
         return Retrieve(command.message_number, entry.unique_id, entry.octets, lines)
 
