@@ -348,8 +348,7 @@ class Session:
         entry = self._listing.entry(command.message_number)
         lines = command.lines if command.keyword is Keyword.TOP else None
         self._encoder = self._new_encoder(lines, prepared=self._prepared)
-        if lines is None:
-            self._prepared = None
+        self._prepared = None if lines is None else self._prepared
         self._status = b"+OK top of message follows\r\n" if lines is not None else b"+OK %d octets\r\n" % entry.octets
         return Retrieve(command.message_number, entry.unique_id, entry.octets, lines)
 
