@@ -125,3 +125,12 @@ async def test_a_large_message_is_not_held_for_a_client_that_may_pause(start_leg
         writer.write(b"RETR 7\r\n")
         await reader.readuntil(b"\r\n.\r\n")
         assert maildrop.asked == [("g", None)]
+
+
+async def test_beside_another_client_nothing_is_made_ready(start_leg: StartLeg) -> None:
+    maildrop = ReadyMaildrop(messages=ODD, ready=ODD.keys())
+    leg = await start_leg(maildrop)
+    async with leg.logged_in(), leg.logged_in() as (reader, writer):
+        writer.write(b"RETR 1\r\n")
+        await reader.readuntil(b"\r\n.\r\n")
+        assert maildrop.asked == [("a", None)]

@@ -264,7 +264,12 @@ class Conversation:
             self._session.end(Verdict.DROPPED)
 
     def _look_ahead(self, at_hand: AtHand, message_number: int) -> None:
-        """Make the next message ready while the client reads this one: most clients ask for one after the other."""
+        """Make the next message ready while the client reads this one: most clients ask for one after the other.
+
+        Where there are several clients, the process has their commands to carry out meanwhile.
+        """
+        if self._encoded.in_use:
+            return
         entry = self._session.following(message_number)
         # A session may pause for long with what it holds here.
         if entry is None or entry.octets > MAX_PIECE_OCTETS:

@@ -58,7 +58,7 @@ class EncodedMessages:
 
     @property
     def in_use(self) -> bool:
-        """Whether two clients are there, so that something may be asked for again."""
+        """Whether several clients are there, so that something may be asked for again."""
         return self._clients > 1
 
     def get(self, piece: bytes) -> Encoded | None:
