@@ -159,7 +159,6 @@ class FakeAuthorizationServer(FakeServer[Action]):
     # Serving.
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # With the writer, not only its transport: a writer that is freed before that is told as unclosed.
         self.start(self._serve(reader, writer), lambda: writer.transport.abort())
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -79,7 +79,8 @@ class FakeServer(Generic[A]):
     def start(self, serving: Coroutine[Any, Any, object], close: Callable[[], None]) -> None:
         """Serve one connection, and then `close` it; how it failed is told at the end of the block.
 
-        A task that is cancelled before its first step never runs, so it could not close the connection itself.
+        A task that is cancelled before its first step never runs, so it could not close the connection itself. `close`
+        holds the stream writer where there is one: Python tells of one that is freed before it was closed.
         """
         task = asyncio.get_running_loop().create_task(serving)
         task.add_done_callback(lambda _: close())

@@ -97,9 +97,10 @@ async def test_a_failure_at_the_next_message_is_told_when_it_is_asked_for(start_
     ), after
 
 
+@pytest.mark.parametrize("add_blank_line", [False, True])
 @pytest.mark.parametrize("between", [b"NOOP", b"TOP %d 0", b"XTND XLST subject %d", b"LIST %d"])
 async def test_each_is_looked_up_and_encoded_once(
-    start_leg: StartLeg, monkeypatch: pytest.MonkeyPatch, between: bytes
+    start_leg: StartLeg, monkeypatch: pytest.MonkeyPatch, between: bytes, add_blank_line: bool
 ) -> None:
     encoded: list[bytes] = []
     encode = ContentEncoder._encode
@@ -111,7 +112,7 @@ async def test_each_is_looked_up_and_encoded_once(
 
     monkeypatch.setattr(ContentEncoder, "_encode", counted)
     maildrop = ReadyMaildrop(messages=ODD, ready=ODD.keys())
-    leg = await start_leg(maildrop)
+    leg = await start_leg(maildrop, add_blank_line=add_blank_line)
     commands = [(between % number if b"%" in between else between) + b"\r\nRETR %d" % number for number in range(1, 10)]
     await leg.exchange(b"USER u\r\nPASS p\r\n" + b"\r\n".join(commands) + b"\r\nQUIT\r\n")
     assert [asked for asked in maildrop.asked if asked[1] is None] == [(name, None) for name in ODD]

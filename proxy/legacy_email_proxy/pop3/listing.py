@@ -62,6 +62,11 @@ class Listing:
             raise NoSuchMessage("the message is marked as deleted")
         return self._entries[message_number - 1]
 
+    def following(self, message_number: int) -> Entry | None:
+        """The entry behind that one, if it is there and not marked."""
+        number = message_number + 1
+        return None if number > self._count or number in self._marked else self._entries[message_number]
+
     def mark(self, message_number: int) -> None:
         """Mark as deleted. Raises :class:`NoSuchMessage`."""
         self._octets -= self.entry(message_number).octets

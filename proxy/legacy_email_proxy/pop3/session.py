@@ -196,14 +196,12 @@ class Session:
 
     def following(self, message_number: int) -> Entry | None:
         """The message behind this one, for which most clients ask next."""
-        try:
-            return self._listing.entry(message_number + 1)
-        except NoSuchMessage:
-            return None
+        return self._listing.following(message_number)
 
     def prepare(self, piece: bytes) -> None:
         """Encode the whole message for which the client will probably ask next."""
-        self._prepared = self._new_encoder().prepare(piece)
+        if not self._options.add_blank_line:  # with it, an encoder must know more than is kept
+            self._prepared = self._new_encoder().prepare(piece)
 
     def message_failed(self, failure: BaseException) -> None:
         """The message could not be read. After ``+OK`` only closing the connection tells the client so.

@@ -139,24 +139,21 @@ class ContentEncoder:
         """The octets to send for the next piece."""
         if self.enough:
             return b""
-        prepared, self._prepared = self._prepared, None
-        if prepared is not None and prepared.piece is piece:
-            self._shared = None
-            _, octets, self._carriage_return, self._line_start = prepared
-            return octets
+        known, self._prepared = self._prepared, None
         shared, self._shared = self._shared, None
-        if shared is None or not shared.in_use:
-            return self._encode(piece)
-        if (known := shared.get(piece)) is None:
-            octets = self._encode(piece)
-            shared.keep(Encoded(piece, octets, self._carriage_return, self._line_start))
-            return octets
+        if known is None or known.piece is not piece:
+            if shared is None or not shared.in_use:
+                return self._encode(piece)
+            if (known := shared.get(piece)) is None:
+                known = self.prepare(piece)
+                shared.keep(known)
+                return known.octets
         _, octets, self._carriage_return, self._line_start = known
         return octets
 
     def prepare(self, piece: bytes) -> Encoded:
-        """Encode the first piece of a message that may be asked for next: ``prepared`` for another encoder."""
-        octets = self.encode(piece)
+        """Encode the first piece of a message, and say what another encoder of the same message has to know."""
+        octets = self._encode(piece)
         return Encoded(piece, octets, self._carriage_return, self._line_start)
 
     def _encode(self, piece: bytes) -> bytes:

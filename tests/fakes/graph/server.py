@@ -102,7 +102,6 @@ class FakeGraph(Sending, Reading, FakeServer[Action]):
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        # With the writer, not only its transport: a writer that is freed before that is told as unclosed.
         self.start(self._serve(reader, writer), lambda: writer.transport.abort())
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
