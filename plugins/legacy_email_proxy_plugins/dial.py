@@ -27,12 +27,12 @@ from aiohappyeyeballs import start_connection
 
 from legacy_email_proxy.contracts import Unreachable, in_container
 
-__all__ = ("dial", "host_mistake", "look_up")
+__all__ = ("ATTEMPT_DELAY_SECONDS", "dial", "host_mistake", "look_up")
 
 _Found = list[Any]
 """The list that ``getaddrinfo`` returns."""
 
-_ATTEMPT_DELAY_SECONDS = 0.25
+ATTEMPT_DELAY_SECONDS = 0.25
 """RFC 8305 §5: after this time without an answer, the next address is tried as well."""
 
 _LOOK_UP_SECONDS = 15.0
@@ -104,7 +104,7 @@ async def dial(host: str, port: int, seconds: float, backend: str) -> socket.soc
     found.sort(key=lambda each: each[4] != worked)
     try:
         async with asyncio.timeout_at(deadline):
-            connected = await start_connection(found, happy_eyeballs_delay=_ATTEMPT_DELAY_SECONDS)
+            connected = await start_connection(found, happy_eyeballs_delay=ATTEMPT_DELAY_SECONDS)
     except TimeoutError:
         reason = "no answer"
     except (OSError, RuntimeError) as error:

@@ -1,27 +1,28 @@
 """An HTTPS client for the endpoints of providers: verified TLS, no redirects, our own look-up of names.
 
-Its failures are those of the contract, with the settings to look at. Nothing else of the project imports httpx.
+Its failures are those of the contract, with the settings to look at. No other plugin imports httpx.
 """
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import anyio
 import httpcore2
 import httpx2
+from aiohappyeyeballs import start_connection
+from anyio.abc import SocketStream
+from httpcore2._backends.anyio import AnyIOStream
 
 from legacy_email_proxy.contracts import Disconnected, Failure, Unreachable, Unusable, Unverified
 
-from .dial import look_up
+from .dial import ATTEMPT_DELAY_SECONDS, look_up
 
 __all__ = ("client", "failures")
-
-_ADDRESS_SECONDS = 3.0
-"""How long one address of several may take to answer before the next one is tried."""
 
 
 def client(
@@ -59,8 +60,9 @@ def failures(host: str, connect_seconds: float, look_at: str, ca_file: str) -> I
 
 
 class _Network(httpcore2.AnyIOBackend):
-    """Looks names up as :mod:`.dial` does. httpx takes the event loop's few threads for that, and one name server that
-    does not answer would take all of them, so that no account could renew its token.
+    """Looks names up and connects as :mod:`.dial` does. httpx takes the event loop's few threads to look a name up, and
+    one name server that does not answer would take all of them, so that no account could renew its token. And what it
+    connects with leaves the connection open if the caller gives up just then.
     """
 
     async def connect_tcp(
@@ -71,18 +73,44 @@ class _Network(httpcore2.AnyIOBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
+        # The address and the options are for clients that ask for them. Ours does not.
         try:
             with anyio.fail_after(timeout):
-                found = await look_up(host, port)
-                addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
-                for address in addresses[:-1]:
-                    with suppress(httpcore2.ConnectError, httpcore2.ConnectTimeout):
-                        return await super().connect_tcp(address, port, _ADDRESS_SECONDS, local_address, socket_options)
-                return await super().connect_tcp(addresses[-1], port, timeout, local_address, socket_options)
+                connected = await _connected(host, port)
+                try:
+                    return _Stream(await SocketStream.from_socket(connected))
+                except BaseException:
+                    connected.close()
+                    raise
         except TimeoutError as error:
             raise httpcore2.ConnectTimeout(str(error)) from error
-        except (OSError, UnicodeError, IndexError) as error:
-            raise httpcore2.ConnectError(f"the name {host} can not be resolved: {error}") from error
+        except (OSError, RuntimeError) as error:  # RuntimeError: uvloop, where there is no way to an address
+            raise httpcore2.ConnectError(str(error)) from error
+
+
+class _Stream(AnyIOStream):
+    """Is closed also if the caller gives up during the handshake. httpx closes it only if the handshake fails."""
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore2.AsyncNetworkStream:
+        try:
+            return await super().start_tls(ssl_context, server_hostname, timeout)
+        except BaseException:
+            await anyio.aclose_forcefully(self._stream)
+            raise
+
+
+async def _connected(host: str, port: int) -> socket.socket:
+    try:
+        found = await look_up(host, port)
+        if not found:
+            raise OSError("it has no address")
+    except (OSError, UnicodeError) as error:
+        if isinstance(error, TimeoutError):
+            raise
+        raise httpcore2.ConnectError(f"the name {host} can not be resolved: {error}") from error
+    return await start_connection(found, happy_eyeballs_delay=ATTEMPT_DELAY_SECONDS)
 
 
 def _resolve_apart(made: httpx2.AsyncClient) -> None:
