@@ -27,12 +27,12 @@ from aiohappyeyeballs import start_connection
 
 from legacy_email_proxy.contracts import Unreachable, in_container
 
-__all__ = ("ATTEMPT_DELAY_SECONDS", "dial", "host_mistake", "look_up")
+__all__ = ("connect", "dial", "host_mistake", "look_up")
 
 _Found = list[Any]
 """The list that ``getaddrinfo`` returns."""
 
-ATTEMPT_DELAY_SECONDS = 0.25
+_ATTEMPT_DELAY_SECONDS = 0.25
 """RFC 8305 §5: after this time without an answer, the next address is tried as well."""
 
 _LOOK_UP_SECONDS = 15.0
@@ -104,11 +104,11 @@ async def dial(host: str, port: int, seconds: float, backend: str) -> socket.soc
     found.sort(key=lambda each: each[4] != worked)
     try:
         async with asyncio.timeout_at(deadline):
-            connected = await start_connection(found, happy_eyeballs_delay=ATTEMPT_DELAY_SECONDS)
+            connected = await connect(found)
     except TimeoutError:
         reason = "no answer"
-    except (OSError, RuntimeError) as error:
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+    except OSError as error:
+        reason = str(error)
     else:
         with suppress(OSError):
             _worked[host, port] = connected.getpeername()
@@ -122,6 +122,19 @@ async def dial(host: str, port: int, seconds: float, backend: str) -> socket.soc
             " --network host; see proxy/docs/containers.md"
         )
     raise Unreachable(detail, look_at=f"{look_at}, {backend}_PORT", advice=advice)
+
+
+async def connect(found: _Found) -> socket.socket:
+    """A non-blocking socket that is connected to the first of these addresses that answers, tried as in RFC 8305.
+
+    ``found`` is what :func:`look_up` returned, and not empty. Raises :class:`OSError`, whose text is the reason.
+    """
+    try:
+        return await start_connection(found, happy_eyeballs_delay=_ATTEMPT_DELAY_SECONDS)
+    except TimeoutError:
+        raise
+    except (OSError, RuntimeError) as error:  # uvloop's is no OSError where there is no way to an address
+        raise OSError(os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)) from error
 
 
 async def look_up(host: str, port: int) -> _Found:

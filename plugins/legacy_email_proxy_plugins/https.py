@@ -5,22 +5,21 @@ Its failures are those of the contract, with the settings to look at. No other p
 
 from __future__ import annotations
 
-import socket
 import ssl
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import httpcore2
 import httpx2
-from aiohappyeyeballs import start_connection
 from anyio.abc import SocketStream
+from httpcore2._async.http_proxy import AsyncTunnelHTTPConnection
 from httpcore2._backends.anyio import AnyIOStream
 
 from legacy_email_proxy.contracts import Disconnected, Failure, Unreachable, Unusable, Unverified
 
-from .dial import ATTEMPT_DELAY_SECONDS, look_up
+from .dial import connect, look_up
 
 __all__ = ("client", "failures")
 
@@ -39,7 +38,7 @@ def client(
             limits=httpx2.Limits(max_connections=connections, keepalive_expiry=30),
             follow_redirects=False,
         )
-        _resolve_apart(made)
+        _adapt(made)
     except (ValueError, ImportError, httpx2.InvalidURL) as error:
         detail = f"the proxy for HTTPS can not be used ({type(error).__name__})"
         raise Unusable(detail, look_at="HTTPS_PROXY") from None
@@ -60,9 +59,9 @@ def failures(host: str, connect_seconds: float, look_at: str, ca_file: str) -> I
 
 
 class _Network(httpcore2.AnyIOBackend):
-    """Looks names up and connects as :mod:`.dial` does. httpx takes the event loop's few threads to look a name up, and
-    one name server that does not answer would take all of them, so that no account could renew its token. And what it
-    connects with leaves the connection open if the caller gives up just then.
+    """Looks names up, and tries their addresses, as :mod:`.dial` does. httpx takes the event loop's few threads to look
+    a name up, and one name server that does not answer would take all of them, so that no account could renew its
+    token. And what it connects with leaves the connection open if the caller gives up just then.
     """
 
     async def connect_tcp(
@@ -76,16 +75,30 @@ class _Network(httpcore2.AnyIOBackend):
         # The address and the options are for clients that ask for them. Ours does not.
         try:
             with anyio.fail_after(timeout):
-                connected = await _connected(host, port)
-                try:
-                    return _Stream(await SocketStream.from_socket(connected))
-                except BaseException:
-                    connected.close()
-                    raise
+                return await _connected(host, port)
         except TimeoutError as error:
             raise httpcore2.ConnectTimeout(str(error)) from error
-        except (OSError, RuntimeError) as error:  # RuntimeError: uvloop, where there is no way to an address
-            raise httpcore2.ConnectError(str(error)) from error
+        except OSError as error:
+            raise httpcore2.ConnectError(f"{host} port {port}: {error}") from error
+
+
+async def _connected(host: str, port: int) -> _Stream:
+    try:
+        found = await look_up(host, port)
+    except TimeoutError:
+        raise
+    except (OSError, UnicodeError) as error:
+        raise httpcore2.ConnectError(f"the name {host} can not be resolved: {error}") from error
+    if not found:
+        raise httpcore2.ConnectError(f"the name {host} can not be resolved: it has no address")
+    connected = await connect(found)
+    try:
+        return _Stream(await SocketStream.from_socket(connected))
+    except BaseException as error:
+        connected.close()
+        if isinstance(error, ValueError):  # anyio's, for a connection that has ended already
+            raise OSError("it closed the connection at once") from None
+        raise
 
 
 class _Stream(AnyIOStream):
@@ -93,31 +106,47 @@ class _Stream(AnyIOStream):
 
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore2.AsyncNetworkStream:
+    ) -> _Stream:
         try:
-            return await super().start_tls(ssl_context, server_hostname, timeout)
+            secured = await super().start_tls(ssl_context, server_hostname, timeout)
         except BaseException:
-            await anyio.aclose_forcefully(self._stream)
+            await self.aclose()
+            raise
+        # Behind a proxy that is asked by TLS there is a second handshake.
+        return _Stream(cast(AnyIOStream, secured)._stream)
+
+
+class _Tunnel(AsyncTunnelHTTPConnection):
+    """Gives its place among a client's connections back if there is no TLS behind the proxy. httpx's own keeps it
+    (github.com/encode/httpcore/issues/1023), and a client without free places lets every request wait for ever.
+    """
+
+    async def handle_async_request(self, request: httpcore2.Request) -> httpcore2.Response:
+        try:
+            return await super().handle_async_request(request)
+        except BaseException:
+            if not self._connected:
+                with anyio.CancelScope(shield=True):
+                    await self.aclose()
             raise
 
 
-async def _connected(host: str, port: int) -> socket.socket:
-    try:
-        found = await look_up(host, port)
-        if not found:
-            raise OSError("it has no address")
-    except (OSError, UnicodeError) as error:
-        if isinstance(error, TimeoutError):
-            raise
-        raise httpcore2.ConnectError(f"the name {host} can not be resolved: {error}") from error
-    return await start_connection(found, happy_eyeballs_delay=ATTEMPT_DELAY_SECONDS)
+class _Proxy(httpcore2.AsyncHTTPProxy):
+    def create_connection(self, origin: httpcore2.Origin) -> httpcore2.AsyncConnectionInterface:
+        made = super().create_connection(origin)
+        if isinstance(made, AsyncTunnelHTTPConnection):
+            made.__class__ = _Tunnel
+        return made
 
 
-def _resolve_apart(made: httpx2.AsyncClient) -> None:
-    # httpx has no option for it. Its transports are one for each proxy in the environment, and one without.
+def _adapt(made: httpx2.AsyncClient) -> None:
+    # httpx has no options for it. Its transports are one for each proxy in the environment, and one without.
     for transport in (made._transport, *made._mounts.values()):
         if isinstance(transport, httpx2.AsyncHTTPTransport):
-            transport._pool._network_backend = _Network()
+            pool = transport._pool
+            pool._network_backend = _Network()
+            if isinstance(pool, httpcore2.AsyncHTTPProxy):
+                pool.__class__ = _Proxy
 
 
 def _failure(host: str, error: BaseException, look_at: str, ca_file: str) -> Failure:
