@@ -4,7 +4,11 @@ What a relay costs before it has a deadline, a rule, a log or a second kind of b
 and RCPT in one piece, asks for 354 in advance, passes the backend's verdicts on, and gives a connection to the next
 message. It takes only what a good client sends, so it is of no use but to be measured.
 
-    python python_relay.py PORT BACKEND
+With `parsing`, every line and octet goes through the proxy's own parsers and encoders as well. What the proxy costs
+beyond that is what makes it a service: deadlines, limits, the sharing of the backend's connections, the contracts with
+plugins, the history, and what it does when something goes wrong.
+
+    python python_relay.py PORT BACKEND [parsing]
 """
 
 from __future__ import annotations
@@ -17,7 +21,22 @@ from typing import cast
 
 import anyio
 
+from legacy_email_proxy.contracts import Client
 from legacy_email_proxy.event_loop import loop_options
+from legacy_email_proxy.replies import SMTP
+from legacy_email_proxy.smtp.arguments import forward_path, parted, reverse_path
+from legacy_email_proxy.smtp.content import DataDecoder
+from legacy_email_proxy.smtp.headers import HeaderOptions, HeaderReader, loops, own_lines
+from legacy_email_proxy.smtp.signatures import Signatures
+from legacy_email_proxy_plugins.smtps.protocol import (
+    ContentEncoder,
+    Extensions,
+    Reply,
+    ReplyReader,
+    command,
+    mail_command,
+    rcpt_command,
+)
 
 _RECORD_OCTETS = 16_384
 _END = b"\r\n.\r\n"
@@ -47,6 +66,16 @@ class _Peer(asyncio.Protocol):
 
     def send(self, octets: bytes) -> None:
         self.transport.write(octets)
+
+    async def some(self) -> bytes:
+        """What has arrived, at least one octet."""
+        while not self._buffer:
+            if self.ended:
+                raise ConnectionError("it left in the middle of a message")
+            self._waiter = self._loop.create_future()
+            await self._waiter
+        taken, self._buffer = self._buffer, b""
+        return taken
 
     async def until(self, end: bytes) -> bytes:
         """What comes up to and with ``end``; nothing when the peer has left."""
@@ -81,9 +110,13 @@ class _Backend(_Peer):
             self._shake_hands()
         while self._agreed and (self._incoming.pending or self._object.pending()):
             try:
-                super().data_received(self._object.read(_RECORD_OCTETS))
+                self.taken(self._object.read(_RECORD_OCTETS))
             except ssl.SSLWantReadError:
                 break
+
+    def taken(self, data: bytes) -> None:
+        """What came inside TLS."""
+        super().data_received(data)
 
     def send(self, octets: bytes) -> None:
         self._object.write(octets)
@@ -105,6 +138,8 @@ class _Backend(_Peer):
 
 
 class _Relay:
+    backend = _Backend
+
     def __init__(self, backend: int) -> None:
         self._port = backend
         # The certificate of the bench's own sink needs no look.
@@ -150,19 +185,104 @@ class _Relay:
 
     async def _connect(self) -> _Backend:
         loop = asyncio.get_running_loop()
-        _, backend = await loop.create_connection(lambda: _Backend(self._context), "127.0.0.1", self._port)
+        _, backend = await loop.create_connection(lambda: self.backend(self._context), "127.0.0.1", self._port)
         await backend.reply()
         backend.send(b"EHLO relay\r\n")
         await backend.reply()
         return backend
 
 
-async def _serve(port: int, backend: int) -> None:
-    relay = _Relay(backend)
+class _ReadBackend(_Backend):
+    """One whose replies are read by the proxy's reader."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        super().__init__(context)
+        self._reader = ReplyReader()
+
+    def taken(self, data: bytes) -> None:
+        self._reader.feed(data)
+        self._wake()
+
+    async def reply(self) -> bytes:
+        self._reader.ask(1)
+        return str((await self.next()).code).encode()
+
+    async def next(self) -> Reply:
+        while (reply := self._reader.next()) is None:
+            self._waiter = self._loop.create_future()
+            await self._waiter
+        return reply
+
+    def ask(self, octets: bytes, replies: int) -> None:
+        self._reader.ask(replies)
+        self.send(octets)
+
+
+class _ParsingRelay(_Relay):
+    """The same dialogues, in which nothing is passed on that was not read and written anew."""
+
+    backend = _ReadBackend
+    _OFFERED = Extensions({"SIZE": (), "8BITMIME": (), "SMTPUTF8": (), "PIPELINING": ()})
+    _OPTIONS = HeaderOptions("localhost", received=True, add_missing=True)
+
+    async def _serve(self, device: _Peer) -> None:
+        await asyncio.sleep(0)  # until it is connected
+        device.send(b"220 relay\r\n")
+        client = Client("127.0.0.1", "session", "scanner")
+        sender, held = "", b""
+        backend: _ReadBackend | None = None
+        while line := await device.until(b"\r\n"):
+            verb, argument = parted(line.removesuffix(b"\r\n").decode())
+            if verb == "MAIL":
+                sender, options = reverse_path(argument)
+                held = mail_command(sender, dict.fromkeys(options), self._OFFERED)
+                backend = cast(_ReadBackend, self._idle.pop() if self._idle else await self._connect())
+                self._answer(device, str(SMTP.SENDER_OK))
+            elif verb == "RCPT" and backend is not None:
+                path, options = forward_path(argument)
+                backend.ask(held + rcpt_command(path, dict.fromkeys(options), {}, self._OFFERED), 2)
+                mail, rcpt = await backend.next(), await backend.next()
+                self._answer(device, str(SMTP.RECIPIENT_OK if mail.positive and rcpt.positive else SMTP.BAD_SEQUENCE))
+            elif verb == "DATA" and backend is not None:
+                backend.ask(command("DATA"), 1)
+                self._answer(device, str(SMTP.GO_AHEAD))
+                content = await self._content(device, client, sender)
+                if (await backend.next()).code == 354:
+                    backend.ask(content, 1)
+                    await backend.next()
+                    self._answer(device, f"{SMTP.ACCEPTED} as {client.session}")
+                self._idle.append(backend)
+                backend = None
+            else:
+                self._answer(device, str(SMTP.OK))
+        device.transport.close()
+
+    def _answer(self, device: _Peer, reply: str) -> None:
+        device.send(f"{reply}\r\n".encode("ascii", "replace"))
+
+    async def _content(self, device: _Peer, client: Client, sender: str) -> bytes:
+        decoder, reader, encoder = DataDecoder(), HeaderReader(), ContentEncoder(dots=True)
+        pieces: list[bytes] = []
+        begun = False
+        while not decoder.ended:
+            piece = decoder.feed(await device.some())
+            if not begun and (cut := reader.feed(piece)) is not None:
+                block, rest = cut
+                if loops(block) or Signatures.of(block) is not None:
+                    raise ValueError("not in this bench")
+                piece = own_lines(self._OPTIONS, client, "ESMTP", sender, block) + block + rest
+                begun = True
+            pieces.append(encoder.encode(piece))
+        pieces.append(encoder.end())
+        return b"".join(pieces)
+
+
+async def _serve(port: int, backend: int, parsing: bool) -> None:
+    relay = (_ParsingRelay if parsing else _Relay)(backend)
     server = await asyncio.get_running_loop().create_server(relay.accept, "127.0.0.1", port)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
     options = loop_options(os.environ.get("EVENT_LOOP", "auto"))
-    anyio.run(_serve, int(sys.argv[1]), int(sys.argv[2]), backend_options=options)
+    anyio.run(_serve, int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:] == ["parsing"], backend_options=options)

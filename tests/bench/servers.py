@@ -146,11 +146,11 @@ def tls_splice(backend: int) -> Iterator[int]:
 
 
 @contextmanager
-def in_python(program: ModuleType, backend: int) -> Iterator[int]:
+def in_python(program: ModuleType, backend: int, *words: str) -> Iterator[int]:
     """:mod:`.python_splice` or :mod:`.python_relay` before the backend. Yields its port."""
 
     def command_on(port: int) -> list[str]:
-        return [sys.executable, "-P", str(program.__file__), str(port), str(backend)]
+        return [sys.executable, "-P", str(program.__file__), str(port), str(backend), *words]
 
     with short_folder("bench-splice-") as folder, _listening(command_on, folder, shown=True) as port:
         yield port

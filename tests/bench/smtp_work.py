@@ -103,17 +103,25 @@ class Leg:
         with (
             self._proxy() as running,
             in_python(python_relay, self._sink.port) as relay,
+            in_python(python_relay, self._sink.port, "parsing") as parsing,
             in_python(python_splice, self._sink.port) as splice,
         ):
-            (rate,) = compare(
-                command.note,
-                through(running.smtp_port),
-                rival=through(relay),
-                limit=through(splice),
-                rounds=self._sizes.rounds,
-            )
-        name = f"{count} over 20 connections; rival: the dialogues alone in Python, limit: a splice in Python"
-        return [Row(name, "msg/s", rate, [])]
+            beside = (("the dialogues alone", relay), ("the dialogues with the proxy's parsers", parsing))
+            return [
+                Row(
+                    f"{count} over 20 connections; rival: {name} in Python, limit: a splice in Python",
+                    "msg/s",
+                    compare(
+                        command.note,
+                        through(running.smtp_port),
+                        rival=through(rival),
+                        limit=through(splice),
+                        rounds=self._sizes.rounds,
+                    )[0],
+                    [],
+                )
+                for name, rival in beside
+            ]
 
     def one(self) -> list[Row]:
         return self._load(self._sizes.small, self._sizes.small_octets, 1, 0.70, 4)
