@@ -150,16 +150,21 @@ def _adapt(made: httpx2.AsyncClient) -> None:
 
 
 def _failure(host: str, error: BaseException, look_at: str, ca_file: str) -> Failure:
-    cause: BaseException | None = error
+    reason, cause = str(error), error.__cause__ or error.__context__
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
             detail = f"the certificate of {host} does not verify: {cause.verify_message}; nothing was sent"
             return Unverified(detail, look_at=ca_file)
-        if isinstance(cause, ssl.SSLError):
+        if isinstance(cause, (ssl.SSLZeroReturnError, ssl.SSLEOFError)):
+            # Nobody knows why: where TLS itself is the trouble, most servers say so.
+            reason = ""
+        elif isinstance(cause, ssl.SSLError):
             return Unverified(f"{host} does not speak TLS with us: {cause.reason}", look_at=look_at)
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, (httpx2.ConnectError, httpx2.ProxyError)):
-        return Unreachable(f"no connection to {host}: {error}", look_at=look_at)
+        # anyio has no words for a reset in the handshake.
+        reason = reason or "it was closed in the TLS handshake"
+        return Unreachable(f"no connection to {host}: {reason}", look_at=look_at)
     if isinstance(error, httpx2.TimeoutException):
         return Disconnected(f"{host} fell silent")
     return Disconnected(f"the connection to {host} broke: {type(error).__name__}")

@@ -15,6 +15,7 @@ import pytest
 
 from clients import reset_when_closed
 from fakes.oauth2 import FakeAuthorizationServer
+from legacy_email_proxy.contracts import Unreachable
 from legacy_email_proxy_plugins import https
 from legacy_email_proxy_plugins.dial import connect
 from oauth2.support import server_tls
@@ -128,3 +129,19 @@ async def test_a_proxy_that_fails_takes_no_place_for_good(monkeypatch: pytest.Mo
             for _ in range(5):
                 with anyio.fail_after(20), pytest.raises(httpx2.TransportError):
                     await client.get("https://idp.example/")
+
+
+@pytest.mark.parametrize("reset", [False, True])
+async def test_closed_in_the_handshake(reset: bool) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1024)
+        if reset:
+            reset_when_closed(writer.get_extra_info("socket"))
+        writer.close()
+
+    async with listening(answer) as port, https.client(ssl.create_default_context(), 5.0) as client:
+        with pytest.raises(
+            Unreachable, match=r"idp\.example: it was closed in the TLS handshake .see OAUTH2_TOKEN_URL"
+        ):
+            with https.failures("idp.example", 5.0, "OAUTH2_TOKEN_URL", "OAUTH2_CA_FILE"):
+                await client.get(f"https://127.0.0.1:{port}/")
