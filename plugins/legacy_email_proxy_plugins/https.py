@@ -14,6 +14,7 @@ import anyio
 import httpcore2
 import httpx2
 from anyio.abc import SocketStream
+from anyio.lowlevel import checkpoint_if_cancelled
 from httpcore2._async.http_proxy import AsyncTunnelHTTPConnection
 from httpcore2._backends.anyio import AnyIOStream
 
@@ -75,14 +76,14 @@ class _Network(httpcore2.AnyIOBackend):
         # The address and the options are for clients that ask for them. Ours does not.
         try:
             with anyio.fail_after(timeout):
-                return await _connected(host, port)
+                return await _opened(host, port)
         except TimeoutError as error:
             raise httpcore2.ConnectTimeout(str(error)) from error
         except OSError as error:
             raise httpcore2.ConnectError(f"{host} port {port}: {error}") from error
 
 
-async def _connected(host: str, port: int) -> _Stream:
+async def _opened(host: str, port: int) -> _Stream:
     try:
         found = await look_up(host, port)
     except TimeoutError:
@@ -109,6 +110,8 @@ class _Stream(AnyIOStream):
     ) -> _Stream:
         try:
             secured = await super().start_tls(ssl_context, server_hostname, timeout)
+            # A scope that ended in the handshake's last step would be told only later, where httpx closes nothing.
+            await checkpoint_if_cancelled()
         except BaseException:
             await self.aclose()
             raise
@@ -126,8 +129,7 @@ class _Tunnel(AsyncTunnelHTTPConnection):
             return await super().handle_async_request(request)
         except BaseException:
             if not self._connected:
-                with anyio.CancelScope(shield=True):
-                    await self.aclose()
+                await self.aclose()
             raise
 
 

@@ -38,8 +38,9 @@ async def listening(answer: Any) -> AsyncIterator[int]:
 
 
 @pytest.mark.parametrize("before", [(), ("127.0.0.77",)], ids=["one address", "the second address"])
+@pytest.mark.parametrize("by_scope", [False, True], ids=["by the task", "by a scope"])
 async def test_given_up_at_every_pass_of_the_event_loop(
-    certificates: Certificates, monkeypatch: pytest.MonkeyPatch, before: tuple[str, ...]
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch, before: tuple[str, ...], by_scope: bool
 ) -> None:
     async def at_once(_: str, port: int) -> list[Any]:
         # Looked up in a thread, the same step would come in another pass each time.
@@ -55,24 +56,28 @@ async def test_given_up_at_every_pass_of_the_event_loop(
     monkeypatch.setattr(https, "connect", noted)
     tls = ssl.create_default_context(cafile=str(certificates.ca_file))
     given_up = 0
-    async with FakeAuthorizationServer(tls=server_tls(certificates.good)) as fake:
+    async with FakeAuthorizationServer(tls=server_tls(certificates.good)) as fake, https.client(tls, 5.0) as client:
+        pool = client._transport._pool  # type: ignore[attr-defined]
 
-        async def ask() -> int:
-            async with https.client(tls, 5.0) as client:
-                return int((await client.get(fake.url("introspect"))).status_code)
+        async def ask() -> bool:
+            with scope:
+                return (await client.get(fake.url("introspect"))).status_code == 200
+            return False
 
         for passes in range(1000):
+            scope = anyio.CancelScope()
             task = asyncio.create_task(ask())
             for _ in range(passes):
                 await asyncio.sleep(0)
-            task.cancel()
+            (scope if by_scope else task).cancel()
             with suppress(asyncio.CancelledError):
-                assert await task == 200
-                break
+                if await task:
+                    break
             given_up += 1
             for _ in range(5):
                 await asyncio.sleep(0)
             assert [each for each in made if each.fileno() >= 0] == [], passes
+            assert [each for each in pool.connections if not each.is_closed()] == [], passes
         else:
             raise AssertionError("it never came to its end")
     assert given_up > 5
