@@ -84,7 +84,7 @@ async def test_given_up_at_every_pass_of_the_event_loop(
     assert made
 
 
-async def test_closed_as_soon_as_it_is_open(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_closed_as_soon_as_it_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a balancer does that has nobody behind it."""
 
     async def over(_: Any) -> socket.socket:
